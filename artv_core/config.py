@@ -1,0 +1,301 @@
+"""What a checkpoint is made of: frozen dataclasses, two presets, and a strict JSON form of both.
+
+The JSON form travels in the checkpoint's metadata (`artv_config`), so that a file says by itself how to build its
+networks, which noise schedule they were trained with, and which settings to sample with.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Stable Diffusion's UNet by numbers. Defaults: SD 2.1."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attention_levels: tuple[int, ...] = (0, 1, 2)
+    head_channels: int = 64
+    transformer_depth: int = 1
+    context_dim: int = 1024
+    norm_groups: int = 32
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Reference adapter (T2I-Adapter, `sk=True`, `use_conv=False`). One feature map for each UNet level."""
+
+    num_references: int = 2
+    num_blocks: int = 2
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """Anchor encoder: latent patches, pooled to a `grid` x `grid` map, to tokens; one more token sees the whole. Ours."""
+
+    patch_size: int = 4
+    grid: int = 16
+    width: int = 512
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid * self.grid + 1
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A UNet and what conditions it. The noise network and the mask network are one of these each."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """`kind` is "kl" (SD's AutoencoderKL) or "taesd". `scale` and `shift` lead from the host's latents to the core's:
+    core = (host - shift) * scale."""
+
+    kind: str = "kl"
+    latent_channels: int = 4
+    scale: float = 0.18215
+    shift: float = 0.0
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell along one side; both kinds have three halvings."""
+        return 8
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIP text transformer over open_clip's BPE vocabulary. `layer`: "penultimate" (SD 2) or "last"; both are followed
+    by the final norm."""
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    context_length: int = 77
+    layer: str = "penultimate"
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """`betas` is "scaled_linear" (linear in sqrt(beta), SD's) or "linear"; `prediction` is "eps" or "v"."""
+
+    num_timesteps: int = 1000
+    betas: str = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    prediction: str = "eps"
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Recommended settings; nodes and command line take them as defaults. Noise levels are integer time steps.
+
+    `first_frame_guidance` is the text scale of a frame that has no references (text-to-video's first frame).
+    """
+
+    sampler: str = "dpmpp_2s_ancestral"
+    steps: int = 25
+    eta: float = 1.0
+    guidance_references: float = 1.0
+    guidance_anchor: float = 1.0
+    guidance_text: float = 7.5
+    first_frame_guidance: float = 7.5
+    reference_noise_level: int = 200
+    anchor_noise_level: int = 200
+
+
+@dataclass(frozen=True)
+class ARTVConfig:
+    """Everything a checkpoint needs beside its tensors.
+
+    `size` is the training size in pixels (height, width), `fps` the frame rate of the training clips. `vocabulary`
+    lists the words of the training captions where they are few enough to list; empty means open vocabulary.
+    """
+
+    name: str = "untrained"
+    noise: NetworkConfig = field(default_factory=NetworkConfig)
+    mask: NetworkConfig | None = None
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    size: tuple[int, int] = (512, 512)
+    fps: float = 8.0
+    segment_frames: int = 16
+    vocabulary: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "ARTVConfig":
+        """Raises ValueError, naming the field, on anything that is not exactly this structure."""
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"artv_config is not valid JSON: {error}") from None
+        config = from_dict(ARTVConfig, data, "artv_config")
+        validate(config)
+        return config
+
+
+def from_dict(kind: type, data: object, path: str) -> typing.Any:
+    """Build dataclass `kind` from plain data. Unknown fields and wrong types are a ValueError; absent ones take defaults."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected an object, got {type(data).__name__}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise ValueError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(hints)}")
+    return kind(**{name: _convert(hints[name], value, f"{path}.{name}") for name, value in data.items()})
+
+
+def _convert(hint: typing.Any, value: object, path: str) -> object:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)][0]
+        return None if value is None else _convert(inner, value, path)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, path)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{path}: expected a list, got {value!r}")
+        args = typing.get_args(hint)
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ValueError(f"{path}: expected {len(args)} values, got {len(value)}")
+        return tuple(_convert(args[0], item, path) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def validate(config: ARTVConfig) -> None:
+    """Refuse values that no network could be built from, so that a hostile file costs nothing. Raises ValueError."""
+    choices = {
+        "vae.kind": (config.vae.kind, ("kl", "taesd")),
+        "text.layer": (config.text.layer, ("penultimate", "last")),
+        "schedule.betas": (config.schedule.betas, ("scaled_linear", "linear")),
+        "schedule.prediction": (config.schedule.prediction, ("eps", "v")),
+    }
+    for name, (value, accepted) in choices.items():
+        if value not in accepted:
+            raise ValueError(f"artv_config.{name}: got {value!r}, accepted are {', '.join(accepted)}")
+    for name, network in (("noise", config.noise), ("mask", config.mask)):
+        if network is not None:
+            _validate_network(network, f"artv_config.{name}")
+    text, schedule = config.text, config.schedule
+    _in_range("artv_config.text.width", text.width, 8, 4096)
+    _in_range("artv_config.text.layers", text.layers, 1, 64)
+    _in_range("artv_config.text.heads", text.heads, 1, 64)
+    _in_range("artv_config.text.context_length", text.context_length, 4, 1024)
+    _multiple("artv_config.text.width", text.width, "heads", text.heads)
+    _in_range("artv_config.vae.latent_channels", config.vae.latent_channels, 1, 64)
+    _in_range("artv_config.schedule.num_timesteps", schedule.num_timesteps, 10, 100_000)
+    if not 0 < schedule.beta_start <= schedule.beta_end < 1:
+        raise ValueError(
+            f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} are not within 0 to 1"
+        )
+    if config.vae.scale == 0:
+        raise ValueError("artv_config.vae.scale: got 0, it must not be 0")
+    for side in config.size:
+        _in_range("artv_config.size", side, config.vae.factor, 16_384)
+    _in_range("artv_config.segment_frames", config.segment_frames, 1, 1_000_000)
+
+
+def _validate_network(network: NetworkConfig, path: str) -> None:
+    unet = network.unet
+    _in_range(f"{path}.unet.in_channels", unet.in_channels, 1, 64)
+    _in_range(f"{path}.unet.out_channels", unet.out_channels, 1, 64)
+    _in_range(f"{path}.unet.model_channels", unet.model_channels, 8, 2048)
+    _in_range(f"{path}.unet.num_res_blocks", unet.num_res_blocks, 1, 8)
+    _in_range(f"{path}.unet.head_channels", unet.head_channels, 1, 1024)
+    _in_range(f"{path}.unet.transformer_depth", unet.transformer_depth, 1, 16)
+    _in_range(f"{path}.unet.context_dim", unet.context_dim, 8, 4096)
+    _in_range(f"{path}.unet.norm_groups", unet.norm_groups, 1, 1024)
+    _in_range(f"{path}.unet.channel_mult (levels)", len(unet.channel_mult), 1, 8)
+    _in_range(f"{path}.adapter.num_references", network.adapter.num_references, 1, 16)
+    _in_range(f"{path}.adapter.num_blocks", network.adapter.num_blocks, 1, 8)
+    _in_range(f"{path}.anchor.grid", network.anchor.grid, 1, 64)
+    _in_range(f"{path}.anchor.patch_size", network.anchor.patch_size, 1, 64)
+    _in_range(f"{path}.anchor.width", network.anchor.width, 1, 4096)
+    for channels in unet.level_channels:
+        _in_range(f"{path}.unet (channels of a level)", channels, 8, 16_384)
+        _multiple(f"{path}.unet (channels of a level)", channels, "norm_groups", unet.norm_groups)
+        _multiple(f"{path}.unet (channels of a level)", channels, "head_channels", unet.head_channels)
+
+
+def _multiple(path: str, value: int, name: str, factor: int) -> None:
+    if value % factor:
+        raise ValueError(f"{path}: {value} is not a multiple of {name} {factor}")
+
+
+def _in_range(path: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{path}: got {value}, accepted are {low} to {high}")
+
+
+def _tiny() -> ARTVConfig:
+    def unet(channels: int, out_channels: int) -> UNetConfig:
+        return UNetConfig(
+            out_channels=out_channels,
+            model_channels=channels,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
+            attention_levels=(0, 1),
+            head_channels=channels // 2,
+            context_dim=96,
+            norm_groups=8,
+        )
+
+    anchor = AnchorConfig(patch_size=2, grid=4, width=96)
+    return ARTVConfig(
+        name="tiny",
+        noise=NetworkConfig(unet(48, 4), AdapterConfig(num_blocks=1), anchor),
+        mask=NetworkConfig(unet(24, 1), AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=4, width=48)),
+        vae=VAEConfig(kind="taesd", scale=1.0),
+        text=TextConfig(width=96, layers=2, heads=3, context_length=32, layer="last"),
+        schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),
+        sampling=SamplingConfig(
+            steps=10,
+            guidance_text=1.5,
+            first_frame_guidance=3.0,
+            reference_noise_level=20,
+            anchor_noise_level=20,
+        ),
+        size=(64, 64),
+    )
+
+
+def _sd21() -> ARTVConfig:
+    """The noise network is SD 2.1; the mask network has half its channels (ours: the paper's table is lost)."""
+    mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32)
+    return ARTVConfig(
+        name="sd21",
+        noise=NetworkConfig(),
+        mask=NetworkConfig(unet=mask_unet, anchor=AnchorConfig(width=256)),
+    )
+
+
+PRESETS = {"tiny": _tiny, "sd21": _sd21}
+
+
+def preset(name: str) -> ARTVConfig:
+    """A named configuration. Raises ValueError that lists the names."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]()

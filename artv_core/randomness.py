@@ -1,0 +1,17 @@
+"""Random streams keyed by what they are for, so that any frame or training sample can be made alone, in any order."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def stream(seed: int, *key: int | str) -> torch.Generator:
+    """A CPU generator for (seed, *key), e.g. `stream(seed, frame_index, "sampler")`. Independent for different keys. Ours."""
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal float32 numbers, always drawn on the CPU, so a seed gives the same noise on every device."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
