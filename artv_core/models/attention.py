@@ -1,0 +1,186 @@
+"""Stable Diffusion 2's spatial transformer, with room beside the text for the anchor's own cross-attention."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one attention, each [B, heads, tokens, head_channels]."""
+
+
+class TokenProjections(NamedTuple):
+    """Keys and values of every cross-attention of a UNet, in the order of its modules. Made once per frame. Ours."""
+
+    text: list[KeysValues]
+    anchor: list[KeysValues] | None
+
+    def select(self, index: Tensor | slice) -> "TokenProjections":
+        """The same for chosen entries of the batch; indices (0, 0, 1) repeat the first."""
+        anchor = None if self.anchor is None else [(k[index], v[index]) for k, v in self.anchor]
+        return TokenProjections([(k[index], v[index]) for k, v in self.text], anchor)
+
+
+def zeroed(layer: nn.Module) -> Any:
+    """`layer` with every parameter at zero, so that what it closes adds nothing until trained (ControlNet's trick)."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer over the cells of a feature map, residual, with linear projections in and out (SD 2)."""
+
+    def __init__(
+        self,
+        channels: int,
+        head_channels: int,
+        depth: int,
+        context_dim: int,
+        anchor_width: int | None,
+        norm_groups: int,
+        operations: Any = torch.nn,
+    ):
+        super().__init__()
+        self.norm = operations.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.proj_in = operations.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, head_channels, context_dim, anchor_width, operations) for _ in range(depth)
+        )
+        self.proj_out = zeroed(operations.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: TokenProjections) -> Tensor:
+        """[B, C, h, w] of any size -> the same shape."""
+        height = x.shape[2]
+        cells = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        for block in self.transformer_blocks:
+            cells = block(cells, tokens)
+        return x + rearrange(self.proj_out(cells), "b (h w) c -> b c h w", h=height)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to text (and anchor), feed-forward; each normalised before and residual (SD)."""
+
+    def __init__(
+        self,
+        channels: int,
+        head_channels: int,
+        context_dim: int,
+        anchor_width: int | None,
+        operations: Any = torch.nn,
+    ):
+        super().__init__()
+        self.attn1 = SelfAttention(channels, head_channels, operations)
+        self.ff = FeedForward(channels, operations)
+        self.attn2 = CrossAttention(channels, head_channels, context_dim, anchor_width, operations)
+        self.norm1 = operations.LayerNorm(channels)
+        self.norm2 = operations.LayerNorm(channels)
+        self.norm3 = operations.LayerNorm(channels)
+
+    def forward(self, x: Tensor, tokens: TokenProjections) -> Tensor:
+        """[B, cells, C] -> the same shape."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), tokens)
+        return x + self.ff(self.norm3(x))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a feature map's cells to one another (SD's `attn1`)."""
+
+    def __init__(self, channels: int, head_channels: int, operations: Any = torch.nn):
+        super().__init__()
+        self.heads = channels // head_channels
+        self.to_q = operations.Linear(channels, channels, bias=False)
+        self.to_k = operations.Linear(channels, channels, bias=False)
+        self.to_v = operations.Linear(channels, channels, bias=False)
+        self.to_out = nn.ModuleList([operations.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, cells, C] -> the same shape."""
+        queries, keys, values = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
+        return self.to_out[0](attend(queries, (keys, values)))
+
+
+class CrossAttention(nn.Module):
+    """Attention to text (SD's `attn2`) and, added to it, to the anchor.
+
+    The anchor has keys, values and output of its own and shares the queries, as the image branch of IP-Adapter does;
+    the zero-initialised output of its own is ours. `index` is this attention's place in `TokenProjections`; the UNet
+    sets it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        head_channels: int,
+        context_dim: int,
+        anchor_width: int | None,
+        operations: Any = torch.nn,
+    ):
+        super().__init__()
+        self.index = 0
+        self.heads = channels // head_channels
+        self.to_q = operations.Linear(channels, channels, bias=False)
+        self.to_k = operations.Linear(context_dim, channels, bias=False)
+        self.to_v = operations.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.ModuleList([operations.Linear(channels, channels)])
+        if anchor_width is not None:
+            self.anchor_to_k = operations.Linear(anchor_width, channels, bias=False)
+            self.anchor_to_v = operations.Linear(anchor_width, channels, bias=False)
+            self.anchor_to_out = zeroed(operations.Linear(channels, channels, bias=False))
+
+    def project_text(self, context: Tensor) -> KeysValues:
+        """Text tokens [B, L, context_dim] -> keys and values."""
+        return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
+
+    def project_anchor(self, anchor_tokens: Tensor) -> KeysValues:
+        """Anchor tokens [B, N, anchor_width] -> keys and values."""
+        keys, values = self.anchor_to_k(anchor_tokens), self.anchor_to_v(anchor_tokens)
+        return split_heads(keys, self.heads), split_heads(values, self.heads)
+
+    def forward(self, x: Tensor, tokens: TokenProjections) -> Tensor:
+        """[B, cells, C] -> the same shape."""
+        queries = split_heads(self.to_q(x), self.heads)
+        from_text = self.to_out[0](attend(queries, tokens.text[self.index]))
+        if tokens.anchor is None:
+            return from_text
+        return from_text + self.anchor_to_out(attend(queries, tokens.anchor[self.index]))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, the first gated by GELU (SD's GEGLU), four times as wide inside."""
+
+    def __init__(self, channels: int, operations: Any = torch.nn):
+        super().__init__()
+        # Index 1 is Stable Diffusion's dropout (rate 0); kept so that the second layer has its key, `net.2`.
+        gated = GatedLinear(channels, 4 * channels, operations)
+        self.net = nn.Sequential(gated, nn.Identity(), operations.Linear(4 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> the same shape."""
+        return self.net(x)
+
+
+class GatedLinear(nn.Module):
+    """GEGLU: half of a linear layer's output, times GELU (exact, not tanh) of the other half."""
+
+    def __init__(self, in_channels: int, out_channels: int, operations: Any = torch.nn):
+        super().__init__()
+        self.proj = operations.Linear(in_channels, 2 * out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_channels] -> [..., out_channels]."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, tokens, heads * d] -> [B, heads, tokens, d]."""
+    return rearrange(x, "b n (heads d) -> b heads n d", heads=heads)
+
+
+def attend(queries: Tensor, keys_values: KeysValues) -> Tensor:
+    """Scaled dot-product attention of split queries; the heads come back joined, [B, tokens, heads * d]."""
+    return rearrange(F.scaled_dot_product_attention(queries, *keys_values), "b heads n d -> b n (heads d)")

@@ -1,0 +1,72 @@
+"""A UNet together with what conditions it on frames: the noise network and the mask network are one of these each."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import NetworkConfig
+from .adapter import ReferenceAdapter
+from .anchor import AnchorEncoder
+from .attention import TokenProjections
+from .unet import UNet
+
+
+@dataclass(frozen=True)
+class FrameConditions:
+    """All that a frame's denoising steps share: computed once per frame, then read at every step. Ours."""
+
+    tokens: TokenProjections
+    adapter_features: list[Tensor]  # one [B, C, h, w] for each UNet level
+    level_embedding: Tensor  # [B, E]
+
+    @property
+    def batch_size(self) -> int:
+        """B of every tensor in here."""
+        return self.level_embedding.shape[0]
+
+    def select(self, index: Tensor | slice) -> "FrameConditions":
+        """The same for chosen entries of the batch; indices (0, 0, 1) repeat the first."""
+        return FrameConditions(
+            self.tokens.select(index),
+            [feature[index] for feature in self.adapter_features],
+            self.level_embedding[index],
+        )
+
+
+class FrameNetwork(nn.Module):
+    """Denoises one frame given text, the frames before it and an anchor frame (the paper's conditions)."""
+
+    def __init__(self, config: NetworkConfig, operations: Any = torch.nn):
+        super().__init__()
+        self.diffusion_model = UNet(config.unet, config.anchor.width, operations)
+        self.reference_adapter = ReferenceAdapter(config.adapter, config.unet, operations)
+        self.anchor_encoder = AnchorEncoder(config.anchor, config.unet.in_channels, operations)
+
+    def condition(
+        self,
+        context: Tensor,
+        reference_latents: Tensor,
+        anchor_latent: Tensor,
+        reference_level: Tensor,
+        anchor_level: Tensor,
+    ) -> FrameConditions:
+        """What the network knows of a frame before its first step.
+
+        `context` [B, L, context_dim] are text tokens; `reference_latents` [B, R * C, h, w] (oldest to newest) and
+        `anchor_latent` [B, C, h', w'] are already noised to `reference_level` and `anchor_level` ([B], integer time
+        steps). A blank reference or anchor is a zero latent at level 0. Raises ValueError on a wrong number of
+        reference channels.
+        """
+        return FrameConditions(
+            tokens=self.diffusion_model.project_tokens(context, self.anchor_encoder(anchor_latent)),
+            adapter_features=self.reference_adapter(reference_latents),
+            level_embedding=self.diffusion_model.embed_levels(reference_level, anchor_level, reference_latents.dtype),
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, conditions: FrameConditions) -> Tensor:
+        """Noisy latents [B, C, h, w] at `timesteps` [B] (float) -> raw output [B, out_channels, h, w]."""
+        return self.diffusion_model(
+            x, timesteps, conditions.tokens, conditions.adapter_features, conditions.level_embedding
+        )

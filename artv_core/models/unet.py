@@ -1,0 +1,239 @@
+"""Stable Diffusion 2.1's UNet, key for key, with the branches that make an image model predict the next frame."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import UNetConfig
+from .attention import CrossAttention, SpatialTransformer, TokenProjections, zeroed
+
+
+class UNet(nn.Module):
+    """Predicts from a noisy latent, its time step and tokens.
+
+    Module names are Stable Diffusion's (LDM), so that its checkpoints load as they are. With `anchor_width` there is
+    beside them, all closed by zero-initialised layers (ours): a cross-attention to anchor tokens in every block that
+    attends to text, and an embedding each for the noise levels of references and anchor.
+    """
+
+    def __init__(self, config: UNetConfig, anchor_width: int | None = None, operations: Any = torch.nn):
+        super().__init__()
+        self.config = config
+        embedding_width = 4 * config.model_channels
+        self.time_embed = _embedding_mlp(config.model_channels, embedding_width, operations)
+        if anchor_width is not None:
+            self.reference_level_embed = _embedding_mlp(config.model_channels, embedding_width, operations)
+            self.anchor_level_embed = _embedding_mlp(config.model_channels, embedding_width, operations)
+            zeroed(self.reference_level_embed[2])
+            zeroed(self.anchor_level_embed[2])
+
+        self._build_blocks(embedding_width, anchor_width, operations)
+
+        self.has_anchor = anchor_width is not None
+        self._cross_attentions = tuple(module for module in self.modules() if isinstance(module, CrossAttention))
+        for index, attention in enumerate(self._cross_attentions):
+            attention.index = index
+
+    def _build_blocks(self, embedding_width: int, anchor_width: int | None, operations: Any) -> None:
+        config = self.config
+        last_level = len(config.channel_mult) - 1
+
+        def resnet(in_channels: int, out_channels: int) -> ResBlock:
+            return ResBlock(in_channels, out_channels, embedding_width, config.norm_groups, operations)
+
+        def transformer(channels: int) -> SpatialTransformer:
+            return SpatialTransformer(
+                channels,
+                config.head_channels,
+                config.transformer_depth,
+                config.context_dim,
+                anchor_width,
+                config.norm_groups,
+                operations,
+            )
+
+        channels = config.model_channels
+        self.input_blocks = nn.ModuleList([Block([operations.Conv2d(config.in_channels, channels, 3, padding=1)])])
+        self.adapted_blocks: dict[int, int] = {}  # input block -> level whose adapter features it takes
+        skip_channels = [channels]
+        for level, level_channels in enumerate(config.level_channels):
+            for _ in range(config.num_res_blocks):
+                block = Block([resnet(channels, level_channels)])
+                if level in config.attention_levels:
+                    block.append(transformer(level_channels))
+                self.input_blocks.append(block)
+                channels = level_channels
+                skip_channels.append(channels)
+            self.adapted_blocks[len(self.input_blocks) - 1] = level
+            if level != last_level:
+                self.input_blocks.append(Block([Downsample(channels, operations)]))
+                skip_channels.append(channels)
+
+        self.middle_block = Block([resnet(channels, channels), transformer(channels), resnet(channels, channels)])
+
+        self.output_blocks = nn.ModuleList()
+        for level, level_channels in reversed(list(enumerate(config.level_channels))):
+            for index in range(config.num_res_blocks + 1):
+                block = Block([resnet(channels + skip_channels.pop(), level_channels)])
+                channels = level_channels
+                if level in config.attention_levels:
+                    block.append(transformer(channels))
+                if level > 0 and index == config.num_res_blocks:
+                    block.append(Upsample(channels, operations))
+                self.output_blocks.append(block)
+
+        self.out = nn.Sequential(
+            operations.GroupNorm(config.norm_groups, channels, eps=1e-5),
+            nn.SiLU(),
+            zeroed(operations.Conv2d(channels, config.out_channels, 3, padding=1)),
+        )
+
+    def project_tokens(self, context: Tensor, anchor_tokens: Tensor | None = None) -> TokenProjections:
+        """Keys and values of all cross-attentions, which no time step changes: once per frame, not per step. Ours.
+
+        `context` [B, L, context_dim] are text tokens, `anchor_tokens` [B, N, anchor_width]; without these the anchor
+        attention is left out. Raises ValueError where this UNet has none.
+        """
+        text = [attention.project_text(context) for attention in self._cross_attentions]
+        if anchor_tokens is None:
+            return TokenProjections(text, None)
+        self._require_anchor("anchor tokens")
+        return TokenProjections(text, [attention.project_anchor(anchor_tokens) for attention in self._cross_attentions])
+
+    def embed_levels(self, reference_level: Tensor, anchor_level: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Noise levels (integer time steps, [B] each) of references and anchor -> [B, 4 * model_channels].
+
+        The paper adds the level to the time-step embedding; one embedding for each of the two is ours. `dtype` is the
+        dtype the network computes in. Raises ValueError where this UNet has no level embeddings.
+        """
+        self._require_anchor("noise levels")
+        reference = timestep_embedding(reference_level, self.config.model_channels).to(dtype)
+        anchor = timestep_embedding(anchor_level, self.config.model_channels).to(dtype)
+        return self.reference_level_embed(reference) + self.anchor_level_embed(anchor)
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        tokens: TokenProjections,
+        adapter_features: Sequence[Tensor] | None = None,
+        level_embedding: Tensor | None = None,
+    ) -> Tensor:
+        """Noisy latents [B, C, h, w] of any size at `timesteps` [B] (float, 0 to 999) -> [B, out_channels, h, w].
+
+        `adapter_features` holds a map for each level, added in the encoder before the level's last output is kept for
+        the decoder (T2I-Adapter). Raises ValueError if their number is wrong.
+        """
+        levels = len(self.config.channel_mult)
+        if adapter_features is not None and len(adapter_features) != levels:
+            raise ValueError(f"got {len(adapter_features)} adapter feature maps, expected {levels}, one for each level")
+
+        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        if level_embedding is not None:
+            embedding = embedding + level_embedding
+
+        skips = []
+        for index, block in enumerate(self.input_blocks):
+            x = block(x, embedding, tokens)
+            if adapter_features is not None and index in self.adapted_blocks:
+                x = x + adapter_features[self.adapted_blocks[index]]
+            skips.append(x)
+
+        x = self.middle_block(x, embedding, tokens)
+
+        for block in self.output_blocks:
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = block(x, embedding, tokens, skips[-1].shape[2:] if skips else None)
+        return self.out(x)
+
+    def _require_anchor(self, what: str) -> None:
+        if not self.has_anchor:
+            raise ValueError(f"got {what}, but this UNet was built without anchor_width and cannot take them")
+
+
+class Block(nn.ModuleList):
+    """Layers that run one after another, each with the inputs its kind takes."""
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, tokens: TokenProjections, upsampled_size: Sequence[int] | None = None
+    ) -> Tensor:
+        """`upsampled_size` is the height and width that an `Upsample` in here is to reach."""
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, embedding)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, tokens)
+            elif isinstance(layer, Upsample):
+                x = layer(x, upsampled_size)
+            else:
+                x = layer(x)
+        return x
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the time embedding added between them, residual (SD)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding_width: int, norm_groups: int, operations: Any = torch.nn
+    ):
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            operations.GroupNorm(norm_groups, in_channels, eps=1e-5),
+            nn.SiLU(),
+            operations.Conv2d(in_channels, out_channels, 3, padding=1),
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(embedding_width, out_channels))
+        # Index 2 is Stable Diffusion's dropout (rate 0); kept so that the convolution has its key.
+        self.out_layers = nn.Sequential(
+            operations.GroupNorm(norm_groups, out_channels, eps=1e-5),
+            nn.SiLU(),
+            nn.Identity(),
+            zeroed(operations.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        same = in_channels == out_channels
+        self.skip_connection = nn.Identity() if same else operations.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """[B, in_channels, h, w] and [B, embedding_width] -> [B, out_channels, h, w]."""
+        h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    """Convolution with stride 2 (SD); odd sizes are halved upwards."""
+
+    def __init__(self, channels: int, operations: Any = torch.nn):
+        super().__init__()
+        self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, ceil(h / 2), ceil(w / 2)]."""
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbours, then a convolution (SD)."""
+
+    def __init__(self, channels: int, operations: Any = torch.nn):
+        super().__init__()
+        self.conv = operations.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """[B, C, h, w] -> [B, C, *size]. The size is the encoder's, which a doubling would miss where it was odd."""
+        return self.conv(F.interpolate(x, size=tuple(size), mode="nearest"))
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """Sinusoids of [B] time steps, cosines first, periods from 2 pi to 20000 pi -> float32 [B, width] (SD)."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=timesteps.device) * (-math.log(10000.0) / half))
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _embedding_mlp(in_width: int, out_width: int, operations: Any) -> nn.Sequential:
+    return nn.Sequential(operations.Linear(in_width, out_width), nn.SiLU(), operations.Linear(out_width, out_width))

@@ -1,0 +1,342 @@
+"""The UNet is Stable Diffusion 2.1's to the key and to 1e-4, and its new branches are closed until trained."""
+
+import math
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from torch import Tensor, nn
+
+from artv_core.config import AdapterConfig, AnchorConfig, NetworkConfig, UNetConfig, preset
+from artv_core.models.network import FrameNetwork
+from artv_core.models.unet import UNet
+
+BRANCHES = ("anchor_to_", "_level_embed.")
+SMALL = UNetConfig(model_channels=32, head_channels=16, context_dim=24, norm_groups=8)
+SMALL_NETWORK = NetworkConfig(SMALL, AdapterConfig(), AnchorConfig(patch_size=2, grid=3, width=20))
+
+
+def fill(module: nn.Module, seed: int = 0, only: str = "") -> None:
+    """Random weights everywhere (zero-initialised layers too) of a size that keeps activations near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if only in name:
+                fan_in = math.prod(parameter.shape[1:])
+                offset = float(parameter.ndim == 1 and "norm" in name)
+                parameter.normal_(offset, 0.5 if parameter.ndim == 1 else fan_in**-0.5, generator=generator)
+
+
+def diffusers_unet(config: UNetConfig) -> UNet2DConditionModel:
+    def kinds(cross: str, plain: str) -> list[str]:
+        return [cross if level in config.attention_levels else plain for level in range(len(config.channel_mult))]
+
+    return UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        block_out_channels=config.level_channels,
+        down_block_types=kinds("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=kinds("CrossAttnUpBlock2D", "UpBlock2D")[::-1],
+        layers_per_block=config.num_res_blocks,
+        cross_attention_dim=config.context_dim,
+        attention_head_dim=[channels // config.head_channels for channels in config.level_channels],  # number of heads
+        transformer_layers_per_block=config.transformer_depth,
+        use_linear_projection=True,
+        norm_num_groups=config.norm_groups,
+    )
+
+
+def to_diffusers(state_dict: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
+    ldm = {f"model.diffusion_model.{key}": value for key, value in state_dict.items()}
+    return convert_ldm_unet_checkpoint(ldm, {"layers_per_block": config.num_res_blocks})
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def inputs(config: NetworkConfig, batch: int = 2, size: tuple[int, int] = (8, 8), seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    channels = config.unet.in_channels
+    return {
+        "x": normal(batch, channels, *size),
+        "timesteps": torch.linspace(30.5, 950.0, batch),
+        "context": normal(batch, 7, config.unet.context_dim),
+        "reference_latents": normal(batch, config.adapter.num_references * channels, *size),
+        "anchor_latent": normal(batch, channels, *size),
+        "reference_level": torch.randint(1, 400, (batch,), generator=generator),
+        "anchor_level": torch.randint(1, 400, (batch,), generator=generator),
+    }
+
+
+def run(network: FrameNetwork, given: dict[str, Tensor]) -> Tensor:
+    given = dict(given)
+    x, timesteps = given.pop("x"), given.pop("timesteps")
+    return network(x, timesteps, network.condition(**given))
+
+
+def test_sd21_has_every_key_and_shape_of_stable_diffusion():
+    config = preset("sd21").noise.unet
+    with torch.device("meta"):
+        ours, theirs = UNet(config), diffusers_unet(config)
+    assert sum(parameter.numel() for parameter in ours.parameters()) == 865_910_724
+    converted = to_diffusers(ours.state_dict(), config)
+    assert len(converted) == len(ours.state_dict()) == 686  # the converter drops what it does not know
+    expected = {key: value.shape for key, value in theirs.state_dict().items()}
+    assert {key: value.shape for key, value in converted.items()} == expected
+
+
+def test_sd21_key_names_are_those_of_the_public_file():
+    with torch.device("meta"):
+        keys = set(UNet(preset("sd21").noise.unet).state_dict())
+    assert keys >= {
+        "time_embed.2.bias",
+        "input_blocks.0.0.weight",
+        "input_blocks.1.0.emb_layers.1.weight",
+        "input_blocks.3.0.op.weight",
+        "input_blocks.4.0.skip_connection.weight",
+        "input_blocks.8.1.transformer_blocks.0.attn2.to_out.0.bias",
+        "input_blocks.11.0.out_layers.3.weight",
+        "middle_block.1.transformer_blocks.0.ff.net.0.proj.weight",
+        "middle_block.2.in_layers.2.weight",
+        "output_blocks.2.1.conv.weight",
+        "output_blocks.5.2.conv.weight",
+        "output_blocks.11.1.proj_in.weight",
+        "out.0.weight",
+        "out.2.weight",
+    }
+
+
+def test_anchor_branch_only_adds_keys():
+    with torch.device("meta"):
+        plain, branched = UNet(SMALL), UNet(SMALL, anchor_width=20)
+    added = set(branched.state_dict()) - set(plain.state_dict())
+    assert set(plain.state_dict()) <= set(branched.state_dict())
+    assert len(added) == 16 * 3 + 2 * 4  # sixteen cross-attentions, two embeddings
+    assert all(any(branch in key for branch in BRANCHES) for key in added)
+
+
+CONFIGS = {
+    "sd2": SMALL,
+    "deeper": UNetConfig(
+        model_channels=24, channel_mult=(1, 3), num_res_blocks=1, attention_levels=(1,), head_channels=12,
+        transformer_depth=2, context_dim=10, norm_groups=4, in_channels=3, out_channels=5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(8, 16), (7, 9), (5, 3)])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_parity_with_diffusers(name, size):
+    config = CONFIGS[name]
+    ours, theirs = UNet(config), diffusers_unet(config)
+    fill(ours)
+    theirs.load_state_dict(to_diffusers(ours.state_dict(), config))
+    x, context = torch.randn(3, config.in_channels, *size), torch.randn(3, 6, config.context_dim)
+    timesteps = torch.tensor([0.0, 501.25, 999.0])
+    expected = theirs(x, timesteps, context).sample
+    got = ours(x, timesteps, ours.project_tokens(context))
+    assert got.shape == expected.shape == (3, config.out_channels, *size)
+    assert relative_error(got, expected) < 1e-4
+
+
+@torch.no_grad()
+def test_adapter_features_enter_at_the_end_of_each_level():
+    # Diffusers adds T2I-Adapter features at the same places, so the two must agree.
+    ours, theirs = UNet(SMALL), diffusers_unet(SMALL)
+    fill(ours)
+    theirs.load_state_dict(to_diffusers(ours.state_dict(), SMALL))
+    x, context, timesteps = torch.randn(1, 4, 16, 16), torch.randn(1, 6, 24), torch.tensor([400.0])
+    features = [torch.randn(1, channels, 16 >> level, 16 >> level) for level, channels in enumerate((32, 64, 128, 128))]
+    expected = theirs(x, timesteps, context, down_intrablock_additional_residuals=list(features)).sample
+    got = ours(x, timesteps, ours.project_tokens(context), adapter_features=features)
+    assert relative_error(got, expected) < 1e-4
+    assert relative_error(ours(x, timesteps, ours.project_tokens(context)), expected) > 1e-2
+
+
+@torch.no_grad()
+def test_untrained_branches_change_no_bit():
+    network, plain = FrameNetwork(SMALL_NETWORK), UNet(SMALL)
+    fill(plain)
+    missing, unexpected = network.diffusion_model.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert all(any(branch in key for branch in BRANCHES) for key in missing)
+    given = inputs(SMALL_NETWORK, size=(9, 8))
+    expected = plain(given["x"], given["timesteps"], plain.project_tokens(given["context"]))
+    assert expected.std() > 0.1
+    assert torch.equal(run(network, given), expected)
+
+
+class QuickLayers:
+    """Layers that take their weights from a buffer, for networks of true size in little time."""
+
+    noise = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    @classmethod
+    def fill(cls, layer: nn.Module) -> None:
+        weight = layer.weight.detach().view(-1)
+        for start in range(0, weight.numel(), cls.noise.numel()):
+            part = weight[start : start + cls.noise.numel()]
+            torch.mul(cls.noise[: part.numel()], math.prod(layer.weight.shape[1:]) ** -0.5, out=part)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+    class Linear(nn.Linear):
+        def reset_parameters(self):
+            QuickLayers.fill(self)
+
+    class Conv2d(nn.Conv2d):
+        def reset_parameters(self):
+            QuickLayers.fill(self)
+
+    GroupNorm, LayerNorm, Embedding = nn.GroupNorm, nn.LayerNorm, nn.Embedding
+
+
+@torch.no_grad()
+def test_untrained_branches_change_no_bit_at_true_size():
+    config = preset("sd21").noise
+    network = FrameNetwork(config, operations=QuickLayers)
+    for name, layer in network.diffusion_model.named_modules():
+        if name.endswith(("proj_out", "out_layers.3")) or name == "out.2":
+            QuickLayers.fill(layer)
+    with torch.device("meta"):
+        plain = UNet(config.unet)
+    weights = network.diffusion_model.state_dict()
+    plain.load_state_dict({key: weights[key] for key in plain.state_dict()}, assign=True)
+    given = inputs(config, batch=1)
+    expected = plain(given["x"], given["timesteps"], plain.project_tokens(given["context"]))
+    assert expected.std() > 1e-3
+    assert torch.equal(run(network, given), expected)
+
+
+BRANCH_INPUTS = {
+    "zero_out": "reference_latents",
+    "anchor_to_out": "anchor_latent",
+    "reference_level_embed.2": "reference_level",
+    "anchor_level_embed.2": "anchor_level",
+}
+
+
+@pytest.mark.parametrize("branch", BRANCH_INPUTS)
+@torch.no_grad()
+def test_each_branch_once_filled_reads_its_own_input_alone(branch):
+    network, plain = FrameNetwork(SMALL_NETWORK), UNet(SMALL)
+    fill(plain)
+    network.diffusion_model.load_state_dict(plain.state_dict(), strict=False)
+    fill(network, only=branch)
+    given, others = inputs(SMALL_NETWORK), inputs(SMALL_NETWORK, seed=1)
+    before = run(network, given)
+    for name in BRANCH_INPUTS.values():
+        after = run(network, {**given, name: others[name]})
+        if name == BRANCH_INPUTS[branch]:
+            assert relative_error(after, before) > 1e-3
+        else:
+            assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("role", ["noise", "mask"])
+def test_gradients_reach_every_parameter(role):
+    config = getattr(preset("tiny"), role)
+    network = FrameNetwork(config)
+    fill(network)
+    run(network, inputs(config)).square().mean().backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize("role", ["noise", "mask"])
+def test_a_new_network_learns(role):
+    # Zero-initialised layers stand behind one another; none may keep another shut for ever.
+    torch.manual_seed(0)
+    config = getattr(preset("tiny"), role)
+    network = FrameNetwork(config)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    start = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    given = inputs(config)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (run(network, given) - given["x"].mean(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+    assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, start[name])] == []
+
+
+@torch.no_grad()
+def test_conditions_are_chosen_and_repeated_along_the_batch():
+    network = FrameNetwork(SMALL_NETWORK)
+    fill(network)
+    given = inputs(SMALL_NETWORK, batch=3)
+    everything = run(network, given)
+    x, timesteps = given.pop("x"), given.pop("timesteps")
+    conditions = network.condition(**given)
+    assert conditions.batch_size == 3
+    chosen = torch.tensor([2, 0, 2])
+    got = network(x[chosen], timesteps[chosen], conditions.select(chosen))
+    assert relative_error(got, everything[chosen]) < 1e-5
+    got = network(x[1:], timesteps[1:], conditions.select(slice(1, None)))
+    assert relative_error(got, everything[1:]) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.1)])
+@torch.no_grad()
+def test_other_dtypes(dtype, tolerance):
+    network = FrameNetwork(SMALL_NETWORK)
+    fill(network)
+    given = inputs(SMALL_NETWORK)
+    expected = run(network, given)
+    latents = {name: value.to(dtype) for name, value in given.items() if value.ndim > 1}
+    got = run(network.to(dtype), {**given, **latents})
+    assert got.dtype == dtype
+    assert relative_error(got.float(), expected) < tolerance
+
+
+def test_plain_unet_refuses_anchor_and_levels():
+    with torch.device("meta"):
+        plain = UNet(SMALL)
+        with pytest.raises(ValueError, match="got anchor tokens, but this UNet was built without anchor_width"):
+            plain.project_tokens(torch.randn(1, 6, 24), torch.randn(1, 5, 20))
+        with pytest.raises(ValueError, match="got noise levels, but this UNet was built without anchor_width"):
+            plain.embed_levels(torch.zeros(1), torch.zeros(1))
+
+
+def test_wrong_number_of_adapter_features_is_refused():
+    with torch.device("meta"):
+        unet = UNet(SMALL)
+        tokens = unet.project_tokens(torch.randn(1, 6, 24))
+        with pytest.raises(ValueError, match="got 1 adapter feature maps, expected 4"):
+            unet(torch.randn(1, 4, 8, 8), torch.zeros(1), tokens, [torch.randn(1, 32, 8, 8)])
+
+
+class HostLayers:
+    """Stands for the host's casting layers: every parameter must live in one of these."""
+
+    class Linear(nn.Linear):
+        pass
+
+    class Conv2d(nn.Conv2d):
+        pass
+
+    class GroupNorm(nn.GroupNorm):
+        pass
+
+    class LayerNorm(nn.LayerNorm):
+        pass
+
+    class Embedding(nn.Embedding):
+        pass
+
+
+def test_every_parameter_lives_in_a_layer_of_the_host():
+    kinds = tuple(kind for kind in vars(HostLayers).values() if isinstance(kind, type))
+    assert len(kinds) == 5
+    with torch.device("meta"):
+        network = FrameNetwork(SMALL_NETWORK, operations=HostLayers)
+    owners = [module for module in network.modules() if list(module.parameters(recurse=False))]
+    assert len(owners) > 100
+    assert all(isinstance(owner, kinds) for owner in owners)
+    assert not list(network.buffers())
