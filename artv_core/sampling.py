@@ -1,0 +1,248 @@
+"""Samplers: from noise to a clean latent by repeated calls of `denoiser(x, sigma)`, in `x = x_0 + sigma eps`.
+
+All have one signature, `sampler(denoiser, x, sigmas, *, noise_sampler, eta=1.0, s_noise=1.0, callback=None)`:
+    denoiser       (x [B, C, h, w], sigma scalar) -> denoised [B, C, h, w]
+    x              [B, C, h, w] at noise level sigmas[0]; for pure noise, standard normal times sigmas[0]
+    sigmas         [steps + 1] descending, the last 0 (`NoiseSchedule.sampling_sigmas`)
+    noise_sampler  (sigma, sigma_next) -> standard normal like x; only the stochastic samplers call it
+    eta, s_noise   share and strength of the fresh noise; the deterministic samplers (`euler`, `dpmpp_2m`) have none
+    callback       gets a `StepInfo` after each step's first evaluation; what it raises ends the run
+They return x at the last sigma. A step to sigma 0 returns the denoised latent itself, to the bit. Step sizes are
+reckoned in Python's double precision.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .randomness import normal
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a callback sees: step 0..num_steps-1, its noise level, x going into it, and x_0 as guessed there."""
+
+    step: int
+    num_steps: int
+    sigma: float
+    x: Tensor
+    denoised: Tensor
+
+
+Callback = Callable[[StepInfo], None]
+
+
+class Sampler(Protocol):
+    """The one signature; see the module's docstring."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        *,
+        noise_sampler: NoiseSampler,
+        eta: float = 1.0,
+        s_noise: float = 1.0,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """From x at sigmas[0] to x at the last sigma."""
+        ...
+
+
+def gaussian_noise(generator: torch.Generator | Sequence[torch.Generator], like: Tensor) -> NoiseSampler:
+    """A noise sampler that draws on the CPU in float32 and hands out tensors like `like` [B, ...].
+
+    Given one generator per batch item, an item's noise does not depend on what else is in the batch. Raises ValueError
+    if their number is another.
+    """
+    if isinstance(generator, torch.Generator):
+        return lambda sigma, sigma_next: normal(tuple(like.shape), generator, like.device).to(like.dtype)
+    generators = tuple(generator)
+    if len(generators) != like.shape[0]:
+        raise ValueError(f"got {len(generators)} generators for a batch of {like.shape[0]}; give one for each item")
+
+    def draw(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return torch.stack([normal(tuple(like.shape[1:]), item) for item in generators]).to(like)
+
+    return draw
+
+
+@torch.no_grad()
+def euler(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_sampler: NoiseSampler,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Euler's method on the probability flow ODE (Karras et al. 2022, arXiv 2206.00364). Deterministic; order 1."""
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = denoiser(x, sigma)
+        _report(callback, step, sigmas, x, denoised)
+        x = _hold(x, denoised, float(sigma), float(sigma_next))
+    return x
+
+
+@torch.no_grad()
+def euler_ancestral(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_sampler: NoiseSampler,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Euler steps that go below the next noise level and come back up with fresh noise (k-diffusion's "ancestral")."""
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = denoiser(x, sigma)
+        _report(callback, step, sigmas, x, denoised)
+        down, up = ancestral_step(float(sigma), float(sigma_next), eta)
+        x = _hold(x, denoised, float(sigma), down)
+        if up > 0:
+            x = x + noise_sampler(sigma, sigma_next) * (s_noise * up)
+    return x
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_sampler: NoiseSampler,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DDIM (Song et al. 2021, arXiv 2010.02502, Eq. 12), with DDIM's own eta of Eq. 16: 0 deterministic, 1 DDPM.
+
+    Dividing Eq. 12 by the next level's `a` makes its noise `eta * sigma_next * sqrt(1 - (sigma_next / sigma)^2)`, the
+    ancestral step's: in this scale DDIM is `euler_ancestral`, and with eta 0 it is `euler`. What people mean by "DDIM"
+    is eta 0; callers that do not ask for more pass 0.
+    """
+    return euler_ancestral(
+        denoiser, x, sigmas, noise_sampler=noise_sampler, eta=eta, s_noise=s_noise, callback=callback
+    )
+
+
+@torch.no_grad()
+def dpmpp_2m(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_sampler: NoiseSampler,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): deterministic, order 2, one evaluation."""
+    previous: Tensor | None = None
+    previous_length = 0.0
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = denoiser(x, sigma)
+        _report(callback, step, sigmas, x, denoised)
+        length = _log_length(sigma, sigma_next)
+        target = denoised
+        if previous is not None and math.isfinite(length):
+            target = denoised + (denoised - previous) * (length / (2 * previous_length))
+        x = _hold(x, target, float(sigma), float(sigma_next))
+        previous, previous_length = denoised, length
+    return x
+
+
+@torch.no_grad()
+def dpmpp_2s_ancestral(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_sampler: NoiseSampler,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver++(2S) (arXiv 2211.01095, Algorithm 1) with ancestral noise: the paper's sampler. Eta 0: order 2.
+
+    Each step looks at the middle of the way in log sigma and takes its whole length with what it saw there: two
+    evaluations, but one where the way leads to 0, which has no middle.
+    """
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = denoiser(x, sigma)
+        _report(callback, step, sigmas, x, denoised)
+        down, up = ancestral_step(float(sigma), float(sigma_next), eta)
+        if down > 0:
+            middle = math.sqrt(float(sigma) * down)
+            x_middle = _hold(x, denoised, float(sigma), middle)
+            denoised = denoiser(x_middle, sigma.new_tensor(middle))
+        x = _hold(x, denoised, float(sigma), down)
+        if up > 0:
+            x = x + noise_sampler(sigma, sigma_next) * (s_noise * up)
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "ddim": ddim,
+}
+
+
+def get_sampler(name: str) -> Sampler:
+    """The sampler of that name. Raises ValueError that lists the names."""
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}; known samplers: {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
+def num_evaluations(name: str, num_steps: int) -> int:
+    """Calls of the denoiser in a run of `num_steps` steps that ends at sigma 0, for eta up to 1. Raises ValueError."""
+    get_sampler(name)
+    return 2 * num_steps - 1 if name == "dpmpp_2s_ancestral" else num_steps
+
+
+def ancestral_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
+    """(down, up): go to noise level `down`, then add noise of level `up`; together sigma_next, as down^2 + up^2 says.
+
+    With eta 1 `up` is that of the forward process's posterior (DDPM), with eta 0 it is 0. It is never above sigma_next.
+    """
+    up = min(sigma_next, eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2)))
+    return math.sqrt(sigma_next**2 - up**2), up
+
+
+def _steps(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    # On the CPU in float64: reading a step's length must not wait for the device, and MPS has no float64.
+    levels = sigmas.detach().cpu().double()
+    for step in range(len(levels) - 1):
+        yield step, levels[step], levels[step + 1]
+
+
+def _report(callback: Callback | None, step: int, sigmas: Tensor, x: Tensor, denoised: Tensor) -> None:
+    if callback is not None:
+        callback(StepInfo(step, len(sigmas) - 1, float(sigmas[step]), x, denoised))
+
+
+def _hold(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """The flow from sigma to sigma_next with the denoised latent held fixed: a straight line towards it."""
+    if sigma_next == 0:
+        return denoised
+    return denoised + (x - denoised) * (sigma_next / sigma)
+
+
+def _log_length(sigma: Tensor, sigma_next: Tensor) -> float:
+    return math.log(float(sigma) / float(sigma_next)) if float(sigma_next) > 0 else math.inf
