@@ -1,0 +1,630 @@
+"""Checkpoint files: one safetensors file whose metadata says how to build what its tensors fill.
+
+Keys are Stable Diffusion's own (LDM) names, so that a public SD 2.x file can start a training, or be the base of a
+checkpoint that holds only what was trained on top of it. Reading is strict, and nothing is ever unpickled. Every error
+that a user can cause is one line.
+"""
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import ARTVConfig, VAEConfig
+from .models.artv import ARTV
+from .models.taesd import TAESD
+
+PARTS = {
+    "unet": "noise UNet",
+    "branches": "reference adapter, anchor and noise-level branches",
+    "mask": "mask network",
+    "vae": "VAE",
+    "text": "text encoder",
+}
+"""What a file may hold. "unet" is what a public SD 2.x file has too; "branches" is what ARTV adds to it."""
+
+OPTIONAL_PARTS = ("mask", "vae", "text")
+
+PUBLIC_SD_EXTRAS = (
+    "betas",
+    "alphas_cumprod*",
+    "sqrt_*alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "posterior_*",
+    "logvar",
+    "lvlb_weights",
+    "scale_factor",
+    "model_ema.*",
+    "cond_stage_model.model.logit_scale",
+    "cond_stage_model.model.text_projection",
+    "cond_stage_model.model.attn_mask",
+    "cond_stage_model.*.position_ids",
+    "first_stage_model.model_ema.*",
+    "first_stage_model.loss.*",
+)
+"""What public SD 2.x files carry besides the weights: patterns of keys that are passed over. All else is refused."""
+
+_MODEL_TO_FILE = (
+    ("noise.diffusion_model.", "model.diffusion_model."),
+    ("noise.reference_adapter.", "reference_adapter."),
+    ("noise.anchor_encoder.", "anchor_encoder."),
+    ("mask.", "mask_model."),
+    ("vae.taesd_", "taesd_"),
+    ("vae.", "first_stage_model."),
+    ("text.", "cond_stage_model."),
+    ("null_context", "null_context"),
+)
+_FILE_TO_PART = (
+    ("model.diffusion_model.", "unet"),
+    ("reference_adapter.", "branches"),
+    ("anchor_encoder.", "branches"),
+    ("null_context", "branches"),
+    ("mask_model.", "mask"),
+    ("first_stage_model.", "vae"),
+    ("taesd_encoder.", "vae"),
+    ("taesd_decoder.", "vae"),
+    ("vae_scale", "vae"),
+    ("vae_shift", "vae"),
+    ("cond_stage_model.", "text"),
+)
+_VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
+_UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
+
+_FLOAT_TYPES = ("F16", "BF16", "F32")
+_HEADER_LIMIT = 64 * 2**20
+_READ_AT_ONCE = 256 * 2**20
+_OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
+
+
+# Writing
+
+
+def save_checkpoint(
+    model: ARTV,
+    path: str | Path,
+    dtype: torch.dtype = torch.float16,
+    parts: Collection[str] | None = None,
+    base: str | None = None,
+    extra_metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write `model` to one safetensors file, whole or not at all.
+
+    `parts` are names in `PARTS`, by default all that the model has. A file without "unet" or "branches" must name in
+    `base` the file that has them (its name, for the reader; no path is followed). `extra_metadata` travels along.
+
+    Raises OSError where the file cannot be written (a full disk, no such folder), and ValueError for parts that the
+    model lacks or for weights that `dtype` cannot hold (infinite or not a number).
+    """
+    chosen = _parts_to_save(model, parts, base)
+    metadata = {"format": "pt", "artv_config": model.config.to_json(), "artv_parts": ",".join(chosen)}
+    if base is not None:
+        metadata["artv_base"] = base
+    for name, text in (extra_metadata or {}).items():
+        if name in _OWN_METADATA:
+            raise ValueError(f"extra_metadata: {name!r} is the checkpoint's own; choose another name")
+        metadata[name] = text
+    tensors = {
+        _file_key(name): _for_file(name, tensor, dtype)
+        for name, tensor in model.state_dict().items()
+        if _part_of(_file_key(name)) in chosen
+    }
+    if "vae" in chosen and isinstance(model.vae, TAESD):
+        tensors |= _host_scale(model.config)
+    _write_atomically(Path(path), tensors, metadata)
+
+
+def _parts_to_save(model: ARTV, parts: Collection[str] | None, base: str | None) -> list[str]:
+    held = [part for part in PARTS if part not in OPTIONAL_PARTS or getattr(model, part) is not None]
+    chosen = held if parts is None else [part for part in PARTS if part in parts]
+    for part in parts or ():
+        if part not in held:
+            raise ValueError(f"cannot save part {part!r}: this model holds {', '.join(held)}")
+    absent = [part for part in ("unet", "branches") if part not in chosen]
+    if absent and base is None:
+        raise ValueError(f"a checkpoint without {' and '.join(absent)} must name its base; give base=")
+    return chosen
+
+
+def _for_file(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach().to("cpu", dtype).contiguous()
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"cannot save {name}: it holds values that are infinite or not a number in {dtype}")
+    return tensor
+
+
+def _host_scale(config: ARTVConfig) -> dict[str, Tensor]:
+    """What the host needs to use a TAESD as its own VAE: host latent = core latent / scale + shift."""
+    return {"vae_scale": torch.tensor(config.vae.scale), "vae_shift": torch.tensor(config.vae.shift)}
+
+
+def _write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise OSError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise OSError(f"cannot write {path}: it is {_kind_of_node(path)}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(mode)  # newer releases of safetensors leave a file that only its owner can read
+        _flush(temporary)
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"cannot write {path}: {_reason(error)}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = " ".join(str(error).split()).partition("I/O error: ")
+    return (text[2] or text[0]).partition(" at path")[0]
+
+
+# Reading
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    operations: Any = torch.nn,
+    without: Collection[str] = (),
+) -> ARTV:
+    """Build the model a checkpoint describes and fill it, on `device` in `dtype`, in evaluation mode.
+
+    Parts that the file lacks come from `base`, a public SD 2.x file or another ARTV checkpoint; of these, `mask`, `vae`
+    and `text` may be in neither and are then None. `without` leaves optional parts out. `operations` is the class of
+    layers to build the networks from.
+
+    Peak memory is the model's own and at most 256 MiB more. Raises ValueError, one line, for a file that is not an ARTV
+    checkpoint (truncated, pickled, of another kind), and for missing and unexpected keys, wrong shapes and types.
+    """
+    _check_names(without, OPTIONAL_PARTS)
+    file = open_tensor_file(path)
+    config = _read_config(file)
+    held = _declared_parts(file, config)
+    base_file = None if base is None else open_tensor_file(base)
+    wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
+    sources = _choose_sources(file, held, base_file, wanted, config.vae)
+
+    model = _build_empty(file, config, sources, operations)
+    expected = _expected_tensors(model)
+    _check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
+    _check_host_scale(file, config)
+    if base_file is not None:
+        from_base = [part for part, source in sources.items() if source is base_file]
+        _check_tensors(base_file, from_base, expected, PARTS, extras=PUBLIC_SD_EXTRAS)
+
+    state = {}
+    for part, source in sources.items():
+        slots = {key: slot for key, slot in expected[part].items() if slot.model_key}
+        for key, tensor in source.read(slots):
+            state[slots[key].model_key] = tensor.to(device, dtype, copy=True)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def initialise_from_stable_diffusion(model: ARTV, path: str | Path) -> tuple[str, ...]:
+    """Fill noise UNet, KL VAE and text encoder, as far as the model has them, from a public SD 2.x file (LDM keys).
+
+    ARTV's own branches stay as they are; `null_context` becomes the encoding of the empty prompt. Returns the names of
+    the parts filled. Raises ValueError, one line, before anything is changed, where the file does not fit exactly.
+    """
+    file = open_tensor_file(path)
+    if "artv_config" in file.metadata:
+        raise ValueError(f"{file.path} is an ARTV checkpoint, not a Stable Diffusion one; load it as a checkpoint")
+    family = _guess_family(file)
+    if family != "a Stable Diffusion 2.x checkpoint":
+        raise ValueError(f"{file.path} is {family}, expected a Stable Diffusion 2.x checkpoint with LDM keys")
+    parts = ["unet"]
+    if model.vae is not None and not isinstance(model.vae, TAESD):
+        parts.append("vae")
+    if model.text is not None:
+        parts.append("text")
+    expected = _expected_tensors(model)
+    _check_tensors(file, parts, expected, PARTS, extras=PUBLIC_SD_EXTRAS)
+
+    state = model.state_dict()
+    for part in parts:
+        for key, tensor in file.read(expected[part]):
+            state[expected[part][key].model_key].copy_(tensor)
+    if model.text is not None:
+        model.update_null_context()
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """What `artv info` tells of a file.
+
+    `parts` are the names (in `PARTS`) of what it holds, `parameters` how many numbers each of them has, `missing` what
+    it cannot do alone: use -> what to do about it. `base` is the file that it was trained on, where it names one.
+    """
+
+    path: Path
+    config: ARTVConfig
+    parts: tuple[str, ...]
+    base: str | None
+    parameters: dict[str, int]
+    file_bytes: int
+    dtypes: tuple[str, ...]
+    missing: dict[str, str]
+    metadata: dict[str, str]
+
+
+def describe_checkpoint(path: str | Path) -> CheckpointSummary:
+    """Read a checkpoint's header only; no tensor is loaded. Raises ValueError, one line, as `load_checkpoint` does."""
+    file = open_tensor_file(path)
+    config = _read_config(file)
+    parameters = dict.fromkeys(_declared_parts(file, config), 0)
+    for key, tensor in file.tensors.items():
+        part = _part_of(key)
+        if part in parameters and key not in ("vae_scale", "vae_shift"):
+            parameters[part] += tensor.count
+    held = tuple(part for part, count in parameters.items() if count)
+    base = _clip(file.metadata["artv_base"]) if "artv_base" in file.metadata else None
+    return CheckpointSummary(
+        path=file.path,
+        config=config,
+        parts=held,
+        base=base,
+        parameters={part: parameters[part] for part in held},
+        file_bytes=file.path.stat().st_size,
+        dtypes=tuple(sorted({tensor.dtype for tensor in file.tensors.values()})),
+        missing=_missing_uses(held, base),
+        metadata={name: text for name, text in file.metadata.items() if name not in _OWN_METADATA},
+    )
+
+
+def _missing_uses(held: Collection[str], base: str | None) -> dict[str, str]:
+    named = f"name its base with --base ({base})" if base else "name a base checkpoint with --base"
+    uses = {
+        "making frames": (("unet", "branches"), named),
+        "copying from the frame before": (("mask",), "it has no mask network; frames are made without one"),
+        "images in and out": (("vae",), f"it has no VAE; {named}, or give and take latents"),
+        "text prompts": (("text",), f"it has no text encoder; {named}, or give a context"),
+    }
+    return {use: advice for use, (parts, advice) in uses.items() if not set(parts) <= set(held)}
+
+
+# Finding
+
+
+def shipped_checkpoint(name: str = "tiny") -> Path:
+    """The newest `NAME-v*.safetensors` that came with this package. Raises ValueError that lists what did."""
+    shipped = _shipped()
+    if name not in shipped:
+        raise ValueError(f"no checkpoint {name!r} comes with this package; it has: {', '.join(shipped) or 'none'}")
+    return shipped[name]
+
+
+def resolve_checkpoint(name_or_path: str | Path) -> Path:
+    """A path as it is, and a bare name such as "tiny" as the shipped checkpoint of that name. Raises ValueError."""
+    path = Path(name_or_path)
+    shipped = _shipped()
+    if str(name_or_path) in shipped and not path.is_file():
+        return shipped[str(name_or_path)]
+    if not os.path.exists(path):  # Path.exists raises where a name is too long
+        raise ValueError(f"no such checkpoint: {path}; shipped with this package: {', '.join(shipped) or 'none'}")
+    return path
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files(__package__))) / "checkpoints"
+    versions: dict[str, tuple[tuple[int, ...], Path]] = {}
+    for path in folder.glob("*.safetensors"):
+        match = re.fullmatch(r"(.+)-v(\d+(?:\.\d+)*)", path.stem)
+        if match:
+            version = tuple(int(number) for number in match[2].split("."))
+            versions[match[1]] = max(versions.get(match[1], (version, path)), (version, path))
+    return {name: path for name, (_, path) in sorted(versions.items())}
+
+
+# Files
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as the header has it; `dtype` is safetensors' name, e.g. "F16"."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file whose header was found sound."""
+
+    path: Path
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+
+    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Each key with its tensor, which lies in the file's memory map: copy what is to be kept.
+
+        The map is dropped now and then, since its pages would otherwise count as this process's memory until the end.
+        """
+        for batch in self._batches(keys):
+            with safe_open(self.path, framework="pt", device="cpu") as file:
+                for key in batch:
+                    yield key, file.get_tensor(key)
+
+    def _batches(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        batch: list[str] = []
+        size = 0
+        for key in keys:
+            batch.append(key)
+            size += 4 * self.tensors[key].count
+            if size > _READ_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+        yield batch
+
+
+def open_tensor_file(path: str | Path) -> TensorFile:
+    """Read the header of a safetensors file and no tensor.
+
+    Raises ValueError, one line, for whatever is no such file. The length that the header claims is held against the
+    file and a limit before anything is parsed, so that a hostile file costs neither memory nor time.
+    """
+    path = Path(path)
+    _check_node(path)
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping: it has no iterator)
+            tensors = {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+            return TensorFile(path, file.metadata() or {}, tensors)
+    except SafetensorError as error:
+        if "not fully covered" in str(error):
+            raise ValueError(f"{path} is damaged: its length is not what its header says; copy it again") from None
+        raise ValueError(f"{path} is damaged: {_clip(str(error))}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
+
+
+def _check_node(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ValueError(f"no such checkpoint: {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is {_kind_of_node(path)}, expected a safetensors file")
+    if status.st_size == 0:
+        raise ValueError(f"{path} is empty, expected a safetensors file")
+
+
+def _kind_of_node(path: Path) -> str:
+    return "a folder" if path.is_dir() else "not an ordinary file"
+
+
+def _check_start(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
+    size = path.stat().st_size
+    header = int.from_bytes(start[:8], "little")
+    opens_as_json = start[8:9] == b"{"
+    if opens_as_json and header <= min(size - 8, _HEADER_LIMIT):
+        return
+    kind = _foreign_kind(start)
+    if kind:
+        raise ValueError(f"{path} is {kind}, expected a safetensors file")
+    if opens_as_json and header <= _HEADER_LIMIT:
+        raise ValueError(f"{path} is truncated: its header alone takes {header} bytes, the file has {size}")
+    if opens_as_json:
+        raise ValueError(f"{path} is damaged: its header claims {header} bytes, at most {_HEADER_LIMIT} are accepted")
+    raise ValueError(f"{path} is not a safetensors file")
+
+
+def _foreign_kind(start: bytes) -> str | None:
+    pickled = "which could run code and is never opened; convert it to safetensors"
+    if start.startswith(b"PK"):
+        return f"a zip archive (a PyTorch .ckpt or .pt file?), {pickled}"
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        return f"a pickle, {pickled}"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file it points to; fetch it with git lfs pull"
+    if start.startswith(b"GGUF"):
+        return "a GGUF file"
+    if start.lstrip()[:1] == b"<":
+        return "a web page or XML, perhaps saved in place of a download"
+    return None
+
+
+def _read_config(file: TensorFile) -> ARTVConfig:
+    text = file.metadata.get("artv_config")
+    if text is None:
+        family = _guess_family(file)
+        use = "; it can be the base of one (--base) and start a training (initialise_from_stable_diffusion)"
+        raise ValueError(f"{file.path} is {family}, not an ARTV checkpoint{use if 'Diffusion 2' in family else ''}")
+    try:
+        return ARTVConfig.from_json(text)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{file.path}: {_clip(str(error))}") from None
+
+
+def _guess_family(file: TensorFile) -> str:
+    marks = {
+        "conditioner.embedders.": "an SDXL checkpoint",
+        "cond_stage_model.transformer.": "a Stable Diffusion 1.x checkpoint",
+        "model.diffusion_model.input_blocks.": "a Stable Diffusion 2.x checkpoint",
+        "model.diffusion_model.": "a diffusion model of another kind",
+        "first_stage_model.": "a VAE",
+        "taesd_": "a VAE",
+        "lora_": "a LoRA",
+    }
+    for mark, family in marks.items():
+        if any(key.startswith(mark) for key in file.tensors):
+            return family
+    first = next(iter(file.tensors), None)
+    return (
+        f"a safetensors file of another kind (first key: {_clip(first, 60)})"
+        if first
+        else "a safetensors file without tensors"
+    )
+
+
+# Matching tensors to networks
+
+
+@dataclass(frozen=True)
+class _Slot:
+    model_key: str  # empty: the host reads it, we do not
+    shape: tuple[int, ...]
+
+
+def _file_key(model_key: str) -> str:
+    for inside, outside in _MODEL_TO_FILE:
+        if model_key.startswith(inside):
+            return outside + model_key.removeprefix(inside)
+    raise KeyError(model_key)
+
+
+def _part_of(key: str) -> str | None:
+    for prefix, part in _FILE_TO_PART:
+        if key.startswith(prefix):
+            return "branches" if part == "unet" and _UNET_BRANCH.search(key) else part
+    return None
+
+
+def _expected_tensors(model: ARTV) -> dict[str, dict[str, _Slot]]:
+    """For each part, the keys that a file must have for it, and where in the model they go."""
+    expected: dict[str, dict[str, _Slot]] = {part: {} for part in PARTS}
+    for name, tensor in model.state_dict().items():
+        key = _file_key(name)
+        expected[_part_of(key) or ""][key] = _Slot(name, tuple(tensor.shape))
+    if isinstance(model.vae, TAESD):
+        expected["vae"] |= {key: _Slot("", ()) for key in _host_scale(model.config)}
+    return expected
+
+
+def _declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
+    declared = file.metadata.get("artv_parts")
+    if declared is None:
+        return [part for part in PARTS if part != "mask" or config.mask is not None]
+    _check_names(declared.split(","), PARTS, f"{file.path}: artv_parts")
+    return [part for part in PARTS if part in declared.split(",")]
+
+
+def _check_names(names: Iterable[str], known: Iterable[str], where: str = "parts") -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: got {_clip(name, 60)!r}, accepted are {', '.join(known)}")
+
+
+def _choose_sources(
+    file: TensorFile, held: list[str], base: TensorFile | None, wanted: list[str], vae: VAEConfig
+) -> dict[str, TensorFile]:
+    """Where each wanted part comes from: the file, else its base, else, for an optional part, nowhere."""
+    in_base = set() if base is None else {_part_of(key) for key in base.tensors}
+    if base is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in base.tensors):
+        in_base.discard("vae")
+    sources = {}
+    for part in wanted:
+        if part in held:
+            sources[part] = file
+        elif base is not None and part in in_base:
+            sources[part] = base
+        elif part not in OPTIONAL_PARTS:
+            tried = "name it with --base" if base is None else f"{base.path} has no {PARTS[part]} either"
+            called = f" ({_clip(file.metadata['artv_base'])})" if "artv_base" in file.metadata else ""
+            raise ValueError(f"{file.path} holds no {PARTS[part]} and needs its base checkpoint{called}: {tried}")
+    return sources
+
+
+def _build_empty(file: TensorFile, config: ARTVConfig, parts: Collection[str], operations: Any) -> ARTV:
+    """The model without memory for its weights: what the file brings becomes them."""
+    try:
+        with torch.device("meta"):
+            return ARTV(config, mask="mask" in parts, vae="vae" in parts, text="text" in parts, operations=operations)
+    except (ValueError, RuntimeError, ArithmeticError, TypeError, IndexError) as error:
+        raise ValueError(f"{file.path}: artv_config describes networks that cannot be: {_clip(str(error))}") from None
+
+
+def _check_tensors(
+    file: TensorFile,
+    parts: Collection[str],
+    expected: dict[str, dict[str, _Slot]],
+    accepted: Collection[str],
+    extras: tuple[str, ...],
+) -> None:
+    """`parts` of the file must be exactly as expected; other `accepted` parts are passed over, and so are `extras`."""
+    slots = {key: slot for part in parts for key, slot in expected[part].items()}
+    unexpected = []
+    for key in file.tensors:
+        part = _part_of(key)
+        belongs = part in accepted and (part not in parts or key in slots)
+        if not belongs and not any(fnmatchcase(key, pattern) for pattern in extras):
+            unexpected.append(key)
+    shared = [key for key in slots if key in file.tensors]
+    faults = {
+        "missing keys": [key for key in slots if key not in file.tensors],
+        "unexpected keys": unexpected,
+        "wrong shapes": [
+            f"{key} (got {list(file.tensors[key].shape)}, expected {list(slots[key].shape)})"
+            for key in shared
+            if file.tensors[key].shape != slots[key].shape
+        ],
+        "wrong types": [
+            f"{key} (got {file.tensors[key].dtype}, expected {', '.join(_FLOAT_TYPES)})"
+            for key in shared
+            if file.tensors[key].dtype not in _FLOAT_TYPES
+        ],
+    }
+    found = [f"{len(names)} {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
+    if found:
+        raise ValueError(f"{file.path} does not fit: {'; '.join(found)}")
+
+
+def _check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
+    for key, wanted in _host_scale(config).items():
+        for _, got in file.read([key] if key in file.tensors else []):
+            if got.shape != wanted.shape or got.float() != wanted:
+                raise ValueError(
+                    f"{file.path}: {key} is {got.flatten()[:1].tolist()}, artv_config says {wanted.item()}"
+                )
+
+
+def _first_few(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(_clip(name, 160) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _clip(text: str, limit: int = 300) -> str:
+    """One line, and not a long one: names and messages may come from a hostile file."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -1,0 +1,611 @@
+"""Checkpoint files: what is written comes back, what does not fit is refused in one line, and nothing is unpickled."""
+
+import dataclasses
+import functools
+import json
+import pickle
+import resource
+import struct
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from artv_core import checkpoint
+from artv_core.checkpoint import (
+    describe_checkpoint,
+    initialise_from_stable_diffusion,
+    load_checkpoint,
+    resolve_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+)
+from artv_core.config import (
+    AdapterConfig,
+    AnchorConfig,
+    ARTVConfig,
+    NetworkConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+    preset,
+)
+from artv_core.models import artv
+from artv_core.models.artv import ARTV
+from artv_core.models.autoencoder_kl import AutoencoderKL
+from artv_core.models.unet import UNet
+
+UNET = UNetConfig(
+    model_channels=16,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_levels=(0, 1),
+    head_channels=8,
+    context_dim=16,
+    norm_groups=8,
+)
+NETWORK = NetworkConfig(UNET, AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=2, width=16))
+MASK = dataclasses.replace(NETWORK, unet=dataclasses.replace(UNET, out_channels=1))
+SMALL = ARTVConfig(
+    name="small",
+    noise=NETWORK,
+    mask=MASK,
+    vae=VAEConfig(kind="taesd", scale=1.0),
+    text=TextConfig(width=16, layers=2, heads=2, context_length=8),
+    size=(64, 64),
+)
+SMALL_SD = dataclasses.replace(SMALL, vae=VAEConfig())
+
+TO_PUBLIC = {
+    "noise.diffusion_model.": "model.diffusion_model.",
+    "vae.": "first_stage_model.",
+    "text.": "cond_stage_model.",
+}
+
+
+@pytest.fixture(autouse=True)
+def small_kl_vae(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artv, "AutoencoderKL", functools.partial(AutoencoderKL, channels=8, norm_groups=8))
+
+
+@pytest.fixture(scope="module")
+def model() -> ARTV:
+    return randomised(ARTV(SMALL), seed=0)
+
+
+@pytest.fixture
+def path(model: ARTV, tmp_path: Path) -> Path:
+    save_checkpoint(model, tmp_path / "small.safetensors", dtype=torch.float32)
+    return tmp_path / "small.safetensors"
+
+
+def randomised(model: ARTV, seed: int) -> ARTV:
+    """`model` with no weight at zero, so that a tensor that was not loaded shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in model.state_dict().values():
+        tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.02)
+    return model
+
+
+def public_sd_file(path: Path, seed: int, **changes: Tensor) -> Path:
+    """A file with the keys of a public SD 2.x one, small, with what such files carry besides the weights."""
+    source = randomised(ARTV(SMALL_SD, mask=False), seed)
+    plain = {f"noise.diffusion_model.{key}" for key in UNet(UNET).state_dict()}
+    tensors = {
+        new + key.removeprefix(old): tensor
+        for key, tensor in source.state_dict().items()
+        for old, new in TO_PUBLIC.items()
+        if key.startswith(old) and (key in plain or not key.startswith("noise."))
+    }
+    extras = {
+        "betas": torch.zeros(10),
+        "alphas_cumprod": torch.zeros(10),
+        "alphas_cumprod_prev": torch.zeros(10),
+        "sqrt_alphas_cumprod": torch.zeros(10),
+        "sqrt_one_minus_alphas_cumprod": torch.zeros(10),
+        "sqrt_recip_alphas_cumprod": torch.zeros(10),
+        "sqrt_recipm1_alphas_cumprod": torch.zeros(10),
+        "log_one_minus_alphas_cumprod": torch.zeros(10),
+        "posterior_mean_coef1": torch.zeros(10),
+        "posterior_variance": torch.zeros(10),
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.num_updates": torch.tensor(3),
+        "model_ema.diffusion_modelinput_blocks00weight": torch.zeros(3),
+        "cond_stage_model.model.logit_scale": torch.tensor(4.6),
+        "cond_stage_model.model.text_projection": torch.zeros(16, 16),
+        "cond_stage_model.model.position_ids": torch.arange(8)[None],
+    }
+    save_file({**tensors, **extras, **changes}, path)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object]) -> Path:
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(path)
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+    return path
+
+
+def refusal(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
+    """What `call` is refused with: one line."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    assert len(message) < 2000
+    return message
+
+
+def same(first: ARTV, second: ARTV) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# Round trips
+
+
+def test_round_trip_is_exact_in_float32(model: ARTV, path: Path) -> None:
+    loaded = load_checkpoint(path)
+    assert loaded.config == SMALL
+    assert same(loaded, model)
+    assert not loaded.training
+    assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
+
+
+def test_round_trip_in_float16(model: ARTV, tmp_path: Path) -> None:
+    save_checkpoint(model, tmp_path / "half.safetensors")
+    loaded = load_checkpoint(tmp_path / "half.safetensors")
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor.half().float())
+    halves = load_checkpoint(tmp_path / "half.safetensors", dtype=torch.float16)
+    assert {parameter.dtype for parameter in halves.parameters()} == {torch.float16}
+
+
+def test_keys_are_the_documented_ones(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        metadata = file.metadata()
+    assert {
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "model.diffusion_model.reference_level_embed.0.weight",
+        "reference_adapter.conv_in.weight",
+        "anchor_encoder.patches.weight",
+        "mask_model.diffusion_model.out.2.weight",
+        "mask_model.reference_adapter.conv_in.weight",
+        "taesd_encoder.0.weight",
+        "taesd_decoder.1.weight",
+        "vae_scale",
+        "vae_shift",
+        "cond_stage_model.model.token_embedding.weight",
+        "null_context",
+    } <= keys
+    assert ARTVConfig.from_json(metadata["artv_config"]) == SMALL
+    assert metadata["format"] == "pt"
+
+
+def test_kl_vae_keys_and_scale(tmp_path: Path) -> None:
+    model = randomised(ARTV(SMALL_SD, text=False), seed=1)
+    save_checkpoint(model, tmp_path / "kl.safetensors", dtype=torch.float32)
+    with safe_open(tmp_path / "kl.safetensors", framework="pt") as file:
+        assert "first_stage_model.post_quant_conv.weight" in file.keys()  # noqa: SIM118
+        assert "vae_scale" not in file.keys()  # noqa: SIM118
+    loaded = load_checkpoint(tmp_path / "kl.safetensors")
+    assert loaded.text is None
+    images = torch.rand(2, 3, 16, 24)
+    latents = loaded.encode_images(images)
+    assert latents.shape == (2, 4, 2, 3)
+    assert torch.allclose(latents, loaded.vae.encode(images) * 0.18215)
+    assert torch.allclose(loaded.decode_latents(latents), loaded.vae.decode(loaded.vae.encode(images)), atol=1e-5)
+
+
+def test_the_host_reads_scale_and_shift_as_scalars(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, mask=None, vae=VAEConfig(kind="taesd", scale=0.5, shift=0.25))
+    model = ARTV(config, text=False)
+    save_checkpoint(model, tmp_path / "scaled.safetensors")
+    tensors = load_file(tmp_path / "scaled.safetensors")
+    assert (tensors["vae_scale"].item(), tensors["vae_shift"].item()) == (0.5, 0.25)
+    assert tensors["vae_scale"].shape == ()
+    images = torch.rand(1, 3, 16, 16)
+    assert torch.equal(model.encode_images(images), model.vae.encode(images))
+
+
+def test_extra_metadata_travels(model: ARTV, tmp_path: Path) -> None:
+    save_checkpoint(model, tmp_path / "a.safetensors", extra_metadata={"steps": "100"})
+    assert describe_checkpoint(tmp_path / "a.safetensors").metadata == {"steps": "100"}
+    assert "artv_config" in refusal(
+        lambda: save_checkpoint(model, tmp_path / "b.safetensors", extra_metadata={"artv_config": "{}"})
+    )
+
+
+# Part of a model, and its base
+
+
+def test_a_part_takes_the_rest_from_a_public_file(tmp_path: Path) -> None:
+    base = public_sd_file(tmp_path / "v2.safetensors", seed=2)
+    trained = ARTV(SMALL_SD)
+    assert initialise_from_stable_diffusion(trained, base) == ("unet", "vae", "text")
+    for tensor in (*trained.mask.state_dict().values(), *trained.noise.reference_adapter.state_dict().values()):
+        tensor.add_(0.01)
+    part = tmp_path / "part.safetensors"
+    save_checkpoint(trained, part, dtype=torch.float32, parts=("branches", "mask"), base="v2.safetensors")
+    assert part.stat().st_size < base.stat().st_size / 2
+
+    assert same(load_checkpoint(part, base=base), trained)
+    message = refusal(lambda: load_checkpoint(part))
+    assert "v2.safetensors" in message
+    assert "--base" in message
+    assert "unet" in refusal(lambda: save_checkpoint(trained, part, parts=("branches",)))
+    assert "'words'" in refusal(lambda: save_checkpoint(trained, part, parts=("words",), base="x"))
+
+
+def test_a_base_must_hold_what_is_needed(model: ARTV, path: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part.safetensors"
+    save_checkpoint(model, part, parts=("mask",), base="small.safetensors")
+    assert load_checkpoint(part, base=path).text is not None
+    public = public_sd_file(tmp_path / "v2.safetensors", seed=2)
+    assert "branches either" in refusal(lambda: load_checkpoint(part, base=public))
+
+
+def test_a_base_gives_only_what_the_configuration_can_use(path: Path, tmp_path: Path) -> None:
+    """No VAE of another kind, and no mask network where the configuration has none."""
+    part = tmp_path / "part.safetensors"
+    save_checkpoint(ARTV(SMALL), part, parts=("branches", "mask"), base="v2.safetensors")
+    loaded = load_checkpoint(part, base=public_sd_file(tmp_path / "v2.safetensors", seed=2))
+    assert loaded.vae is None
+    assert loaded.text is not None
+    maskless = ARTV(dataclasses.replace(SMALL, mask=None))
+    save_checkpoint(maskless, part, parts=("branches",), base="small.safetensors")
+    loaded = load_checkpoint(part, base=path)
+    assert loaded.mask is None
+    assert loaded.vae is not None
+
+
+def test_missing_optional_parts_are_none_and_say_so(model: ARTV, tmp_path: Path) -> None:
+    part = tmp_path / "networks.safetensors"
+    save_checkpoint(model, part, parts=("unet", "branches"))
+    loaded = load_checkpoint(part)
+    assert (loaded.mask, loaded.vae, loaded.text) == (None, None, None)
+    assert "no VAE" in refusal(lambda: loaded.encode_images(torch.rand(1, 3, 8, 8)))
+    assert "no VAE" in refusal(lambda: loaded.decode_latents(torch.rand(1, 4, 8, 8)))
+    assert "--base" in refusal(lambda: loaded.encode_text(["a star"]))
+
+
+def test_parts_can_be_left_out(path: Path) -> None:
+    loaded = load_checkpoint(path, without=("text", "vae"))
+    assert loaded.text is None
+    assert loaded.vae is None
+    assert loaded.mask is not None
+    assert "accepted are mask, vae, text" in refusal(lambda: load_checkpoint(path, without=("unet",)))
+
+
+# Initialising from Stable Diffusion
+
+
+def test_initialise_leaves_the_branches_alone(tmp_path: Path) -> None:
+    model = ARTV(SMALL_SD)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    public = public_sd_file(tmp_path / "v2.safetensors", seed=3)
+    initialise_from_stable_diffusion(model, public)
+    tensors = load_file(public)
+    for key, tensor in model.state_dict().items():
+        source = key
+        for inside, outside in TO_PUBLIC.items():
+            source = source.replace(inside, outside) if source.startswith(inside) else source
+        if key == "null_context":
+            assert torch.equal(tensor, model.encode_text([""])[0])
+        elif source in tensors:
+            assert torch.equal(tensor, tensors[source]), key
+        else:
+            assert torch.equal(tensor, before[key]), key
+            assert key.startswith(("mask.", "noise."))
+
+
+def test_branch_names_are_what_a_plain_unet_lacks() -> None:
+    with torch.device("meta"):
+        ours = {f"model.diffusion_model.{key}" for key in UNet(UNET, anchor_width=16).state_dict()}
+        plain = {f"model.diffusion_model.{key}" for key in UNet(UNET).state_dict()}
+    assert {key for key in ours if checkpoint._part_of(key) == "branches"} == ours - plain
+    assert {checkpoint._part_of(key) for key in plain} == {"unet"}
+
+
+def test_initialise_is_strict(tmp_path: Path, path: Path) -> None:
+    model = ARTV(SMALL_SD, text=False, vae=False)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    stem = "model.diffusion_model.input_blocks.0.0.weight"
+    inpainting = public_sd_file(tmp_path / "a.safetensors", 4, **{stem: torch.zeros(16, 9, 3, 3)})
+    message = refusal(lambda: initialise_from_stable_diffusion(model, inpainting))
+    assert f"{stem} (got [16, 9, 3, 3], expected [16, 4, 3, 3])" in message
+    strange = public_sd_file(tmp_path / "b.safetensors", 4, **{"model.diffusion_model.strange": torch.zeros(1)})
+    assert "1 unexpected keys: model.diffusion_model.strange" in refusal(
+        lambda: initialise_from_stable_diffusion(model, strange)
+    )
+    assert "ARTV checkpoint" in refusal(lambda: initialise_from_stable_diffusion(model, path))
+    older = public_sd_file(tmp_path / "c.safetensors", 4, **{"cond_stage_model.transformer.x": torch.zeros(1)})
+    assert "Stable Diffusion 1.x" in refusal(lambda: initialise_from_stable_diffusion(model, older))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+# Strictness
+
+
+def test_missing_unexpected_and_misshapen_keys_are_named(path: Path) -> None:
+    def spoil(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        for index in range(6):
+            del tensors[f"cond_stage_model.model.{'transformer.resblocks.0.' if index < 4 else ''}" + SPOILED[index]]
+        tensors["surprise"] = torch.zeros(2)
+        tensors["null_context"] = torch.zeros(3, 3)
+        tensors["reference_adapter.conv_in.weight"] = tensors["reference_adapter.conv_in.weight"].to(torch.int32)
+
+    message = refusal(lambda: load_checkpoint(rewrite(path, spoil)))
+    assert "6 missing keys: cond_stage_model.model." in message
+    assert "and 2 more" in message
+    assert "1 unexpected keys: surprise" in message
+    assert "null_context (got [3, 3], expected [8, 16])" in message
+    assert "reference_adapter.conv_in.weight (got I32, expected F16, BF16, F32)" in message
+
+
+SPOILED = ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias", "ln_final.weight", "ln_final.bias")
+
+
+def test_public_extras_are_not_accepted_in_our_own_files(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update(betas=torch.zeros(3)))
+    assert "unexpected keys: betas" in refusal(lambda: load_checkpoint(path))
+
+
+def test_a_part_that_is_declared_must_be_there(path: Path) -> None:
+    def drop(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        for key in [key for key in tensors if key.startswith("mask_model.")]:
+            del tensors[key]
+
+    assert "missing keys: mask_model." in refusal(lambda: load_checkpoint(rewrite(path, drop)))
+
+
+def test_host_scale_must_agree_with_the_configuration(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update(vae_scale=torch.tensor(2.0)))
+    assert "vae_scale is [2.0], artv_config says 1.0" in refusal(lambda: load_checkpoint(path))
+
+
+# Files that are something else
+
+
+def header(text: bytes, body: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(text)) + text + body
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return pytest.fail, ("a pickle was opened",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\x05", "not a safetensors file"),
+        (b"PK\x03\x04" + bytes(100), "zip archive"),
+        (pickle.dumps(Malicious(), protocol=2), "pickle"),
+        (pickle.dumps(Malicious(), protocol=4), "pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
+        (b"GGUF" + bytes(60), "GGUF"),
+        (b"<!doctype html><html>", "web page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(60), "not a safetensors file"),
+        (struct.pack("<Q", 2**40) + b"{}", f"claims {2**40} bytes"),
+        (struct.pack("<Q", 2**64 - 1) + b"{}", "claims"),
+        (struct.pack("<Q", 500) + b"{}", "truncated"),
+        (header(b"{}"), "without tensors"),
+        (header(b"{garbage"), "damaged"),
+        (header(b'{"\xff": 1}'), "damaged"),
+        (header(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "recursion limit"),
+        (header(b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}', bytes(4)), "damaged"),
+        (
+            header(b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 9], "data_offsets": [0, 4]}}', bytes(4)),
+            "damaged",
+        ),
+        (header(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', bytes(2)), "its length"),
+        (header(b'{"a\\n\\u001bb": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)), "another kind"),
+    ],
+)
+def test_foreign_and_damaged_files(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(content)
+    for read in (load_checkpoint, describe_checkpoint, checkpoint.open_tensor_file):
+        if read is not checkpoint.open_tensor_file or words not in ("without tensors", "another kind"):
+            message = refusal(functools.partial(read, path))
+            assert words in message
+            assert str(path) in message
+
+
+def test_truncated_anywhere(path: Path, tmp_path: Path) -> None:
+    whole = path.read_bytes()
+    for length in (1, 7, 8, 9, 1000, len(whole) // 2, len(whole) - 1):
+        cut = tmp_path / "cut.safetensors"
+        cut.write_bytes(whole[:length])
+        assert str(cut) in refusal(lambda: load_checkpoint(cut))  # noqa: B023 (called at once)
+
+
+def test_what_is_not_a_file(tmp_path: Path) -> None:
+    assert "no such checkpoint" in refusal(lambda: load_checkpoint(tmp_path / "absent.safetensors"))
+    assert "is a folder" in refusal(lambda: load_checkpoint(tmp_path))
+    assert "not an ordinary file" in refusal(lambda: load_checkpoint("/dev/zero"))
+    assert "too long" in refusal(lambda: load_checkpoint("x" * 300))
+    assert "null" in refusal(lambda: load_checkpoint("x\0"))
+
+
+def test_a_header_that_claims_a_terabyte_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(struct.pack("<Q", 10**12) + b'{"a": 1}')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    refusal(lambda: load_checkpoint(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "Stable Diffusion 2.x checkpoint, not an ARTV"),
+        ("cond_stage_model.transformer.text_model.x", "Stable Diffusion 1.x"),
+        ("conditioner.embedders.0.x", "SDXL"),
+        ("first_stage_model.decoder.x", "a VAE"),
+        ("lora_unet_x.lora_up.weight", "LoRA"),
+        ("layers.0.weight", "another kind (first key: layers.0.weight)"),
+    ],
+)
+def test_safetensors_of_another_kind(key: str, words: str, tmp_path: Path) -> None:
+    save_file({key: torch.zeros(2)}, tmp_path / "other.safetensors")
+    message = refusal(lambda: load_checkpoint(tmp_path / "other.safetensors"))
+    assert words in message
+    assert ("--base" in message) == ("2.x" in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not valid JSON"),
+        ("[" * 200_000, "not valid JSON"),
+        ("[]", "expected an object"),
+        ('{"name": 3}', "artv_config.name"),
+        ('{"nonsense": 3}', "unknown field"),
+        (json.dumps({"n" * 100_000: 1}), "unknown field"),
+        ('{"vae": {"kind": "vq"}}', "vae.kind"),
+        ('{"text": {"heads": 0}}', "artv_config"),
+        ('{"noise": {"unet": {"norm_groups": 0}}}', "small.safetensors"),
+        ('{"noise": {"unet": {"head_channels": 0}}}', "small.safetensors"),
+        ('{"noise": {"unet": {"in_channels": -4}}}', "small.safetensors"),
+        ('{"fps": ' + "9" * 5000 + "}", "small.safetensors"),
+        ('{"text": {"heads": 5}}', "not a multiple"),
+        ('{"text": {"width": 512}}', "differs"),
+        ('{"vae": {"latent_channels": 16}}', "differs"),
+    ],
+)
+def test_invalid_configurations(text: str, words: str, path: Path) -> None:
+    rewrite(path, lambda _, metadata: metadata.update(artv_config=text))
+    message = refusal(lambda: load_checkpoint(path))
+    assert words in message
+    assert str(path) in message
+
+
+def test_invalid_parts(path: Path) -> None:
+    rewrite(path, lambda _, metadata: metadata.update(artv_parts="unet,kitchen"))
+    assert "'kitchen'" in refusal(lambda: load_checkpoint(path))
+
+
+# Writing
+
+
+def test_nothing_is_left_where_writing_fails(model: ARTV, path: Path, tmp_path: Path) -> None:
+    assert "no folder" in refusal(lambda: save_checkpoint(model, tmp_path / "absent" / "a.safetensors"), OSError)
+    assert "a folder" in refusal(lambda: save_checkpoint(model, tmp_path), OSError)
+    assert "not an ordinary file" in refusal(lambda: save_checkpoint(model, "/dev/null"), OSError)
+    assert "no folder" in refusal(lambda: save_checkpoint(model, path / "a.safetensors"), OSError)
+    assert "too long" in refusal(lambda: save_checkpoint(model, tmp_path / ("x" * 300)), OSError)
+    assert list(tmp_path.iterdir()) == [path]
+    assert same(load_checkpoint(path), model)
+
+
+def test_a_full_disk_keeps_the_file_that_was_there(model: ARTV, path: Path) -> None:
+    """A limit on the size of files stops the writing half way, as a full disk does."""
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        message = refusal(lambda: save_checkpoint(model, path), OSError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert message.startswith(f"cannot write {path}: File too large")
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_weights_that_do_not_fit_the_type_are_not_saved(path: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(path)
+    model.null_context[0, 0] = 1e6
+    message = refusal(lambda: save_checkpoint(model, tmp_path / "a.safetensors"))
+    assert "null_context" in message
+    assert "torch.float16" in message
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_permissions_follow_the_umask(path: Path) -> None:
+    reference = path.with_name("reference")
+    reference.touch()
+    assert path.stat().st_mode == reference.stat().st_mode
+
+
+# Describing and finding
+
+
+def test_describe(model: ARTV, path: Path, tmp_path: Path) -> None:
+    summary = describe_checkpoint(path)
+    assert summary.config == SMALL
+    assert summary.parts == ("unet", "branches", "mask", "vae", "text")
+    assert summary.parameters["unet"] == sum(tensor.numel() for tensor in UNet(UNET).state_dict().values())
+    assert sum(summary.parameters.values()) == sum(tensor.numel() for tensor in model.state_dict().values())
+    assert summary.file_bytes == path.stat().st_size
+    assert summary.dtypes == ("F32",)
+    assert summary.missing == {}
+
+    save_checkpoint(model, tmp_path / "part.safetensors", parts=("branches",), base="small.safetensors")
+    summary = describe_checkpoint(tmp_path / "part.safetensors")
+    assert summary.base == "small.safetensors"
+    assert list(summary.missing) == [
+        "making frames",
+        "copying from the frame before",
+        "images in and out",
+        "text prompts",
+    ]
+    assert "small.safetensors" in summary.missing["making frames"]
+
+
+def test_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (
+        "tiny-v2.safetensors",
+        "tiny-v10.safetensors",
+        "tiny-v9.1.safetensors",
+        "other-v1.safetensors",
+        "x.md",
+    ):
+        (folder / name).touch()
+    monkeypatch.setattr(checkpoint.resources, "files", lambda _: tmp_path)
+    assert shipped_checkpoint() == folder / "tiny-v10.safetensors"
+    assert resolve_checkpoint("other") == folder / "other-v1.safetensors"
+    assert resolve_checkpoint(folder / "x.md") == folder / "x.md"
+    assert "it has: other, tiny" in refusal(lambda: shipped_checkpoint("huge"))
+    assert "shipped with this package: other, tiny" in refusal(lambda: resolve_checkpoint("absent"))
+    assert "no such" in refusal(lambda: resolve_checkpoint("y" * 300))
+
+
+# The whole
+
+
+def test_image_sizes_must_fit_the_vae(model: ARTV) -> None:
+    message = refusal(lambda: model.encode_images(torch.rand(1, 3, 20, 30)))
+    assert "got images of 30x20, expected multiples of 8" in message
+    assert "24x16" in message
+
+
+def test_text_and_null_context(model: ARTV) -> None:
+    assert model.encode_text(["a star", "two"]).shape == (2, 8, 16)
+    model.update_null_context()
+    assert torch.equal(model.null_context, model.encode_text([""])[0])
+
+
+def test_sd21_is_built_without_memory_and_has_its_size() -> None:
+    with torch.device("meta"):
+        model = ARTV(preset("sd21"), vae=False)
+    slots = checkpoint._expected_tensors(model)
+    assert sum(torch.Size(slot.shape).numel() for slot in slots["unet"].values()) == 865_910_724
+    assert len(slots["text"]) == 4 + 24 * 12
