@@ -1,0 +1,229 @@
+"""The spine: a video is made one frame at a time, and each frame leaves as soon as it is finished."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .conditioning import FrameInputs, NoisedLatents, TextTrack, frame_denoiser, noised
+from .config import ARTVConfig
+from .denoiser import MIX_MODES, GuidanceScales
+from .frames import AnchorPolicy, FrameBuffer
+from .models.artv import ARTV
+from .randomness import normal, stream
+from .sampling import StepInfo, gaussian_noise, get_sampler
+from .schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How to sample. None means the checkpoint's recommendation.
+
+    `num_frames` counts given frames too; 0 goes on for ever. `height` and `width` are pixels. `eta` is the share of
+    fresh noise of stochastic samplers. `first_frame_guidance` is the text scale of a frame without references. Video b
+    of a batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
+    """
+
+    num_frames: int = 16
+    height: int | None = None
+    width: int | None = None
+    seed: int = 0
+    batch_size: int = 1
+    steps: int | None = None
+    sampler: str | None = None
+    spacing: str = "uniform"
+    eta: float | None = None
+    s_noise: float = 1.0
+    guidance_references: float | None = None
+    guidance_anchor: float | None = None
+    guidance_text: float | None = None
+    first_frame_guidance: float | None = None
+    reference_noise_level: int | None = None
+    anchor_noise_level: int | None = None
+    mix_mode: str = "after_guidance"
+    use_mask: bool = True
+
+    def resolved(self, config: ARTVConfig) -> "GenerateOptions":
+        """A copy with every None filled from the checkpoint. Raises ValueError, one line, on what cannot be sampled."""
+        recommended = {
+            "height": config.size[0],
+            "width": config.size[1],
+            **{name: getattr(config.sampling, name) for name in vars(config.sampling)},
+        }
+        filled = {name: value for name, value in recommended.items() if getattr(self, name, 0) is None}
+        options = replace(self, **filled)
+        _check(options, config)
+        return options
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A finished frame: absolute index, latent [B, C, h, w] float32 in the model's own scale, and the copy mask
+    [B, 1, h, w] averaged over the denoising steps (1 = copied), or None where there was nothing to copy."""
+
+    index: int
+    latent: Tensor
+    mask: Tensor | None
+
+
+StepCallback = Callable[[int, StepInfo], None]
+"""on_step(frame_index, info), after each denoising step's first evaluation; what it raises ends the run."""
+
+
+@torch.no_grad()
+def generate_frames(
+    model: ARTV,
+    text: TextTrack,
+    options: GenerateOptions,
+    *,
+    negative: Tensor | None = None,
+    given: Sequence[Tensor] | Tensor = (),
+    anchor: AnchorPolicy | None = None,
+    on_step: StepCallback | None = None,
+) -> Iterator[Frame]:
+    """Make the frames that follow `given` (latents [T, C, h, w] or [T, B, C, h, w]), one by one.
+
+    With no given frames the first one is made from text alone (blank references). `negative` [L, D] replaces the null
+    context. Frame k depends on (seed, k) and the frames before it alone: so a run may stop anywhere, and go on when
+    given its frames. Raises ValueError, one line, on options that cannot be sampled.
+    """
+    options = options.resolved(model.config)
+    schedule = NoiseSchedule(model.config.schedule)
+    buffer = FrameBuffer(model.config.noise.adapter.num_references, anchor or AnchorPolicy())
+    for latent in given:
+        take_frame(buffer, text, _as_batch(latent, options, model))
+
+    while not options.num_frames or buffer.count < options.num_frames:
+        index = buffer.count
+        if text.starts_segment(index):
+            buffer.begin_segment()
+        inputs = gather_inputs(model, schedule, text.context(index), negative, buffer, options)
+        latent, mask = sample_frame(model, schedule, inputs, index, options, on_step)
+        buffer.append(latent)
+        yield Frame(index, latent, mask)
+
+
+def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
+    """Put a given frame [B, C, h, w] where a generated one would have gone."""
+    if text.starts_segment(buffer.count):
+        buffer.begin_segment()
+    buffer.append(latent)
+
+
+def gather_inputs(
+    model: ARTV,
+    schedule: NoiseSchedule,
+    context: Tensor,
+    negative: Tensor | None,
+    buffer: FrameBuffer,
+    options: GenerateOptions,
+) -> FrameInputs:
+    """Condition on text, references and anchor, both noised to their levels."""
+    seeds = _seeds(options)
+    device = next(model.noise.parameters()).device
+    references, anchor = buffer.references(), buffer.anchor()
+    blank = NoisedLatents(torch.zeros(_latent_shape(model, options), device=device), 0)
+    noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)
+    if references is not None:
+        level = options.reference_noise_level or 0
+        noised_references = noised(schedule, references.flatten(1, 2), level, seeds, buffer.count, "references")
+    noised_anchor = blank
+    if anchor is not None:
+        anchor = anchor.to(blank.latents).expand_as(blank.latents)
+        noised_anchor = noised(schedule, anchor, options.anchor_noise_level or 0, seeds, buffer.count, "anchor")
+    return FrameInputs(
+        context=context.to(device).expand(len(seeds), -1, -1),
+        null_context=model.null_context if negative is None else negative.to(device),
+        references=noised_references,
+        anchor=noised_anchor,
+        reference_latent=None if references is None else references[:, -1],
+        has_anchor=anchor is not None,
+    )
+
+
+def sample_frame(
+    model: ARTV,
+    schedule: NoiseSchedule,
+    inputs: FrameInputs,
+    index: int,
+    options: GenerateOptions,
+    on_step: StepCallback | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
+    denoiser = frame_denoiser(
+        schedule, model.noise, model.mask if options.use_mask else None, inputs, _scales(inputs, options), options.mix_mode
+    )  # fmt: skip
+    masks: list[Tensor] = []
+
+    def after_step(info: StepInfo) -> None:
+        if denoiser.mask is not None:
+            masks.append(denoiser.mask)
+        if on_step is not None:
+            on_step(index, info)
+
+    sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
+    seeds, shape = _seeds(options), _latent_shape(model, options)
+    start = torch.stack([normal(shape[1:], stream(seed, index, "initial")) for seed in seeds])
+    x = start.to(inputs.context.device) * float(sigmas[0])
+    latent = get_sampler(options.sampler or "")(
+        denoiser,
+        x,
+        sigmas,
+        noise_sampler=gaussian_noise([stream(seed, index, "sampler") for seed in seeds], x),
+        eta=0.0 if options.sampler == "ddim" and options.eta is None else float(options.eta or 0.0),
+        s_noise=options.s_noise,
+        callback=after_step,
+    )
+    return latent, torch.stack(masks).mean(dim=0) if masks else None
+
+
+def _scales(inputs: FrameInputs, options: GenerateOptions) -> GuidanceScales:
+    text = options.guidance_text if inputs.reference_latent is not None else options.first_frame_guidance
+    return GuidanceScales(
+        *(1.0 if s is None else s for s in (options.guidance_references, options.guidance_anchor, text))
+    )
+
+
+def _seeds(options: GenerateOptions) -> list[int]:
+    return [options.seed + b for b in range(options.batch_size)]
+
+
+def _latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
+    factor = model.config.vae.factor
+    height, width = options.height or 0, options.width or 0
+    return (options.batch_size, model.config.vae.latent_channels, height // factor, width // factor)
+
+
+def _as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
+    shape = _latent_shape(model, options)
+    latent = latent if latent.ndim == 4 else latent[None]
+    if latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
+        got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
+        raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
+    return latent.to(next(model.noise.parameters()).device, torch.float32).expand(shape)
+
+
+def _check(options: GenerateOptions, config: ARTVConfig) -> None:
+    factor = config.vae.factor
+    for name in ("height", "width"):
+        side = getattr(options, name)
+        if side < factor or side % factor:
+            nearest = max(factor, round(side / factor) * factor)
+            raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")
+    if options.num_frames < 0:
+        raise ValueError(f"number of frames is {options.num_frames}; give 1 or more, or 0 to go on until stopped")
+    if options.batch_size < 1:
+        raise ValueError(f"batch size is {options.batch_size}; it must be at least 1")
+    if options.mix_mode not in MIX_MODES:
+        raise ValueError(f"unknown mix_mode {options.mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
+    for name in ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "eta", "s_noise"):
+        if not math.isfinite(getattr(options, name)):
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be a finite number")
+    get_sampler(options.sampler or "")
+    NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
+    for name in ("reference_noise_level", "anchor_noise_level"):
+        level = getattr(options, name)
+        if not 0 <= level < config.schedule.num_timesteps:
+            raise ValueError(f"{name} is {level}; accepted are 0 (clean) to {config.schedule.num_timesteps - 1}")
