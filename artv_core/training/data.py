@@ -1,0 +1,61 @@
+"""Latent clips for the diffusion stage: rendered and encoded once, then drawn from by (seed, step, sample)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..models.taesd import TAESD
+from .config import TrainConfig
+from .synthetic import render, sample_clip
+
+CLIP_SEED_OFFSET = 1_000_003
+"""The diffusion stage draws other clips than the VAE stage did."""
+
+
+@dataclass(frozen=True)
+class LatentClips:
+    """`latents` [N, T, C, h, w] float16, core scale, and a caption each. They follow from (seed, config, VAE) alone."""
+
+    latents: Tensor
+    captions: tuple[str, ...]
+
+
+def encode_clips(config: TrainConfig, vae: TAESD, path: Path, device: str) -> None:
+    """Render and encode `config.latents.clips` clips to a safetensors file; a file that is there is left alone."""
+    if path.exists():
+        return
+    height, width = config.model.size
+    vae = vae.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    parts, stage = [], config.latents
+    for start in tqdm(range(0, stage.clips, stage.batch_size), desc="latents", mininterval=5):
+        clips = [
+            sample_clip(config.seed + CLIP_SEED_OFFSET, index)
+            for index in range(start, min(start + stage.batch_size, stage.clips))
+        ]
+        images = render(clips, stage.frames, height, width, device).flatten(0, 1)
+        with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
+            latents = vae.encode(images.contiguous(memory_format=torch.channels_last))
+        parts.append(latents.unflatten(0, (len(clips), stage.frames)).to("cpu", torch.float16).contiguous())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({"latents": torch.cat(parts)}, partial)
+    partial.rename(path)
+
+
+def read_clips(config: TrainConfig, path: Path) -> LatentClips:
+    """What `encode_clips` wrote. ValueError where the latents stage has not run."""
+    if not path.is_file():
+        raise ValueError(f"no encoded clips at {path}; run the stage latents before the stage diffusion")
+    with safe_open(path, "pt") as file:
+        latents = file.get_tensor("latents")
+    if latents.shape[0] != config.latents.clips:
+        raise ValueError(
+            f"{path} holds {latents.shape[0]} clips, the configuration says {config.latents.clips}; remove it"
+        )
+    captions = tuple(sample_clip(config.seed + CLIP_SEED_OFFSET, index).caption for index in range(latents.shape[0]))
+    return LatentClips(latents, captions)

@@ -1,0 +1,174 @@
+"""The one training loop, on Hugging Face Accelerate: stages bring a module and a loss, the loop does the rest.
+
+Randomness belongs to the sample, not to the process: a stage draws sample `index` of step `step` from a stream of its
+own, so a run gives the same losses on any number of processes and goes on after a stop as if it had never stopped.
+"""
+
+import itertools
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from .config import LoopConfig
+
+
+class Stage(Protocol):
+    """What the loop trains. `module`'s forward takes a batch and returns (loss, scalars to log)."""
+
+    @property
+    def name(self) -> str:
+        """Also the name of the stage's folder."""
+
+    @property
+    def config(self) -> LoopConfig:
+        """What the loop needs to know."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
+
+    def batch(self, step: int, indices: range) -> Any:
+        """The samples `indices` of step `step`, on the CPU; depends on nothing else."""
+
+    def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
+        """Measure the averaged module on held-out samples, draw pictures into `folder`; returns scalars to log."""
+
+
+def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
+    """Train one stage to its last step and return the module with its averaged (EMA) weights.
+
+    State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
+    process exits with code 0). A finished stage is loaded, not trained again.
+    """
+    config, folder = stage.config, run_dir / stage.name
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with="tensorboard",
+        project_dir=folder,
+        cpu=not torch.cuda.is_available(),
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(_parameter_groups(stage.module, config.weight_decay), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+    averaged = AveragedModel(stage.module, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+    averaged.to(accelerator.device)
+    module, optimizer = accelerator.prepare(stage.module, optimizer)
+    accelerator.register_for_checkpointing(schedule, averaged)
+    accelerator.init_trackers("tensorboard")
+
+    first = _resume_step(accelerator, folder) if resume else 0
+    share = config.batch_size // accelerator.num_processes
+    indices = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    saved_at = time.monotonic()
+    bar = tqdm(
+        range(first, config.steps), initial=first, total=config.steps, desc=stage.name, mininterval=5,
+        disable=not accelerator.is_main_process,
+    )  # fmt: skip
+    with _stop_on_signal() as stop:
+        for step in bar:
+            logs = _train_step(accelerator, module, optimizer, stage.batch(step, indices), config)
+            schedule.step()
+            averaged.update_parameters(accelerator.unwrap_model(module))
+            if step % config.log_every == 0:
+                logs["learning_rate"] = schedule.get_last_lr()[0]
+                _log(accelerator, logs, step)
+                bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+            done = step + 1
+            if accelerator.is_main_process and (done % config.sheet_every == 0 or done == config.steps):
+                _log(accelerator, dict(stage.sheet(averaged.module, done, folder)), done)
+            if stop() or done == config.steps or time.monotonic() - saved_at > 60 * config.save_minutes:
+                _save_state(accelerator, folder, done)
+                saved_at = time.monotonic()
+            if stop():
+                print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
+                raise SystemExit(0)
+    accelerator.end_training()
+    return averaged.module.to("cpu").eval()
+
+
+def learning_rate_factor(step: int, config: LoopConfig) -> float:
+    """Warm-up, constant, linear decay to 0: the factor on the learning rate at `step`."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
+    return min(warm, left, 1.0)
+
+
+def _train_step(
+    accelerator: Accelerator, module: nn.Module, optimizer: Any, batch: Any, config: LoopConfig
+) -> dict[str, float]:
+    optimizer.zero_grad(set_to_none=True)
+    loss, logs = module(*(part.to(accelerator.device) if isinstance(part, Tensor) else part for part in batch))
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(module.parameters(), config.gradient_clip)
+    optimizer.step()
+    return {"loss": loss.item(), "gradient_norm": float(norm), **{key: float(value) for key, value in logs.items()}}
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Norms, biases and embeddings (everything not a matrix or kernel of a layer) are not decayed."""
+    embeddings = {id(p) for layer in module.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    plain = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
+    decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _log(accelerator: Accelerator, logs: dict[str, float], step: int) -> None:
+    accelerator.log(logs, step=step)
+
+
+def _save_state(accelerator: Accelerator, folder: Path, step: int) -> None:
+    """Write beside, then rename: a state folder is either whole or not there. The one before is removed after."""
+    target, partial = folder / f"state-{step:08d}", folder / "state.partial"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in folder.glob("state-*"):
+            if old != target:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def _resume_step(accelerator: Accelerator, folder: Path) -> int:
+    states = sorted(folder.glob("state-*"))
+    if not states:
+        return 0
+    accelerator.load_state(str(states[-1]))
+    return int(states[-1].name.removeprefix("state-"))
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Any]:
+    """Yields a function that says whether SIGTERM or SIGINT has come; the step under way is finished first."""
+    seen = itertools.count()
+    received = [False]
+
+    def handle(*_: object) -> None:
+        if next(seen) > 0:
+            raise KeyboardInterrupt
+        received[0] = True
+
+    before = {sig: signal.signal(sig, handle) for sig in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: received[0]
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)

@@ -1,0 +1,97 @@
+"""A run is its stages in order; each finds what the one before left in the run's folder."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..checkpoint import save_checkpoint
+from ..models.artv import ARTV
+from ..models.taesd import TAESD
+from .config import TrainConfig
+from .data import encode_clips, read_clips
+from .diffusion import DiffusionTraining, MaskedDiffusionLoss, initialise, with_networks
+from .loop import run_stage
+from .vae import AutoencoderLoss, DecoderTraining, VAETraining
+
+STAGES = ("vae", "latents", "decoder", "diffusion", "export")
+
+
+def run(config: TrainConfig, output: str, stages: Sequence[str], resume: bool) -> None:
+    """Run `stages` of `config` in `output/<name>`. ValueError on an unknown stage or a run that is there already."""
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown:
+        raise ValueError(f"unknown stage {unknown[0]!r}; stages are {', '.join(STAGES)}")
+    folder = Path(output) / config.name
+    for stage in stages:
+        if not resume and any((folder / stage).glob("state-*")):
+            raise ValueError(
+                f"{folder / stage} holds a run already; use --resume to go on, or --output for another folder"
+            )
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    steps = {"vae": _vae, "latents": _latents, "decoder": _decoder, "diffusion": _diffusion, "export": _export}
+    for stage in STAGES:
+        if stage in stages:
+            started = time.monotonic()
+            steps[stage](config, folder, resume)
+            print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _vae(config: TrainConfig, folder: Path, resume: bool) -> None:
+    trained = run_stage(VAETraining(config), folder, resume)
+    assert isinstance(trained, AutoencoderLoss)
+    _save_part(trained.vae, folder / "vae.safetensors")
+
+
+def _latents(config: TrainConfig, folder: Path, resume: bool) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encode_clips(config, _read_vae(config, folder, "vae"), folder / "latents.safetensors", device)
+
+
+def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
+    trained = run_stage(DecoderTraining(config, _read_vae(config, folder, "vae")), folder, resume)
+    assert isinstance(trained, AutoencoderLoss)
+    _save_part(trained.vae, folder / "decoder.safetensors")
+
+
+def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
+    clips = read_clips(config, folder / "latents.safetensors")
+    torch.manual_seed(config.seed)
+    model = ARTV(config.model)
+    initialise(model, config.diffusion)
+    model.vae = _read_vae(config, folder, "vae")
+    trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
+    assert isinstance(trained, MaskedDiffusionLoss)
+    _save_part(with_networks(model, trained), folder / "diffusion.safetensors")
+
+
+def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
+    model = ARTV(config.exported_model)
+    model.load_state_dict(_read_part(folder, "diffusion"))
+    best = "decoder" if (folder / "decoder.safetensors").exists() else "vae"
+    model.vae = _read_vae(config, folder, best)
+    path = folder / f"{config.name}.safetensors"
+    save_checkpoint(model.eval(), path)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _save_part(module: torch.nn.Module, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}, partial)
+    partial.rename(path)
+
+
+def _read_part(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; run the stage {name} first")
+    return load_file(path)
+
+
+def _read_vae(config: TrainConfig, folder: Path, name: str) -> TAESD:
+    vae = TAESD(latent_channels=config.model.vae.latent_channels)
+    vae.load_state_dict(_read_part(folder, name))
+    return vae.eval()

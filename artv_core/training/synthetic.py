@@ -1,0 +1,237 @@
+"""A small world made on the fly: one coloured shape moving on a coloured background, with a caption that names all of it.
+
+The world wraps round at its borders, so that linear motion never ends. Everything about clip `index` follows from
+(seed, index), so clips can be made in any order, on any machine. Lengths are fractions of the frame's short side,
+speeds are lengths per frame. Ours.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.86, 0.12, 0.12),
+    "orange": (0.98, 0.55, 0.08),
+    "yellow": (0.96, 0.90, 0.16),
+    "green": (0.13, 0.62, 0.22),
+    "blue": (0.13, 0.30, 0.86),
+    "purple": (0.55, 0.20, 0.70),
+    "white": (0.95, 0.95, 0.95),
+    "black": (0.06, 0.06, 0.06),
+}
+KINDS = ("circle", "square", "triangle", "star")
+SIZES = {"small": 0.165, "medium": 0.215, "large": 0.275}
+SPEEDS = {"slowly": 0.078, "fast": 0.156}
+DIRECTIONS: dict[str, tuple[float, float]] = {
+    "right": (1.0, 0.0),
+    "down and right": (math.sqrt(0.5), math.sqrt(0.5)),
+    "down": (0.0, 1.0),
+    "down and left": (-math.sqrt(0.5), math.sqrt(0.5)),
+    "left": (-1.0, 0.0),
+    "up and left": (-math.sqrt(0.5), -math.sqrt(0.5)),
+    "up": (0.0, -1.0),
+    "up and right": (math.sqrt(0.5), -math.sqrt(0.5)),
+}
+OTHER_MOTIONS = ("standing still", "circling", "pulsing")
+TEXTURES = ("plain", "striped")
+CIRCLING_RADIUS = 0.22
+CIRCLING_PERIOD = 12.0
+PULSING_PERIOD = 8.0
+NUM_HELD_OUT = 64
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; `tint` and `background_tint` shade the colours."""
+
+    color: str
+    kind: str
+    size: str
+    texture: str
+    motion: str  # a key of DIRECTIONS, or one of OTHER_MOTIONS
+    speed: str  # a key of SPEEDS; no meaning for OTHER_MOTIONS
+    background: str
+    x: float
+    y: float
+    phase: float
+    tint: float
+    background_tint: float
+    caption: str
+
+    @property
+    def velocity(self) -> tuple[float, float] | None:
+        """(x, y) in short sides per frame of a linear motion, else None."""
+        if self.motion not in DIRECTIONS:
+            return None
+        dx, dy = DIRECTIONS[self.motion]
+        return dx * SPEEDS[self.speed], dy * SPEEDS[self.speed]
+
+
+def describe(color: str, kind: str, size: str, texture: str, motion: str, speed: str, background: str) -> str:
+    """The caption in the one word order of the training data. Empty strings leave a word out."""
+    words = [size, color, texture if texture != "plain" else "", kind]
+    subject = " ".join(word for word in words if word)
+    article = "an" if subject[0] in "aeiou" else "a"
+    moving = " ".join(word for word in ("moving", motion, speed) if word) if motion in DIRECTIONS else motion
+    ground = f"on {'an' if background[0] in 'aeiou' else 'a'} {background} background"
+    return " ".join(part for part in (article, subject, moving, ground) if part)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word a caption can hold, sorted."""
+    phrases = [*COLORS, *KINDS, *SIZES, *SPEEDS, *DIRECTIONS, *OTHER_MOTIONS, "striped", "a an moving on background"]
+    return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
+
+
+def held_out_combinations() -> frozenset[tuple[str, str, str]]:
+    """The (colour, kind, background) triples that training never draws; for measuring only."""
+    triples = [(c, k, b) for c in COLORS for k in KINDS for b in COLORS if c != b]
+    return frozenset(random.Random(64).sample(triples, NUM_HELD_OUT))
+
+
+_HELD_OUT = held_out_combinations()
+
+
+def sample_clip(seed: int, index: int, held_out: bool = False) -> Clip:
+    """Clip number `index` of the world `seed`; `held_out` draws only from, otherwise never from, the held-out triples."""
+    rng = random.Random(f"{seed}/{index}/{held_out}")
+    while True:
+        color, kind, background = rng.choice(list(COLORS)), rng.choice(KINDS), rng.choice(list(COLORS))
+        if color != background and ((color, kind, background) in _HELD_OUT) == held_out:
+            break
+    size, speed = rng.choice(list(SIZES)), rng.choice(list(SPEEDS))
+    texture = "striped" if rng.random() < 0.15 else "plain"
+    motion = rng.choice(list(DIRECTIONS)) if rng.random() < 0.85 else rng.choice(OTHER_MOTIONS)
+    said_size = size if rng.random() < 0.85 else ""
+    said_speed = speed if rng.random() < 0.85 else ""
+    return Clip(
+        color=color,
+        kind=kind,
+        size=size,
+        texture=texture,
+        motion=motion,
+        speed=speed,
+        background=background,
+        x=rng.random(),
+        y=rng.random(),
+        phase=rng.random() * math.tau,
+        tint=rng.uniform(-0.05, 0.05),
+        background_tint=rng.uniform(-0.05, 0.05),
+        caption=describe(color, kind, said_size, texture, motion, said_speed, background),
+    )
+
+
+def trajectory(clip: Clip, num_frames: int) -> tuple[Tensor, Tensor]:
+    """Offset from the start `[T, 2]` (x, y in short sides) and radius `[T]` of each frame."""
+    time = torch.arange(num_frames, dtype=torch.float32)
+    offset, radius = torch.zeros(num_frames, 2), torch.full((num_frames,), SIZES[clip.size])
+    if clip.velocity is not None:
+        offset = time[:, None] * torch.tensor(clip.velocity)
+    elif clip.motion == "circling":
+        angle = clip.phase + math.tau * time / CIRCLING_PERIOD
+        offset = CIRCLING_RADIUS * torch.stack((angle.cos(), angle.sin()), dim=-1)
+    elif clip.motion == "pulsing":
+        radius = radius * (1 + 0.3 * torch.sin(clip.phase + math.tau * time / PULSING_PERIOD))
+    return offset, radius
+
+
+def render(clips: Sequence[Clip], num_frames: int, height: int, width: int, device: str = "cpu") -> Tensor:
+    """Images `[N, T, 3, H, W]` float32 in [0, 1], shapes anti-aliased by their signed distance."""
+    short = min(height, width)
+    paths = [trajectory(clip, num_frames) for clip in clips]
+    offset = torch.stack([path[0] for path in paths]).to(device)  # [N, T, 2]
+    radius = torch.stack([path[1] for path in paths]).to(device)[:, :, None, None]  # [N, T, 1, 1]
+    dx = _wrapped([clip.x for clip in clips], offset[..., 0], width, short)[:, :, None, :]  # [N, T, 1, W]
+    dy = _wrapped([clip.y for clip in clips], offset[..., 1], height, short)[:, :, :, None]  # [N, T, H, 1]
+    dx, dy = torch.broadcast_tensors(dx, dy)
+    distance = torch.empty_like(dx)
+    for kind in KINDS:
+        chosen = torch.tensor([clip.kind == kind for clip in clips], device=device)
+        if chosen.any():
+            distance[chosen] = _DISTANCES[kind](dx[chosen], dy[chosen], radius[chosen])
+    covered = (0.5 - distance * short).clamp(0, 1)[:, :, None]  # [N, T, 1, H, W]
+    paint = _paint(clips, dx, dy, radius)
+    return covered * paint + (1 - covered) * _ground(clips, height, width, device)
+
+
+def coverage(kind: str, radius: float, height: int, width: int) -> Tensor:
+    """How much of each pixel a shape in the middle of the frame covers: [H, W] in [0, 1]."""
+    short = min(height, width)
+    y = (torch.arange(height) + 0.5 - height / 2)[:, None] / short
+    x = (torch.arange(width) + 0.5 - width / 2)[None, :] / short
+    x, y = torch.broadcast_tensors(x, y)
+    return (0.5 - _DISTANCES[kind](x, y, torch.tensor(radius)) * short).clamp(0, 1)
+
+
+def _wrapped(start: list[float], offset: Tensor, length: int, short: int) -> Tensor:
+    """Signed distance of each pixel centre from the object along one axis, the short way round: `[N, T, length]`."""
+    extent = length / short
+    centre = torch.tensor(start, device=offset.device)[:, None] * extent + offset  # [N, T]
+    pixels = (torch.arange(length, device=offset.device) + 0.5) / short
+    return torch.remainder(pixels - centre[..., None] + extent / 2, extent) - extent / 2
+
+
+def _paint(clips: Sequence[Clip], dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    """The object's own colour `[N, T, 3, H, W]`: lit from above left, with broad darker stripes where asked."""
+    color = _tinted([clip.color for clip in clips], [clip.tint for clip in clips], dx.device)
+    light = 1 - 0.10 * ((dx + dy) / radius).clamp(-1, 1)
+    striped = torch.tensor([clip.texture == "striped" for clip in clips], device=dx.device)[:, None, None, None]
+    stripes = torch.sigmoid(torch.sin((dx + dy) * math.tau / 0.17) * 6)
+    light = torch.where(striped, light * (1 - 0.45 * stripes) + 0.10 * stripes, light)
+    return (color[:, None] * light[:, :, None]).clamp(0, 1)
+
+
+def _ground(clips: Sequence[Clip], height: int, width: int, device: str) -> Tensor:
+    color = _tinted([clip.background for clip in clips], [clip.background_tint for clip in clips], device)
+    rows = torch.linspace(1.05, 0.95, height, device=device)[:, None].expand(height, width)
+    return (color[:, None] * rows).clamp(0, 1)
+
+
+def _tinted(names: list[str], tints: list[float], device: torch.device | str) -> Tensor:
+    color = torch.tensor([COLORS[name] for name in names], device=device)
+    return (color + torch.tensor(tints, device=device)[:, None]).clamp(0, 1)[:, :, None, None]  # [N, 3, 1, 1]
+
+
+def _circle(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    return torch.hypot(dx, dy) - radius
+
+
+def _square(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    half = radius * 0.86
+    qx, qy = dx.abs() - half, dy.abs() - half
+    return torch.hypot(qx.clamp(min=0), qy.clamp(min=0)) + torch.maximum(qx, qy).clamp(max=0)
+
+
+def _polygon(dx: Tensor, dy: Tensor, radius: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:
+    """Signed distance to a closed polygon given in units of the radius: nearest edge, inside by crossing count."""
+    nearest = torch.full_like(dx, torch.inf)
+    inside = torch.zeros_like(dx, dtype=torch.bool)
+    for (ax, ay), (bx, by) in zip(points, (*points[1:], points[0]), strict=True):
+        px, py = dx - ax * radius, dy - ay * radius
+        ex, ey = (bx - ax) * radius, (by - ay) * radius
+        along = ((px * ex + py * ey) / (ex * ex + ey * ey)).clamp(0, 1)
+        nearest = torch.minimum(nearest, (px - along * ex).square() + (py - along * ey).square())
+        spans = (py < 0) != (dy - by * radius < 0)
+        if ay != by:
+            inside ^= spans & (px < ex * py / ey)
+    return nearest.sqrt() * torch.where(inside, -1.0, 1.0)
+
+
+def _corners(count: int, inner: float | None = None) -> list[tuple[float, float]]:
+    """Corners of a regular polygon, point up; with `inner`, of a star whose notches lie at that radius."""
+    radii = [1.1] if inner is None else [1.2, inner]
+    angles = [math.tau * i / (count * len(radii)) - math.pi / 2 for i in range(count * len(radii))]
+    return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
+
+
+_TRIANGLE, _STAR = _corners(3), _corners(5, inner=0.55)
+_DISTANCES = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": lambda dx, dy, radius: _polygon(dx, dy, radius, _TRIANGLE),
+    "star": lambda dx, dy, radius: _polygon(dx, dy, radius, _STAR),
+}
