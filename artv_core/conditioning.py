@@ -6,6 +6,7 @@ Everything here happens once per frame; the denoising steps only read it.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,10 +32,8 @@ class TextTrack:
     def __init__(self, segments: Sequence[TextSegment]):
         starts = [segment.start for segment in segments]
         if not starts or starts[0] != 0:
-            raise ValueError(
-                f"the first prompt starts at frame {starts[0] if starts else 'none'}; it must start at frame 0"
-            )
-        if any(later <= earlier for earlier, later in zip(starts, starts[1:], strict=False)):
+            raise ValueError(f"prompts start at frames {starts}; the first must start at frame 0")
+        if any(later <= earlier for earlier, later in pairwise(starts)):
             raise ValueError(f"prompts start at frames {starts}; each must start after the one before it")
         self.segments = tuple(segments)
         self._starts = starts
@@ -89,7 +88,7 @@ def frame_denoiser(
     scales: GuidanceScales,
     mix_mode: str = "after_guidance",
 ) -> MaskedDenoiser:
-    """The denoiser of one frame: guidance branches as one batch, and the mask network where there is a frame to copy."""
+    """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
     branches = guidance_branches(scales, inputs.reference_latent is not None, inputs.has_anchor, True)
     mask_conditions = None
     if inputs.reference_latent is None:

@@ -28,6 +28,7 @@ class UNetConfig:
 
     @property
     def level_channels(self) -> tuple[int, ...]:
+        """Channels of each level, the finest first."""
         return tuple(self.model_channels * mult for mult in self.channel_mult)
 
 
@@ -41,7 +42,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Anchor encoder: latent patches, pooled to a `grid` x `grid` map, to tokens; one more token sees the whole. Ours."""
+    """Anchor encoder: latent patches, pooled to a `grid` x `grid` map; one more token sees the whole. Ours."""
 
     patch_size: int = 4
     grid: int = 16
@@ -49,6 +50,7 @@ class AnchorConfig:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens that the anchor becomes."""
         return self.grid * self.grid + 1
 
 
@@ -139,6 +141,7 @@ class ARTVConfig:
     vocabulary: tuple[str, ...] = ()
 
     def to_json(self) -> str:
+        """What `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
@@ -154,7 +157,7 @@ class ARTVConfig:
 
 
 def from_dict(kind: type, data: object, path: str) -> typing.Any:
-    """Build dataclass `kind` from plain data. Unknown fields and wrong types are a ValueError; absent ones take defaults."""
+    """Build dataclass `kind` from plain data. Unknown fields and wrong types are a ValueError; absent ones default."""
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected an object, got {type(data).__name__}")
     hints = typing.get_type_hints(kind)
@@ -166,7 +169,7 @@ def from_dict(kind: type, data: object, path: str) -> typing.Any:
 
 def _convert(hint: typing.Any, value: object, path: str) -> object:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)][0]
+        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
         return None if value is None else _convert(inner, value, path)
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, path)
@@ -208,7 +211,7 @@ def validate(config: ARTVConfig) -> None:
     _in_range("artv_config.schedule.num_timesteps", schedule.num_timesteps, 10, 100_000)
     if not 0 < schedule.beta_start <= schedule.beta_end < 1:
         raise ValueError(
-            f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} are not within 0 to 1"
+            f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} do not lie within 0 to 1"
         )
     if config.vae.scale == 0:
         raise ValueError("artv_config.vae.scale: got 0, it must not be 0")
@@ -266,7 +269,7 @@ def _tiny() -> ARTVConfig:
     return ARTVConfig(
         name="tiny",
         noise=NetworkConfig(unet(48, 4), AdapterConfig(num_blocks=1), anchor),
-        mask=NetworkConfig(unet(24, 1), AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=4, width=48)),
+        mask=NetworkConfig(unet(16, 1), AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=4, width=48)),
         vae=VAEConfig(kind="taesd", scale=1.0),
         text=TextConfig(width=96, layers=2, heads=3, context_length=32, layer="last"),
         schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),

@@ -16,6 +16,9 @@ from .randomness import normal, stream
 from .sampling import StepInfo, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
 
+MAX_SIDE = 16_384
+"""Pixels along one side; more is a slip of the keyboard."""
+
 
 @dataclass(frozen=True)
 class GenerateOptions:
@@ -53,6 +56,8 @@ class GenerateOptions:
             **{name: getattr(config.sampling, name) for name in vars(config.sampling)},
         }
         filled = {name: value for name, value in recommended.items() if getattr(self, name, 0) is None}
+        if self.eta is None and self.sampler == "ddim":
+            filled["eta"] = 0.0  # what DDIM is named for; the recommendation is for the recommended sampler
         options = replace(self, **filled)
         _check(options, config)
         return options
@@ -93,7 +98,7 @@ def generate_frames(
     schedule = NoiseSchedule(model.config.schedule)
     buffer = FrameBuffer(model.config.noise.adapter.num_references, anchor or AnchorPolicy())
     for latent in given:
-        take_frame(buffer, text, _as_batch(latent, options, model))
+        take_frame(buffer, text, as_batch(latent, options, model))
 
     while not options.num_frames or buffer.count < options.num_frames:
         index = buffer.count
@@ -110,6 +115,17 @@ def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
     if text.starts_segment(buffer.count):
         buffer.begin_segment()
     buffer.append(latent)
+
+
+def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
+    """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] float32 on the model's device;
+    `options` are resolved ones. Raises ValueError where it is not of the video's size."""
+    shape = _latent_shape(model, options)
+    latent = latent if latent.ndim == 4 else latent[None]
+    if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
+        got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
+        raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
+    return latent.to(next(model.noise.parameters()).device, torch.float32).expand(shape)
 
 
 def gather_inputs(
@@ -152,9 +168,9 @@ def sample_frame(
     on_step: StepCallback | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
-    denoiser = frame_denoiser(
-        schedule, model.noise, model.mask if options.use_mask else None, inputs, _scales(inputs, options), options.mix_mode
-    )  # fmt: skip
+    mask_network = model.mask if options.use_mask else None
+    scales = _scales(inputs, options)
+    denoiser = frame_denoiser(schedule, model.noise, mask_network, inputs, scales, options.mix_mode)
     masks: list[Tensor] = []
 
     def after_step(info: StepInfo) -> None:
@@ -172,7 +188,7 @@ def sample_frame(
         x,
         sigmas,
         noise_sampler=gaussian_noise([stream(seed, index, "sampler") for seed in seeds], x),
-        eta=0.0 if options.sampler == "ddim" and options.eta is None else float(options.eta or 0.0),
+        eta=options.eta or 0.0,
         s_noise=options.s_noise,
         callback=after_step,
     )
@@ -196,21 +212,12 @@ def _latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
     return (options.batch_size, model.config.vae.latent_channels, height // factor, width // factor)
 
 
-def _as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
-    shape = _latent_shape(model, options)
-    latent = latent if latent.ndim == 4 else latent[None]
-    if latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
-        got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
-        raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
-    return latent.to(next(model.noise.parameters()).device, torch.float32).expand(shape)
-
-
 def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     factor = config.vae.factor
     for name in ("height", "width"):
         side = getattr(options, name)
-        if side < factor or side % factor:
-            nearest = max(factor, round(side / factor) * factor)
+        if not factor <= side <= MAX_SIDE or side % factor:
+            nearest = min(MAX_SIDE // factor, max(1, round(side / factor))) * factor
             raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")
     if options.num_frames < 0:
         raise ValueError(f"number of frames is {options.num_frames}; give 1 or more, or 0 to go on until stopped")

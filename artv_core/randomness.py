@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def stream(seed: int, *key: int | str) -> torch.Generator:
-    """A CPU generator for (seed, *key), e.g. `stream(seed, frame_index, "sampler")`. Independent for different keys. Ours."""
+    """A CPU generator of its own for each (seed, *key), such as `stream(seed, frame_index, "sampler")`. Ours."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 

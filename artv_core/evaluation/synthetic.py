@@ -1,4 +1,4 @@
-"""What happens in a clip of the synthetic world, by image analysis: colours, shape, motion, whether the object is there.
+"""What happens in a clip of the synthetic world, read by image analysis: colours, shape, motion, presence.
 
 The background is the median colour; what differs from it is the object. In a world that wraps round, positions are
 circular means and motion is the median of circular shifts from frame to frame. Ours.
@@ -7,6 +7,7 @@ circular means and motion is the median of circular shifts from frame to frame. 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -93,9 +94,9 @@ def _templates(height: int, width: int) -> tuple[list[str], Tensor]:
 
 
 def shifts(readings: list[FrameReading], height: int, width: int) -> list[tuple[float, float]]:
-    """Motion (x, y) between successive frames that both show an object, in short sides per frame, the short way round."""
+    """Motion (x, y) between successive frames that both show an object: the short way, in short sides per frame."""
     short, found = min(height, width), []
-    for before, after in zip(readings, readings[1:], strict=False):
+    for before, after in pairwise(readings):
         if before.position is not None and after.position is not None:
             dx = (after.position[0] - before.position[0] + 0.5) % 1.0 - 0.5
             dy = (after.position[1] - before.position[1] + 0.5) % 1.0 - 0.5

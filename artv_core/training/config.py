@@ -60,6 +60,8 @@ class DiffusionStage(LoopConfig):
     auxiliary_share: float = 0.25
     weight_cap: float = 5.0
     mask_bias: float = -1.5
+    sheet_rows: int = 12
+    sheet_columns: int = 12
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class TrainConfig:
 
     @property
     def model(self) -> ARTVConfig:
+        """The networks that are trained."""
         return preset(self.preset)
 
     @property
@@ -86,7 +89,7 @@ class TrainConfig:
 
 
 def read_config(path: str | Path) -> TrainConfig:
-    """Read a TOML training configuration. ValueError, one line, on anything unknown, of a wrong type or out of range."""
+    """Read a TOML training configuration. ValueError, one line, on unknown names, wrong types and wrong values."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no training configuration at {path}; the shipped ones are in configs/")

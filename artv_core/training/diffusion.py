@@ -126,7 +126,7 @@ class DiffusionTraining:
         self.num_references = model.config.noise.adapter.num_references
         self.captions = model.text.tokenize(list(clips.captions))
         self.no_caption = model.text.tokenize([""])[0]
-        self.module = MaskedDiffusionLoss(model, config.diffusion).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = MaskedDiffusionLoss(model, config.diffusion).to(memory_format=torch.channels_last)
 
     def batch(self, step: int, indices: range) -> tuple[Tensor, ...]:
         """Arguments of `MaskedDiffusionLoss.forward` for the samples `indices`, keyed by (seed, step, index)."""
@@ -168,7 +168,10 @@ class DiffusionTraining:
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """Held-out prompts rolled out by the averaged networks."""
         assert isinstance(averaged, MaskedDiffusionLoss)
-        return rollout_sheet(with_networks(self.model, averaged), folder / f"sheet-{step:06d}.png")
+        path = folder / f"sheet-{step:06d}.png"
+        return rollout_sheet(
+            with_networks(self.model, averaged), path, self.config.sheet_rows, self.config.sheet_columns
+        )
 
 
 def with_networks(model: ARTV, trained: MaskedDiffusionLoss) -> ARTV:

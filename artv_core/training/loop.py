@@ -83,7 +83,7 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
             schedule.step()
             averaged.update_parameters(accelerator.unwrap_model(module))
             if step % config.log_every == 0:
-                logs["learning_rate"] = schedule.get_last_lr()[0]
+                logs["learning_rate"] = float(schedule.get_last_lr()[0])
                 _log(accelerator, logs, step)
                 bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
             done = step + 1

@@ -29,7 +29,7 @@ def held_out_clips(count: int) -> list[Clip]:
 
 
 @torch.no_grad()
-def rollout_sheet(model: ARTV, path: Path, rows: int = 12, columns: int = 12) -> dict[str, float]:
+def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int) -> dict[str, float]:
     """Roll out `rows` held-out prompts from text alone, draw them, return scores (shares in [0, 1], drift of 255)."""
     clips = held_out_clips(rows)
     options = GenerateOptions(num_frames=columns, batch_size=rows, seed=7)

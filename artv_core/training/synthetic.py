@@ -1,4 +1,4 @@
-"""A small world made on the fly: one coloured shape moving on a coloured background, with a caption that names all of it.
+"""A small world made on the fly: a coloured shape moves on a coloured background, and a caption names all of it.
 
 The world wraps round at its borders, so that linear motion never ends. Everything about clip `index` follows from
 (seed, index), so clips can be made in any order, on any machine. Lengths are fractions of the frame's short side,
@@ -46,7 +46,7 @@ NUM_HELD_OUT = 64
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; `tint` and `background_tint` shade the colours."""
+    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; the tints shade the colours."""
 
     color: str
     kind: str
@@ -97,7 +97,7 @@ _HELD_OUT = held_out_combinations()
 
 
 def sample_clip(seed: int, index: int, held_out: bool = False) -> Clip:
-    """Clip number `index` of the world `seed`; `held_out` draws only from, otherwise never from, the held-out triples."""
+    """Clip `index` of the world `seed`; `held_out` draws only from, otherwise never from, the held-out triples."""
     rng = random.Random(f"{seed}/{index}/{held_out}")
     while True:
         color, kind, background = rng.choice(list(COLORS)), rng.choice(KINDS), rng.choice(list(COLORS))

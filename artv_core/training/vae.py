@@ -1,6 +1,6 @@
 """Stages "vae" and "decoder": the TAESD-type autoencoder, trained on single frames of the synthetic world.
 
-The decoder goes on alone after the encoder is settled: it may do so beside the diffusion stage, which needs only latents.
+The decoder goes on alone once the encoder is settled, if need be beside the diffusion stage, which needs latents only.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def _per_image(error: Tensor) -> Tensor:
 
 
 def initialise(vae: TAESD) -> None:
-    """He initialisation with every residual branch at zero, so that the depth does not hinder the start (Fixup). Ours."""
+    """He initialisation with every residual branch at zero, so that depth does not hinder the start (Fixup). Ours."""
     for layer in vae.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -80,7 +80,7 @@ class VAETraining:
         self.module = self._with_loss(vae)
 
     def _with_loss(self, vae: TAESD) -> AutoencoderLoss:
-        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        vae.to(memory_format=torch.channels_last)
         return AutoencoderLoss(vae, self.config.edge_weight, self.config.moment_weight)
 
     def batch(self, step: int, indices: range) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,259 @@
+"""The synthetic world, the sampling of training examples, and the loop: exact resume, independence of the processes."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint
+from artv_core.evaluation.synthetic import score_clip, summarise
+from artv_core.models.artv import ARTV
+from artv_core.training.config import DiffusionStage, TrainConfig, read_config
+from artv_core.training.data import LatentClips
+from artv_core.training.diffusion import DiffusionTraining, draw_sample, initialise
+from artv_core.training.loop import learning_rate_factor
+from artv_core.training.run import run
+from artv_core.training.synthetic import (
+    DIRECTIONS,
+    SPEEDS,
+    held_out_combinations,
+    render,
+    sample_clip,
+    vocabulary,
+)
+
+ROOT = Path(__file__).parent.parent
+
+SMALL = """
+name = "small"
+preset = "tiny"
+[latents]
+clips = 6
+frames = 4
+[vae]
+steps = 2
+batch_size = 2
+[decoder]
+steps = 1
+batch_size = 2
+[diffusion]
+steps = 4
+batch_size = 4
+warmup_steps = 1
+save_minutes = 0.0
+sheet_rows = 1
+sheet_columns = 2
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> TrainConfig:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return read_config(path)
+
+
+def stage(config: TrainConfig) -> DiffusionTraining:
+    torch.manual_seed(0)
+    clips = LatentClips(torch.randn(6, 12, 4, 8, 8).half(), tuple(sample_clip(0, i).caption for i in range(6)))
+    model = ARTV(config.model)
+    initialise(model, config.diffusion)
+    return DiffusionTraining(config, model, clips)
+
+
+def test_clips_follow_from_seed_and_index():
+    assert sample_clip(3, 7) == sample_clip(3, 7)
+    assert sample_clip(3, 7) != sample_clip(3, 8)
+    assert sample_clip(3, 7) != sample_clip(4, 7)
+
+
+def test_held_out_triples_are_never_trained_on():
+    held_out = held_out_combinations()
+    assert len(held_out) == 64
+    trained = [sample_clip(0, i) for i in range(2000)]
+    measured = [sample_clip(0, i, held_out=True) for i in range(500)]
+    assert not {(c.color, c.kind, c.background) for c in trained} & held_out
+    assert {(c.color, c.kind, c.background) for c in measured} <= held_out
+
+
+def test_captions_use_the_vocabulary_and_name_what_is_shown():
+    known = set(vocabulary())
+    for index in range(300):
+        clip = sample_clip(1, index)
+        assert set(clip.caption.split()) <= known
+        assert f"{clip.color} " in clip.caption
+        assert clip.kind in clip.caption
+        assert clip.motion in clip.caption
+
+
+def test_image_analysis_reads_true_clips():
+    clips = [sample_clip(5, index) for index in range(60)]
+    videos = render(clips, 16, 64, 64)
+    scores = summarise([score_clip(video, clip) for video, clip in zip(videos, clips, strict=True)])
+    for name in ("background", "color", "kind", "present_at_end", "direction"):
+        assert scores[name] >= 0.98, (name, scores)
+
+
+def test_image_analysis_fails_a_frozen_video_and_a_wrong_one():
+    clips = [clip for clip in (sample_clip(5, index) for index in range(60)) if clip.velocity is not None]
+    videos = render(clips, 16, 64, 64)
+    frozen = [score_clip(video[:1].expand(16, -1, -1, -1), clip) for video, clip in zip(videos, clips, strict=True)]
+    assert summarise(frozen)["direction"] == 0
+    others = [score_clip(video, clip) for video, clip in zip(videos, [*clips[1:], clips[0]], strict=True)]
+    assert summarise(others)["color"] < 0.4
+    assert summarise(others)["direction"] < 0.4
+
+
+def test_the_world_wraps_round():
+    clip = next(c for c in (sample_clip(2, i) for i in range(99)) if c.motion == "right" and c.speed == "fast")
+    dx, dy = DIRECTIONS[clip.motion]
+    shift = SPEEDS["fast"] * 64
+    frames = render([clip], 2, 64, 64)[0]
+    assert (dx, dy) == (1.0, 0.0)
+    moved = frames[0].roll(round(shift), dims=-1)
+    assert (moved - frames[1]).abs().mean() < 0.02 < (frames[0] - frames[1]).abs().mean()
+
+
+def test_other_shapes_of_frame_render():
+    assert render([sample_clip(0, 0)], 3, 48, 96).shape == (1, 3, 3, 48, 96)
+
+
+def test_draws_keep_to_the_anchor_window_and_the_order_of_references():
+    config = DiffusionStage()
+    draws = [draw_sample(config, random.Random(i), 9, 30, 2, 1000) for i in range(3000)]
+    for draw in draws:
+        assert all(reference < draw.target for reference in draw.references)
+        assert len(draw.references) in (0, 2)
+        if draw.anchor is not None:
+            assert draw.target - config.anchor_window <= draw.anchor < draw.target
+        if not draw.references:
+            assert draw.reference_level == 0
+        assert draw.reference_level <= config.max_noise_level
+    first = sum(not draw.references for draw in draws) / len(draws)
+    assert abs(first - (0.25 + 0.75 * 0.1)) < 0.04
+    second = sum(draw.references[:1] == draw.references[1:] != () for draw in draws) / len(draws)
+    assert abs(second - 0.9 * (0.3 + 0.45 / 29)) < 0.04
+    levels = [(draw.reference_level, draw.anchor_level) for draw in draws if draw.references and draw.anchor]
+    assert abs(torch.corrcoef(torch.tensor(levels).T.float())[0, 1]) < 0.1
+
+
+def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):
+    training = stage(small)
+    whole = training.batch(3, range(4))
+    halves = training.batch(3, range(2)), training.batch(3, range(2, 4))
+    for part, first, second in zip(whole, *halves, strict=True):
+        assert torch.equal(part, torch.cat([first, second]))
+    assert not torch.equal(whole[0], training.batch(4, range(4))[0])
+
+
+def test_loss_falls(small: TrainConfig):
+    training = stage(small)
+    optimizer = torch.optim.AdamW(training.module.parameters(), lr=2e-3)
+    batch, losses = training.batch(0, range(16)), []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss, _ = training.module(*batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_words_never_captioned_mean_nothing(small: TrainConfig):
+    text = stage(small).model.text
+    assert text is not None
+    embedding = text.model.token_embedding.weight
+    tokens = text.tokenize(["a red circle", "zebra"])
+    assert embedding[tokens[0, :4]].abs().sum(dim=1).min() > 0
+    assert embedding[tokens[1, 1]].abs().sum() == 0
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = DiffusionStage(steps=100, warmup_steps=10, decay_steps=20)
+    factors = [learning_rate_factor(step, config) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[10:80] == [1.0] * 70
+    assert factors[-1] == pytest.approx(0.05)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole small run: all stages."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.toml").write_text(SMALL)
+    run(
+        read_config(folder / "small.toml"),
+        str(folder),
+        ["vae", "latents", "decoder", "diffusion", "export"],
+        resume=False,
+    )
+    return folder / "small"
+
+
+def test_a_whole_run_leaves_a_checkpoint_that_loads(finished: Path):
+    path = finished / "small.safetensors"
+    summary = describe_checkpoint(path)
+    assert not summary.missing
+    model = load_checkpoint(path)
+    assert model.config.name == "small"
+    assert model.config.vocabulary == vocabulary()
+    assert path.stat().st_size < 24e6
+    assert list((finished / "diffusion").glob("sheet-*.png"))
+    assert list((finished / "diffusion" / "tensorboard").glob("events*"))
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path: Path):
+    """Stopped by SIGTERM after a step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("vae", "latents"):
+        (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
+    script = (
+        "import os, signal, sys; from artv_core.training import diffusion, run, config;"
+        "before = diffusion.DiffusionTraining.batch;"
+        "diffusion.DiffusionTraining.batch = lambda self, step, indices: "
+        "(os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None, before(self, step, indices))[1];"
+        f"run.run(config.read_config({str(tmp_path / 'small.toml')!r}), {str(tmp_path)!r}, ['diffusion'], resume=False)"
+    )
+    stopped = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "--resume" in stopped.stdout
+    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=True)
+    resumed, whole = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="--resume"):
+        (tmp_path / "small.toml").write_text(SMALL)
+        run(read_config(tmp_path / "small.toml"), str(finished.parent), ["vae"], resume=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not valid TOML"),
+        ("colour = 1", "unknown field 'colour'"),
+        ("preset = 'huge'", "known presets: sd21, tiny"),
+        ("[vae]\nsteps = 0", "at least 1"),
+        ("[vae]\nsteps = 'many'", "expected int"),
+        ("[latents]\nframes = 2", "at least 3"),
+        ("[diffusion]\nmixed_precision = 'fp4'", "accepted: no, bf16, fp16"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_and_code_2(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    command = [sys.executable, "train.py", "--config", str(path), "--output", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
