@@ -1,0 +1,75 @@
+"""The quality table itself: true clips pass it, a frozen video and shuffled ones fail it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from artv_core.evaluation.quality import (
+    appearance,
+    background_drift,
+    direction,
+    holding,
+    quality_clips,
+    read_rollout,
+    sharpness_kept,
+    speed,
+    survival,
+)
+from artv_core.training.synthetic import held_out_combinations, render, sample_clip
+
+RESULT = Path(__file__).parent.parent / "benchmarks/results/quality.json"
+
+
+@pytest.fixture(scope="module")
+def videos() -> Tensor:
+    return render(quality_clips(48), 24, 64, 64)
+
+
+def test_prompts_are_held_out_and_even():
+    clips = quality_clips(64)
+    assert {(clip.color, clip.kind, clip.background) for clip in clips} == held_out_combinations()
+    assert set(Counter(clip.motion for clip in clips).values()) == {8}
+    assert max(Counter(clip.size for clip in clips).values()) <= 22
+    assert not {clip.caption for clip in clips} & {sample_clip(1, index).caption for index in range(3000)}
+
+
+def test_true_clips_pass(videos: Tensor):
+    clips, read = quality_clips(48), read_rollout(videos)
+    table = appearance(read, clips) | holding(read, clips, 23)
+    for name, value in table.items():
+        if name.startswith("background drift"):
+            assert value < 2
+        elif name.startswith("sharpness"):
+            assert value == pytest.approx(1, abs=0.1)
+        else:
+            assert value >= 0.98, name
+
+
+def test_a_frozen_video_fails(videos: Tensor):
+    clips, read = quality_clips(48), read_rollout(videos[:, :1].expand(-1, 24, -1, -1, -1))
+    assert direction(read, clips, 0, 16) == 0
+    assert speed(read, clips, 8, 24) == 0
+    assert survival(read, clips, 23) >= 0.98
+
+
+def test_what_goes_wrong_is_seen(videos: Tensor):
+    clips = quality_clips(48)
+    backwards = read_rollout(videos.flip(1))
+    assert direction(backwards, clips, 0, 16) == 0
+    faded = read_rollout(videos * torch.linspace(1, 0.8, 24)[:, None, None, None])
+    assert background_drift(faded, 23) > 10
+    assert sharpness_kept(faded, 23) < 0.85
+    empty = read_rollout(videos[..., :1, :1].expand_as(videos))
+    assert survival(empty, clips, 23) < 0.1
+
+
+def test_the_committed_result_names_the_shipped_checkpoint():
+    from artv_core.checkpoint import shipped_checkpoint
+
+    result = json.loads(RESULT.read_text())
+    assert shipped_checkpoint("tiny").stem == result["checkpoint"]
+    assert {"command", "commit", "machine", "bars"} <= set(result)
