@@ -1,0 +1,181 @@
+"""Prompts and images in, frames out: the glue between people's input and the spine (`generate.generate_frames`)."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import load_checkpoint, open_tensor_file, resolve_checkpoint
+from .conditioning import TextSegment, TextTrack
+from .frames import AnchorPolicy
+from .generate import Frame, GenerateOptions, StepCallback, as_batch, generate_frames
+from .models.artv import ARTV
+
+Prompt = str | Sequence[str]
+"""One text for all videos of a batch, or one for each of them."""
+
+Prompts = str | Sequence[tuple[int, Prompt]] | TextTrack
+"""One prompt for all frames; or (start frame, prompt) pairs that begin at frame 0 and ascend; or encoded prompts."""
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """A frame to look at: absolute index, image [B, 3, H, W] float32 in [0, 1], latent [B, C, h, w] float32 in the
+    model's own scale, and the mean copy mask [B, 1, h, w] (1 = copied), None for frames that were given or had nothing
+    to copy. Tensors are on the model's device."""
+
+    index: int
+    image: Tensor
+    latent: Tensor
+    mask: Tensor | None
+
+
+class Pipeline:
+    """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is."""
+
+    def __init__(self, model: ARTV) -> None:
+        self.model = model
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        name_or_path: str | Path = "tiny",
+        *,
+        base: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Pipeline":
+        """From a checkpoint's path or shipped name. Raises ValueError, one line, as `load_checkpoint` does."""
+        return cls(load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.model.noise.parameters()).device
+
+    def encode_prompts(self, prompts: Prompts) -> TextTrack:
+        """Prompts to the text of each frame: contexts [L, D], or [B, L, D] where each video has a text of its own.
+
+        Raises ValueError without a text encoder, and unless starts begin at 0 and ascend.
+        """
+        if isinstance(prompts, TextTrack):
+            return prompts
+        pairs = [(0, prompts)] if isinstance(prompts, str) else prompts
+        return TextTrack([TextSegment(start, self._encode_prompt(prompt)) for start, prompt in pairs])
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] to latents [B, C, h, w] float32. Raises ValueError as `ARTV.encode_images`."""
+        with torch.no_grad():
+            return self.model.encode_images(image)
+
+    def frames(
+        self,
+        prompts: Prompts,
+        options: GenerateOptions,
+        *,
+        image: Tensor | None = None,
+        given: Sequence[Tensor] | Tensor | None = None,
+        negative: str | None = None,
+        anchor: AnchorPolicy | None = None,
+        on_step: StepCallback | None = None,
+    ) -> Iterator[DecodedFrame]:
+        """All frames of the video from frame 0 on, each as soon as it is made; given frames come first, decoded.
+
+        `image` [1 or B, 3, H, W] in [0, 1] is frame 0; or `given` are the first frames' latents ([T, C, h, w] or
+        [T, B, C, h, w]), from which the video goes on; with neither, frame 0 is made from text. Raises ValueError, one
+        line, on input that does not fit, before anything is sampled.
+        """
+        options = options.resolved(self.model.config)
+        latents = list(given) if given is not None else []
+        if image is not None and latents:
+            raise ValueError("an image and given frames exclude each other: the image would be frame 0")
+        if image is not None:
+            latents = [self.encode_image(image)]
+        latents = [as_batch(latent, options, self.model) for latent in latents]
+        text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
+        made = generate_frames(
+            self.model, text, options, negative=null, given=latents, anchor=anchor, on_step=on_step
+        )  # fmt: skip
+        given_frames = (Frame(index, latent, None) for index, latent in enumerate(latents))
+        return map(self.decode, itertools.chain(given_frames, made))
+
+    def decode(self, frame: Frame) -> DecodedFrame:
+        """The frame with its image. Raises ValueError without a VAE."""
+        with torch.no_grad():
+            return DecodedFrame(frame.index, self.model.decode_latents(frame.latent), frame.latent, frame.mask)
+
+    def _encode_prompt(self, prompt: Prompt) -> Tensor:
+        # One at a time: a text's context must not depend, in its last bits, on what else was encoded with it.
+        with torch.no_grad():
+            if isinstance(prompt, str):
+                return self.model.encode_text([prompt])[0]
+            return torch.cat([self.model.encode_text([text]) for text in prompt])
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one. Raises ValueError, one line, where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if kind not in present or (index and not index.isdecimal()):
+        raise ValueError(f"unknown device {name!r}; accepted are auto, cpu, cuda, cuda:0 and mps")
+    if int(index or 0) >= present[kind]:
+        found = ", ".join(f"{kind} ({count})" for kind, count in present.items() if count)
+        raise ValueError(f"device {name!r} is not there; this machine has: {found}")
+    return torch.device(name)
+
+
+def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int) -> None:
+    """Write frames' latents (each [B, C, h, w]) to one safetensors file, `latents` [T, B, C, h, w] float32, with the
+    seed in its metadata. Raises OSError where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    stacked = torch.stack([latent.detach().cpu().float() for latent in latents]).contiguous()
+    try:
+        save_file({"latents": stacked}, path, {"artv_latents": "1", "seed": str(seed)})
+    except SafetensorError as error:
+        raise OSError(" ".join(str(error).split())) from None
+
+
+@dataclass(frozen=True)
+class SavedLatents:
+    """Frames to go on from: `latents` [T, B, C, h, w] float32, and the seed they were made with."""
+
+    latents: Tensor
+    seed: int
+
+
+def load_latents(path: str | Path) -> SavedLatents:
+    """What `save_latents` wrote. Raises ValueError, one line, for anything else."""
+    from safetensors.torch import load_file
+
+    file = open_tensor_file(path)
+    info, seed = file.tensors.get("latents"), file.metadata.get("seed", "")
+    sound = info is not None and len(info.shape) == 5 and info.dtype == "F32" and info.count
+    if "artv_latents" not in file.metadata or not sound or not (seed.isdecimal() and len(seed) <= 20):
+        raise ValueError(f"{path} does not hold latents of frames; expected a file made by --save-latents")
+    latents = load_file(path)["latents"]
+    if not torch.isfinite(latents).all():
+        raise ValueError(f"{path} holds latents that are infinite or not a number")
+    return SavedLatents(latents, int(seed))
+
+
+def like_saved(options: GenerateOptions, saved: SavedLatents, factor: int) -> GenerateOptions:
+    """Options with the number of videos of `saved`, and its size where none was chosen."""
+    height, width = (side * factor for side in saved.latents.shape[-2:])
+    return dataclasses.replace(
+        options,
+        height=height if options.height is None else options.height,
+        width=width if options.width is None else options.width,
+        batch_size=saved.latents.shape[1],
+    )
