@@ -1,0 +1,354 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from artv_core import media
+from artv_core.media import (
+    VideoWriter,
+    check_writable,
+    contact_sheet,
+    evenly_spaced,
+    mask_frames,
+    read_image,
+    read_video,
+    replacing,
+)
+
+
+def smooth(count: int = 6, height: int = 64, width: int = 64) -> torch.Tensor:
+    """Frames that H.264 stores well: colours that change slowly over space and time."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack([torch.stack([x * y, (x + t / count) / 2, (1 - y) * t / count]) for t in range(count)])
+
+
+def saved(path: Path, pixels: np.ndarray | Image.Image, **options: object) -> Path:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_of_the_wanted_size_is_read_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    image = read_image(saved(tmp_path / "a.png", pixels), 16, 24)
+    assert image.shape == (1, 3, 16, 24)
+    assert image.dtype == torch.float32
+    assert torch.equal((image[0].permute(1, 2, 0) * 255).round().byte(), torch.from_numpy(pixels))
+
+
+def test_other_sizes_are_covered_and_cropped_at_the_centre(tmp_path):
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 255
+    image = read_image(saved(tmp_path / "wide.png", pixels), 40, 40)
+    assert image.shape == (1, 3, 40, 40)
+    assert image[..., 2:-2].min() > 0.99
+    tall = read_image(saved(tmp_path / "tall.png", pixels.transpose(1, 0, 2)), 8, 8)
+    assert tall.shape == (1, 3, 8, 8)
+    assert tall[..., 1:-1, :].min() > 0.99
+    for height, width in ((8, 64), (64, 8), (24, 40)):
+        assert read_image(tmp_path / "wide.png", height, width).shape == (1, 3, height, width)
+
+
+def test_transparency_lies_on_white(tmp_path):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, 4:] = (255, 0, 0, 128)
+    image = read_image(saved(tmp_path / "a.png", pixels), 8, 8)
+    torch.testing.assert_close(image[0, :, 0, 0], torch.ones(3))
+    torch.testing.assert_close(image[0, :, 0, 7], torch.tensor([1, 127 / 255, 127 / 255]))
+    palette = Image.fromarray(np.zeros((8, 8), np.uint8), "P")
+    palette.putpalette([10, 20, 30])
+    image = read_image(saved(tmp_path / "p.png", palette, transparency=0), 8, 8)
+    torch.testing.assert_close(image, torch.ones(1, 3, 8, 8))
+
+
+def test_grey_and_sixteen_bits(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    image = read_image(saved(tmp_path / "l.png", grey), 8, 8)
+    torch.testing.assert_close(image, torch.from_numpy(grey)[None, None].expand(1, 3, 8, 8) / 255)
+    deep = (np.arange(64, dtype=np.uint16).reshape(8, 8)) * 1040
+    image = read_image(saved(tmp_path / "16.png", deep), 8, 8)
+    torch.testing.assert_close(image[0, 0], torch.from_numpy(deep.astype(np.float32)) / 65535)
+    alpha = np.stack([grey, np.full_like(grey, 255)], -1)
+    torch.testing.assert_close(read_image(saved(tmp_path / "la.png", alpha), 8, 8)[0, 2], torch.from_numpy(grey) / 255)
+    assert read_image(saved(tmp_path / "1.png", Image.fromarray(grey > 100)), 8, 8).unique().tolist() == [0, 1]
+    cmyk = Image.fromarray(np.zeros((8, 8, 4), np.uint8), "CMYK")
+    assert read_image(saved(tmp_path / "c.jpg", cmyk), 8, 8).min() > 0.98
+
+
+def test_exif_orientation_is_followed(tmp_path):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, 8:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image = read_image(saved(tmp_path / "a.png", pixels, exif=exif), 16, 8)
+    assert image[..., :7, :].max() < 0.01
+    assert image[..., 9:, :].min() > 0.99
+
+
+@pytest.mark.parametrize("fault", ["missing", "folder", "text", "empty", "truncated", "damaged", "bomb"])
+def test_what_is_no_image_is_one_line(tmp_path, monkeypatch, fault):
+    path = tmp_path / "a.png"
+    good = saved(tmp_path / "good.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    if fault == "folder":
+        path.mkdir()
+    elif fault == "bomb":
+        path.write_bytes(good.read_bytes())
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    elif fault != "missing":
+        whole = good.read_bytes()
+        damaged = whole[:60] + bytes(200) + whole[260:]
+        contents = {"text": b"hello", "empty": b"", "truncated": whole[:2000], "damaged": damaged}
+        path.write_bytes(contents[fault])
+    with pytest.raises(ValueError, match=r"cannot read image .*a\.png: ") as caught:
+        read_image(path, 8, 8)
+    assert "\n" not in str(caught.value)
+
+
+# --- video ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "A.MP4"])
+def test_frames_come_back(tmp_path, name):
+    frames = smooth()
+    with VideoWriter(tmp_path / name, 8, comment='{"seed": 3}') as writer:
+        for index, frame in enumerate(frames):
+            writer.append(frame if index % 2 else (frame * 255).round().byte())
+            assert not (tmp_path / name).exists()
+    back = read_video(tmp_path / name)
+    assert back.shape == (6, 3, 64, 64)
+    assert back.dtype == torch.uint8
+    assert (back / 255 - frames).abs().mean() < 0.01
+    assert os.listdir(tmp_path) == [name]
+    with av.open(str(tmp_path / name)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 8
+        metadata = {key.lower(): value for key, value in container.metadata.items()}
+        assert json.loads(metadata["comment"]) == {"seed": 3}
+        assert stream.codec_context.pix_fmt == "yuv420p"
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
+def test_an_encoder_that_is_missing_is_replaced(tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr(media, "_is_encoder", lambda name: name == encoder)
+    with VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        for frame in smooth():
+            writer.append(frame)
+    assert (read_video(tmp_path / "a.mp4") / 255 - smooth()).abs().mean() < 0.02
+    monkeypatch.setattr(media, "_is_encoder", lambda name: False)
+    with pytest.raises(ValueError, match="no video encoder of: libx264"), VideoWriter(tmp_path / "b.mp4", 8) as writer:
+        writer.append(smooth()[0])
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (33, 65), (1, 1), (100, 30)])
+def test_any_size(tmp_path, height, width):
+    frames = smooth(3, height, width)
+    with VideoWriter(tmp_path / "a.mp4", 24) as writer:
+        for frame in frames:
+            writer.append(frame)
+    back = read_video(tmp_path / "a.mp4")
+    assert back.shape == (3, 3, height + height % 2, width + width % 2)
+    assert (back[..., :height, :width] / 255 - frames).abs().mean() < 0.05
+
+
+def test_upscaled_pixels_keep_their_colours(tmp_path):
+    colors = torch.tensor([[0.86, 0.12, 0.12], [0.13, 0.30, 0.86], [0.96, 0.9, 0.16], [0.0, 0.0, 0.0]])
+    frame = colors.T.reshape(3, 2, 2).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    with VideoWriter(tmp_path / "a.mp4", 8, upscale=8) as writer:
+        for _ in range(4):
+            writer.append(frame)
+    back = read_video(tmp_path / "a.mp4")
+    assert back.shape == (4, 3, 64, 64)
+    assert (back[0, :, 4::8, 4::8] / 255 - frame).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("fps", [0.5, 7.5, 29.97, 1000])
+def test_frame_rates(tmp_path, fps):
+    with VideoWriter(tmp_path / "a.mp4", fps) as writer:
+        for frame in smooth():
+            writer.append(frame)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert float(container.streams.video[0].average_rate) == pytest.approx(fps, rel=1e-3)
+
+
+def test_what_a_writer_refuses(tmp_path):
+    for name in ("a.gif", "a", "mp4"):
+        with pytest.raises(ValueError, match=r"must end in \.mp4"):
+            VideoWriter(tmp_path / name, 8)
+    for fps in (0, -1, float("nan"), float("inf"), 1e9):
+        with pytest.raises(ValueError, match="frame rate"):
+            VideoWriter(tmp_path / "a.mp4", fps)
+    with pytest.raises(ValueError, match="upscale"):
+        VideoWriter(tmp_path / "a.mp4", 8, upscale=0)
+    with (
+        pytest.raises(ValueError, match=r"expected \[3, height, width\]"),
+        VideoWriter(tmp_path / "a.mp4", 8) as writer,
+    ):
+        writer.append(torch.zeros(1, 3, 8, 8))
+    with VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        writer.append(torch.zeros(3, 8, 8))
+        with pytest.raises(ValueError, match="frame 1 is 16x8 pixels, the ones before it 8x8"):
+            writer.append(torch.zeros(3, 8, 16))
+    assert len(read_video(tmp_path / "a.mp4")) == 1
+
+
+def test_nothing_is_left_behind_without_frames_or_after_an_error(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 8):
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    with suppress(KeyError), VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        writer.append(smooth()[0])
+        raise KeyError
+    assert os.listdir(tmp_path) == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"old"
+
+
+def unwritable(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.mp4").mkdir()
+    return {
+        "no folder": tmp_path / "none" / "a.mp4",
+        "not a directory|no folder": tmp_path / "file" / "a.mp4",
+        "it is a folder": tmp_path / "folder.mp4",
+        "too long": tmp_path / f"{'a' * 300}.mp4",
+        "cannot write": Path("/proc/none.mp4"),
+    }
+
+
+def test_paths_that_cannot_be_written_are_found_on_entering(tmp_path):
+    for message, path in unwritable(tmp_path).items():
+        with pytest.raises(ValueError, match=message) as caught, VideoWriter(path, 8):
+            pytest.fail("entered")
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ValueError, match=message):
+            check_writable(path)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.mp4"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "real" / "b.mp4")
+    with VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        writer.append(smooth()[0])
+    assert (tmp_path / "a.mp4").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["b.mp4"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB, where this process may mount one."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("needs the right to mount a tmpfs; the test with a limit on file size stands in")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 16 KiB: real failing writes, with no right needed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def write_noise(path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with VideoWriter(path, 8) as writer:
+        for _ in range(40):
+            writer.append(torch.rand(3, 128, 128, generator=generator))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk):
+    with pytest.raises(ValueError, match=r"cannot write .*a\.mp4: no space left on device"):
+        write_noise(small_disk / "a.mp4")
+    assert os.listdir(small_disk) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path, small_files, name):
+    with pytest.raises(ValueError, match=r"cannot write .*a\.m.*: file too large"):
+        write_noise(tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_is_full_only_at_the_end(tmp_path, small_files):
+    with pytest.raises(ValueError, match="file too large"), VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        writer.append(torch.rand(3, 256, 256))
+    assert os.listdir(tmp_path) == []
+
+
+def test_replacing(tmp_path):
+    target = tmp_path / "a.txt"
+    with replacing(target) as path:
+        path.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    with pytest.raises(ValueError, match=r"cannot write .*a\.txt: no space left"), replacing(target):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == ["a.txt"]
+    check_writable(target)
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"\x00\x00\x00\x20ftypisom" + bytes(100)])
+def test_what_is_no_video_is_one_line(tmp_path, content):
+    path = tmp_path / "a.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="cannot read video") as caught:
+        read_video(path)
+    assert "\n" not in str(caught.value)
+
+
+# --- masks and sheets -------------------------------------------------------------------------------------------------
+
+
+def test_mask_frames():
+    mask = torch.tensor([[0.0, 1.0], [0.25, 2.0]])[None, None]
+    frames = mask_frames(mask, 4, 6)
+    assert frames.shape == (1, 3, 4, 6)
+    assert frames[0, 1].tolist() == [[0, 0, 0, 1, 1, 1]] * 2 + [[0.25, 0.25, 0.25, 1, 1, 1]] * 2
+
+
+def test_evenly_spaced():
+    assert evenly_spaced(16, 8) == [0, 2, 4, 6, 9, 11, 13, 15]
+    assert evenly_spaced(3, 8) == [0, 1, 2]
+    assert evenly_spaced(9, 1) == [0]
+
+
+def test_contact_sheet():
+    red, blue = torch.zeros(16, 3, 64, 64), torch.zeros(2, 3, 64, 64)
+    red[:, 0], blue[:, 2] = 1, 1
+    sheet = contact_sheet([("a red clip", red), ("a blue clip with a label " * 20, list(blue))], columns=4)
+    colors = {color: count for count, color in sheet.getcolors(sheet.width * sheet.height)}
+    inside = (128 - 2) ** 2
+    assert colors[(255, 0, 0)] == 4 * inside
+    assert colors[(0, 0, 255)] == 2 * inside
+    assert sheet.width < 4 * 128 + 80
+    for rows in ([], [("empty", [])]):
+        with pytest.raises(ValueError, match="contact sheet"):
+            contact_sheet(rows)
