@@ -1,0 +1,729 @@
+"""The command line: `artv demo`, `artv generate`, `artv info`. Whatever a user gets wrong is one line and exit code 2.
+
+What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .checkpoint import CheckpointSummary
+    from .config import ARTVConfig, NetworkConfig
+    from .frames import AnchorPolicy
+    from .generate import GenerateOptions
+    from .pipeline import DecodedFrame, Pipeline, SavedLatents
+    from .sampling import StepInfo
+
+USER_ERROR, INTERRUPTED = 2, 130
+MAX_BATCH = 256
+MAX_SEED = 2**64 - 1
+
+DEMO_FRAMES = 16
+DEMO_PIXELS = 256
+DEMO_TEXT = "a large red circle moving right fast on a blue background"
+DEMO_IMAGE = "a large yellow square moving down fast on a purple background"
+DEMO_TWO = (
+    "a large white circle moving right fast on a green background",
+    "a large white circle moving up fast on a green background",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `artv` with these arguments (by default the process's own). Returns the exit code."""
+    try:
+        args = build_parser().parse_args(argv)
+        return args.run(args)
+    except SystemExit as stop:  # argparse, after --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        _say("stopped")
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        _say(str(error) or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _say("out of memory; try a smaller size, a smaller batch, or --dtype bfloat16")
+    return USER_ERROR
+
+
+def _say(message: str) -> None:
+    print("artv:", " ".join(message.split()), file=sys.stderr)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
+# Parsing
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} ({self.prog} --help lists what there is)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; each command's function is in `run`."""
+    parser = _Parser(
+        prog="artv", description="ART-V: text to video, one frame at a time. First steps: artv demo", allow_abbrev=False
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_generate(commands)
+    _add_info(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        print("artv", _version())
+        raise SystemExit(0)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("comfyui-artv")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="make three clips and a contact sheet with the shipped checkpoint",
+        description="Makes a text-to-video, an image-to-video and a two-prompt clip, and a contact sheet of them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", type=Path, default=Path("artv-demo"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--no-comfyui", action="store_true", help="do not use a ComfyUI (none is used yet: the core does the work)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    _add_model_options(parser)
+    parser.set_defaults(run=run_demo)
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="make a video from text, or from text and an image",
+        description="Makes a video. Settings that are not given are those that the checkpoint recommends.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what is to be seen")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4", help="the video to write")
+    for add in (_add_input_options, _add_sampling_options, _add_output_options, _add_model_options):
+        add(parser)
+    parser.set_defaults(run=run_generate)
+
+
+def _add_input_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to show")
+    group.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="several prompts, one a line, each for one segment of the checkpoint's length; or lines `24: prompt`, "
+        "each with its first frame",
+    )
+    group.add_argument("--negative", metavar="TEXT", help="what is not to be seen")
+    group.add_argument(
+        "--image",
+        type=Path,
+        metavar="PNG",
+        help="frame 0; scaled to cover the video's size, then cropped at its centre",
+    )
+    group.add_argument(
+        "--continue-from", type=Path, metavar="F.safetensors", help="go on from the frames --save-latents wrote"
+    )
+    group.add_argument(
+        "--anchor",
+        choices=("segment", "first", "rolling", "none"),
+        help="the frame that holds the scene together: the last one of the prompt before (segment, the default), "
+        "frame 0 (first), the one 10 frames back (rolling)",
+    )
+    group.add_argument("--anchor-image", type=Path, metavar="PNG", help="an image as the anchor, instead of --anchor")
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to make it")
+    group.add_argument("--frames", type=int, metavar="N", help="length of the video, given frames included")
+    group.add_argument("--seed", type=int, help="default: 0, or that of the frames to go on from")
+    group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
+    group.add_argument("--width", type=int, metavar="W", help="pixels")
+    group.add_argument("--height", type=int, metavar="H", help="pixels")
+    group.add_argument("--steps", type=int, metavar="S", help="denoising steps for each frame")
+    group.add_argument("--sampler", metavar="NAME", help="euler, euler_ancestral, dpmpp_2m, dpmpp_2s_ancestral or ddim")
+    group.add_argument("--cfg-references", type=float, metavar="X", help="guidance by the last frames")
+    group.add_argument("--cfg-anchor", type=float, metavar="X", help="guidance by the anchor")
+    group.add_argument("--cfg-text", type=float, metavar="X", help="guidance by the text")
+    group.add_argument("--cfg-first", type=float, metavar="X", help="guidance by the text where no frame came before")
+    group.add_argument("--noise-level", type=int, metavar="N", help="noise augmentation of references and anchor")
+    group.add_argument("--no-mask", action="store_true", help="do without the mask network")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to write")
+    group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: the training clips'")
+    group.add_argument(
+        "--upscale", type=int, default=1, metavar="N", help="write each pixel as NxN pixels, to watch small videos"
+    )
+    group.add_argument("--mask-video", type=Path, metavar="F.mp4", help="a video of the copy masks (white: copied)")
+    group.add_argument("--save-latents", type=Path, metavar="F.safetensors", help="frames to go on from later")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", default="tiny", metavar="F", help="a file, or the shipped tiny (default)")
+    group.add_argument("--base", type=Path, metavar="F", help="the file with the parts that the checkpoint lacks")
+    group.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:0 or mps")
+    group.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="default: float32"
+    )
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="what a checkpoint holds",
+        description="Configuration, parameters of each network, and what is missing for which use.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="default: the shipped tiny")
+    parser.set_defaults(run=run_info)
+
+
+# A job: one run of the sampler and the files it writes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make and where to put it. `options` are resolved; `videos` and `masks` have one path for each video of
+    the batch; `given` [T, B, C, h, w] are frames to go on from."""
+
+    prompts: Sequence[tuple[int, str]]
+    options: GenerateOptions
+    videos: Sequence[Path]
+    fps: float
+    masks: Sequence[Path] = ()
+    latents: Path | None = None
+    upscale: int = 1
+    image: Path | None = None
+    given: Tensor | None = None
+    negative: str | None = None
+    anchor: str = "segment"
+    anchor_image: Path | None = None
+    checkpoint: str = ""
+
+    @property
+    def num_given(self) -> int:
+        """Frames that need not be made."""
+        return 1 if self.image is not None else 0 if self.given is None else len(self.given)
+
+    def comment(self, video: int) -> str:
+        """What is stored in a video's file: prompts, seed and settings, as JSON."""
+        settings = dataclasses.asdict(self.options)
+        settings["seed"] += video
+        del settings["batch_size"]
+        inputs = {"image": self.image, "negative": self.negative, "anchor_image": self.anchor_image}
+        named = {name: getattr(value, "name", value) for name, value in inputs.items() if value is not None}
+        made_by = {"artv": _version(), "checkpoint": self.checkpoint, "anchor": self.anchor}
+        return json.dumps({**made_by, "prompts": [list(prompt) for prompt in self.prompts], **named, **settings})
+
+
+def check_outputs(job: Job) -> None:
+    """Raises ValueError, before any time is spent, where a file of the job could not be written."""
+    from .media import check_writable
+
+    outputs = [*job.videos, *job.masks, *([job.latents] if job.latents else [])]
+    for index, path in enumerate(outputs):
+        if path.absolute() in [other.absolute() for other in outputs[:index]]:
+            raise ValueError(f"{path} is named as output twice; give each output a file of its own")
+        check_writable(path)
+    _writers(job)
+
+
+def _writers(job: Job) -> list[Any]:
+    from .media import VideoWriter
+
+    paths = [*enumerate(job.videos), *enumerate(job.masks)]
+    return [VideoWriter(path, job.fps, upscale=job.upscale, comment=job.comment(video)) for video, path in paths]
+
+
+def run_job(
+    pipeline: Pipeline, job: Job, label: str = "", on_frame: Callable[[DecodedFrame], None] | None = None
+) -> int:
+    """Sample the job and write its files, frame by frame. Returns how many frames were written.
+
+    The first Ctrl-C lets the current frame finish, the second one does not; in either case what was made is kept.
+    """
+    progress = Progress(job.options.num_frames, job.num_given, label)
+    frames = _frames(pipeline, job, progress.step)
+    latents: list[Tensor] = []
+    with ExitStack() as stack:
+        stack.enter_context(progress)
+        interrupted = stack.enter_context(_first_interrupt_noted())
+        writers = [stack.enter_context(writer) for writer in _writers(job)]
+        with suppress(KeyboardInterrupt):
+            for frame in frames:
+                _append(writers, frame, masks=bool(job.masks))
+                if job.latents:
+                    latents.append(frame.latent.cpu())
+                if on_frame is not None:
+                    on_frame(frame)
+                progress.frame(frame.index)
+                if interrupted.is_set():
+                    break
+    if job.latents and latents:
+        _save_latents(job.latents, latents, job.options.seed)
+    if progress.count < job.options.num_frames:
+        _say(f"stopped after {progress.count} of {job.options.num_frames} frames")
+    return progress.count
+
+
+def _frames(pipeline: Pipeline, job: Job, on_step: Callable[[int, StepInfo], None]) -> Iterator[DecodedFrame]:
+    image = None if job.image is None else _read(job.image, job)
+    return pipeline.frames(
+        job.prompts,
+        job.options,
+        image=image,
+        given=job.given,
+        negative=job.negative,
+        anchor=_anchor_policy(pipeline, job),
+        on_step=on_step,
+    )
+
+
+def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
+    from .frames import AnchorPolicy
+
+    if job.anchor_image is None:
+        return AnchorPolicy(job.anchor)
+    return AnchorPolicy("given", latent=pipeline.encode_image(_read(job.anchor_image, job)))
+
+
+def _read(path: Path, job: Job) -> Tensor:
+    from .media import read_image
+
+    return read_image(path, job.options.height or 0, job.options.width or 0)
+
+
+def _append(writers: Sequence[Any], frame: DecodedFrame, masks: bool) -> None:
+    images = list(frame.image.cpu())
+    if masks:
+        images += list(_mask_images(frame))
+    for writer, image in zip(writers, images, strict=True):
+        writer.append(image)
+
+
+def _mask_images(frame: DecodedFrame) -> Tensor:
+    """Black where there is no mask: nothing was copied."""
+    from .media import mask_frames
+
+    mask = frame.latent[:, :1] * 0 if frame.mask is None else frame.mask
+    return mask_frames(mask.cpu(), *frame.image.shape[-2:])
+
+
+def _save_latents(path: Path, latents: Sequence[Tensor], seed: int) -> None:
+    from .media import replacing
+    from .pipeline import save_latents
+
+    with replacing(path) as temporary:
+        save_latents(temporary, latents, seed)
+
+
+@contextmanager
+def _first_interrupt_noted() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, and only the next one raises KeyboardInterrupt."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(*_: object) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Progress:
+    """A bar on stderr: frames, seconds per frame, time left, and the step that is being made."""
+
+    FORMAT = "{desc}{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames, {rate_inv_fmt}, {remaining} left{postfix}"
+    REFRESH_SECONDS = 0.5
+
+    def __init__(self, num_frames: int, num_given: int, label: str = "") -> None:
+        self.num_frames, self.num_given, self.label = num_frames, num_given, label
+        self.count = 0
+        self._refreshed = 0.0
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self.num_frames,
+            initial=self.num_given,
+            desc=self.label,
+            bar_format=self.FORMAT,
+            unit="frame",
+            file=sys.stderr,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.set_postfix_str("", refresh=False)
+        self._bar.close()
+
+    def frame(self, index: int) -> None:
+        """A frame is finished; a given one is none that was made."""
+        self.count = index + 1
+        if index >= self.num_given:
+            self._bar.update()
+
+    def step(self, frame: int, info: StepInfo) -> None:
+        """A step is finished: shown now and then, for a frame may take minutes."""
+        now = time.monotonic()
+        if now - self._refreshed > self.REFRESH_SECONDS:
+            self._refreshed = now
+            self._bar.set_postfix_str(f"step {info.step + 1}/{info.num_steps}")
+
+
+# artv generate
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Everything that can be wrong is found before the weights are loaded, as far as it can be known without them."""
+    from .checkpoint import describe_checkpoint, resolve_checkpoint
+
+    path = resolve_checkpoint(args.checkpoint)
+    job = generate_job(args, describe_checkpoint(path).config)
+    for image in (job.image, job.anchor_image):
+        if image is not None:
+            _read(image, job)
+    check_outputs(job)
+    pipeline = load_pipeline(args)
+    warn_of_words(pipeline, [text for _, text in job.prompts] + ([job.negative] if job.negative else []))
+    written = run_job(pipeline, job)
+    if written:
+        _print_paths([*job.videos, *job.masks, *([job.latents] if job.latents else [])])
+    return 0 if written == job.options.num_frames else INTERRUPTED
+
+
+def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
+    """Arguments to a job. Raises ValueError, one line, on whatever cannot be done."""
+    prompts = _prompts(args, config.segment_frames)
+    saved = _saved_frames(args)
+    num_given = len(saved.latents) if saved else int(args.image is not None)
+    # One segment for each prompt, and one more than there is to go on from.
+    usual = max(prompts[-1][0], len(saved.latents) if saved else 0) + config.segment_frames
+    options = _options(args, config, saved, usual)
+    if options.num_frames <= num_given:
+        raise ValueError(f"--frames is {options.num_frames}, which counts the {num_given} given; give a larger number")
+    beyond = [start for start, _ in prompts if start >= options.num_frames]
+    if beyond:
+        _say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
+    if args.anchor and args.anchor_image:
+        raise ValueError("--anchor and --anchor-image exclude each other")
+    return Job(
+        prompts=prompts,
+        options=options,
+        videos=_numbered(args.output, options.batch_size),
+        masks=_numbered(args.mask_video, options.batch_size) if args.mask_video else (),
+        latents=args.save_latents,
+        fps=config.fps if args.fps is None else args.fps,
+        upscale=args.upscale,
+        image=args.image,
+        given=saved.latents if saved else None,
+        negative=args.negative,
+        anchor="given" if args.anchor_image else args.anchor or "segment",
+        anchor_image=args.anchor_image,
+        checkpoint=config.name,
+    )
+
+
+def _prompts(args: argparse.Namespace, segment_frames: int) -> list[tuple[int, str]]:
+    from .prompts import read_prompt_file
+
+    if (args.prompt is None) == (args.prompts is None):
+        raise ValueError("give either a PROMPT or --prompts FILE")
+    if args.prompts is not None:
+        return [(start, text) for start, text in read_prompt_file(args.prompts, segment_frames)]
+    if not args.prompt.strip():
+        raise ValueError("the prompt is empty; say what is to be seen")
+    return [(0, args.prompt)]
+
+
+def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
+    from .pipeline import load_latents
+
+    if args.continue_from is None:
+        return None
+    if args.image is not None:
+        raise ValueError("--image and --continue-from exclude each other: the image would be frame 0")
+    saved = load_latents(args.continue_from)
+    if args.batch not in (None, saved.latents.shape[1]):
+        raise ValueError(f"--batch is {args.batch}, but {args.continue_from} holds {saved.latents.shape[1]} videos")
+    return saved
+
+
+def _options(
+    args: argparse.Namespace, config: ARTVConfig, saved: SavedLatents | None, usual_frames: int
+) -> GenerateOptions:
+    from .generate import GenerateOptions
+    from .pipeline import like_saved
+
+    seed = args.seed if args.seed is not None else saved.seed if saved else 0
+    batch = 1 if args.batch is None else args.batch
+    if args.frames is not None and args.frames < 1:
+        raise ValueError(f"--frames is {args.frames}; give 1 or more")
+    if not 1 <= batch <= MAX_BATCH:
+        raise ValueError(f"--batch is {batch}; accepted are 1 to {MAX_BATCH}")
+    options = GenerateOptions(
+        num_frames=usual_frames if args.frames is None else args.frames,
+        height=args.height,
+        width=args.width,
+        seed=seed,
+        batch_size=batch,
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance_references=args.cfg_references,
+        guidance_anchor=args.cfg_anchor,
+        guidance_text=args.cfg_text,
+        first_frame_guidance=args.cfg_first,
+        reference_noise_level=args.noise_level,
+        anchor_noise_level=args.noise_level,
+        use_mask=not args.no_mask,
+    )
+    if saved:
+        options = like_saved(options, saved, config.vae.factor)
+    _check_seed(seed, options.batch_size)
+    return options.resolved(config)
+
+
+def _check_seed(seed: int, batch: int) -> None:
+    if not 0 <= seed <= MAX_SEED + 1 - batch:
+        raise ValueError(f"--seed is {seed}; accepted are 0 to {MAX_SEED + 1 - batch}")
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(count)]
+
+
+def load_pipeline(args: argparse.Namespace) -> Pipeline:
+    """The model that the arguments name. Raises ValueError, one line, for a device or a file that will not do."""
+    import torch
+
+    from .pipeline import Pipeline, pick_device
+
+    device = pick_device(args.device)
+    return Pipeline.from_checkpoint(args.checkpoint, base=args.base, device=device, dtype=getattr(torch, args.dtype))
+
+
+def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
+    """One line on stderr for each text that is too long, and one for all words that the checkpoint never saw."""
+    encoder, vocabulary = pipeline.model.text, pipeline.model.config.vocabulary
+    if encoder is None:
+        return
+    for text in texts:
+        lost = encoder.lost_words(text)
+        if lost:
+            _say(f"warning: the prompt is longer than the text encoder reads; these words are lost: {' '.join(lost)}")
+    unknown = dict.fromkeys(word for text in texts for word in encoder.unknown_words(text, vocabulary))
+    if unknown:
+        _say(f"warning: the checkpoint never saw: {', '.join(unknown)}; it knows: {', '.join(vocabulary)}")
+
+
+def _print_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(path)
+
+
+# artv demo
+
+
+@dataclass
+class _Reel:
+    """A job of the demo, and the frames that came of it."""
+
+    title: str
+    job: Job
+    frames: list[Tensor] = field(default_factory=list)
+
+    def take(self, frame: DecodedFrame) -> None:
+        """Keep the frame's first video for the contact sheet."""
+        self.frames.append(frame.image[0].cpu())
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Three clips and a contact sheet in the output folder."""
+    from .checkpoint import describe_checkpoint, resolve_checkpoint
+    from .media import check_writable, contact_sheet, replacing
+
+    _check_seed(args.seed, 1)
+    config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
+    _make_folder(args.output)
+    sheet = args.output / "contact-sheet.png"
+    check_writable(sheet)
+    reels = _demo_reels(args, config)
+    for reel in reels:
+        check_outputs(reel.job)
+    pipeline = load_pipeline(args)
+
+    started = time.monotonic()
+    for reel in reels:
+        warn_of_words(pipeline, [text for _, text in reel.job.prompts])
+        if run_job(pipeline, reel.job, f"{reel.title}: ", reel.take) < reel.job.options.num_frames:
+            return INTERRUPTED
+    with replacing(sheet) as temporary:
+        rows = [(_row_label(reel), reel.frames) for reel in reels]
+        contact_sheet(rows).save(temporary, format="PNG")
+    print(f"made in {time.monotonic() - started:.0f} seconds:", file=sys.stderr)
+    _print_paths([*(path for reel in reels for path in reel.job.videos), sheet])
+    return 0
+
+
+def _demo_reels(args: argparse.Namespace, config: ARTVConfig) -> list[_Reel]:
+    from .generate import GenerateOptions
+
+    def reel(title: str, file: str, prompts: Sequence[str], image: Path | None = None) -> _Reel:
+        options = GenerateOptions(num_frames=DEMO_FRAMES * len(prompts), seed=args.seed).resolved(config)
+        job = Job(
+            prompts=[(DEMO_FRAMES * index, prompt) for index, prompt in enumerate(prompts)],
+            options=options,
+            videos=[args.output / file],
+            fps=config.fps,
+            upscale=max(1, DEMO_PIXELS // max(config.size)),
+            image=image,
+            checkpoint=config.name,
+        )
+        return _Reel(title, job)
+
+    image = args.output / "image.png"
+    _paint_demo_image(image, *config.size)
+    return [
+        reel("text to video", "text-to-video.mp4", [DEMO_TEXT]),
+        reel("image to video", "image-to-video.mp4", [DEMO_IMAGE], image),
+        reel("two prompts", "two-prompts.mp4", DEMO_TWO),
+    ]
+
+
+def _row_label(reel: _Reel) -> str:
+    return f"{reel.title}: {' / then: '.join(text for _, text in reel.job.prompts)}"
+
+
+def _paint_demo_image(path: Path, height: int, width: int) -> None:
+    """A picture for the image-to-video clip, drawn by the world that the shipped checkpoint was trained on."""
+    from PIL import Image
+
+    from .media import replacing
+    from .training.synthetic import Clip, render
+
+    look = {"color": "yellow", "kind": "square", "size": "large", "texture": "plain", "background": "purple"}
+    move = {"motion": "down", "speed": "fast", "x": 0.5, "y": 0.35, "phase": 0.0}
+    clip = Clip(**look, **move, tint=0.0, background_tint=0.0, caption=DEMO_IMAGE)  # type: ignore[arg-type]
+    pixels = (render([clip], 1, height, width)[0, 0] * 255).round().byte().permute(1, 2, 0).numpy()
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+# artv info
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """What the file's header says; no weights are read."""
+    from .checkpoint import describe_checkpoint, resolve_checkpoint
+
+    print("\n".join(info_lines(describe_checkpoint(resolve_checkpoint(args.checkpoint)))))
+    return 0
+
+
+def info_lines(summary: CheckpointSummary) -> Iterator[str]:
+    """The text of `artv info`."""
+    from .checkpoint import PARTS
+
+    config = summary.config
+    yield f"{summary.path}"
+    yield f"  {config.name}, {summary.file_bytes / 1e6:.1f} MB, {', '.join(summary.dtypes)}"
+    if summary.base:
+        yield f"  trained on {summary.base}"
+    yield "configuration"
+    yield from _rows(_configuration(config))
+    yield "recommended settings"
+    yield from _rows({name.replace("_", " "): value for name, value in vars(config.sampling).items()})
+    yield "parameters"
+    counts = {PARTS[part]: f"{count:,}" for part, count in summary.parameters.items()}
+    yield from _rows({**counts, "together": f"{sum(summary.parameters.values()):,}"})
+    yield "missing" if summary.missing else "missing: nothing; text, images and latents in, video out"
+    yield from _rows(summary.missing)
+    if summary.metadata:
+        yield "notes"
+        yield from _rows({name: " ".join(text.split())[:300] for name, text in summary.metadata.items()})
+
+
+def _configuration(config: ARTVConfig) -> dict[str, object]:
+    schedule, vae, text = config.schedule, config.vae, config.text
+    return {
+        "trained on": f"{config.size[1]}x{config.size[0]} pixels, {config.fps:g} frames per second",
+        "frames of a segment": config.segment_frames,
+        "noise network": _network(config.noise),
+        "mask network": "none" if config.mask is None else _network(config.mask),
+        "prediction": f"{schedule.prediction}, {schedule.num_timesteps} time steps, "
+        f"{schedule.betas} betas {schedule.beta_start:g} to {schedule.beta_end:g}",
+        "VAE": f"{vae.kind}, {vae.latent_channels} channels, {vae.factor} pixels per cell, "
+        f"scale {vae.scale:g}, shift {vae.shift:g}",
+        "text encoder": f"width {text.width}, {text.layers} layers, {text.context_length} tokens, {text.layer} layer",
+        "vocabulary": ", ".join(config.vocabulary) or "open",
+    }
+
+
+def _network(network: NetworkConfig) -> str:
+    unet = network.unet
+    channels = ", ".join(map(str, unet.level_channels))
+    levels = ", ".join(map(str, unet.attention_levels))
+    return (
+        f"channels {channels}, {unet.num_res_blocks} blocks a level, attention at levels {levels}, "
+        f"{network.adapter.num_references} references, {network.anchor.num_tokens} anchor tokens"
+    )
+
+
+def _rows(table: dict[str, Any]) -> Iterator[str]:
+    width = max(map(len, table), default=0)
+    for name, value in table.items():
+        yield f"  {name:<{width}}  {value}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

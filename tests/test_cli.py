@@ -1,0 +1,545 @@
+import dataclasses
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from artv_core import cli
+from artv_core.checkpoint import load_checkpoint, save_checkpoint
+from artv_core.config import preset
+from artv_core.media import read_image, read_video
+from artv_core.models.artv import ARTV
+from artv_core.training.synthetic import vocabulary
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained tiny model with a vocabulary, its zero-initialised layers filled."""
+    torch.manual_seed(0)
+    model = ARTV(dataclasses.replace(preset("tiny"), vocabulary=vocabulary()))
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    model.update_null_context()
+    path = tmp_path_factory.mktemp("checkpoint") / "untrained.safetensors"
+    save_checkpoint(model, path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def generate(checkpoint: Path, output: Path, *more: object, prompt: str | None = "a red circle") -> int:
+    words = [] if prompt is None else [prompt]
+    return cli.main(["generate", *words, "-o", str(output), "--checkpoint", str(checkpoint), *QUICK, *map(str, more)])
+
+
+def job_of(checkpoint: Path, *arguments: object) -> cli.Job:
+    words = ["generate", "a fox", "-o", "out.mp4", *map(str, arguments)]
+    return cli.generate_job(cli.build_parser().parse_args(words), preset("tiny"))
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to stderr, which must be one line of ours."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"artv: [^\n]+\n", captured.err), captured.err
+    return captured.err
+
+
+# --- what a user gets -------------------------------------------------------------------------------------------------
+
+
+def test_generate_writes_a_video_and_says_where(checkpoint, tmp_path, capsys):
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 3, "--seed", 7) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out.mp4'}\n"
+    assert re.search(r"3/3 frames, +[\d.]+s/frame, 00:00 left", captured.err)
+    assert "warning" not in captured.err
+    assert read_video(tmp_path / "out.mp4").shape == (3, 3, 32, 32)
+    assert os.listdir(tmp_path) == ["out.mp4"]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        comment = json.loads(container.metadata["comment"])
+        assert container.streams.video[0].average_rate == preset("tiny").fps
+    assert comment["prompts"] == [[0, "a red circle"]]
+    assert (comment["seed"], comment["steps"], comment["sampler"]) == (7, 1, "euler")
+
+
+def test_a_batch_gives_numbered_files(checkpoint, tmp_path, capsys):
+    outputs = ["--mask-video", tmp_path / "mask.mp4", "--save-latents", tmp_path / "l.safetensors"]
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 2, "--batch", 2, "--fps", 12, *outputs) == 0
+    names = ["out-0.mp4", "out-1.mp4", "mask-0.mp4", "mask-1.mp4", "l.safetensors"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    masks = read_video(tmp_path / "mask-1.mp4")
+    assert masks.shape == (2, 3, 32, 32)
+    assert masks[0].max() < 8
+    assert masks[1].max() > 20
+    with av.open(str(tmp_path / "out-1.mp4")) as container:
+        assert json.loads(container.metadata["comment"])["seed"] == 1
+        assert container.streams.video[0].average_rate == 12
+
+
+def test_an_image_is_frame_0(checkpoint, tmp_path, picture):
+    latents = tmp_path / "l.safetensors"
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 3, "--image", picture, "--save-latents", latents) == 0
+    expected = load_checkpoint(checkpoint).encode_images(read_image(picture, 32, 32))
+    assert torch.equal(load_file(latents)["latents"][0], expected)
+    assert len(read_video(tmp_path / "out.mp4")) == 3
+
+
+def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("0: a red circle\n3: a blue star\n")
+    whole, part, rest = (tmp_path / f"{name}.safetensors" for name in ("whole", "part", "rest"))
+    settings = ["--prompts", prompts, "--sampler", "euler_ancestral", "--steps", 2]
+
+    def run(name: str, *more: object) -> None:
+        assert generate(checkpoint, tmp_path / name, *settings, *more, prompt=None) == 0
+
+    run("whole.mp4", "--frames", 6, "--seed", 3, "--save-latents", whole)
+    run("part.mp4", "--frames", 2, "--seed", 3, "--save-latents", part)
+    run("rest.mp4", "--frames", 6, "--continue-from", part, "--save-latents", rest)
+    assert torch.equal(load_file(whole)["latents"], load_file(rest)["latents"])
+    assert torch.equal(read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "rest.mp4"))
+
+
+def test_upscaled_video(checkpoint, tmp_path):
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 1, "--upscale", 3) == 0
+    assert read_video(tmp_path / "out.mp4").shape == (1, 3, 96, 96)
+
+
+def test_options_reach_the_job(checkpoint, picture, tmp_path):
+    plain = job_of(checkpoint).options
+    recommended = preset("tiny").sampling
+    assert (plain.num_frames, plain.height, plain.width, plain.seed) == (16, 64, 64, 0)
+    assert (plain.steps, plain.sampler, plain.eta) == (recommended.steps, recommended.sampler, recommended.eta)
+    guidance = ["--cfg-references", 1.1, "--cfg-anchor", 1.2, "--cfg-text", 1.3, "--cfg-first", 1.4]
+    job = job_of(checkpoint, *guidance, "--noise-level", 7, "--no-mask", "--negative", "a hare", "--anchor", "first")
+    options = job.options
+    assert (options.guidance_references, options.guidance_anchor, options.guidance_text) == (1.1, 1.2, 1.3)
+    assert options.first_frame_guidance == 1.4
+    assert (options.reference_noise_level, options.anchor_noise_level, options.use_mask) == (7, 7, False)
+    assert (job.negative, job.anchor) == ("a hare", "first")
+    assert job_of(checkpoint, "--anchor-image", picture).anchor == "given"
+    assert job_of(checkpoint, "--steps", 3, "--sampler", "ddim", "--seed", 2**64 - 1).options.steps == 3
+
+
+def test_every_condition_changes_the_video(checkpoint, tmp_path, picture):
+    base = ["--frames", 3, "--cfg-text", 2, "--cfg-first", 2]
+    variants = {
+        "plain": [],
+        "negative": ["--negative", "a blue star"],
+        "anchor": ["--anchor", "none"],
+        "anchor image": ["--anchor-image", picture],
+        "noise": ["--noise-level", "300"],
+        "mask": ["--no-mask"],
+        "dtype": ["--dtype", "bfloat16"],
+    }
+    made = {}
+    for name, arguments in variants.items():
+        latents = tmp_path / f"{name}.safetensors"
+        assert generate(checkpoint, tmp_path / "out.mp4", *base, *arguments, "--save-latents", latents) == 0
+        made[name] = load_file(latents)["latents"].numpy().tobytes()
+    assert len(set(made.values())) == len(variants)
+
+
+def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\nc")
+    parser = cli.build_parser()
+    job = cli.generate_job(parser.parse_args(["generate", "-o", "x.mp4", "--prompts", str(path)]), preset("tiny"))
+    assert list(job.prompts) == [(0, "a"), (16, "b"), (32, "c")]
+    assert job.options.num_frames == 48
+    words = ["generate", "-o", "x.mp4", "--prompts", str(path), "--frames", "16"]
+    cli.generate_job(parser.parse_args(words), preset("tiny"))
+    assert "warning: the video ends before frame 16" in one_line(capsys)
+
+
+def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "DEMO_FRAMES", 2)
+    output = tmp_path / "new" / "demo"
+    words = ["demo", "--no-comfyui", "--output", str(output), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert cli.main(words) == 0
+    captured = capsys.readouterr()
+    names = ["text-to-video.mp4", "image-to-video.mp4", "two-prompts.mp4", "contact-sheet.png"]
+    assert captured.out.split() == [str(output / name) for name in names]
+    assert sorted(os.listdir(output)) == sorted([*names, "image.png"])
+    assert [read_video(output / name).shape for name in names[:3]] == [(count, 3, 256, 256) for count in (2, 2, 4)]
+    assert Image.open(output / "contact-sheet.png").width > 500
+    assert read_image(output / "image.png", 64, 64).std() > 0.1
+    assert "warning" not in captured.err
+
+
+def test_info(checkpoint, capsys):
+    assert cli.main(["info", str(checkpoint)]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "64x64 pixels",
+        "noise UNet",
+        "mask network",
+        "text encoder",
+        "together",
+        "missing: nothing",
+        "circle",
+    ):
+        assert part in text
+    parameters = sum(parameter.numel() for parameter in load_checkpoint(checkpoint).state_dict().values())
+    assert f"{parameters:,}" in text
+
+
+def test_info_says_what_is_missing(tmp_path, capsys):
+    save_checkpoint(ARTV(preset("tiny")), tmp_path / "a.safetensors", parts=["unet", "branches"])
+    assert cli.main(["info", str(tmp_path / "a.safetensors")]) == 0
+    text = capsys.readouterr().out
+    assert "text prompts" in text
+    assert "name a base checkpoint with --base" in text
+    assert cli.main(["generate", "a fox", "--checkpoint", str(tmp_path / "a.safetensors"), "-o", "x.mp4"]) == 2
+    assert "holds no text encoder; name a base checkpoint with --base" in one_line(capsys)
+
+
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """Tests started in the background may have inherited that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
+    """The signal comes within frame 2; Python delivers it there."""
+    step = cli.Progress.step
+
+    def interrupt(self: cli.Progress, frame: int, info: object) -> None:
+        step(self, frame, info)
+        if frame == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli.Progress, "step", interrupt)
+    latents = tmp_path / "l.safetensors"
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9, "--save-latents", latents) == 130
+    captured = capsys.readouterr()
+    assert captured.err.endswith("\nartv: stopped after 3 of 9 frames\n")
+    assert captured.out.split() == [str(tmp_path / "out.mp4"), str(latents)]
+    assert len(read_video(tmp_path / "out.mp4")) == len(load_file(latents)["latents"]) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
+    def interrupt(self: cli.Progress, frame: int, info: object) -> None:
+        if frame == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli.Progress, "step", interrupt)
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
+    assert "stopped after 2 of 9 frames" in capsys.readouterr().err
+    assert len(read_video(tmp_path / "out.mp4")) == 2
+
+
+def test_nothing_is_written_or_named_when_stopped_before_the_first_frame(
+    usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch
+):
+    def interrupt(self: cli.Progress, frame: int, info: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Progress, "step", interrupt)
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "out.mp4").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+# --- the real process -------------------------------------------------------------------------------------------------
+
+
+def process(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "artv_core.cli", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys, artv_core.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_ctrl_c_in_a_terminal(checkpoint, tmp_path):
+    running = process("generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK,
+                      "--frames", 100_000)  # fmt: skip
+    assert running.stderr is not None
+    seen = ""
+    while not re.search(r"[1-9]\d*/100000 frames", seen):
+        seen += running.stderr.read(1)
+        assert running.poll() is None, seen
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "stopped after" in err
+    assert "Traceback" not in err
+    assert out.strip() == str(tmp_path / "out.mp4")
+    assert len(read_video(tmp_path / "out.mp4")) == int(re.findall(r"stopped after (\d+)", err)[0])
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_an_error_in_a_real_process():
+    failing = process("info", "/no/such.safetensors")
+    out, err = failing.communicate(timeout=60)
+    assert (failing.returncode, out) == (2, "")
+    assert re.fullmatch(r"artv: no such checkpoint: /no/such.safetensors;[^\n]*\n", err)
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
+    prompt = "a red circle " * 12 + "on a green elephant"
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 1, "--negative", "Mice", prompt=prompt) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("artv:")]
+    assert len(lines) == 2
+    assert re.search("longer than the text encoder reads; .* lost: .* on a green elephant$", lines[0])
+    assert "never saw: elephant, mice; it knows: a, an, and, " in lines[1]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test if the error is not found before the weights are loaded."""
+    monkeypatch.setattr(cli, "load_pipeline", lambda args: pytest.fail("the model was loaded before the error"))
+
+
+def damaged_checkpoints(checkpoint: Path, folder: Path) -> dict[str, Path]:
+    whole = checkpoint.read_bytes()
+    paths = {
+        name: folder / f"{name}.safetensors" for name in ("truncated", "header", "pickled", "zip", "other", "empty")
+    }
+    paths["truncated"].write_bytes(whole[: len(whole) // 2])
+    paths["header"].write_bytes(whole[:100])
+    paths["pickled"].write_bytes(pickle.dumps({"weights": [1, 2]}))
+    paths["empty"].write_bytes(b"")
+    torch.save({"weights": torch.zeros(2)}, paths["zip"])
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2)}, paths["other"])
+    return paths
+
+
+def test_checkpoints_that_are_none(checkpoint, tmp_path, capsys, no_sampling):
+    messages = {
+        "truncated": "damaged",
+        "header": "truncated",
+        "pickled": "a pickle",
+        "zip": "a zip archive",
+        "other": "not an ARTV checkpoint",
+        "empty": "is empty",
+    }
+    for name, path in damaged_checkpoints(checkpoint, tmp_path).items():
+        for command in (["info", path], ["generate", "a fox", "-o", "x.mp4", "--checkpoint", path]):
+            assert cli.main([str(word) for word in command]) == 2
+            assert messages[name] in one_line(capsys)
+    assert cli.main(["generate", "a fox", "-o", "x.mp4", "--checkpoint", str(tmp_path / "none")]) == 2
+    assert "no such checkpoint" in one_line(capsys)
+    assert cli.main(["info", str(tmp_path)]) == 2
+    assert "is a folder" in one_line(capsys)
+
+
+def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
+    tensors = load_file(checkpoint)
+    with safe_open(checkpoint, "pt") as file:
+        metadata = file.metadata()
+    tensors["null_context"] = tensors["null_context"][1:].clone()
+    save_file(tensors, tmp_path / "wrong.safetensors", metadata)
+    assert generate(tmp_path / "wrong.safetensors", tmp_path / "out.mp4") == 2
+    assert "wrong shapes: null_context (got [31, 96], expected [32, 96])" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frames", "0"], "--frames is 0; give 1 or more"),
+        (["--frames", "-3"], "--frames is -3"),
+        (["--frames", "many"], "argument --frames: invalid int value"),
+        (["--width", "0"], "width is 0; it must be a positive multiple of 8, such as 8"),
+        (["--height", "-64"], "height is -64"),
+        (["--width", "100"], "width is 100; it must be a positive multiple of 8, such as 96"),
+        (["--height", "1" + "0" * 30], "such as 16384"),
+        (["--steps", "0"], "num_steps is 0"),
+        (["--steps", "-1"], "num_steps is -1"),
+        (["--sampler", "magic"], "unknown sampler 'magic'; known samplers: euler"),
+        (["--seed", "-1"], "--seed is -1; accepted are 0 to 18446744073709551615"),
+        (["--seed", str(2**64)], f"--seed is {2**64}"),
+        (["--seed", str(2**64 - 1), "--batch", "2"], "accepted are 0 to 18446744073709551614"),
+        (["--batch", "0"], "--batch is 0"),
+        (["--batch", "257"], "--batch is 257"),
+        (["--fps", "0"], "frame rate is 0"),
+        (["--fps", "nan"], "frame rate is nan"),
+        (["--upscale", "0"], "upscale is 0"),
+        (["--cfg-text", "inf"], "guidance_text is inf"),
+        (["--noise-level", "1000"], "noise_level is 1000; accepted are 0 (clean) to 999"),
+        (["--noise-level", "-1"], "noise_level is -1"),
+        (["--anchor", "last"], "argument --anchor: invalid choice: 'last'"),
+        (["--anchor", "first", "--anchor-image", "a.png"], "--anchor and --anchor-image exclude each other"),
+        (["--dtype", "int8"], "argument --dtype: invalid choice"),
+        (["--image", "none.png"], "cannot read image none.png: there is no such file"),
+        (["--image", __file__], "it is not an image"),
+        (["--anchor-image", "none.png"], "cannot read image none.png"),
+        (["--image", "none.png", "--frames", "1"], "--frames is 1, which counts the 1 given"),
+        (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from exclude each other"),
+        (["--continue-from", "none.safetensors"], "no such"),
+        (["--continue-from", __file__], "not a safetensors file"),
+        (["--prompts", "a.txt"], "give either a PROMPT or --prompts FILE"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--mask-video", "x.gif"], "a video's name must end in .mp4, .mov, .mkv"),
+        (["--mask-video", "no/such/folder/x.mp4"], "there is no folder"),
+        (["--save-latents", "/dev/full"], "it is not an ordinary file"),
+        (["--save-latents", "/"], "it is a folder"),
+    ],
+)
+def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert generate(checkpoint, Path("out.mp4"), *arguments) == 2
+    assert message in one_line(capsys)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["paint"], "invalid choice: 'paint'"),
+        (["generate", "a fox"], "required: -o/--output"),
+        (["generate", "-o", "x.mp4"], "give either a PROMPT or --prompts FILE"),
+        (["generate", "", "-o", "x.mp4"], "the prompt is empty"),
+        (["generate", " \n", "-o", "x.mp4"], "the prompt is empty"),
+        (["generate", "a fox", "-o", ""], "it is a folder|must end in"),
+        (["generate", "a fox", "-o", "x.gif"], "must end in .mp4, .mov, .mkv"),
+        (["generate", "a fox", "-o", "none/x.mp4"], "there is no folder"),
+        (["generate", "a fox", "-o", "x.mp4", "--mask-video", "./x.mp4"], "is named as output twice"),
+        (["demo", "--seed", "-1"], "--seed is -1"),
+        (["demo", "--output", __file__], "cannot make the folder"),
+    ],
+)
+def test_command_lines_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    model = ["--checkpoint", str(checkpoint)] if len(words) > 1 else []
+    assert cli.main([*words, *model]) == 2
+    assert re.search(message.replace(".", r"\."), one_line(capsys))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda:99", "mps:7", "meta", "cpu:1"])
+def test_devices_that_are_not_there(checkpoint, tmp_path, capsys, name):
+    assert generate(checkpoint, tmp_path / "out.mp4", "--device", name) == 2
+    assert f"device {name!r}" in one_line(capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none(checkpoint, tmp_path, capsys):
+    assert generate(checkpoint, tmp_path / "out.mp4", "--device", "cuda") == 2
+    assert "device 'cuda' is not there; this machine has: cpu (1)" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "holds no prompt"), ("# nothing\n", "holds no prompt"), ("4: a fox", "line 1: the first prompt starts at")],
+)
+def test_prompt_files_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, content, message):
+    path = tmp_path / "prompts.txt"
+    path.write_text(content)
+    assert generate(checkpoint, tmp_path / "out.mp4", "--prompts", path, prompt=None) == 2
+    assert message in one_line(capsys)
+
+
+def test_frames_of_another_size_cannot_be_gone_on_from(checkpoint, tmp_path, capsys):
+    saved = tmp_path / "l.safetensors"
+    assert generate(checkpoint, tmp_path / "a.mp4", "--frames", 2, "--save-latents", saved) == 0
+    capsys.readouterr()
+    assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 4, "--continue-from", saved, "--width", 64) == 2
+    assert "a given frame's latent is 1x4x4x4, expected 1x4x4x8" in one_line(capsys)
+    assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 2, "--continue-from", saved) == 2
+    assert "--frames is 2, which counts the 2 given" in one_line(capsys)
+    assert generate(checkpoint, tmp_path / "b.mp4", "--batch", 2, "--continue-from", saved) == 2
+    assert "holds 1 videos" in one_line(capsys)
+    assert generate(checkpoint, tmp_path / "b.mp4", "--continue-from", checkpoint) == 2
+    assert "does not hold latents" in one_line(capsys)
+
+
+def test_out_of_memory_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
+    def fail(args: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nmore")
+
+    monkeypatch.setattr(cli, "load_pipeline", fail)
+    assert generate(checkpoint, tmp_path / "out.mp4") == 2
+    assert "out of memory; try a smaller size" in one_line(capsys)
+
+
+@pytest.fixture(params=["a full disk", "a limit on file size"])
+def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder where nearly nothing can be written: a tmpfs where this process may mount one, and, with no right
+    needed, a limit on the size of files. Both make real writes fail."""
+    folder = tmp_path / "room"
+    folder.mkdir()
+    if request.param == "a full disk":
+        command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
+        if not Path("/bin/mount").exists() or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a tmpfs; the limit on file size stands in")
+        (folder / "filler").write_bytes(bytes(4096))
+        yield folder
+        subprocess.run(["umount", str(folder)], check=True)
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    yield folder
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk(checkpoint, little_room, capsys):
+    before = os.listdir(little_room)
+    assert generate(checkpoint, little_room / "out.mp4", "--frames", 3) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"artv: cannot write .*out\.mp4: (no space left on device|file too large)", lines[-1])
+    assert not any("Traceback" in line for line in lines)
+    assert os.listdir(little_room) == before
+
+
+def test_a_full_disk_for_latents(checkpoint, little_room, tmp_path, capsys):
+    job = {"--width": 256, "--height": 256, "--frames": 1, "--save-latents": little_room / "l.safetensors"}
+    generate(checkpoint, tmp_path / "out.mp4", *[word for pair in job.items() for word in pair])
+    lines = capsys.readouterr().err.splitlines()
+    assert re.match(r"artv: cannot write .*(l\.safetensors|out\.mp4): ", lines[-1])
+    assert [name for name in os.listdir(little_room) if name != "filler"] == []
+
+
+def test_demo_takes_well_under_two_minutes(checkpoint, tmp_path):
+    """64 frames; a tenth of them are made and timed."""
+    started = time.monotonic()
+    steps = ["--device", "cpu", "--frames", "6"]
+    assert cli.main(["generate", "a fox", "-o", str(tmp_path / "a.mp4"), "--checkpoint", str(checkpoint), *steps]) == 0
+    assert (time.monotonic() - started) * 64 / 6 < 120
