@@ -232,9 +232,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path:
 
 
 def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    config = read_config(tmp_path / "small.toml")
     with pytest.raises(ValueError, match="--resume"):
-        (tmp_path / "small.toml").write_text(SMALL)
-        run(read_config(tmp_path / "small.toml"), str(finished.parent), ["vae"], resume=False)
+        run(config, str(finished.parent), ["vae"], resume=False)
 
 
 @pytest.mark.parametrize(

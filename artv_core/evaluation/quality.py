@@ -1,4 +1,4 @@
-"""The quality table: does a video do what its prompt says, and does it hold? On held-out prompts of the synthetic world.
+"""The quality table: does a video do what its prompt says, and does it hold? On prompts that training never drew.
 
 A video is judged only by its pictures (`evaluation.synthetic`), the same way for a model, for true clips, and for a
 video that repeats its first frame, which a sound table must fail.
@@ -20,7 +20,7 @@ WINDOW = 16
 
 
 def quality_clips(count: int = 64) -> list[Clip]:
-    """Linear motions of the held-out triples, captioned in full; sizes, directions and speeds follow each other evenly."""
+    """Linear motions of the held-out triples, captioned in full; sizes, directions and speeds take turns."""
     triples = sorted(held_out_combinations())
     return [_quality_clip(index, *triples[index % len(triples)]) for index in range(count)]
 
@@ -66,12 +66,12 @@ def sharpness(video: Tensor) -> Tensor:
 
 def appearance(rollout: Rollout, clips: Sequence[Clip]) -> dict[str, float]:
     """Shares of first frames whose background, object colour and shape are the prompt's."""
-    firsts = [readings[0] for readings in rollout.readings]
+    pairs = [(readings[0], clip) for readings, clip in zip(rollout.readings, clips, strict=True)]
     return {
-        "background colour": _share([first.background == clip.background for first, clip in zip(firsts, clips, strict=True)]),
-        "object colour": _share([first.color == clip.color for first, clip in zip(firsts, clips, strict=True)]),
-        "shape kind": _share([first.kind == clip.kind for first, clip in zip(firsts, clips, strict=True)]),
-    }  # fmt: skip
+        "background colour": _share([first.background == clip.background for first, clip in pairs]),
+        "object colour": _share([first.color == clip.color for first, clip in pairs]),
+        "shape kind": _share([first.kind == clip.kind for first, clip in pairs]),
+    }
 
 
 def direction(rollout: Rollout, clips: Sequence[Clip], start: int, end: int) -> float:
