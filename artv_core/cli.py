@@ -6,40 +6,22 @@ What is heavy (torch above all) is imported where it is used, so that `artv --he
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .job import INTERRUPTED, Job, check_images, check_outputs, run_job, say, version
+
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from .checkpoint import CheckpointSummary
-    from .config import ARTVConfig, NetworkConfig
-    from .frames import AnchorPolicy
+    from .config import ARTVConfig
     from .generate import GenerateOptions
-    from .pipeline import DecodedFrame, Pipeline, SavedLatents
-    from .sampling import StepInfo
+    from .pipeline import Pipeline, SavedLatents
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR = 2
 MAX_BATCH = 256
 MAX_SEED = 2**64 - 1
-
-DEMO_FRAMES = 16
-DEMO_PIXELS = 256
-DEMO_TEXT = "a large red circle moving right fast on a blue background"
-DEMO_IMAGE = "a large yellow square moving down fast on a purple background"
-DEMO_TWO = (
-    "a large white circle moving right fast on a green background",
-    "a large white circle moving up fast on a green background",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,19 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
-        _say("stopped")
+        say("stopped")
         return INTERRUPTED
     except (ValueError, OSError) as error:
-        _say(str(error) or type(error).__name__)
+        say(str(error) or type(error).__name__)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        _say("out of memory; try a smaller size, a smaller batch, or --dtype bfloat16")
+        say("out of memory; try a smaller size, a smaller batch, or --dtype bfloat16")
     return USER_ERROR
-
-
-def _say(message: str) -> None:
-    print("artv:", " ".join(message.split()), file=sys.stderr)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -93,17 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, *_: Any) -> NoReturn:
-        print("artv", _version())
+        print("artv", version())
         raise SystemExit(0)
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("comfyui-artv")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _add_demo(commands: Any) -> None:
@@ -212,206 +181,6 @@ def _add_info(commands: Any) -> None:
     parser.set_defaults(run=run_info)
 
 
-# A job: one run of the sampler and the files it writes
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to make and where to put it. `options` are resolved; `videos` and `masks` have one path for each video of
-    the batch; `given` [T, B, C, h, w] are frames to go on from."""
-
-    prompts: Sequence[tuple[int, str]]
-    options: GenerateOptions
-    videos: Sequence[Path]
-    fps: float
-    masks: Sequence[Path] = ()
-    latents: Path | None = None
-    upscale: int = 1
-    image: Path | None = None
-    given: Tensor | None = None
-    negative: str | None = None
-    anchor: str = "segment"
-    anchor_image: Path | None = None
-    checkpoint: str = ""
-
-    @property
-    def num_given(self) -> int:
-        """Frames that need not be made."""
-        return 1 if self.image is not None else 0 if self.given is None else len(self.given)
-
-    def comment(self, video: int) -> str:
-        """What is stored in a video's file: prompts, seed and settings, as JSON."""
-        settings = dataclasses.asdict(self.options)
-        settings["seed"] += video
-        del settings["batch_size"]
-        inputs = {"image": self.image, "negative": self.negative, "anchor_image": self.anchor_image}
-        named = {name: getattr(value, "name", value) for name, value in inputs.items() if value is not None}
-        made_by = {"artv": _version(), "checkpoint": self.checkpoint, "anchor": self.anchor}
-        return json.dumps({**made_by, "prompts": [list(prompt) for prompt in self.prompts], **named, **settings})
-
-
-def check_outputs(job: Job) -> None:
-    """Raises ValueError, before any time is spent, where a file of the job could not be written."""
-    from .media import check_writable
-
-    outputs = [*job.videos, *job.masks, *([job.latents] if job.latents else [])]
-    for index, path in enumerate(outputs):
-        if path.absolute() in [other.absolute() for other in outputs[:index]]:
-            raise ValueError(f"{path} is named as output twice; give each output a file of its own")
-        check_writable(path)
-    _writers(job)
-
-
-def _writers(job: Job) -> list[Any]:
-    from .media import VideoWriter
-
-    paths = [*enumerate(job.videos), *enumerate(job.masks)]
-    return [VideoWriter(path, job.fps, upscale=job.upscale, comment=job.comment(video)) for video, path in paths]
-
-
-def run_job(
-    pipeline: Pipeline, job: Job, label: str = "", on_frame: Callable[[DecodedFrame], None] | None = None
-) -> int:
-    """Sample the job and write its files, frame by frame. Returns how many frames were written.
-
-    The first Ctrl-C lets the current frame finish, the second one does not; in either case what was made is kept.
-    """
-    progress = Progress(job.options.num_frames, job.num_given, label)
-    frames = _frames(pipeline, job, progress.step)
-    latents: list[Tensor] = []
-    with ExitStack() as stack:
-        stack.enter_context(progress)
-        interrupted = stack.enter_context(_first_interrupt_noted())
-        writers = [stack.enter_context(writer) for writer in _writers(job)]
-        with suppress(KeyboardInterrupt):
-            for frame in frames:
-                _append(writers, frame, masks=bool(job.masks))
-                if job.latents:
-                    latents.append(frame.latent.cpu())
-                if on_frame is not None:
-                    on_frame(frame)
-                progress.frame(frame.index)
-                if interrupted.is_set():
-                    break
-    if job.latents and latents:
-        _save_latents(job.latents, latents, job.options.seed)
-    if progress.count < job.options.num_frames:
-        _say(f"stopped after {progress.count} of {job.options.num_frames} frames")
-    return progress.count
-
-
-def _frames(pipeline: Pipeline, job: Job, on_step: Callable[[int, StepInfo], None]) -> Iterator[DecodedFrame]:
-    image = None if job.image is None else _read(job.image, job)
-    return pipeline.frames(
-        job.prompts,
-        job.options,
-        image=image,
-        given=job.given,
-        negative=job.negative,
-        anchor=_anchor_policy(pipeline, job),
-        on_step=on_step,
-    )
-
-
-def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
-    from .frames import AnchorPolicy
-
-    if job.anchor_image is None:
-        return AnchorPolicy(job.anchor)
-    return AnchorPolicy("given", latent=pipeline.encode_image(_read(job.anchor_image, job)))
-
-
-def _read(path: Path, job: Job) -> Tensor:
-    from .media import read_image
-
-    return read_image(path, job.options.height or 0, job.options.width or 0)
-
-
-def _append(writers: Sequence[Any], frame: DecodedFrame, masks: bool) -> None:
-    images = list(frame.image.cpu())
-    if masks:
-        images += list(_mask_images(frame))
-    for writer, image in zip(writers, images, strict=True):
-        writer.append(image)
-
-
-def _mask_images(frame: DecodedFrame) -> Tensor:
-    """Black where there is no mask: nothing was copied."""
-    from .media import mask_frames
-
-    mask = frame.latent[:, :1] * 0 if frame.mask is None else frame.mask
-    return mask_frames(mask.cpu(), *frame.image.shape[-2:])
-
-
-def _save_latents(path: Path, latents: Sequence[Tensor], seed: int) -> None:
-    from .media import replacing
-    from .pipeline import save_latents
-
-    with replacing(path) as temporary:
-        save_latents(temporary, latents, seed)
-
-
-@contextmanager
-def _first_interrupt_noted() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, and only the next one raises KeyboardInterrupt."""
-    noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def note(*_: object) -> None:
-        noted.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class Progress:
-    """A bar on stderr: frames, seconds per frame, time left, and the step that is being made."""
-
-    FORMAT = "{desc}{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames, {rate_inv_fmt}, {remaining} left{postfix}"
-    REFRESH_SECONDS = 0.5
-
-    def __init__(self, num_frames: int, num_given: int, label: str = "") -> None:
-        self.num_frames, self.num_given, self.label = num_frames, num_given, label
-        self.count = 0
-        self._refreshed = 0.0
-
-    def __enter__(self) -> Progress:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=self.num_frames,
-            initial=self.num_given,
-            desc=self.label,
-            bar_format=self.FORMAT,
-            unit="frame",
-            file=sys.stderr,
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.set_postfix_str("", refresh=False)
-        self._bar.close()
-
-    def frame(self, index: int) -> None:
-        """A frame is finished; a given one is none that was made."""
-        self.count = index + 1
-        if index >= self.num_given:
-            self._bar.update()
-
-    def step(self, frame: int, info: StepInfo) -> None:
-        """A step is finished: shown now and then, for a frame may take minutes."""
-        now = time.monotonic()
-        if now - self._refreshed > self.REFRESH_SECONDS:
-            self._refreshed = now
-            self._bar.set_postfix_str(f"step {info.step + 1}/{info.num_steps}")
-
-
 # artv generate
 
 
@@ -421,9 +190,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
     path = resolve_checkpoint(args.checkpoint)
     job = generate_job(args, describe_checkpoint(path).config)
-    for image in (job.image, job.anchor_image):
-        if image is not None:
-            _read(image, job)
+    check_images(job)
     check_outputs(job)
     pipeline = load_pipeline(args)
     warn_of_words(pipeline, [text for _, text in job.prompts] + ([job.negative] if job.negative else []))
@@ -445,7 +212,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         raise ValueError(f"--frames is {options.num_frames}, which counts the {num_given} given; give a larger number")
     beyond = [start for start, _ in prompts if start >= options.num_frames]
     if beyond:
-        _say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
+        say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
     if args.anchor and args.anchor_image:
         raise ValueError("--anchor and --anchor-image exclude each other")
     return Job(
@@ -553,10 +320,10 @@ def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
     for text in texts:
         lost = encoder.lost_words(text)
         if lost:
-            _say(f"warning: the prompt is longer than the text encoder reads; these words are lost: {' '.join(lost)}")
+            say(f"warning: the prompt is longer than the text encoder reads; these words are lost: {' '.join(lost)}")
     unknown = dict.fromkeys(word for text in texts for word in encoder.unknown_words(text, vocabulary))
     if unknown:
-        _say(f"warning: the checkpoint never saw: {', '.join(unknown)}; it knows: {', '.join(vocabulary)}")
+        say(f"warning: the checkpoint never saw: {', '.join(unknown)}; it knows: {', '.join(vocabulary)}")
 
 
 def _print_paths(paths: Sequence[Path]) -> None:
@@ -567,30 +334,18 @@ def _print_paths(paths: Sequence[Path]) -> None:
 # artv demo
 
 
-@dataclass
-class _Reel:
-    """A job of the demo, and the frames that came of it."""
-
-    title: str
-    job: Job
-    frames: list[Tensor] = field(default_factory=list)
-
-    def take(self, frame: DecodedFrame) -> None:
-        """Keep the frame's first video for the contact sheet."""
-        self.frames.append(frame.image[0].cpu())
-
-
 def run_demo(args: argparse.Namespace) -> int:
     """Three clips and a contact sheet in the output folder."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
-    from .media import check_writable, contact_sheet, replacing
+    from .demo import demo_reels, write_sheet
+    from .media import check_writable
 
     _check_seed(args.seed, 1)
     config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
     _make_folder(args.output)
     sheet = args.output / "contact-sheet.png"
     check_writable(sheet)
-    reels = _demo_reels(args, config)
+    reels = demo_reels(config, args.output, args.seed)
     for reel in reels:
         check_outputs(reel.job)
     pipeline = load_pipeline(args)
@@ -600,56 +355,10 @@ def run_demo(args: argparse.Namespace) -> int:
         warn_of_words(pipeline, [text for _, text in reel.job.prompts])
         if run_job(pipeline, reel.job, f"{reel.title}: ", reel.take) < reel.job.options.num_frames:
             return INTERRUPTED
-    with replacing(sheet) as temporary:
-        rows = [(_row_label(reel), reel.frames) for reel in reels]
-        contact_sheet(rows).save(temporary, format="PNG")
+    write_sheet(reels, sheet)
     print(f"made in {time.monotonic() - started:.0f} seconds:", file=sys.stderr)
     _print_paths([*(path for reel in reels for path in reel.job.videos), sheet])
     return 0
-
-
-def _demo_reels(args: argparse.Namespace, config: ARTVConfig) -> list[_Reel]:
-    from .generate import GenerateOptions
-
-    def reel(title: str, file: str, prompts: Sequence[str], image: Path | None = None) -> _Reel:
-        options = GenerateOptions(num_frames=DEMO_FRAMES * len(prompts), seed=args.seed).resolved(config)
-        job = Job(
-            prompts=[(DEMO_FRAMES * index, prompt) for index, prompt in enumerate(prompts)],
-            options=options,
-            videos=[args.output / file],
-            fps=config.fps,
-            upscale=max(1, DEMO_PIXELS // max(config.size)),
-            image=image,
-            checkpoint=config.name,
-        )
-        return _Reel(title, job)
-
-    image = args.output / "image.png"
-    _paint_demo_image(image, *config.size)
-    return [
-        reel("text to video", "text-to-video.mp4", [DEMO_TEXT]),
-        reel("image to video", "image-to-video.mp4", [DEMO_IMAGE], image),
-        reel("two prompts", "two-prompts.mp4", DEMO_TWO),
-    ]
-
-
-def _row_label(reel: _Reel) -> str:
-    return f"{reel.title}: {' / then: '.join(text for _, text in reel.job.prompts)}"
-
-
-def _paint_demo_image(path: Path, height: int, width: int) -> None:
-    """A picture for the image-to-video clip, drawn by the world that the shipped checkpoint was trained on."""
-    from PIL import Image
-
-    from .media import replacing
-    from .training.synthetic import Clip, render
-
-    look = {"color": "yellow", "kind": "square", "size": "large", "texture": "plain", "background": "purple"}
-    move = {"motion": "down", "speed": "fast", "x": 0.5, "y": 0.35, "phase": 0.0}
-    clip = Clip(**look, **move, tint=0.0, background_tint=0.0, caption=DEMO_IMAGE)  # type: ignore[arg-type]
-    pixels = (render([clip], 1, height, width)[0, 0] * 255).round().byte().permute(1, 2, 0).numpy()
-    with replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def _make_folder(path: Path) -> None:
@@ -665,64 +374,10 @@ def _make_folder(path: Path) -> None:
 def run_info(args: argparse.Namespace) -> int:
     """What the file's header says; no weights are read."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
+    from .info import info_lines
 
     print("\n".join(info_lines(describe_checkpoint(resolve_checkpoint(args.checkpoint)))))
     return 0
-
-
-def info_lines(summary: CheckpointSummary) -> Iterator[str]:
-    """The text of `artv info`."""
-    from .checkpoint import PARTS
-
-    config = summary.config
-    yield f"{summary.path}"
-    yield f"  {config.name}, {summary.file_bytes / 1e6:.1f} MB, {', '.join(summary.dtypes)}"
-    if summary.base:
-        yield f"  trained on {summary.base}"
-    yield "configuration"
-    yield from _rows(_configuration(config))
-    yield "recommended settings"
-    yield from _rows({name.replace("_", " "): value for name, value in vars(config.sampling).items()})
-    yield "parameters"
-    counts = {PARTS[part]: f"{count:,}" for part, count in summary.parameters.items()}
-    yield from _rows({**counts, "together": f"{sum(summary.parameters.values()):,}"})
-    yield "missing" if summary.missing else "missing: nothing; text, images and latents in, video out"
-    yield from _rows(summary.missing)
-    if summary.metadata:
-        yield "notes"
-        yield from _rows({name: " ".join(text.split())[:300] for name, text in summary.metadata.items()})
-
-
-def _configuration(config: ARTVConfig) -> dict[str, object]:
-    schedule, vae, text = config.schedule, config.vae, config.text
-    return {
-        "trained on": f"{config.size[1]}x{config.size[0]} pixels, {config.fps:g} frames per second",
-        "frames of a segment": config.segment_frames,
-        "noise network": _network(config.noise),
-        "mask network": "none" if config.mask is None else _network(config.mask),
-        "prediction": f"{schedule.prediction}, {schedule.num_timesteps} time steps, "
-        f"{schedule.betas} betas {schedule.beta_start:g} to {schedule.beta_end:g}",
-        "VAE": f"{vae.kind}, {vae.latent_channels} channels, {vae.factor} pixels per cell, "
-        f"scale {vae.scale:g}, shift {vae.shift:g}",
-        "text encoder": f"width {text.width}, {text.layers} layers, {text.context_length} tokens, {text.layer} layer",
-        "vocabulary": ", ".join(config.vocabulary) or "open",
-    }
-
-
-def _network(network: NetworkConfig) -> str:
-    unet = network.unet
-    channels = ", ".join(map(str, unet.level_channels))
-    levels = ", ".join(map(str, unet.attention_levels))
-    return (
-        f"channels {channels}, {unet.num_res_blocks} blocks a level, attention at levels {levels}, "
-        f"{network.adapter.num_references} references, {network.anchor.num_tokens} anchor tokens"
-    )
-
-
-def _rows(table: dict[str, Any]) -> Iterator[str]:
-    width = max(map(len, table), default=0)
-    for name, value in table.items():
-        yield f"  {name:<{width}}  {value}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from artv_core import cli
+from artv_core import cli, demo
+from artv_core import job as jobs
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.config import preset
 from artv_core.media import read_image, read_video
@@ -57,7 +58,7 @@ def generate(checkpoint: Path, output: Path, *more: object, prompt: str | None =
     return cli.main(["generate", *words, "-o", str(output), "--checkpoint", str(checkpoint), *QUICK, *map(str, more)])
 
 
-def job_of(checkpoint: Path, *arguments: object) -> cli.Job:
+def job_of(checkpoint: Path, *arguments: object) -> jobs.Job:
     words = ["generate", "a fox", "-o", "out.mp4", *map(str, arguments)]
     return cli.generate_job(cli.build_parser().parse_args(words), preset("tiny"))
 
@@ -180,7 +181,7 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
 
 
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "DEMO_FRAMES", 2)
+    monkeypatch.setattr(demo, "DEMO_FRAMES", 2)
     output = tmp_path / "new" / "demo"
     words = ["demo", "--no-comfyui", "--output", str(output), "--checkpoint", str(checkpoint), "--device", "cpu"]
     assert cli.main(words) == 0
@@ -231,14 +232,14 @@ def usual_ctrl_c() -> Iterator[None]:
 
 def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
     """The signal comes within frame 2; Python delivers it there."""
-    step = cli.Progress.step
+    step = jobs.Progress.step
 
-    def interrupt(self: cli.Progress, frame: int, info: object) -> None:
+    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
         step(self, frame, info)
         if frame == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli.Progress, "step", interrupt)
+    monkeypatch.setattr(jobs.Progress, "step", interrupt)
     latents = tmp_path / "l.safetensors"
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9, "--save-latents", latents) == 130
     captured = capsys.readouterr()
@@ -249,12 +250,12 @@ def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint,
 
 
 def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
-    def interrupt(self: cli.Progress, frame: int, info: object) -> None:
+    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
         if frame == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli.Progress, "step", interrupt)
+    monkeypatch.setattr(jobs.Progress, "step", interrupt)
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert "stopped after 2 of 9 frames" in capsys.readouterr().err
     assert len(read_video(tmp_path / "out.mp4")) == 2
@@ -263,10 +264,10 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkp
 def test_nothing_is_written_or_named_when_stopped_before_the_first_frame(
     usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch
 ):
-    def interrupt(self: cli.Progress, frame: int, info: object) -> None:
+    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Progress, "step", interrupt)
+    monkeypatch.setattr(jobs.Progress, "step", interrupt)
     (tmp_path / "out.mp4").write_bytes(b"old")
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert capsys.readouterr().out == ""

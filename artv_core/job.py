@@ -1,0 +1,245 @@
+"""A job: one run of the sampler and the files it writes, frame by frame, with a progress bar."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .frames import AnchorPolicy
+    from .generate import GenerateOptions
+    from .pipeline import DecodedFrame, Pipeline
+    from .sampling import StepInfo
+
+INTERRUPTED = 130
+"""Exit code of a run that was stopped by Ctrl-C; what it made is kept."""
+
+
+def say(message: str) -> None:
+    """One line for the user, on stderr."""
+    print("artv:", " ".join(message.split()), file=sys.stderr)
+
+
+def version() -> str:
+    """Of the installed package."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("comfyui-artv")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make and where to put it. `options` are resolved; `videos` and `masks` have one path for each video of
+    the batch; `given` [T, B, C, h, w] are frames to go on from."""
+
+    prompts: Sequence[tuple[int, str]]
+    options: GenerateOptions
+    videos: Sequence[Path]
+    fps: float
+    masks: Sequence[Path] = ()
+    latents: Path | None = None
+    upscale: int = 1
+    image: Path | None = None
+    given: Tensor | None = None
+    negative: str | None = None
+    anchor: str = "segment"
+    anchor_image: Path | None = None
+    checkpoint: str = ""
+
+    @property
+    def num_given(self) -> int:
+        """Frames that need not be made."""
+        return 1 if self.image is not None else 0 if self.given is None else len(self.given)
+
+    def comment(self, video: int) -> str:
+        """What is stored in a video's file: prompts, seed and settings, as JSON."""
+        settings = dataclasses.asdict(self.options)
+        settings["seed"] += video
+        del settings["batch_size"]
+        inputs = {"image": self.image, "negative": self.negative, "anchor_image": self.anchor_image}
+        named = {name: getattr(value, "name", value) for name, value in inputs.items() if value is not None}
+        made_by = {"artv": version(), "checkpoint": self.checkpoint, "anchor": self.anchor}
+        return json.dumps({**made_by, "prompts": [list(prompt) for prompt in self.prompts], **named, **settings})
+
+
+def check_images(job: Job) -> None:
+    """Raises ValueError, before any time is spent, where an image of the job cannot be read."""
+    for image in (job.image, job.anchor_image):
+        if image is not None:
+            _read(image, job)
+
+
+def check_outputs(job: Job) -> None:
+    """Raises ValueError, before any time is spent, where a file of the job could not be written."""
+    from .media import check_writable
+
+    outputs = [*job.videos, *job.masks, *([job.latents] if job.latents else [])]
+    for index, path in enumerate(outputs):
+        if path.absolute() in [other.absolute() for other in outputs[:index]]:
+            raise ValueError(f"{path} is named as output twice; give each output a file of its own")
+        check_writable(path)
+    _writers(job)
+
+
+def _writers(job: Job) -> list[Any]:
+    from .media import VideoWriter
+
+    paths = [*enumerate(job.videos), *enumerate(job.masks)]
+    return [VideoWriter(path, job.fps, upscale=job.upscale, comment=job.comment(video)) for video, path in paths]
+
+
+def run_job(
+    pipeline: Pipeline, job: Job, label: str = "", on_frame: Callable[[DecodedFrame], None] | None = None
+) -> int:
+    """Sample the job and write its files, frame by frame. Returns how many frames were written.
+
+    The first Ctrl-C lets the current frame finish, the second one does not; in either case what was made is kept.
+    """
+    progress = Progress(job.options.num_frames, job.num_given, label)
+    frames = _frames(pipeline, job, progress.step)
+    latents: list[Tensor] = []
+    with ExitStack() as stack:
+        stack.enter_context(progress)
+        interrupted = stack.enter_context(_first_interrupt_noted())
+        writers = [stack.enter_context(writer) for writer in _writers(job)]
+        with suppress(KeyboardInterrupt):
+            for frame in frames:
+                _append(writers, frame, masks=bool(job.masks))
+                if job.latents:
+                    latents.append(frame.latent.cpu())
+                if on_frame is not None:
+                    on_frame(frame)
+                progress.frame(frame.index)
+                if interrupted.is_set():
+                    break
+    if job.latents and latents:
+        _save_latents(job.latents, latents, job.options.seed)
+    if progress.count < job.options.num_frames:
+        say(f"stopped after {progress.count} of {job.options.num_frames} frames")
+    return progress.count
+
+
+def _frames(pipeline: Pipeline, job: Job, on_step: Callable[[int, StepInfo], None]) -> Iterator[DecodedFrame]:
+    image = None if job.image is None else _read(job.image, job)
+    return pipeline.frames(
+        job.prompts,
+        job.options,
+        image=image,
+        given=job.given,
+        negative=job.negative,
+        anchor=_anchor_policy(pipeline, job),
+        on_step=on_step,
+    )
+
+
+def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
+    from .frames import AnchorPolicy
+
+    if job.anchor_image is None:
+        return AnchorPolicy(job.anchor)
+    return AnchorPolicy("given", latent=pipeline.encode_image(_read(job.anchor_image, job)))
+
+
+def _read(path: Path, job: Job) -> Tensor:
+    from .media import read_image
+
+    return read_image(path, job.options.height or 0, job.options.width or 0)
+
+
+def _append(writers: Sequence[Any], frame: DecodedFrame, masks: bool) -> None:
+    images = list(frame.image.cpu())
+    if masks:
+        images += list(_mask_images(frame))
+    for writer, image in zip(writers, images, strict=True):
+        writer.append(image)
+
+
+def _mask_images(frame: DecodedFrame) -> Tensor:
+    """Black where there is no mask: nothing was copied."""
+    from .media import mask_frames
+
+    mask = frame.latent[:, :1] * 0 if frame.mask is None else frame.mask
+    return mask_frames(mask.cpu(), *frame.image.shape[-2:])
+
+
+def _save_latents(path: Path, latents: Sequence[Tensor], seed: int) -> None:
+    from .media import replacing
+    from .pipeline import save_latents
+
+    with replacing(path) as temporary:
+        save_latents(temporary, latents, seed)
+
+
+@contextmanager
+def _first_interrupt_noted() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, and only the next one raises KeyboardInterrupt."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(*_: object) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Progress:
+    """A bar on stderr: frames, seconds per frame, time left, and the step that is being made."""
+
+    FORMAT = "{desc}{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames, {rate_inv_fmt}, {remaining} left{postfix}"
+    REFRESH_SECONDS = 0.5
+
+    def __init__(self, num_frames: int, num_given: int, label: str = "") -> None:
+        self.num_frames, self.num_given, self.label = num_frames, num_given, label
+        self.count = 0
+        self._refreshed = 0.0
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self.num_frames,
+            initial=self.num_given,
+            desc=self.label,
+            bar_format=self.FORMAT,
+            unit="frame",
+            file=sys.stderr,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.set_postfix_str("", refresh=False)
+        self._bar.close()
+
+    def frame(self, index: int) -> None:
+        """A frame is finished; a given one is none that was made."""
+        self.count = index + 1
+        if index >= self.num_given:
+            self._bar.update()
+
+    def step(self, frame: int, info: StepInfo) -> None:
+        """A step is finished: shown now and then, for a frame may take minutes."""
+        now = time.monotonic()
+        if now - self._refreshed > self.REFRESH_SECONDS:
+            self._refreshed = now
+            self._bar.set_postfix_str(f"step {info.step + 1}/{info.num_steps}")
