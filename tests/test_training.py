@@ -258,3 +258,20 @@ def test_a_wrong_configuration_is_one_line_and_code_2(tmp_path: Path, text: str,
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_two_processes_train_as_one(finished: Path, tmp_path: Path):
+    """torchrun with two processes that share each batch: the losses are those of one process."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("vae", "latents"):
+        (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "train.py"]
+    command += ["--config", str(tmp_path / "small.toml"), "--output", str(tmp_path), "--stages", "diffusion"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("stage diffusion: done") == 1
+    shared, alone = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
+    for name, tensor in alone.items():
+        assert torch.allclose(tensor, shared[name], rtol=0, atol=2e-3 * tensor.abs().max().item() + 1e-6), name

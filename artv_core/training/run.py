@@ -1,10 +1,14 @@
-"""A run is its stages in order; each finds what the one before left in the run's folder."""
+"""A run is its stages in order; each finds what the one before left in the run's folder.
+
+With several processes (torchrun, accelerate launch) all train, and the main one writes.
+"""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 from ..checkpoint import save_checkpoint
@@ -36,8 +40,10 @@ def run(config: TrainConfig, output: str, stages: Sequence[str], resume: bool) -
     for stage in STAGES:
         if stage in stages:
             started = time.monotonic()
-            steps[stage](config, folder, resume)
-            print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
+            if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
+                steps[stage](config, folder, resume)
+            PartialState().wait_for_everyone()
+            PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
 def _vae(config: TrainConfig, folder: Path, resume: bool) -> None:
@@ -79,6 +85,8 @@ def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
 
 
 def _save_part(module: torch.nn.Module, path: Path) -> None:
+    if not PartialState().is_main_process:
+        return
     partial = path.with_suffix(".partial")
     save_file({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}, partial)
     partial.rename(path)
