@@ -95,7 +95,8 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
             if stop():
                 print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
                 raise SystemExit(0)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return averaged.module.to("cpu").eval()
 
 

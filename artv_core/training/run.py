@@ -44,6 +44,7 @@ def run(config: TrainConfig, output: str, stages: Sequence[str], resume: bool) -
                 steps[stage](config, folder, resume)
             PartialState().wait_for_everyone()
             PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
+    PartialState().destroy_process_group()
 
 
 def _vae(config: TrainConfig, folder: Path, resume: bool) -> None:
