@@ -112,7 +112,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="several prompts, one a line, each for one segment of the checkpoint's length; or lines `24: prompt`, "
-        "each with its first frame",
+        'each with its first frame; `"24": "prompt"` and `[0s-3s: prompt]` will do too',
     )
     group.add_argument("--negative", metavar="TEXT", help="what is not to be seen")
     group.add_argument(
@@ -202,7 +202,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
 def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     """Arguments to a job. Raises ValueError, one line, on whatever cannot be done."""
-    prompts = _prompts(args, config.segment_frames)
+    prompts = _prompts(args, config)
     saved = _saved_frames(args)
     num_given = len(saved.latents) if saved else int(args.image is not None)
     # One segment for each prompt, and one more than there is to go on from.
@@ -232,13 +232,13 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     )
 
 
-def _prompts(args: argparse.Namespace, segment_frames: int) -> list[tuple[int, str]]:
+def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
     from .prompts import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
         raise ValueError("give either a PROMPT or --prompts FILE")
     if args.prompts is not None:
-        return [(start, text) for start, text in read_prompt_file(args.prompts, segment_frames)]
+        return [(start, text) for start, text in read_prompt_file(args.prompts, config.segment_frames, config.fps)]
     if not args.prompt.strip():
         raise ValueError("the prompt is empty; say what is to be seen")
     return [(0, args.prompt)]

@@ -125,7 +125,7 @@ def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
     if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
         got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
         raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
-    return latent.to(next(model.noise.parameters()).device, torch.float32).expand(shape)
+    return latent.to(model.noise.device, torch.float32).expand(shape)
 
 
 def gather_inputs(
@@ -138,7 +138,7 @@ def gather_inputs(
 ) -> FrameInputs:
     """Condition on text, references and anchor, both noised to their levels."""
     seeds = _seeds(options)
-    device = next(model.noise.parameters()).device
+    device = model.noise.device
     references, anchor = buffer.references(), buffer.anchor()
     blank = NoisedLatents(torch.zeros(_latent_shape(model, options), device=device), 0)
     noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)

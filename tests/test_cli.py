@@ -467,7 +467,11 @@ def test_cuda_where_there_is_none(checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "holds no prompt"), ("# nothing\n", "holds no prompt"), ("4: a fox", "line 1: the first prompt starts at")],
+    [
+        ("", "holds no prompt"),
+        ("# nothing\n", "holds no prompt"),
+        ("4: a fox", "line 1, column 1: the first prompt starts at"),
+    ],
 )
 def test_prompt_files_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, content, message):
     path = tmp_path / "prompts.txt"

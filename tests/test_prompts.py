@@ -1,13 +1,40 @@
+import json
+import random
+import time
+from contextlib import suppress
+
 import pytest
 
-from artv_core.prompts import MAX_FILE_BYTES, parse_prompts, read_prompt_file
+from artv_core.prompts import (
+    MAX_CHARACTERS,
+    MAX_FILE_BYTES,
+    PromptSchedule,
+    PromptSegment,
+    PromptSpan,
+    ScheduleError,
+    blended_spans,
+    parse_prompts,
+    parse_schedule,
+    read_prompt_file,
+)
 
 FOX = [(0, "a fox"), (24, "a fox asleep")]
 
 
+def schedule_of(*segments: tuple[int, int | None, str]) -> PromptSchedule:
+    return PromptSchedule(tuple(PromptSegment(*segment) for segment in segments))
+
+
+# Syntax
+
+
 def test_lines_follow_one_another_in_segments():
-    text = "\ufeffa fox\r\n\n# not this one\n  a fox, asleep: softly  \na hare\n".removeprefix("\ufeff")
+    text = "a fox\r\n\n# not this one\n  a fox, asleep: softly  \na hare\n"
     assert parse_prompts(text, 16) == [(0, "a fox"), (16, "a fox, asleep: softly"), (32, "a hare")]
+    assert parse_prompts("a (red:1.2) fox | {day|night} [dawn]\r7 foxes", 4) == [
+        (0, "a (red:1.2) fox | {day|night} [dawn]"),
+        (4, "7 foxes"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -16,52 +43,378 @@ def test_lines_follow_one_another_in_segments():
         "0: a fox\n24: a fox asleep",
         '"0": "a fox",\n"24": "a fox asleep",',
         '"0": "a fox",\n"24": "a fox asleep"',
+        '"0": "a fox", "24": "a fox asleep"',
+        '"0":"a fox","24":"a fox asleep",,',
+        "'0': 'a fox', '24': 'a fox asleep',",
+        '"0" : "a fox"\r\n"24" : "a fox asleep"\r\n',
         '0 = "a fox"\n24 = "a fox asleep"',
+        '0: "a fox", 24: "a fox asleep"',
         "0=a fox\n\n# then\n 24 :a fox asleep ",
         '0: a fox\n"24": "a fox asleep"',
+        '"0": " a fox ", # at first\n"24": "a fox asleep" # then',
+        '{"0": "a fox", "24": "a fox asleep"}',
+        '\n{\n  "0": "a fox",\n  "24": "a fox asleep",\n}\n',
+        '# deforum\n{ 0: "a fox"\n24: a fox asleep },',
+        "0s: a fox\n3s: a fox asleep",
+        '"0": "a fox", "3s": "a fox asleep"',
+        "2.99S = a fox asleep".join(["0: a fox\n", ""]),
+        "[0s-3s: a fox]\n[3s-: a fox asleep]",
+        "[0-3s: a fox] [3s-: a fox asleep]",
+        "[ 0 - 24 : a fox ],[24-:a fox asleep]",
+        '[0-24: "a fox"]\n24: a fox asleep',
+        "[0\u201324: a fox], '24': 'a fox asleep'",
     ],
 )
-def test_frames_may_be_named_in_the_styles_of_other_schedulers(text):
-    assert parse_prompts(text, 16) == FOX
+def test_time_may_be_named_in_the_styles_of_other_schedulers(text):
+    assert parse_prompts(text, 16, fps=8.0) == FOX
+    assert parse_schedule(text, segment_frames=16, fps=8) == schedule_of((0, 24, "a fox"), (24, None, "a fox asleep"))
 
 
-def test_quotes_inside_quotes_are_escaped():
-    assert parse_prompts(r'"0": "a \"red\" fox \\ hare"', 16) == [(0, r'a "red" fox \ hare')]
+def test_a_range_may_end_the_schedule():
+    expected = schedule_of((0, 24, "a fox"), (24, 48, "a fox asleep"))
+    for text in ("[0s-3s: a fox]\n[3s-6s: a fox asleep]", "[0-24: a fox][24-48: a fox asleep]"):
+        assert parse_schedule(text, segment_frames=16, fps=8, num_frames=48) == expected
+        assert parse_schedule(text, segment_frames=16, fps=8, num_frames=100) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "message"),
+    ("written", "text"),
     [
-        ("5: a fox", 1, "must start at frame 0"),
-        ("0: a fox\n\n8: b\n8: c", 4, "does not come after frame 8"),
-        ("0: a fox\n8: b\n4: c", 3, "does not come after frame 8"),
-        ("a fox\n16: a fox asleep", 2, "or none does"),
-        ("# foxes\n0: a fox\na fox asleep", 3, "or none does"),
-        ("0: a fox\n8:", 2, "empty"),
-        ('0: ""', 1, "empty"),
-        ('"0": a fox', 1, "double quotes"),
-        ('"0": "a fox", "24": "a fox asleep"', 1, "double quotes"),
-        ("0: a fox\n99999999999: b", 2, "beyond"),
-        ("0: a fox\n" + "9" * 5000 + ": b", 2, "beyond"),
+        (r'"a \"red\" fox \\ hare"', r'a "red" fox \ hare'),
+        (r"'a fox\'s \"tail\"'", 'a fox\'s "tail"'),
+        (r'"a fox \(vulpes\)"', r"a fox \(vulpes\)"),
+        (r'"a\nfox\/\u0066\ud83e\udd8a"', "a\nfox/f\U0001f98a"),
+        (r'"a fox \ud83e."', "a fox \ufffd."),
+        (r'"a \users \u12 fox"', r"a \users \u12 fox"),
+        ('"a fox, 24: # and [a] hare"', "a fox, 24: # and [a] hare"),
+        ("a fox # 1, \"wild\", 16:9 \\ 'red'", "a fox # 1, \"wild\", 16:9 \\ 'red'"),
+        ("a fox,", "a fox,"),
+        ("\u0663: b", "\u0663: b"),
     ],
 )
-def test_errors_name_the_line(text, line, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        parse_prompts(text, 16, "foxes.txt")
-    assert str(caught.value).startswith(f"foxes.txt, line {line}: ")
+def test_what_a_prompt_may_hold(written, text):
+    assert parse_prompts(f"0: {written}", 16) == [(0, text)]
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("a [red] fox", "a [red] fox"),
+        (r"a fox :\] \(red\)", r"a fox :] \(red\)"),
+        ('"a fox :]"', "a fox :]"),
+        ("a fox, 24: b", "a fox, 24: b"),
+    ],
+)
+def test_what_brackets_may_hold(written, text):
+    assert parse_prompts(f"[0-24: {written}]", 16) == [(0, text)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "frame"),
+    [("1", 8, 8), ("0.1", 10, 1), ("0.5", 3, 2), ("1.5", 23.976, 36), ("1", 29.97, 30), ("2.5", 1, 3), ("0.01", 99, 1)],
+)
+def test_seconds_are_the_nearest_frame(seconds, fps, frame):
+    assert parse_prompts(f"0: a\n{seconds}s: b", 16, fps=fps)[1].start == frame
+
+
+def test_segments_know_where_they_were_written():
+    text = '# foxes\r\n"0": "a", "8": "b",\r\n\r\n  16 = c\n[24-32: d] [32-40: e]\n'
+    places = [(s.start, s.line, s.column) for s in parse_schedule(text, segment_frames=16).segments]
+    assert places == [(0, 2, 1), (8, 2, 11), (16, 4, 3), (24, 5, 1), (32, 5, 12)]
+    places = [(s.line, s.column) for s in parse_schedule("{\n '0': 'a',\n\t'8': 'b'}", segment_frames=16).segments]
+    assert places == [(2, 2), (3, 2)]
+
+
+def test_text_before_and_after_every_prompt():
+    schedule = parse_schedule("0: a fox\n24: a hare", segment_frames=16)
+    around = schedule.surrounded(" a photo of ", ", at dawn\n")
+    assert [s.text for s in around.segments] == ["a photo of a fox, at dawn", "a photo of a hare, at dawn"]
+    assert schedule.surrounded("", " ") == schedule
+    assert schedule.surrounded(app_text="running").segments[0].text == "a fox running"
+    assert [(s.line, s.column) for s in around.segments] == [(1, 1), (2, 1)]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "message"),
+    [
+        ("", 1, 1, "holds no prompt"),
+        ("\n \n", 1, 1, "holds no prompt"),
+        ("# only a comment\n,", 1, 1, "holds no prompt"),
+        ("{ }", 1, 1, "holds no prompt"),
+        ("\n  5: a fox", 2, 3, "first prompt starts at frame 5; it must start at frame 0"),
+        ("[1s-3s: a fox]", 1, 1, "must start at frame 0"),
+        ("0: a fox\n\n8: b\n8: c", 4, 1, "frame 8 does not come after frame 8"),
+        ("0: a fox\n8: b\n 4: c", 3, 2, "frame 4 does not come after frame 8"),
+        ("0: a\n0.01s: b", 2, 1, "frame 0 does not come after frame 0"),
+        ("[0-24: a] [16-48: b]", 1, 11, "frame 16 is still in the range before, 0-24"),
+        ("[0-24: a]\n[24-48: b]\n[8-16: c]", 3, 1, "frame 8 does not come after frame 24"),
+        ("[0-24: a]\n[30-48: b]", 2, 1, "frames 24 to 29 have no prompt"),
+        ("[0-24: a]\n  30: b", 2, 3, "frames 24 to 29 have no prompt"),
+        ("[0-24: a]\n[24-24: b]", 2, 1, "starts at frame 24 and ends at frame 24; it must end later"),
+        ("[0-24: a]\n[24-4s: b]", 2, 1, "got 24 to 4s; accepted are two frames or two seconds"),
+        ("[0-24 a fox]", 1, 1, "got '[0-24 a fox]'; a range is written"),
+        ("[24: a fox]", 1, 1, "a range is written"),
+        ("[0-24: a fox", 1, 1, "bracket is not closed on its line"),
+        ("[0-24: a\nfox]", 1, 1, "bracket is not closed on its line"),
+        ("[0-24: a [red fox]", 1, 1, "bracket is not closed on its line"),
+        ('[0-24: "a fox" asleep]', 1, 16, "got 'asleep]'; accepted is ] after the closing quote"),
+        ("[0-24: a] asleep", 1, 11, "or none does"),
+        ("[-1s-3s: a]", 1, 2, "got '-1s' as a time"),
+        ("a fox\n16: a fox asleep", 2, 1, "or none does"),
+        ("# foxes\n0: a fox\na fox asleep", 3, 1, "or none does"),
+        ("0: a fox\n8:", 2, 1, "prompt of frame 8 is empty"),
+        ('0: " "', 1, 1, "prompt of frame 0 is empty"),
+        ("[0-8: ]", 1, 1, "prompt of frame 0 is empty"),
+        ('"0": a fox', 1, 6, "got 'a fox'; accepted is a prompt in quotes"),
+        ('"0": a fox\n', 1, 6, "got 'a fox'; accepted is a prompt in quotes"),
+        ('"0": \n"a fox"', 1, 6, "got the end of the line; accepted is a prompt in quotes"),
+        ('"0": "a fox', 1, 6, 'this quote is not closed on its line; put " after the prompt'),
+        ('"0": "a fox,\n"24": "b"', 1, 6, "this quote is not closed on its line"),
+        ("0: 'tis a fox", 1, 4, "this quote is not closed on its line; put ' after the prompt"),
+        ('0: "a fox\\"', 1, 4, "this quote is not closed on its line"),
+        ("'0': 'a fox's tail'", 1, 13, 'got "s tail\'"; accepted is a comma or a new line'),
+        ('"0": "a fox" "24": "b"', 1, 14, "accepted is a comma or a new line after the closing quote"),
+        ("0: a fox, 24: b", 1, 11, "got 24 on another prompt's line"),
+        ("0: a fox, '24': 'b'", 1, 11, "got '24' on another prompt's line"),
+        ("0: a\n99999999999: b", 2, 1, "got '99999999999', which is beyond"),
+        ("0: a\n" + "9" * 5000 + ": b", 2, 1, "which is beyond the last frame that is accepted, 1000000000"),
+        ("0: a\n1000000000s: b", 2, 1, "which is beyond"),
+        ("[0-99999999999: a]", 1, 4, "which is beyond"),
+        ("1.5: a fox", 1, 1, "got 1.5 as a frame; accepted are whole numbers, and seconds as in 1.5s"),
+        ("3d: a fox", 1, 1, "got '3d' as a time; accepted are a frame (24) and seconds (3s, 1.5s)"),
+        ("1.2.3: a", 1, 1, "got '1.2.3' as a time"),
+        ("-5: a", 1, 1, "got '-5' as a time"),
+        ('"0": "a", "max_f/2": "b"', 1, 11, "got 'max_f/2' as a time"),
+        ('"__import__(1)": "b"', 1, 1, "got '__import__(1)' as a time"),
+        ('"": "b"', 1, 1, "got '' as a time"),
+        ("\u201c0\u201d: \u201ca fox\u201d", 1, 1, "got the quotation mark \u201c"),
+        ('  {"0": "a fox"', 1, 3, "begins with { but does not end with }"),
+        ('{"0": "a fox"} more', 1, 1, "begins with { but does not end with }"),
+        ('"0": "a fox --neg blur"', 1, 1, "got --neg"),
+        ("0: a\n100: b", 2, 1, "starts at frame 100, but the video ends with frame 99"),
+        ("0: a\n[90-101: b]", 2, 1, "ends at frame 101, but the video has 100 frames"),
+        ("a\n" * 7, 7, 1, "starts at frame 102, but the video ends with frame 99"),
+        ("x" * (MAX_CHARACTERS + 1), 1, 1, "characters; accepted are up to"),
+    ],
+)
+def test_errors_say_where_and_what(text, line, column, message):
+    with pytest.raises(ScheduleError) as caught:
+        parse_schedule(text, segment_frames=17, fps=8, num_frames=100, name="foxes.txt")
+    assert message in caught.value.message
+    assert (caught.value.line, caught.value.column) == (line, column)
+    assert str(caught.value) == f"foxes.txt, line {line}, column {column}: {caught.value.message}"
     assert "\n" not in str(caught.value)
+    assert len(caught.value.message) < 130
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "# only a comment\n"])
-def test_no_prompt_at_all_is_refused(text):
-    with pytest.raises(ValueError, match="holds no prompt"):
-        parse_prompts(text, 16)
+def test_seconds_need_frames_per_second():
+    with pytest.raises(ScheduleError, match=r"line 2, column 1: got 3s, but the frames per second are not known"):
+        parse_prompts("0: a fox\n3s: a fox asleep", 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"segment_frames": 0}, "a segment has 0 frames"),
+        ({"fps": 0.0}, "the video has 0.0 frames per second"),
+        ({"fps": float("nan")}, "frames per second"),
+        ({"fps": float("inf")}, "frames per second"),
+        ({"num_frames": -1}, "the video has -1 frames"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        parse_schedule("a fox", **{"segment_frames": 16, **settings})
+
+
+PIECES = [
+    *"0123456789\"'\\:=,[](){}#-+.s\n\r\t \u2028\u201c\u2013\x00\ud800a",
+    *(
+        "0: ",
+        '"0": "a fox"',
+        "24",
+        "3s",
+        "[0-24: ",
+        "--neg",
+        "\\u12",
+        "a fox",
+        '{"0": "a"}',
+        "\\ud83e\\udd8a",
+        "9" * 30,
+    ),
+]
+
+
+def test_nothing_but_a_value_error_comes_of_any_text():
+    dice = random.Random(0)
+    read, places = 0, []
+    for _ in range(4000):
+        text = "".join(dice.choices(PIECES, k=dice.randrange(1, 30)))
+        text = text if dice.random() < 0.5 else f"0: a\n{text}"
+        try:
+            schedule = parse_schedule(text, segment_frames=8, fps=8, num_frames=dice.choice([0, 100]))
+        except ScheduleError as error:
+            places.append((text, error.line, error.column))
+            continue
+        read += 1
+        assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
+        assert schedule.segments[0].start == 0
+        assert all(segment.text.strip() == segment.text != "" for segment in schedule.segments)
+    assert read > 400
+    for text, line, column in places:
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        assert 1 <= column <= len(lines[line - 1]) + 1
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "0",
+        "9.",
+        "a",
+        '"',
+        "'",
+        "\\",
+        "[",
+        "[0-1:",
+        "]",
+        "{",
+        ",",
+        ", 0",
+        " ",
+        "#",
+        "\n",
+        '"\\',
+        "\\u0041",
+        '"0":',
+        "=",
+        "-",
+        "--neg",
+    ],
+)
+@pytest.mark.parametrize("start", ["", "0: ", '0: "', "[0-1: ", '{"0": ', '"'])
+def test_no_text_is_read_slowly(start, piece):
+    text = start + piece * ((MAX_CHARACTERS - 10) // len(piece) // 10)
+    started = time.process_time()
+    with suppress(ScheduleError):
+        parse_schedule(text, segment_frames=1)
+    assert time.process_time() - started < 2
+
+
+def test_many_prompts_are_read_quickly():
+    text = "\n".join(f'"{frame}": "a fox",' for frame in range(40_000))
+    started = time.process_time()
+    schedule = parse_schedule(text, segment_frames=1)
+    assert len(schedule.segments) == 40_000
+    assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
+    assert time.process_time() - started < 5
+
+
+# There and back
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("a fox\na hare", '"0": "a fox",\n"16": "a hare"'),
+        ("[0s-3s: a fox] [3s-6s: a \\[red\\] hare]", '"0": "a fox",\n[24-48: "a [red] hare"]'),
+        (r"0: a \(red\) 'fox'", r'''"0": "a \\(red\\) 'fox'"'''),
+        (r'"0": "\u72d0\n狐"', r'"0": "狐\n狐"'),
+    ],
+)
+def test_canonical_text(text, canonical):
+    schedule = parse_schedule(text, segment_frames=16, fps=8)
+    assert schedule.canonical() == canonical
+    assert parse_schedule(canonical, segment_frames=1) == schedule
+    assert parse_schedule(canonical, segment_frames=1).canonical() == canonical
+
+
+def test_canonical_text_without_ranges_is_json():
+    schedule = parse_schedule("0: a \\ \"fox\"\t\x01\n24: a 'hare'", segment_frames=16)
+    assert json.loads(f"{{{schedule.canonical()}}}") == {"0": 'a \\ "fox"\t\x01', "24": "a 'hare'"}
+
+
+def test_what_is_written_is_read_as_it_was():
+    hypothesis = pytest.importorskip("hypothesis")
+    strategies = hypothesis.strategies
+    awkward = strategies.text(strategies.sampled_from("\"'\\[]{}#:=,-us0 \n\r\t\x00\u2028\u201c\ud800é"))
+    texts = (strategies.text() | awkward).map(str.strip).filter(lambda text: text and "--neg" not in text)
+    lengths = strategies.integers(1, 10**6)
+
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(
+        strategies.lists(strategies.tuples(lengths, texts), min_size=1, max_size=5), strategies.booleans()
+    )
+    def there_and_back(prompts, open_end):
+        starts = [sum(length for length, _ in prompts[:index]) for index in range(len(prompts) + 1)]
+        ends = [*starts[1:-1], None if open_end else starts[-1]]
+        schedule = schedule_of(*zip(starts[:-1], ends, (text for _, text in prompts), strict=True))
+        assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
+
+    there_and_back()
+
+
+# Blends
+
+
+def weights(spans: list[PromptSpan], frame: int) -> list[float]:
+    return [span.weight(frame) for span in spans]
+
+
+def test_no_blend_is_a_change_at_once():
+    spans = blended_spans([0, 24, 48])
+    assert spans == [(0, 24, 0, 0), (24, 48, 0, 0), (48, None, 0, 0)]
+    assert [weights(spans, frame) for frame in (0, 23, 24, 47, 48, 10**9)] == [
+        *([[1, 0, 0]] * 2),
+        *([[0, 1, 0]] * 2),
+        *([[0, 0, 1]] * 2),
+    ]
+
+
+def test_a_blend_begins_with_the_later_prompt_and_is_linear():
+    spans = parse_schedule("0: a\n24: b", segment_frames=16).spans(3)
+    assert spans == [(0, 27, 0, 3), (24, None, 3, 0)]
+    later = [weights(spans, frame)[1] for frame in range(22, 29)]
+    assert later == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+
+
+@pytest.mark.parametrize("blend_frames", [0, 1, 2, 3, 5, 100])
+def test_weights_add_up_to_1_and_each_prompt_has_a_frame_for_itself(blend_frames):
+    starts = [0, 1, 2, 6, 8, 20]
+    spans = blended_spans(starts, blend_frames)
+    for frame in range(200):
+        assert sum(weights(spans, frame)) == pytest.approx(1)
+        assert sum(weight > 0 for weight in weights(spans, frame)) <= 2
+    for index, end in enumerate([*starts[1:], 200]):
+        assert weights(spans, end - 1) == [float(other == index) for other in range(len(starts))]
+
+
+def test_a_blend_does_not_reach_back():
+    blended, plain = blended_spans([0, 24], 8), blended_spans([0, 24])
+    assert all(weights(blended, frame) == weights(plain, frame) for frame in range(24))
+
+
+def test_edges_of_blends():
+    assert blended_spans([0], 8) == [(0, None, 0, 0)]
+    with pytest.raises(ValueError, match="blend frames is -1"):
+        blended_spans([0, 24], -1)
+
+
+# Files
 
 
 def test_files(tmp_path):
     path = tmp_path / "foxes.txt"
     path.write_bytes("\ufeff0: a fox\n24: a fox asleep\n".encode())
     assert read_prompt_file(path, 16) == FOX
+    path.write_bytes(b"[0s-3s: a fox]\n[3s-6s: a fox asleep]\n")
+    assert read_prompt_file(path, 16, fps=8) == FOX
+    path.write_bytes(b"5: a fox")
+    with pytest.raises(ScheduleError, match=r"foxes\.txt, line 1, column 1: the first prompt"):
+        read_prompt_file(path, 16)
 
 
 @pytest.mark.parametrize(

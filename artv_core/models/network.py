@@ -36,13 +36,30 @@ class FrameConditions:
 
 
 class FrameNetwork(nn.Module):
-    """Denoises one frame given text, the frames before it and an anchor frame (the paper's conditions)."""
+    """Denoises one frame given text, the frames before it and an anchor frame (the paper's conditions).
+
+    `compute_device` and `compute_dtype` are where and in what it computes; None means where and as its weights are. A
+    host whose layers fetch and cast weights as they are used sets them.
+    """
+
+    compute_device: torch.device | None = None
+    compute_dtype: torch.dtype | None = None
 
     def __init__(self, config: NetworkConfig, operations: Any = torch.nn):
         super().__init__()
         self.diffusion_model = UNet(config.unet, config.anchor.width, operations)
         self.reference_adapter = ReferenceAdapter(config.adapter, config.unet, operations)
         self.anchor_encoder = AnchorEncoder(config.anchor, config.unet.in_channels, operations)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.compute_device or next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What inputs are cast to."""
+        return self.compute_dtype or next(self.parameters()).dtype
 
     def condition(
         self,
