@@ -1,5 +1,6 @@
 """The synthetic world, the sampling of training examples, and the loop: exact resume, independence of the processes."""
 
+import os
 import random
 import subprocess
 import sys
@@ -260,17 +261,40 @@ def test_a_wrong_configuration_is_one_line_and_code_2(tmp_path: Path, text: str,
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_two_processes_train_as_one(finished: Path, tmp_path: Path):
-    """torchrun with two processes that share each batch: the losses are those of one process."""
+STOP_ONE = """
+import os, signal, sys
+from artv_core.training import config, diffusion, run
+before = diffusion.DiffusionTraining.batch
+def batch(self, step, indices):
+    if step == 1 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return before(self, step, indices)
+if sys.argv[3] == "stop":
+    diffusion.DiffusionTraining.batch = batch
+run.run(config.read_config(sys.argv[1]), sys.argv[2], ["diffusion"], resume=True)
+"""
+
+
+def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Path):
+    """torchrun with two processes that share each batch. One gets SIGTERM: both save and stop at that step. Resumed, the
+    weights are those of one process that never stopped, up to the order of sums."""
     (tmp_path / "small.toml").write_text(SMALL)
+    (tmp_path / "stop_one.py").write_text(STOP_ONE)
     folder = tmp_path / "small"
     folder.mkdir()
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "train.py"]
-    command += ["--config", str(tmp_path / "small.toml"), "--output", str(tmp_path), "--stages", "diffusion"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command = [*launch, str(tmp_path / "stop_one.py"), str(tmp_path / "small.toml"), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for what in ("stop", "go on"):
+        result = subprocess.run(
+            [*command, what], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        if what == "stop":
+            assert result.stdout.count("--resume goes on from here") == 1
+            assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
     assert result.stdout.count("stage diffusion: done") == 1
     shared, alone = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
     for name, tensor in alone.items():

@@ -89,11 +89,13 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
             done = step + 1
             if accelerator.is_main_process and (done % config.sheet_every == 0 or done == config.steps):
                 _log(accelerator, dict(stage.sheet(averaged.module, done, folder)), done)
-            if stop() or done == config.steps or time.monotonic() - saved_at > 60 * config.save_minutes:
+            due = time.monotonic() - saved_at > 60 * config.save_minutes
+            stopping, due = _agreed(accelerator, stop(), due)
+            if stopping or due or done == config.steps:
                 _save_state(accelerator, folder, done)
                 saved_at = time.monotonic()
-            if stop():
-                print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
+            if stopping:
+                accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
                 raise SystemExit(0)
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -105,6 +107,14 @@ def learning_rate_factor(step: int, config: LoopConfig) -> float:
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     left = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
     return min(warm, left, 1.0)
+
+
+def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Each flag as all processes see it: set if it is set in any, for they must save and stop at the same step."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), reduction="sum")
+    return [bool(count) for count in counts]
 
 
 def _train_step(

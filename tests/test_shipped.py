@@ -1,0 +1,107 @@
+"""The shipped checkpoint: it is small, complete, and its demo shows moving objects in the prompts' colours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from artv_core.checkpoint import describe_checkpoint, shipped_checkpoint
+from artv_core.evaluation.quality import Rollout, read_rollout, survival
+from artv_core.evaluation.synthetic import angle_between, median_motion, shifts
+from artv_core.generate import GenerateOptions
+from artv_core.media import read_video
+from artv_core.pipeline import Pipeline
+from artv_core.training.synthetic import DIRECTIONS, sample_clip
+
+DEMO_MINUTES = 2.0
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `artv demo` made, run as a user does, from a folder that is not the repository."""
+    folder = tmp_path_factory.mktemp("demo")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "artv_core.cli", "demo", "--no-comfyui", "--output", "out"]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for path in result.stdout.split():
+        assert (folder / path).is_file()
+    assert "warning" not in result.stderr
+    return folder / "out"
+
+
+def readings(path: Path) -> Rollout:
+    video = torch.nn.functional.interpolate(read_video(path), size=(64, 64), mode="area")
+    return read_rollout(video[None])
+
+
+def clip(color: str, kind: str, background: str):
+    import dataclasses
+
+    return dataclasses.replace(sample_clip(0, 0), color=color, kind=kind, background=background)
+
+
+@pytest.mark.parametrize(
+    ("name", "color", "kind", "background", "frames"),
+    [
+        ("text-to-video", "red", "circle", "blue", 16),
+        ("image-to-video", "yellow", "square", "purple", 16),
+        ("two-prompts", "white", "circle", "green", 32),
+    ],
+)
+def test_the_demo_shows_the_prompts_colours_and_motion(
+    demo: Path, name: str, color: str, kind: str, background: str, frames: int
+):
+    read = readings(demo / f"{name}.mp4")
+    assert len(read.readings[0]) == frames
+    assert {reading.background for reading in read.readings[0]} == {background}
+    prompt = clip(color, kind, background)
+    assert sum(survival(read, [prompt], frame) for frame in range(frames)) >= 0.9 * frames
+    motion = median_motion(shifts(read.readings[0], 64, 64))
+    assert motion is not None
+    assert angle_between(motion, (1.0, 0.0)) < 180  # it moves at all
+
+
+def test_the_image_starts_its_video(demo: Path):
+    first = torch.nn.functional.interpolate(read_video(demo / "image-to-video.mp4")[:1], size=(64, 64), mode="area")[0]
+    image = torch.frombuffer(bytearray(Image.open(demo / "image.png").tobytes()), dtype=torch.uint8)
+    image = image.view(64, 64, 3).permute(2, 0, 1).float() / 255
+    assert (first - image).abs().mean() < 0.05
+
+
+def test_the_sheet_has_a_row_for_each_clip(demo: Path):
+    sheet = Image.open(demo / "contact-sheet.png")
+    assert sheet.width > 8 * 64
+    assert sheet.height > 3 * 64
+
+
+def test_it_is_small_complete_and_names_its_version():
+    path = shipped_checkpoint("tiny")
+    summary = describe_checkpoint(path)
+    assert path.stat().st_size <= 24e6
+    assert path.stem == summary.config.name
+    assert path.stem.startswith("tiny-v")
+    assert not summary.missing
+    assert "circle" in summary.config.vocabulary
+    assert path.with_suffix(".md").is_file(), "the model card"
+
+
+def test_directions_are_not_all_the_same():
+    """Four videos of one prompt but for the direction, from the same image: the text decides where it goes."""
+    pipeline = Pipeline.from_checkpoint("tiny")
+    options = GenerateOptions(num_frames=8, batch_size=4, seed=3)
+    names = ("right", "left", "up", "down")
+    texts = [f"a large red circle moving {name} fast on a blue background" for name in names]
+    frames = [frame.image for frame in pipeline.frames([(0, texts)], options)]
+    videos = torch.stack(frames, dim=1)
+    read = read_rollout(videos)
+    motions = [median_motion(shifts(readings, 64, 64)) for readings in read.readings]
+    right = [
+        motion is not None and angle_between(motion, DIRECTIONS[name]) <= 45
+        for motion, name in zip(motions, names, strict=True)
+    ]
+    assert sum(right) >= 2, motions
