@@ -223,9 +223,23 @@ def load_checkpoint(
     for part, source in sources.items():
         slots = {key: slot for key, slot in expected[part].items() if slot.model_key}
         for key, tensor in source.read(slots):
-            state[slots[key].model_key] = tensor.to(device, dtype, copy=True)
+            # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
+            kept = torch.float32 if key == "null_context" else dtype
+            state[slots[key].model_key] = tensor.to(device, kept, copy=True)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
+
+
+def read_part(path: str | Path, part: str, *, base: str | Path | None = None) -> dict[str, Tensor]:
+    """The tensors of one part (a name in `PARTS`) under their keys in the file; from `base` where the file has none of
+    them, and empty where neither has. For a host that fills networks of its own. Raises ValueError, one line."""
+    _check_names([part], PARTS)
+    for source in [path] if base is None else [path, base]:
+        file = open_tensor_file(source)
+        found = {key: tensor.clone() for key, tensor in file.read(k for k in file.tensors if _part_of(k) == part)}
+        if found:
+            return found
+    return {}
 
 
 def initialise_from_stable_diffusion(model: ARTV, path: str | Path) -> tuple[str, ...]:
@@ -320,6 +334,11 @@ def shipped_checkpoint(name: str = "tiny") -> Path:
     if name not in shipped:
         raise ValueError(f"no checkpoint {name!r} comes with this package; it has: {', '.join(shipped) or 'none'}")
     return shipped[name]
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints that came with this package, in order."""
+    return list(_shipped())
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from .models.artv import ARTV
 from .randomness import normal, stream
 from .sampling import StepInfo, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
+
+NoiseLevel = int | tuple[tuple[int, int], ...]
+"""A condition's noise level (time step) for all frames; or (first frame, level) pairs from frame 0 on, ascending."""
 
 MAX_SIDE = 16_384
 """Pixels along one side; more is a slip of the keyboard."""
@@ -43,8 +47,8 @@ class GenerateOptions:
     guidance_anchor: float | None = None
     guidance_text: float | None = None
     first_frame_guidance: float | None = None
-    reference_noise_level: int | None = None
-    anchor_noise_level: int | None = None
+    reference_noise_level: NoiseLevel | None = None
+    anchor_noise_level: NoiseLevel | None = None
     mix_mode: str = "after_guidance"
     use_mask: bool = True
 
@@ -143,12 +147,13 @@ def gather_inputs(
     blank = NoisedLatents(torch.zeros(_latent_shape(model, options), device=device), 0)
     noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)
     if references is not None:
-        level = options.reference_noise_level or 0
+        level = level_at(options.reference_noise_level or 0, buffer.count)
         noised_references = noised(schedule, references.flatten(1, 2), level, seeds, buffer.count, "references")
     noised_anchor = blank
     if anchor is not None:
         anchor = anchor.to(blank.latents).expand_as(blank.latents)
-        noised_anchor = noised(schedule, anchor, options.anchor_noise_level or 0, seeds, buffer.count, "anchor")
+        level = level_at(options.anchor_noise_level or 0, buffer.count)
+        noised_anchor = noised(schedule, anchor, level, seeds, buffer.count, "anchor")
     return FrameInputs(
         context=context.to(device).expand(len(seeds), -1, -1),
         null_context=model.null_context if negative is None else negative.to(device),
@@ -157,6 +162,11 @@ def gather_inputs(
         reference_latent=None if references is None else references[:, -1],
         has_anchor=anchor is not None,
     )
+
+
+def level_at(level: NoiseLevel, frame: int) -> int:
+    """The noise level of a frame."""
+    return level if isinstance(level, int) else next(value for start, value in reversed(level) if start <= frame)
 
 
 def sample_frame(
@@ -231,6 +241,14 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     get_sampler(options.sampler or "")
     NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
     for name in ("reference_noise_level", "anchor_noise_level"):
-        level = getattr(options, name)
-        if not 0 <= level < config.schedule.num_timesteps:
-            raise ValueError(f"{name} is {level}; accepted are 0 (clean) to {config.schedule.num_timesteps - 1}")
+        _check_level(name, getattr(options, name), config.schedule.num_timesteps)
+
+
+def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:
+    pairs = ((0, level),) if isinstance(level, int) else level
+    starts = [start for start, _ in pairs]
+    if starts[:1] != [0] or any(later <= earlier for earlier, later in pairwise(starts)):
+        raise ValueError(f"{name} changes at frames {starts}; the first must be 0, each later than the one before")
+    for _, value in pairs:
+        if not 0 <= value < num_timesteps:
+            raise ValueError(f"{name} is {value}; accepted are 0 (clean) to {num_timesteps - 1}")

@@ -4,7 +4,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -101,8 +101,17 @@ class VideoWriter:
     is found on entering.
     """
 
-    def __init__(self, path: str | Path, fps: float, *, upscale: int = 1, comment: str = "") -> None:
-        """`fps` frames per second; each pixel becomes `upscale` x `upscale`; `comment` is stored in the file.
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        *,
+        upscale: int = 1,
+        comment: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """`fps` frames per second; each pixel becomes `upscale` x `upscale`; `comment` is stored in the file, and so is
+        `metadata`, under names of the caller's own.
 
         Raises ValueError on a file name ending, frame rate or factor that there is not.
         """
@@ -115,7 +124,7 @@ class VideoWriter:
             raise ValueError(f"upscale is {upscale}; accepted are whole numbers from 1 to 64")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.upscale = upscale
-        self.comment = comment
+        self.metadata = {"comment": comment, **(metadata or {})}
         self.count = 0
         self._sink: Any = None
         self._container: Any = None
@@ -153,8 +162,10 @@ class VideoWriter:
             raise ValueError(f"this FFmpeg has no video encoder of: {', '.join(ENCODERS)}; install PyAV from PyPI")
         suffix = self.path.suffix.lower()
         self._sink = _Sink(self._file.path)
-        self._container = av.open(self._sink, "w", format=CONTAINERS[suffix])
-        self._container.metadata["comment"] = self.comment
+        # Without this flag MP4 drops every tag that it has no field for.
+        own_tags = {"movflags": "use_metadata_tags"} if len(self.metadata) > 1 else {}
+        self._container = av.open(self._sink, "w", format=CONTAINERS[suffix], options=own_tags)
+        self._container.metadata.update(self.metadata)
         stream = self._container.add_stream(name, rate=self.rate, options=ENCODERS[name])
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         context = stream.codec_context
