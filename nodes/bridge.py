@@ -1,0 +1,311 @@
+"""All glue between the host and the core: memory, types, scales and layouts, progress, previews, interruption.
+
+No mathematics and no frame loop live here: frames come from `artv_core.generate.generate_frames`.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import comfy.model_management as memory
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
+from ..artv_core.config import ARTVConfig, VAEConfig
+from ..artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table
+from ..artv_core.frames import AnchorPolicy
+from ..artv_core.generate import Frame, GenerateOptions, generate_frames
+from ..artv_core.models.artv import ARTV
+from ..artv_core.sampling import StepInfo
+from .prompt_track import Conditioning, read_texts
+
+logger = logging.getLogger(__name__)
+
+STORAGE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+"""What the host may choose to keep weights in, best first."""
+
+
+# The host's schema
+
+
+def schema(**fields: Any) -> io.Schema:
+    """The host's node description, without the fields that an older host does not know (such as search aliases)."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+# Weights under the host's memory management
+
+
+def load_model(path: str, base: str | None) -> Any:
+    """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
+
+    Where the weights lie, in what they are stored and in what is computed is the host's choice. VAE and text encoder
+    are left to the host's own classes. Raises ValueError, one line, as `load_checkpoint` does.
+    """
+    device, offload = memory.get_torch_device(), memory.unet_offload_device()
+    summary = describe_checkpoint(path)
+    count = sum(summary.parameters.get(part, 0) for part in ("unet", "branches", "mask"))
+    storage = memory.unet_dtype(
+        device=device, model_params=count, supported_dtypes=STORAGE_DTYPES, weight_dtype=_stored_dtype(summary.dtypes)
+    )
+    compute = memory.unet_manual_cast(storage, device, STORAGE_DTYPES) or storage
+    model = load_checkpoint(
+        path, base=base, device=offload, dtype=storage, operations=comfy.ops.manual_cast, without=("vae", "text")
+    )
+    model.requires_grad_(False)
+    for network in (model.noise, model.mask):
+        if network is not None:
+            network.compute_device, network.compute_dtype = device, compute
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, load_device=device, offload_device=offload)
+
+
+def is_trained(model: ARTV) -> bool:
+    """Whether the reference adapter's closing layers, zero at the start, have ever been changed."""
+    return any(bool(parameter.float().any()) for parameter in model.noise.reference_adapter.zero_out.parameters())
+
+
+def _stored_dtype(names: Sequence[str]) -> torch.dtype | None:
+    """A file's one dtype, by safetensors' name, or None where it has several."""
+    dtypes = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+    return dtypes.get(names[0]) if len(names) == 1 else None
+
+
+def _make_resident(patcher: Any, options: GenerateOptions) -> None:
+    """Have the host bring the weights to the device, or as many of them as fit beside the activations."""
+    memory.load_models_gpu([patcher], memory_required=_activation_bytes(patcher.model, options))
+
+
+def _activation_bytes(model: ARTV, options: GenerateOptions) -> int:
+    """A generous guess: up to four guidance branches, each with some sixty feature maps of the finest level alive."""
+    factor, channels = model.config.vae.factor, model.config.noise.unet.model_channels
+    cells = ((options.height or 0) // factor) * ((options.width or 0) // factor)
+    return 4 * options.batch_size * cells * channels * 60 * model.noise.dtype.itemsize
+
+
+# Scales and layouts
+
+
+def to_core(latents: Tensor, vae: VAEConfig) -> Tensor:
+    """The host's LATENT scale to the core's, float32."""
+    return (latents.float() - vae.shift) * vae.scale
+
+
+def to_host(latents: Tensor, vae: VAEConfig) -> Tensor:
+    """The core's latent scale to the host's LATENT, float32."""
+    return latents.float() / vae.scale + vae.shift
+
+
+def to_channels_first(images: Tensor) -> Tensor:
+    """The host's IMAGE [B, H, W, C] to the core's [B, C, H, W]."""
+    return images.movedim(-1, 1)
+
+
+def latent_samples(latent: dict[str, Any], name: str) -> Tensor:
+    """The samples [T, C, h, w] of a LATENT. Raises ValueError where it is no batch of images."""
+    samples = latent["samples"]
+    if samples.ndim != 4:
+        shape = "x".join(map(str, samples.shape))
+        raise ValueError(f"{name} is {shape}, expected the latents of images (frames x channels x height x width)")
+    return samples
+
+
+def one_latent(latent: dict[str, Any], name: str) -> Tensor:
+    """The samples [1, C, h, w] of a LATENT of one image. Raises ValueError where it holds several."""
+    samples = latent_samples(latent, name)
+    if samples.shape[0] != 1:
+        raise ValueError(f"{name} holds {samples.shape[0]} images, expected 1; pick one with Latent From Batch")
+    return samples
+
+
+def _check_channels(samples: Tensor, config: ARTVConfig, name: str) -> None:
+    wanted = config.vae.latent_channels
+    if samples.shape[1] != wanted:
+        raise ValueError(
+            f"{name} has {samples.shape[1]} channels, this model's latents have {wanted}; "
+            "it was made by another VAE: use the VAE of the ARTV Loader"
+        )
+
+
+# Sampling
+
+
+class Video(NamedTuple):
+    """One sampled video: latents [T, C, h, w] in the host's scale, masks [T, h, w], and a table of its drift."""
+
+    latents: Tensor
+    masks: Tensor
+    drift: str
+
+
+def sample(
+    patcher: Any,
+    positive: Conditioning,
+    options: GenerateOptions,
+    *,
+    negative: Conditioning | None = None,
+    references: dict[str, Any] | None = None,
+    anchor: AnchorPolicy | None = None,
+    anchor_strength: float = 1.0,
+    vae: Any = None,
+) -> list[Video]:
+    """Sample `options.batch_size` videos; the frames given in `references` are their first ones.
+
+    `options` have None where the checkpoint's recommendation is wanted. An anchor's latent is in the host's scale.
+    Raises ValueError, one line, on what does not fit, and what the host raises when it is told to stop.
+    """
+    model = patcher.model
+    given = _given_frames(references, model.config)
+    options = _resolved(options, model.config, given, anchor_strength)
+    if len(given):
+        _check_size(given, model.config, options, "the references' image")
+    texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
+    policy = _core_anchor(anchor, model.config, options)
+    _make_resident(patcher, options)
+    monitor = _Monitor(patcher, options, len(given), vae)
+    collector = _Collector(options, model.config, given)
+    frames = generate_frames(
+        model, texts.track, options, negative=texts.negative, given=given, anchor=policy, on_step=monitor.step
+    )
+    for frame in frames:
+        collector.add(frame)
+        monitor.finished(frame)
+    return collector.videos()
+
+
+def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tensor:
+    if references is None:
+        return torch.empty(0, config.vae.latent_channels, 1, 1)
+    samples = latent_samples(references, "the references' latent")
+    _check_channels(samples, config, "the references' latent")
+    return to_core(samples, config.vae)
+
+
+def _resolved(options: GenerateOptions, config: ARTVConfig, given: Tensor, anchor_strength: float) -> GenerateOptions:
+    """Recommendations filled in; the size is that of the given frames where none was chosen."""
+    if len(given):
+        height, width = (side * config.vae.factor for side in given.shape[-2:])
+        options = dataclasses.replace(options, height=options.height or height, width=options.width or width)
+    options = options.resolved(config)
+    if len(given) >= options.num_frames:
+        raise ValueError(
+            f"frames is {options.num_frames} and {len(given)} of them are given, so none is left to make; "
+            f"frames counts the given ones: set it above {len(given)}"
+        )
+    scale = (options.guidance_anchor or 0.0) * anchor_strength
+    return dataclasses.replace(options, guidance_anchor=scale)
+
+
+def _core_anchor(policy: AnchorPolicy | None, config: ARTVConfig, options: GenerateOptions) -> AnchorPolicy | None:
+    if policy is None or policy.latent is None:
+        return policy
+    _check_channels(policy.latent, config, "the anchor's latent")
+    _check_size(policy.latent, config, options, "the anchor's image")
+    return dataclasses.replace(policy, latent=to_core(policy.latent, config.vae))
+
+
+def _check_size(latents: Tensor, config: ARTVConfig, options: GenerateOptions, name: str) -> None:
+    height, width = (side * config.vae.factor for side in latents.shape[-2:])
+    if (height, width) != (options.height, options.width):
+        raise ValueError(
+            f"{name} is {width}x{height} pixels, the video {options.width}x{options.height}; "
+            "make them equal: scale the image before VAE Encode, or change width and height"
+        )
+
+
+class _Collector:
+    """Gathers frames as they leave the generator, on the host's device for results, in the host's scale."""
+
+    def __init__(self, options: GenerateOptions, config: ARTVConfig, given: Tensor) -> None:
+        self._vae = config.vae
+        shape = (options.batch_size, config.vae.latent_channels)
+        cells = ((options.height or 0) // config.vae.factor, (options.width or 0) // config.vae.factor)
+        device = memory.intermediate_device()
+        # Videos first: each leaves as a tensor of its own. Filled in place, so memory peaks at the result itself.
+        self._latents = torch.zeros(shape[0], options.num_frames, shape[1], *cells, device=device)
+        self._masks = torch.zeros(shape[0], options.num_frames, *cells, device=device)
+        self._meters = [DriftMeter() for _ in range(options.batch_size)]
+        self._readings: list[list[DriftReading]] = [[] for _ in range(options.batch_size)]
+        for index, latent in enumerate(given):
+            self.add(Frame(index, latent.expand(options.batch_size, *latent.shape), None))
+
+    def add(self, frame: Frame) -> None:
+        self._latents[:, frame.index] = to_host(frame.latent, self._vae).to(self._latents.device)
+        if frame.mask is not None:
+            self._masks[:, frame.index] = frame.mask[:, 0].to(self._masks.device)
+        for b, (meter, readings) in enumerate(zip(self._meters, self._readings, strict=True)):
+            readings.append(meter.read(frame.index, self._latents[b, frame.index], self._masks[b, frame.index]))
+
+    def videos(self) -> list[Video]:
+        return [
+            Video(latents, masks, drift_table(readings))
+            for latents, masks, readings in zip(self._latents, self._masks, self._readings, strict=True)
+        ]
+
+
+# Progress, previews, interruption
+
+
+class _Monitor:
+    """One progress bar over frames times steps. Previews are true ones, through the VAE, of finished frames."""
+
+    def __init__(self, patcher: Any, options: GenerateOptions, num_given: int, vae: Any) -> None:
+        self._patcher, self._options, self._vae = patcher, options, vae
+        self._first, self._steps = num_given, options.steps or 1
+        self._total = (options.num_frames - num_given) * self._steps
+        self._bar = comfy.utils.ProgressBar(self._total)
+        self._next_preview = 0.0
+
+    def step(self, frame_index: int, info: StepInfo) -> None:
+        """After each step: stop here where the user has asked for it."""
+        memory.throw_exception_if_processing_interrupted()
+        done = (frame_index - self._first) * self._steps + info.step + 1
+        self._bar.update_absolute(done, self._total)
+
+    def finished(self, frame: Frame) -> None:
+        """After each frame: show it, now and then."""
+        if self._vae is None or not previews_wanted() or time.monotonic() < self._next_preview:
+            return
+        started = time.monotonic()
+        done = (frame.index - self._first + 1) * self._steps
+        latent = to_host(frame.latent[:1], self._patcher.model.config.vae)
+        self._bar.update_absolute(done, self._total, ("JPEG", _picture(decode(self._vae, latent)), args.preview_size))
+        _make_resident(self._patcher, self._options)  # decoding may have pushed the model out
+        cost = time.monotonic() - started
+        self._next_preview = time.monotonic() + max(0.5, 50 * cost)  # at most a fiftieth of the time
+
+
+def counter(total: int) -> Callable[[], None]:
+    """A progress bar of a node that is no sampler: call it after each of `total` pieces; it stops where asked to."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def count() -> None:
+        memory.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return count
+
+
+def previews_wanted() -> bool:
+    """Whether the host was told to show previews."""
+    return args.preview_method != LatentPreviewMethod.NoPreviews
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Latents [T, C, h, w] of the host's scale to images [T, 3, H, W] in [0, 1], by the host's VAE."""
+    return to_channels_first(vae.decode(latents))
+
+
+def _picture(images: Tensor) -> Image.Image:
+    pixels = (images[0].clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())

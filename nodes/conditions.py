@@ -1,0 +1,164 @@
+"""What a frame is conditioned on besides the text: the anchor frame, and how much noise hides references and anchor."""
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..artv_core.generate import NoiseLevel
+from ..artv_core.prompts import parse_schedule
+from . import bridge
+from .types import ARTVAnchor, ARTVNoise
+
+POLICIES = {
+    "previous segment": "segment",
+    "first frame": "first",
+    "given image": "given",
+    "rolling window": "rolling",
+    "none": "none",
+}
+"""What the menu says, and what `artv_core.frames.AnchorPolicy` calls it."""
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale; `strength` multiplies its cfg."""
+
+    kind: str = "segment"
+    window: int = 10
+    latent: Tensor | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """Noise levels of references and anchor; None is the checkpoint's recommendation."""
+
+    references: NoiseLevel | None = None
+    anchor: NoiseLevel | None = None
+
+
+class ARTVAnchorFrame(io.ComfyNode):
+    """The anchor policy."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVAnchorFrame",
+            display_name="ARTV Anchor Frame",
+            category="ARTV",
+            description="Chooses the anchor: one frame that every new frame looks at, so that a long video keeps its "
+            "colours and things.",
+            search_aliases=["artv", "anchor", "reference image", "drift"],
+            inputs=[
+                io.Combo.Input(
+                    "policy",
+                    options=list(POLICIES),
+                    default="previous segment",
+                    tooltip="previous segment: the first frame, then for each later prompt the last frame of the prompt"
+                    " before (the paper's rule). first frame: the first one throughout. given image: the latent wired"
+                    " below. rolling window: the frame so many frames ago. none: no anchor.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Multiplies the anchor's cfg scale. 1: as recommended; 0: the anchor is ignored.",
+                ),
+                io.Int.Input(
+                    "window",
+                    default=10,
+                    min=1,
+                    max=1000,
+                    tooltip="How many frames back the anchor lies, with 'rolling window'. The paper trains with 10.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="One image's latent, from VAE Encode, for 'given image'. It must be of the video's size.",
+                ),
+            ],
+            outputs=[ARTVAnchor.Output(display_name="anchor", tooltip="For the sampler's anchor input.")],
+        )
+
+    @classmethod
+    def execute(cls, policy: str, strength: float, window: int, latent: dict | None = None) -> io.NodeOutput:
+        """Settings only; the sampler knows the model."""
+        if policy not in POLICIES:  # older hosts do not check menus
+            raise ValueError(f"there is no anchor policy {policy!r}; there are: {', '.join(POLICIES)}")
+        kind = POLICIES[policy]
+        if kind == "given" and latent is None:
+            raise ValueError("the policy is 'given image', but no latent is wired; wire one from VAE Encode")
+        samples = bridge.one_latent(latent, "the anchor's latent") if kind == "given" else None
+        return io.NodeOutput(AnchorSettings(kind, window, samples, strength))
+
+
+class ARTVNoiseAugment(io.ComfyNode):
+    """Noise levels of the conditions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVNoiseAugment",
+            display_name="ARTV Noise Augment",
+            category="ARTV",
+            description="Sets how much noise hides the reference frames and the anchor from the network. More noise "
+            "keeps errors from piling up, and lets details change.",
+            search_aliases=["artv", "noise augmentation", "noise level", "drift"],
+            inputs=[
+                io.Int.Input(
+                    "reference_level",
+                    default=-1,
+                    min=-1,
+                    max=99_999,
+                    tooltip="Time step up to which the reference frames are noised. 0: clean; -1: what the checkpoint "
+                    "recommends (the paper: 200 of 1000).",
+                ),
+                io.Int.Input(
+                    "anchor_level",
+                    default=-1,
+                    min=-1,
+                    max=99_999,
+                    tooltip="The same for the anchor frame. 0: clean; -1: what the checkpoint recommends.",
+                ),
+                io.String.Input(
+                    "reference_levels",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Levels that change over the video, as in a prompt schedule: '0: 20' and on the next line "
+                    "'24: 60' means 20 from the first frame and 60 from frame 24 on. Empty: reference_level always.",
+                ),
+                io.String.Input(
+                    "anchor_levels",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="The same for the anchor frame. Empty: anchor_level throughout.",
+                ),
+            ],
+            outputs=[ARTVNoise.Output(display_name="noise", tooltip="For the sampler's noise_augment input.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, reference_level: int, anchor_level: int, reference_levels: str = "", anchor_levels: str = ""
+    ) -> io.NodeOutput:
+        """Settings only."""
+        references = _levels(reference_level, reference_levels, "reference_levels")
+        return io.NodeOutput(NoiseSettings(references, _levels(anchor_level, anchor_levels, "anchor_levels")))
+
+
+def _levels(constant: int, by_frame: str, name: str) -> NoiseLevel | None:
+    """`by_frame` in the syntax of prompt schedules. Raises ValueError, one line, where it holds no whole numbers."""
+    if not by_frame.strip():
+        return None if constant < 0 else constant
+    segments = parse_schedule(by_frame, segment_frames=1, name=name).segments
+    strange = [segment.text for segment in segments if not segment.text.isdecimal()]
+    if strange:
+        raise ValueError(f"{name} holds {strange[0]!r}; give a frame and a whole number a line, as in '0: 20'")
+    return tuple((segment.start, int(segment.text)) for segment in segments)

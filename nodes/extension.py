@@ -1,0 +1,30 @@
+"""The list of nodes, for the host."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import model_files
+from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
+from .decode import ARTVDecodeVideo
+from .loader import ARTVLoader
+from .lora import ARTVLoRA
+from .sampler import ARTVMaskedDiffusionSampler
+from .scheduler import ARTVMultiPromptScheduler
+
+NODES: list[type[io.ComfyNode]] = [
+    ARTVLoader,
+    ARTVMaskedDiffusionSampler,
+    ARTVMultiPromptScheduler,
+    ARTVAnchorFrame,
+    ARTVNoiseAugment,
+    ARTVDecodeVideo,
+    ARTVLoRA,
+]
+
+
+class ARTVExtension(ComfyExtension):
+    """What `comfy_entrypoint` gives the host."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes; the folder of checkpoints is made known on the way."""
+        model_files.register_folder()
+        return NODES

@@ -1,0 +1,93 @@
+"""The loader node: one file to model, CLIP and VAE."""
+
+import logging
+import os
+
+from comfy_api.latest import io
+
+from ..artv_core.models.artv import ARTV
+from . import bridge, model_files, native_models
+from .types import ARTVModel
+
+logger = logging.getLogger(__name__)
+
+
+UNTRAINED = "is untrained: it takes no notice of frames before; train it first (train.py)"
+
+
+class ARTVLoader(io.ComfyNode):
+    """Loads an ARTV checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVLoader",
+            display_name="ARTV Loader",
+            category="ARTV",
+            description="Loads an ARTV checkpoint: the model for the sampler, and a native CLIP and VAE.",
+            search_aliases=["artv", "art-v", "load checkpoint", "text to video", "video model"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=model_files.checkpoint_names(),
+                    tooltip="The ARTV file: shipped with this pack, or from models/artv.",
+                ),
+                io.Combo.Input(
+                    "base",
+                    options=model_files.base_names(),
+                    default=model_files.NO_BASE,
+                    tooltip="The Stable Diffusion checkpoint it was trained on, from models/checkpoints. Only needed "
+                    "for a file that holds no more than what was trained.",
+                ),
+            ],
+            outputs=[
+                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler."),
+                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and the Multi-Prompt Scheduler."),
+                io.Vae.Output(display_name="vae", tooltip="For VAE Encode, VAE Decode and Decode to Video."),
+                io.String.Output(
+                    display_name="about",
+                    tooltip="Size, frame rate, recommended settings and vocabulary of the model, and whether it was "
+                    "trained at all. Show it with Preview Any.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, checkpoint: str, base: str) -> io.NodeOutput:
+        """Reads the file; what is wrong with it is said in one line."""
+        path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
+        try:
+            model = bridge.load_model(path, base_path)
+            config = model.model.config
+            clip = native_models.load_clip(path, base_path, config.text)
+            vae = native_models.load_vae(path, base_path, config.vae)
+        except ValueError as error:
+            # The core speaks to users of the command line.
+            raise ValueError(str(error).replace("with --base", "in the menu 'base'")) from None
+        if not bridge.is_trained(model.model):
+            logger.warning("%s %s", path, UNTRAINED)
+        return io.NodeOutput(model, clip, vae, about(model.model))
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, base: str) -> list[tuple[str, int]]:
+        """A file that was replaced under its name is loaded anew."""
+        paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
+        return [(path, os.stat(path).st_mtime_ns) for path in paths if path]
+
+
+def about(model: ARTV) -> str:
+    """A few lines on a model, for people."""
+    config = model.config
+    (height, width), sampling = config.size, config.sampling
+    lines = [
+        f"{config.name}: {width}x{height} pixels, {config.fps:g} frames per second",
+        f"recommended: {sampling.steps} steps of {sampling.sampler}, cfg {sampling.guidance_text:g} "
+        f"(first frame {sampling.first_frame_guidance:g}), noise levels {sampling.reference_noise_level} and "
+        f"{sampling.anchor_noise_level}",
+    ]
+    if config.vocabulary:
+        lines.append(f"knows these words only: {', '.join(config.vocabulary)}")
+    if not bridge.is_trained(model):
+        lines.append(f"{config.name} {UNTRAINED}")
+    return "\n".join(lines)

@@ -1,0 +1,221 @@
+"""The sampler node: text, and optionally frames to go on from, to the latents of a video."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..artv_core.frames import AnchorPolicy
+from ..artv_core.generate import MAX_SIDE, GenerateOptions
+from ..artv_core.sampling import SAMPLERS
+from ..artv_core.schedule import SPACINGS
+from . import bridge
+from .conditions import AnchorSettings, NoiseSettings
+from .types import ARTVAnchor, ARTVModel, ARTVNoise
+
+RECOMMENDED = "recommended"
+"""The menu entry for the checkpoint's own choice."""
+
+
+class ARTVMaskedDiffusionSampler(io.ComfyNode):
+    """Masked diffusion, one frame after the other."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVMaskedDiffusionSampler",
+            display_name="ARTV Masked Diffusion Sampler",
+            category="ARTV",
+            description="Makes a video frame by frame. Each frame is made from the text, the two frames before it and "
+            "an anchor frame; a mask copies what does not move from the frame before.",
+            search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
+            inputs=[*_wires(), *_size_and_seed(), *_sampling()],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    is_output_list=True,
+                    tooltip="The frames, given ones first; one LATENT for each video.",
+                ),
+                io.Mask.Output(
+                    display_name="copy_mask",
+                    is_output_list=True,
+                    tooltip="For each frame how much was copied from the frame before, at latent resolution. 1: all; "
+                    "given frames and the first one are 0.",
+                ),
+                io.String.Output(
+                    display_name="drift",
+                    is_output_list=True,
+                    tooltip="How far the frames wander from the first one, as a table. Show it with Preview Any.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        frames: int,
+        width: int,
+        height: int,
+        seed: int,
+        videos: int,
+        steps: int,
+        cfg: float,
+        cfg_references: float,
+        cfg_anchor: float,
+        cfg_first_frame: float,
+        sampler_name: str,
+        scheduler: str,
+        use_mask: bool,
+        negative: Any = None,
+        references: dict | None = None,
+        anchor: AnchorSettings | None = None,
+        noise_augment: NoiseSettings | None = None,
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        """Settings to options; the rest is the core's."""
+        anchor, noise = anchor or AnchorSettings(), noise_augment or NoiseSettings()
+        options = GenerateOptions(
+            num_frames=frames,
+            height=height or None,
+            width=width or None,
+            seed=seed,
+            batch_size=videos,
+            steps=steps or None,
+            sampler=None if sampler_name == RECOMMENDED else sampler_name,
+            spacing=scheduler,
+            guidance_references=_scale(cfg_references),
+            guidance_anchor=_scale(cfg_anchor),
+            guidance_text=_scale(cfg),
+            first_frame_guidance=_scale(cfg_first_frame),
+            reference_noise_level=noise.references,
+            anchor_noise_level=noise.anchor,
+            use_mask=use_mask,
+        )
+        made = bridge.sample(
+            model,
+            positive,
+            options,
+            negative=negative,
+            references=references,
+            anchor=AnchorPolicy(anchor.kind, anchor.window, anchor.latent),
+            anchor_strength=anchor.strength,
+            vae=vae,
+        )
+        return io.NodeOutput(
+            [{"samples": video.latents} for video in made],
+            [video.masks for video in made],
+            [video.drift for video in made],
+        )
+
+
+def _scale(cfg: float) -> float | None:
+    return None if cfg < 0 else cfg
+
+
+def _wires() -> list[io.Input]:
+    return [
+        ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
+        io.Conditioning.Input(
+            "positive", tooltip="What to show: from CLIP Text Encode (all frames) or the Multi-Prompt Scheduler."
+        ),
+        io.Conditioning.Input(
+            "negative",
+            optional=True,
+            tooltip="What not to show. Without it the model's own 'no text' is used, which is how it was trained.",
+        ),
+        io.Latent.Input(
+            "references",
+            optional=True,
+            tooltip="Frames that are already there, from VAE Encode. None: the first frame is made from the text. One: "
+            "the image is animated. Two or more: the video goes on from them.",
+        ),
+        ARTVAnchor.Input(
+            "anchor", optional=True, tooltip="From Anchor Frame. Without it: the paper's rule (previous segment)."
+        ),
+        ARTVNoise.Input(
+            "noise_augment", optional=True, tooltip="From Noise Augment. Without it: what the checkpoint recommends."
+        ),
+        io.Vae.Input(
+            "vae", optional=True, tooltip="For previews of finished frames while sampling. It changes no result."
+        ),
+    ]
+
+
+def _size_and_seed() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "frames",
+            default=16,
+            min=1,
+            max=1_000_000,
+            tooltip="Frames of the whole video, given ones counted too. Memory hardly grows with it.",
+        ),
+        io.Int.Input(
+            "width",
+            default=0,
+            min=0,
+            max=MAX_SIDE,
+            step=8,
+            tooltip="Width in pixels, a multiple of 8. 0: that of the references, else the checkpoint's.",
+        ),
+        io.Int.Input(
+            "height",
+            default=0,
+            min=0,
+            max=MAX_SIDE,
+            step=8,
+            tooltip="Height in pixels, a multiple of 8. 0: that of the references, else the checkpoint's.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=True,
+            tooltip="The same seed gives the same video, whatever the device and however many frames are made.",
+        ),
+        io.Int.Input(
+            "videos",
+            default=1,
+            min=1,
+            max=64,
+            tooltip="How many videos to make at once, with seed, seed + 1, ...; each comes out as a LATENT of its own.",
+        ),
+    ]
+
+
+def _sampling() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "steps", default=0, min=0, max=1000, tooltip="Denoising steps for each frame. 0: the checkpoint's."
+        ),
+        _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: the text is ignored."),
+        _cfg("cfg_references", "How strongly frames follow the frames before them. 1: as trained; 0: ignored."),
+        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: ignored."),
+        _cfg("cfg_first_frame", "cfg of a first frame made from text alone, which needs more than the others."),
+        io.Combo.Input(
+            "sampler_name",
+            options=[RECOMMENDED, *SAMPLERS],
+            default=RECOMMENDED,
+            tooltip="The sampling method. recommended: the checkpoint's; the paper uses dpmpp_2s_ancestral.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=list(SPACINGS),
+            default=SPACINGS[0],
+            tooltip="How noise levels are spaced: uniform in time, or Karras' way with more steps near the end.",
+        ),
+        io.Boolean.Input(
+            "use_mask",
+            default=True,
+            tooltip="Whether what does not move is copied from the frame before. Off: every frame is drawn anew.",
+        ),
+    ]
+
+
+def _cfg(name: str, tooltip: str) -> io.Input:
+    return io.Float.Input(
+        name, default=-1.0, min=-1.0, max=100.0, step=0.1, tooltip=f"{tooltip} -1: what the checkpoint recommends."
+    )

@@ -1,0 +1,131 @@
+"""The prompt scheduler: one text with many prompts to native CONDITIONING. Reading the text is the core's."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..artv_core.conditioning import FADE_KEY, RANGE_KEY, WEIGHT_KEY
+from ..artv_core.prompts import MAX_FRAME, parse_schedule
+from .bridge import schema
+
+EXAMPLE = """"0": "a large red circle moving right on a blue background",
+"16": "a large red circle moving up on a blue background"\
+"""
+
+
+class ARTVMultiPromptScheduler(io.ComfyNode):
+    """Prompts by frame, each encoded once, with the frames it counts for."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return schema(
+            node_id="ARTVMultiPromptScheduler",
+            display_name="ARTV Multi-Prompt Scheduler",
+            category="ARTV",
+            description="Says what is to be seen from which frame on, in the syntax of other prompt schedulers. "
+            "Wire it to the Masked Diffusion Sampler's positive input.",
+            search_aliases=[
+                "artv",
+                "prompt schedule",
+                "prompt travel",
+                "batch prompt schedule",
+                "keyframes",
+                "fizznodes",
+                "deforum",
+            ],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Encodes the prompts: the CLIP of the ARTV Loader."),
+                io.String.Input(
+                    "text",
+                    default=EXAMPLE,
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip='The prompts. With frames: "0": "a fox", "24": "a fox asleep", or lines 0: a fox, or '
+                    '24 = "a fox asleep". With ranges: [0s-3s: a fox] [3s-6s: a fox asleep], in seconds or frames. Or '
+                    "plain lines, which follow one another. Lines that begin with # are comments.",
+                ),
+                io.String.Input(
+                    "pre_text",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="Put before every prompt.",
+                ),
+                io.String.Input(
+                    "app_text",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="Put after every prompt.",
+                ),
+                io.Int.Input(
+                    "blend_frames",
+                    default=0,
+                    min=0,
+                    max=MAX_FRAME,
+                    tooltip="Over so many frames, from its first on, a prompt fades in while the one before fades out. "
+                    "0 changes at once.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Frames per second of the video; turns seconds into frames. Only matters for times in "
+                    "seconds.",
+                ),
+                io.Int.Input(
+                    "num_frames",
+                    default=0,
+                    min=0,
+                    max=MAX_FRAME,
+                    tooltip="Frames of the whole video: prompts beyond it are an error. 0 does not check.",
+                ),
+                io.Int.Input(
+                    "segment_frames",
+                    default=16,
+                    min=1,
+                    max=MAX_FRAME,
+                    tooltip="How many frames each prompt lasts when they are plain lines without times.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="Every prompt with the frames it counts for."),
+                io.String.Output(
+                    display_name="schedule",
+                    tooltip="The same prompts as one frame and prompt a line, without the text put before and after. "
+                    "This node reads it back.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        text: str,
+        pre_text: str,
+        app_text: str,
+        blend_frames: int,
+        fps: float,
+        num_frames: int,
+        segment_frames: int,
+    ) -> io.NodeOutput:
+        """Read, encode each text once, and say of each for which frames it counts."""
+        if clip is None:
+            raise ValueError("the clip input is empty: the checkpoint it comes from has no text encoder")
+        schedule = parse_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
+        segments = schedule.surrounded(pre_text, app_text).segments
+        encoded = {prompt: encode(clip, prompt) for prompt in dict.fromkeys(segment.text for segment in segments)}
+        conditioning = []
+        for segment, span in zip(segments, schedule.spans(blend_frames), strict=True):
+            keys = {RANGE_KEY: (span.start, span.end), WEIGHT_KEY: 1.0, FADE_KEY: (span.fade_in, span.fade_out)}
+            conditioning += [[context, {**options, **keys}] for context, options in encoded[segment.text]]
+        return io.NodeOutput(conditioning, schedule.canonical())
+
+
+def encode(clip: Any, text: str) -> list[Any]:
+    """Native CONDITIONING of one text, by the host's own encoder."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
