@@ -1,0 +1,72 @@
+"""A pack for tests only: nodes that give our nodes what only a larger machine or another model would."""
+
+import sys
+import time
+
+import torch
+
+# The nodes must do without what the host does not bring; here it may be installed beside it all the same.
+for missing in ("open_clip", "diffusers", "k_diffusion"):
+    sys.modules[missing] = None
+
+
+class ARTVTestOutOfMemory:
+    """Passes a model on; its `after`-th evaluation from now raises what a full GPU raises."""
+
+    CATEGORY = "ARTV/tests"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("ARTV_MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 (the host's name)
+        return {"required": {"model": ("ARTV_MODEL",), "after": ("INT", {"default": 3, "min": 1})}}
+
+    def execute(self, model, after):
+        left = [after]
+
+        def count(*_):
+            left[0] -= 1
+            if not left[0]:
+                handle.remove()
+                raise torch.cuda.OutOfMemoryError("out of memory (injected by a test)")
+
+        handle = model.model.noise.register_forward_pre_hook(count)
+        return (model,)
+
+
+class ARTVTestSlow:
+    """Passes a model on; each of its evaluations now takes `seconds` longer."""
+
+    CATEGORY = "ARTV/tests"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("ARTV_MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 (the host's name)
+        return {"required": {"model": ("ARTV_MODEL",), "seconds": ("FLOAT", {"default": 0.2})}}
+
+    def execute(self, model, seconds):
+        model.model.noise.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+        return (model,)
+
+
+class ARTVTestWideText:
+    """Text as an encoder of another width gives it."""
+
+    CATEGORY = "ARTV/tests"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 (the host's name)
+        return {"required": {}}
+
+    def execute(self):
+        return ([[torch.zeros(1, 77, 1024), {}]],)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ARTVTestOutOfMemory": ARTVTestOutOfMemory,
+    "ARTVTestSlow": ARTVTestSlow,
+    "ARTVTestWideText": ARTVTestWideText,
+}

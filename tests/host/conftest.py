@@ -1,0 +1,54 @@
+"""One server of each host for the whole session. Without a host the tests here are skipped, and say so."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from artv_core.checkpoint import save_checkpoint, shipped_names
+from artv_core.config import preset
+from artv_core.models.artv import ARTV
+
+from .host import Host, Server, find_hosts
+
+HOSTS = find_hosts()
+NO_HOST = "no ComfyUI found: set COMFYUI_PATH to its folder to run these tests"
+FAULTS = Path(__file__).parent / "artv_faults"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "host" in metafunc.fixturenames:
+        params = HOSTS or [pytest.param(None, marks=pytest.mark.skip(NO_HOST))]
+        ids = [f"ComfyUI-{host.version}" for host in HOSTS] or ["ComfyUI"]
+        metafunc.parametrize("host", params, ids=ids, scope="session")
+
+
+@pytest.fixture(scope="session")
+def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    missing = host.missing()
+    if missing:
+        pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(missing)}")
+    base = tmp_path_factory.mktemp("comfyui")
+    server = Server(host, base, FAULTS)
+    for name in ("test", "other", "slow"):
+        save_random_model(base / "models" / "artv" / f"{name}.safetensors")
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> str:
+    """The shipped checkpoint as the loader's menu calls it; an untrained one of that kind where none is shipped."""
+    return "tiny (shipped)" if "tiny" in shipped_names() else "test.safetensors"
+
+
+def save_random_model(path: Path) -> None:
+    """An untrained `tiny` none of whose layers is zero, so that every condition has an effect."""
+    torch.manual_seed(0)
+    model = ARTV(preset("tiny"))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.update_null_context()
+    save_checkpoint(model, path)

@@ -1,0 +1,77 @@
+"""The shipped workflows run as they are, and the browser's files say the same as the API's."""
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from . import workflow_format
+from .host import Graph, Server
+
+NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
+RUNNABLE = [name for name in workflow_format.names() if name not in NEEDS_OTHER_WEIGHTS]
+
+
+def quick(graph: Graph, checkpoint: str) -> Graph:
+    """The same graph with another checkpoint where needed; nothing else changes."""
+    graph = copy.deepcopy(graph)
+    for part in graph.values():
+        if part["class_type"] == "ARTVLoader":
+            part["inputs"]["checkpoint"] = checkpoint
+    return graph
+
+
+def read_frames(path: Any) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_workflow_runs_as_shipped(server: Server, checkpoint: str, name: str) -> None:
+    workflow_format.write_start_video(server.base / "input")
+    graph = quick(workflow_format.read_api(name), checkpoint)
+    result = server.run(graph)
+    assert result.status == "success", result.error
+    videos = [key for key, part in graph.items() if part["class_type"] == "ARTVDecodeVideo"]
+    for key in videos:
+        sampler = graph[graph[key]["inputs"]["latent"][0]]
+        frames = read_frames(server.output_file(result.outputs[key]["images"][0]))
+        assert len(frames) == sampler["inputs"]["frames"]
+        assert frames[0].shape == (256, 256, 3)
+        motion = np.mean([np.abs(b.astype(int) - a.astype(int)).mean() for a, b in pairwise(frames)])
+        assert motion > 0.5 or "shipped" not in checkpoint, f"{name}: nothing moves in the video of node {key}"
+
+
+def test_sdxl_workflow_is_valid_but_for_its_checkpoint(server: Server) -> None:
+    result = server.run(quick(workflow_format.read_api("sdxl_image_to_video"), "test.safetensors"))
+    assert result.status == "refused"
+    faults = [error for node in result.error["node_errors"].values() for error in node["errors"]]
+    assert [fault["type"] for fault in faults] == ["value_not_in_list"]
+    assert "sd_xl_base_1.0.safetensors" in faults[0]["details"]
+
+
+def test_sdxl_workflow_runs_on_a_generated_image(server: Server) -> None:
+    graph = workflow_format.without_sdxl(quick(workflow_format.read_api("sdxl_image_to_video"), "test.safetensors"))
+    graph["3"]["inputs"] |= {"frames": 3, "steps": 2}
+    result = server.run(graph)
+    assert result.status == "success", result.error
+    assert len(read_frames(server.output_file(result.outputs["4"]["images"][0]))) == 3
+
+
+@pytest.mark.parametrize("name", workflow_format.names())
+def test_both_formats_describe_one_graph(server: Server, name: str) -> None:
+    expected = {
+        key: {"class_type": part["class_type"], "inputs": part["inputs"]}
+        for key, part in workflow_format.read_api(name).items()
+    }
+    assert workflow_format.api_from_ui(workflow_format.read_ui(name), server.get("/object_info")) == expected
+
+
+@pytest.mark.parametrize("name", workflow_format.names())
+def test_workflow_has_a_note_and_fixed_seeds(name: str) -> None:
+    workflow = workflow_format.read_ui(name)
+    assert [node for node in workflow["nodes"] if node["type"] == "Note"]
+    assert "randomize" not in str([node.get("widgets_values") for node in workflow["nodes"]])
