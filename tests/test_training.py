@@ -276,8 +276,10 @@ run.run(config.read_config(sys.argv[1]), sys.argv[2], ["diffusion"], resume=True
 
 
 def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Path):
-    """torchrun with two processes that share each batch. One gets SIGTERM: both save and stop at that step. Resumed, the
-    weights are those of one process that never stopped, up to the order of sums."""
+    """torchrun with two processes that share each batch. One gets SIGTERM: both save and stop at that step.
+
+    Resumed, the weights are those of one process that never stopped, up to the order of sums.
+    """
     (tmp_path / "small.toml").write_text(SMALL)
     (tmp_path / "stop_one.py").write_text(STOP_ONE)
     folder = tmp_path / "small"
