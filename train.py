@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from safetensors import SafetensorError
+
 from artv_core.training.config import read_config
 
 
@@ -21,7 +23,7 @@ def main() -> int:
         from artv_core.training.run import run
 
         run(config, args.output, args.stages.split(","), resume=args.resume)
-    except ValueError as error:
+    except (ValueError, OSError, SafetensorError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .job import INTERRUPTED, Job, check_images, check_outputs, run_job, say, version
+from .job import INTERRUPTED, Job, changed_settings, check_images, check_outputs, run_job, say, version
 
 if TYPE_CHECKING:
     from .config import ARTVConfig
@@ -215,7 +215,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
     if args.anchor and args.anchor_image:
         raise ValueError("--anchor and --anchor-image exclude each other")
-    return Job(
+    job = Job(
         prompts=prompts,
         options=options,
         videos=_numbered(args.output, options.batch_size),
@@ -230,6 +230,10 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         anchor_image=args.anchor_image,
         checkpoint=config.name,
     )
+    changes = changed_settings(job, saved.made_with) if saved else []
+    if changes:
+        say(f"warning: this does not go on as one run would have: {'; '.join(changes)}")
+    return job
 
 
 def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:

@@ -208,11 +208,13 @@ def condition_branches(network: FrameNetwork, inputs: FrameInputs, branches: Seq
     """The conditions of `branches` as one batch, branch-major [branches * B]."""
     batch = inputs.context.shape[0]
     null = inputs.null_context.expand(batch, -1, -1).to(inputs.context)
+    length = math.lcm(inputs.context.shape[1], null.shape[1])
+    context, null = lengthened(inputs.context, length), lengthened(null, length)
     references = [inputs.references if branch.references else inputs.references.blank() for branch in branches]
     anchors = [inputs.anchor if branch.anchor else inputs.anchor.blank() for branch in branches]
     dtype, device = network.dtype, inputs.context.device
     return network.condition(
-        torch.cat([inputs.context if branch.text else null for branch in branches]).to(dtype),
+        torch.cat([context if branch.text else null for branch in branches]).to(dtype),
         torch.cat([condition.latents for condition in references]).to(dtype),
         torch.cat([condition.latents for condition in anchors]).to(dtype),
         torch.tensor([condition.level for condition in references for _ in range(batch)], device=device),

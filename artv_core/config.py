@@ -6,6 +6,7 @@ networks, which noise schedule they were trained with, and which settings to sam
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -213,11 +214,16 @@ def validate(config: ARTVConfig) -> None:
         raise ValueError(
             f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} do not lie within 0 to 1"
         )
-    if config.vae.scale == 0:
-        raise ValueError("artv_config.vae.scale: got 0, it must not be 0")
+    if not (math.isfinite(config.vae.scale) and math.isfinite(config.vae.shift)) or config.vae.scale == 0:
+        raise ValueError("artv_config.vae: scale and shift must be finite numbers, and scale not 0")
     for side in config.size:
         _in_range("artv_config.size", side, config.vae.factor, 16_384)
     _in_range("artv_config.segment_frames", config.segment_frames, 1, 1_000_000)
+    _equal("artv_config.noise.unet.out_channels", config.noise.unet.out_channels, config.vae.latent_channels)
+    if config.mask is not None:
+        _equal("artv_config.mask.unet.out_channels", config.mask.unet.out_channels, 1)
+        references = config.noise.adapter.num_references
+        _equal("artv_config.mask.adapter.num_references", config.mask.adapter.num_references, references)
 
 
 def _validate_network(network: NetworkConfig, path: str) -> None:
@@ -236,6 +242,8 @@ def _validate_network(network: NetworkConfig, path: str) -> None:
     _in_range(f"{path}.anchor.grid", network.anchor.grid, 1, 64)
     _in_range(f"{path}.anchor.patch_size", network.anchor.patch_size, 1, 64)
     _in_range(f"{path}.anchor.width", network.anchor.width, 1, 4096)
+    for level in unet.attention_levels:
+        _in_range(f"{path}.unet.attention_levels", level, 0, len(unet.channel_mult) - 1)
     for channels in unet.level_channels:
         _in_range(f"{path}.unet (channels of a level)", channels, 8, 16_384)
         _multiple(f"{path}.unet (channels of a level)", channels, "norm_groups", unet.norm_groups)
@@ -245,6 +253,11 @@ def _validate_network(network: NetworkConfig, path: str) -> None:
 def _multiple(path: str, value: int, name: str, factor: int) -> None:
     if value % factor:
         raise ValueError(f"{path}: {value} is not a multiple of {name} {factor}")
+
+
+def _equal(path: str, value: int, wanted: int) -> None:
+    if value != wanted:
+        raise ValueError(f"{path}: got {value}, the rest of the configuration needs {wanted}")
 
 
 def _in_range(path: str, value: int, low: int, high: int) -> None:

@@ -68,7 +68,7 @@ def _paint_demo_image(path: Path, height: int, width: int) -> None:
     """A picture for the image-to-video clip, drawn by the world that the shipped checkpoint was trained on."""
     from PIL import Image
 
-    from .training.synthetic import Clip, render
+    from .synthetic import Clip, render
 
     look = {"color": "yellow", "kind": "square", "size": "large", "texture": "plain", "background": "purple"}
     move = {"motion": "down", "speed": "fast", "x": 0.5, "y": 0.35, "phase": 0.0}

@@ -238,6 +238,9 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     for name in ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "eta", "s_noise"):
         if not math.isfinite(getattr(options, name)):
             raise ValueError(f"{name} is {getattr(options, name)}; it must be a finite number")
+    for name in ("eta", "s_noise"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be 0 or more")
     get_sampler(options.sampler or "")
     NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
     for name in ("reference_noise_level", "anchor_noise_level"):

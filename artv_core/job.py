@@ -65,6 +65,13 @@ class Job:
         """Frames that need not be made."""
         return 1 if self.image is not None else 0 if self.given is None else len(self.given)
 
+    def settings(self) -> str:
+        """What decides a frame beside its prompt, seed and predecessors, as JSON: to be kept when going on."""
+        length = ("num_frames", "seed", "batch_size")
+        settings = {name: value for name, value in dataclasses.asdict(self.options).items() if name not in length}
+        named = {"checkpoint": self.checkpoint, "anchor": self.anchor, "negative": self.negative}
+        return json.dumps({**named, **settings}, sort_keys=True)
+
     def comment(self, video: int) -> str:
         """What is stored in a video's file: prompts, seed and settings, as JSON."""
         settings = dataclasses.asdict(self.options)
@@ -81,6 +88,16 @@ def check_images(job: Job) -> None:
     for image in (job.image, job.anchor_image):
         if image is not None:
             _read(image, job)
+
+
+def changed_settings(job: Job, made_with: str) -> list[str]:
+    """Settings in which the job differs from the frames that it goes on from, as "name: then -> now"."""
+    try:
+        then = json.loads(made_with or "{}")
+    except json.JSONDecodeError:
+        return []
+    now = json.loads(job.settings())
+    return [f"{name}: {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
 
 
 def check_outputs(job: Job) -> None:
@@ -127,7 +144,7 @@ def run_job(
                 if interrupted.is_set():
                     break
     if job.latents and latents:
-        _save_latents(job.latents, latents, job.options.seed)
+        _save_latents(job, job.latents, latents)
     if progress.count < job.options.num_frames:
         say(f"stopped after {progress.count} of {job.options.num_frames} frames")
     return progress.count
@@ -176,12 +193,12 @@ def _mask_images(frame: DecodedFrame) -> Tensor:
     return mask_frames(mask.cpu(), *frame.image.shape[-2:])
 
 
-def _save_latents(path: Path, latents: Sequence[Tensor], seed: int) -> None:
+def _save_latents(job: Job, path: Path, latents: Sequence[Tensor]) -> None:
     from .media import replacing
     from .pipeline import save_latents
 
     with replacing(path) as temporary:
-        save_latents(temporary, latents, seed)
+        save_latents(temporary, latents, job.options.seed, job.settings())
 
 
 @contextmanager

@@ -90,6 +90,7 @@ class Pipeline:
         line, on input that does not fit, before anything is sampled.
         """
         options = options.resolved(self.model.config)
+        self.model.require_vae()
         latents = list(given) if given is not None else []
         if image is not None and latents:
             raise ValueError("an image and given frames exclude each other: the image would be frame 0")
@@ -134,25 +135,26 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int) -> None:
+def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int, made_with: str = "") -> None:
     """Write frames' latents (each [B, C, h, w]) to one safetensors file, `latents` [T, B, C, h, w] float32, with the
-    seed in its metadata. Raises OSError where it cannot be written."""
+    seed and `made_with` (settings, as text) in its metadata. Raises OSError where it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     stacked = torch.stack([latent.detach().cpu().float() for latent in latents]).contiguous()
     try:
-        save_file({"latents": stacked}, path, {"artv_latents": "1", "seed": str(seed)})
+        save_file({"latents": stacked}, path, {"artv_latents": "1", "seed": str(seed), "made_with": made_with})
     except SafetensorError as error:
         raise OSError(" ".join(str(error).split())) from None
 
 
 @dataclass(frozen=True)
 class SavedLatents:
-    """Frames to go on from: `latents` [T, B, C, h, w] float32, and the seed they were made with."""
+    """Frames to go on from: `latents` [T, B, C, h, w] float32, the seed and the settings they were made with."""
 
     latents: Tensor
     seed: int
+    made_with: str = ""
 
 
 def load_latents(path: str | Path) -> SavedLatents:
@@ -167,7 +169,7 @@ def load_latents(path: str | Path) -> SavedLatents:
     latents = load_file(path)["latents"]
     if not torch.isfinite(latents).all():
         raise ValueError(f"{path} holds latents that are infinite or not a number")
-    return SavedLatents(latents, int(seed))
+    return SavedLatents(latents, int(seed), file.metadata.get("made_with", ""))
 
 
 def like_saved(options: GenerateOptions, saved: SavedLatents, factor: int) -> GenerateOptions:

@@ -24,8 +24,8 @@ from artv_core.evaluation.quality import appearance, direction, holding, quality
 from artv_core.generate import GenerateOptions  # noqa: E402
 from artv_core.media import contact_sheet  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
+from artv_core.synthetic import Clip, render  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
-from artv_core.training.synthetic import Clip, render  # noqa: E402
 
 BARS: dict[str, tuple[float, str]] = {
     "background colour": (0.95, "at least"),

@@ -3,13 +3,12 @@
 Pure layout: no host is imported here. What the keys of CONDITIONING mean is `TextTrack.from_conditioning`'s to say.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..artv_core.conditioning import RANGE_KEY, TextTrack, lengthened
+from ..artv_core.conditioning import RANGE_KEY, TextTrack
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 """A list of [context [1, L, D], options]."""
@@ -23,7 +22,7 @@ class Texts(NamedTuple):
 
 
 def read_texts(positive: Conditioning, negative: Conditioning | None, null_context: Tensor, num_frames: int) -> Texts:
-    """The texts of `num_frames` frames. Longer prompts have more tokens: all are made as long as the longest needs.
+    """The texts of `num_frames` frames, and what stands for none.
 
     Raises ValueError, one line, on no text, on texts of another width, on schedules that begin after the last frame,
     and on a negative that changes from frame to frame.
@@ -31,9 +30,7 @@ def read_texts(positive: Conditioning, negative: Conditioning | None, null_conte
     _check("positive", positive, null_context.shape[1])
     _check_starts(positive, num_frames)
     without = null_context if negative is None else _one_text(negative, null_context.shape[1])
-    length = math.lcm(without.shape[0], *(context.shape[1] for context, _ in positive))
-    entries = [(lengthened(context, length), options) for context, options in positive]
-    return Texts(TextTrack.from_conditioning(entries), lengthened(without, length))
+    return Texts(TextTrack.from_conditioning(positive), without)
 
 
 def _check(name: str, conditioning: Conditioning, width: int) -> None:

@@ -26,7 +26,7 @@ from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.config import preset
 from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
-from artv_core.training.synthetic import vocabulary
+from artv_core.synthetic import vocabulary
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32", "--device", "cpu"]
@@ -112,7 +112,7 @@ def test_an_image_is_frame_0(checkpoint, tmp_path, picture):
     assert len(read_video(tmp_path / "out.mp4")) == 3
 
 
-def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path):
+def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("0: a red circle\n3: a blue star\n")
     whole, part, rest = (tmp_path / f"{name}.safetensors" for name in ("whole", "part", "rest"))
@@ -124,8 +124,11 @@ def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path
     run("whole.mp4", "--frames", 6, "--seed", 3, "--save-latents", whole)
     run("part.mp4", "--frames", 2, "--seed", 3, "--save-latents", part)
     run("rest.mp4", "--frames", 6, "--continue-from", part, "--save-latents", rest)
+    assert "does not go on" not in capsys.readouterr().err
     assert torch.equal(load_file(whole)["latents"], load_file(rest)["latents"])
     assert torch.equal(read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "rest.mp4"))
+    run("other.mp4", "--frames", 6, "--continue-from", part, "--noise-level", 3)
+    assert "does not go on as one run would have: anchor_noise_level: 20 -> 3" in capsys.readouterr().err
 
 
 def test_upscaled_video(checkpoint, tmp_path):

@@ -19,7 +19,7 @@ from artv_core.evaluation.quality import (
     speed,
     survival,
 )
-from artv_core.training.synthetic import held_out_combinations, render, sample_clip
+from artv_core.synthetic import held_out_combinations, render, sample_clip
 
 RESULT = Path(__file__).parent.parent / "benchmarks/results/quality.json"
 

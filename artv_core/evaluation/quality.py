@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..training.synthetic import DIRECTIONS, SIZES, SPEEDS, Clip, describe, held_out_combinations, sample_clip
+from ..synthetic import DIRECTIONS, SIZES, SPEEDS, Clip, describe, held_out_combinations, sample_clip
 from .synthetic import FrameReading, angle_between, median_motion, read_frame, shifts
 
 DIRECTION_TOLERANCE = 30.0  # degrees

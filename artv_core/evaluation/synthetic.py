@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..training.synthetic import COLORS, KINDS, Clip, coverage
+from ..synthetic import COLORS, KINDS, Clip, coverage
 
 OBJECT_THRESHOLD = 0.22
 """Distance in RGB beyond which a pixel is not background."""

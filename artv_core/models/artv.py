@@ -52,7 +52,7 @@ class ARTV(nn.Module):
 
         Raises ValueError without a VAE, and where H or W is not a multiple of 8.
         """
-        vae = self._require_vae()
+        vae = self.require_vae()
         _check_image_size(images, self.config.vae.factor)
         latents = vae.encode(_like_weights(images, vae)).float()
         if isinstance(vae, TAESD):
@@ -61,7 +61,7 @@ class ARTV(nn.Module):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Core-scale latents `[T, C, h, w]` to images `[T, 3, 8h, 8w]` in [0, 1], float32. ValueError without a VAE."""
-        vae = self._require_vae()
+        vae = self.require_vae()
         if not isinstance(vae, TAESD):
             latents = latents / self.config.vae.scale + self.config.vae.shift
         return vae.decode(_like_weights(latents, vae)).float()
@@ -79,7 +79,8 @@ class ARTV(nn.Module):
         """Set `null_context` to the encoding of the empty prompt, as in Stable Diffusion. Raises as `encode_text`."""
         self.null_context.copy_(self.encode_text([""])[0])
 
-    def _require_vae(self) -> TAESD | AutoencoderKL:
+    def require_vae(self) -> TAESD | AutoencoderKL:
+        """The VAE. Raises ValueError where there is none."""
         if self.vae is None:
             raise ValueError(
                 "this checkpoint holds no VAE; name a base checkpoint with --base, or give and take latents"

@@ -1,11 +1,12 @@
 """What a training run is made of: one TOML file, read strictly into frozen dataclasses."""
 
+import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import ARTVConfig, from_dict, preset
-from .synthetic import vocabulary
+from ..synthetic import vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LatentsStage:
 @dataclass(frozen=True)
 class DiffusionStage(LoopConfig):
     """Noise network, mask network and text encoder, end to end. `first_share` and `second_share` of the samples are
-    first frames (no references) and second frames (both references equal). Loss weight: 1/s^2, at most `weight_cap`."""
+    first frames (no references) and second frames (both references equal). `weight_cap` bounds the loss's weight."""
 
     first_share: float = 0.25
     second_share: float = 0.3
@@ -98,14 +99,40 @@ def read_config(path: str | Path) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     config = from_dict(TrainConfig, data, path.name)
-    preset(config.preset)
-    for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
-        if stage.steps < 1 or stage.batch_size < 1:
-            raise ValueError(f"{path.name}.{name}: steps and batch_size must be at least 1")
-        if stage.mixed_precision not in ("no", "bf16", "fp16"):
-            raise ValueError(
-                f"{path.name}.{name}.mixed_precision: got {stage.mixed_precision!r}, accepted: no, bf16, fp16"
-            )
-    if config.latents.frames < 3:
-        raise ValueError(f"{path.name}.latents.frames: got {config.latents.frames}, at least 3 are needed")
+    _check(config, path.name)
     return config
+
+
+def _check(config: TrainConfig, path: str) -> None:
+    if preset(config.preset).vae.kind != "taesd":
+        raise ValueError(f"{path}: preset {config.preset!r} cannot be trained from nothing; only tiny can, as yet")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
+        raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
+    for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
+        _check_loop(stage, f"{path}.{name}")
+    _at_least(1, f"{path}.latents", config.latents, "clips", "batch_size")
+    _at_least(3, f"{path}.latents", config.latents, "frames")
+    diffusion, last = config.diffusion, preset(config.preset).schedule.num_timesteps - 1
+    _at_least(1, f"{path}.diffusion", diffusion, "anchor_window", "sheet_rows", "sheet_columns")
+    if not 0 <= diffusion.max_noise_level <= last:
+        raise ValueError(f"{path}.diffusion.max_noise_level: got {diffusion.max_noise_level}, accepted are 0 to {last}")
+    for name in ("first_share", "second_share", "drop_references", "drop_anchor", "drop_text", "auxiliary_share"):
+        if not 0 <= getattr(diffusion, name) <= 1:
+            raise ValueError(f"{path}.diffusion.{name}: got {getattr(diffusion, name)}, accepted are 0 to 1")
+
+
+def _check_loop(stage: LoopConfig, path: str) -> None:
+    _at_least(1, path, stage, "steps", "batch_size", "log_every", "sheet_every")
+    _at_least(0, path, stage, "warmup_steps", "decay_steps", "save_minutes", "weight_decay", "gradient_clip")
+    if not 0 < stage.learning_rate < 10:
+        raise ValueError(f"{path}.learning_rate: got {stage.learning_rate}, accepted are numbers above 0 and below 10")
+    if not 0 <= stage.ema_decay < 1:
+        raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")
+    if stage.mixed_precision not in ("no", "bf16", "fp16"):
+        raise ValueError(f"{path}.mixed_precision: got {stage.mixed_precision!r}, accepted: no, bf16, fp16")
+
+
+def _at_least(least: int, path: str, stage: object, *names: str) -> None:
+    for name in names:
+        if not getattr(stage, name) >= least:
+            raise ValueError(f"{path}.{name}: got {getattr(stage, name)}, at least {least} is needed")

@@ -1,5 +1,6 @@
 """Latent clips for the diffusion stage: rendered and encoded once, then drawn from by (seed, step, sample)."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models.taesd import TAESD
+from ..synthetic import render, sample_clip
 from .config import TrainConfig
-from .synthetic import render, sample_clip
 
 CLIP_SEED_OFFSET = 1_000_003
 """The diffusion stage draws other clips than the VAE stage did."""
@@ -25,9 +26,17 @@ class LatentClips:
     captions: tuple[str, ...]
 
 
-def encode_clips(config: TrainConfig, vae: TAESD, path: Path, device: str) -> None:
-    """Render and encode `config.latents.clips` clips to a safetensors file; a file that is there is left alone."""
-    if path.exists():
+def provenance(config: TrainConfig, vae: Path) -> dict[str, str]:
+    """What a file of latents depends on: the world's seed, the clips, and the autoencoder's file."""
+    stage, (height, width) = config.latents, config.model.size
+    clips = f"seed {config.seed}, {stage.clips} clips of {stage.frames} frames, {width}x{height}"
+    return {"clips": clips, "vae": hashlib.sha256(vae.read_bytes()).hexdigest()}
+
+
+def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path: Path, device: str) -> None:
+    """Render and encode `config.latents.clips` clips to a safetensors file; one that is there is kept if it is made of
+    the same (`provenance`), else replaced."""
+    if path.exists() and _metadata(path) == made_of:
         return
     height, width = config.model.size
     vae = vae.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -43,19 +52,22 @@ def encode_clips(config: TrainConfig, vae: TAESD, path: Path, device: str) -> No
         parts.append(latents.unflatten(0, (len(clips), stage.frames)).to("cpu", torch.float16).contiguous())
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"latents": torch.cat(parts)}, partial)
+    save_file({"latents": torch.cat(parts)}, partial, made_of)
     partial.rename(path)
 
 
-def read_clips(config: TrainConfig, path: Path) -> LatentClips:
-    """What `encode_clips` wrote. ValueError where the latents stage has not run."""
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def read_clips(config: TrainConfig, made_of: dict[str, str], path: Path) -> LatentClips:
+    """What `encode_clips` wrote. ValueError where the latents stage has not run, or ran on something else."""
     if not path.is_file():
         raise ValueError(f"no encoded clips at {path}; run the stage latents before the stage diffusion")
+    if _metadata(path) != made_of:
+        raise ValueError(f"{path} was made with another configuration or autoencoder; run the stage latents again")
     with safe_open(path, "pt") as file:
         latents = file.get_tensor("latents")
-    if latents.shape[0] != config.latents.clips:
-        raise ValueError(
-            f"{path} holds {latents.shape[0]} clips, the configuration says {config.latents.clips}; remove it"
-        )
     captions = tuple(sample_clip(config.seed + CLIP_SEED_OFFSET, index).caption for index in range(latents.shape[0]))
     return LatentClips(latents, captions)

@@ -12,11 +12,11 @@ from ..denoiser import mix
 from ..models.artv import ARTV
 from ..models.network import FrameNetwork
 from ..randomness import normal, stream
-from ..schedule import NoiseSchedule
+from ..schedule import NoiseSchedule, x0_from_prediction
+from ..synthetic import vocabulary
 from .config import DiffusionStage, TrainConfig
 from .data import LatentClips
 from .sheets import rollout_sheet
-from .synthetic import vocabulary
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ def draw_sample(
         references = (position - 1,) * num_references
     else:
         references = tuple(range(position - num_references, position))
-    anchor = rng.randrange(max(0, position - config.anchor_window), position) if references else None
-    if references and references[0] == references[-1]:
-        anchor = references[0]
+    window = config.anchor_window if kind >= config.first_share + config.second_share else 1
+    anchor = rng.randrange(max(0, position - window), position) if references else None
     if rng.random() < config.drop_references:
         references = ()
     if rng.random() < config.drop_anchor:
@@ -66,14 +65,17 @@ def draw_sample(
 
 
 class MaskedDiffusionLoss(nn.Module):
-    """Eq. 4 on the masked prediction of Eq. 7, in x_0 space with weight min(1/s^2, cap); a share of the loss is the
-    noise network's own, which keeps it learning where the mask copies. Weighting and share are ours."""
+    """Eq. 4 on the masked prediction of Eq. 7, written in x_0 space: an error of eps is a/s of x_0's, one of v 1/s, so
+    the squared error of x_0 is weighted by a^2/s^2 or 1/s^2. Both are capped, for a copied x_0 does not get better as s
+    falls. A share of the loss is the noise network's own, which keeps it learning where the mask copies. Cap and share
+    are ours.
+    """
 
     def __init__(self, model: ARTV, stage: DiffusionStage) -> None:
         super().__init__()
         assert model.text is not None
         self.noise, self.mask, self.text = model.noise, model.mask, model.text
-        self.schedule = NoiseSchedule(model.config.schedule)
+        self.prediction = model.config.schedule.prediction
         self.auxiliary_share, self.weight_cap = stage.auxiliary_share, stage.weight_cap
 
     def forward(
@@ -81,6 +83,8 @@ class MaskedDiffusionLoss(nn.Module):
         target: Tensor,
         noise: Tensor,
         timesteps: Tensor,
+        a: Tensor,
+        s: Tensor,
         tokens: Tensor,
         references: Tensor,
         reference_level: Tensor,
@@ -89,20 +93,22 @@ class MaskedDiffusionLoss(nn.Module):
         reference_latent: Tensor,
         has_reference: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents [B, C, h, w] (references [B, R*C, h, w], noised), time steps and levels [B], tokens [B, L]."""
+        """Latents [B, C, h, w] (references [B, R*C, h, w], noised), time steps and levels [B], tokens [B, L].
+
+        `a` and `s` [B, 1, 1, 1] are the schedule's at the time steps: looked up beforehand, for a GPU would wait.
+        """
         context = self.text(tokens)
-        x_t = self.schedule.add_noise(target, noise, timesteps)
+        x_t = a * target + s * noise
         conditions = (context, references, anchor, reference_level, anchor_level)
         prediction = _run(self.noise, x_t, timesteps, conditions)
-        dynamic = self.schedule.to_x0(prediction, x_t, timesteps)
+        dynamic = x0_from_prediction(self.prediction, prediction, x_t, a, s)
         denoised, logs = dynamic, {}
         if self.mask is not None:
             logits = _run(self.mask, x_t, timesteps, conditions)
             mask = logits.sigmoid() * has_reference[:, None, None, None]
             denoised = mix(mask, reference_latent, dynamic)
             logs["mask"] = mask.detach().sum() / (mask[0].numel() * has_reference.sum()).clamp(min=1)
-        _, s = self.schedule.scales(timesteps)
-        weight = s.pow(-2).clamp(max=self.weight_cap)
+        weight = ((a / s).square() if self.prediction == "eps" else s.pow(-2)).clamp(max=self.weight_cap)
         main = (weight * (denoised - target).square()).mean()
         own = (weight * (dynamic - target).square()).mean()
         logs |= {"masked": main.detach(), "own": own.detach()}
@@ -145,12 +151,14 @@ class DiffusionTraining:
             torch.stack([frame(draw, index) for index in draw.references or (None,) * num_references]) for draw in draws
         ])  # fmt: skip
         anchor = torch.stack([frame(draw, draw.anchor) for draw in draws])
+        timesteps = torch.tensor([draw.timestep for draw in draws])
         reference_level = torch.tensor([draw.reference_level for draw in draws])
         anchor_level = torch.tensor([draw.anchor_level for draw in draws])
         return (
             torch.stack([frame(draw, draw.target) for draw in draws]),
             noise[:, -1],
-            torch.tensor([draw.timestep for draw in draws]),
+            timesteps,
+            *self.schedule.scales(timesteps),
             torch.stack([self.captions[draw.clip] if draw.caption_kept else self.no_caption for draw in draws]),
             self.schedule.augment(references, noise[:, :num_references], reference_level).flatten(1, 2),
             reference_level,

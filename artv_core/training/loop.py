@@ -1,7 +1,8 @@
 """The one training loop, on Hugging Face Accelerate: stages bring a module and a loss, the loop does the rest.
 
 Randomness belongs to the sample, not to the process: a stage draws sample `index` of step `step` from a stream of its
-own, so a run gives the same losses on any number of processes and goes on after a stop as if it had never stopped.
+own, so a run sees the same samples on any number of processes, and on a CPU goes on after a stop as if it had never
+stopped. Losses that are logged are the main process's share.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -51,6 +53,7 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
     process exits with code 0). A finished stage is loaded, not trained again.
     """
     config, folder = stage.config, run_dir / stage.name
+    AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         log_with="tensorboard",
@@ -83,12 +86,12 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
             schedule.step()
             averaged.update_parameters(accelerator.unwrap_model(module))
             if step % config.log_every == 0:
-                logs["learning_rate"] = float(schedule.get_last_lr()[0])
-                _log(accelerator, logs, step)
-                bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+                scalars = {name: float(value) for name, value in logs.items()}
+                accelerator.log(scalars | {"learning_rate": float(schedule.get_last_lr()[0])}, step=step)
+                bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
             done = step + 1
             if accelerator.is_main_process and (done % config.sheet_every == 0 or done == config.steps):
-                _log(accelerator, dict(stage.sheet(averaged.module, done, folder)), done)
+                accelerator.log(dict(stage.sheet(averaged.module, done, folder)), step=done)
             due = time.monotonic() - saved_at > 60 * config.save_minutes
             stopping, due = _agreed(accelerator, stop(), due)
             if stopping or due or done == config.steps:
@@ -119,13 +122,14 @@ def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
 
 def _train_step(
     accelerator: Accelerator, module: nn.Module, optimizer: Any, batch: Any, config: LoopConfig
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
+    """The scalars stay tensors: reading one makes a GPU wait, and only some steps are logged."""
     optimizer.zero_grad(set_to_none=True)
     loss, logs = module(*(part.to(accelerator.device) if isinstance(part, Tensor) else part for part in batch))
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(module.parameters(), config.gradient_clip)
     optimizer.step()
-    return {"loss": loss.item(), "gradient_norm": float(norm), **{key: float(value) for key, value in logs.items()}}
+    return {"loss": loss.detach(), "gradient_norm": norm, **logs}
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -135,10 +139,6 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     plain = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
     decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _log(accelerator: Accelerator, logs: dict[str, float], step: int) -> None:
-    accelerator.log(logs, step=step)
 
 
 def _save_state(accelerator: Accelerator, folder: Path, step: int) -> None:

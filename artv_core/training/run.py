@@ -15,7 +15,7 @@ from ..checkpoint import save_checkpoint
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from .config import TrainConfig
-from .data import encode_clips, read_clips
+from .data import encode_clips, provenance, read_clips
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, initialise, with_networks
 from .loop import run_stage
 from .vae import AutoencoderLoss, DecoderTraining, VAETraining
@@ -55,7 +55,8 @@ def _vae(config: TrainConfig, folder: Path, resume: bool) -> None:
 
 def _latents(config: TrainConfig, folder: Path, resume: bool) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encode_clips(config, _read_vae(config, folder, "vae"), folder / "latents.safetensors", device)
+    vae, made_of = _read_vae(config, folder, "vae"), provenance(config, folder / "vae.safetensors")
+    encode_clips(config, vae, made_of, folder / "latents.safetensors", device)
 
 
 def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
@@ -65,11 +66,12 @@ def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
 
 
 def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
-    clips = read_clips(config, folder / "latents.safetensors")
+    vae = _read_vae(config, folder, "vae")
+    clips = read_clips(config, provenance(config, folder / "vae.safetensors"), folder / "latents.safetensors")
     torch.manual_seed(config.seed)
     model = ARTV(config.model)
     initialise(model, config.diffusion)
-    model.vae = _read_vae(config, folder, "vae")
+    model.vae = vae
     trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
     assert isinstance(trained, MaskedDiffusionLoss)
     _save_part(with_networks(model, trained), folder / "diffusion.safetensors")
@@ -78,11 +80,22 @@ def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
 def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
     model = ARTV(config.exported_model)
     model.load_state_dict(_read_part(folder, "diffusion"))
-    best = "decoder" if (folder / "decoder.safetensors").exists() else "vae"
-    model.vae = _read_vae(config, folder, best)
+    model.vae = _best_vae(config, folder)
     path = folder / f"{config.name}.safetensors"
     save_checkpoint(model.eval(), path)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
+    """With the decoder that went on alone, if that stage was run."""
+    vae = _read_vae(config, folder, "vae")
+    if not (folder / "decoder").exists():
+        return vae
+    better = _read_vae(config, folder, "decoder")
+    pairs = zip(vae.taesd_encoder.parameters(), better.taesd_encoder.parameters(), strict=True)
+    if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
+        raise ValueError(f"{folder / 'decoder.safetensors'} belongs to another encoder; run the stage decoder again")
+    return better
 
 
 def _save_part(module: torch.nn.Module, path: Path) -> None:

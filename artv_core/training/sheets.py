@@ -11,9 +11,7 @@ from ..conditioning import TextSegment, TextTrack
 from ..evaluation.synthetic import score_clip, summarise
 from ..generate import GenerateOptions, generate_frames
 from ..models.artv import ARTV
-from .synthetic import Clip, sample_clip
-
-VALIDATION_SEED = -1
+from ..synthetic import VALIDATION_SEED, Clip, sample_clip
 
 
 def rollout(model: ARTV, captions: list[str], options: GenerateOptions, given: Tensor | tuple = ()) -> Tensor:

@@ -13,10 +13,8 @@ from torchvision.utils import save_image
 
 from ..models.taesd import TAESD, ResidualBlock
 from ..randomness import normal, stream
+from ..synthetic import VALIDATION_SEED, render, sample_clip
 from .config import TrainConfig
-from .synthetic import render, sample_clip
-
-VALIDATION_SEED = -1
 
 
 class AutoencoderLoss(nn.Module):
@@ -73,11 +71,15 @@ class VAETraining:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config.vae
-        self.seed, self.size = config.seed, config.model.size
+        self._take(config, config.seed)
         torch.manual_seed(config.seed)
-        vae = TAESD(latent_channels=config.model.vae.latent_channels)
+        vae = TAESD(latent_channels=self.latent_channels)
         initialise(vae)
         self.module = self._with_loss(vae)
+
+    def _take(self, config: TrainConfig, seed: int) -> None:
+        self.seed, self.size = seed, config.model.size
+        self.latent_channels, self.factor = config.model.vae.latent_channels, config.model.vae.factor
 
     def _with_loss(self, vae: TAESD) -> AutoencoderLoss:
         vae.to(memory_format=torch.channels_last)
@@ -88,7 +90,8 @@ class VAETraining:
         height, width = self.size
         clips = [sample_clip(self.seed, step * self.config.batch_size + index) for index in indices]
         images = render(clips, 1, height, width)[:, 0].contiguous(memory_format=torch.channels_last)
-        noise = [normal((4, height // 8, width // 8), stream(self.seed, step, i, "vae")) for i in indices]
+        cells = (self.latent_channels, height // self.factor, width // self.factor)
+        noise = [normal(cells, stream(self.seed, step, i, "vae")) for i in indices]
         return images, self.config.latent_noise * torch.stack(noise)
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
@@ -113,6 +116,6 @@ class DecoderTraining(VAETraining):
 
     def __init__(self, config: TrainConfig, vae: TAESD) -> None:
         self.config = config.decoder
-        self.seed, self.size = config.seed + 1, config.model.size
+        self._take(config, config.seed + 1)
         vae.taesd_encoder.requires_grad_(False)
         self.module = self._with_loss(vae.train())

@@ -42,6 +42,8 @@ CIRCLING_RADIUS = 0.22
 CIRCLING_PERIOD = 12.0
 PULSING_PERIOD = 8.0
 NUM_HELD_OUT = 64
+VALIDATION_SEED = -1
+"""The world that is only measured on."""
 
 
 @dataclass(frozen=True)
