@@ -67,8 +67,8 @@ class Job:
 
     def settings(self) -> str:
         """What decides a frame beside its prompt, seed and predecessors, as JSON: to be kept when going on."""
-        length = ("num_frames", "seed", "batch_size")
-        settings = {name: value for name, value in dataclasses.asdict(self.options).items() if name not in length}
+        elsewhere = ("num_frames", "seed", "batch_size", "height", "width")
+        settings = {name: value for name, value in dataclasses.asdict(self.options).items() if name not in elsewhere}
         named = {"checkpoint": self.checkpoint, "anchor": self.anchor, "negative": self.negative}
         return json.dumps({**named, **settings}, sort_keys=True)
 

@@ -90,7 +90,6 @@ class Pipeline:
         line, on input that does not fit, before anything is sampled.
         """
         options = options.resolved(self.model.config)
-        self.model.require_vae()
         latents = list(given) if given is not None else []
         if image is not None and latents:
             raise ValueError("an image and given frames exclude each other: the image would be frame 0")
@@ -98,6 +97,7 @@ class Pipeline:
             latents = [self.encode_image(image)]
         latents = [as_batch(latent, options, self.model) for latent in latents]
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
+        self.model.require_vae()
         made = generate_frames(
             self.model, text, options, negative=null, given=latents, anchor=anchor, on_step=on_step
         )  # fmt: skip

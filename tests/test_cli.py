@@ -3,12 +3,12 @@ import json
 import os
 import pickle
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import av
@@ -507,9 +507,9 @@ def test_out_of_memory_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture(params=["a full disk", "a limit on file size"])
-def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder where nearly nothing can be written: a tmpfs where this process may mount one, and, with no right
-    needed, a limit on the size of files. Both make real writes fail."""
+def little_room(request: pytest.FixtureRequest, tmp_path: Path, file_size_limit) -> Iterator[tuple]:
+    """A folder, and a context in which nearly nothing can be written there: a tmpfs where this process may mount one,
+    and, with no right needed, a limit on the size of files. Both make real writes fail."""
     folder = tmp_path / "room"
     folder.mkdir()
     if request.param == "a full disk":
@@ -517,32 +517,31 @@ def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path
         if not Path("/bin/mount").exists() or subprocess.run(command, capture_output=True).returncode:
             pytest.skip("needs the right to mount a tmpfs; the limit on file size stands in")
         (folder / "filler").write_bytes(bytes(4096))
-        yield folder
+        yield folder, nullcontext()
         subprocess.run(["umount", str(folder)], check=True)
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield folder
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    yield folder, file_size_limit(1024)
 
 
 def test_a_full_disk(checkpoint, little_room, capsys):
-    before = os.listdir(little_room)
-    assert generate(checkpoint, little_room / "out.mp4", "--frames", 3) == 2
+    folder, full = little_room
+    before = os.listdir(folder)
+    with full:
+        assert generate(checkpoint, folder / "out.mp4", "--frames", 3) == 2
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"artv: cannot write .*out\.mp4: (no space left on device|file too large)", lines[-1])
     assert not any("Traceback" in line for line in lines)
-    assert os.listdir(little_room) == before
+    assert os.listdir(folder) == before
 
 
 def test_a_full_disk_for_latents(checkpoint, little_room, tmp_path, capsys):
-    job = {"--width": 256, "--height": 256, "--frames": 1, "--save-latents": little_room / "l.safetensors"}
-    generate(checkpoint, tmp_path / "out.mp4", *[word for pair in job.items() for word in pair])
+    folder, full = little_room
+    job = {"--width": 256, "--height": 256, "--frames": 1, "--save-latents": folder / "l.safetensors"}
+    with full:
+        generate(checkpoint, tmp_path / "out.mp4", *[word for pair in job.items() for word in pair])
     lines = capsys.readouterr().err.splitlines()
     assert re.match(r"artv: cannot write .*(l\.safetensors|out\.mp4): ", lines[-1])
-    assert [name for name in os.listdir(little_room) if name != "filler"] == []
+    assert [name for name in os.listdir(folder) if name != "filler"] == []
 
 
 def test_demo_takes_well_under_two_minutes(checkpoint, tmp_path):

@@ -1,7 +1,5 @@
 import json
 import os
-import resource
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -264,17 +262,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(mount)], check=True)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 16 KiB: real failing writes, with no right needed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
-
-
 def write_noise(path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     with VideoWriter(path, 8) as writer:
@@ -289,14 +276,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path, small_files, name):
-    with pytest.raises(ValueError, match=r"cannot write .*a\.m.*: file too large"):
+def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path, file_size_limit, name):
+    refused = pytest.raises(ValueError, match=r"cannot write .*a\.m.*: file too large")
+    with file_size_limit(16 * 1024), refused:
         write_noise(tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_disk_that_is_full_only_at_the_end(tmp_path, small_files):
-    with pytest.raises(ValueError, match="file too large"), VideoWriter(tmp_path / "a.mp4", 8) as writer:
+def test_a_disk_that_is_full_only_at_the_end(tmp_path, file_size_limit):
+    refused = pytest.raises(ValueError, match="file too large")
+    with file_size_limit(16 * 1024), refused, VideoWriter(tmp_path / "a.mp4", 8) as writer:
         writer.append(torch.rand(3, 256, 256))
     assert os.listdir(tmp_path) == []
 
