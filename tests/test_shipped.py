@@ -34,9 +34,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def video_of(path: Path) -> torch.Tensor:
+    """A video of the demo at the size it was made in: [T, 3, 64, 64] in [0, 1]."""
+    return torch.nn.functional.interpolate(read_video(path).float() / 255, size=(64, 64), mode="area")
+
+
 def readings(path: Path) -> Rollout:
-    video = torch.nn.functional.interpolate(read_video(path), size=(64, 64), mode="area")
-    return read_rollout(video[None])
+    return read_rollout(video_of(path)[None])
 
 
 def clip(color: str, kind: str, background: str):
@@ -69,7 +73,7 @@ def test_the_demo_shows_the_prompts_colours_and_motion(
 
 
 def test_the_image_starts_its_video(demo: Path):
-    first = torch.nn.functional.interpolate(read_video(demo / "image-to-video.mp4")[:1], size=(64, 64), mode="area")[0]
+    first = video_of(demo / "image-to-video.mp4")[0]
     image = torch.frombuffer(bytearray(Image.open(demo / "image.png").tobytes()), dtype=torch.uint8)
     image = image.view(64, 64, 3).permute(2, 0, 1).float() / 255
     assert (first - image).abs().mean() < 0.05
