@@ -19,8 +19,7 @@ from .config import TrainConfig
 
 class AutoencoderLoss(nn.Module):
     """Root mean square error of each image and of its edges, and a pull of each latent channel to mean 0 and deviation
-    1, so that the diffusion stage needs no scale. Ours: with L1 in its place small objects were still missing after
-    four times as many steps."""
+    1, so that the diffusion stage needs no scale. Ours."""
 
     def __init__(self, vae: TAESD, edge_weight: float, moment_weight: float) -> None:
         super().__init__()
