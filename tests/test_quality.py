@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from artv_core.config import preset
+from artv_core.evaluation.denoising import denoising_error
 from artv_core.evaluation.quality import (
     appearance,
     background_drift,
@@ -19,6 +21,9 @@ from artv_core.evaluation.quality import (
     speed,
     survival,
 )
+from artv_core.models.artv import ARTV
+from artv_core.models.network import FrameConditions, FrameNetwork
+from artv_core.schedule import NoiseSchedule
 from artv_core.synthetic import held_out_combinations, render, sample_clip
 
 RESULT = Path(__file__).parent.parent / "benchmarks/results/quality.json"
@@ -73,3 +78,52 @@ def test_the_committed_result_names_the_shipped_checkpoint():
     result = json.loads(RESULT.read_text())
     assert shipped_checkpoint("tiny").stem == result["checkpoint"]
     assert {"command", "commit", "machine", "bars"} <= set(result)
+
+
+def test_denoising_error_is_nothing_for_a_perfect_model_and_rises_with_noise():
+    """A noise network that knows the answer has no error; one that guesses zero has the target's own power."""
+    model = ARTV(preset("tiny")).eval()
+    latents = torch.randn(6, 3, 4, 8, 8)
+    weight = torch.rand(6, 1, 8, 8)
+    captions = ["a red circle moving left on a blue background"] * 6
+    schedule = NoiseSchedule(model.config.schedule)
+
+    class Knows(torch.nn.Module):
+        dtype = torch.float32
+
+        def __init__(self, network: FrameNetwork, x0: Tensor) -> None:
+            super().__init__()
+            self.network, self.x0 = network, x0
+
+        def condition(self, *arguments: Tensor) -> FrameConditions:
+            return self.network.condition(*arguments)
+
+        def forward(self, x: Tensor, timesteps: Tensor, conditions: FrameConditions) -> Tensor:
+            return schedule.from_x0(self.x0, x, timesteps)
+
+    network = model.noise
+    model.mask = None
+    model.noise = Knows(network, latents[:, -1])
+    assert max(denoising_error(model, latents, captions, weight).values()) < 1e-4
+    model.noise = Knows(network, torch.zeros_like(latents[:, -1]))
+    power = (latents[:, -1].square() * weight).sum().item() / weight.sum().item() / 4
+    for error in denoising_error(model, latents, captions, weight).values():
+        assert error == pytest.approx(power, rel=1e-3)
+
+
+def test_denoising_error_takes_references_anchor_and_text_from_the_clip():
+    torch.manual_seed(0)
+    model = ARTV(preset("tiny")).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    latents, weight = torch.randn(4, 3, 4, 8, 8), torch.ones(4, 1, 8, 8)
+    captions = ["a red circle moving left on a blue background"] * 4
+    base = denoising_error(model, latents, captions, weight, [1.0])
+    other = latents.clone()
+    other[:, :2] += 1
+    moved = denoising_error(model, other, captions, weight, [1.0])
+    assert moved["first frame at 1"] == base["first frame at 1"]
+    assert moved["third frame at 1"] != base["third frame at 1"]
+    reworded = denoising_error(model, latents, ["a green star"] * 4, weight, [1.0])
+    assert reworded["first frame at 1"] != base["first frame at 1"]
