@@ -1,7 +1,8 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
-Prints the table beside true clips and beside a video that repeats its first frame, writes
-`benchmarks/results/quality.json` and contact sheets of the first 12 prompts to `docs/quality/`.
+Prints the table beside true clips and beside a video that repeats its first frame, then what holds at other sizes than
+the checkpoint was trained at. Writes `benchmarks/results/quality.json`, and contact sheets of the first 12 prompts to
+`docs/quality/`. `--part` does one half of it, to run the halves side by side; what the other half wrote is kept.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from artv_core.models.artv import ARTV  # noqa: E402
 from artv_core.synthetic import Clip, render  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
 
+RESULT = ROOT / "benchmarks/results/quality.json"
+
 BARS: dict[str, tuple[float, str]] = {
     "background colour": (0.95, "at least"),
     "object colour": (0.90, "at least"),
@@ -42,11 +45,15 @@ BARS: dict[str, tuple[float, str]] = {
     "speed at frames 48-63": (0.70, "at least"),
 }
 
+SIZE_FACTORS = (1.5, 2.0)
+SIZE_PROMPTS = 16
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
+    parser.add_argument("--part", choices=("all", "table", "sizes"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options other than the recommended")
@@ -54,16 +61,78 @@ def main() -> None:
 
     path = resolve_checkpoint(args.checkpoint)
     model = load_checkpoint(path, device=args.device)
-    count, frames = (16, 16) if args.quick else (64, 64)
-    clips, overrides = quality_clips(count), dict(_override(text) for text in args.set)
-    started = time.monotonic()
-    table, sheet = measure_model(model, clips, frames, args.seed, overrides)
+    overrides, started = dict(_override(text) for text in args.set), time.monotonic()
+    result: dict[str, Any] = {}
+    if args.part in ("table", "all"):
+        result |= measure_table(model, args.quick, args.seed, overrides)
+    if args.part in ("sizes", "all") and not args.quick:
+        result["other sizes"] = measure_sizes(model, args.seed, overrides)
+    print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
+    if not args.quick:
+        RESULT.write_text(json.dumps(kept_result(model.config.name, args.seed, overrides) | result, indent=1) + "\n")
+
+
+def kept_result(name: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds of this checkpoint under these settings, or the beginning of it."""
+    result = {
+        "command": "python benchmarks/quality.py",
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
+        "checkpoint": name,
+        "seed": seed,
+        "overrides": overrides,
+    }
+    kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    same = all(kept.get(key) == result[key] for key in ("checkpoint", "seed", "overrides"))
+    return (kept if same else {}) | result
+
+
+def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The table of the bars, beside true clips and a frozen video; writes the sheet."""
+    count, frames = (16, 16) if quick else (64, 64)
+    clips = quality_clips(count)
+    table, videos = measure_model(model, clips, frames, seed, overrides)
     true = measure_videos(render(clips, frames, *model.config.size), clips)
     frozen = measure_videos(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1), clips)
     print_table(table, true, frozen)
-    print(f"{count} held-out prompts, {model.config.name}, {time.monotonic() - started:.0f} s")
-    if not args.quick:
-        write(model.config.name, table, true, frozen, sheet, clips, args.seed, overrides)
+    print(f"{count} held-out prompts of {frames} frames")
+    if not quick:
+        save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}.png")
+    bars = []
+    for measure, (limit, kind) in BARS.items():
+        if measure in table:
+            holds = table[measure] >= limit if kind == "at least" else table[measure] <= limit
+            value = round(table[measure], 4)
+            bars.append({"name": measure, "value": value, "limit": f"{kind} {limit:g}", "holds": holds})
+    return {
+        "prompts": count,
+        "bars": bars,
+        "true clips": {key: round(value, 4) for key, value in true.items()},
+        "first frame for ever": {key: round(value, 4) for key, value in frozen.items()},
+    }
+
+
+def measure_sizes(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What holds at 64 frames of other sizes, with no setting changed; writes a sheet of each."""
+    clips, found = quality_clips(SIZE_PROMPTS), {}
+    for factor in SIZE_FACTORS:
+        height, width = (round(side * factor) for side in model.config.size)
+        chosen = {"height": height, "width": width} | overrides
+        options = GenerateOptions(num_frames=64, batch_size=len(clips), seed=seed, **chosen)
+        with torch.no_grad():
+            videos = rollout(model, [clip.caption for clip in clips], options)
+        read, name = read_rollout(videos), f"{width}x{height}"
+        table = {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, 63)
+        print(f"\n{name}, {len(clips)} prompts: " + ", ".join(f"{key} {value:.3f}" for key, value in table.items()))
+        save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}-{name}.png")
+        found[name] = {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
+    return found
+
+
+def save_sheet(videos: Tensor, clips: list[Clip], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [(clip.caption, video) for clip, video in zip(clips[:12], videos[:12], strict=True)]
+    contact_sheet(rows, columns=8).save(path)
 
 
 def measure_model(
@@ -101,40 +170,6 @@ def print_table(table: dict[str, float], true: dict[str, float], frozen: dict[st
             limit = "{1} {0:g}".format(*BARS[name]) if name in BARS else ""
             others = [f"{values[name]:8.3f}" if name in values else " " * 8 for values in (true, frozen)]
             print(f"{name:42} {table[name]:8.3f} {limit:>14} {' '.join(others)}")
-
-
-def write(
-    name: str,
-    table: dict[str, float],
-    true: dict[str, float],
-    frozen: dict[str, float],
-    videos: Tensor,
-    clips: list[Clip],
-    seed: int,
-    overrides: dict[str, Any],
-) -> None:
-    bars = []
-    for measure, (limit, kind) in BARS.items():
-        value = table[measure]
-        holds = value >= limit if kind == "at least" else value <= limit
-        bars.append({"name": measure, "value": round(value, 4), "limit": f"{kind} {limit:g}", "holds": holds})
-    result = {
-        "command": "python benchmarks/quality.py",
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
-        "checkpoint": name,
-        "seed": seed,
-        "overrides": overrides,
-        "prompts": len(clips),
-        "bars": bars,
-        "true clips": {key: round(value, 4) for key, value in true.items()},
-        "first frame for ever": {key: round(value, 4) for key, value in frozen.items()},
-    }
-    (ROOT / "benchmarks/results/quality.json").write_text(json.dumps(result, indent=1) + "\n")
-    folder = ROOT / "docs/quality"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [(clip.caption, video) for clip, video in zip(clips[:12], videos[:12], strict=True)]
-    contact_sheet(rows, columns=8).save(folder / f"{name}.png")
 
 
 def _override(text: str) -> tuple[str, Any]:
