@@ -183,6 +183,7 @@ def _convert(hint: typing.Any, value: object, path: str) -> object:
         return tuple(_convert(args[0], item, path) for item in value)
     if hint is float and type(value) is int:
         return float(value)
+    hint = typing.get_origin(hint) or hint
     if type(value) is not hint:
         raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
     return value
@@ -266,25 +267,27 @@ def _in_range(path: str, value: int, low: int, high: int) -> None:
 
 
 def _tiny() -> ARTVConfig:
-    def unet(channels: int, out_channels: int) -> UNetConfig:
+    def unet(channels: int, mult: tuple[int, ...], blocks: int, out_channels: int) -> UNetConfig:
         return UNetConfig(
             out_channels=out_channels,
             model_channels=channels,
-            channel_mult=(1, 2),
-            num_res_blocks=1,
-            attention_levels=(0, 1),
+            channel_mult=mult,
+            num_res_blocks=blocks,
+            attention_levels=tuple(range(len(mult))),
             head_channels=channels // 2,
-            context_dim=96,
+            context_dim=48,
             norm_groups=8,
         )
 
     anchor = AnchorConfig(patch_size=2, grid=4, width=96)
     return ARTVConfig(
         name="tiny",
-        noise=NetworkConfig(unet(48, 4), AdapterConfig(num_blocks=1), anchor),
-        mask=NetworkConfig(unet(16, 1), AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=4, width=48)),
+        noise=NetworkConfig(unet(128, (1,), 2, 4), AdapterConfig(num_blocks=1), anchor),
+        mask=NetworkConfig(
+            unet(16, (1, 2), 1, 1), AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=4, width=48)
+        ),
         vae=VAEConfig(kind="taesd", scale=1.0),
-        text=TextConfig(width=96, layers=2, heads=3, context_length=32, layer="last"),
+        text=TextConfig(width=48, layers=2, heads=2, context_length=32, layer="last"),
         schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),
         sampling=SamplingConfig(
             steps=10,

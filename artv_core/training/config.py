@@ -2,21 +2,28 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from ..config import ARTVConfig, from_dict, preset
+from ..config import ARTVConfig, from_dict, preset, validate
 from ..synthetic import vocabulary
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What every stage has. `batch_size` is global: it is shared among the processes. Learning rate: linear warm-up,
-    constant, then linear decay to 0 over the last `decay_steps`."""
+    """What every stage has. `batch_size` is global: it is shared among the processes. Learning rates: linear warm-up,
+    constant, then linear decay to 0 over the last `decay_steps`. With `optimizer = "muon"` the matrices and kernels
+    inside the networks are updated by Muon at `muon_learning_rate`, all else by AdamW at `learning_rate`.
+    `start_from`: a checkpoint, shipped name or path, whose weights training goes on from instead of from nothing."""
 
+    start_from: str = ""
     steps: int = 1000
     batch_size: int = 16
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 3e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
     decay_steps: int = 0
@@ -30,9 +37,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class VAEStage(LoopConfig):
-    """Autoencoder. `latent_noise`: standard deviation of noise put on the latents before they are decoded."""
+    """Autoencoder. `latent_noise`: standard deviation of noise put on the latents before they are decoded. Of all
+    steps, `crop_share` see, instead of whole frames, as many times more crops of `crop` pixels as cost the same; those
+    lie on the object, where nearly all of the error is."""
 
     latent_noise: float = 0.03
+    crop: int = 32
+    crop_share: float = 0.0
     edge_weight: float = 0.5
     moment_weight: float = 0.02
 
@@ -49,7 +60,10 @@ class LatentsStage:
 @dataclass(frozen=True)
 class DiffusionStage(LoopConfig):
     """Noise network, mask network and text encoder, end to end. `first_share` and `second_share` of the samples are
-    first frames (no references) and second frames (both references equal). `weight_cap` bounds the loss's weight."""
+    first frames (no references) and second frames (both references equal). `weight_cap` bounds the loss's weight;
+    cells unlike most of their frame weigh up to `1 + detail_weight` times as much. Time steps are drawn uniformly in
+    `uniform_share` of the samples, else as a log-normal noise-to-signal ratio of median `ratio_median` (Karras et al.,
+    2022) with a standard deviation of `ratio_spread` in the logarithm."""
 
     first_share: float = 0.25
     second_share: float = 0.3
@@ -60,6 +74,10 @@ class DiffusionStage(LoopConfig):
     drop_text: float = 0.1
     auxiliary_share: float = 0.25
     weight_cap: float = 5.0
+    detail_weight: float = 0.0
+    uniform_share: float = 1.0
+    ratio_median: float = 1.0
+    ratio_spread: float = 1.2
     mask_bias: float = -1.5
     sheet_rows: int = 12
     sheet_columns: int = 12
@@ -67,10 +85,12 @@ class DiffusionStage(LoopConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `name` is the shipped name and version, such as `tiny-v1`."""
+    """A whole run. `name` is the shipped name and version, such as `tiny-v1`. `overrides`, in TOML a table such as
+    `[overrides.noise.unet]`, changes single fields of the preset."""
 
     name: str = "tiny-v1"
     preset: str = "tiny"
+    overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 1
     threads: int = 0
     vae: VAEStage = field(default_factory=VAEStage)
@@ -80,8 +100,8 @@ class TrainConfig:
 
     @property
     def model(self) -> ARTVConfig:
-        """The networks that are trained."""
-        return preset(self.preset)
+        """The networks that are trained. Raises ValueError where the overrides fit no network."""
+        return overridden(preset(self.preset), self.overrides)
 
     @property
     def exported_model(self) -> ARTVConfig:
@@ -104,7 +124,8 @@ def read_config(path: str | Path) -> TrainConfig:
 
 
 def _check(config: TrainConfig, path: str) -> None:
-    if preset(config.preset).vae.kind != "taesd":
+    model = config.model  # first of all, for overrides may be wrong
+    if model.vae.kind != "taesd":
         raise ValueError(f"{path}: preset {config.preset!r} cannot be trained from nothing; only tiny can, as yet")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
         raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
@@ -112,13 +133,42 @@ def _check(config: TrainConfig, path: str) -> None:
         _check_loop(stage, f"{path}.{name}")
     _at_least(1, f"{path}.latents", config.latents, "clips", "batch_size")
     _at_least(3, f"{path}.latents", config.latents, "frames")
-    diffusion, last = config.diffusion, preset(config.preset).schedule.num_timesteps - 1
+    for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
+        _check_crop(vae, model, f"{path}.{name}")
+    diffusion, last = config.diffusion, model.schedule.num_timesteps - 1
     _at_least(1, f"{path}.diffusion", diffusion, "anchor_window", "sheet_rows", "sheet_columns")
     if not 0 <= diffusion.max_noise_level <= last:
         raise ValueError(f"{path}.diffusion.max_noise_level: got {diffusion.max_noise_level}, accepted are 0 to {last}")
-    for name in ("first_share", "second_share", "drop_references", "drop_anchor", "drop_text", "auxiliary_share"):
+    if not (diffusion.ratio_median > 0 and diffusion.ratio_spread >= 0):
+        given = f"ratio_median: got {diffusion.ratio_median}, ratio_spread: got {diffusion.ratio_spread}"
+        raise ValueError(f"{path}.diffusion.{given}; the first must be above 0, the second at least 0")
+    for name in (
+        "first_share",
+        "second_share",
+        "drop_references",
+        "drop_anchor",
+        "drop_text",
+        "auxiliary_share",
+        "uniform_share",
+    ):
         if not 0 <= getattr(diffusion, name) <= 1:
             raise ValueError(f"{path}.diffusion.{name}: got {getattr(diffusion, name)}, accepted are 0 to 1")
+
+
+def overridden(config: ARTVConfig, overrides: Mapping[str, Any]) -> ARTVConfig:
+    """`config` with single fields replaced, given as nested tables. ValueError, one line, on unknown names and values
+    from which no network can be built."""
+    result: ARTVConfig = from_dict(ARTVConfig, _merged(asdict(config), overrides), "overrides")
+    validate(result)
+    return result
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for name, value in changes.items():
+        inner = base.get(name)
+        result[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return result
 
 
 def _check_loop(stage: LoopConfig, path: str) -> None:
@@ -128,8 +178,22 @@ def _check_loop(stage: LoopConfig, path: str) -> None:
         raise ValueError(f"{path}.learning_rate: got {stage.learning_rate}, accepted are numbers above 0 and below 10")
     if not 0 <= stage.ema_decay < 1:
         raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")
+    if stage.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"{path}.optimizer: got {stage.optimizer!r}, accepted: adamw, muon")
+    if not 0 < stage.muon_learning_rate < 10:
+        raise ValueError(
+            f"{path}.muon_learning_rate: got {stage.muon_learning_rate}, accepted are numbers above 0 and below 10"
+        )
     if stage.mixed_precision not in ("no", "bf16", "fp16"):
         raise ValueError(f"{path}.mixed_precision: got {stage.mixed_precision!r}, accepted: no, bf16, fp16")
+
+
+def _check_crop(stage: VAEStage, model: ARTVConfig, path: str) -> None:
+    factor, side = model.vae.factor, min(model.size)
+    if stage.crop % factor or not 0 < stage.crop <= side:
+        raise ValueError(f"{path}.crop: got {stage.crop}, it must be a multiple of {factor} and at most {side}")
+    if not 0 <= stage.crop_share <= 1:
+        raise ValueError(f"{path}.crop_share: got {stage.crop_share}, accepted are 0 to 1")
 
 
 def _at_least(least: int, path: str, stage: object, *names: str) -> None:

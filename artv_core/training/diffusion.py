@@ -1,5 +1,6 @@
 """Stage "diffusion": noise network, mask network and text encoder, trained end to end on latent clips (Eq. 4 and 7)."""
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ class Draw:
 
 
 def draw_sample(
-    config: DiffusionStage, rng: random.Random, num_clips: int, num_frames: int, num_references: int, num_timesteps: int
+    config: DiffusionStage, rng: random.Random, num_clips: int, num_frames: int, num_references: int, ratios: Tensor
 ) -> Draw:
     """One sample's choices. A first frame is any frame without references; a second one sees its one predecessor
-    repeated; any other sees the last two. The anchor is up to `anchor_window` frames back (paper: 10)."""
+    repeated; any other sees the last two. The anchor is up to `anchor_window` frames back (paper: 10). `ratios` [steps]
+    is the schedule's noise-to-signal ratio at each time step, ascending."""
     clip, kind = rng.randrange(num_clips), rng.random()
     position = rng.randrange(1, num_frames)
     if kind < config.first_share:
@@ -58,10 +60,18 @@ def draw_sample(
         references,
         anchor,
         rng.random() >= config.drop_text,
-        rng.randrange(num_timesteps),
+        _draw_timestep(config, rng, ratios),
         rng.randrange(config.max_noise_level + 1) if references else 0,
         rng.randrange(config.max_noise_level + 1) if anchor is not None else 0,
     )
+
+
+def _draw_timestep(config: DiffusionStage, rng: random.Random, ratios: Tensor) -> int:
+    uniform = rng.randrange(len(ratios))
+    if rng.random() < config.uniform_share:
+        return uniform
+    ratio = config.ratio_median * math.exp(config.ratio_spread * rng.gauss(0, 1))
+    return min(int(torch.searchsorted(ratios, ratio)), len(ratios) - 1)
 
 
 class MaskedDiffusionLoss(nn.Module):
@@ -77,6 +87,7 @@ class MaskedDiffusionLoss(nn.Module):
         self.noise, self.mask, self.text = model.noise, model.mask, model.text
         self.prediction = model.config.schedule.prediction
         self.auxiliary_share, self.weight_cap = stage.auxiliary_share, stage.weight_cap
+        self.detail_weight = stage.detail_weight
 
     def forward(
         self,
@@ -109,10 +120,22 @@ class MaskedDiffusionLoss(nn.Module):
             denoised = mix(mask, reference_latent, dynamic)
             logs["mask"] = mask.detach().sum() / (mask[0].numel() * has_reference.sum()).clamp(min=1)
         weight = ((a / s).square() if self.prediction == "eps" else s.pow(-2)).clamp(max=self.weight_cap)
+        if self.detail_weight:
+            weight = weight * (1 + self.detail_weight * unlikeness(target))
         main = (weight * (denoised - target).square()).mean()
         own = (weight * (dynamic - target).square()).mean()
         logs |= {"masked": main.detach(), "own": own.detach()}
         return (1 - self.auxiliary_share) * main + self.auxiliary_share * own, logs
+
+
+def unlikeness(latent: Tensor) -> Tensor:
+    """How unlike the most common one each cell of [B, C, h, w] is: [B, 1, h, w], from 0 to (not with) 1. Ours.
+
+    In a frame of one object before a plain ground it is near 1 on the object, which is few of the cells and hard.
+    """
+    typical = latent.flatten(2).median(dim=-1).values[..., None, None]
+    distance = (latent - typical).square().sum(dim=1, keepdim=True)
+    return distance / (distance + 1)
 
 
 def _run(network: FrameNetwork, x_t: Tensor, timesteps: Tensor, conditions: Sequence[Tensor]) -> Tensor:
@@ -129,6 +152,8 @@ class DiffusionTraining:
         self.config, self.seed, self.run = config.diffusion, config.seed, config
         self.model, self.clips = model, clips
         self.schedule = NoiseSchedule(model.config.schedule)
+        signal, noise = self.schedule.scales(torch.arange(self.schedule.num_timesteps), ndim=1)
+        self.ratios = noise / signal
         self.num_references = model.config.noise.adapter.num_references
         self.captions = model.text.tokenize(list(clips.captions))
         self.no_caption = model.text.tokenize([""])[0]
@@ -171,7 +196,7 @@ class DiffusionTraining:
     def _draw(self, step: int, index: int) -> Draw:
         num_clips, num_frames = self.clips.latents.shape[:2]
         rng = random.Random(f"{self.seed}/{step}/{index}")
-        return draw_sample(self.config, rng, num_clips, num_frames, self.num_references, self.schedule.num_timesteps)
+        return draw_sample(self.config, rng, num_clips, num_frames, self.num_references, self.ratios)
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """Held-out prompts rolled out by the averaged networks."""

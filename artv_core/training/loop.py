@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from pytorch_optimizer import Muon
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -64,7 +65,7 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(_parameter_groups(stage.module, config.weight_decay), lr=config.learning_rate)
+    optimizer = make_optimizer(stage.module, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     averaged = AveragedModel(stage.module, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
     averaged.to(accelerator.device)
@@ -132,13 +133,35 @@ def _train_step(
     return {"loss": loss.detach(), "gradient_norm": norm, **logs}
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    """AdamW for all, or Muon for the matrices and kernels inside the networks and AdamW for the rest: embeddings,
+    norms, biases, and the layers at a network's ends, whose sides are no features."""
+    decayed, plain = _by_decay(module)
+    adamw = {"lr": config.learning_rate, "weight_decay": 0.0}
+    if config.optimizer == "adamw":
+        groups = [{"params": decayed, **adamw, "weight_decay": config.weight_decay}, {"params": plain, **adamw}]
+        return torch.optim.AdamW(groups)
+    inner = _inner_layers(module)
+    hidden = [p for p in decayed if id(p) in inner]
+    rest = [p for p in decayed if id(p) not in inner] + plain
+    muon = {"lr": config.muon_learning_rate, "weight_decay": config.weight_decay, "use_adjusted_lr": True}
+    groups = [{"params": hidden, **muon, "use_muon": True}, {"params": rest, **adamw, "use_muon": False}]
+    return Muon(groups)
+
+
+def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Norms, biases and embeddings (everything not a matrix or kernel of a layer) are not decayed."""
     embeddings = {id(p) for layer in module.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
     parameters = [p for p in module.parameters() if p.requires_grad]
     plain = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
-    decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings], plain
+
+
+def _inner_layers(module: nn.Module) -> set[int]:
+    """Weights of linear and convolution layers that lead from at least 16 features to at least 16."""
+    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))]
+    weights = [p for layer in layers for p in layer.parameters(recurse=False)]
+    return {id(p) for p in weights if p.ndim >= 2 and min(p.shape[:2]) >= 16}
 
 
 def _save_state(accelerator: Accelerator, folder: Path, step: int) -> None:

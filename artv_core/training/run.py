@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
-from ..checkpoint import save_checkpoint
+from ..checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from .config import TrainConfig
@@ -71,10 +71,24 @@ def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
     torch.manual_seed(config.seed)
     model = ARTV(config.model)
     initialise(model, config.diffusion)
+    if config.diffusion.start_from:
+        model = _start(config, config.diffusion.start_from)
     model.vae = vae
     trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
     assert isinstance(trained, MaskedDiffusionLoss)
     _save_part(with_networks(model, trained), folder / "diffusion.safetensors")
+
+
+def _start(config: TrainConfig, checkpoint: str) -> ARTV:
+    """The model of a checkpoint, which must be built as this run's. ValueError, one line, where it is not."""
+    path = resolve_checkpoint(checkpoint)
+    model = load_checkpoint(path)
+    for part in ("noise", "mask", "text", "schedule"):
+        if getattr(model.config, part) != getattr(config.model, part):
+            raise ValueError(
+                f"{path} cannot start this run: its {part} is configured differently; leave out start_from"
+            )
+    return model.train()
 
 
 def _export(config: TrainConfig, folder: Path, resume: bool) -> None:

@@ -3,6 +3,7 @@
 The decoder goes on alone once the encoder is settled, if need be beside the diffusion stage, which needs latents only.
 """
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from ..checkpoint import load_checkpoint, resolve_checkpoint
 from ..models.taesd import TAESD, ResidualBlock
 from ..randomness import normal, stream
-from ..synthetic import VALIDATION_SEED, render, sample_clip
+from ..synthetic import SIZES, VALIDATION_SEED, Clip, render, sample_clip
 from .config import TrainConfig
 
 
@@ -74,6 +76,9 @@ class VAETraining:
         torch.manual_seed(config.seed)
         vae = TAESD(latent_channels=self.latent_channels)
         initialise(vae)
+        if config.vae.start_from:
+            start = load_checkpoint(resolve_checkpoint(config.vae.start_from), without=("mask", "text"))
+            vae.load_state_dict(start.require_vae().state_dict())
         self.module = self._with_loss(vae)
 
     def _take(self, config: TrainConfig, seed: int) -> None:
@@ -85,13 +90,22 @@ class VAETraining:
         return AutoencoderLoss(vae, self.config.edge_weight, self.config.moment_weight)
 
     def batch(self, step: int, indices: range) -> tuple[Tensor, Tensor]:
-        """Frames `[B, 3, H, W]` and latent noise, keyed by (seed, step, index)."""
+        """Frames or crops `[B, 3, H, W]` and latent noise, keyed by (seed, step, index)."""
         height, width = self.size
-        clips = [sample_clip(self.seed, step * self.config.batch_size + index) for index in indices]
-        images = render(clips, 1, height, width)[:, 0].contiguous(memory_format=torch.channels_last)
-        cells = (self.latent_channels, height // self.factor, width // self.factor)
+        cropping = random.Random(f"{self.seed}/{step}").random() < self.config.crop_share
+        if cropping:
+            times = max(1, height * width // self.config.crop**2)
+            indices = range(indices.start * times, indices.stop * times)
+        clips = [sample_clip(self.seed, (step << 16) + index) for index in indices]
+        images = render(clips, 1, height, width)[:, 0]
+        if cropping:
+            images = torch.stack([
+                crop_to_object(image, clip, self.config.crop, random.Random(f"{self.seed}/{step}/{index}"))
+                for image, clip, index in zip(images, clips, indices, strict=True)
+            ])  # fmt: skip
+        cells = (self.latent_channels, images.shape[-2] // self.factor, images.shape[-1] // self.factor)
         noise = [normal(cells, stream(self.seed, step, i, "vae")) for i in indices]
-        return images, self.config.latent_noise * torch.stack(noise)
+        return images.contiguous(memory_format=torch.channels_last), self.config.latent_noise * torch.stack(noise)
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """PSNR on 64 frames of a world never trained on, and a picture: originals above their reconstructions."""
@@ -106,6 +120,16 @@ class VAETraining:
         psnr = -10 * (decoded - images).square().mean(dim=(1, 2, 3)).log10().mean().item()
         print(f"\n{self.name} step {step}: {psnr:.2f} dB on held-out frames")
         return {"psnr": psnr}
+
+
+def crop_to_object(image: Tensor, clip: Clip, size: int, rng: random.Random) -> Tensor:
+    """A square `[3, size, size]` of an image `[3, H, W]`, its centre within the object's bounds, inside the frame."""
+    reach = SIZES[clip.size] * min(image.shape[1:])
+    top, left = (
+        min(max(round(centre * side + rng.uniform(-reach, reach) - size / 2), 0), side - size)
+        for centre, side in ((clip.y, image.shape[1]), (clip.x, image.shape[2]))
+    )
+    return image[:, top : top + size, left : left + size]
 
 
 class DecoderTraining(VAETraining):
