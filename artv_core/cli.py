@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .job import INTERRUPTED, Job, changed_settings, check_images, check_outputs, run_job, say, version
 
 if TYPE_CHECKING:
+    from .comfyui import Host
     from .config import ARTVConfig
     from .generate import GenerateOptions
     from .pipeline import Pipeline, SavedLatents
 
 USER_ERROR = 2
+MODEL_DEFAULTS = {"checkpoint": "tiny", "base": None, "device": "auto", "dtype": "float32"}
 MAX_BATCH = 256
 MAX_SEED = 2**64 - 1
 
@@ -79,13 +81,18 @@ def _add_demo(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         help="make three clips and a contact sheet with the shipped checkpoint",
-        description="Makes a text-to-video, an image-to-video and a two-prompt clip, and a contact sheet of them.",
+        description="Makes a text-to-video, an image-to-video and a several-prompt clip, and a contact sheet of them: "
+        "by the shipped workflows in ComfyUI where there is one, else by itself.",
         allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, default=Path("artv-demo"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
-        "--no-comfyui", action="store_true", help="do not use a ComfyUI (none is used yet: the core does the work)"
+        "--comfyui",
+        type=Path,
+        metavar="DIR",
+        help="the ComfyUI to use; default: $COMFYUI_PATH, the one this stands in, or ~/comfy/ComfyUI",
     )
+    parser.add_argument("--no-comfyui", action="store_true", help="do without ComfyUI")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     _add_model_options(parser)
     parser.set_defaults(run=run_demo)
@@ -162,12 +169,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", default="tiny", metavar="F", help="a file, or the shipped tiny (default)")
+    group.add_argument("--checkpoint", metavar="F", help="a file, or the shipped tiny (default)")
     group.add_argument("--base", type=Path, metavar="F", help="the file with the parts that the checkpoint lacks")
-    group.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:0 or mps")
-    group.add_argument(
-        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="default: float32"
-    )
+    group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda, cuda:0 or mps")
+    group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32")
+    parser.set_defaults(**MODEL_DEFAULTS)
 
 
 def _add_info(commands: Any) -> None:
@@ -340,29 +346,67 @@ def _print_paths(paths: Sequence[Path]) -> None:
 
 def run_demo(args: argparse.Namespace) -> int:
     """Three clips and a contact sheet in the output folder."""
+    _check_seed(args.seed, 1)
+    if args.comfyui is not None and args.no_comfyui:
+        raise ValueError("--comfyui and --no-comfyui exclude each other")
+    host = None if args.no_comfyui else _demo_host(args)
+    _make_folder(args.output)
+    started = time.monotonic()
+    if host is None:
+        made = _demo_by_core(args)
+    else:
+        from .demo_comfyui import run_workflows
+
+        say(f"using ComfyUI {host.version} in {host.root}")
+        made = run_workflows(host, args.output, args.seed)
+    if not made:
+        return INTERRUPTED
+    print(f"made in {time.monotonic() - started:.0f} seconds:", file=sys.stderr)
+    _print_paths(made)
+    return 0
+
+
+def _demo_host(args: argparse.Namespace) -> Host | None:
+    """The ComfyUI that can run the demo, or None after a line that says why not. ValueError where one was asked for."""
+    from .comfyui import find_host
+    from .demo_comfyui import obstacle
+
+    own = [name for name in ("checkpoint", "base", "device", "dtype") if getattr(args, name) != MODEL_DEFAULTS[name]]
+    if own and args.comfyui is None:
+        return None  # the workflows run the shipped checkpoint as the host sees fit
+    if own:
+        raise ValueError(f"--comfyui and --{own[0]} exclude each other: the workflows say which checkpoint is used")
+    host = find_host(args.comfyui)
+    if host is None:
+        say("no ComfyUI found, so the core does the work; to get one: pip install comfy-cli, then comfy install")
+        return None
+    reason = obstacle(host)
+    if reason and args.comfyui is not None:
+        raise ValueError(f"cannot use the ComfyUI in {host.root}: {reason}")
+    if reason:
+        say(f"not using the ComfyUI in {host.root}: {reason}")
+    return None if reason else host
+
+
+def _demo_by_core(args: argparse.Namespace) -> list[Path]:
+    """What was made; nothing where it was stopped."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
     from .demo import demo_reels, write_sheet
     from .media import check_writable
 
-    _check_seed(args.seed, 1)
     config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
-    _make_folder(args.output)
     sheet = args.output / "contact-sheet.png"
     check_writable(sheet)
     reels = demo_reels(config, args.output, args.seed)
     for reel in reels:
         check_outputs(reel.job)
     pipeline = load_pipeline(args)
-
-    started = time.monotonic()
     for reel in reels:
         warn_of_words(pipeline, [text for _, text in reel.job.prompts])
         if run_job(pipeline, reel.job, f"{reel.title}: ", reel.take) < reel.job.options.num_frames:
-            return INTERRUPTED
+            return []
     write_sheet(reels, sheet)
-    print(f"made in {time.monotonic() - started:.0f} seconds:", file=sys.stderr)
-    _print_paths([*(path for reel in reels for path in reel.job.videos), sheet])
-    return 0
+    return [*(path for reel in reels for path in reel.job.videos), sheet]
 
 
 def _make_folder(path: Path) -> None:

@@ -379,7 +379,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
     tensors["null_context"] = tensors["null_context"][1:].clone()
     save_file(tensors, tmp_path / "wrong.safetensors", metadata)
     assert generate(tmp_path / "wrong.safetensors", tmp_path / "out.mp4") == 2
-    assert "wrong shapes: null_context (got [31, 96], expected [32, 96])" in one_line(capsys)
+    assert "wrong shapes: null_context (got [31, 48], expected [32, 48])" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -445,6 +445,9 @@ def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, m
         (["generate", "a fox", "-o", "none/x.mp4"], "there is no folder"),
         (["generate", "a fox", "-o", "x.mp4", "--mask-video", "./x.mp4"], "is named as output twice"),
         (["demo", "--seed", "-1"], "--seed is -1"),
+        (["demo", "--comfyui", "/nowhere"], "there is no ComfyUI at /nowhere"),
+        (["demo", "--comfyui", "/nowhere", "--no-comfyui"], "exclude each other"),
+        (["demo", "--comfyui", "/nowhere", "--dtype", "float16"], "--comfyui and --dtype exclude each other"),
         (["demo", "--output", __file__], "cannot make the folder"),
     ],
 )

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from artv_core.checkpoint import save_checkpoint, shipped_names
+from artv_core.comfyui import Host, Server, find_hosts
 from artv_core.config import preset
 from artv_core.models.artv import ARTV
-
-from .host import Host, Server, find_hosts
 
 HOSTS = find_hosts()
 NO_HOST = "no ComfyUI found: set COMFYUI_PATH to its folder to run these tests"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .host import Graph
+from artv_core.comfyui import Graph
 
 STEPS = 2
 SAMPLER_DEFAULTS: dict[str, Any] = {

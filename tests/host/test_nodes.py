@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from artv_core.checkpoint import save_checkpoint
+from artv_core.comfyui import Result, Server
 from artv_core.conditioning import TextSegment, TextTrack
 from artv_core.frames import AnchorPolicy
 from artv_core.generate import GenerateOptions
@@ -19,7 +20,6 @@ from artv_core.models.artv import ARTV
 from artv_core.pipeline import Pipeline
 
 from .graphs import STEPS, node, text_to_video, with_video
-from .host import Result, Server
 
 PROMPT = "a red circle moving right"
 NODES = {

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from artv_core.comfyui import PACK, Host, Server
 from artv_core.generate import GenerateOptions
 from artv_core.pipeline import Pipeline
 
 from .conftest import save_random_model
 from .graphs import STEPS, text_to_video
-from .host import PACK, Host, Server
 
 PROMPT = "a red circle moving right"
 

@@ -8,8 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from artv_core.comfyui import Graph, Server
+
 from . import workflow_format
-from .host import Graph, Server
 
 NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
 RUNNABLE = [name for name in workflow_format.names() if name not in NEEDS_OTHER_WEIGHTS]

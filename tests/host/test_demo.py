@@ -1,0 +1,83 @@
+"""`artv demo` through a real ComfyUI, as a user calls it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from artv_core import comfyui, demo_comfyui
+from artv_core.comfyui import PACK, Host, find_host
+from artv_core.media import read_video
+
+
+def test_demo_runs_the_shipped_workflows_in_the_host(host: Host, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "artv_core.cli", "demo", "--output", "out", "--comfyui", str(host.root)]
+    environment = os.environ | {"PYTHONPATH": str(PACK)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"using ComfyUI {host.version}" in done.stderr
+    paths = [tmp_path / line for line in done.stdout.split()]
+    assert [path.name for path in paths] == [
+        "text-to-video.mp4",
+        "image-to-video.mp4",
+        "multi-prompt-long-video.mp4",
+        "contact-sheet.png",
+    ]
+    for path, frames in zip(paths[:3], (16, 16, 48), strict=True):
+        video = read_video(path).float()
+        assert video.shape[0] == frames
+        assert video.diff(dim=0).abs().mean() > 0.5, f"nothing moves in {path.name}"
+    assert Image.open(paths[3]).width > 8 * 64
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
+
+
+def comfyui_at(folder: Path) -> Path:
+    """What is recognised as a ComfyUI; it could not run."""
+    (folder / "comfy_api").mkdir(parents=True)
+    (folder / "main.py").touch()
+    (folder / "requirements.txt").write_text("no-such-package>=1\ntorchaudio\n")
+    return folder
+
+
+def test_hosts_are_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, named, around, default = (
+        comfyui_at(tmp_path / name) for name in ("given", "named", "around", "home/comfy/ComfyUI")
+    )
+    monkeypatch.setattr(comfyui, "PACK", around / "custom_nodes" / "pack")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("COMFYUI_PATH", os.pathsep.join([str(tmp_path / "nothing"), str(named)]))
+    assert find_host(given) == Host(given)
+    assert find_host() == Host(named)
+    monkeypatch.delenv("COMFYUI_PATH")
+    assert find_host() == Host(around)
+    monkeypatch.setattr(comfyui, "PACK", tmp_path / "elsewhere" / "pack")
+    monkeypatch.chdir(tmp_path)
+    assert find_host() == Host(default)
+    (default / "main.py").unlink()
+    assert find_host() is None
+    with pytest.raises(ValueError, match="there is no ComfyUI at"):
+        find_host(tmp_path)
+
+
+def test_a_host_that_cannot_run_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(comfyui_at(tmp_path / "host"))
+    assert host.version == "unknown"
+    assert demo_comfyui.obstacle(host) == "its Python lacks no-such-package"
+    command = [sys.executable, "-m", "artv_core.cli", "demo", "--output", str(tmp_path), "--comfyui", str(host.root)]
+    done = subprocess.run(command, cwd=PACK, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "its Python lacks no-such-package" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr(demo_comfyui, "PACK", tmp_path)
+    assert demo_comfyui.obstacle(host) == "this package was installed without its nodes"
+
+
+def test_seeds_go_into_every_sampler() -> None:
+    graph = {"1": {"class_type": "A", "inputs": {"seed": 1, "steps": 2}}, "2": {"class_type": "B", "inputs": {"x": 3}}}
+    seeded = demo_comfyui.seeded(graph, 9)
+    assert seeded["1"]["inputs"] == {"seed": 9, "steps": 2}
+    assert seeded["2"] == graph["2"]
+    assert graph["1"]["inputs"]["seed"] == 1
