@@ -1,5 +1,6 @@
 """`artv demo` through a real ComfyUI, as a user calls it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import pytest
 from PIL import Image
 
 from artv_core import comfyui, demo_comfyui
-from artv_core.comfyui import PACK, Host, find_host
+from artv_core.comfyui import PACK, Graph, Host, Server, find_host
 from artv_core.media import read_video
+
+from .graphs import text_to_video, with_video
 
 
 def test_demo_runs_the_shipped_workflows_in_the_host(host: Host, tmp_path: Path) -> None:
@@ -32,6 +35,31 @@ def test_demo_runs_the_shipped_workflows_in_the_host(host: Host, tmp_path: Path)
         assert video.diff(dim=0).abs().mean() > 0.5, f"nothing moves in {path.name}"
     assert Image.open(paths[3]).width > 8 * 64
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
+
+
+def queue_prompt(server: Server, graph: Graph, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    script = str(PACK / "docs" / "queue_prompt.py")
+    command = [server.host.python, script, str(tmp_path / "graph.json"), f"127.0.0.1:{server.port}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_documented_script_queues_and_waits(server: Server, tmp_path: Path) -> None:
+    done = queue_prompt(server, with_video(text_to_video(seed=11, vae=["loader", 2])), tmp_path)
+    assert done.returncode == 0, done.stderr
+    kind, subfolder, name = done.stdout.strip().split("/")
+    assert len(read_video(server.output_file({"type": kind, "subfolder": subfolder, "filename": name}))) == 3
+    assert "6 of 6" in done.stderr
+
+
+def test_the_documented_script_says_what_went_wrong(server: Server, tmp_path: Path) -> None:
+    refused = queue_prompt(server, {"1": {"class_type": "NoSuchNode", "inputs": {}}}, tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("refused: ")
+    assert "NoSuchNode" in refused.stderr
+    failed = queue_prompt(server, text_to_video(width=60), tmp_path)
+    assert failed.returncode == 1
+    assert "60" in failed.stderr
 
 
 def comfyui_at(folder: Path) -> Path:

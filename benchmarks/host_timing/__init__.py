@@ -1,0 +1,72 @@
+"""A pack for `benchmarks/host.py` only: it times the ARTV nodes from inside the host, and answers with the times.
+
+`GET /artv_timing` gives seconds since the last asking: for each node its `execute`, and of the sampler's how much went
+by in `artv_core.generate.generate_frames` (less what that spent in the node's own callback).
+"""
+
+import sys
+import time
+
+from aiohttp import web
+from server import PromptServer
+
+SECONDS: dict[str, float] = {}
+NODE_CLASS_MAPPINGS: dict[str, type] = {}
+
+
+def add(name: str, started: float) -> None:
+    SECONDS[name] = SECONDS.get(name, 0.0) + time.perf_counter() - started
+
+
+def timed_node(node: type) -> None:
+    execute = node.execute.__func__  # type: ignore[attr-defined]
+
+    def timed(cls, *arguments, **named):
+        started = time.perf_counter()
+        try:
+            return execute(cls, *arguments, **named)
+        finally:
+            add(node.__name__, started)
+
+    node.execute = classmethod(timed)  # type: ignore[attr-defined]
+
+
+def timed_core(bridge) -> None:
+    generate_frames = bridge.generate_frames
+
+    def timed(*arguments, on_step, **named):
+        def step(*info):
+            started = time.perf_counter()
+            try:
+                on_step(*info)
+            finally:
+                add("callback", started)
+
+        frames = generate_frames(*arguments, on_step=step, **named)
+        while True:
+            started = time.perf_counter()
+            try:
+                frame = next(frames)
+            except StopIteration:
+                return
+            finally:
+                add("core", started)
+            yield frame
+
+    bridge.generate_frames = timed
+
+
+@PromptServer.instance.routes.get("/artv_timing")
+async def times(_request):
+    """All packs are loaded by now: on the first asking, put the clocks in."""
+    if not SECONDS:
+        modules = [module for name, module in sys.modules.items() if name.endswith(".nodes.extension")]
+        for extension in modules:
+            for node in extension.NODES:
+                timed_node(node)
+            timed_core(sys.modules[extension.__package__ + ".bridge"])
+        SECONDS["asked"] = 0.0
+    answer = dict(SECONDS)
+    SECONDS.clear()
+    SECONDS["asked"] = 0.0
+    return web.json_response(answer)

@@ -1,0 +1,46 @@
+"""Queue a workflow in a running ComfyUI and wait for its files; needs aiohttp, which ComfyUI brings.
+
+python docs/queue_prompt.py workflows/api/text_to_video.json [127.0.0.1:8188]
+"""
+
+import asyncio
+import json
+import sys
+import uuid
+from pathlib import Path
+
+import aiohttp
+
+
+async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
+    """Print the files that come of it; one line and exit code 1 where nothing does."""
+    client = uuid.uuid4().hex
+    prompt = json.loads(Path(workflow).read_text(encoding="utf-8"))
+    async with (
+        aiohttp.ClientSession(f"http://{address}") as session,
+        session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as socket,
+    ):
+        async with session.post("/prompt", json={"prompt": prompt, "client_id": client}) as answer:
+            queued = await answer.json()
+        if "prompt_id" not in queued:
+            sys.exit(f"refused: {json.dumps(queued, indent=2)}")
+        async for message in socket:
+            if message.type != aiohttp.WSMsgType.TEXT:
+                continue  # a preview image
+            event = json.loads(message.data)
+            data = event["data"]
+            if data.get("prompt_id") != queued["prompt_id"]:
+                continue
+            if event["type"] == "progress":
+                print(f"node {data['node']}: {data['value']} of {data['max']}", file=sys.stderr)
+            elif event["type"] == "executed":
+                for file in data["output"].get("images", []):
+                    print(f"{file['type']}/{file['subfolder']}/{file['filename']}")
+            elif event["type"] == "execution_error":
+                sys.exit(f"{data['node_type']}: {data['exception_message'].strip()}")
+            elif event["type"] in ("execution_success", "execution_interrupted"):
+                return
+
+
+if __name__ == "__main__":
+    asyncio.run(queue(*sys.argv[1:]))
