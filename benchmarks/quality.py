@@ -45,6 +45,7 @@ BARS: dict[str, tuple[float, str]] = {
     "speed at frames 48-63": (0.70, "at least"),
 }
 
+FROZEN = "first frame for ever"
 SIZE_FACTORS = (1.5, 2.0)
 SIZE_PROMPTS = 16
 
@@ -69,7 +70,43 @@ def main() -> None:
         result["other sizes"] = measure_sizes(model, args.seed, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
     if not args.quick:
-        RESULT.write_text(json.dumps(kept_result(model.config.name, args.seed, overrides) | result, indent=1) + "\n")
+        whole = kept_result(model.config.name, args.seed, overrides) | result
+        RESULT.write_text(json.dumps(whole, indent=1) + "\n")
+        if "bars" in whole and path == resolve_checkpoint("tiny"):
+            for text in (ROOT / "README.md", path.with_suffix(".md")):
+                replace_table(text, markdown(whole))
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as the tables of the README and of the model card."""
+    sizes = result.get("other sizes", {})
+    lines = [f"| measure | bar | {result['checkpoint']} | true clips | first frame for ever |", "|---|---|---|---|---|"]
+    for bar in result["bars"]:
+        cells = [written(bar["name"], kind.get(bar["name"])) for kind in (result["true clips"], result[FROZEN])]
+        value = written(bar["name"], bar["value"]) + ("" if bar["holds"] else " (missed)")
+        limit, least = bar["limit"].rsplit(" ", 1)
+        lines.append(
+            f"| {bar['name']} | {limit} {written(bar['name'], float(least))} | {value} | {' | '.join(cells)} |"
+        )
+    for name, values in sizes.items():
+        shown = ", ".join(f"{key} {written(key, value)}" for key, value in values.items() if key != "prompts")
+        lines.append(f"| at {name}, {values['prompts']} prompts | reported | {shown} | | |")
+    return "\n".join(lines)
+
+
+def written(measure: str, value: float | None) -> str:
+    """Shares as per cent; drift (of 255) and sharpness (a ratio) as numbers."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if "drift" in measure or "sharpness" in measure else f"{value:.0%}"
+
+
+def replace_table(path: Path, table: str) -> None:
+    """Put `table` where the text has its marker, in place of what stands there up to the next empty line."""
+    before, marker, rest = path.read_text(encoding="utf-8").partition("<!-- quality table -->\n")
+    if marker:
+        after = rest.partition("\n\n")[2]
+        path.write_text(f"{before}{marker}{table}\n\n{after}", encoding="utf-8")
 
 
 def kept_result(name: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +145,7 @@ def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]
         "prompts": count,
         "bars": bars,
         "true clips": {key: round(value, 4) for key, value in true.items()},
-        "first frame for ever": {key: round(value, 4) for key, value in frozen.items()},
+        FROZEN: {key: round(value, 4) for key, value in frozen.items()},
     }
 
 

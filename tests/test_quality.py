@@ -1,6 +1,7 @@
 """The quality table itself: true clips pass it, a frozen video and shuffled ones fail it."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from artv_core.checkpoint import shipped_checkpoint
 from artv_core.config import preset
 from artv_core.evaluation.denoising import denoising_error
 from artv_core.evaluation.quality import (
@@ -26,7 +28,8 @@ from artv_core.models.network import FrameConditions, FrameNetwork
 from artv_core.schedule import NoiseSchedule
 from artv_core.synthetic import held_out_combinations, render, sample_clip
 
-RESULT = Path(__file__).parent.parent / "benchmarks/results/quality.json"
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks/results/quality.json"
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +76,34 @@ def test_what_goes_wrong_is_seen(videos: Tensor):
 
 
 def test_the_committed_result_names_the_shipped_checkpoint():
-    from artv_core.checkpoint import shipped_checkpoint
-
     result = json.loads(RESULT.read_text())
     assert shipped_checkpoint("tiny").stem == result["checkpoint"]
     assert {"command", "commit", "machine", "bars"} <= set(result)
+    assert set(result["other sizes"]) == {"96x96", "128x128"}
+
+
+def test_readme_and_model_card_say_what_was_measured():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import quality
+
+    result = json.loads(RESULT.read_text())
+    table = quality.markdown(result)
+    assert len(table.splitlines()) == 2 + len(quality.BARS) + 2
+    for path in (ROOT / "README.md", shipped_checkpoint("tiny").with_suffix(".md")):
+        assert f"<!-- quality table -->\n{table}\n\n" in path.read_text(), path
+
+
+def test_tables_are_replaced_where_they_stand(tmp_path: Path):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import quality
+
+    path = tmp_path / "text.md"
+    path.write_text("Before.\n\n<!-- quality table -->\n| old |\n| table |\n\nAfter.\n\nMore.\n")
+    quality.replace_table(path, "| new |")
+    assert path.read_text() == "Before.\n\n<!-- quality table -->\n| new |\n\nAfter.\n\nMore.\n"
+    path.write_text("No marker.\n")
+    quality.replace_table(path, "| new |")
+    assert path.read_text() == "No marker.\n"
 
 
 def test_denoising_error_is_nothing_for_a_perfect_model_and_rises_with_noise():
