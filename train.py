@@ -15,7 +15,9 @@ def main() -> int:
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state of this run")
     parser.add_argument(
-        "--stages", default="vae,latents,decoder,diffusion,export", help="comma-separated stages, in this order"
+        "--stages",
+        default="vae,latents,decoder,rollouts,diffusion,export",
+        help="comma-separated stages, in this order (default: all; rollouts are made where they have a share)",
     )
     args = parser.parse_args()
     try:

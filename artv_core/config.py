@@ -291,10 +291,10 @@ def _tiny() -> ARTVConfig:
         schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),
         sampling=SamplingConfig(
             steps=10,
-            guidance_text=1.5,
+            guidance_text=1.0,
             first_frame_guidance=3.0,
-            reference_noise_level=20,
-            anchor_noise_level=20,
+            reference_noise_level=50,
+            anchor_noise_level=50,
         ),
         size=(64, 64),
     )

@@ -109,7 +109,7 @@ def test_video_b_of_a_batch_has_seed_plus_b(model):
     batch = latents(make(model, options(4, batch_size=3, seed=10)))
     for b in range(3):
         alone = latents(make(model, options(4, seed=10 + b)))
-        torch.testing.assert_close(batch[:, b : b + 1], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(batch[:, b : b + 1], alone, rtol=0, atol=1e-4)
 
 
 def test_frames_leave_one_by_one(model):

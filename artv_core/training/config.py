@@ -58,12 +58,23 @@ class LatentsStage:
 
 
 @dataclass(frozen=True)
+class RolloutsStage:
+    """The first `clips` clips, gone on with from their first frames by the checkpoint that `[diffusion] start_from`
+    names, at its recommended settings but with `steps` denoising steps (0: the recommended ones too)."""
+
+    clips: int = 1024
+    batch_size: int = 64
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class DiffusionStage(LoopConfig):
     """Noise network, mask network and text encoder, end to end. `first_share` and `second_share` of the samples are
     first frames (no references) and second frames (both references equal). `weight_cap` bounds the loss's weight;
     cells unlike most of their frame weigh up to `1 + detail_weight` times as much. Time steps are drawn uniformly in
     `uniform_share` of the samples, else as a log-normal noise-to-signal ratio of median `ratio_median` (Karras et al.,
-    2022) with a standard deviation of `ratio_spread` in the logarithm."""
+    2022) with a standard deviation of `ratio_spread` in the logarithm. In `rollout_share` of the samples references and
+    anchor are frames that the model itself made (stage "rollouts"), the target is the true frame all the same."""
 
     first_share: float = 0.25
     second_share: float = 0.3
@@ -78,6 +89,7 @@ class DiffusionStage(LoopConfig):
     uniform_share: float = 1.0
     ratio_median: float = 1.0
     ratio_spread: float = 1.2
+    rollout_share: float = 0.0
     mask_bias: float = -1.5
     sheet_rows: int = 12
     sheet_columns: int = 12
@@ -85,10 +97,10 @@ class DiffusionStage(LoopConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `name` is the shipped name and version, such as `tiny-v1`. `overrides`, in TOML a table such as
+    """A whole run. `name` is the shipped name and version, such as `tiny-v2`. `overrides`, in TOML a table such as
     `[overrides.noise.unet]`, changes single fields of the preset."""
 
-    name: str = "tiny-v1"
+    name: str = "untitled"
     preset: str = "tiny"
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 1
@@ -96,6 +108,7 @@ class TrainConfig:
     vae: VAEStage = field(default_factory=VAEStage)
     decoder: VAEStage = field(default_factory=VAEStage)
     latents: LatentsStage = field(default_factory=LatentsStage)
+    rollouts: RolloutsStage = field(default_factory=RolloutsStage)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
 
     @property
@@ -133,8 +146,11 @@ def _check(config: TrainConfig, path: str) -> None:
         _check_loop(stage, f"{path}.{name}")
     _at_least(1, f"{path}.latents", config.latents, "clips", "batch_size")
     _at_least(3, f"{path}.latents", config.latents, "frames")
+    _at_least(1, f"{path}.rollouts", config.rollouts, "clips", "batch_size")
+    _at_least(0, f"{path}.rollouts", config.rollouts, "steps")
     for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
         _check_crop(vae, model, f"{path}.{name}")
+    _check_rollouts(config, path)
     diffusion, last = config.diffusion, model.schedule.num_timesteps - 1
     _at_least(1, f"{path}.diffusion", diffusion, "anchor_window", "sheet_rows", "sheet_columns")
     if not 0 <= diffusion.max_noise_level <= last:
@@ -186,6 +202,11 @@ def _check_loop(stage: LoopConfig, path: str) -> None:
         )
     if stage.mixed_precision not in ("no", "bf16", "fp16"):
         raise ValueError(f"{path}.mixed_precision: got {stage.mixed_precision!r}, accepted: no, bf16, fp16")
+
+
+def _check_rollouts(config: TrainConfig, path: str) -> None:
+    if config.diffusion.rollout_share and not config.diffusion.start_from:
+        raise ValueError(f"{path}.diffusion.rollout_share: rollouts are made by start_from's checkpoint; name one")
 
 
 def _check_crop(stage: VAEStage, model: ARTVConfig, path: str) -> None:

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ class Draw:
     timestep: int
     reference_level: int
     anchor_level: int
+    rolled: bool
 
 
 def draw_sample(
@@ -63,6 +64,7 @@ def draw_sample(
         _draw_timestep(config, rng, ratios),
         rng.randrange(config.max_noise_level + 1) if references else 0,
         rng.randrange(config.max_noise_level + 1) if anchor is not None else 0,
+        rng.random() < config.rollout_share,
     )
 
 
@@ -170,7 +172,10 @@ class DiffusionTraining:
         ])  # fmt: skip
 
         def frame(draw: Draw, index: int | None) -> Tensor:
-            return blank if index is None else latents[draw.clip, index].float()
+            if index is None:
+                return blank
+            source = self.clips.rollouts if draw.rolled and self.clips.rollouts is not None else latents
+            return source[draw.clip, index].float()
 
         references = torch.stack([
             torch.stack([frame(draw, index) for index in draw.references or (None,) * num_references]) for draw in draws
@@ -180,7 +185,7 @@ class DiffusionTraining:
         reference_level = torch.tensor([draw.reference_level for draw in draws])
         anchor_level = torch.tensor([draw.anchor_level for draw in draws])
         return (
-            torch.stack([frame(draw, draw.target) for draw in draws]),
+            torch.stack([latents[draw.clip, draw.target].float() for draw in draws]),
             noise[:, -1],
             timesteps,
             *self.schedule.scales(timesteps),
@@ -196,7 +201,10 @@ class DiffusionTraining:
     def _draw(self, step: int, index: int) -> Draw:
         num_clips, num_frames = self.clips.latents.shape[:2]
         rng = random.Random(f"{self.seed}/{step}/{index}")
-        return draw_sample(self.config, rng, num_clips, num_frames, self.num_references, self.ratios)
+        draw = draw_sample(self.config, rng, num_clips, num_frames, self.num_references, self.ratios)
+        if draw.rolled and self.clips.rollouts is not None:
+            draw = replace(draw, clip=draw.clip % len(self.clips.rollouts))
+        return draw
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """Held-out prompts rolled out by the averaged networks."""

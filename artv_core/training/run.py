@@ -3,8 +3,10 @@
 With several processes (torchrun, accelerate launch) all train, and the main one writes.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,12 +17,12 @@ from ..checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from .config import TrainConfig
-from .data import encode_clips, provenance, read_clips
+from .data import LatentClips, encode_clips, provenance, read_clips, read_rollouts, roll_out_clips
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, initialise, with_networks
 from .loop import run_stage
 from .vae import AutoencoderLoss, DecoderTraining, VAETraining
 
-STAGES = ("vae", "latents", "decoder", "diffusion", "export")
+STAGES = ("vae", "latents", "decoder", "rollouts", "diffusion", "export")
 
 
 def run(config: TrainConfig, output: str, stages: Sequence[str], resume: bool) -> None:
@@ -36,7 +38,14 @@ def run(config: TrainConfig, output: str, stages: Sequence[str], resume: bool) -
             )
     if config.threads:
         torch.set_num_threads(config.threads)
-    steps = {"vae": _vae, "latents": _latents, "decoder": _decoder, "diffusion": _diffusion, "export": _export}
+    steps = {
+        "vae": _vae,
+        "latents": _latents,
+        "decoder": _decoder,
+        "rollouts": _rollouts,
+        "diffusion": _diffusion,
+        "export": _export,
+    }
     for stage in STAGES:
         if stage in stages:
             started = time.monotonic()
@@ -65,9 +74,19 @@ def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
     _save_part(trained.vae, folder / "decoder.safetensors")
 
 
+def _rollouts(config: TrainConfig, folder: Path, resume: bool) -> None:
+    if not config.diffusion.rollout_share:
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, clips = _start(config, config.diffusion.start_from), _read_latents(config, folder)
+    roll_out_clips(config, model, clips, _rollouts_made_of(config, folder), folder / "rollouts.safetensors", device)
+
+
 def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
-    vae = _read_vae(config, folder, "vae")
-    clips = read_clips(config, provenance(config, folder / "vae.safetensors"), folder / "latents.safetensors")
+    vae, clips = _read_vae(config, folder, "vae"), _read_latents(config, folder)
+    if config.diffusion.rollout_share:
+        rollouts = read_rollouts(_rollouts_made_of(config, folder), folder / "rollouts.safetensors")
+        clips = replace(clips, rollouts=rollouts)
     torch.manual_seed(config.seed)
     model = ARTV(config.model)
     initialise(model, config.diffusion)
@@ -77,6 +96,16 @@ def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
     trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
     assert isinstance(trained, MaskedDiffusionLoss)
     _save_part(with_networks(model, trained), folder / "diffusion.safetensors")
+
+
+def _read_latents(config: TrainConfig, folder: Path) -> LatentClips:
+    return read_clips(config, provenance(config, folder / "vae.safetensors"), folder / "latents.safetensors")
+
+
+def _rollouts_made_of(config: TrainConfig, folder: Path) -> dict[str, str]:
+    checkpoint = resolve_checkpoint(config.diffusion.start_from)
+    more = {"checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), "rollouts": str(config.rollouts)}
+    return provenance(config, folder / "vae.safetensors") | more
 
 
 def _start(config: TrainConfig, checkpoint: str) -> ARTV:
