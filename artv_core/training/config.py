@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
 from ..synthetic import vocabulary
 
@@ -194,6 +195,8 @@ def _check_loop(stage: LoopConfig, path: str) -> None:
         raise ValueError(f"{path}.learning_rate: got {stage.learning_rate}, accepted are numbers above 0 and below 10")
     if not 0 <= stage.ema_decay < 1:
         raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")
+    if stage.start_from:
+        resolve_checkpoint(stage.start_from)
     if stage.optimizer not in ("adamw", "muon"):
         raise ValueError(f"{path}.optimizer: got {stage.optimizer!r}, accepted: adamw, muon")
     if not 0 < stage.muon_learning_rate < 10:
