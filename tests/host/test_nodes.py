@@ -226,7 +226,7 @@ def lora_graph(name: str, strength: float) -> dict:
 def test_lora_changes_what_it_names(server: Server, core: Pipeline) -> None:
     """In the names that diffusers trains with; compared with the core, whose weight is changed by hand."""
     torch.manual_seed(1)
-    up, down = torch.randn(96, 4), torch.randn(4, 96) * 0.2
+    up, down = torch.randn(128, 4), torch.randn(4, 128) * 0.2
     stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     tensors = {f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down, f"{stem}.alpha": torch.tensor(2.0)}
     tensors["lora_unet_nothing_of_the_kind.lora_up.weight"] = torch.zeros(1, 1)
@@ -390,7 +390,7 @@ WRONG = {
     ),
     "CLIP of another width": (
         text_to_video(positive=["wide", 0]) | {"wide": node("ARTVTestWideText")},
-        "positive comes from a CLIP that is 1024 wide, this model reads text 96 wide",
+        "positive comes from a CLIP that is 1024 wide, this model reads text 48 wide",
     ),
     "empty schedule": (scheduled(" "), "holds no prompt"),
     "output folder": (
