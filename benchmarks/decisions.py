@@ -5,7 +5,8 @@ models trained from nothing for the same number of steps on the same clips, with
 autoencoder and latents (`python train.py --config configs/tiny.toml --stages vae,latents`).
 
 Each finished variant is kept in `runs/decisions/`, so the command can be stopped and called again, or called twice side
-by side with other names; every call ends by writing `benchmarks/results/decisions.json` and printing the tables.
+by side with other names; every call ends by writing `benchmarks/results/decisions.json` and the tables of
+`docs/decisions.md`, where it also says what was made of them.
 """
 
 import argparse
@@ -40,6 +41,8 @@ from artv_core.training.run import run  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/decisions.json"
+DOCUMENT = ROOT / "docs/decisions.md"
+MARKER = "<!-- tables: benchmarks/decisions.py -->\n"
 Patch = Callable[[], AbstractContextManager[Any]]
 
 
@@ -239,12 +242,30 @@ def collect(work: Path) -> None:
         print("nothing is measured yet")
         return
     RESULT.write_text(json.dumps({"command": "python benchmarks/decisions.py", "variants": found}, indent=1) + "\n")
-    question = None
-    for name, result in found.items():
-        if result["question"] != question:
-            question = result["question"]
-            print(f"\n{question}")
-        print(f"  {name}: " + ", ".join(f"{key} {value:g}" for key, value in result["measured"].items()))
+    text, marker, _ = DOCUMENT.read_text(encoding="utf-8").partition(MARKER)
+    DOCUMENT.write_text(text + marker + markdown(found), encoding="utf-8")
+    print(markdown(found))
+
+
+def markdown(found: dict[str, dict[str, Any]]) -> str:
+    """One table for each question, one column for each of its variants and for what they are compared with."""
+    parts = []
+    for question in dict.fromkeys(result["question"] for result in found.values()):
+        group = {name: result for name, result in found.items() if result["question"] == question}
+        if "base" in found and next(iter(group)) in TRAINING and question != "base":
+            group = {"base": found["base"]} | group
+        measures = list(dict.fromkeys(name for result in group.values() for name in result["measured"]))
+        rows = [["measure", *group], ["---"] * (len(group) + 1)]
+        rows += [[name, *(_written(result["measured"].get(name)) for result in group.values())] for name in measures]
+        lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        one = next(iter(group.values()))
+        budget = one.get("budget", f"checkpoint {one.get('checkpoint')}, 64 frames")
+        parts.append(f"\n## {question[0].upper()}{question[1:]}\n\n{budget}; {one['prompts']} prompts\n\n{lines}\n")
+    return "".join(parts)
+
+
+def _written(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
 Prints the table beside true clips and beside a video that repeats its first frame, then what holds at other sizes than
-the checkpoint was trained at. Writes `benchmarks/results/quality.json`, and contact sheets of the first 12 prompts to
-`docs/quality/`. `--part` does one half of it, to run the halves side by side; what the other half wrote is kept.
+the checkpoint was trained at, then seconds per frame. Writes `benchmarks/results/quality.json`, and contact sheets of
+the first 12 prompts to `docs/quality/`. `--part` does one part of it, so that table and sizes can run side by side (but the
+seconds want a quiet machine); what the others wrote is kept.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from artv_core.evaluation.quality import appearance, direction, holding, quality
 from artv_core.generate import GenerateOptions  # noqa: E402
 from artv_core.media import contact_sheet  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
+from artv_core.pipeline import Pipeline  # noqa: E402
 from artv_core.synthetic import Clip, render  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
 
@@ -45,6 +47,9 @@ BARS: dict[str, tuple[float, str]] = {
     "speed at frames 48-63": (0.70, "at least"),
 }
 
+SPEED_BARS = {64: 1.0, 128: 2.0}
+"""Seconds per frame by side in pixels, on two CPU cores."""
+
 FROZEN = "first frame for ever"
 SIZE_FACTORS = (1.5, 2.0)
 SIZE_PROMPTS = 16
@@ -54,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
-    parser.add_argument("--part", choices=("all", "table", "sizes"), default="all")
+    parser.add_argument("--part", choices=("all", "table", "sizes", "speed"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options other than the recommended")
@@ -68,6 +73,8 @@ def main() -> None:
         result |= measure_table(model, args.quick, args.seed, overrides)
     if args.part in ("sizes", "all") and not args.quick:
         result["other sizes"] = measure_sizes(model, args.seed, overrides)
+    if args.part in ("speed", "all") and not args.quick:
+        result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
     if not args.quick:
         whole = kept_result(model.config.name, args.seed, overrides) | result
@@ -91,6 +98,10 @@ def markdown(result: dict[str, Any]) -> str:
     for name, values in sizes.items():
         shown = ", ".join(f"{key} {written(key, value)}" for key, value in values.items() if key != "prompts")
         lines.append(f"| at {name}, {values['prompts']} prompts | reported | {shown} | | |")
+    for name, speed in result.get("seconds per frame", {}).items():
+        holds = "" if speed["holds"] else " (missed)"
+        bar, value = f"at most {speed['limit']:g}", f"{speed['value']:.2f}{holds}"
+        lines.append(f"| seconds per frame at {name}, {speed['on']} | {bar} | {value} | | |")
     return "\n".join(lines)
 
 
@@ -163,6 +174,24 @@ def measure_sizes(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str
         print(f"\n{name}, {len(clips)} prompts: " + ", ".join(f"{key} {value:.3f}" for key, value in table.items()))
         save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}-{name}.png")
         found[name] = {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
+    return found
+
+
+def measure_speed(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Seconds per frame of one video, made as `artv generate` makes it, from prompt to picture: the middle of three."""
+    pipeline, clip, found = Pipeline(model), quality_clips(1)[0], {}
+    device = pipeline.device.type
+    on = f"{torch.get_num_threads()} CPU cores" if device == "cpu" else torch.cuda.get_device_name()
+    for side, limit in SPEED_BARS.items():
+        options = GenerateOptions(**({"num_frames": 16, "height": side, "width": side} | overrides))
+        seconds = []
+        for _ in range(3):
+            started = time.monotonic()
+            count = sum(1 for _ in pipeline.frames(clip.caption, options))
+            seconds.append((time.monotonic() - started) / count)
+        value = sorted(seconds)[1]
+        print(f"{side}x{side}: {value:.3f} s per frame on {on}")
+        found[f"{side}x{side}"] = {"value": round(value, 3), "limit": limit, "holds": value <= limit, "on": on}
     return found
 
 

@@ -30,7 +30,7 @@ from artv_core.training.data import LatentClips
 from artv_core.training.diffusion import DiffusionTraining, draw_sample, initialise, unlikeness
 from artv_core.training.loop import learning_rate_factor, make_optimizer
 from artv_core.training.run import run
-from artv_core.training.vae import VAETraining, crop_to_object
+from artv_core.training.vae import VAETraining, crop_to_object, unchanged_cells
 
 ROOT = Path(__file__).parent.parent
 
@@ -242,6 +242,29 @@ def test_crops_lie_on_the_object_and_cost_what_frames_cost(small: TrainConfig):
     assert (crops.shape, frames.shape) == ((8, 3, 32, 32), (2, 3, 64, 64))
     halves = [cropping.batch(0, range(index, index + 1))[0] for index in range(2)]
     assert torch.equal(crops, torch.cat(halves))
+    pairs = VAETraining(replace(small, vae=replace(small.vae, crop_share=1.0, still_weight=1.0)))
+    assert torch.equal(pairs.batch(0, range(2))[0], crops)
+
+
+def test_unchanged_cells_keep_half_a_cell_of_distance():
+    images = torch.zeros(1, 3, 32, 32)
+    later = images.clone()
+    later[0, 1, 12, 12] = 0.5  # in cell (1, 1), and less than 4 pixels from cells 2
+    expected = torch.ones(4, 4)
+    expected[1:3, 1:3] = 0
+    assert torch.equal(unchanged_cells(images, later, 8)[0, 0], expected)
+
+
+def test_latents_that_change_where_the_picture_does_not_count_in_the_loss(small: TrainConfig):
+    training = VAETraining(replace(small, vae=replace(small.vae, still_weight=0.5)))
+    images, noise, later = training.batch(0, range(2))
+    assert not torch.equal(images, later)
+    assert len(VAETraining(small).batch(0, range(2))) == 2
+    plain, same, moved = (training.module(images, noise, *more)[0] for more in ((), (images,), (later,)))
+    assert (same - plain).item() == pytest.approx(0.5 * 1e-5**0.5, rel=1e-3)  # the root's small constant
+    assert moved > same
+    moved.backward()
+    assert all(p.grad is not None for p in training.module.vae.taesd_encoder.parameters())
 
 
 def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):

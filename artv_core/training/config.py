@@ -40,13 +40,15 @@ class LoopConfig:
 class VAEStage(LoopConfig):
     """Autoencoder. `latent_noise`: standard deviation of noise put on the latents before they are decoded. Of all
     steps, `crop_share` see, instead of whole frames, as many times more crops of `crop` pixels as cost the same; those
-    lie on the object, where nearly all of the error is."""
+    lie on the object, where nearly all of the error is. `still_weight`: how much it counts that latents change where
+    the picture does not, seen on a second frame of each clip; it costs half as much again."""
 
     latent_noise: float = 0.03
     crop: int = 32
     crop_share: float = 0.0
     edge_weight: float = 0.5
     moment_weight: float = 0.02
+    still_weight: float = 0.0
 
 
 @dataclass(frozen=True)

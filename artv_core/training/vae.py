@@ -4,7 +4,7 @@ The decoder goes on alone once the encoder is settled, if need be beside the dif
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,20 +16,27 @@ from ..checkpoint import load_checkpoint, resolve_checkpoint
 from ..models.taesd import TAESD, ResidualBlock
 from ..randomness import normal, stream
 from ..synthetic import SIZES, VALIDATION_SEED, Clip, render, sample_clip
-from .config import TrainConfig
+from .config import TrainConfig, VAEStage
+
+LONGEST_GAP = 8
+"""Frames between the two of a pair, at most."""
 
 
 class AutoencoderLoss(nn.Module):
     """Root mean square error of each image and of its edges, and a pull of each latent channel to mean 0 and deviation
-    1, so that the diffusion stage needs no scale. Ours."""
+    1, so that the diffusion stage needs no scale. Given later frames too, also how much the latents change where the
+    picture does not: what stands still can then be copied from frame to frame (Eq. 5-7). Ours."""
 
-    def __init__(self, vae: TAESD, edge_weight: float, moment_weight: float) -> None:
+    def __init__(self, vae: TAESD, stage: VAEStage) -> None:
         super().__init__()
         self.vae = vae
-        self.edge_weight, self.moment_weight = edge_weight, moment_weight
+        self.edge_weight, self.moment_weight = stage.edge_weight, stage.moment_weight
+        self.still_weight = stage.still_weight
 
-    def forward(self, images: Tensor, latent_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images `[B, 3, H, W]` in [0, 1], noise `[B, 4, H/8, W/8]` -> (loss, scalars)."""
+    def forward(
+        self, images: Tensor, latent_noise: Tensor, later: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images `[B, 3, H, W]` in [0, 1], noise `[B, 4, H/8, W/8]`, later frames like images -> (loss, scalars)."""
         latents = self.vae.encode(images).float()
         decoded = self.vae.decode_raw(latents + latent_noise).float()
         error = decoded - images
@@ -38,7 +45,21 @@ class AutoencoderLoss(nn.Module):
         mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
         moments = (mean.square() + (deviation - 1).square()).mean()
         loss = pixels + self.edge_weight * edges + self.moment_weight * moments
-        return loss, {"pixels": pixels.detach(), "edges": edges.detach(), "moments": moments.detach()}
+        logs = {"pixels": pixels.detach(), "edges": edges.detach(), "moments": moments.detach()}
+        if later is not None:
+            change = (self.vae.encode(later).float() - latents).square().mean(dim=1, keepdim=True)
+            still = unchanged_cells(images, later, images.shape[-1] // latents.shape[-1])
+            per_image = (change * still).sum(dim=(1, 2, 3)) / still.sum(dim=(1, 2, 3)).clamp(min=1)
+            loss = loss + self.still_weight * root_mean_square(per_image)
+            logs["still"] = per_image.detach().mean().sqrt()
+        return loss, logs
+
+
+def unchanged_cells(images: Tensor, later: Tensor, factor: int) -> Tensor:
+    """1 for each cell of `factor` pixels in which, and in half a cell around which, two images [B, 3, H, W] agree:
+    [B, 1, H/factor, W/factor]. Ours."""
+    changed = ((images - later).abs().amax(dim=1, keepdim=True) > 1 / 255).float()
+    return 1 - F.max_pool2d(changed, kernel_size=2 * factor, stride=factor, padding=factor // 2)
 
 
 def root_mean_square(squares: Tensor) -> Tensor:
@@ -87,25 +108,34 @@ class VAETraining:
 
     def _with_loss(self, vae: TAESD) -> AutoencoderLoss:
         vae.to(memory_format=torch.channels_last)
-        return AutoencoderLoss(vae, self.config.edge_weight, self.config.moment_weight)
+        return AutoencoderLoss(vae, self.config)
 
-    def batch(self, step: int, indices: range) -> tuple[Tensor, Tensor]:
-        """Frames or crops `[B, 3, H, W]` and latent noise, keyed by (seed, step, index)."""
+    def batch(self, step: int, indices: range) -> tuple[Tensor, ...]:
+        """Frames or crops `[B, 3, H, W]`, latent noise, and where stillness counts a later frame of each clip; keyed by
+        (seed, step, index)."""
         height, width = self.size
         cropping = random.Random(f"{self.seed}/{step}").random() < self.config.crop_share
         if cropping:
             times = max(1, height * width // self.config.crop**2)
             indices = range(indices.start * times, indices.stop * times)
         clips = [sample_clip(self.seed, (step << 16) + index) for index in indices]
-        images = render(clips, 1, height, width)[:, 0]
+        frames = self._frames(clips, random.Random(f"{self.seed}/{step}/later"))
         if cropping:
-            images = torch.stack([
-                crop_to_object(image, clip, self.config.crop, random.Random(f"{self.seed}/{step}/{index}"))
-                for image, clip, index in zip(images, clips, indices, strict=True)
+            frames = torch.stack([
+                crop_to_object(pair, clip, self.config.crop, random.Random(f"{self.seed}/{step}/{index}"))
+                for pair, clip, index in zip(frames, clips, indices, strict=True)
             ])  # fmt: skip
+        images, *later = (part.contiguous(memory_format=torch.channels_last) for part in frames.unbind(dim=1))
         cells = (self.latent_channels, images.shape[-2] // self.factor, images.shape[-1] // self.factor)
         noise = [normal(cells, stream(self.seed, step, i, "vae")) for i in indices]
-        return images.contiguous(memory_format=torch.channels_last), self.config.latent_noise * torch.stack(noise)
+        return images, self.config.latent_noise * torch.stack(noise), *later
+
+    def _frames(self, clips: Sequence[Clip], rng: random.Random) -> Tensor:
+        """The first frame of each clip, and a later one if stillness counts: [B, 1 or 2, 3, H, W]."""
+        if not self.config.still_weight:
+            return render(clips, 1, *self.size)
+        gap = rng.randrange(1, LONGEST_GAP + 1)
+        return render(clips, gap + 1, *self.size)[:, ::gap]
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """PSNR on 64 frames of a world never trained on, and a picture: originals above their reconstructions."""
@@ -123,13 +153,13 @@ class VAETraining:
 
 
 def crop_to_object(image: Tensor, clip: Clip, size: int, rng: random.Random) -> Tensor:
-    """A square `[3, size, size]` of an image `[3, H, W]`, its centre within the object's bounds, inside the frame."""
-    reach = SIZES[clip.size] * min(image.shape[1:])
+    """A square `[..., size, size]` of an image `[..., H, W]`, centred within the object's bounds, inside the frame."""
+    reach = SIZES[clip.size] * min(image.shape[-2:])
     top, left = (
         min(max(round(centre * side + rng.uniform(-reach, reach) - size / 2), 0), side - size)
-        for centre, side in ((clip.y, image.shape[1]), (clip.x, image.shape[2]))
+        for centre, side in ((clip.y, image.shape[-2]), (clip.x, image.shape[-1]))
     )
-    return image[:, top : top + size, left : left + size]
+    return image[..., top : top + size, left : left + size]
 
 
 class DecoderTraining(VAETraining):
