@@ -104,47 +104,52 @@ def unet(**fields: Any) -> dict[str, Any]:
     return {"noise": {"unet": fields}}
 
 
+GUIDED = {"guidance_text": 2.0}
+LEVELS = (0, 20, 80)
+
+
 def levels(references: int, anchor: int | None = None) -> dict[str, int]:
     return {"reference_noise_level": references, "anchor_noise_level": references if anchor is None else anchor}
 
 
 SAMPLING = {
-    "mix after guidance": Variant("mix the copy in once after guidance, or in every branch"),
-    "mix in every branch": Variant(
-        "mix the copy in once after guidance, or in every branch", {"mix_mode": "every_branch"}
+    "recommended": Variant("sampling: as the checkpoint recommends"),
+    "guided, mixed once": Variant("sampling: mix the copy in once after guidance, or in every branch", GUIDED),
+    "guided, mixed in every branch": Variant(
+        "sampling: mix the copy in once after guidance, or in every branch", GUIDED | {"mix_mode": "every_branch"}
     ),
-    "copy clean": Variant("copy the clean or the noised reference (a model trained on clean ones)"),
-    "copy noised": Variant("copy the clean or the noised reference (a model trained on clean ones)", patch=noised_copy),
-    "no mask network": Variant("the mask network while sampling", {"use_mask": False}),
-    "mask network": Variant("the mask network while sampling"),
-    **{f"noise level {n}": Variant("noise level of references and anchor", levels(n)) for n in (0, 10, 20, 40, 80)},
-    **{f"{n} steps": Variant("denoising steps", {"steps": n}) for n in (6, 10, 16)},
-    **{f"guidance {n:g}": Variant("text guidance of later frames", {"guidance_text": n}) for n in (1.0, 1.5, 2.5)},
+    "copy noised": Variant("sampling: copy the clean or the noised reference, trained on clean", patch=noised_copy),
+    "no mask network": Variant("sampling: the mask network", {"use_mask": False}),
+    **{f"noise level {n}": Variant("sampling: noise level of references and anchor", levels(n)) for n in LEVELS},
+    "anchor clean": Variant("sampling: noise level of references and anchor", {"anchor_noise_level": 0}),
+    **{f"{n} steps": Variant("sampling: denoising steps", {"steps": n}) for n in (6, 16)},
+    "dpmpp_2m, 12 steps": Variant("sampling: denoising steps", {"sampler": "dpmpp_2m", "steps": 12}),
+    **{f"guidance {n:g}": Variant("sampling: text guidance of later frames", {"guidance_text": n}) for n in (1.5, 2.5)},
     **{
-        f"first guidance {n:g}": Variant("text guidance of the first frame", {"first_frame_guidance": n})
-        for n in (1.5, 3.0, 6.0)
+        f"first guidance {n:g}": Variant("sampling: text guidance of the first frame", {"first_frame_guidance": n})
+        for n in (1.5, 6.0)
     },
 }
 
 TRAINING = {
-    "base": Variant("base"),
-    "joint anchor": Variant("anchor as an attention of its own", patch=joint_attention),
-    "no anchor": Variant("anchor as an attention of its own", stage={"drop_anchor": 1.0}),
-    "noised copy": Variant("copy the clean or the noised reference", patch=noised_copy_in_training),
-    "predict eps": Variant("prediction type", overrides={"schedule": {"prediction": "eps"}}),
-    "uniform time steps": Variant("loss weighting", stage={"uniform_share": 1.0}),
-    "no detail weight": Variant("loss weighting", stage={"detail_weight": 0.0}),
-    "weight cap 1": Variant("loss weighting", stage={"weight_cap": 1.0}),
-    "weight cap 20": Variant("loss weighting", stage={"weight_cap": 20.0}),
-    "auxiliary 0": Variant("share of the noise network's own loss", stage={"auxiliary_share": 0.0}),
-    "auxiliary 0.5": Variant("share of the noise network's own loss", stage={"auxiliary_share": 0.5}),
-    "64 channels": Variant("size of the noise network", overrides=unet(model_channels=64, head_channels=32)),
-    "1 block": Variant("size of the noise network", overrides=unet(num_res_blocks=1)),
+    "base": Variant("training: the recipe, shortened"),
+    "joint anchor": Variant("training: anchor as an attention of its own", patch=joint_attention),
+    "no anchor": Variant("training: anchor as an attention of its own", stage={"drop_anchor": 1.0}),
+    "noised copy": Variant("training: copy the clean or the noised reference", patch=noised_copy_in_training),
+    "predict eps": Variant("training: prediction type", overrides={"schedule": {"prediction": "eps"}}),
+    "uniform time steps": Variant("training: loss weighting", stage={"uniform_share": 1.0}),
+    "no detail weight": Variant("training: loss weighting", stage={"detail_weight": 0.0}),
+    "weight cap 1": Variant("training: loss weighting", stage={"weight_cap": 1.0}),
+    "weight cap 20": Variant("training: loss weighting", stage={"weight_cap": 20.0}),
+    "auxiliary 0": Variant("training: share of the noise network's own loss", stage={"auxiliary_share": 0.0}),
+    "auxiliary 0.5": Variant("training: share of the noise network's own loss", stage={"auxiliary_share": 0.5}),
+    "64 channels": Variant("training: size of the noise network", overrides=unet(model_channels=64, head_channels=32)),
+    "1 block": Variant("training: size of the noise network", overrides=unet(num_res_blocks=1)),
     "two levels": Variant(
-        "size of the noise network",
+        "training: size of the noise network",
         overrides=unet(model_channels=64, channel_mult=[1, 2], attention_levels=[0, 1], head_channels=32),
     ),
-    "adamw": Variant("optimizer", stage={"optimizer": "adamw"}),
+    "adamw": Variant("training: optimizer", stage={"optimizer": "adamw"}),
 }
 
 
@@ -152,10 +157,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="variants to measure (default: all that are not measured yet)")
     parser.add_argument("--config", default=str(ROOT / "configs/tiny.toml"), help="the base of the trained variants")
-    parser.add_argument("--run", default=str(ROOT / "runs/tiny-v2"), help="folder with vae and latents.safetensors")
+    parser.add_argument("--run", default=str(ROOT / "runs/tiny-v3"), help="folder with vae and latents.safetensors")
     parser.add_argument("--work", default=str(ROOT / "runs/decisions"), help="where finished variants are kept")
-    parser.add_argument("--steps", type=int, default=800, help="training steps of each trained variant")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of each trained variant")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=32, help="frames of each video of the sampled variants")
     parser.add_argument("--prompts", type=int, default=32, help="held-out prompts of each measurement")
     parser.add_argument("--collect", action="store_true", help="only gather and print what is finished")
     args = parser.parse_args()
@@ -173,12 +179,13 @@ def main() -> None:
 
 
 def measure_sampling(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The shipped checkpoint, sampled in one way: 64 frames from text."""
+    """The shipped checkpoint, sampled in one way."""
     path = shipped_checkpoint("tiny")
     model, variant = load_checkpoint(path), SAMPLING[name]
     with variant.patch():
-        measured = videos_measured(model, args.prompts, 64, variant.options)
-    return {"question": variant.question, "checkpoint": path.stem, "prompts": args.prompts, "measured": measured}
+        measured = videos_measured(model, args.prompts, args.frames, variant.options)
+    budget = f"{path.stem}, {args.frames} frames"
+    return {"question": variant.question, "budget": budget, "prompts": args.prompts, "measured": measured}
 
 
 def measure_training(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -252,15 +259,15 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
     parts = []
     for question in dict.fromkeys(result["question"] for result in found.values()):
         group = {name: result for name, result in found.items() if result["question"] == question}
-        if "base" in found and next(iter(group)) in TRAINING and question != "base":
-            group = {"base": found["base"]} | group
+        base = "recommended" if next(iter(group)) in SAMPLING else "base"
+        if base in found and base not in group:
+            group = {base: found[base]} | group
         measures = list(dict.fromkeys(name for result in group.values() for name in result["measured"]))
         rows = [["measure", *group], ["---"] * (len(group) + 1)]
         rows += [[name, *(_written(result["measured"].get(name)) for result in group.values())] for name in measures]
         lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         one = next(iter(group.values()))
-        budget = one.get("budget", f"checkpoint {one.get('checkpoint')}, 64 frames")
-        parts.append(f"\n## {question[0].upper()}{question[1:]}\n\n{budget}; {one['prompts']} prompts\n\n{lines}\n")
+        parts.append(f"\n### {question}\n\n{one['budget']}; {one['prompts']} prompts.\n\n{lines}\n")
     return "".join(parts)
 
 

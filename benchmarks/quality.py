@@ -2,8 +2,8 @@
 
 Prints the table beside true clips and beside a video that repeats its first frame, then what holds at other sizes than
 the checkpoint was trained at, then seconds per frame. Writes `benchmarks/results/quality.json`, and contact sheets of
-the first 12 prompts to `docs/quality/`. `--part` does one part of it, so that table and sizes can run side by side (but the
-seconds want a quiet machine); what the others wrote is kept.
+the first 12 prompts to `docs/quality/`. `--part` does one part of it, so that table and sizes can run side by side (but
+the seconds want a quiet machine); what the others wrote is kept.
 """
 
 import argparse
