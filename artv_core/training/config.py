@@ -100,7 +100,7 @@ class DiffusionStage(LoopConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `name` is the shipped name and version, such as `tiny-v2`. `overrides`, in TOML a table such as
+    """A whole run. `name` is the shipped name and version, such as `tiny-v3`. `overrides`, in TOML a table such as
     `[overrides.noise.unet]`, changes single fields of the preset."""
 
     name: str = "untitled"
