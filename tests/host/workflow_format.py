@@ -21,6 +21,15 @@ from artv_core.media import VideoWriter, evenly_spaced, read_video
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMN, ROW_GAP, TOP = 420, 60, 120
+TEXT_HEIGHT = 100
+SHOWN_HEIGHT = {
+    "ARTVMaskedDiffusionSampler": 130,
+    "ARTVDecodeVideo": 320,
+    "SaveVideo": 320,
+    "LoadVideo": 320,
+    "PreviewAny": 200,
+}
+"""Room for what a node shows after a run, beside what its sockets and widgets need."""
 
 NOTES = {
     "text_to_video": "Change the prompt. The shipped tiny model knows sizes (small, medium, large), colours, circle, "
@@ -148,8 +157,9 @@ def _ui_node(key: str, part: dict[str, Any], info: Info, links: list[list[Any]])
             links.append([link, int(source), slot, int(key), len(sockets), kind])
         sockets.append({"name": name, "type": kind, "link": link})
     widgets = _widget_names(node_info)
-    long_text = any(options.get("multiline") for _, _, options in _definitions(node_info))
-    height = 60 + 24 * max(len(sockets), len(node_info["output"])) + 26 * len(widgets) + 100 * long_text
+    texts = sum(bool(options.get("multiline")) for _, _, options in _definitions(node_info))
+    height = 60 + 24 * max(len(sockets), len(node_info["output"])) + 26 * len(widgets) + TEXT_HEIGHT * texts
+    height += SHOWN_HEIGHT.get(part["class_type"], 0)
     node = {
         "id": int(key),
         "type": part["class_type"],
