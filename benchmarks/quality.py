@@ -1,9 +1,9 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
-Prints the table beside true clips and beside a video that repeats its first frame, then what holds at other sizes than
-the checkpoint was trained at, then seconds per frame. Writes `benchmarks/results/quality.json`, and contact sheets of
-the first 12 prompts to `docs/quality/`. `--part` does one part of it, so that table and sizes can run side by side (but
-the seconds want a quiet machine); what the others wrote is kept.
+Prints the table beside true clips and beside a video that repeats its first frame, then what holds over hundreds of
+frames, and at other sizes than the checkpoint was trained at, then seconds per frame. Writes
+`benchmarks/results/quality.json`, and contact sheets of the first 12 prompts to `docs/quality/`. `--part` does one part
+of it, so that they can run side by side (but the seconds want a quiet machine); what the others wrote is kept.
 """
 
 import argparse
@@ -52,14 +52,16 @@ SPEED_BARS = {64: 1.0, 128: 2.0}
 
 FROZEN = "first frame for ever"
 SIZE_FACTORS = (1.5, 2.0)
-SIZE_PROMPTS = 16
+LONG_FRAMES = 256
+FEWER_PROMPTS = 16
+"""For what is reported and has no bar."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
-    parser.add_argument("--part", choices=("all", "table", "sizes", "speed"), default="all")
+    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "speed"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options other than the recommended")
@@ -71,6 +73,8 @@ def main() -> None:
     result: dict[str, Any] = {}
     if args.part in ("table", "all"):
         result |= measure_table(model, args.quick, args.seed, overrides)
+    if args.part in ("long", "all") and not args.quick:
+        result["long"] = measure_long(model, args.seed, overrides)
     if args.part in ("sizes", "all") and not args.quick:
         result["other sizes"] = measure_sizes(model, args.seed, overrides)
     if args.part in ("speed", "all") and not args.quick:
@@ -86,7 +90,8 @@ def main() -> None:
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as the tables of the README and of the model card."""
-    sizes = result.get("other sizes", {})
+    reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
+    reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
     lines = [f"| measure | bar | {result['checkpoint']} | true clips | first frame for ever |", "|---|---|---|---|---|"]
     for bar in result["bars"]:
         cells = [written(bar["name"], kind.get(bar["name"])) for kind in (result["true clips"], result[FROZEN])]
@@ -95,9 +100,9 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"| {bar['name']} | {limit} {written(bar['name'], float(least))} | {value} | {' | '.join(cells)} |"
         )
-    for name, values in sizes.items():
+    for name, values in reported.items():
         shown = ", ".join(f"{key} {written(key, value)}" for key, value in values.items() if key != "prompts")
-        lines.append(f"| at {name}, {values['prompts']} prompts | reported | {shown} | | |")
+        lines.append(f"| {name}, {values['prompts']} prompts | reported | {shown} | | |")
     for name, speed in result.get("seconds per frame", {}).items():
         holds = "" if speed["holds"] else " (missed)"
         bar, value = f"at most {speed['limit']:g}", f"{speed['value']:.2f}{holds}"
@@ -160,21 +165,33 @@ def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]
     }
 
 
+def measure_long(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What holds over hundreds of frames; writes a sheet."""
+    options = GenerateOptions(num_frames=LONG_FRAMES, batch_size=FEWER_PROMPTS, seed=seed, **overrides)
+    return {f"{LONG_FRAMES} frames": measure_held(model, options, f"{LONG_FRAMES} frames")}
+
+
 def measure_sizes(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """What holds at 64 frames of other sizes, with no setting changed; writes a sheet of each."""
-    clips, found = quality_clips(SIZE_PROMPTS), {}
+    found = {}
     for factor in SIZE_FACTORS:
         height, width = (round(side * factor) for side in model.config.size)
         chosen = {"height": height, "width": width} | overrides
-        options = GenerateOptions(num_frames=64, batch_size=len(clips), seed=seed, **chosen)
-        with torch.no_grad():
-            videos = rollout(model, [clip.caption for clip in clips], options)
-        read, name = read_rollout(videos), f"{width}x{height}"
-        table = {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, 63)
-        print(f"\n{name}, {len(clips)} prompts: " + ", ".join(f"{key} {value:.3f}" for key, value in table.items()))
-        save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}-{name}.png")
-        found[name] = {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
+        options = GenerateOptions(num_frames=64, batch_size=FEWER_PROMPTS, seed=seed, **chosen)
+        found[f"{width}x{height}"] = measure_held(model, options, f"{width}x{height}")
     return found
+
+
+def measure_held(model: ARTV, options: GenerateOptions, name: str) -> dict[str, Any]:
+    """What videos from text hold until their last frame; writes their sheet."""
+    clips = quality_clips(options.batch_size)
+    with torch.no_grad():
+        videos = rollout(model, [clip.caption for clip in clips], options)
+    read = read_rollout(videos)
+    table = {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, options.num_frames - 1)
+    print(f"\n{name}, {len(clips)} prompts: " + ", ".join(f"{key} {value:.3f}" for key, value in table.items()))
+    save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}-{name.replace(' ', '-')}.png")
+    return {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
 
 
 def measure_speed(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:

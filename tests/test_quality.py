@@ -80,6 +80,9 @@ def test_the_committed_result_names_the_shipped_checkpoint():
     assert shipped_checkpoint("tiny").stem == result["checkpoint"]
     assert {"command", "commit", "machine", "bars"} <= set(result)
     assert set(result["other sizes"]) == {"96x96", "128x128"}
+    assert set(result["long"]) == {"256 frames"}
+    assert set(result["seconds per frame"]) == {"64x64", "128x128"}
+    assert not [bar["name"] for bar in result["bars"] if not bar["holds"]]
 
 
 def test_readme_and_model_card_say_what_was_measured():
@@ -88,7 +91,7 @@ def test_readme_and_model_card_say_what_was_measured():
 
     result = json.loads(RESULT.read_text())
     table = quality.markdown(result)
-    assert len(table.splitlines()) == 2 + len(quality.BARS) + 2
+    assert len(table.splitlines()) == 2 + len(quality.BARS) + 1 + 2 + 2
     for path in (ROOT / "README.md", shipped_checkpoint("tiny").with_suffix(".md")):
         assert f"<!-- quality table -->\n{table}\n\n" in path.read_text(), path
 

@@ -1,0 +1,122 @@
+"""ComfyUI's own page in a real browser. `python -m tests.host.browser` writes the README's picture of the graph.
+
+Needs a ComfyUI, PyPI's `playwright`, and a Chromium of the system, for nothing is downloaded.
+"""
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artv_core.comfyui import ADDRESS, LINKED_AS, PACK, Graph, Server, find_hosts
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
+PICTURE = PACK / "docs/graph.png"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# A machine of two cores that draws a page in software takes its time.
+PAGE_SECONDS = 120
+RUN_SECONDS = 300
+
+LOADED = "() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ARTVLoader)"
+LAID_OUT = """() => app.graph.nodes.map(node => {
+    const [x, y, width, height] = node.getBounding()
+    return {type: node.type, title: node.title, faulty: !!node.has_errors, x, y, width, height}
+})"""
+
+
+def chromium() -> str | None:
+    """The system's Chromium."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def missing() -> str:
+    """What tests in a browser lack here, "" for nothing."""
+    if importlib.util.find_spec("playwright") is None:
+        return "no playwright found: pip install playwright to run the tests in a browser"
+    return "" if chromium() else "no Chromium found: install one (Debian: chromium) to run the tests in a browser"
+
+
+@contextmanager
+def open_browser() -> Iterator["BrowserContext"]:
+    """A browser with a profile of its own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        size: Any = {"width": 1600, "height": 1000}
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium(), args=FLAGS, viewport=size
+        )
+        context.set_default_timeout(PAGE_SECONDS * 1000)
+        yield context
+        context.close()
+
+
+def open_page(context: "BrowserContext", server: Server, greeted: bool = True) -> "Page":
+    """ComfyUI, ready. One who is not `greeted` meets it for the first time and is shown the templates."""
+    server.post("/settings", {"Comfy.TutorialCompleted": greeted})
+    page = context.new_page()
+    page.goto(f"http://{ADDRESS}:{server.port}/")
+    page.wait_for_function(LOADED)
+    return page
+
+
+def open_template(page: "Page", name: str) -> None:
+    """Click one of this pack's templates where they are shown."""
+    page.get_by_text(LINKED_AS).first.click()
+    page.get_by_text(name, exact=True).first.click()
+    page.wait_for_function("() => app.graph.nodes.some(node => node.type.startsWith('ARTV'))")
+
+
+def load(page: "Page", workflow: dict[str, Any], name: str) -> None:
+    """What dropping the file on the page does."""
+    page.evaluate("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
+    page.wait_for_function("(count) => app.graph.nodes.length == count", arg=len(workflow["nodes"]))
+
+
+def laid_out(page: "Page") -> list[dict[str, Any]]:
+    """Type, title and box of each node with its title bar, in the graph's units, and whether it is marked as faulty."""
+    return page.evaluate(LAID_OUT)
+
+
+def exported(page: "Page") -> Graph:
+    """What the page would queue."""
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def run(page: "Page") -> None:
+    """Press Run."""
+    page.get_by_test_id("queue-button").or_(page.get_by_role("button", name="Run", exact=True)).first.click()
+
+
+def main() -> None:
+    hosts = find_hosts()
+    if not hosts or missing():
+        raise SystemExit(missing() or "no ComfyUI found: set COMFYUI_PATH to its folder")
+    base = Path(tempfile.mkdtemp())
+    with Server(hosts[0], base) as server, open_browser() as context:
+        page = open_page(context, server, greeted=False)
+        open_template(page, "text_to_video")
+        run(page)
+        page.wait_for_function("() => Object.keys(app.nodeOutputs).length > 0", timeout=RUN_SECONDS * 1000)
+        page.wait_for_timeout(5000)
+        page.screenshot(path=PICTURE)
+    shutil.rmtree(base)
+    print(PICTURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The shipped workflows in ComfyUI's own page, as people meet them. Skipped, with a line, where no browser is."""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from artv_core.comfyui import Server
+
+from . import browser, workflow_format
+
+pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Any]:
+    with browser.open_browser() as context:
+        yield context
+
+
+def overlaps(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    apart = (
+        one[start] + one[length] <= other[start] or other[start] + other[length] <= one[start]
+        for start, length in (("x", "width"), ("y", "height"))
+    )
+    return not any(apart)
+
+
+def own_inputs(graph: dict[str, Any]) -> dict[str, Any]:
+    """Without what the page itself adds to the host's text preview."""
+    shown = {"preview", "previewMode"}
+    return {
+        key: (
+            part["class_type"],
+            {
+                name: value
+                for name, value in part["inputs"].items()
+                if part["class_type"] != "PreviewAny" or name not in shown
+            },
+        )
+        for key, part in graph.items()
+    }
+
+
+def test_templates_are_found_and_open(context: Any, server: Server) -> None:
+    page = browser.open_page(context, server, greeted=False)
+    page.get_by_text(browser.LINKED_AS).first.click()
+    for name in workflow_format.names():
+        page.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
+        picture = f"/api/workflow_templates/{browser.LINKED_AS}/{name}.jpg"
+        decoded = "async (path) => (await createImageBitmap(await (await fetch(path)).blob())).width"
+        assert page.evaluate(decoded, picture) == 512
+    browser.open_template(page, "text_to_video")
+    assert {node["type"] for node in browser.laid_out(page)} >= {"ARTVLoader", "ARTVMaskedDiffusionSampler", "Note"}
+    page.close()
+
+
+def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any, server: Server) -> None:
+    page = browser.open_page(context, server)
+    for name in workflow_format.names():
+        browser.load(page, workflow_format.read_ui(name), name)
+        assert own_inputs(browser.exported(page)) == own_inputs(workflow_format.read_api(name)), name
+        nodes = browser.laid_out(page)
+        assert not [node["title"] for node in nodes if node["faulty"]], name
+        assert not [(one["title"], other["title"]) for one, other in combinations(nodes, 2) if overlaps(one, other)], (
+            name
+        )
+    page.close()
+
+
+def test_run_shows_frames_in_the_sampler_and_the_video_where_there_is_room(
+    context: Any, server: Server, checkpoint: str
+) -> None:
+    page = browser.open_page(context, server)
+    workflow = workflow_format.read_ui("text_to_video")
+    for node in workflow["nodes"]:
+        if node["type"] == "ARTVMaskedDiffusionSampler":
+            assert node["widgets_values"][0] == 16
+            node["widgets_values"][0] = 2
+        elif node["type"] == "ARTVLoader":
+            node["widgets_values"][0] = checkpoint
+    browser.load(page, workflow, "two frames")
+    before = browser.laid_out(page)
+    browser.run(page)
+    page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth == 256)")
+    page.wait_for_function(
+        "() => app.graph.nodes.find(node => node.type == 'ARTVMaskedDiffusionSampler').imgs?.[0]?.naturalWidth > 0"
+    )
+    after = browser.laid_out(page)
+    assert [(node["title"], node["height"]) for node in after] == [(node["title"], node["height"]) for node in before]
+    page.close()
+
+
+def test_a_fault_is_told_on_the_page(context: Any, server: Server, checkpoint: str) -> None:
+    page = browser.open_page(context, server)
+    workflow = workflow_format.read_ui("text_to_video")
+    for node in workflow["nodes"]:
+        if node["type"] == "ARTVMaskedDiffusionSampler":
+            node["widgets_values"][1:3] = [72, 68]
+        elif node["type"] == "ARTVLoader":
+            node["widgets_values"][0] = checkpoint
+    browser.load(page, workflow, "fault")
+    browser.run(page)
+    page.get_by_text("multiple of 8").first.wait_for()
+    page.close()
