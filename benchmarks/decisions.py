@@ -1,8 +1,9 @@
 """What was decided by measurement, at equal budgets: `python benchmarks/decisions.py [NAME ...]`.
 
-Two kinds. Decisions about sampling are measured on the shipped checkpoint. Decisions about training are measured on
-models trained from nothing for the same number of steps on the same clips, with the same draws; those need a run's
-autoencoder and latents (`python train.py --config configs/tiny.toml --stages vae,latents`).
+Three kinds. Decisions about sampling are measured on the shipped checkpoint. Decisions about training are measured on
+models trained from nothing for the same number of steps on the same clips, with the same draws, and decisions about
+fine-tuning on models that go on from the shipped one; those need a run's autoencoder and latents (`python train.py
+--config configs/tiny.toml --stages vae,latents`).
 
 Each finished variant is kept in `runs/decisions/`, so the command can be stopped and called again, or called twice side
 by side with other names; every call ends by writing `benchmarks/results/decisions.json` and the tables of
@@ -152,6 +153,15 @@ TRAINING = {
     "adamw": Variant("training: optimizer", stage={"optimizer": "adamw"}),
 }
 
+GENTLE = {"start_from": "tiny", "muon_learning_rate": 1e-3, "learning_rate": 3e-4}
+FINE_TUNING = {
+    name: Variant("fine-tuning: on the model's own rollouts", stage=GENTLE | {"rollout_share": share})
+    for name, share in (("true frames only", 0.0), ("half rollouts", 0.5))
+}
+ROLLOUTS = {"clips": 256, "batch_size": 32}
+
+TRAINED = TRAINING | FINE_TUNING
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,14 +171,14 @@ def main() -> None:
     parser.add_argument("--work", default=str(ROOT / "runs/decisions"), help="where finished variants are kept")
     parser.add_argument("--steps", type=int, default=400, help="training steps of each trained variant")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=32, help="frames of each video of the sampled variants")
+    parser.add_argument("--frames", type=int, default=32, help="frames of each video, of models from nothing 16")
     parser.add_argument("--prompts", type=int, default=32, help="held-out prompts of each measurement")
     parser.add_argument("--collect", action="store_true", help="only gather and print what is finished")
     args = parser.parse_args()
-    unknown = [name for name in args.names if name not in SAMPLING | TRAINING]
+    unknown = [name for name in args.names if name not in SAMPLING | TRAINED]
     if unknown:
-        parser.error(f"unknown variant {unknown[0]!r}; known: {', '.join(SAMPLING | TRAINING)}")
-    for name in [] if args.collect else args.names or [*SAMPLING, *TRAINING]:
+        parser.error(f"unknown variant {unknown[0]!r}; known: {', '.join(SAMPLING | TRAINED)}")
+    for name in [] if args.collect else args.names or [*SAMPLING, *TRAINED]:
         kept = Path(args.work) / f"{name}.json"
         if not kept.is_file():
             result = measure_sampling(name, args) if name in SAMPLING else measure_training(name, args)
@@ -189,19 +199,21 @@ def measure_sampling(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_training(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A model trained in one way, then asked for 16 frames from text, and to denoise held-out frames."""
-    variant, folder = TRAINING[name], Path(args.work) / name.replace(" ", "-")
+    """A model trained in one way, then asked for frames from text, and to denoise held-out frames."""
+    variant, folder = TRAINED[name], Path(args.work) / name.replace(" ", "-")
     config = variant_config(read_config(args.config), folder.name, variant, args.steps, args.batch_size)
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("vae.safetensors", "latents.safetensors"):
         if not (folder / part).exists():
             os.link(Path(args.run) / part, folder / part)
+    stages = ["rollouts"] * bool(config.diffusion.rollout_share) + ["diffusion", "export"]
+    frames = args.frames if config.diffusion.start_from else 16
     with variant.patch():
         started = time.process_time()
-        run(config, str(Path(args.work)), ["diffusion", "export"], resume=True)
+        run(config, str(Path(args.work)), stages, resume=True)
         seconds = time.process_time() - started
         model = load_checkpoint(folder / f"{folder.name}.safetensors")
-        measured = errors_measured(model) | videos_measured(model, args.prompts, 16, {})
+        measured = errors_measured(model) | videos_measured(model, args.prompts, frames, {})
     measured["training, CPU s per step"] = round(seconds / args.steps, 3)
     measured["noise network, million parameters"] = round(sum(p.numel() for p in model.noise.parameters()) / 1e6, 2)
     budget = f"{args.steps} steps of {args.batch_size} samples"
@@ -213,7 +225,8 @@ def variant_config(base: TrainConfig, name: str, variant: Variant, steps: int, b
     short = {"steps": steps, "batch_size": batch_size, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5}
     quiet = {"sheet_every": 10 * steps, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.99}
     stage = replace(base.diffusion, **(short | quiet | variant.stage))
-    return replace(base, name=name, diffusion=stage, overrides=variant.overrides)
+    rollouts = replace(base.rollouts, **ROLLOUTS)
+    return replace(base, name=name, diffusion=stage, rollouts=rollouts, overrides=variant.overrides)
 
 
 def errors_measured(model: ARTV) -> dict[str, float]:
@@ -243,7 +256,7 @@ def videos_measured(model: ARTV, prompts: int, frames: int, options: dict[str, A
 
 def collect(work: Path) -> None:
     """Write and print all finished variants, in the order they are listed above."""
-    kept = {name: work / f"{name}.json" for name in [*SAMPLING, *TRAINING]}
+    kept = {name: work / f"{name}.json" for name in [*SAMPLING, *TRAINED]}
     found = {name: json.loads(path.read_text()) for name, path in kept.items() if path.is_file()}
     if not found:
         print("nothing is measured yet")
@@ -259,7 +272,7 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
     parts = []
     for question in dict.fromkeys(result["question"] for result in found.values()):
         group = {name: result for name, result in found.items() if result["question"] == question}
-        base = "recommended" if next(iter(group)) in SAMPLING else "base"
+        base = "base" if next(iter(group)) in TRAINING else "recommended"
         if base in found and base not in group:
             group = {base: found[base]} | group
         measures = list(dict.fromkeys(name for result in group.values() for name in result["measured"]))

@@ -23,10 +23,10 @@ from artv_core.training.data import LatentClips  # noqa: E402
 from artv_core.training.diffusion import DiffusionTraining  # noqa: E402
 
 
-@pytest.mark.parametrize("name", decisions.TRAINING)
+@pytest.mark.parametrize("name", decisions.TRAINED)
 def test_every_trained_variant_can_be_built(name: str):
     base = read_config(ROOT / "configs/tiny.toml")
-    config = decisions.variant_config(base, "some", decisions.TRAINING[name], 400, 32)
+    config = decisions.variant_config(base, "some", decisions.TRAINED[name], 400, 32)
     assert (config.diffusion.steps, config.diffusion.batch_size) == (400, 32)
     with torch.device("meta"):
         ARTV(config.model)

@@ -69,7 +69,7 @@ def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any,
     page.close()
 
 
-def test_run_shows_frames_in_the_sampler_and_the_video_where_there_is_room(
+def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped(
     context: Any, server: Server, checkpoint: str
 ) -> None:
     page = browser.open_page(context, server)
@@ -81,7 +81,7 @@ def test_run_shows_frames_in_the_sampler_and_the_video_where_there_is_room(
         elif node["type"] == "ARTVLoader":
             node["widgets_values"][0] = checkpoint
     browser.load(page, workflow, "two frames")
-    before = browser.laid_out(page)
+    before, graph = browser.laid_out(page), browser.exported(page)
     browser.run(page)
     page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth == 256)")
     page.wait_for_function(
@@ -89,6 +89,12 @@ def test_run_shows_frames_in_the_sampler_and_the_video_where_there_is_room(
     )
     after = browser.laid_out(page)
     assert [(node["title"], node["height"]) for node in after] == [(node["title"], node["height"]) for node in before]
+    address = page.evaluate("() => document.querySelector('video').currentSrc")
+    page.evaluate("() => app.graph.clear()")
+    assert not browser.laid_out(page)
+    browser.drop(page, address)
+    page.wait_for_function("(count) => app.graph.nodes.length == count", arg=len(after))
+    assert browser.exported(page) == graph
     page.close()
 
 
