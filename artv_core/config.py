@@ -290,7 +290,8 @@ def _tiny() -> ARTVConfig:
         text=TextConfig(width=48, layers=2, heads=2, context_length=32, layer="last"),
         schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),
         sampling=SamplingConfig(
-            steps=10,
+            sampler="dpmpp_2m",
+            steps=12,
             guidance_text=1.0,
             first_frame_guidance=3.0,
             reference_noise_level=50,

@@ -105,6 +105,17 @@ def unet(**fields: Any) -> dict[str, Any]:
     return {"noise": {"unet": fields}}
 
 
+COMPARED: dict[str, Any] = {
+    "sampler": "dpmpp_2s_ancestral",
+    "steps": 10,
+    "guidance_text": 1.0,
+    "first_frame_guidance": 3.0,
+    "reference_noise_level": 50,
+    "anchor_noise_level": 50,
+}
+"""What every variant has but for what it names: what was recommended before any of this was measured."""
+
+BEFORE = "dpmpp_2s_ancestral, 10 steps"
 GUIDED = {"guidance_text": 2.0}
 LEVELS = (0, 20, 80)
 
@@ -114,7 +125,7 @@ def levels(references: int, anchor: int | None = None) -> dict[str, int]:
 
 
 SAMPLING = {
-    "recommended": Variant("sampling: as the checkpoint recommends"),
+    BEFORE: Variant("sampling: what the others are compared with"),
     "guided, mixed once": Variant("sampling: mix the copy in once after guidance, or in every branch", GUIDED),
     "guided, mixed in every branch": Variant(
         "sampling: mix the copy in once after guidance, or in every branch", GUIDED | {"mix_mode": "every_branch"}
@@ -124,7 +135,10 @@ SAMPLING = {
     **{f"noise level {n}": Variant("sampling: noise level of references and anchor", levels(n)) for n in LEVELS},
     "anchor clean": Variant("sampling: noise level of references and anchor", {"anchor_noise_level": 0}),
     **{f"{n} steps": Variant("sampling: denoising steps", {"steps": n}) for n in (6, 16)},
-    "dpmpp_2m, 12 steps": Variant("sampling: denoising steps", {"sampler": "dpmpp_2m", "steps": 12}),
+    **{
+        f"dpmpp_2m, {n} steps": Variant("sampling: denoising steps", {"sampler": "dpmpp_2m", "steps": n})
+        for n in (8, 12, 16)
+    },
     **{f"guidance {n:g}": Variant("sampling: text guidance of later frames", {"guidance_text": n}) for n in (1.5, 2.5)},
     **{
         f"first guidance {n:g}": Variant("sampling: text guidance of the first frame", {"first_frame_guidance": n})
@@ -242,7 +256,7 @@ def errors_measured(model: ARTV) -> dict[str, float]:
 def videos_measured(model: ARTV, prompts: int, frames: int, options: dict[str, Any]) -> dict[str, float]:
     """The rows of the quality table that videos from text alone can show."""
     clips = quality_clips(prompts)
-    chosen = GenerateOptions(num_frames=frames, batch_size=prompts, seed=0, **options)
+    chosen = GenerateOptions(num_frames=frames, batch_size=prompts, seed=0, **(COMPARED | options))
     started = time.process_time()
     with torch.no_grad():
         videos = rollout(model, [clip.caption for clip in clips], chosen)
@@ -272,7 +286,7 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
     parts = []
     for question in dict.fromkeys(result["question"] for result in found.values()):
         group = {name: result for name, result in found.items() if result["question"] == question}
-        base = "base" if next(iter(group)) in TRAINING else "recommended"
+        base = "base" if next(iter(group)) in TRAINING else BEFORE
         if base in found and base not in group:
             group = {base: found[base]} | group
         measures = list(dict.fromkeys(name for result in group.values() for name in result["measured"]))

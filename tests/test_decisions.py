@@ -35,9 +35,9 @@ def test_every_trained_variant_can_be_built(name: str):
 @pytest.mark.parametrize("name", decisions.SAMPLING)
 def test_every_sampled_variant_has_options_of_its_own(name: str):
     variant = decisions.SAMPLING[name]
-    chosen = GenerateOptions(**variant.options).resolved(preset("tiny"))
-    same = chosen == GenerateOptions().resolved(preset("tiny"))
-    assert same == (name in ("recommended", "copy noised"))
+    chosen = GenerateOptions(**(decisions.COMPARED | variant.options)).resolved(preset("tiny"))
+    same = chosen == GenerateOptions(**decisions.COMPARED).resolved(preset("tiny"))
+    assert same == (name in (decisions.BEFORE, "copy noised"))
 
 
 def test_copying_the_noised_reference_changes_later_frames():
@@ -82,6 +82,6 @@ def test_tables_compare_with_what_is_recommended():
     def result(question: str, drift: float) -> dict:
         return {"question": question, "budget": "some", "prompts": 2, "measured": {"drift": drift}}
 
-    text = decisions.markdown({"recommended": result("as it is", 1.0), "6 steps": result("steps", 2.5)})
-    assert "| measure | recommended | 6 steps |" in text
+    text = decisions.markdown({decisions.BEFORE: result("as it is", 1.0), "6 steps": result("steps", 2.5)})
+    assert f"| measure | {decisions.BEFORE} | 6 steps |" in text
     assert "| drift | 1 | 2.5 |" in text
