@@ -12,6 +12,7 @@ by side with other names; every call ends by writing `benchmarks/results/decisio
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -227,7 +228,7 @@ def measure_training(name: str, args: argparse.Namespace) -> dict[str, Any]:
         run(config, str(Path(args.work)), stages, resume=True)
         seconds = time.process_time() - started
         model = load_checkpoint(folder / f"{folder.name}.safetensors")
-        measured = errors_measured(model) | videos_measured(model, args.prompts, frames, {})
+        measured: dict[str, float | None] = errors_measured(model) | videos_measured(model, args.prompts, frames, {})
     measured["training, CPU s per step"] = round(seconds / args.steps, 3)
     measured["noise network, million parameters"] = round(sum(p.numel() for p in model.noise.parameters()) / 1e6, 2)
     budget = f"{args.steps} steps of {args.batch_size} samples"
@@ -253,7 +254,7 @@ def errors_measured(model: ARTV) -> dict[str, float]:
     return {f"error, {name}": round(value, 4) for name, value in errors.items()}
 
 
-def videos_measured(model: ARTV, prompts: int, frames: int, options: dict[str, Any]) -> dict[str, float]:
+def videos_measured(model: ARTV, prompts: int, frames: int, options: dict[str, Any]) -> dict[str, float | None]:
     """The rows of the quality table that videos from text alone can show."""
     clips = quality_clips(prompts)
     chosen = GenerateOptions(num_frames=frames, batch_size=prompts, seed=0, **(COMPARED | options))
@@ -265,7 +266,7 @@ def videos_measured(model: ARTV, prompts: int, frames: int, options: dict[str, A
     table = appearance(read, clips) | {"direction from text": direction(read, clips, 0, 16)}
     table |= holding(read, clips, frames - 1)
     table["CPU s per frame, in a batch"] = seconds / frames / prompts
-    return {name: round(value, 4) for name, value in table.items()}
+    return {name: None if math.isnan(value) else round(value, 4) for name, value in table.items()}
 
 
 def collect(work: Path) -> None:
