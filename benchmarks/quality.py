@@ -1,7 +1,8 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
 Prints the table beside true clips and beside a video that repeats its first frame, then what holds over hundreds of
-frames, and at other sizes than the checkpoint was trained at, then seconds per frame. Writes
+frames, and at other sizes than the checkpoint was trained at, then how still latents keep where the picture does, then
+seconds per frame. Writes
 `benchmarks/results/quality.json`, and contact sheets of the first 12 prompts to `docs/quality/`. `--part` does one part
 of it, so that they can run side by side (but the seconds want a quiet machine); what the others wrote is kept.
 """
@@ -22,13 +23,23 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
-from artv_core.evaluation.quality import appearance, direction, holding, quality_clips, read_rollout, survival  # noqa: E402
-from artv_core.generate import GenerateOptions  # noqa: E402
+from artv_core.conditioning import TextSegment, TextTrack  # noqa: E402
+from artv_core.evaluation.quality import (  # noqa: E402
+    appearance,
+    background_drift,
+    direction,
+    holding,
+    quality_clips,
+    read_rollout,
+    survival,
+)
+from artv_core.generate import GenerateOptions, generate_frames  # noqa: E402
 from artv_core.media import contact_sheet  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
 from artv_core.pipeline import Pipeline  # noqa: E402
 from artv_core.synthetic import Clip, render  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
+from artv_core.training.vae import unchanged_cells  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/quality.json"
 
@@ -55,13 +66,14 @@ SIZE_FACTORS = (1.5, 2.0)
 LONG_FRAMES = 256
 FEWER_PROMPTS = 16
 """For what is reported and has no bar."""
+STILL_PROMPTS = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
-    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "speed"), default="all")
+    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "still", "speed"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options other than the recommended")
@@ -77,6 +89,8 @@ def main() -> None:
         result["long"] = measure_long(model, args.seed, overrides)
     if args.part in ("sizes", "all") and not args.quick:
         result["other sizes"] = measure_sizes(model, args.seed, overrides)
+    if args.part in ("still", "all") and not args.quick:
+        result["what stands still"] = measure_still(model, args.seed, overrides)
     if args.part in ("speed", "all") and not args.quick:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
@@ -192,6 +206,48 @@ def measure_held(model: ARTV, options: GenerateOptions, name: str) -> dict[str, 
     print(f"\n{name}, {len(clips)} prompts: " + ", ".join(f"{key} {value:.3f}" for key, value in table.items()))
     save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}-{name.replace(' ', '-')}.png")
     return {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
+
+
+@torch.no_grad()
+def measure_still(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """How much latents change where true frames do not, and what then becomes of the ground in the model's own."""
+    clips = quality_clips(STILL_PROMPTS)
+    frames = render(clips, 16, *model.config.size)
+    given = model.encode_images(frames[:, 0].to(model.null_context.device))
+    found = {"prompts": len(clips)} | still_latents(model, frames)
+    for name, latents in (("text", []), ("a given frame", [given])):
+        ground = still_ground(model, clips, latents, seed, overrides)
+        found |= {f"{measure}, from {name}": value for measure, value in ground.items()}
+    print("\n" + "\n".join(f"{name}: {value}" for name, value in found.items()))
+    return found
+
+
+def still_latents(model: ARTV, frames: Tensor) -> dict[str, float]:
+    """Of the autoencoder, on true frames: what the mask can copy at all."""
+    device = model.null_context.device
+    latents = {index: model.encode_images(frames[:, index].to(device)).cpu() for index in (0, 1, 15)}
+    error = (model.decode_latents(latents[0].to(device)).cpu() - frames[:, 0]).square().mean(dim=(1, 2, 3))
+    found = {"reconstruction of frame 0, dB": round(-10 * error.log10().mean().item(), 1)}
+    for index in (1, 15):
+        still = unchanged_cells(frames[:, 0], frames[:, index], model.config.vae.factor) > 0
+        change = (latents[index] - latents[0]).square().mean(dim=1, keepdim=True)[still]
+        found[f"change of still cells, frame 0 to {index}, rms"] = round(change.mean().sqrt().item(), 4)
+    return found
+
+
+def still_ground(
+    model: ARTV, clips: list[Clip], given: list[Tensor], seed: int, overrides: dict[str, Any]
+) -> dict[str, float]:
+    """Of 16 frames that the model makes: what is copied, and how the background drifts."""
+    options = GenerateOptions(num_frames=16, batch_size=len(clips), seed=seed, **overrides)
+    track = TextTrack([TextSegment(0, model.encode_text([clip.caption for clip in clips]))])
+    made = list(generate_frames(model, track, options, given=given))
+    shown = [*given, *(frame.latent for frame in made)]
+    read = read_rollout(torch.stack([model.decode_latents(latent).cpu() for latent in shown], dim=1))
+    found = {"background drift at frame 15": round(background_drift(read, 15), 2)}
+    if made[-1].mask is not None:
+        found["copied at frame 15, median cell"] = round(made[-1].mask.median().item(), 2)
+    return found
 
 
 def measure_speed(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:

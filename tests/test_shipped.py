@@ -18,8 +18,6 @@ from artv_core.pipeline import Pipeline
 from artv_core.synthetic import DIRECTIONS, render, sample_clip
 from artv_core.training.vae import unchanged_cells
 
-DEMO_MINUTES = 2.0
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -74,9 +74,13 @@ def open_page(context: "BrowserContext", server: Server, greeted: bool = True) -
     return page
 
 
-def open_template(page: "Page", name: str) -> None:
-    """Click one of this pack's templates where they are shown."""
+def show_templates(page: "Page") -> None:
+    """Choose this pack where all templates are shown."""
     page.get_by_text(LINKED_AS).first.click()
+
+
+def choose_template(page: "Page", name: str) -> None:
+    """Open one of the templates that are shown."""
     page.get_by_text(name, exact=True).first.click()
     page.wait_for_function("() => app.graph.nodes.some(node => node.type.startsWith('ARTV'))")
 
@@ -118,7 +122,8 @@ def main() -> None:
     base = Path(tempfile.mkdtemp())
     with Server(hosts[0], base) as server, open_browser() as context:
         page = open_page(context, server, greeted=False)
-        open_template(page, "text_to_video")
+        show_templates(page)
+        choose_template(page, "text_to_video")
         run(page)
         page.wait_for_function("() => Object.keys(app.nodeOutputs).length > 0", timeout=RUN_SECONDS * 1000)
         page.wait_for_timeout(5000)

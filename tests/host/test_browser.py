@@ -43,15 +43,25 @@ def own_inputs(graph: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def text_to_video(checkpoint: str, frames: int = 16, width: int = 0, height: int = 0) -> dict[str, Any]:
+    """The shipped workflow with these values in its widgets."""
+    workflow = workflow_format.read_ui("text_to_video")
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    assert nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] == [16, 0, 0]
+    nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] = [frames, width, height]
+    nodes["ARTVLoader"]["widgets_values"][0] = checkpoint
+    return workflow
+
+
 def test_templates_are_found_and_open(context: Any, server: Server) -> None:
     page = browser.open_page(context, server, greeted=False)
-    page.get_by_text(browser.LINKED_AS).first.click()
+    browser.show_templates(page)
     for name in workflow_format.names():
         page.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
         picture = f"/api/workflow_templates/{browser.LINKED_AS}/{name}.jpg"
         decoded = "async (path) => (await createImageBitmap(await (await fetch(path)).blob())).width"
         assert page.evaluate(decoded, picture) == 512
-    browser.open_template(page, "text_to_video")
+    browser.choose_template(page, "text_to_video")
     assert {node["type"] for node in browser.laid_out(page)} >= {"ARTVLoader", "ARTVMaskedDiffusionSampler", "Note"}
     page.close()
 
@@ -63,9 +73,8 @@ def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any,
         assert own_inputs(browser.exported(page)) == own_inputs(workflow_format.read_api(name)), name
         nodes = browser.laid_out(page)
         assert not [node["title"] for node in nodes if node["faulty"]], name
-        assert not [(one["title"], other["title"]) for one, other in combinations(nodes, 2) if overlaps(one, other)], (
-            name
-        )
+        pairs = [(one["title"], other["title"]) for one, other in combinations(nodes, 2) if overlaps(one, other)]
+        assert not pairs, name
     page.close()
 
 
@@ -73,14 +82,7 @@ def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped
     context: Any, server: Server, checkpoint: str
 ) -> None:
     page = browser.open_page(context, server)
-    workflow = workflow_format.read_ui("text_to_video")
-    for node in workflow["nodes"]:
-        if node["type"] == "ARTVMaskedDiffusionSampler":
-            assert node["widgets_values"][0] == 16
-            node["widgets_values"][0] = 2
-        elif node["type"] == "ARTVLoader":
-            node["widgets_values"][0] = checkpoint
-    browser.load(page, workflow, "two frames")
+    browser.load(page, text_to_video(checkpoint, frames=2), "two frames")
     before, graph = browser.laid_out(page), browser.exported(page)
     browser.run(page)
     page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth == 256)")
@@ -100,13 +102,7 @@ def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped
 
 def test_a_fault_is_told_on_the_page(context: Any, server: Server, checkpoint: str) -> None:
     page = browser.open_page(context, server)
-    workflow = workflow_format.read_ui("text_to_video")
-    for node in workflow["nodes"]:
-        if node["type"] == "ARTVMaskedDiffusionSampler":
-            node["widgets_values"][1:3] = [72, 68]
-        elif node["type"] == "ARTVLoader":
-            node["widgets_values"][0] = checkpoint
-    browser.load(page, workflow, "fault")
+    browser.load(page, text_to_video(checkpoint, width=72, height=68), "fault")
     browser.run(page)
     page.get_by_text("multiple of 8").first.wait_for()
     page.close()
