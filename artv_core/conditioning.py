@@ -84,10 +84,15 @@ class TextTrack:
 
     def context(self, frame: int) -> Tensor:
         """Context tokens of a frame, [L, D] or [B, L, D]."""
+        texts = self.texts(frame)
+        return texts[0][0] if len(texts) == 1 else mean_context(texts)
+
+    def texts(self, frame: int) -> list[tuple[Tensor, float]]:
+        """The contexts that hold at a frame, each [L, D] or [B, L, D], with their weights (above 0)."""
         texts = self._weighted(frame)
         if not texts:  # after the end of one segment, before the start of the next
             texts = self._weighted(max(end for _, end, _, _ in self._spans if end is not None and end <= frame) - 1)
-        return texts[0][0] if len(texts) == 1 else mean_context(texts)
+        return texts
 
     def starts_segment(self, frame: int) -> bool:
         """Whether a new prompt begins with this frame: whether any segment starts there."""

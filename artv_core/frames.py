@@ -13,6 +13,16 @@ ANCHOR_KINDS = ("segment", "first", "rolling", "given", "none")
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A finished frame: absolute index, latent [B, C, h, w] float32 in the model's own scale, and the copy mask
+    [B, 1, h, w] averaged over the denoising steps (1 = copied), or None where there was nothing to copy."""
+
+    index: int
+    latent: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
 class AnchorPolicy:
     """Where the anchor comes from.
 

@@ -1,7 +1,7 @@
 """The spine: a video is made one frame at a time, and each frame leaves as soon as it is finished."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from .conditioning import FrameInputs, NoisedLatents, TextTrack, frame_denoiser, noised
 from .config import ARTVConfig
 from .denoiser import MIX_MODES, GuidanceScales
-from .frames import AnchorPolicy, FrameBuffer
+from .drift_correction import match_statistics
+from .frames import AnchorPolicy, Frame, FrameBuffer
 from .models.artv import ARTV
 from .randomness import normal, stream
 from .sampling import StepInfo, gaussian_noise, get_sampler
@@ -22,6 +23,7 @@ NoiseLevel = int | tuple[tuple[int, int], ...]
 
 MAX_SIDE = 16_384
 """Pixels along one side; more is a slip of the keyboard."""
+MAX_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class GenerateOptions:
     `num_frames` counts given frames too; 0 goes on for ever. `height` and `width` are pixels. `eta` is the share of
     fresh noise of stochastic samplers. `first_frame_guidance` is the text scale of a frame without references. Video b
     of a batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
+
+    Ours, off by default: `redo` has (first frame, seed) pairs, ascending: from these frames on the seed is another.
+    `adain_strength` pulls each new latent's statistics toward the anchor's (`match_statistics`).
     """
 
     num_frames: int = 16
@@ -51,6 +56,8 @@ class GenerateOptions:
     anchor_noise_level: NoiseLevel | None = None
     mix_mode: str = "after_guidance"
     use_mask: bool = True
+    redo: tuple[tuple[int, int], ...] = ()
+    adain_strength: float = 0.0
 
     def resolved(self, config: ARTVConfig) -> "GenerateOptions":
         """A copy with every None filled from the checkpoint. Raises ValueError, one line, on what cannot be sampled."""
@@ -67,16 +74,6 @@ class GenerateOptions:
         return options
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A finished frame: absolute index, latent [B, C, h, w] float32 in the model's own scale, and the copy mask
-    [B, 1, h, w] averaged over the denoising steps (1 = copied), or None where there was nothing to copy."""
-
-    index: int
-    latent: Tensor
-    mask: Tensor | None
-
-
 StepCallback = Callable[[int, StepInfo], None]
 """on_step(frame_index, info), after each denoising step's first evaluation; what it raises ends the run."""
 
@@ -88,11 +85,11 @@ def generate_frames(
     options: GenerateOptions,
     *,
     negative: Tensor | None = None,
-    given: Sequence[Tensor] | Tensor = (),
+    given: Iterable[Tensor] = (),
     anchor: AnchorPolicy | None = None,
     on_step: StepCallback | None = None,
 ) -> Iterator[Frame]:
-    """Make the frames that follow `given` (latents [T, C, h, w] or [T, B, C, h, w]), one by one.
+    """Make the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
 
     With no given frames the first one is made from text alone (blank references). `negative` [L, D] replaces the null
     context. Frame k depends on (seed, k) and the frames before it alone: so a run may stop anywhere, and go on when
@@ -110,6 +107,8 @@ def generate_frames(
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), negative, buffer, options)
         latent, mask = sample_frame(model, schedule, inputs, index, options, on_step)
+        if options.adain_strength:
+            latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
         buffer.append(latent)
         yield Frame(index, latent, mask)
 
@@ -124,7 +123,7 @@ def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
 def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
     """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] float32 on the model's device;
     `options` are resolved ones. Raises ValueError where it is not of the video's size."""
-    shape = _latent_shape(model, options)
+    shape = latent_shape(model, options)
     latent = latent if latent.ndim == 4 else latent[None]
     if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
         got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
@@ -141,10 +140,10 @@ def gather_inputs(
     options: GenerateOptions,
 ) -> FrameInputs:
     """Condition on text, references and anchor, both noised to their levels."""
-    seeds = _seeds(options)
+    seeds = seeds_at(options, buffer.count)
     device = model.noise.device
     references, anchor = buffer.references(), buffer.anchor()
-    blank = NoisedLatents(torch.zeros(_latent_shape(model, options), device=device), 0)
+    blank = NoisedLatents(torch.zeros(latent_shape(model, options), device=device), 0)
     noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)
     if references is not None:
         level = level_at(options.reference_noise_level or 0, buffer.count)
@@ -190,7 +189,7 @@ def sample_frame(
             on_step(index, info)
 
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
-    seeds, shape = _seeds(options), _latent_shape(model, options)
+    seeds, shape = seeds_at(options, index), latent_shape(model, options)
     start = torch.stack([normal(shape[1:], stream(seed, index, "initial")) for seed in seeds])
     x = start.to(inputs.context.device) * float(sigmas[0])
     latent = get_sampler(options.sampler or "")(
@@ -212,11 +211,14 @@ def _scales(inputs: FrameInputs, options: GenerateOptions) -> GuidanceScales:
     )
 
 
-def _seeds(options: GenerateOptions) -> list[int]:
-    return [options.seed + b for b in range(options.batch_size)]
+def seeds_at(options: GenerateOptions, frame: int) -> list[int]:
+    """The seed of each video of the batch at a frame."""
+    seed = next((seed for start, seed in reversed(options.redo) if start <= frame), options.seed)
+    return [seed + b for b in range(options.batch_size)]
 
 
-def _latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
+def latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
+    """[B, C, h, w] of a frame; `options` are resolved ones."""
     factor = model.config.vae.factor
     height, width = options.height or 0, options.width or 0
     return (options.batch_size, model.config.vae.latent_channels, height // factor, width // factor)
@@ -243,8 +245,20 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
             raise ValueError(f"{name} is {getattr(options, name)}; it must be 0 or more")
     get_sampler(options.sampler or "")
     NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
+    if not 0 <= options.adain_strength <= 1:
+        raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
+    _check_redo(options)
     for name in ("reference_noise_level", "anchor_noise_level"):
         _check_level(name, getattr(options, name), config.schedule.num_timesteps)
+
+
+def _check_redo(options: GenerateOptions) -> None:
+    starts = [start for start, _ in options.redo]
+    if any(start < 1 for start in starts) or any(later <= earlier for earlier, later in pairwise(starts)):
+        raise ValueError(f"redo names frames {starts}; give 1 or more, each later than the one before it")
+    for start, seed in options.redo:
+        if not 0 <= seed <= MAX_SEED + 1 - options.batch_size:
+            raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED}")
 
 
 def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:

@@ -1,8 +1,8 @@
 """Prompts and images in, frames out: the glue between people's input and the spine (`generate.generate_frames`)."""
 
+import contextlib
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from .checkpoint import load_checkpoint, open_tensor_file, resolve_checkpoint
 from .conditioning import TextSegment, TextTrack
-from .frames import AnchorPolicy
-from .generate import Frame, GenerateOptions, StepCallback, as_batch, generate_frames
+from .frames import AnchorPolicy, Frame
+from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
+from .journal import JournalReader
 from .models.artv import ARTV
+from .recording import Recording, record_frames
 
 Prompt = str | Sequence[str]
 """One text for all videos of a batch, or one for each of them."""
@@ -82,12 +84,14 @@ class Pipeline:
         negative: str | None = None,
         anchor: AnchorPolicy | None = None,
         on_step: StepCallback | None = None,
-    ) -> Iterator[DecodedFrame]:
+        recording: Recording | None = None,
+    ) -> Generator[DecodedFrame, None, None]:
         """All frames of the video from frame 0 on, each as soon as it is made; given frames come first, decoded.
 
         `image` [1 or B, 3, H, W] in [0, 1] is frame 0; or `given` are the first frames' latents ([T, C, h, w] or
-        [T, B, C, h, w]), from which the video goes on; with neither, frame 0 is made from text. Raises ValueError, one
-        line, on input that does not fit, before anything is sampled.
+        [T, B, C, h, w]), from which the video goes on; with neither, frame 0 is made from text. With a `recording` each
+        frame is kept in a journal, and those that one holds already are not made again. Raises ValueError, one line, on
+        input that does not fit, before anything is sampled.
         """
         options = options.resolved(self.model.config)
         latents = list(given) if given is not None else []
@@ -98,11 +102,16 @@ class Pipeline:
         latents = [as_batch(latent, options, self.model) for latent in latents]
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
         self.model.require_vae()
-        made = generate_frames(
-            self.model, text, options, negative=null, given=latents, anchor=anchor, on_step=on_step
-        )  # fmt: skip
-        given_frames = (Frame(index, latent, None) for index, latent in enumerate(latents))
-        return map(self.decode, itertools.chain(given_frames, made))
+        frames = record_frames(
+            self.model, text, options, recording, negative=null, given=latents, anchor=anchor, on_step=on_step
+        )
+        return self._decoded(frames)
+
+    def _decoded(self, frames: Generator[Frame, None, None]) -> Generator[DecodedFrame, None, None]:
+        # A generator, so that whoever stops early can close it, and with it the journal.
+        with contextlib.closing(frames):
+            for frame in frames:
+                yield self.decode(frame)
 
     def decode(self, frame: Frame) -> DecodedFrame:
         """The frame with its image. Raises ValueError without a VAE."""
@@ -159,17 +168,38 @@ class SavedLatents:
 
 def load_latents(path: str | Path) -> SavedLatents:
     """What `save_latents` wrote. Raises ValueError, one line, for anything else."""
-    from safetensors.torch import load_file
-
     file = open_tensor_file(path)
-    info, seed = file.tensors.get("latents"), file.metadata.get("seed", "")
-    sound = info is not None and len(info.shape) == 5 and info.dtype == "F32" and info.count
+    info = file.tensors.get("latents")
+    seed, made_with = (file.metadata.get(name, "") for name in ("seed", "made_with"))
+    largest = (1_000_000, 256, 64, 2048, 2048)  # frames, videos, channels, cells of 8 pixels
+    sound = (
+        info is not None
+        and info.dtype == "F32"
+        and len(info.shape) == len(largest)
+        and all(1 <= size <= limit for size, limit in zip(info.shape, largest, strict=True))
+        and len(made_with) <= 500_000
+    )
     if "artv_latents" not in file.metadata or not sound or not (seed.isdecimal() and len(seed) <= 20):
         raise ValueError(f"{path} does not hold latents of frames; expected a file made by --save-latents")
-    latents = load_file(path)["latents"]
-    if not torch.isfinite(latents).all():
+    latents = next(tensor.clone() for _, tensor in file.read(["latents"]))
+    if not all(torch.isfinite(part).all() for part in latents.flatten().split(2**20)):
         raise ValueError(f"{path} holds latents that are infinite or not a number")
-    return SavedLatents(latents, int(seed), file.metadata.get("made_with", ""))
+    return SavedLatents(latents, int(seed), made_with)
+
+
+def load_journal(path: str | Path) -> SavedLatents:
+    """All frames that can be read from a journal. Raises ValueError, one line, where there are none."""
+    with JournalReader(path) as journal:
+        latents = [frame.latent for frame in journal.frames()]
+        about = journal.header.about
+    if not latents:
+        raise ValueError(f"{path} holds no frame yet")
+    stacked = torch.stack(latents)
+    if not torch.isfinite(stacked).all():
+        raise ValueError(f"{path} holds latents that are infinite or not a number")
+    seed, settings = about.get("seed"), about.get("settings")
+    sound_seed = seed if type(seed) is int and 0 <= seed <= MAX_SEED else 0
+    return SavedLatents(stacked, sound_seed, settings if isinstance(settings, str) else "")
 
 
 def like_saved(options: GenerateOptions, saved: SavedLatents, factor: int) -> GenerateOptions:

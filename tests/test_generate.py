@@ -9,8 +9,8 @@ from torch.utils.hooks import RemovableHandle
 from artv_core import generate
 from artv_core.conditioning import TextSegment, TextTrack
 from artv_core.config import preset
-from artv_core.frames import AnchorPolicy, FrameBuffer
-from artv_core.generate import Frame, GenerateOptions, generate_frames, take_frame
+from artv_core.frames import AnchorPolicy, Frame, FrameBuffer
+from artv_core.generate import GenerateOptions, generate_frames, take_frame
 from artv_core.models.artv import ARTV
 from artv_core.models.attention import CrossAttention
 from artv_core.pipeline import Pipeline, load_latents, pick_device, save_latents

@@ -1,0 +1,416 @@
+"""Journals: what is written comes back to the bit; a crash costs what was not whole, and nothing else."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from artv_core.frames import Frame
+from artv_core.journal import (
+    MAX_HEADER,
+    SUFFIX,
+    Journal,
+    JournalReader,
+    journal_table,
+    journaled,
+    list_journals,
+    open_journal,
+    remove_journal,
+)
+
+SHAPE = (2, 4, 3, 5)
+
+
+class Inputs:
+    """Stands for a run: `common`, and a text for each frame."""
+
+    def __init__(self, common: str = "run", frames: str = "a" * 100) -> None:
+        self.common, self.frames = common, frames
+
+    def frame(self, index: int) -> bytes:
+        return self.frames[index].encode()
+
+
+def frame(index: int) -> Frame:
+    generator = torch.Generator().manual_seed(index)
+    mask = None if index == 0 else torch.rand(2, 1, 3, 5, generator=generator)
+    return Frame(index, torch.randn(SHAPE, generator=generator), mask)
+
+
+def opened(folder: Path, inputs: Inputs | None = None, **options) -> Journal:
+    return open_journal(folder, inputs or Inputs(), SHAPE, {"checkpoint": "test", "seed": 7}, **options)
+
+
+def write(folder: Path, count: int, inputs: Inputs | None = None, **options) -> Path:
+    with opened(folder, inputs, **options) as journal:
+        for index in range(journal.count, count):
+            journal.append(frame(index))
+        return journal.path
+
+
+def found(folder: Path, inputs: Inputs | None = None, **options) -> int:
+    with opened(folder, inputs, **options) as journal:
+        return journal.found
+
+
+def assert_equal(got: Frame, expected: Frame) -> None:
+    assert got.index == expected.index
+    assert torch.equal(got.latent, expected.latent)
+    assert (got.mask is None) == (expected.mask is None)
+    assert got.mask is None or torch.equal(got.mask, expected.mask)
+
+
+def test_frames_come_back_to_the_bit(tmp_path):
+    path = write(tmp_path, 4)
+    with JournalReader(path) as reader:
+        frames = list(reader.frames())
+        assert reader.header.shape == SHAPE
+        assert reader.header.about["seed"] == 7
+    assert len(frames) == 4
+    for index, got in enumerate(frames):
+        assert_equal(got, frame(index))
+
+
+def test_numbers_of_every_kind_come_back(tmp_path):
+    latent = torch.zeros(SHAPE)
+    latent.view(-1)[:5] = torch.tensor([float("inf"), float("-inf"), float("nan"), -0.0, 1e-45])
+    with opened(tmp_path) as journal:
+        journal.append(Frame(0, latent, None))
+    with JournalReader(journal.path) as reader:
+        (got,) = reader.frames()
+    assert got.latent.numpy().tobytes() == latent.numpy().tobytes()
+
+
+def test_tiny_takes_less_than_4_kb_a_frame(tmp_path):
+    with open_journal(tmp_path, Inputs(), (1, 4, 8, 8), {}) as journal:
+        journal.append(Frame(0, torch.zeros(1, 4, 8, 8), None))
+        before = journal.path.stat().st_size
+        journal.append(Frame(1, torch.zeros(1, 4, 8, 8), None))
+        assert journal.path.stat().st_size - before < 4096
+
+
+def test_a_longer_run_goes_on_in_the_same_file(tmp_path):
+    first = write(tmp_path, 3)
+    assert found(tmp_path) == 3
+    assert write(tmp_path, 5) == first
+    assert found(tmp_path) == 5
+
+
+def test_a_shorter_run_takes_what_it_needs(tmp_path):
+    write(tmp_path, 5)
+    with opened(tmp_path, num_frames=2) as journal:
+        assert [got.index for got in journal.frames()] == [0, 1]
+    assert found(tmp_path) == 5
+
+
+def test_other_runs_have_journals_of_their_own(tmp_path):
+    paths = {write(tmp_path, 2), write(tmp_path, 2, Inputs("another")), write(tmp_path, 2, Inputs(frames="b" * 9))}
+    assert len(paths) == 3
+    assert found(tmp_path) == 2
+
+
+def test_a_run_that_differs_from_some_frame_on_takes_the_frames_before(tmp_path):
+    first = write(tmp_path, 6)
+    second = write(tmp_path, 6, Inputs(frames="aaabbb"))
+    assert second != first
+    with JournalReader(second) as reader:
+        for index, got in enumerate(reader.frames(limit=3)):
+            assert_equal(got, frame(index))
+    assert found(tmp_path) == 6
+    assert found(tmp_path, Inputs(frames="aaabbb")) == 6
+
+
+def test_a_frame_is_not_taken_when_one_before_it_differs(tmp_path):
+    write(tmp_path, 6)
+    assert found(tmp_path, Inputs(frames="baaaaa")) == 0
+
+
+def test_start_over_leaves_what_is_there(tmp_path):
+    first = write(tmp_path, 3)
+    assert found(tmp_path, start_over=True) == 0
+    assert first.exists()
+    assert found(tmp_path) == 3
+
+
+@pytest.mark.parametrize("cut", [1, 7, 100, 200])
+def test_torn_last_record_is_dropped_and_the_rest_kept(tmp_path, cut):
+    path = write(tmp_path, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert found(tmp_path) == 2
+    assert write(tmp_path, 3) == path
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("at", range(0, 320, 13))
+def test_any_changed_byte_of_a_record_is_noticed(tmp_path, at):
+    path = write(tmp_path, 3)
+    data = bytearray(path.read_bytes())
+    with JournalReader(path) as reader:
+        data[reader.end_of(1) + at % reader.header.record_bytes] ^= 0x10
+    path.write_bytes(data)
+    with JournalReader(path) as reader:
+        assert reader.count_sound() == 1
+    assert write(tmp_path, 3) != path
+    assert path.read_bytes() == data
+    assert found(tmp_path) == 3
+
+
+def test_records_of_another_journal_do_not_pass(tmp_path):
+    """A record's checksum begins with its header's."""
+    one, other = write(tmp_path / "one", 2), write(tmp_path / "other", 2, Inputs("another"))
+    with JournalReader(one) as reader:
+        start, size = reader.end_of(0), 2 * reader.header.record_bytes
+    one.write_bytes(one.read_bytes()[:start] + other.read_bytes()[-size:])
+    with JournalReader(one) as reader:
+        assert reader.count_sound() == 0
+
+
+def test_a_journal_in_use_is_copied_and_not_shared(tmp_path):
+    first = write(tmp_path, 3)
+    with opened(tmp_path) as holder:
+        assert holder.path == first
+        with opened(tmp_path) as other:
+            assert other.path != first
+            assert other.found == 3
+            other.append(frame(3))
+            holder.append(frame(3))
+    with JournalReader(first) as one, JournalReader(other.path) as two:
+        assert one.count_sound() == two.count_sound() == 4
+
+
+def test_frames_come_in_order(tmp_path):
+    with opened(tmp_path) as journal, pytest.raises(ValueError, match="next frame is 0, got frame 1"):
+        journal.append(frame(1))
+
+
+def test_a_frame_of_another_size_is_refused(tmp_path):
+    with opened(tmp_path) as journal, pytest.raises(ValueError, match=r"\[1, 4, 3, 5\]"):
+        journal.append(Frame(0, torch.zeros(1, 4, 3, 5), None))
+    assert found(tmp_path) == 0
+
+
+# The wrapper
+
+
+def making(num_frames: int, made: list[int]):
+    def make(before):
+        count = 0
+        for index, latent in enumerate(before):
+            assert torch.equal(latent, frame(index).latent)
+            count += 1
+        for index in range(count, num_frames):
+            made.append(index)
+            yield frame(index)
+
+    return make
+
+
+def test_frames_that_are_there_are_not_made(tmp_path):
+    made: list[int] = []
+    with opened(tmp_path) as journal:
+        assert [got.index for got in journaled(journal, (), making(3, made))] == [0, 1, 2]
+    with opened(tmp_path) as journal:
+        frames = list(journaled(journal, (), making(5, made)))
+    assert made == [0, 1, 2, 3, 4]
+    for index, got in enumerate(frames):
+        assert_equal(got, frame(index))
+
+
+def test_a_frame_is_kept_before_it_is_handed_on(tmp_path):
+    with opened(tmp_path) as journal:
+        for got in journaled(journal, (), making(3, [])):
+            with JournalReader(journal.path) as reader:
+                assert reader.count_sound() == got.index + 1
+
+
+def test_given_frames_are_kept_too(tmp_path):
+    given: list[Tensor] = [frame(0).latent, frame(1).latent]
+    made: list[int] = []
+    for _ in range(2):
+        with opened(tmp_path) as journal:
+            frames = list(journaled(journal, given, making(4, made)))
+        assert [got.index for got in frames] == [0, 1, 2, 3]
+        assert frames[1].mask is None
+    assert made == [2, 3]
+
+
+# Faults
+
+
+def test_full_disk_is_one_line_and_costs_nothing_but_the_frame(tmp_path, file_size_limit):
+    path = write(tmp_path, 3)
+    size = path.stat().st_size
+    with opened(tmp_path) as journal, file_size_limit(size + 100):
+        with pytest.raises(ValueError, match=r"cannot write journal .*; its 3 frames are kept") as error:
+            journal.append(frame(3))
+        assert "\n" not in str(error.value)
+    assert path.stat().st_size == size
+    assert found(tmp_path) == 3
+    write(tmp_path, 4)
+    assert found(tmp_path) == 4
+
+
+def test_no_room_for_a_new_journal_is_one_line(tmp_path, file_size_limit):
+    with file_size_limit(10), pytest.raises(ValueError, match="cannot keep a journal in") as error:
+        opened(tmp_path)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot keep a journal in"):
+        opened(tmp_path / "file" / "folder")
+
+
+KILLED_WHILE_WRITING = """
+    import os, signal, sys
+    import artv_core.journal as journal
+    from tests.test_journal import frame, opened
+    from pathlib import Path
+
+    folder, at = Path(sys.argv[1]), int(sys.argv[2])
+    with opened(folder) as book:
+        for index in range(2):
+            book.append(frame(index))
+        file = book._file
+        class Torn:
+            def write(self, data):
+                file.write(data[:at])
+                os.kill(os.getpid(), signal.SIGKILL)
+        book._file = Torn()
+        book.append(frame(2))
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1, 30, 300])
+def test_a_process_that_dies_while_it_writes_loses_that_frame_only(tmp_path, at):
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_WHILE_WRITING), str(tmp_path), str(at)]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    with opened(tmp_path) as journal:
+        assert journal.found == 2
+        journal.append(frame(2))
+    with JournalReader(journal.path) as reader:
+        assert reader.count_sound() == 3
+
+
+def test_what_a_process_left_that_died_while_it_made_a_journal_is_swept_up(tmp_path):
+    (tmp_path / f".20260101-000000-00000000{SUFFIX}.partial").write_bytes(b"half a copy")
+    write(tmp_path, 1)
+    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+# Hostile files
+
+
+def header_bytes(text: bytes) -> bytes:
+    start = b"ARTVJRN1" + struct.pack("<I", len(text)) + text
+    return start + struct.pack("<I", zlib.crc32(start))
+
+
+def fields(**changes) -> bytes:
+    return json.dumps({"run": "run", "shape": list(SHAPE), "about": {}} | changes).encode()
+
+
+HOSTILE = {
+    "empty": b"",
+    "another kind": b"PK\x03\x04" + bytes(100),
+    "a magic alone": b"ARTVJRN1",
+    "claims 4 GB": b"ARTVJRN1" + struct.pack("<I", 2**32 - 1) + b"{}",
+    "truncated": header_bytes(fields())[:-3],
+    "deep JSON": header_bytes(b"[" * (MAX_HEADER // 2) + b"]" * (MAX_HEADER // 2)),
+    "no JSON": header_bytes(b"\xff\xfe"),
+    "no mapping": header_bytes(b"[]"),
+    "huge shape": header_bytes(fields(shape=[2**27, 2**27, 2**27, 2**27])),
+    "large records": header_bytes(fields(shape=[1, 4, 2**13, 2**13])),
+    "negative shape": header_bytes(fields(shape=[-1, 4, 3, 5])),
+    "no shape": header_bytes(fields(shape=None)),
+    "booleans": header_bytes(fields(shape=[True, 4, 3, 5])),
+    "fractions": header_bytes(fields(shape=[1.0, 4, 3, 5])),
+    "run is a number": header_bytes(fields(run=1)),
+    "about is a list": header_bytes(fields(about=[])),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_one_line_and_in_nobodys_way(tmp_path, name):
+    path = tmp_path / f"hostile{SUFFIX}"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(ValueError, match="hostile") as error:
+        JournalReader(path)
+    assert "\n" not in str(error.value)
+    assert list_journals(tmp_path) == []
+    assert write(tmp_path, 2) != path
+    assert path.read_bytes() == HOSTILE[name]
+
+
+def test_a_sparse_file_of_a_terabyte_costs_nothing(tmp_path):
+    path = write(tmp_path, 1)
+    with path.open("r+b") as file:
+        file.truncate(2**40)
+    with JournalReader(path) as reader:
+        assert reader.count_sound() == 1
+    assert found(tmp_path) == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / f"pipe{SUFFIX}")
+    with pytest.raises(ValueError, match="not an ordinary file"):
+        JournalReader(tmp_path / f"pipe{SUFFIX}")
+    assert list_journals(tmp_path) == []
+
+
+# Keeping house
+
+
+def test_journals_are_listed_with_their_size(tmp_path):
+    path = write(tmp_path, 3)
+    write(tmp_path, 2, Inputs("another"))
+    (tmp_path / "notes.txt").write_text("no journal")
+    journals = list_journals(tmp_path)
+    assert sorted(journal.num_frames for journal in journals) == [2, 3]
+    table = journal_table(journals)
+    assert f"{path.name}  3 frames  2.0 kB" in table
+    assert "checkpoint test" in table
+    assert journal_table([]) == "no journals"
+    assert list_journals(tmp_path / "nowhere") == []
+
+
+def test_a_hostile_name_in_a_header_stays_on_its_line(tmp_path):
+    with open_journal(tmp_path, Inputs(), SHAPE, {"checkpoint": "two\nlines\x1b[31m" + "x" * 500}):
+        pass
+    assert len(journal_table(list_journals(tmp_path)).splitlines()) == 2
+
+
+def test_journals_are_removed_on_request_only(tmp_path):
+    path, other = write(tmp_path, 3), write(tmp_path, 2, Inputs("another"))
+    remove_journal(path)
+    assert not path.exists()
+    assert other.exists()
+    assert [p for p in tmp_path.iterdir() if path.name in p.name] == []
+
+
+def test_a_journal_in_use_is_not_removed(tmp_path):
+    with opened(tmp_path) as journal, pytest.raises(ValueError, match="is in use"):
+        remove_journal(journal.path)
+    assert journal.path.exists()
+
+
+def test_only_journals_are_removed(tmp_path):
+    (tmp_path / f"precious{SUFFIX}").write_text("not a journal")
+    with pytest.raises(ValueError, match="is no journal"):
+        remove_journal(tmp_path / f"precious{SUFFIX}")
+    assert (tmp_path / f"precious{SUFFIX}").exists()
