@@ -1,6 +1,8 @@
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -311,6 +313,206 @@ def test_what_is_no_video_is_one_line(tmp_path, content):
     with pytest.raises(ValueError, match="cannot read video") as caught:
         read_video(path)
     assert "\n" not in str(caught.value)
+
+
+# --- video that grows -------------------------------------------------------------------------------------------------
+
+
+def append_all(writer: VideoWriter, frames: torch.Tensor) -> None:
+    for frame in frames:
+        writer.append(frame)
+
+
+def tags(path: Path) -> dict[str, str]:
+    with av.open(str(path)) as container:
+        return {key.lower(): value for key, value in container.metadata.items()}
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_a_growing_file_can_be_watched(tmp_path, monkeypatch, name, encoder):
+    monkeypatch.setattr(media, "_is_encoder", lambda name: name == encoder)
+    frames, target = smooth(12), tmp_path / name
+    tolerance = 0.01 if encoder == "libx264" else 0.04
+    writer = VideoWriter(target, 8, growing=True, comment="words", metadata={"prompt": '{"seed": 3}'})
+    assert writer.growing_path == tmp_path / f"a.part{target.suffix}"
+    target.write_bytes(b"old")
+    writer.growing_path.write_bytes(b"older part")
+    with writer:
+        assert writer.growing_path.read_bytes() == b"older part"
+        for count, frame in enumerate(frames, 1):
+            writer.append(frame)
+            assert writer.growing_path.stat().st_size > 100
+            if count > 1:
+                seen = read_video(writer.growing_path)
+                assert len(seen) >= count - 1
+                assert (seen / 255 - frames[: len(seen)]).abs().mean() < tolerance
+            assert target.read_bytes() == b"old"
+        assert tags(writer.growing_path).items() >= {"comment": "words", "prompt": '{"seed": 3}'}.items()
+    assert os.listdir(tmp_path) == [name]
+    seen = read_video(target)
+    assert len(seen) == 12
+    assert (seen / 255 - frames).abs().mean() < tolerance
+    assert tags(target).items() >= {"comment": "words", "prompt": '{"seed": 3}'}.items()
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].average_rate == 8
+        assert container.duration == 1_500_000
+
+
+def test_a_growing_file_outlives_its_process(tmp_path):
+    program = f"""
+import os, signal, sys, torch
+from artv_core.media import VideoWriter
+writers = [VideoWriter(os.path.join({str(tmp_path)!r}, name), 8, growing=True) for name in ("a.mp4", "a.mkv")]
+for writer in writers:
+    writer.__enter__()
+for index in range(7):
+    for writer in writers:
+        writer.append(torch.full((3, 64, 64), index / 10))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    child = subprocess.run([sys.executable, "-c", program], cwd=Path(media.__file__).parents[1], capture_output=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    assert sorted(os.listdir(tmp_path)) == ["a.part.mkv", "a.part.mp4"]
+    for name in os.listdir(tmp_path):
+        seen = read_video(tmp_path / name)
+        assert len(seen) >= 6
+        for index, frame in enumerate(seen):
+            assert abs(frame.float().mean() / 255 - index / 10) < 0.02
+
+
+def append_and_fail(writer: VideoWriter, frames: torch.Tensor, fault: type[BaseException]) -> None:
+    with writer:
+        append_all(writer, frames)
+        if fault is ValueError:
+            writer.append(torch.zeros(3, 8, 8))
+        raise fault
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError, ValueError])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_an_error_leaves_the_growing_file(tmp_path, name, fault):
+    target, frames = tmp_path / name, smooth(5)
+    target.write_bytes(b"old")
+    writer = VideoWriter(target, 8, growing=True)
+    with pytest.raises(fault, match="frame 5 is 8x8" if fault is ValueError else None):
+        append_and_fail(writer, frames, fault)
+    assert target.read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == sorted([name, writer.growing_path.name])
+    seen = read_video(writer.growing_path)
+    assert len(seen) == 5
+    assert (seen / 255 - frames).abs().mean() < 0.01
+
+
+class InterruptedFile:
+    """Ctrl-C comes within the first write."""
+
+    def __init__(self, sink):
+        self.sink, self.file = sink, sink._file
+        sink._file = self
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, data):
+        self.sink._file = self.file
+        self.file.write(data[:20])
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_write_is_made_good(tmp_path):
+    frames = smooth(5)
+    with suppress(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 8, growing=True) as writer:
+        append_all(writer, frames[:4])
+        InterruptedFile(writer._sink)
+        writer.append(frames[4])
+    seen = read_video(writer.growing_path)
+    assert len(seen) == 5
+    assert (seen / 255 - frames).abs().mean() < 0.01
+
+
+def test_no_frame_no_growing_file(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", 8, growing=True)
+    with writer:
+        pass
+    with pytest.raises(ValueError, match="expected"), writer:
+        writer.append(torch.zeros(1, 8, 8))
+    assert os.listdir(tmp_path) == []
+    writer.growing_path.write_bytes(b"older part")
+    with suppress(KeyError), writer:
+        raise KeyError
+    assert os.listdir(tmp_path) == ["a.part.mp4"]
+    assert writer.growing_path.read_bytes() == b"older part"
+
+
+def test_growing_paths_that_cannot_be_written_are_found_on_entering(tmp_path):
+    (tmp_path / "b.part.mp4").mkdir()
+    refused = {**unwritable(tmp_path), "it is a folder": tmp_path / "b.mp4"}
+    for path in [*refused.values(), tmp_path / f"{'a' * 250}.mp4"]:
+        with pytest.raises(ValueError, match="cannot write") as caught, VideoWriter(path, 8, growing=True):
+            pytest.fail("entered")
+        assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["b.part.mp4", "file", "folder.mp4"]
+
+
+def test_a_growing_file_lies_beside_what_a_link_names(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "real" / "b.mp4")
+    with VideoWriter(tmp_path / "a.mp4", 8, growing=True) as writer:
+        append_all(writer, smooth(2))
+        assert os.listdir(tmp_path / "real") == ["b.part.mp4"]
+    assert (tmp_path / "a.mp4").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["b.mp4"]
+
+
+@pytest.mark.parametrize(("name", "header"), [("a.mp4", 110), ("a.mkv", 40)])
+def test_a_full_disk_leaves_the_frames_that_fitted(tmp_path, file_size_limit, name, header):
+    """Wherever the disk ends: before a fragment, inside its header, inside its picture."""
+    frames, target, sizes = smooth(6, 32, 32), tmp_path / name, []
+    with VideoWriter(target, 8, growing=True) as writer:
+        for frame in frames:
+            writer.append(frame)
+            sizes.append(writer.growing_path.stat().st_size)
+    target.unlink()
+    for limit in [*range(sizes[3], sizes[3] + header, 4), sizes[4] - 1]:
+        writer = VideoWriter(target, 8, growing=True)
+        refused = pytest.raises(ValueError, match=r"cannot write .*a\.m.*: file too large")
+        with file_size_limit(limit), refused as caught, writer:
+            append_all(writer, frames)
+        assert "\n" not in str(caught.value)
+        assert os.listdir(tmp_path) == [writer.growing_path.name]
+        seen = read_video(writer.growing_path)
+        assert len(seen) == 3
+        assert (seen / 255 - frames[:3]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_disk_too_small_for_the_first_frame_leaves_nothing(tmp_path, file_size_limit, name):
+    refused = pytest.raises(ValueError, match="file too large")
+    with file_size_limit(100), refused, VideoWriter(tmp_path / name, 8, growing=True) as writer:
+        append_all(writer, smooth())
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("fps", [0.1, 4])
+def test_a_growing_file_has_a_keyframe_every_two_seconds(tmp_path, fps):
+    with VideoWriter(tmp_path / "a.mp4", fps, growing=True) as writer:
+        append_all(writer, torch.zeros(30, 3, 16, 16))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        keyframes = [frame.time for frame in container.decode(video=0) if frame.key_frame]
+    assert keyframes == [index * max(2, 1 / fps) for index in range(len(keyframes))]
+    assert len(keyframes) == (30 if fps < 1 else 4)
+
+
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_equal_frames_make_equal_files(tmp_path, name, growing):
+    contents, frames = set(), smooth(12, 96, 208)
+    for _ in range(4):
+        with VideoWriter(tmp_path / name, 8, comment="words", metadata={"a": "b"}, growing=growing) as writer:
+            append_all(writer, frames)
+        contents.add((tmp_path / name).read_bytes())
+    assert len(contents) == 1
 
 
 # --- masks and sheets -------------------------------------------------------------------------------------------------
