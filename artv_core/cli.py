@@ -1,4 +1,5 @@
-"""The command line: `artv demo`, `artv generate`, `artv info`. Whatever a user gets wrong is one line and exit code 2.
+"""The command line: `artv demo`, `artv generate`, `artv journals`, `artv info`. What a user gets wrong is one line and
+exit code 2.
 
 What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .job import INTERRUPTED, Job, changed_settings, check_images, check_outputs, run_job, say, version
+from .job import INTERRUPTED, Job, changed_settings, check_images, run_job, say, version
 
 if TYPE_CHECKING:
     from .comfyui import Host
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_generate(commands)
+    _add_journals(commands)
     _add_info(commands)
     return parser
 
@@ -107,7 +109,13 @@ def _add_generate(commands: Any) -> None:
     )
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what is to be seen")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4", help="the video to write")
-    for add in (_add_input_options, _add_sampling_options, _add_output_options, _add_model_options):
+    for add in (
+        _add_input_options,
+        _add_sampling_options,
+        _add_output_options,
+        _add_journal_options,
+        _add_model_options,
+    ):
         add(parser)
     parser.set_defaults(run=run_generate)
 
@@ -129,7 +137,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         help="frame 0; scaled to cover the video's size, then cropped at its centre",
     )
     group.add_argument(
-        "--continue-from", type=Path, metavar="F.safetensors", help="go on from the frames --save-latents wrote"
+        "--continue-from", type=Path, metavar="F", help="go on from the frames --save-latents wrote, or a journal holds"
     )
     group.add_argument(
         "--anchor",
@@ -142,7 +150,9 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to make it")
-    group.add_argument("--frames", type=int, metavar="N", help="length of the video, given frames included")
+    group.add_argument(
+        "--frames", type=int, metavar="N", help="length of the video, given frames included; 0: until stopped"
+    )
     group.add_argument("--seed", type=int, help="default: 0, or that of the frames to go on from")
     group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
     group.add_argument("--width", type=int, metavar="W", help="pixels")
@@ -155,6 +165,20 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cfg-first", type=float, metavar="X", help="guidance by the text where no frame came before")
     group.add_argument("--noise-level", type=int, metavar="N", help="noise augmentation of references and anchor")
     group.add_argument("--no-mask", action="store_true", help="do without the mask network")
+    group.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="K:SEED",
+        help="from frame K on, go by another seed; the frames before it come from the journal, if one holds them",
+    )
+    group.add_argument(
+        "--adain",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="against drift: pull each frame's statistics toward the anchor's, 0 (off, the default) to 1",
+    )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -163,8 +187,42 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--upscale", type=int, default=1, metavar="N", help="write each pixel as NxN pixels, to watch small videos"
     )
+    group.add_argument(
+        "--stream", action="store_true", help="write the video so that it can be watched while it grows (OUT.part.mp4)"
+    )
     group.add_argument("--mask-video", type=Path, metavar="F.mp4", help="a video of the copy masks (white: copied)")
+    group.add_argument(
+        "--drift",
+        type=Path,
+        metavar="F.csv",
+        help="how far each frame is from the first: a row for each as it is made, at the end a plot (F.png)",
+    )
     group.add_argument("--save-latents", type=Path, metavar="F.safetensors", help="frames to go on from later")
+
+
+def _add_journal_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "journal",
+        "Every finished frame is kept in a file, so that a run that was cut off goes on where it was when it is asked "
+        "for again. By default so for videos of more than 32 frames, in the folder artv_journals beside the output.",
+    )
+    group.add_argument("--journal", type=Path, metavar="DIR", help="keep it in this folder, however short the video")
+    group.add_argument("--no-journal", action="store_true", help="keep none")
+    group.add_argument("--start-over", action="store_true", help="make all frames, whatever a journal holds")
+
+
+def _add_journals(commands: Any) -> None:
+    parser = commands.add_parser(
+        "journals",
+        help="list the journals of a folder, or remove some",
+        description="What journals there are, how large, and of what; with --remove, those named are gone.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("artv_journals"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these, by name as listed")
+    parser.set_defaults(run=run_journals)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +251,7 @@ def _add_info(commands: Any) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     """Everything that can be wrong is found before the weights are loaded, as far as it can be known without them."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
+    from .outputs import check_outputs, output_paths
 
     path = resolve_checkpoint(args.checkpoint)
     job = generate_job(args, describe_checkpoint(path).config)
@@ -202,8 +261,8 @@ def run_generate(args: argparse.Namespace) -> int:
     warn_of_words(pipeline, [text for _, text in job.prompts] + ([job.negative] if job.negative else []))
     written = run_job(pipeline, job)
     if written:
-        _print_paths([*job.videos, *job.masks, *([job.latents] if job.latents else [])])
-    return 0 if written == job.options.num_frames else INTERRUPTED
+        _print_paths(output_paths(job))
+    return 0 if written >= job.options.num_frames else INTERRUPTED
 
 
 def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
@@ -214,19 +273,25 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     # One segment for each prompt, and one more than there is to go on from.
     usual = max(prompts[-1][0], len(saved.latents) if saved else 0) + config.segment_frames
     options = _options(args, config, saved, usual)
-    if options.num_frames <= num_given:
+    if 0 < options.num_frames <= num_given:
         raise ValueError(f"--frames is {options.num_frames}, which counts the {num_given} given; give a larger number")
-    beyond = [start for start, _ in prompts if start >= options.num_frames]
+    beyond = [start for start, _ in prompts if 0 < options.num_frames <= start]
     if beyond:
         say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
     if args.anchor and args.anchor_image:
         raise ValueError("--anchor and --anchor-image exclude each other")
+    if options.num_frames == 0 and args.save_latents:
+        raise ValueError(
+            "--frames 0 and --save-latents exclude each other: it would keep all frames in memory; the "
+            "journal holds them, and --continue-from reads it"
+        )
     job = Job(
         prompts=prompts,
         options=options,
         videos=_numbered(args.output, options.batch_size),
         masks=_numbered(args.mask_video, options.batch_size) if args.mask_video else (),
         latents=args.save_latents,
+        drift=_numbered(args.drift, options.batch_size) if args.drift else (),
         fps=config.fps if args.fps is None else args.fps,
         upscale=args.upscale,
         image=args.image,
@@ -235,11 +300,25 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         anchor="given" if args.anchor_image else args.anchor or "segment",
         anchor_image=args.anchor_image,
         checkpoint=config.name,
+        journal=_journal_folder(args, options.num_frames),
+        start_over=args.start_over,
+        stream=args.stream or options.num_frames == 0,
     )
     changes = changed_settings(job, saved.made_with) if saved else []
     if changes:
         say(f"warning: this does not go on as one run would have: {'; '.join(changes)}")
     return job
+
+
+def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
+    from .journal import FOLDER
+    from .recording import wants_journal
+
+    if args.no_journal and (args.journal or args.start_over):
+        raise ValueError(f"--no-journal and {'--journal' if args.journal else '--start-over'} exclude each other")
+    if args.journal is not None:
+        return args.journal
+    return args.output.parent / FOLDER if wants_journal(num_frames) and not args.no_journal else None
 
 
 def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
@@ -255,13 +334,15 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
 
 
 def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
-    from .pipeline import load_latents
+    from .journal import SUFFIX
+    from .pipeline import load_journal, load_latents
 
     if args.continue_from is None:
         return None
     if args.image is not None:
         raise ValueError("--image and --continue-from exclude each other: the image would be frame 0")
-    saved = load_latents(args.continue_from)
+    is_journal = args.continue_from.suffix == SUFFIX
+    saved = load_journal(args.continue_from) if is_journal else load_latents(args.continue_from)
     if args.batch not in (None, saved.latents.shape[1]):
         raise ValueError(f"--batch is {args.batch}, but {args.continue_from} holds {saved.latents.shape[1]} videos")
     return saved
@@ -272,11 +353,12 @@ def _options(
 ) -> GenerateOptions:
     from .generate import GenerateOptions
     from .pipeline import like_saved
+    from .recording import parse_redo
 
     seed = args.seed if args.seed is not None else saved.seed if saved else 0
     batch = 1 if args.batch is None else args.batch
-    if args.frames is not None and args.frames < 1:
-        raise ValueError(f"--frames is {args.frames}; give 1 or more")
+    if args.frames is not None and args.frames < 0:
+        raise ValueError(f"--frames is {args.frames}; give 1 or more, or 0 to go on until stopped")
     if not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"--batch is {batch}; accepted are 1 to {MAX_BATCH}")
     options = GenerateOptions(
@@ -294,6 +376,8 @@ def _options(
         reference_noise_level=args.noise_level,
         anchor_noise_level=args.noise_level,
         use_mask=not args.no_mask,
+        redo=parse_redo("\n".join(args.redo)),
+        adain_strength=args.adain,
     )
     if saved:
         options = like_saved(options, saved, config.vae.factor)
@@ -339,6 +423,25 @@ def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
 def _print_paths(paths: Sequence[Path]) -> None:
     for path in paths:
         print(path)
+
+
+# artv journals
+
+
+def run_journals(args: argparse.Namespace) -> int:
+    """A list of what is there, after what was to be removed is gone."""
+    from .journal import journal_table, list_journals, remove_journal
+
+    if not args.folder.is_dir():
+        raise ValueError(f"there is no folder {args.folder}; name the one that holds the journals")
+    paths = {journal.path.name: journal.path for journal in list_journals(args.folder)}
+    unknown = [name for name in args.remove if name not in paths]
+    if unknown:
+        raise ValueError(f"there is no journal {unknown[0]!r} in {args.folder}; it holds: {', '.join(paths) or 'none'}")
+    for name in dict.fromkeys(args.remove):
+        remove_journal(paths[name])
+    print(journal_table(list_journals(args.folder)))
+    return 0
 
 
 # artv demo
@@ -393,6 +496,7 @@ def _demo_by_core(args: argparse.Namespace) -> list[Path]:
     from .checkpoint import describe_checkpoint, resolve_checkpoint
     from .demo import demo_reels, write_sheet
     from .media import check_writable
+    from .outputs import check_outputs
 
     config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
     sheet = args.output / "contact-sheet.png"

@@ -8,19 +8,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .frames import AnchorPolicy
     from .generate import GenerateOptions
+    from .journal import Journal
     from .pipeline import DecodedFrame, Pipeline
+    from .recording import Recording
     from .sampling import StepInfo
+
+MAX_SETTINGS = 16_000
+"""Characters of the settings that a journal keeps."""
 
 INTERRUPTED = 130
 """Exit code of a run that was stopped by Ctrl-C; what it made is kept."""
@@ -43,8 +48,12 @@ def version() -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make and where to put it. `options` are resolved; `videos` and `masks` have one path for each video of
-    the batch; `given` [T, B, C, h, w] are frames to go on from."""
+    """What to make and where to put it. `options` are resolved; `videos`, and `masks` and `drift` if they are wanted,
+    have one path for each video of the batch; `given` [T, B, C, h, w] are frames to go on from.
+
+    `journal` is a folder: every frame is kept there, and those of an earlier run of the same job, if it was cut off,
+    are taken from there unless `start_over`. With `stream` the videos can be watched while they grow.
+    """
 
     prompts: Sequence[tuple[int, str]]
     options: GenerateOptions
@@ -59,6 +68,10 @@ class Job:
     anchor: str = "segment"
     anchor_image: Path | None = None
     checkpoint: str = ""
+    journal: Path | None = None
+    start_over: bool = False
+    stream: bool = False
+    drift: Sequence[Path] = ()
 
     @property
     def num_given(self) -> int:
@@ -100,57 +113,37 @@ def changed_settings(job: Job, made_with: str) -> list[str]:
     return [f"{name}: {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
 
 
-def check_outputs(job: Job) -> None:
-    """Raises ValueError, before any time is spent, where a file of the job could not be written."""
-    from .media import check_writable
-
-    outputs = [*job.videos, *job.masks, *([job.latents] if job.latents else [])]
-    for index, path in enumerate(outputs):
-        if path.absolute() in [other.absolute() for other in outputs[:index]]:
-            raise ValueError(f"{path} is named as output twice; give each output a file of its own")
-        check_writable(path)
-    _writers(job)
-
-
-def _writers(job: Job) -> list[Any]:
-    from .media import VideoWriter
-
-    paths = [*enumerate(job.videos), *enumerate(job.masks)]
-    return [VideoWriter(path, job.fps, upscale=job.upscale, comment=job.comment(video)) for video, path in paths]
-
-
 def run_job(
     pipeline: Pipeline, job: Job, label: str = "", on_frame: Callable[[DecodedFrame], None] | None = None
 ) -> int:
     """Sample the job and write its files, frame by frame. Returns how many frames were written.
 
-    The first Ctrl-C lets the current frame finish, the second one does not; in either case what was made is kept.
+    The first Ctrl-C (or SIGTERM) lets the current frame finish, the second one does not; what was made is kept.
     """
+    from .outputs import Outputs
+
     progress = Progress(job.options.num_frames, job.num_given, label)
-    frames = _frames(pipeline, job, progress.step)
-    latents: list[Tensor] = []
+    frames = _frames(pipeline, job, progress)  # first: what does not fit is said before a bar is shown
     with ExitStack() as stack:
         stack.enter_context(progress)
-        interrupted = stack.enter_context(_first_interrupt_noted())
-        writers = [stack.enter_context(writer) for writer in _writers(job)]
+        stopped = stack.enter_context(_first_stop_noted())
+        outputs = stack.enter_context(Outputs(job))
+        stack.enter_context(closing(frames))
         with suppress(KeyboardInterrupt):
             for frame in frames:
-                _append(writers, frame, masks=bool(job.masks))
-                if job.latents:
-                    latents.append(frame.latent.cpu())
+                outputs.append(frame)
                 if on_frame is not None:
                     on_frame(frame)
                 progress.frame(frame.index)
-                if interrupted.is_set():
+                if stopped.is_set():
                     break
-    if job.latents and latents:
-        _save_latents(job, job.latents, latents)
     if progress.count < job.options.num_frames:
-        say(f"stopped after {progress.count} of {job.options.num_frames} frames")
+        kept = "; run the same again to go on from there" if job.journal else ""
+        say(f"stopped after {progress.count} of {job.options.num_frames} frames{kept}")
     return progress.count
 
 
-def _frames(pipeline: Pipeline, job: Job, on_step: Callable[[int, StepInfo], None]) -> Iterator[DecodedFrame]:
+def _frames(pipeline: Pipeline, job: Job, progress: Progress) -> Generator[DecodedFrame, None, None]:
     image = None if job.image is None else _read(job.image, job)
     return pipeline.frames(
         job.prompts,
@@ -159,8 +152,24 @@ def _frames(pipeline: Pipeline, job: Job, on_step: Callable[[int, StepInfo], Non
         given=job.given,
         negative=job.negative,
         anchor=_anchor_policy(pipeline, job),
-        on_step=on_step,
+        on_step=progress.step,
+        recording=_recording(job, progress),
     )
+
+
+def _recording(job: Job, progress: Progress) -> Recording | None:
+    from .recording import Recording
+
+    if job.journal is None:
+        return None
+
+    def report(journal: Journal) -> None:
+        if journal.found > job.num_given:
+            say(f"going on from frame {journal.found}, which is as far as {journal.path} goes")
+            progress.num_given = journal.found
+
+    about = {"prompt": job.prompts[0][1][:200], "settings": job.settings()[:MAX_SETTINGS]}
+    return Recording(job.journal, job.start_over, about=about, on_open=report)
 
 
 def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
@@ -177,53 +186,36 @@ def _read(path: Path, job: Job) -> Tensor:
     return read_image(path, job.options.height or 0, job.options.width or 0)
 
 
-def _append(writers: Sequence[Any], frame: DecodedFrame, masks: bool) -> None:
-    images = list(frame.image.cpu())
-    if masks:
-        images += list(_mask_images(frame))
-    for writer, image in zip(writers, images, strict=True):
-        writer.append(image)
-
-
-def _mask_images(frame: DecodedFrame) -> Tensor:
-    """Black where there is no mask: nothing was copied."""
-    from .media import mask_frames
-
-    mask = frame.latent[:, :1] * 0 if frame.mask is None else frame.mask
-    return mask_frames(mask.cpu(), *frame.image.shape[-2:])
-
-
-def _save_latents(job: Job, path: Path, latents: Sequence[Tensor]) -> None:
-    from .media import replacing
-    from .pipeline import save_latents
-
-    with replacing(path) as temporary:
-        save_latents(temporary, latents, job.options.seed, job.settings())
-
-
 @contextmanager
-def _first_interrupt_noted() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, and only the next one raises KeyboardInterrupt."""
+def _first_stop_noted() -> Iterator[threading.Event]:
+    """The first Ctrl-C, or SIGTERM, sets the event, and only the next one ends the process."""
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def note(*_: object) -> None:
         noted.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 class Progress:
     """A bar on stderr: frames, seconds per frame, time left, and the step that is being made."""
 
     FORMAT = "{desc}{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames, {rate_inv_fmt}, {remaining} left{postfix}"
+    ENDLESS = "{desc}{n_fmt} frames, {rate_inv_fmt}{postfix}"
     REFRESH_SECONDS = 0.5
 
     def __init__(self, num_frames: int, num_given: int, label: str = "") -> None:
@@ -235,10 +227,10 @@ class Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=self.num_frames,
+            total=self.num_frames or None,
             initial=self.num_given,
             desc=self.label,
-            bar_format=self.FORMAT,
+            bar_format=self.FORMAT if self.num_frames else self.ENDLESS,
             unit="frame",
             file=sys.stderr,
         )
@@ -249,10 +241,12 @@ class Progress:
         self._bar.close()
 
     def frame(self, index: int) -> None:
-        """A frame is finished; a given one is none that was made."""
+        """A frame is finished; one that was there already is none that was made, and has no part in the rate."""
         self.count = index + 1
         if index >= self.num_given:
             self._bar.update()
+        else:
+            self._bar.n = self._bar.initial = max(self._bar.n, self.count)
 
     def step(self, frame: int, info: StepInfo) -> None:
         """A step is finished: shown now and then, for a frame may take minutes."""

@@ -23,6 +23,8 @@ from artv_core import cli, demo
 from artv_core import job as jobs
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.config import preset
+from artv_core.evaluation.drift import read_drift_csv
+from artv_core.journal import list_journals
 from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
 from artv_core.synthetic import vocabulary
@@ -128,6 +130,72 @@ def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path
     assert torch.equal(read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "rest.mp4"))
     run("other.mp4", "--frames", 6, "--continue-from", part, "--noise-level", 3)
     assert "does not go on as one run would have: anchor_noise_level: 50 -> 3" in capsys.readouterr().err
+
+
+def test_short_videos_are_journaled_when_asked(checkpoint, tmp_path, capsys):
+    assert generate(checkpoint, tmp_path / "a.mp4", "--frames", 3) == 0
+    assert not (tmp_path / "artv_journals").exists()
+    for frames in (3, 5):
+        assert generate(checkpoint, tmp_path / "b.mp4", "--frames", frames, "--journal", tmp_path / "j") == 0
+    assert "going on from frame 3" in capsys.readouterr().err
+    assert generate(checkpoint, tmp_path / "c.mp4", "--frames", 5, "--journal", tmp_path / "j", "--start-over") == 0
+    assert "going on" not in capsys.readouterr().err
+    assert sorted(journal.num_frames for journal in list_journals(tmp_path / "j")) == [5, 5]
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
+
+
+def test_redo_makes_what_follows_with_another_seed(checkpoint, tmp_path, capsys):
+    keep = ["--frames", 5, "--journal", tmp_path / "j"]
+    latents = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    assert generate(checkpoint, tmp_path / "a.mp4", *keep, "--save-latents", latents[0]) == 0
+    assert generate(checkpoint, tmp_path / "b.mp4", *keep, "--save-latents", latents[1], "--redo", "3:99") == 0
+    assert "going on from frame 3" in capsys.readouterr().err
+    before, after = (load_file(path)["latents"] for path in latents)
+    assert torch.equal(before[:3], after[:3])
+    assert not torch.equal(before[3], after[3])
+
+
+def test_a_journal_can_be_gone_on_from(checkpoint, tmp_path, capsys):
+    assert generate(checkpoint, tmp_path / "a.mp4", "--frames", 3, "--journal", tmp_path / "j", "--seed", 9) == 0
+    (journal,) = list_journals(tmp_path / "j")
+    capsys.readouterr()
+    assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 5, "--continue-from", journal.path) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert generate(checkpoint, tmp_path / "c.mp4", "--frames", 5, "--seed", 9) == 0
+    assert torch.equal(read_video(tmp_path / "b.mp4"), read_video(tmp_path / "c.mp4"))
+
+
+def test_drift_is_written_as_a_table_and_a_plot(checkpoint, tmp_path, capsys):
+    csv = tmp_path / "drift.csv"
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 4, "--drift", csv) == 0
+    captured = capsys.readouterr()
+    assert captured.out.split() == [str(tmp_path / name) for name in ("out.mp4", "drift.csv", "drift.png")]
+    assert [reading.index for reading in read_drift_csv(csv)] == [0, 1, 2, 3]
+    assert Image.open(tmp_path / "drift.png").width > 500
+    assert re.search(r"frame +shift +spread +sharpness +motion", captured.err)
+
+
+def test_journals_are_listed_and_removed_by_name(checkpoint, tmp_path, capsys):
+    for seed in (1, 2):
+        keep = ["--frames", 2, "--journal", tmp_path / "j", "--seed", seed]
+        assert generate(checkpoint, tmp_path / "a.mp4", *keep) == 0
+    names = [journal.path.name for journal in list_journals(tmp_path / "j")]
+    capsys.readouterr()
+    assert cli.main(["journals", str(tmp_path / "j")]) == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("2 journals, ")
+    assert re.search(rf"{names[0]}  2 frames  .* kB  .*seed 2, prompt a red circle", listed)
+    assert cli.main(["journals", str(tmp_path / "j"), "--remove", names[0]]) == 0
+    assert names[0] not in capsys.readouterr().out
+    assert [journal.path.name for journal in list_journals(tmp_path / "j")] == names[1:]
+
+
+@pytest.mark.parametrize("name", ["none", "../j/none.artvj", "/etc/passwd", "notes.txt", "."])
+def test_only_listed_journals_are_removed(tmp_path, capsys, name):
+    (tmp_path / "notes.txt").write_text("precious")
+    assert cli.main(["journals", str(tmp_path), "--remove", name]) == 2
+    assert "there is no journal" in one_line(capsys)
+    assert os.listdir(tmp_path) == ["notes.txt"]
 
 
 def test_upscaled_video(checkpoint, tmp_path):
@@ -307,7 +375,45 @@ def test_ctrl_c_in_a_terminal(checkpoint, tmp_path):
     assert "Traceback" not in err
     assert out.strip() == str(tmp_path / "out.mp4")
     assert len(read_video(tmp_path / "out.mp4")) == int(re.findall(r"stopped after (\d+)", err)[0])
-    assert os.listdir(tmp_path) == ["out.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["artv_journals", "out.mp4"]
+    (journal,) = list_journals(tmp_path / "artv_journals")
+    assert journal.num_frames == len(read_video(tmp_path / "out.mp4"))
+
+
+LONG = ["--frames", 40, "--seed", 3]
+
+
+def test_a_killed_process_goes_on_and_its_video_is_that_of_an_uninterrupted_one(checkpoint, tmp_path, capsys):
+    words = ["generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK, *LONG]
+    running = process(*words)
+    while not (done := [j for j in list_journals(tmp_path / "artv_journals") if j.num_frames > 5]):
+        assert running.poll() is None
+    running.kill()
+    running.communicate()
+    assert not (tmp_path / "out.mp4").exists()
+    assert generate(checkpoint, tmp_path / "out.mp4", *LONG) == 0
+    said = capsys.readouterr().err
+    assert int(re.findall(r"going on from frame (\d+)", said)[0]) >= done[0].num_frames
+    assert generate(checkpoint, tmp_path / "whole.mp4", *LONG, "--no-journal") == 0
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_endless_video_goes_on_until_it_is_stopped(checkpoint, tmp_path, number):
+    running = process("generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK,
+                      "--frames", 0)  # fmt: skip
+    growing = tmp_path / "out.part.mp4"
+    while not (growing.exists() and growing.stat().st_size > 10_000):
+        assert running.poll() is None, running.communicate()
+    assert len(read_video(growing)) > 1
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    assert "Traceback" not in err
+    assert out.strip() == str(tmp_path / "out.mp4")
+    assert not growing.exists()
+    (journal,) = list_journals(tmp_path / "artv_journals")
+    assert journal.num_frames == len(read_video(tmp_path / "out.mp4"))
 
 
 def test_an_error_in_a_real_process():
@@ -384,8 +490,16 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--frames", "0"], "--frames is 0; give 1 or more"),
-        (["--frames", "-3"], "--frames is -3"),
+        (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to go on until stopped"),
+        (["--frames", "0", "--save-latents", "l"], "--frames 0 and --save-latents exclude each other"),
+        (["--redo", "12"], "redo holds '12'; give a frame and a seed"),
+        (["--redo", "0:7"], "redo names frames [0]"),
+        (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
+        (["--no-journal", "--start-over"], "--no-journal and --start-over exclude each other"),
+        (["--no-journal", "--journal", "j"], "--no-journal and --journal exclude each other"),
+        (["--continue-from", "none.artvj"], "cannot read journal none.artvj: no such file"),
+        (["--drift", "x.png"], "x.png is named as output twice"),
+        (["--drift", "none/x.csv"], "there is no folder"),
         (["--frames", "many"], "argument --frames: invalid int value"),
         (["--width", "0"], "width is 0; it must be a positive multiple of 8, such as 8"),
         (["--height", "-64"], "height is -64"),
