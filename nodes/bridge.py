@@ -4,10 +4,14 @@ No mathematics and no frame loop live here: frames come from `artv_core.generate
 """
 
 import dataclasses
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import comfy.model_management as memory
 import comfy.model_patcher
@@ -22,9 +26,11 @@ from torch import Tensor
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table
-from ..artv_core.frames import AnchorPolicy
-from ..artv_core.generate import Frame, GenerateOptions, generate_frames
+from ..artv_core.frames import AnchorPolicy, Frame
+from ..artv_core.generate import GenerateOptions, as_batch
+from ..artv_core.journal import Journal
 from ..artv_core.models.artv import ARTV
+from ..artv_core.recording import Recording, record_frames, tensor_digest, weights_digest
 from ..artv_core.sampling import StepInfo
 from .prompt_track import Conditioning, read_texts
 
@@ -66,11 +72,30 @@ def load_model(path: str, base: str | None) -> Any:
         path, base=base, device=offload, dtype=storage, operations=comfy.ops.manual_cast, without=("vae", "text")
     )
     model.requires_grad_(False)
+    model.weights_digest = weights_digest(model)  # now: the host may patch the weights in place later
     for network in (model.noise, model.mask):
         if network is not None:
             network.compute_device, network.compute_dtype = device, compute
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=device, offload_device=offload)
+
+
+def run_weights(patcher: Any) -> str:
+    """A digest of the weights that the host will sample with: the file's, and what patches (LoRA) make of them."""
+    patches = {str(key): _plain(patch) for key, patch in patcher.patches.items()}
+    text = json.dumps([patcher.model.weights_digest, patches], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A patch as lists, numbers and digests of tensors, the same in every process."""
+    if isinstance(value, Tensor):
+        return tensor_digest(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return [type(value).__name__, _plain(getattr(value, "weights", getattr(value, "__qualname__", repr(value))))]
 
 
 def is_trained(model: ARTV) -> bool:
@@ -143,12 +168,27 @@ def _check_channels(samples: Tensor, config: ARTVConfig, name: str) -> None:
 # Sampling
 
 
+class FrameSink(Protocol):
+    """What takes frames as they are made: latents [B, C, h, w] in the host's scale; gives their images [B, 3, H, W]."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: Any) -> None: ...
+    def append(self, latents: Tensor) -> Tensor: ...  # noqa: D102
+
+
 class Video(NamedTuple):
     """One sampled video: latents [T, C, h, w] in the host's scale, masks [T, h, w], and a table of its drift."""
 
     latents: Tensor
     masks: Tensor
     drift: str
+
+
+class Sampled(NamedTuple):
+    """All videos of a batch, and a line on their journal."""
+
+    videos: list[Video]
+    journal: str
 
 
 def sample(
@@ -161,10 +201,14 @@ def sample(
     anchor: AnchorPolicy | None = None,
     anchor_strength: float = 1.0,
     vae: Any = None,
-) -> list[Video]:
+    journal: Path | None = None,
+    start_over: bool = False,
+    streams: FrameSink | None = None,
+) -> Sampled:
     """Sample `options.batch_size` videos; the frames given in `references` are their first ones.
 
     `options` have None where the checkpoint's recommendation is wanted. An anchor's latent is in the host's scale.
+    `journal` is the folder of journals, `start_over` leaves what they hold aside; `streams` gets every frame.
     Raises ValueError, one line, on what does not fit, and what the host raises when it is told to stop.
     """
     model = patcher.model
@@ -176,14 +220,26 @@ def sample(
     policy = _core_anchor(anchor, model.config, options)
     _make_resident(patcher, options)
     monitor = _Monitor(patcher, options, len(given), vae)
-    collector = _Collector(options, model.config, given)
-    frames = generate_frames(
-        model, texts.track, options, negative=texts.negative, given=given, anchor=policy, on_step=monitor.step
+    collector = _Collector(options, model.config)
+    recording = None
+    if journal is not None:
+        recording = Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
+    frames = record_frames(
+        model,
+        texts.track,
+        options,
+        recording,
+        negative=texts.negative,
+        given=[as_batch(latent, options, model) for latent in given],
+        anchor=policy,
+        on_step=monitor.step,
     )
-    for frame in frames:
-        collector.add(frame)
-        monitor.finished(frame)
-    return collector.videos()
+    with streams or nullcontext(), closing(frames):
+        for frame in frames:
+            latents = collector.add(frame)
+            images = None if streams is None else streams.append(latents)
+            monitor.finished(frame, images)
+    return Sampled(collector.videos(), monitor.journal)
 
 
 def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tensor:
@@ -229,7 +285,7 @@ def _check_size(latents: Tensor, config: ARTVConfig, options: GenerateOptions, n
 class _Collector:
     """Gathers frames as they leave the generator, on the host's device for results, in the host's scale."""
 
-    def __init__(self, options: GenerateOptions, config: ARTVConfig, given: Tensor) -> None:
+    def __init__(self, options: GenerateOptions, config: ARTVConfig) -> None:
         self._vae = config.vae
         shape = (options.batch_size, config.vae.latent_channels)
         cells = ((options.height or 0) // config.vae.factor, (options.width or 0) // config.vae.factor)
@@ -239,15 +295,15 @@ class _Collector:
         self._masks = torch.zeros(shape[0], options.num_frames, *cells, device=device)
         self._meters = [DriftMeter() for _ in range(options.batch_size)]
         self._readings: list[list[DriftReading]] = [[] for _ in range(options.batch_size)]
-        for index, latent in enumerate(given):
-            self.add(Frame(index, latent.expand(options.batch_size, *latent.shape), None))
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: Frame) -> Tensor:
+        """Returns its latents [B, C, h, w] in the host's scale."""
         self._latents[:, frame.index] = to_host(frame.latent, self._vae).to(self._latents.device)
         if frame.mask is not None:
             self._masks[:, frame.index] = frame.mask[:, 0].to(self._masks.device)
         for b, (meter, readings) in enumerate(zip(self._meters, self._readings, strict=True)):
             readings.append(meter.read(frame.index, self._latents[b, frame.index], self._masks[b, frame.index]))
+        return self._latents[:, frame.index]
 
     def videos(self) -> list[Video]:
         return [
@@ -264,30 +320,45 @@ class _Monitor:
 
     def __init__(self, patcher: Any, options: GenerateOptions, num_given: int, vae: Any) -> None:
         self._patcher, self._options, self._vae = patcher, options, vae
-        self._first, self._steps = num_given, options.steps or 1
+        self._given, self._known, self._steps = num_given, num_given, options.steps or 1
         self._total = (options.num_frames - num_given) * self._steps
         self._bar = comfy.utils.ProgressBar(self._total)
         self._next_update, self._next_preview = 0.0, 0.0
+        self.journal = "no journal is kept"
+
+    def opened(self, journal: Journal) -> None:
+        """Before the first frame: some may be there already."""
+        self._known = max(self._given, journal.found)
+        missing = self._options.num_frames - self._known
+        self.journal = f"{journal.path.name}: held {journal.found} frames, {missing} were to be made"
+        logger.info("ARTV journal %s", self.journal)
 
     def step(self, frame_index: int, info: StepInfo) -> None:
         """After each step: stop here where the user has asked for it; move the bar as often as an eye can follow."""
+        self._advance((frame_index - self._given) * self._steps + info.step + 1)
+
+    def finished(self, frame: Frame, images: Tensor | None = None) -> None:
+        """After each frame: show it, now and then. `images` [B, 3, H, W] where it was decoded anyway."""
+        done = (frame.index - self._given + 1) * self._steps
+        if frame.index < self._known:
+            self._advance(max(0, done))
+        if images is not None:
+            _make_resident(self._patcher, self._options)  # decoding may have pushed the model out
+        if (self._vae is None and images is None) or not previews_wanted() or time.monotonic() < self._next_preview:
+            return
+        started = time.monotonic()
+        if images is None:
+            images = decode(self._vae, to_host(frame.latent[:1], self._patcher.model.config.vae))
+            _make_resident(self._patcher, self._options)
+        self._bar.update_absolute(max(0, done), self._total, ("JPEG", _picture(images), args.preview_size))
+        cost = time.monotonic() - started
+        self._next_preview = time.monotonic() + max(0.5, 100 * cost)  # at most a hundredth of the time
+
+    def _advance(self, done: int) -> None:
         memory.throw_exception_if_processing_interrupted()
-        done = (frame_index - self._first) * self._steps + info.step + 1
         if done == self._total or time.monotonic() >= self._next_update:
             self._next_update = time.monotonic() + UPDATE_SECONDS
             self._bar.update_absolute(done, self._total)
-
-    def finished(self, frame: Frame) -> None:
-        """After each frame: show it, now and then."""
-        if self._vae is None or not previews_wanted() or time.monotonic() < self._next_preview:
-            return
-        started = time.monotonic()
-        done = (frame.index - self._first + 1) * self._steps
-        latent = to_host(frame.latent[:1], self._patcher.model.config.vae)
-        self._bar.update_absolute(done, self._total, ("JPEG", _picture(decode(self._vae, latent)), args.preview_size))
-        _make_resident(self._patcher, self._options)  # decoding may have pushed the model out
-        cost = time.monotonic() - started
-        self._next_preview = time.monotonic() + max(0.5, 100 * cost)  # at most a hundredth of the time
 
 
 def counter(total: int) -> Callable[[], None]:

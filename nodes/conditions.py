@@ -22,12 +22,14 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class AnchorSettings:
-    """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale; `strength` multiplies its cfg."""
+    """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale; `strength` multiplies its cfg;
+    `adain_strength` is `GenerateOptions.adain_strength`."""
 
     kind: str = "segment"
     window: int = 10
     latent: Tensor | None = None
     strength: float = 1.0
+    adain_strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,24 @@ class ARTVAnchorFrame(io.ComfyNode):
                     optional=True,
                     tooltip="One image's latent, from VAE Encode, for 'given image'. It must be of the video's size.",
                 ),
+                io.Float.Input(
+                    "adain_strength",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Against drift of colours: how far each frame's latent statistics (mean and spread of each "
+                    "channel) are pulled toward the anchor's. 0: not at all, as in the paper; 1: all the way.",
+                ),
             ],
             outputs=[ARTVAnchor.Output(display_name="anchor", tooltip="For the sampler's anchor input.")],
         )
 
     @classmethod
-    def execute(cls, policy: str, strength: float, window: int, latent: dict | None = None) -> io.NodeOutput:
+    def execute(
+        cls, policy: str, strength: float, window: int, latent: dict | None = None, adain_strength: float = 0.0
+    ) -> io.NodeOutput:
         """Settings only; the sampler knows the model."""
         if policy not in POLICIES:  # older hosts do not check menus
             raise ValueError(f"there is no anchor policy {policy!r}; there are: {', '.join(POLICIES)}")
@@ -93,7 +107,7 @@ class ARTVAnchorFrame(io.ComfyNode):
         if kind == "given" and latent is None:
             raise ValueError("the policy is 'given image', but no latent is wired; wire one from VAE Encode")
         samples = bridge.one_latent(latent, "the anchor's latent") if kind == "given" else None
-        return io.NodeOutput(AnchorSettings(kind, window, samples, strength))
+        return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength))
 
 
 class ARTVNoiseAugment(io.ComfyNode):

@@ -1,15 +1,12 @@
 """Latents to a video file, one frame at a time."""
 
-import json
-import os
 from typing import Any
 
-import folder_paths
-from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import CONTAINERS, VideoWriter
 from . import bridge
+from .output_files import graph_metadata, output_file
 
 
 class ARTVDecodeVideo(io.ComfyNode):
@@ -64,32 +61,11 @@ class ARTVDecodeVideo(io.ComfyNode):
         if f".{format}" not in CONTAINERS:  # older hosts do not check menus
             raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
         samples = bridge.latent_samples(latent, "the latent")
-        folder, name, counter, subfolder, _ = _save_path(filename_prefix)
-        file = f"{name}_{counter:05}_.{format}"
-        path = os.path.join(folder, file)
+        file = output_file(filename_prefix, f".{format}")
         progress = bridge.counter(len(samples))
-        with VideoWriter(path, fps, upscale=upscale, metadata=_graph(cls.hidden)) as video:
+        with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
             for index in range(len(samples)):
                 video.append(bridge.decode(vae, samples[index : index + 1])[0])
                 progress()
-        result = ui.SavedResult(file, subfolder, io.FolderType.output)
-        return io.NodeOutput(InputImpl.VideoFromFile(path), ui=ui.PreviewVideo([result]))
-
-
-def _save_path(prefix: str) -> tuple[str, str, int, str, str]:
-    """The host's numbering. Raises ValueError where the prefix leads out of the output folder."""
-    output = os.path.abspath(folder_paths.get_output_directory())
-    target = os.path.abspath(os.path.join(output, prefix))
-    if os.path.commonpath((output, target)) != output:
-        raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder; give a name inside it")
-    return folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-
-
-def _graph(hidden: Any) -> dict[str, str]:
-    """The prompt and the workflow as the host's own Save Video stores them, unless it was told not to."""
-    if args.disable_metadata or hidden is None:
-        return {}
-    stored = dict(hidden.extra_pnginfo or {})
-    if hidden.prompt is not None:
-        stored["prompt"] = hidden.prompt
-    return {name: json.dumps(value) for name, value in stored.items()}
+        result = ui.SavedResult(file.name, file.subfolder, io.FolderType.output)
+        return io.NodeOutput(InputImpl.VideoFromFile(file.path), ui=ui.PreviewVideo([result]))

@@ -5,10 +5,13 @@ from comfy_api.latest import ComfyExtension, io
 from . import model_files
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
+from .drift import ARTVDriftReadout
+from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
 from .loader import ARTVLoader
 from .lora import ARTVLoRA
 from .sampler import ARTVMaskedDiffusionSampler
 from .scheduler import ARTVMultiPromptScheduler
+from .stream import ARTVStreamVideo
 
 NODES: list[type[io.ComfyNode]] = [
     ARTVLoader,
@@ -17,7 +20,12 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVAnchorFrame,
     ARTVNoiseAugment,
     ARTVDecodeVideo,
+    ARTVDriftReadout,
     ARTVLoRA,
+    ARTVStreamVideo,
+    ARTVJournalSettings,
+    ARTVLoadJournal,
+    ARTVJournals,
 ]
 
 

@@ -10,7 +10,10 @@ from ..artv_core.sampling import SAMPLERS
 from ..artv_core.schedule import SPACINGS
 from . import bridge
 from .conditions import AnchorSettings, NoiseSettings
-from .types import ARTVAnchor, ARTVModel, ARTVNoise
+from .journal import JournalSettings
+from .output_files import graph_metadata
+from .stream import Streams, StreamSettings
+from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVStream
 
 RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
@@ -29,6 +32,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             description="Makes a video frame by frame. Each frame is made from the text, the two frames before it and "
             "an anchor frame; a mask copies what does not move from the frame before.",
             search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[*_wires(), *_size_and_seed(), *_sampling()],
             outputs=[
                 io.Latent.Output(
@@ -46,6 +50,10 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
                     display_name="drift",
                     is_output_list=True,
                     tooltip="How far the frames wander from the first one, as a table. Show it with Preview Any.",
+                ),
+                io.String.Output(
+                    display_name="journal",
+                    tooltip="The journal that keeps the frames, and how many it held. Show it with Preview Any.",
                 ),
             ],
         )
@@ -73,8 +81,11 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         anchor: AnchorSettings | None = None,
         noise_augment: NoiseSettings | None = None,
         vae: Any = None,
+        journal: JournalSettings | None = None,
+        stream: StreamSettings | None = None,
     ) -> io.NodeOutput:
         """Settings to options; the rest is the core's."""
+        journal = journal or JournalSettings()
         anchor, noise = anchor or AnchorSettings(), noise_augment or NoiseSettings()
         options = GenerateOptions(
             num_frames=frames,
@@ -92,7 +103,10 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             reference_noise_level=noise.references,
             anchor_noise_level=noise.anchor,
             use_mask=use_mask,
+            redo=journal.redo,
+            adain_strength=anchor.adain_strength,
         )
+        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden))
         made = bridge.sample(
             model,
             positive,
@@ -102,11 +116,16 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             anchor=AnchorPolicy(anchor.kind, anchor.window, anchor.latent),
             anchor_strength=anchor.strength,
             vae=vae,
+            journal=journal.folder(options),
+            start_over=journal.start_over,
+            streams=streams,
         )
         return io.NodeOutput(
-            [{"samples": video.latents} for video in made],
-            [video.masks for video in made],
-            [video.drift for video in made],
+            [{"samples": video.latents} for video in made.videos],
+            [video.masks for video in made.videos],
+            [video.drift for video in made.videos],
+            made.journal,
+            ui=streams and streams.shown(),
         )
 
 
@@ -139,6 +158,15 @@ def _wires() -> list[io.Input]:
         ),
         io.Vae.Input(
             "vae", optional=True, tooltip="For previews of finished frames while sampling. It changes no result."
+        ),
+        ARTVJournal.Input(
+            "journal",
+            optional=True,
+            tooltip="From Journal. Without it: videos of more than 32 frames are kept in a journal as they are made, "
+            "and go on where they were when they are queued again.",
+        ),
+        ARTVStream.Input(
+            "stream", optional=True, tooltip="From Stream to Video: writes the video while it is made. Without it: not."
         ),
     ]
 

@@ -8,5 +8,11 @@ ARTVModel = io.Custom("ARTV_MODEL")
 ARTVAnchor = io.Custom("ARTV_ANCHOR")
 """A `conditions.AnchorSettings`."""
 
+ARTVJournal = io.Custom("ARTV_JOURNAL")
+"""A `journal.JournalSettings`."""
+
+ARTVStream = io.Custom("ARTV_STREAM")
+"""A `stream.StreamSettings`."""
+
 ARTVNoise = io.Custom("ARTV_NOISE")
 """A `conditions.NoiseSettings`."""

@@ -29,7 +29,12 @@ NODES = {
     "ARTVAnchorFrame",
     "ARTVNoiseAugment",
     "ARTVDecodeVideo",
+    "ARTVDriftReadout",
     "ARTVLoRA",
+    "ARTVStreamVideo",
+    "ARTVJournalSettings",
+    "ARTVLoadJournal",
+    "ARTVJournals",
 }
 
 

@@ -36,9 +36,15 @@ def test_workflow_runs_as_shipped(server: Server, checkpoint: str, name: str) ->
     graph = quick(workflow_format.read_api(name), checkpoint)
     result = server.run(graph)
     assert result.status == "success", result.error
-    videos = [key for key, part in graph.items() if part["class_type"] == "ARTVDecodeVideo"]
-    for key in videos:
-        sampler = graph[graph[key]["inputs"]["latent"][0]]
+    samplers = {key: part for key, part in graph.items() if part["class_type"] == "ARTVMaskedDiffusionSampler"}
+    videos = {
+        key: samplers[part["inputs"]["latent"][0]]
+        for key, part in graph.items()
+        if "format" in part["inputs"] and "latent" in part["inputs"]
+    }
+    videos |= {key: sampler for key, sampler in samplers.items() if "stream" in sampler["inputs"]}
+    assert videos
+    for key, sampler in videos.items():
         frames = read_frames(server.output_file(result.outputs[key]["images"][0]))
         assert len(frames) == sampler["inputs"]["frames"]
         assert frames[0].shape == (256, 256, 3)

@@ -65,8 +65,33 @@ class ARTVTestWideText:
         return ([[torch.zeros(1, 77, 1024), {}]],)
 
 
+class ARTVTestPlotLibrary:
+    """Passes latents on; from now on matplotlib can be imported, or it cannot."""
+
+    CATEGORY = "ARTV/tests"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("LATENT",)
+    HIDDEN = {}  # noqa: RUF012
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 (the host's name)
+        return {"required": {"latent": ("LATENT",), "there": ("BOOLEAN", {"default": True})}}
+
+    def execute(self, latent, there):
+        if there:
+            sys.modules.pop("matplotlib", None)
+            sys.modules.update(self.HIDDEN)
+            self.HIDDEN.clear()
+        else:
+            names = [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]
+            self.HIDDEN.update({name: sys.modules.pop(name) for name in names})
+            sys.modules["matplotlib"] = None
+        return (latent,)
+
+
 NODE_CLASS_MAPPINGS = {
     "ARTVTestOutOfMemory": ARTVTestOutOfMemory,
+    "ARTVTestPlotLibrary": ARTVTestPlotLibrary,
     "ARTVTestSlow": ARTVTestSlow,
     "ARTVTestWideText": ARTVTestWideText,
 }

@@ -1,0 +1,112 @@
+"""Latents to a readout of drift: text, a CSV file, a plot."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..artv_core.evaluation.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
+from . import bridge
+from .output_files import output_file
+
+logger = logging.getLogger(__name__)
+
+
+class ARTVDriftReadout(io.ComfyNode):
+    """Decodes and measures frame by frame, so that memory does not grow with the video."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVDriftReadout",
+            display_name="ARTV Drift Readout",
+            category="ARTV",
+            description="Measures how far each frame of a video is from an anchor frame: colour, sharpness, motion. "
+            "Gives a table, a plot, and a CSV file that has a row for every frame and grows as frames are measured.",
+            search_aliases=["artv", "drift", "quality", "sharpness", "motion", "csv", "plot"],
+            is_output_node=True,
+            inputs=[
+                io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
+                io.Vae.Input("vae", tooltip="The VAE the latents belong to, from ARTV Loader."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="copy_mask of the sampler, for the share that was copied. Without it that column is 0.",
+                ),
+                io.Int.Input(
+                    "anchor_frame",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="The frame that all others are compared with; frames count from 0.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="drift/ARTV",
+                    tooltip="Folder and beginning of the CSV file's name, inside the output folder.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="table", tooltip="Twelve frames, evenly spaced, as text. Show it with Preview Any."
+                ),
+                io.Image.Output(display_name="plot", tooltip="Every measure over the frames, as one picture."),
+                io.String.Output(
+                    display_name="csv_file", tooltip="Where the CSV file is, as seen from the output folder."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, latent: dict, vae: Any, anchor_frame: int, filename_prefix: str, mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        """One frame after the other: decode, measure, write a row, forget."""
+        samples = bridge.latent_samples(latent, "the latent")
+        masks = _masks(mask, len(samples))
+        if anchor_frame >= len(samples):
+            raise ValueError(
+                f"anchor_frame is {anchor_frame}, but the latent has {len(samples)} frames, 0 to {len(samples) - 1}"
+            )
+        file = output_file(filename_prefix, ".csv")
+        meter = DriftMeter(bridge.decode(vae, samples[anchor_frame : anchor_frame + 1])[0])
+        readings: list[DriftReading] = []
+        progress = bridge.counter(len(samples))
+        with DriftLog(file.path) as log:
+            for index in range(len(samples)):
+                image = bridge.decode(vae, samples[index : index + 1])[0]
+                readings.append(meter.read(index, image, None if masks is None else masks[index]))
+                log.append(readings[-1])
+                progress()
+        table, plot = drift_table(readings), _plot(readings, file.name)
+        shown = ui.PreviewImage(plot).as_dict() | {"text": (table,)}
+        return io.NodeOutput(table, plot, PurePath(file.subfolder, file.name).as_posix(), ui=shown)
+
+
+def _masks(mask: Tensor | None, num_frames: int) -> Tensor | None:
+    """[T, h, w]. Raises ValueError where there is not one for each frame."""
+    if mask is None:
+        return None
+    masks = mask.reshape(-1, *mask.shape[-2:])
+    if len(masks) != num_frames:
+        raise ValueError(
+            f"mask and latent must be of one video: the mask has {len(masks)} frames, the latent {num_frames}; "
+            "wire both from the same sampler"
+        )
+    return masks
+
+
+def _plot(readings: Sequence[DriftReading], title: str) -> Tensor:
+    """[1, H, W, 3] in [0, 1]; plain grey where it cannot be drawn."""
+    try:
+        picture = plot_drift(readings, title)
+    except ValueError as error:
+        logger.warning("ARTV Drift Readout: %s", error)
+        return torch.full((1, 64, 64, 3), 0.5)
+    return torch.from_numpy(np.array(picture)).float()[None] / 255

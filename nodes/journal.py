@@ -1,0 +1,230 @@
+"""Journals of finished frames: whether to keep one, reading its frames back, and what there is."""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..artv_core.generate import GenerateOptions
+from ..artv_core.journal import FOLDER, JournalReader, journal_table, list_journals, readable_size, remove_journal
+from ..artv_core.recording import JOURNAL_FROM, parse_redo, wants_journal
+from . import bridge
+from .types import ARTVJournal
+
+MODES = ("automatic", "on", "off")
+NONE_YET = "(none yet)"
+"""The menu entry where there is no journal."""
+
+
+@dataclass(frozen=True)
+class JournalSettings:
+    """Whether a run is journaled, whether it makes its frames in spite of a journal, and what to make again."""
+
+    mode: str = "automatic"
+    start_over: bool = False
+    redo: tuple[tuple[int, int], ...] = ()
+
+    def folder(self, options: GenerateOptions) -> Path | None:
+        """Where the run's journal is kept, or None where it has none."""
+        wanted = self.mode == "on" or (self.mode == "automatic" and wants_journal(options.num_frames))
+        return journal_folder() if wanted else None
+
+
+def journal_folder() -> Path:
+    """In the host's output folder."""
+    return Path(folder_paths.get_output_directory()) / FOLDER
+
+
+class ARTVJournalSettings(io.ComfyNode):
+    """The journal's settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVJournalSettings",
+            display_name="ARTV Journal",
+            category="ARTV",
+            description="Every finished frame is kept in a file in the output folder. After a crash or a cancel, queue "
+            "the same graph: it goes on where it stopped. The sampler does so by itself for videos of more than "
+            f"{JOURNAL_FROM - 1} frames; this node is for other wishes.",
+            search_aliases=["artv", "resume", "continue", "checkpoint", "crash", "redo", "save frames"],
+            inputs=[
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=MODES[0],
+                    tooltip=f"automatic: a journal for videos of more than {JOURNAL_FROM - 1} frames. on: always. "
+                    "off: never.",
+                ),
+                io.Boolean.Input(
+                    "start_over",
+                    default=False,
+                    tooltip="Make all frames, in spite of a journal that holds some. The old journal stays.",
+                ),
+                io.String.Input(
+                    "redo",
+                    default="",
+                    multiline=True,
+                    tooltip="Frames to make again with another seed: '120: 7' means the seed 7 from frame 120 on; "
+                    "there may be several lines. Frames before come from the journal. For another prompt from a frame "
+                    "on, change the prompt schedule there: what comes before is taken from the journal too.",
+                ),
+            ],
+            outputs=[ARTVJournal.Output(display_name="journal", tooltip="For the sampler's journal input.")],
+        )
+
+    @classmethod
+    def execute(cls, mode: str, start_over: bool, redo: str) -> io.NodeOutput:
+        """Settings only."""
+        if mode not in MODES:  # older hosts do not check menus
+            raise ValueError(f"there is no mode {mode!r}; there are: {', '.join(MODES)}")
+        return io.NodeOutput(JournalSettings(mode, start_over, parse_redo(redo)))
+
+
+class ARTVLoadJournal(io.ComfyNode):
+    """Frames of a run, finished or not."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVLoadJournal",
+            display_name="ARTV Load Frames",
+            category="ARTV",
+            description="The frames that a journal holds, of a run that was finished, cancelled or cut off. Decode "
+            "them, or wire them to a sampler's references to go on from them.",
+            search_aliases=["artv", "journal", "load frames", "load latent", "resume", "recover"],
+            inputs=[
+                io.Combo.Input(
+                    "journal",
+                    options=_names() or [NONE_YET],
+                    tooltip="The journal, latest first: a file in output/artv_journals. Reload the page's node "
+                    "definitions (R) to see new ones.",
+                ),
+                io.Int.Input(
+                    "first_frame", default=0, min=0, max=10**9, tooltip="The first frame to load; they count from 0."
+                ),
+                io.Int.Input(
+                    "frames", default=0, min=0, max=10**9, tooltip="How many frames to load. 0: all that follow."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent", is_output_list=True, tooltip="The frames; one LATENT for each video."
+                ),
+                io.Mask.Output(
+                    display_name="copy_mask",
+                    is_output_list=True,
+                    tooltip="For each frame how much was copied from the frame before, at latent resolution.",
+                ),
+                io.String.Output(display_name="about", tooltip="What the journal holds. Show it with Preview Any."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, journal: str, first_frame: int, frames: int) -> io.NodeOutput:
+        """One frame after the other from the file into the result."""
+        with JournalReader(_path(journal)) as reader:
+            scale, shift = _host_scale(reader.header.about, journal)
+            end = min(reader.num_records, first_frame + frames if frames else reader.num_records)
+            batch, channels, height, width = reader.header.shape
+            latents = torch.zeros(batch, max(0, end - first_frame), channels, height, width)
+            masks = torch.zeros(batch, max(0, end - first_frame), height, width)
+            count = 0
+            for frame in reader.frames(first_frame, end):
+                latents[:, count] = frame.latent / scale + shift
+                if frame.mask is not None:
+                    masks[:, count] = frame.mask[:, 0]
+                count += 1
+            about = _about(reader, first_frame, count)
+        if not count:
+            raise ValueError(f"journal {journal} has no frame {first_frame}; it holds {end} frames")
+        return io.NodeOutput([{"samples": video[:count]} for video in latents], [m[:count] for m in masks], about)
+
+    @classmethod
+    def fingerprint_inputs(cls, journal: str, first_frame: int, frames: int) -> tuple[int, int]:
+        """A journal that has grown is read anew."""
+        status = os.stat(_path(journal))
+        return status.st_mtime_ns, status.st_size
+
+
+class ARTVJournals(io.ComfyNode):
+    """The list of journals."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVJournals",
+            display_name="ARTV List Journals",
+            category="ARTV",
+            description="Lists the journals in the output folder with their sizes, and removes those that are named.",
+            search_aliases=["artv", "journal", "disk space", "clean up"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input(
+                    "remove",
+                    default="",
+                    multiline=True,
+                    tooltip="Names of journals to remove, one a line, as they are listed. They are gone for good.",
+                )
+            ],
+            outputs=[io.String.Output(display_name="list", tooltip="Name, frames, size, time and content of each.")],
+        )
+
+    @classmethod
+    def execute(cls, remove: str) -> io.NodeOutput:
+        """First what is to go, then what is left."""
+        names, lines = _names(), []
+        for name in filter(None, map(str.strip, remove.splitlines())):
+            if name in names:
+                remove_journal(journal_folder() / name)
+            lines.append(f"{name} was removed" if name in names else f"{name[:100]} is not there")
+        lines.append(journal_table(list_journals(journal_folder())))
+        return io.NodeOutput("\n".join(lines), ui=ui.PreviewText("\n".join(lines)))
+
+    @classmethod
+    def fingerprint_inputs(cls, remove: str) -> float:
+        """Journals come and go without the graph's doing."""
+        return time.time()
+
+
+def _names() -> list[str]:
+    return [journal.path.name for journal in list_journals(journal_folder())]
+
+
+def _path(name: str) -> Path:
+    """Raises ValueError for whatever is not in the list: a name is no path."""
+    names = _names()
+    if name not in names:
+        raise ValueError(
+            f"there is no journal {name[:100]!r} in output/{FOLDER}; there are: {', '.join(names) or 'none'}"
+        )
+    return journal_folder() / name
+
+
+def _host_scale(about: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """Scale and shift from the core's latents to the host's. Raises ValueError where the journal does not say."""
+    scale, shift = about.get("scale"), about.get("shift")
+    numbers = [value for value in (scale, shift) if isinstance(value, int | float) and math.isfinite(value)]
+    if len(numbers) != 2 or not scale:
+        raise ValueError(f"journal {name} does not say in what scale its latents are; it was not made by ARTV's nodes")
+    return float(numbers[0]), float(numbers[1])
+
+
+def _about(reader: JournalReader, first: int, count: int) -> str:
+    header = reader.header
+    lines = [
+        f"{reader.path.name}: {reader.num_records} frames, {readable_size(reader.num_bytes)}",
+        f"loaded: frames {first} to {first + count - 1}, {header.shape[0]} video(s)",
+        *(f"{key}: {str(value)[:200]}" for key, value in header.about.items() if key != "settings"),
+    ]
+    return "\n".join(lines)

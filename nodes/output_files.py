@@ -1,0 +1,46 @@
+"""Where nodes put files: in the host's output folder, numbered as the host numbers its own."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import folder_paths
+from comfy.cli_args import args
+
+
+class OutputFile(NamedTuple):
+    """A file to write: its `path`, and its `name` and `subfolder` as the host shows them."""
+
+    path: str
+    name: str
+    subfolder: str
+
+
+def output_file(prefix: str, suffix: str) -> OutputFile:
+    """The next free number under `prefix`; the folder is made. Raises ValueError, one line, where the prefix leads out
+    of the output folder or its folder cannot be made."""
+    return output_files(prefix, suffix)[0]
+
+
+def output_files(prefix: str, suffix: str, count: int = 1) -> list[OutputFile]:
+    """As `output_file`, so many with numbers that follow one another."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    target = os.path.abspath(os.path.join(output, prefix))
+    if os.path.commonpath((output, target)) != output:
+        raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder; give a name inside it")
+    try:
+        folder, stem, first, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+    except OSError as error:
+        raise ValueError(f"filename_prefix {prefix!r} cannot be used: {error.strerror or error}") from None
+    names = [f"{stem}_{number:05}_{suffix}" for number in range(first, first + count)]
+    return [OutputFile(os.path.join(folder, name), name, subfolder) for name in names]
+
+
+def graph_metadata(hidden: Any) -> dict[str, str]:
+    """The prompt and the workflow as the host's own Save Video stores them, unless it was told not to."""
+    if args.disable_metadata or hidden is None:
+        return {}
+    stored = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        stored["prompt"] = hidden.prompt
+    return {name: json.dumps(value) for name, value in stored.items()}

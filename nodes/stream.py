@@ -1,0 +1,111 @@
+"""Videos that are written while they are sampled: the stream's settings, and its files."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..artv_core.media import CONTAINERS, VideoWriter
+from . import bridge
+from .output_files import output_files
+from .types import ARTVStream
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """With what frames are decoded, and to which files."""
+
+    vae: Any
+    fps: float
+    prefix: str
+    suffix: str
+    upscale: int
+
+
+class ARTVStreamVideo(io.ComfyNode):
+    """The stream's settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVStreamVideo",
+            display_name="ARTV Stream to Video",
+            category="ARTV",
+            description="Has the sampler decode and write each frame as soon as it is made. The file in the output "
+            "folder can be watched while it grows, as NAME.part.mp4, and is NAME.mp4 when the last frame is in it. "
+            "What was written stays, whatever happens.",
+            search_aliases=["artv", "stream", "live", "mp4", "mkv", "save video", "while sampling"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the ARTV Loader."),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.01, max=1000.0, step=0.5, tooltip="Frames per second of the video."
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/ARTV",
+                    tooltip="Folder and beginning of the file's name, inside the output folder.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=[suffix.removeprefix(".") for suffix in CONTAINERS],
+                    default="mp4",
+                    tooltip="The kind of file. All hold H.264 video; mp4 and mov are fragmented.",
+                ),
+                io.Int.Input(
+                    "upscale",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="Each pixel becomes a square of so many pixels, without blur.",
+                ),
+            ],
+            outputs=[ARTVStream.Output(display_name="stream", tooltip="For the sampler's stream input.")],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int) -> io.NodeOutput:
+        """Settings only; what is wrong with them is found before anything is sampled."""
+        if f".{format}" not in CONTAINERS:  # older hosts do not check menus
+            raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
+        output_files(filename_prefix, f".{format}")
+        VideoWriter(f"checked.{format}", fps, upscale=upscale)
+        return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, f".{format}", upscale))
+
+
+class Streams:
+    """Context manager: a growing file for each video of a batch."""
+
+    def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.files = output_files(settings.prefix, settings.suffix, num_videos)
+        self._writers = [
+            VideoWriter(file.path, settings.fps, upscale=settings.upscale, metadata=metadata, growing=True)
+            for file in self.files
+        ]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Streams":
+        for writer in self._writers:
+            self._stack.enter_context(writer)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def append(self, latents: Tensor) -> Tensor:
+        """The next frame of each video, latents [B, C, h, w] in the host's scale, decoded and written. Returns the
+        images [B, 3, H, W] in [0, 1]."""
+        images = bridge.decode(self.settings.vae, latents)
+        for writer, image in zip(self._writers, images, strict=True):
+            writer.append(image)
+        return images
+
+    def shown(self) -> ui.PreviewVideo:
+        """The files, for the node to show."""
+        there = [file for file in self.files if os.path.exists(file.path)]
+        return ui.PreviewVideo([ui.SavedResult(file.name, file.subfolder, io.FolderType.output) for file in there])
