@@ -1,7 +1,7 @@
 """A pack for `benchmarks/host.py` only: it times the ARTV nodes from inside the host, and answers with the times.
 
 `GET /artv_timing` gives seconds since the last asking: for each node its `execute`, and of the sampler's how much went
-by in `artv_core.generate.generate_frames` (less what that spent in the node's own callback).
+by in `artv_core.recording.record_frames` (less what that spent in the node's own callback).
 """
 
 import sys
@@ -32,7 +32,7 @@ def timed_node(node: type) -> None:
 
 
 def timed_core(bridge) -> None:
-    generate_frames = bridge.generate_frames
+    record_frames = bridge.record_frames
 
     def timed(*arguments, on_step, **named):
         def step(*info):
@@ -42,7 +42,7 @@ def timed_core(bridge) -> None:
             finally:
                 add("callback", started)
 
-        frames = generate_frames(*arguments, on_step=step, **named)
+        frames = record_frames(*arguments, on_step=step, **named)
         while True:
             started = time.perf_counter()
             try:
@@ -53,7 +53,7 @@ def timed_core(bridge) -> None:
                 add("core", started)
             yield frame
 
-    bridge.generate_frames = timed
+    bridge.record_frames = timed
 
 
 @PromptServer.instance.routes.get("/artv_timing")
