@@ -33,6 +33,7 @@ from artv_core import conditioning, generate  # noqa: E402
 from artv_core.checkpoint import load_checkpoint, shipped_checkpoint  # noqa: E402
 from artv_core.evaluation.denoising import denoising_error  # noqa: E402
 from artv_core.evaluation.quality import appearance, direction, holding, quality_clips, read_rollout  # noqa: E402
+from artv_core.frames import AnchorPolicy  # noqa: E402
 from artv_core.generate import GenerateOptions  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
 from artv_core.models.attention import CrossAttention, TokenProjections, attend, split_heads  # noqa: E402
@@ -102,6 +103,11 @@ def joint_attention() -> Iterator[None]:
         yield
 
 
+def rolling_anchor() -> AbstractContextManager[Any]:
+    """The anchor is the frame ten before, in place of the first one."""
+    return patch.object(generate, "AnchorPolicy", lambda: AnchorPolicy("rolling"))
+
+
 def unet(**fields: Any) -> dict[str, Any]:
     return {"noise": {"unet": fields}}
 
@@ -145,6 +151,8 @@ SAMPLING = {
         f"first guidance {n:g}": Variant("sampling: text guidance of the first frame", {"first_frame_guidance": n})
         for n in (1.5, 6.0)
     },
+    **{f"AdaIN {n:g}": Variant("sampling: brakes on drift", {"adain_strength": n}) for n in (0.2, 1.0)},
+    "rolling anchor": Variant("sampling: brakes on drift", patch=rolling_anchor),
 }
 
 TRAINING = {
