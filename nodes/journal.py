@@ -134,7 +134,7 @@ class ARTVLoadJournal(io.ComfyNode):
         """One frame after the other from the file into the result."""
         with JournalReader(_path(journal)) as reader:
             scale, shift = _host_scale(reader.header.about, journal)
-            end = min(reader.num_records, first_frame + frames if frames else reader.num_records)
+            end = reader.count_sound(first_frame + frames if frames else None)
             batch, channels, height, width = reader.header.shape
             latents = torch.zeros(batch, max(0, end - first_frame), channels, height, width)
             masks = torch.zeros(batch, max(0, end - first_frame), height, width)

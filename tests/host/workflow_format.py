@@ -41,9 +41,9 @@ NOTES = {
     "multi_prompt_long_video": "One prompt for each stretch of frames; the number is the frame it starts at. Later "
     "prompts take the last frame of the stretch before as their anchor. Set frames in the sampler and num_frames in "
     "the scheduler to the same number.",
-    "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it grows with each "
-    "frame. Cancel the run, or end ComfyUI, and queue it again: it goes on where it was. In redo, '40: 7' makes all from "
-    "frame 40 on again with the seed 7.",
+    "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it grows with "
+    "each frame. Cancel the run, or end ComfyUI, and queue it again: it goes on where it was. In redo, '40: 7' makes "
+    "all from frame 40 on again with the seed 7.",
     "sdxl_image_to_video": "SDXL draws the first frame, ARTV moves it. Needs sd_xl_base_1.0.safetensors in "
     "models/checkpoints. With an ARTV checkpoint of another size, change the size in Upscale Image.",
     "go_on_from_video": "Choose a video; it is scaled to the model's size and goes on. frames counts the frames that "
