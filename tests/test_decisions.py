@@ -37,7 +37,7 @@ def test_every_sampled_variant_has_options_of_its_own(name: str):
     variant = decisions.SAMPLING[name]
     chosen = GenerateOptions(**(decisions.COMPARED | variant.options)).resolved(preset("tiny"))
     same = chosen == GenerateOptions(**decisions.COMPARED).resolved(preset("tiny"))
-    assert same == (name in (decisions.BEFORE, "copy noised"))
+    assert same == (name in (decisions.BEFORE, "copy noised", "rolling anchor"))
 
 
 def test_copying_the_noised_reference_changes_later_frames():
