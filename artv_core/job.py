@@ -107,10 +107,11 @@ def changed_settings(job: Job, made_with: str) -> list[str]:
     """Settings in which the job differs from the frames that it goes on from, as "name: then -> now"."""
     try:
         then = json.loads(made_with or "{}")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # from a file, which anyone may have written
         return []
     now = json.loads(job.settings())
-    return [f"{name}: {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
+    known = [name for name in now if isinstance(then, dict) and name in then]
+    return [f"{name}: {str(then[name])[:100]} -> {now[name]}" for name in known if then[name] != now[name]]
 
 
 def run_job(

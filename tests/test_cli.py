@@ -598,6 +598,14 @@ def test_prompt_files_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling
     assert message in one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    "made_with", ["", "{", "[" * 100_000, "[1]", "null", "7", '{"eta": ' + "[" * 900 + "]" * 900 + "}"]
+)
+def test_settings_that_anyone_may_have_written(made_with):
+    changes = jobs.changed_settings(job_of(Path("tiny")), made_with)
+    assert all(len(change) < 300 for change in changes)
+
+
 def test_frames_of_another_size_cannot_be_gone_on_from(checkpoint, tmp_path, capsys):
     saved = tmp_path / "l.safetensors"
     assert generate(checkpoint, tmp_path / "a.mp4", "--frames", 2, "--save-latents", saved) == 0
