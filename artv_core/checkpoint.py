@@ -5,6 +5,7 @@ checkpoint that holds only what was trained on top of it. Reading is strict, and
 that a user can cause is one line.
 """
 
+import math
 import os
 import re
 import secrets
@@ -83,7 +84,14 @@ _VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
 _UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
 
 _FLOAT_TYPES = ("F16", "BF16", "F32")
-_HEADER_LIMIT = 64 * 2**20
+# What a header may hold. SD 2's has 150 KB and 6,000 names; what training tools note in one can take some megabytes.
+_HEADER_LIMIT = 4 * 2**20
+_NAMES_LIMIT = 60_000
+_NUMBERS_LIMIT = 2**20
+_DIMENSIONS_LIMIT = 16
+_SIZE_LIMIT = 2**48
+_METADATA_LIMIT = 1_000_000
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _READ_AT_ONCE = 256 * 2**20
 _OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
 
@@ -105,7 +113,8 @@ def save_checkpoint(
     `base` the file that has them (its name, for the reader; no path is followed). `extra_metadata` travels along.
 
     Raises OSError where the file cannot be written (a full disk, no such folder), and ValueError for parts that the
-    model lacks or for weights that `dtype` cannot hold (infinite or not a number).
+    model lacks, for more than a million characters of metadata, and for weights that `dtype` cannot hold (infinite or
+    not a number).
     """
     chosen = _parts_to_save(model, parts, base)
     metadata = {"format": "pt", "artv_config": model.config.to_json(), "artv_parts": ",".join(chosen)}
@@ -115,6 +124,9 @@ def save_checkpoint(
         if name in _OWN_METADATA:
             raise ValueError(f"extra_metadata: {name!r} is the checkpoint's own; choose another name")
         metadata[name] = text
+    characters = sum(len(name) + len(text) for name, text in metadata.items())
+    if characters > _METADATA_LIMIT:
+        raise ValueError(f"the metadata has {characters} characters; accepted are up to {_METADATA_LIMIT}")
     tensors = {
         _file_key(name): _for_file(name, tensor, dtype)
         for name, tensor in model.state_dict().items()
@@ -277,6 +289,7 @@ class CheckpointSummary:
 
     `parts` are the names (in `PARTS`) of what it holds, `parameters` how many numbers each of them has, `missing` what
     it cannot do alone: use -> what to do about it. `base` is the file that it was trained on, where it names one.
+    `metadata` is what else there is, each text cut to one line of 300 characters.
     """
 
     path: Path
@@ -310,7 +323,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointSummary:
         file_bytes=file.path.stat().st_size,
         dtypes=tuple(sorted({tensor.dtype for tensor in file.tensors.values()})),
         missing=_missing_uses(held, base),
-        metadata={name: text for name, text in file.metadata.items() if name not in _OWN_METADATA},
+        metadata={_clip(name, 60): _clip(text) for name, text in file.metadata.items() if name not in _OWN_METADATA},
     )
 
 
@@ -376,7 +389,7 @@ class TensorInfo:
     @property
     def count(self) -> int:
         """How many numbers it holds."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -391,11 +404,18 @@ class TensorFile:
         """Each key with its tensor, which lies in the file's memory map: copy what is to be kept.
 
         The map is dropped now and then, since its pages would otherwise count as this process's memory until the end.
+        Raises ValueError, one line, on a type of numbers that torch lacks.
         """
         for batch in self._batches(keys):
             with safe_open(self.path, framework="pt", device="cpu") as file:
                 for key in batch:
-                    yield key, file.get_tensor(key)
+                    yield key, self._tensor(file, key)
+
+    def _tensor(self, file: Any, key: str) -> Tensor:
+        try:
+            return file.get_tensor(key)
+        except (SafetensorError, AttributeError) as error:  # the latter where this torch has no such type
+            raise ValueError(f"{self.path}: cannot read {_clip(key, 160)}: {_clip(str(error))}") from None
 
     def _batches(self, keys: Iterable[str]) -> Iterator[list[str]]:
         batch: list[str] = []
@@ -412,8 +432,8 @@ class TensorFile:
 def open_tensor_file(path: str | Path) -> TensorFile:
     """Read the header of a safetensors file and no tensor.
 
-    Raises ValueError, one line, for whatever is no such file. The length that the header claims is held against the
-    file and a limit before anything is parsed, so that a hostile file costs neither memory nor time.
+    Raises ValueError, one line, for whatever is no such file. The length that the header claims, and how much there is
+    in it, are held against limits before anything is parsed, so that a hostile file costs neither memory nor time.
     """
     path = Path(path)
     _check_node(path)
@@ -422,13 +442,17 @@ def open_tensor_file(path: str | Path) -> TensorFile:
         with safe_open(path, framework="pt", device="cpu") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping: it has no iterator)
             tensors = {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
-            return TensorFile(path, file.metadata() or {}, tensors)
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         if "not fully covered" in str(error):
             raise ValueError(f"{path} is damaged: its length is not what its header says; copy it again") from None
         raise ValueError(f"{path} is damaged: {_clip(str(error))}") from None
     except OSError as error:
         raise ValueError(f"cannot read {path}: {_reason(error)}") from None
+    for key, tensor in tensors.items():
+        if len(tensor.shape) > _DIMENSIONS_LIMIT or max(tensor.shape, default=0) > _SIZE_LIMIT:
+            raise ValueError(f"{path} is damaged: no tensor has the shape that it says {_clip(key, 160)} has")
+    return TensorFile(path, metadata, tensors)
 
 
 def _check_node(path: Path) -> None:
@@ -449,15 +473,12 @@ def _kind_of_node(path: Path) -> str:
 
 
 def _check_start(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
+    start = _read_bytes(path, 0, 64)
     size = path.stat().st_size
     header = int.from_bytes(start[:8], "little")
     opens_as_json = start[8:9] == b"{"
     if opens_as_json and header <= min(size - 8, _HEADER_LIMIT):
+        _check_header(path, _read_bytes(path, 8, header))
         return
     kind = _foreign_kind(start)
     if kind:
@@ -467,6 +488,28 @@ def _check_start(path: Path) -> None:
     if opens_as_json:
         raise ValueError(f"{path} is damaged: its header claims {header} bytes, at most {_HEADER_LIMIT} are accepted")
     raise ValueError(f"{path} is not a safetensors file")
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    """Raises ValueError where there is more in it than in any model's, and parsing it could take gigabytes."""
+    # Every string begins with a quotation mark that no backslash precedes, so this counts at least half of them.
+    names = (header.count(b'"') - header.count(b'\\"')) // 2
+    if names > _NAMES_LIMIT:
+        raise ValueError(f"{path} is damaged: its header holds {names} names; accepted are up to {_NAMES_LIMIT}")
+    numbers = len(header) - sum(match.end() - match.start() for match in _STRING.finditer(header))
+    if numbers > _NUMBERS_LIMIT:
+        raise ValueError(
+            f"{path} is damaged: its header holds {numbers} bytes of numbers; accepted are up to {_NUMBERS_LIMIT}"
+        )
+
+
+def _read_bytes(path: Path, start: int, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
 
 
 def _foreign_kind(start: bytes) -> str | None:
@@ -555,8 +598,9 @@ def _declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
     declared = file.metadata.get("artv_parts")
     if declared is None:
         return [part for part in PARTS if part != "mask" or config.mask is not None]
-    _check_names(declared.split(","), PARTS, f"{file.path}: artv_parts")
-    return [part for part in PARTS if part in declared.split(",")]
+    names = declared.split(",", len(PARTS))
+    _check_names(names, PARTS, f"{file.path}: artv_parts")
+    return [part for part in PARTS if part in names]
 
 
 def _check_names(names: Iterable[str], known: Iterable[str], where: str = "parts") -> None:
@@ -626,16 +670,20 @@ def _check_tensors(
     }
     found = [f"{len(names)} {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
     if found:
-        raise ValueError(f"{file.path} does not fit: {'; '.join(found)}")
+        raise ValueError(f"{file.path} does not fit: {_clip('; '.join(found), 900)}")
 
 
 def _check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
     for key, wanted in _host_scale(config).items():
-        for _, got in file.read([key] if key in file.tensors else []):
-            if got.shape != wanted.shape or got.float() != wanted:
-                raise ValueError(
-                    f"{file.path}: {key} is {got.flatten()[:1].tolist()}, artv_config says {wanted.item()}"
-                )
+        info = file.tensors.get(key)
+        if info is None:
+            continue
+        if info.dtype not in _FLOAT_TYPES or info.shape:
+            got = f"{info.dtype} {list(info.shape)}"
+            raise ValueError(f"{file.path}: {key} is {got}, expected a single number ({', '.join(_FLOAT_TYPES)})")
+        for _, scale in file.read([key]):
+            if scale.float() != wanted:
+                raise ValueError(f"{file.path}: {key} is {[scale.item()]}, artv_config says {wanted.item()}")
 
 
 def _first_few(names: list[str], limit: int = 4) -> str:
@@ -645,5 +693,5 @@ def _first_few(names: list[str], limit: int = 4) -> str:
 
 def _clip(text: str, limit: int = 300) -> str:
     """One line, and not a long one: names and messages may come from a hostile file."""
-    line = "".join(character if character.isprintable() else " " for character in text)
+    line = "".join(character if character.isprintable() else " " for character in text[: limit + 1])
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -6,10 +6,19 @@ networks, which noise schedule they were trained with, and which settings to sam
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
+
+MAX_JSON_CHARACTERS = 500_000
+MAX_VALUES = 10_000
+"""Of a list."""
+
+MAX_CHARACTERS = 200
+"""Of a name or a word."""
+
+MAX_BLOCKS = 64
+"""Of one UNet, residual and transformer blocks together. SD 2.1 has 22 and 16."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +157,19 @@ class ARTVConfig:
     @staticmethod
     def from_json(text: str) -> "ARTVConfig":
         """Raises ValueError, naming the field, on anything that is not exactly this structure."""
+        if len(text) > MAX_JSON_CHARACTERS:
+            raise ValueError(f"artv_config has {len(text)} characters; accepted are up to {MAX_JSON_CHARACTERS}")
         try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"artv_config is not valid JSON: {error}") from None
         config = from_dict(ARTVConfig, data, "artv_config")
         validate(config)
         return config
+
+
+def _refuse_constant(name: str) -> typing.NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def from_dict(kind: type, data: object, path: str) -> typing.Any:
@@ -164,7 +179,7 @@ def from_dict(kind: type, data: object, path: str) -> typing.Any:
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(data) - set(hints))
     if unknown:
-        raise ValueError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(hints)}")
+        raise ValueError(f"{path}: unknown field {_shown(unknown[0])}; known: {', '.join(hints)}")
     return kind(**{name: _convert(hints[name], value, f"{path}.{name}") for name, value in data.items()})
 
 
@@ -176,21 +191,34 @@ def _convert(hint: typing.Any, value: object, path: str) -> object:
         return from_dict(typing.cast(type, hint), value, path)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{path}: expected a list, got {value!r}")
+            raise ValueError(f"{path}: expected a list, got {_shown(value)}")
         args = typing.get_args(hint)
         if args[-1] is not Ellipsis and len(value) != len(args):
             raise ValueError(f"{path}: expected {len(args)} values, got {len(value)}")
         return tuple(_convert(args[0], item, path) for item in value)
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{path}: got {_shown(value)}, which is too large") from None
     hint = typing.get_origin(hint) or hint
     if type(value) is not hint:
-        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+        raise ValueError(f"{path}: expected {hint.__name__}, got {_shown(value)}")
     return value
+
+
+def _shown(value: object) -> str:
+    """The value for a message; of one that may be large or deep, the beginning or the kind."""
+    if isinstance(value, (dict, list, tuple)):
+        return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "an integer of more than 63 bits"
+    return repr(value) if not isinstance(value, str) or len(value) <= 60 else f"{value[:60]!r}..."
 
 
 def validate(config: ARTVConfig) -> None:
     """Refuse values that no network could be built from, so that a hostile file costs nothing. Raises ValueError."""
+    _validate_values("artv_config", config)
     choices = {
         "vae.kind": (config.vae.kind, ("kl", "taesd")),
         "text.layer": (config.text.layer, ("penultimate", "last")),
@@ -215,16 +243,33 @@ def validate(config: ARTVConfig) -> None:
         raise ValueError(
             f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} do not lie within 0 to 1"
         )
-    if not (math.isfinite(config.vae.scale) and math.isfinite(config.vae.shift)) or config.vae.scale == 0:
-        raise ValueError("artv_config.vae: scale and shift must be finite numbers, and scale not 0")
+    if config.vae.scale == 0:
+        raise ValueError("artv_config.vae.scale: got 0, accepted is any other number")
     for side in config.size:
         _in_range("artv_config.size", side, config.vae.factor, 16_384)
+    _in_range("artv_config.fps", config.fps, 0.01, 1000)
     _in_range("artv_config.segment_frames", config.segment_frames, 1, 1_000_000)
     _equal("artv_config.noise.unet.out_channels", config.noise.unet.out_channels, config.vae.latent_channels)
     if config.mask is not None:
         _equal("artv_config.mask.unet.out_channels", config.mask.unet.out_channels, 1)
         references = config.noise.adapter.num_references
         _equal("artv_config.mask.adapter.num_references", config.mask.adapter.num_references, references)
+
+
+def _validate_values(path: str, value: object) -> None:
+    """Numbers must be finite, and nothing may be so large that it costs time or memory, or spoils what is printed."""
+    if dataclasses.is_dataclass(value):
+        for name, inner in vars(value).items():
+            _validate_values(f"{path}.{name}", inner)
+    elif isinstance(value, tuple):
+        _in_range(f"{path} (length)", len(value), 0, MAX_VALUES)
+        for inner in value:
+            _validate_values(path, inner)
+    elif isinstance(value, str):
+        if len(value) > MAX_CHARACTERS or not value.isprintable():
+            raise ValueError(f"{path}: got {_shown(value)}, accepted are up to {MAX_CHARACTERS} printable characters")
+    elif isinstance(value, (int, float)) and not abs(value) < 2**63:
+        raise ValueError(f"{path}: got {_shown(value)}, which is no number that can be used")
 
 
 def _validate_network(network: NetworkConfig, path: str) -> None:
@@ -243,12 +288,17 @@ def _validate_network(network: NetworkConfig, path: str) -> None:
     _in_range(f"{path}.anchor.grid", network.anchor.grid, 1, 64)
     _in_range(f"{path}.anchor.patch_size", network.anchor.patch_size, 1, 64)
     _in_range(f"{path}.anchor.width", network.anchor.width, 1, 4096)
+    _in_range(f"{path}.unet.attention_levels (length)", len(unet.attention_levels), 0, len(unet.channel_mult))
     for level in unet.attention_levels:
         _in_range(f"{path}.unet.attention_levels", level, 0, len(unet.channel_mult) - 1)
     for channels in unet.level_channels:
         _in_range(f"{path}.unet (channels of a level)", channels, 8, 16_384)
         _multiple(f"{path}.unet (channels of a level)", channels, "norm_groups", unet.norm_groups)
         _multiple(f"{path}.unet (channels of a level)", channels, "head_channels", unet.head_channels)
+    of_a_level = 2 * unet.num_res_blocks + 1
+    residual = len(unet.channel_mult) * of_a_level + 2
+    transformers = (len(unet.attention_levels) * of_a_level + 1) * unet.transformer_depth
+    _in_range(f"{path}.unet (number of blocks)", residual + transformers, 1, MAX_BLOCKS)
 
 
 def _multiple(path: str, value: int, name: str, factor: int) -> None:
@@ -261,7 +311,7 @@ def _equal(path: str, value: int, wanted: int) -> None:
         raise ValueError(f"{path}: got {value}, the rest of the configuration needs {wanted}")
 
 
-def _in_range(path: str, value: int, low: int, high: int) -> None:
+def _in_range(path: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{path}: got {value}, accepted are {low} to {high}")
 

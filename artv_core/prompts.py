@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 MAX_FILE_BYTES = 1_000_000
 MAX_CHARACTERS = 1_000_000
+MAX_PROMPTS = 50_000
 MAX_FRAME = 10**9
 MAX_DIGITS = 20
 
@@ -240,6 +241,8 @@ class _Reader:
             prompt = self.read_prompt()
             self.check(prompt)
             self.prompts.append(prompt)
+            if len(self.prompts) > MAX_PROMPTS:
+                raise self.error(prompt.at, f"this is one prompt more than the {MAX_PROMPTS} that are accepted")
         if not self.prompts:
             raise self.error(0, 'the schedule holds no prompt; write one on each line, or "0": "text", "24": "text"')
         ends = [*(prompt.start for prompt in self.prompts[1:]), self.prompts[-1].end]
@@ -351,7 +354,9 @@ class _Reader:
         text = line[0] if line else ""
         if second := _SECOND_KEY.search(text):
             at, key = start + second.start("key"), second["key"]
-            raise self.error(at, f"got {key} on another prompt's line; give it a line, or put both prompts in quotes")
+            raise self.error(
+                at, f"got {_clipped(key)} on another prompt's line; give it a line, or put both prompts in quotes"
+            )
         return text.strip()
 
     def expect(self, pattern: re.Pattern[str], accepted: str) -> None:
@@ -369,7 +374,9 @@ class _Reader:
         number = Fraction(parts["number"]) if short else Fraction(MAX_FRAME + 1)
         if parts["seconds"]:
             if self.fps is None:
-                raise self.error(at, f"got {time}, but the frames per second are not known here; name a frame instead")
+                raise self.error(
+                    at, f"got {_clipped(time)}, but the frames per second are not known here; name a frame instead"
+                )
             number = Fraction(math.floor(number * Fraction(str(self.fps)) + Fraction(1, 2)))
         if number > MAX_FRAME:
             raise self.error(at, f"got {_shown(time)}, which is beyond the last frame that is accepted, {MAX_FRAME}")
@@ -418,7 +425,11 @@ def _length_problem(prompt: _Prompt, num_frames: int) -> str | None:
 
 def _shown(text: str) -> str:
     """The beginning of a text, for a message."""
-    return repr(text if len(text) <= 20 else f"{text[:20]}...")
+    return repr(_clipped(text))
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:20]}..."
 
 
 def _unescaped(match: re.Match[str]) -> str:
