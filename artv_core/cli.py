@@ -55,6 +55,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and arg_strings == ["--"]:  # Python before 3.13 makes an empty list of it
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} ({self.prog} --help lists what there is)")
 

@@ -229,7 +229,7 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     for name in ("height", "width"):
         side = getattr(options, name)
         if not factor <= side <= MAX_SIDE or side % factor:
-            nearest = min(MAX_SIDE // factor, max(1, round(side / factor))) * factor
+            nearest = max(1, round(min(max(side, 0), MAX_SIDE) / factor)) * factor
             raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")
     if options.num_frames < 0:
         raise ValueError(f"number of frames is {options.num_frames}; give 1 or more, or 0 to go on until stopped")

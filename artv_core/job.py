@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import signal
 import sys
@@ -36,6 +37,7 @@ def say(message: str) -> None:
     print("artv:", " ".join(message.split()), file=sys.stderr)
 
 
+@functools.cache
 def version() -> str:
     """Of the installed package."""
     from importlib import metadata
@@ -166,7 +168,7 @@ def _recording(job: Job, progress: Progress) -> Recording | None:
 
     def report(journal: Journal) -> None:
         if journal.found > job.num_given:
-            say(f"going on from frame {journal.found}, which is as far as {journal.path} goes")
+            progress.say(f"going on from frame {journal.found}, which is as far as {journal.path} goes")
             progress.num_given = journal.found
 
     about = {"prompt": job.prompts[0][1][:200], "settings": job.settings()[:MAX_SETTINGS]}
@@ -240,6 +242,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.set_postfix_str("", refresh=False)
         self._bar.close()
+
+    def say(self, message: str) -> None:
+        """A line of its own above the bar."""
+        self._bar.clear()
+        say(message)
 
     def frame(self, index: int) -> None:
         """A frame is finished; one that was there already is none that was made, and has no part in the rate."""

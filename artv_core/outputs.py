@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 def check_outputs(job: Job) -> None:
     """Raises ValueError, before any time is spent, where a file of the job could not be written."""
-    outputs = output_paths(job)
-    for index, path in enumerate(outputs):
-        if path.absolute() in [other.absolute() for other in outputs[:index]]:
+    named: set[Path] = set()
+    for path in output_paths(job):
+        if path.absolute() in named:
             raise ValueError(f"{path} is named as output twice; give each output a file of its own")
+        named.add(path.absolute())
         check_writable(path)
-    _video_writers(job)
+    for path in (*job.videos, *job.masks):
+        VideoWriter(path, job.fps, upscale=job.upscale)
 
 
 def output_paths(job: Job) -> list[Path]:

@@ -137,7 +137,7 @@ def test_short_videos_are_journaled_when_asked(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "artv_journals").exists()
     for frames in (3, 5):
         assert generate(checkpoint, tmp_path / "b.mp4", "--frames", frames, "--journal", tmp_path / "j") == 0
-    assert "going on from frame 3" in capsys.readouterr().err
+    assert re.search(r"(^|[\r\n])artv: going on from frame 3, [^\r\n]+\n", capsys.readouterr().err)
     assert generate(checkpoint, tmp_path / "c.mp4", "--frames", 5, "--journal", tmp_path / "j", "--start-over") == 0
     assert "going on" not in capsys.readouterr().err
     assert sorted(journal.num_frames for journal in list_journals(tmp_path / "j")) == [5, 5]
