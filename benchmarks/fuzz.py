@@ -7,7 +7,7 @@ outside the folder that it works in, no process started. Paths on the command li
 would be the user's right, and images are asked for in small sizes, for memory goes by the size that was asked for.
 Nothing is sampled: a command line is taken when all that is left to do is to load the weights.
 
-Writes `benchmarks/results/fuzz.json`. An input is known by its target, the seed and its number: `make_input`.
+Prints what it found; `benchmarks/faults.py` keeps it. An input is known by its target, the seed and its number.
 """
 
 import argparse
@@ -18,12 +18,10 @@ import io
 import itertools
 import json
 import os
-import platform
 import random
 import resource
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -78,7 +76,6 @@ from artv_core.prompts import (  # noqa: E402
     read_prompt_file,
 )
 
-RESULT = ROOT / "benchmarks/results/fuzz.json"
 INPUTS = 100_000
 SECONDS = 1.0
 MEGABYTES = 100.0
@@ -110,19 +107,9 @@ def main() -> None:
     if not set(args.targets) <= set(TARGETS):
         parser.error(f"the targets are: {', '.join(TARGETS)}")
     torch.set_num_threads(1)
-    kept = json.loads(RESULT.read_text())["targets"] if RESULT.is_file() else {}
-    for name in args.targets or TARGETS:
-        kept[name] = run_target(name, args.inputs, args.seed)
-        print(json.dumps({name: kept[name]}, indent=1), flush=True)
-    result = {
-        "command": "python benchmarks/fuzz.py",
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "bars": {"seconds": SECONDS, "megabytes": MEGABYTES, "faults": 0},
-        "targets": {name: kept[name] for name in TARGETS if name in kept},
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    sys.exit(int(any(measured["faults"] for measured in kept.values())))
+    found = {name: run_target(name, args.inputs, args.seed) for name in args.targets or TARGETS}
+    print(json.dumps(found, indent=1))
+    sys.exit(int(any(measured["faults"] for measured in found.values())))
 
 
 # Running
@@ -937,10 +924,6 @@ TARGETS = {
     "journal": Target(make_journal, check_journal, prepare_journal),
     "arguments": Target(make_arguments, check_arguments, prepare_arguments, lambda words: sum(map(len, words))),
 }
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":
