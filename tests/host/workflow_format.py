@@ -1,8 +1,8 @@
 """Workflows in the host's two formats: what its API takes, and what people open in the browser.
 
 `python -m tests.host.workflow_format` (from the repository's root) writes the browser's files from `workflows/api`
-anew; with `--thumbnails` it runs them all and writes their pictures too. Both need a ComfyUI. The tests turn the
-browser's files back and compare.
+anew, or those that are named; with `--thumbnails` it runs them and writes their pictures too. Both need a ComfyUI. The
+tests turn the browser's files back and compare.
 """
 
 import copy
@@ -240,7 +240,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, Server(find_hosts()[0], Path(folder)) as server:
         info = server.get("/object_info")
-        for name in names():
+        for name in [name for name in sys.argv[1:] if not name.startswith("--")] or names():
             workflow = ui_from_api(read_api(name), info, NOTES[name], name)
             (WORKFLOWS / f"{name}.json").write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
             if "--thumbnails" in sys.argv:
