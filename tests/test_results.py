@@ -4,11 +4,16 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import decisions  # noqa: E402
+import faults  # noqa: E402
+import long_video  # noqa: E402
+import tables  # noqa: E402
 
 
 def read(name: str) -> dict:
@@ -42,3 +47,32 @@ def test_every_kind_of_decision_was_measured():
 
 def test_quality_is_strict_json():
     assert read("quality")["bars"]
+
+
+def test_readme_says_what_was_measured_of_long_videos_and_faults():
+    text = tables.README.read_text(encoding="utf-8")
+    assert f"{tables.MARKER}{tables.table(tables.read_bars())}\n\n" in text
+
+
+@pytest.mark.parametrize("name", ["long_video", "faults"])
+def test_a_bar_holds_where_its_value_is_within_its_limit(name):
+    bars = read(name)["bars"]
+    assert len({bar["name"] for bar in bars}) == len(bars)
+    for bar in bars:
+        kind, limit = bar["limit"].rsplit(" ", 1)
+        within = {"at most": lambda value, limit: value <= limit, "at least": lambda value, limit: value >= limit}[kind]
+        assert bar["holds"] == (bar["value"] is not None and within(bar["value"], float(limit)))
+
+
+def test_every_bar_of_the_faults_is_there():
+    named = {name for part in faults.BARS.values() for name in part}
+    assert {bar["name"] for bar in read("faults")["bars"]} == named
+
+
+def test_memory_does_not_grow_and_nothing_is_lost():
+    """Timings are not gated: a busy machine has its own."""
+    for bar in read("long_video")["bars"] + read("faults")["bars"]:
+        if "seconds" not in bar["name"]:
+            assert bar["holds"], bar
+    assert "core: MB grown from frame 100 to the end" in {bar["name"] for bar in read("long_video")["bars"]}
+    assert long_video.FRAMES == read("long_video")["frames"] == 10_000
