@@ -240,7 +240,9 @@ class Server:
 
 
 def _link(link: Path, folder: Path) -> None:
-    """A link, or a copy where the system allows no links (Windows, as a rule)."""
+    """A link, or a copy where the system allows no links (Windows, as a rule); one that is there stays."""
+    if link.exists():
+        return
     try:
         link.symlink_to(folder, target_is_directory=True)
     except OSError:

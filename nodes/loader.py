@@ -70,10 +70,11 @@ class ARTVLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, vae, about(model.model))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, base: str) -> list[tuple[str, int]]:
-        """A file that was replaced under its name is loaded anew."""
+    def fingerprint_inputs(cls, checkpoint: str, base: str) -> list[int]:
+        """A file that was replaced under its name is loaded anew. No path is named: the host stores this in what it
+        saves, which is sent to others."""
         paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
-        return [(path, os.stat(path).st_mtime_ns) for path in paths if path]
+        return [os.stat(path).st_mtime_ns for path in paths if path]
 
 
 def about(model: ARTV) -> str:

@@ -42,5 +42,9 @@ def graph_metadata(hidden: Any) -> dict[str, str]:
         return {}
     stored = dict(hidden.extra_pnginfo or {})
     if hidden.prompt is not None:
-        stored["prompt"] = hidden.prompt
+        # What the host notes down for its cache is no part of the prompt, and may tell of the machine.
+        stored["prompt"] = {
+            key: {name: value for name, value in node.items() if name != "is_changed"}
+            for key, node in hidden.prompt.items()
+        }
     return {name: json.dumps(value) for name, value in stored.items()}

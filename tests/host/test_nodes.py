@@ -280,6 +280,8 @@ def test_video_file(server: Server) -> None:
     assert [frame.shape for frame in frames] == [(128, 128, 3)] * 4
     assert json.loads(tags["workflow"]) == workflow
     assert json.loads(tags["prompt"])["sample"]["inputs"]["frames"] == 4
+    assert "is_changed" not in tags["prompt"]
+    assert str(server.base) not in tags["prompt"]
 
 
 def test_native_nodes_read_the_outputs(server: Server) -> None:
