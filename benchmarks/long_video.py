@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from importlib import metadata
@@ -44,11 +44,11 @@ PROMPT = "a large red circle moving right on a blue background"
 FRAMES, QUICK_FRAMES, STEPS = 10_000, 400, 2
 EARLY = 100
 """After so many frames memory must not grow any more."""
-WINDOW = 20
+WINDOW = 100
 """Readings of so many frames give one figure, their median."""
 SPAN = 1000
 """How many frames are timed at the start (from frame `EARLY` on) and at the end."""
-BLOCK = 20
+BLOCK = 50
 """Frames that are timed as one, where a median is taken: of a process that is read from outside no frame is timed."""
 WARM_UP = EARLY
 """Frames of the video that a server makes before the one that is measured: what it loads once is there then."""
@@ -57,8 +57,10 @@ POLL_SECONDS = 0.02
 MEMORY_BAR = 20.0
 TIME_BAR = 1.05
 HOSTS = ("0.3.64", "0.12.1")
-MAKERS = ("core", "cli", "comfyui")
-STAGES = {"core": ("streaming",)} | {
+MAKERS = ("core", "turns", "cli", "comfyui")
+TURNS = 500
+"""Of one late and one early frame each."""
+STAGES = {"core": ("streaming",), "core, in turns": ()} | {
     f"ComfyUI {version}, Decode to Video": ("sampling", "decoding") for version in HOSTS
 }
 """The parts that there are bars for in any case, and what is timed in them; others have theirs once they were run."""
@@ -81,7 +83,7 @@ def main() -> None:
         parser.error(f"--frames is {frames}; at least {2 * EARLY} are needed")
     path = args.output or (RESULT if frames == FRAMES else None)
     for maker in args.parts:
-        for name, part in {"core": run_core, "cli": run_cli, "comfyui": run_hosts}[maker](frames):
+        for name, part in {"core": run_core, "turns": run_turns, "cli": run_cli, "comfyui": run_hosts}[maker](frames):
             print_part(name, part)
             if path is not None:
                 keep(path, frames, name, part)
@@ -112,15 +114,26 @@ def keep(path: Path, frames: int, name: str, part: Part) -> None:
 
 def bars(name: str, part: Part | None) -> list[dict[str, Any]]:
     """Of one part; without figures where it was not run."""
+    if name == "core, in turns":
+        ratio = None if part is None else part["late and early frames"]["wall, late over early"]
+        return [bar(f"{name}: seconds per frame after 9,000 frames over after {EARLY}", ratio, TIME_BAR)]
     stages = STAGES.get(name) or [stage for stage in part or {} if stage != "commit"]
-    memory = None if part is None else part["memory"]["MB grown"] - part["memory"].get(OWN, 0.0)
-    beyond = f", beyond {OWN.removeprefix('MB of ')}" if "ComfyUI" in name else ""
-    grown = None if memory is None else round(memory, 2)
-    found = [bar(f"{name}: MB grown from frame {EARLY} to the end{beyond}", grown, MEMORY_BAR)]
+    memory = {} if part is None else part["memory"]
+    own = " (20 and those of LATENT and MASK)" if "ComfyUI" in name else ""
+    limit = round(MEMORY_BAR + memory.get(OWN, 0.0), 2)
+    found = [bar(f"{name}: MB grown from frame {EARLY} to the end{own}", memory.get("MB grown"), limit)]
+    if "ComfyUI" in name:
+        within = None if part is None else round(sum(grown_within(part[stage]) for stage in stages), 2)
+        found.append(bar(f"{name}: MB grown from frame {EARLY} to the end of {' and of '.join(stages)}", within, 20))
     for stage in stages:
         ratio = None if part is None else part[stage]["medians, last over first"]
         found.append(bar(f"{name}: seconds per frame of {stage}, last {SPAN} over first {SPAN}", ratio, TIME_BAR))
     return found
+
+
+def grown_within(stage: Figures) -> float:
+    """MB from frame `EARLY` to the end of one stage: without what the next one needs for itself, such as an encoder."""
+    return max(figures["end"] - figures[str(EARLY)] for kind, figures in stage.items() if kind.endswith("MB"))
 
 
 def bar(name: str, value: float | None, limit: float) -> dict[str, Any]:
@@ -231,19 +244,63 @@ def stream_core(frames: int) -> Figures:
     """Each frame is made, journaled, decoded, written, measured, and forgotten, in this process."""
     trace, meter, pipeline = Trace(os.getpid()), DriftMeter(), Pipeline.from_checkpoint("tiny")
     options = GenerateOptions(num_frames=frames, steps=STEPS)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        made = pipeline.frames(PROMPT, options, recording=Recording(folder))
-        video = VideoWriter(folder / "video.mp4", 8.0, growing=True)
-        with closing(made), video, DriftLog(folder / "drift.csv") as log:
-            for frame in made:
-                video.append(frame.image[0])
-                mask = None if frame.mask is None else frame.mask[0, 0]
-                log.append(meter.read(frame.index, frame.image[0], mask))
-                if frame.index + 1 in (EARLY, frames - WINDOW):
-                    gc.collect()
-                trace.note(frame.index + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        made = pipeline.frames(PROMPT, options, recording=Recording(Path(folder)))
+        for finished in streamed(made, Path(folder), meter):
+            if finished in (EARLY, frames - WINDOW):
+                gc.collect()
+            trace.note(finished)
     return trace.figures(frames)
+
+
+def streamed(made: Generator[Any, None, None], folder: Path, meter: DriftMeter) -> Iterator[int]:
+    """Write and measure frame after frame; how many are done."""
+    video = VideoWriter(folder / "video.mp4", 8.0, growing=True)
+    with closing(made), video, DriftLog(folder / "drift.csv") as log:
+        for frame in made:
+            video.append(frame.image[0])
+            mask = None if frame.mask is None else frame.mask[0, 0]
+            log.append(meter.read(frame.index, frame.image[0], mask))
+            yield frame.index + 1
+
+
+# Late and early frames in turns: what else the machine does hits both
+
+
+def run_turns(frames: int) -> list[tuple[str, Part]]:
+    """Frames from `frames` - `SPAN` on of one run and from `EARLY` on of another, made in turns. The frames before are
+    given ones, so that they need not be sampled; they go through journal, decoder and writer like the others."""
+    late, early = frames - SPAN if frames > 2 * SPAN else frames // 2, EARLY
+    pipeline = Pipeline.from_checkpoint("tiny")
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        runs = [goes_on(pipeline, Path(one), late), goes_on(pipeline, Path(other), early)]
+        times = [
+            [clocked(run) for run in (runs if turn % 2 else runs[::-1])][:: 1 if turn % 2 else -1]
+            for turn in range(TURNS)
+        ]
+    clocks = np.array(times)  # [turn, late or early, clock]
+    wall, processor = np.median(clocks, axis=0)[0] / np.median(clocks, axis=0)[1]
+    figures = {"wall, late over early": round(float(wall), 4), "processor, late over early": round(float(processor), 4)}
+    return [("core, in turns", {"late and early frames": figures | {"late": late, "early": early, "turns": TURNS}})]
+
+
+def goes_on(pipeline: Pipeline, folder: Path, given: int) -> Iterator[int]:
+    """A run behind so many given frames, at the first frame that it makes."""
+    first = next(iter(pipeline.frames(PROMPT, GenerateOptions(num_frames=1, steps=STEPS)))).latent
+    options = GenerateOptions(num_frames=0, steps=STEPS)
+    made = pipeline.frames(PROMPT, options, given=[first] * given, recording=Recording(folder))
+    run = streamed(made, folder, DriftMeter())
+    for finished in run:
+        if finished == given + 5:
+            return run
+    raise AssertionError("an endless run has ended")
+
+
+def clocked(run: Iterator[int]) -> tuple[float, float]:
+    """Seconds that the next frame takes, by the wall and of the processor."""
+    wall, processor = time.perf_counter(), time.process_time()
+    next(run)
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def run_cli(frames: int) -> list[tuple[str, Part]]:
@@ -282,16 +339,15 @@ def follow(process: subprocess.Popen, folder: Path) -> Trace:
 # ComfyUI
 
 
-def run_hosts(frames: int) -> list[tuple[str, Part]]:
+def run_hosts(frames: int) -> Iterator[tuple[str, Part]]:
+    """Each as soon as it is measured, for it takes long."""
     hosts = find_hosts()
     if not hosts:
         print("no ComfyUI found: set COMFYUI_PATH to its folder", file=sys.stderr)
     graphs = {"Decode": decode_graph, "Stream": stream_graph}
-    return [
-        (f"ComfyUI {host.version}, {name} to Video", run_host(host, graph, frames))
-        for host in hosts
-        for name, graph in graphs.items()
-    ]
+    for host in hosts:
+        for name, graph in graphs.items():
+            yield f"ComfyUI {host.version}, {name} to Video", run_host(host, graph, frames)
 
 
 def run_host(host: Host, graph: Callable[[int, int], Graph], frames: int) -> Part:

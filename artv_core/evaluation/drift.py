@@ -33,7 +33,7 @@ _PANELS = {
 _RATIOS = ("spread", "sharpness")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DriftReading:
     """One frame against the anchor frame, in finite numbers of the frames' own scale.
 
