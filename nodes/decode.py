@@ -4,9 +4,9 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..artv_core.media import CONTAINERS, VideoWriter
+from ..artv_core.media import VideoWriter
 from . import bridge
-from .output_files import graph_metadata, output_file
+from .output_files import graph_metadata, output_file, video_file_inputs, video_suffix
 
 
 class ARTVDecodeVideo(io.ComfyNode):
@@ -27,28 +27,7 @@ class ARTVDecodeVideo(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
                 io.Vae.Input("vae", tooltip="The VAE the latents belong to, from ARTV Loader."),
-                io.Float.Input(
-                    "fps", default=8.0, min=0.01, max=1000.0, step=0.5, tooltip="Frames per second of the video."
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/ARTV",
-                    tooltip="Folder and beginning of the file's name, inside the output folder.",
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=[suffix.removeprefix(".") for suffix in CONTAINERS],
-                    default="mp4",
-                    tooltip="The kind of file. All hold H.264 video.",
-                ),
-                io.Int.Input(
-                    "upscale",
-                    default=1,
-                    min=1,
-                    max=16,
-                    tooltip="Each pixel becomes a square of so many pixels, without blur. 4 makes the tiny model's "
-                    "64 pixels easy to see.",
-                ),
+                *video_file_inputs(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file, for any node that takes a video.")],
         )
@@ -58,10 +37,8 @@ class ARTVDecodeVideo(io.ComfyNode):
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:
         """One frame after the other: decode, encode, forget."""
-        if f".{format}" not in CONTAINERS:  # older hosts do not check menus
-            raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
         samples = bridge.latent_samples(latent, "the latent")
-        file = output_file(filename_prefix, f".{format}")
+        file = output_file(filename_prefix, video_suffix(format))
         progress = bridge.counter(len(samples))
         with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
             for index in range(len(samples)):

@@ -1,4 +1,4 @@
-"""Where nodes put files: in the host's output folder, numbered as the host numbers its own."""
+"""Files that nodes write: in the host's output folder, numbered as the host numbers its own."""
 
 import json
 import os
@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import folder_paths
 from comfy.cli_args import args
+from comfy_api.latest import io
+
+from ..artv_core.media import CONTAINERS
 
 
 class OutputFile(NamedTuple):
@@ -34,6 +37,39 @@ def output_files(prefix: str, suffix: str, count: int = 1) -> list[OutputFile]:
         raise ValueError(f"filename_prefix {prefix!r} cannot be used: {error.strerror or error}") from None
     names = [f"{stem}_{number:05}_{suffix}" for number in range(first, first + count)]
     return [OutputFile(os.path.join(folder, name), name, subfolder) for name in names]
+
+
+def video_file_inputs() -> list[io.Input]:
+    """What a node that writes videos asks for: frame rate, where to, which kind, and how large."""
+    return [
+        io.Float.Input("fps", default=8.0, min=0.01, max=1000.0, step=0.5, tooltip="Frames per second of the video."),
+        io.String.Input(
+            "filename_prefix",
+            default="video/ARTV",
+            tooltip="Folder and beginning of the file's name, inside the output folder.",
+        ),
+        io.Combo.Input(
+            "format",
+            options=[suffix.removeprefix(".") for suffix in CONTAINERS],
+            default="mp4",
+            tooltip="The kind of file. All hold H.264 video.",
+        ),
+        io.Int.Input(
+            "upscale",
+            default=1,
+            min=1,
+            max=16,
+            tooltip="Each pixel becomes a square of so many pixels, without blur. 4 makes the tiny model's 64 pixels "
+            "easy to see.",
+        ),
+    ]
+
+
+def video_suffix(format: str) -> str:
+    """Of the menu's entry, `.mp4` of `mp4`. Raises ValueError where there is none, since older hosts check no menus."""
+    if f".{format}" not in CONTAINERS:
+        raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
+    return f".{format}"
 
 
 def graph_metadata(hidden: Any) -> dict[str, str]:

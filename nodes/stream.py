@@ -9,9 +9,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..artv_core.media import CONTAINERS, VideoWriter
+from ..artv_core.media import VideoWriter
 from . import bridge
-from .output_files import output_files
+from .output_files import output_files, video_file_inputs, video_suffix
 from .types import ARTVStream
 
 
@@ -40,41 +40,17 @@ class ARTVStreamVideo(io.ComfyNode):
             "folder can be watched while it grows, as NAME.part.mp4, and is NAME.mp4 when the last frame is in it. "
             "What was written stays, whatever happens.",
             search_aliases=["artv", "stream", "live", "mp4", "mkv", "save video", "while sampling"],
-            inputs=[
-                io.Vae.Input("vae", tooltip="The VAE of the ARTV Loader."),
-                io.Float.Input(
-                    "fps", default=8.0, min=0.01, max=1000.0, step=0.5, tooltip="Frames per second of the video."
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/ARTV",
-                    tooltip="Folder and beginning of the file's name, inside the output folder.",
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=[suffix.removeprefix(".") for suffix in CONTAINERS],
-                    default="mp4",
-                    tooltip="The kind of file. All hold H.264 video; mp4 and mov are fragmented.",
-                ),
-                io.Int.Input(
-                    "upscale",
-                    default=1,
-                    min=1,
-                    max=16,
-                    tooltip="Each pixel becomes a square of so many pixels, without blur.",
-                ),
-            ],
+            inputs=[io.Vae.Input("vae", tooltip="The VAE of the ARTV Loader."), *video_file_inputs()],
             outputs=[ARTVStream.Output(display_name="stream", tooltip="For the sampler's stream input.")],
         )
 
     @classmethod
     def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int) -> io.NodeOutput:
         """Settings only; what is wrong with them is found before anything is sampled."""
-        if f".{format}" not in CONTAINERS:  # older hosts do not check menus
-            raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
-        output_files(filename_prefix, f".{format}")
-        VideoWriter(f"checked.{format}", fps, upscale=upscale)
-        return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, f".{format}", upscale))
+        suffix = video_suffix(format)
+        output_files(filename_prefix, suffix)
+        VideoWriter(f"checked{suffix}", fps, upscale=upscale)
+        return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, suffix, upscale))
 
 
 class Streams:
