@@ -1,5 +1,6 @@
 """ARTV Drift Readout in a real ComfyUI: file, table and picture are the core's, and its errors are plain."""
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def core_readings(frames: list[DecodedFrame], anchor: int = 0, masked: bool = Tr
 def assert_same(found: list[DriftReading], expected: list[DriftReading]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert vars(one) == pytest.approx(vars(other), abs=1e-4)
+        assert astuple(one) == pytest.approx(astuple(other), abs=1e-4)
 
 
 def test_file_has_a_row_for_every_frame_and_says_what_the_core_says(server: Server, frames: list[DecodedFrame]) -> None:
