@@ -812,7 +812,7 @@ TEXTS = (
     *_words("-- -1 * euler ddim cpu auto cuda cuda:9 cpu:x mps meta tiny huge none 0:1 4:5 5: : @prompts.txt"),
     *_words("small.safetensors spoilt-0.safetensors"),
 )
-NAMES = ("../outside.artvj", "/etc/hostname", "outside.artvj", "../work/picture.png", "picture.png", "", ".", "..", "*")
+NAMES = ("../outside.artvj", "/etc/hostname", "outside.artvj", "a/../picture.png", "picture.png", "", ".", "..", "*")
 """Of files in a folder that was named: these may not lead out of it."""
 
 
