@@ -15,17 +15,7 @@ from artv_core.models.artv import ARTV
 from artv_core.models.attention import CrossAttention
 from artv_core.pipeline import Pipeline, load_latents, pick_device, save_latents
 from artv_core.sampling import SAMPLERS, num_evaluations
-
-
-def untrained(seed: int = 0) -> ARTV:
-    """A tiny model whose zero-initialised layers hold small numbers, so that every condition matters."""
-    torch.manual_seed(seed)
-    model = ARTV(preset("tiny")).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
-    model.update_null_context()
-    return model
+from tests.models import untrained
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from artv_core.conditioning import TextSegment, TextTrack
-from artv_core.config import preset
 from artv_core.drift_correction import match_statistics
 from artv_core.frames import AnchorPolicy, Frame
 from artv_core.generate import GenerateOptions
@@ -17,16 +15,7 @@ from artv_core.journal import list_journals
 from artv_core.models.artv import ARTV
 from artv_core.pipeline import Pipeline, load_journal
 from artv_core.recording import FrameDigests, Recording, parse_redo, record_frames, wants_journal, weights_digest
-
-
-def untrained(seed: int = 0) -> ARTV:
-    torch.manual_seed(seed)
-    model = ARTV(preset("tiny")).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
-    model.update_null_context()
-    return model
+from tests.models import untrained
 
 
 @pytest.fixture(scope="module")
