@@ -9,6 +9,7 @@ from .drift import ARTVDriftReadout
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
 from .loader import ARTVLoader
 from .lora import ARTVLoRA
+from .routes import Answer, add_routes
 from .sampler import ARTVMaskedDiffusionSampler
 from .scheduler import ARTVMultiPromptScheduler
 from .stream import ARTVStreamVideo
@@ -28,11 +29,14 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVJournals,
 ]
 
+ANSWERS: dict[str, Answer] = {}
+
 
 class ARTVExtension(ComfyExtension):
     """What `comfy_entrypoint` gives the host."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes; the folder of checkpoints is made known on the way."""
+        """All nodes; the folder of checkpoints is made known on the way, and what the page may ask."""
         model_files.register_folder()
+        add_routes(ANSWERS)
         return NODES

@@ -1,0 +1,118 @@
+/** What all parts of the front end share: the host's objects, elements, panels inside nodes, and translated texts. */
+
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+
+export { api, app }
+
+const CHECK_MILLISECONDS = 250
+
+document.head.append(
+  element("link", { rel: "stylesheet", href: new URL("./artv.css", import.meta.url).href }),
+)
+
+/** An element with attributes (`on...` ones are listeners, functions) and children (elements or strings). */
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag)
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") made.addEventListener(name.slice(2), value)
+    else if (value !== undefined && value !== null && value !== false) made.setAttribute(name, value)
+  }
+  made.append(...children)
+  return made
+}
+
+/**
+ * Show `root` at the bottom of a node, at least `height` pixels high. It is no part of what is saved or queued, so a
+ * workflow is the same with and without it.
+ */
+export function addPanel(node, name, root, height) {
+  root.classList.add("artv-panel")
+  root.style.minHeight = `${height}px`
+  const widget = node.addDOMWidget(name, name, root, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => height,
+  })
+  widget.serialize = false
+  return widget
+}
+
+/** Make a new node at least so large. One from a file has the file's size. */
+export function widen(node, width) {
+  const [needed, height] = node.computeSize()
+  node.setSize([Math.max(needed, width), height])
+}
+
+/** The widget of a node by its name, or undefined. */
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name)
+}
+
+/** Whether an input of a node is fed by a wire, so that its widget says nothing. */
+export function isWired(node, name) {
+  return node.inputs?.some((input) => input.name === name && input.link != null) ?? false
+}
+
+/**
+ * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, while the node is there. Front ends differ in
+ * what they tell of a widget that was typed into, loaded, undone or wired, so it is looked at four times a second.
+ */
+export function watch(node, read, onChange) {
+  let before
+  const check = () => {
+    const value = read()
+    const text = JSON.stringify(value)
+    if (text === before) return
+    before = text
+    onChange(value)
+  }
+  const timer = setInterval(() => node.graph && !document.hidden && check(), CHECK_MILLISECONDS)
+  onRemoved(node, () => clearInterval(timer))
+  return check
+}
+
+/** Call `action` when a node is removed, after what the host does then. */
+export function onRemoved(node, action) {
+  const before = node.onRemoved
+  node.onRemoved = function (...given) {
+    before?.apply(this, given)
+    action()
+  }
+}
+
+/** Ask the server; `path` is under `/artv/`. Gives the answer's JSON. Throws an Error with one line for people. */
+export async function ask(path, question) {
+  const answer = await api.fetchApi(`/artv/${path}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(question),
+  })
+  const told = await answer.json().catch(() => ({}))
+  if (!answer.ok) throw new Error(told.error ?? `${answer.status} ${answer.statusText}`)
+  return told
+}
+
+/** The value of one of the page's settings, or undefined. */
+export function setting(name) {
+  return app.extensionManager?.setting?.get(name)
+}
+
+const translations = await api
+  .fetchApi("/i18n")
+  .then((answer) => answer.json())
+  .catch(() => ({}))
+
+/**
+ * A text of ours in the page's language, else in English: `locales/<language>/main.json`, under "artv". `{name}` in it
+ * is replaced by `values.name`.
+ */
+export function text(key, values = {}) {
+  const found = [setting("Comfy.Locale"), "en"].map((language) => look(translations[language]?.artv, key))
+  const pattern = found.find((one) => typeof one === "string") ?? key
+  return pattern.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
+}
+
+function look(table, key) {
+  return key.split(".").reduce((inner, part) => inner?.[part], table)
+}
