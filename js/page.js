@@ -35,7 +35,25 @@ export function addPanel(node, name, root, height) {
     getMinHeight: () => height,
   })
   widget.serialize = false
+  root.addEventListener("wheel", passToCanvas, { passive: false })
   return widget
+}
+
+/** In the classic canvas a panel lies over the canvas, which is to go on zooming; in Nodes 2.0 the node sees to it. */
+function passToCanvas(event) {
+  if (window.LiteGraph?.vueNodesMode || scrolls(event.target, event.currentTarget)) return
+  event.preventDefault()
+  app.canvas.processMouseWheel(event)
+}
+
+/** Whether something between `inner` and the panel can be scrolled up or down. */
+function scrolls(inner, panel) {
+  for (let part = inner; part && part !== panel; part = part.parentElement) {
+    const overflow = getComputedStyle(part).overflowY
+    if ((overflow === "auto" || overflow === "scroll" || part.tagName === "TEXTAREA") && part.scrollHeight > part.clientHeight)
+      return true
+  }
+  return false
 }
 
 /** Make a new node at least so large. One from a file has the file's size. */

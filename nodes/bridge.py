@@ -1,4 +1,4 @@
-"""All glue between the host and the core: memory, types, scales and layouts, progress, previews, interruption.
+"""All glue between the host and the core: memory, types, scales and layouts, and the run itself.
 
 No mathematics and no frame loop live here: frames come from `artv_core.generate.generate_frames`.
 """
@@ -7,8 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,9 +17,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
-from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
 
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
@@ -28,10 +25,10 @@ from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.frames import AnchorPolicy, Frame
 from ..artv_core.generate import GenerateOptions, as_batch
-from ..artv_core.journal import Journal
 from ..artv_core.models.artv import ARTV
 from ..artv_core.recording import Recording, record_frames, tensor_digest, weights_digest
-from ..artv_core.sampling import StepInfo
+from .live import Run
+from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
 
 logger = logging.getLogger(__name__)
@@ -204,12 +201,14 @@ def sample(
     journal: Path | None = None,
     start_over: bool = False,
     streams: FrameSink | None = None,
+    workflow: str | None = None,
 ) -> Sampled:
     """Sample `options.batch_size` videos; the frames given in `references` are their first ones.
 
     `options` have None where the checkpoint's recommendation is wanted. An anchor's latent is in the host's scale.
-    `journal` is the folder of journals, `start_over` leaves what they hold aside; `streams` gets every frame.
-    Raises ValueError, one line, on what does not fit, and what the host raises when it is told to stop.
+    `journal` is the folder of journals, `start_over` leaves what they hold aside; `streams` gets every frame;
+    `workflow` is the id of the graph in the page that is told of the run. Raises ValueError, one line, on what does not
+    fit, and what the host raises when it is told to stop.
     """
     model = patcher.model
     given = _given_frames(references, model.config)
@@ -219,8 +218,9 @@ def sample(
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
     policy = _core_anchor(anchor, model.config, options)
     _make_resident(patcher, options)
-    monitor = _Monitor(patcher, options, len(given), vae)
     collector = _Collector(options, model.config)
+    run = Run(options.num_frames, options.width or 0, options.height or 0, model.config.fps, workflow)
+    monitor = Monitor(run, len(given), options.steps or 1, _decoder(patcher, options, vae))
     recording = None
     if journal is not None:
         recording = Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
@@ -234,12 +234,17 @@ def sample(
         anchor=policy,
         on_step=monitor.step,
     )
-    with streams or nullcontext(), closing(frames):
+    with monitor, streams or nullcontext(), closing(frames):
         for frame in frames:
-            latents = collector.add(frame)
-            images = None if streams is None else streams.append(latents)
-            monitor.finished(frame, images)
-    return Sampled(collector.videos(), monitor.journal)
+            latents, reading = collector.add(frame)
+            image = None
+            if streams is not None:
+                image = streams.append(latents)[:1]
+                _make_resident(patcher, options)  # decoding may have pushed the model out
+            monitor.finished(frame, reading, image)
+    videos = collector.videos()
+    run.came_out(videos[0].latents)
+    return Sampled(videos, monitor.journal)
 
 
 def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tensor:
@@ -296,14 +301,14 @@ class _Collector:
         self._meters = [DriftMeter() for _ in range(options.batch_size)]
         self._readings: list[list[DriftReading]] = [[] for _ in range(options.batch_size)]
 
-    def add(self, frame: Frame) -> Tensor:
-        """Returns its latents [B, C, h, w] in the host's scale."""
+    def add(self, frame: Frame) -> tuple[Tensor, DriftReading]:
+        """Returns its latents [B, C, h, w] in the host's scale, and the drift of the first video's."""
         self._latents[:, frame.index] = to_host(frame.latent, self._vae).to(self._latents.device)
         if frame.mask is not None:
             self._masks[:, frame.index] = frame.mask[:, 0].to(self._masks.device)
         for b, (meter, readings) in enumerate(zip(self._meters, self._readings, strict=True)):
             readings.append(meter.read(frame.index, self._latents[b, frame.index], self._masks[b, frame.index]))
-        return self._latents[:, frame.index]
+        return self._latents[:, frame.index], self._readings[0][-1]
 
     def videos(self) -> list[Video]:
         return [
@@ -312,69 +317,7 @@ class _Collector:
         ]
 
 
-# Progress, previews, interruption
-
-
-class _Monitor:
-    """One progress bar over frames times steps. Previews are true ones, through the VAE, of finished frames."""
-
-    def __init__(self, patcher: Any, options: GenerateOptions, num_given: int, vae: Any) -> None:
-        self._patcher, self._options, self._vae = patcher, options, vae
-        self._given, self._known, self._steps = num_given, num_given, options.steps or 1
-        self._total = (options.num_frames - num_given) * self._steps
-        self._bar = comfy.utils.ProgressBar(self._total)
-        self._next_update, self._next_preview = 0.0, 0.0
-        self.journal = "no journal is kept"
-
-    def opened(self, journal: Journal) -> None:
-        """Before the first frame: some may be there already."""
-        self._known = max(self._given, journal.found)
-        missing = self._options.num_frames - self._known
-        self.journal = f"{journal.path.name}: held {journal.found} frames, {missing} were to be made"
-        logger.info("ARTV journal %s", self.journal)
-
-    def step(self, frame_index: int, info: StepInfo) -> None:
-        """After each step: stop here where the user has asked for it; move the bar as often as an eye can follow."""
-        self._advance((frame_index - self._given) * self._steps + info.step + 1)
-
-    def finished(self, frame: Frame, images: Tensor | None = None) -> None:
-        """After each frame: show it, now and then. `images` [B, 3, H, W] where it was decoded anyway."""
-        done = (frame.index - self._given + 1) * self._steps
-        if frame.index < self._known:
-            self._advance(max(0, done))
-        if images is not None:
-            _make_resident(self._patcher, self._options)  # decoding may have pushed the model out
-        if (self._vae is None and images is None) or not previews_wanted() or time.monotonic() < self._next_preview:
-            return
-        started = time.monotonic()
-        if images is None:
-            images = decode(self._vae, to_host(frame.latent[:1], self._patcher.model.config.vae))
-            _make_resident(self._patcher, self._options)
-        self._bar.update_absolute(max(0, done), self._total, ("JPEG", _picture(images), args.preview_size))
-        cost = time.monotonic() - started
-        self._next_preview = time.monotonic() + max(0.5, 100 * cost)  # at most a hundredth of the time
-
-    def _advance(self, done: int) -> None:
-        memory.throw_exception_if_processing_interrupted()
-        if done == self._total or time.monotonic() >= self._next_update:
-            self._next_update = time.monotonic() + UPDATE_SECONDS
-            self._bar.update_absolute(done, self._total)
-
-
-def counter(total: int) -> Callable[[], None]:
-    """A progress bar of a node that is no sampler: call it after each of `total` pieces; it stops where asked to."""
-    bar = comfy.utils.ProgressBar(total)
-
-    def count() -> None:
-        memory.throw_exception_if_processing_interrupted()
-        bar.update(1)
-
-    return count
-
-
-def previews_wanted() -> bool:
-    """Whether the host was told to show previews."""
-    return args.preview_method != LatentPreviewMethod.NoPreviews
+# Images
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
@@ -382,6 +325,14 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     return to_channels_first(vae.decode(latents))
 
 
-def _picture(images: Tensor) -> Image.Image:
-    pixels = (images[0].clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())
+def _decoder(patcher: Any, options: GenerateOptions, vae: Any) -> Decode | None:
+    """Decodes the core's latents with the host's VAE, and has the model brought back where that pushed it out."""
+    if vae is None:
+        return None
+
+    def show(latents: Tensor) -> Tensor:
+        images = decode(vae, to_host(latents, patcher.model.config.vae))
+        _make_resident(patcher, options)
+        return images
+
+    return show

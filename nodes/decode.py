@@ -6,6 +6,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import VideoWriter
 from . import bridge
+from .monitor import completes, counter
 from .output_files import graph_metadata, output_file, video_file_inputs, video_suffix
 
 
@@ -39,10 +40,12 @@ class ARTVDecodeVideo(io.ComfyNode):
         """One frame after the other: decode, encode, forget."""
         samples = bridge.latent_samples(latent, "the latent")
         file = output_file(filename_prefix, video_suffix(format))
-        progress = bridge.counter(len(samples))
+        progress, show = counter(len(samples)), completes(samples)
         with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
             for index in range(len(samples)):
-                video.append(bridge.decode(vae, samples[index : index + 1])[0])
+                image = bridge.decode(vae, samples[index : index + 1])[0]
+                video.append(image)
+                show(index, image)
                 progress()
         result = ui.SavedResult(file.name, file.subfolder, io.FolderType.output)
         return io.NodeOutput(InputImpl.VideoFromFile(file.path), ui=ui.PreviewVideo([result]))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..artv_core.evaluation.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
+from .monitor import counter
 from .output_files import output_file
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class ARTVDriftReadout(io.ComfyNode):
         file = output_file(filename_prefix, ".csv")
         meter = DriftMeter(bridge.decode(vae, samples[anchor_frame : anchor_frame + 1])[0])
         readings: list[DriftReading] = []
-        progress = bridge.counter(len(samples))
+        progress = counter(len(samples))
         with DriftLog(file.path) as log:
             for index in range(len(samples)):
                 image = bridge.decode(vae, samples[index : index + 1])[0]

@@ -7,6 +7,7 @@ from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
+from .live import watch
 from .loader import ARTVLoader
 from .lora import ARTVLoRA
 from .routes import Answer, add_routes
@@ -29,7 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVJournals,
 ]
 
-ANSWERS: dict[str, Answer] = {}
+ANSWERS: dict[str, Answer] = {"live": watch}
 
 
 class ARTVExtension(ComfyExtension):

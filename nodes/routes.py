@@ -15,7 +15,7 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def add_routes(answers: Mapping[str, Answer]) -> None:
-    """Have the server answer `POST /artv/NAME` for each. What answers runs in a thread, so that nothing waits for it."""
+    """Have the server answer `POST /artv/NAME` for each. What answers runs in a thread, so nothing waits for it."""
     for name, answer in answers.items():
         PromptServer.instance.routes.post(f"/artv/{name}")(_handler(answer))
 

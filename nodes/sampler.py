@@ -119,6 +119,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             journal=journal.folder(options),
             start_over=journal.start_over,
             streams=streams,
+            workflow=_workflow_id(cls.hidden),
         )
         return io.NodeOutput(
             [{"samples": video.latents} for video in made.videos],
@@ -127,6 +128,13 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             made.journal,
             ui=streams and streams.shown(),
         )
+
+
+def _workflow_id(hidden: Any) -> str | None:
+    """Of the graph in the page; None where the prompt came from elsewhere."""
+    workflow = ((hidden and hidden.extra_pnginfo) or {}).get("workflow")
+    found = workflow.get("id") if isinstance(workflow, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _scale(cfg: float) -> float | None:

@@ -1,0 +1,260 @@
+/** In the sampler: the video so far, playing in a loop while it is made, with its masks and its drift. */
+
+import { addPanel, api, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
+import { LiveRun } from "./live_run.js"
+
+const NODE = "ARTVMaskedDiffusionSampler"
+const EVENT = "artv.live"
+const WIDTH = 380
+const HEIGHT = 330
+const MAX_RUNS = 8
+const LOOP_SECONDS = 20
+const SHORTEST_TICK = 40
+const SMOOTH_FROM = 160 // pixels: what is smaller is shown as squares
+
+/** The latest run of each node of each graph, as the server told. */
+const runs = new Map()
+const panels = new Set()
+
+app.registerExtension({
+  name: "ARTV.live",
+  setup() {
+    api.addEventListener(EVENT, ({ detail }) => receive(detail))
+    api.addEventListener("reconnected", subscribe)
+    subscribe()
+  },
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return
+    panels.add(new LivePanel(node))
+    widen(node, WIDTH)
+  },
+})
+
+/** Have the server tell this page of its runs, and at once of those it knows. The page's id comes with the socket. */
+async function subscribe() {
+  while (!api.clientId) await new Promise((go) => setTimeout(go, 100))
+  await ask("live", { client_id: api.clientId }).catch(() => {})
+}
+
+function receive(message) {
+  const key = `${message.workflow}/${message.node}`
+  const known = runs.get(key)
+  const run = known?.id === message.run && !message.whole ? known : new LiveRun(message.run)
+  run.take(message)
+  runs.delete(key)
+  runs.set(key, run)
+  if (runs.size > MAX_RUNS) runs.delete(runs.keys().next().value)
+  for (const panel of panels) panel.follow()
+}
+
+/** The run of a node of the graph that is open, or undefined. */
+function runOf(node) {
+  for (const run of [...runs.values()].reverse()) {
+    const here = !run.workflow || run.workflow === rootGraph()?.id
+    if (here && nodeAt(run.node) === node) return run
+  }
+}
+
+function rootGraph() {
+  return app.rootGraph ?? app.graph
+}
+
+/** The node that the host calls "5", or "3:5" in the subgraph of node 3. */
+function nodeAt(path) {
+  let graph = rootGraph()
+  let node
+  for (const part of String(path).split(":")) {
+    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part))
+    graph = node?.subgraph
+  }
+  return node
+}
+
+class LivePanel {
+  constructor(node) {
+    this.node = node
+    this.run = undefined
+    this.drawn = undefined // the picture on the stage
+    this.frame = 0 // the frame that is to be shown
+    this.playing = true
+    this.build()
+    addPanel(node, "artv_live", this.root, HEIGHT)
+    watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
+    this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
+    onRemoved(node, () => {
+      clearTimeout(this.timer)
+      panels.delete(this)
+    })
+  }
+
+  build() {
+    this.status = element("div", { class: "artv-live-status" }, text("live.empty"))
+    this.picture = element("canvas", { class: "artv-live-picture", role: "img", "aria-label": text("live.picture") })
+    this.mask = element("canvas", { class: "artv-live-mask", hidden: true, "aria-hidden": "true" })
+    this.advice = element("div", { class: "artv-live-advice" })
+    this.stage = element("div", { class: "artv-live-stage" }, this.picture, this.mask, this.advice)
+    this.play = element("button", { type: "button", class: "artv-live-play", onclick: () => this.setPlaying(!this.playing) })
+    this.scrubber = element("input", {
+      type: "range", min: 0, max: 0, step: 1, value: 0, class: "artv-live-scrubber",
+      "aria-label": text("live.scrub"), oninput: () => this.scrub(Number(this.scrubber.value)),
+    })
+    this.shown = element("output", { class: "artv-live-shown" })
+    this.masks = element("input", { type: "checkbox", onchange: () => this.show() })
+    const label = element("label", { class: "artv-live-switch", title: text("live.maskHelp") }, this.masks, text("live.mask"))
+    const controls = element("div", { class: "artv-live-controls" }, this.play, this.scrubber, this.shown, label)
+    this.curve = svg("polyline", { class: "artv-live-line" })
+    this.marker = svg("line", { class: "artv-live-marker", y1: 0, y2: 100 })
+    const plot = svg("svg", { class: "artv-live-plot", viewBox: "0 0 1000 100", preserveAspectRatio: "none", "aria-hidden": "true" })
+    plot.append(this.curve, this.marker)
+    this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
+    this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
+      this.status, this.stage, controls, plot, this.drift)
+    this.root.addEventListener("keydown", keepKeys)
+    this.setPlaying(true)
+  }
+
+  /** Show the node's run as it is now. */
+  follow() {
+    const run = runOf(this.node)
+    if (run !== this.run) {
+      this.run = run
+      this.frame = 0
+      this.drawn = undefined
+      this.setPlaying(true)
+    }
+    this.describe()
+    this.show()
+  }
+
+  describe() {
+    const run = this.run
+    this.root.dataset.state = run?.state ?? "empty"
+    this.root.dataset.done = run?.done ?? 0
+    this.root.dataset.pictures = run?.pictures.items.length ?? 0
+    this.status.textContent = run ? statusOf(run) : text("live.empty")
+    const blind = run && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
+    this.advice.textContent = blind ? text("live.noPictures") : ""
+    this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
+    this.drawCurve()
+  }
+
+  setPlaying(playing) {
+    this.playing = playing
+    this.play.textContent = playing ? "❚❚" : "▶"
+    this.play.setAttribute("aria-label", text(playing ? "live.pause" : "live.play"))
+    this.play.title = text(playing ? "live.pause" : "live.play")
+  }
+
+  scrub(frame) {
+    this.setPlaying(false)
+    this.frame = frame
+    this.show()
+  }
+
+  /** One frame on, where the panel can be seen; long videos go faster, so that a loop takes no more than a while. */
+  tick() {
+    const run = this.run
+    const step = run ? Math.max(1, run.done / run.fps / LOOP_SECONDS) : 1
+    const pause = run ? (1000 / run.fps) * Math.max(1, (SHORTEST_TICK * run.fps) / 1000) : 250
+    this.timer = setTimeout(() => this.tick(), pause)
+    if (!run?.done || !this.playing || document.hidden || !this.root.isConnected) return
+    this.frame = this.frame + step >= run.done ? 0 : this.frame + step
+    this.show()
+  }
+
+  /** Put the frame on the stage: the latest picture that is not after it. */
+  show() {
+    const run = this.run
+    const frame = Math.min(Math.floor(this.frame), Math.max(0, (run?.done ?? 0) - 1))
+    if (document.activeElement !== this.scrubber || this.playing) this.scrubber.value = frame
+    const picture = run?.at(frame)
+    this.shown.textContent = picture ? text("live.shown", { frame: picture.index }) : ""
+    this.stage.dataset.frame = picture?.index ?? ""
+    this.describeDrift(frame)
+    this.showMask(picture)
+    if (picture !== this.drawn) this.draw(picture)
+  }
+
+  async draw(picture) {
+    this.drawn = picture
+    this.picture.hidden = !picture?.jpeg
+    if (!picture?.jpeg) return
+    const bitmap = await createImageBitmap(picture.jpeg)
+    if (this.drawn === picture) {
+      fit(this.picture, bitmap.width, bitmap.height)
+      this.picture.classList.toggle("artv-live-squares", bitmap.width < SMOOTH_FROM)
+      this.picture.getContext("2d").drawImage(bitmap, 0, 0)
+    }
+    bitmap.close()
+  }
+
+  showMask(picture) {
+    const mask = this.masks.checked ? picture?.mask : undefined
+    this.mask.hidden = !mask
+    if (!mask || this.mask.drawn === mask) return
+    this.mask.drawn = mask
+    fit(this.mask, mask.width, mask.height)
+    const pixels = new ImageData(mask.width, mask.height)
+    mask.values.forEach((value, place) => pixels.data.set([255, 0, 160, value * 0.6], 4 * place))
+    this.mask.getContext("2d").putImageData(pixels, 0, 0)
+  }
+
+  drawCurve() {
+    const readings = this.run?.readings.items ?? []
+    const last = Math.max(1, (this.run?.done ?? 1) - 1)
+    const highest = Math.max(1e-6, ...readings.map((one) => one.shift))
+    const points = readings.map((one) => `${(1000 * one.index) / last},${97 - (94 * one.shift) / highest}`)
+    this.curve.setAttribute("points", points.join(" "))
+  }
+
+  describeDrift(frame) {
+    const reading = this.run?.readingAt(frame)
+    const place = (1000 * frame) / Math.max(1, (this.run?.done ?? 1) - 1)
+    this.marker.setAttribute("x1", place)
+    this.marker.setAttribute("x2", place)
+    this.marker.style.display = reading ? "" : "none"
+    this.drift.textContent = reading
+      ? text("live.drift", {
+          shift: reading.shift.toFixed(3),
+          sharpness: Math.round(100 * reading.sharpness),
+          copied: Math.round(100 * reading.copied),
+        })
+      : ""
+  }
+}
+
+function statusOf(run) {
+  const values = {
+    done: run.done,
+    total: run.total,
+    pace: run.pace === null ? "" : run.pace.toFixed(run.pace < 10 ? 2 : 1),
+    left: duration(run.left),
+  }
+  if (run.state !== "running") return text(`live.${run.state}`, values)
+  return text(run.pace === null ? "live.starting" : "live.running", values)
+}
+
+/** Such as "8 s", "3 min 20 s", "2 h 5 min". */
+function duration(seconds) {
+  const whole = Math.ceil(seconds ?? 0)
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60]
+  if (hours) return text("live.hours", { hours, minutes })
+  return minutes ? text("live.minutes", { minutes, seconds: rest }) : text("live.seconds", { seconds: rest })
+}
+
+function fit(canvas, width, height) {
+  if (canvas.width !== width) canvas.width = width
+  if (canvas.height !== height) canvas.height = height
+}
+
+/** Keys that our controls use are not the page's: Delete would remove the node, and space move the canvas. */
+function keepKeys(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return
+  if (/^(Arrow|Page|Home|End| |Enter|Delete|Backspace)/.test(event.key)) event.stopPropagation()
+}
+
+function svg(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag)
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value)
+  return made
+}

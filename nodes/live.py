@@ -1,0 +1,248 @@
+"""What the page is shown of a sampler's run while it goes on: numbers, small pictures, masks, drift.
+
+A page that has the pack's scripts says so once (`watch`) and is then told of its runs by `PromptServer.send_sync`; no
+other client ever gets such a message. What was told is kept, within bounds, so that a page that was loaded anew is told
+all of it again.
+"""
+
+import base64
+import bisect
+import threading
+import time
+import uuid
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+EVENT = "artv.live"
+MAX_PICTURES = 120
+MAX_READINGS = 480
+MAX_MASKS = 480
+MAX_UNTOLD = 32
+MAX_RUNS = 8
+MAX_WATCHERS = 1000
+PACE_FRAMES = 20
+"""Seconds per frame are those of so many frames."""
+
+
+class LiveMask(NamedTuple):
+    """What was copied into a frame, as bytes, row by row, 255 = all."""
+
+    index: int
+    width: int
+    height: int
+    values: bytes
+
+
+class LivePicture(NamedTuple):
+    """A finished frame as a small JPEG, or None where frames are not decoded, and its mask, if it has one."""
+
+    index: int
+    jpeg: bytes | None
+    mask: LiveMask | None
+
+    def told(self) -> dict[str, Any]:
+        """As the page gets it."""
+        mask = self.mask and {"width": self.mask.width, "height": self.mask.height, "values": _text(self.mask.values)}
+        return {"index": self.index, "jpeg": self.jpeg and _text(self.jpeg), "mask": mask}
+
+
+class LiveReading(NamedTuple):
+    """A frame's drift from the first one, in latents, as `DriftReading` has it."""
+
+    index: int
+    shift: float
+    sharpness: float
+    copied: float
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+class _Indexed(Protocol):
+    @property
+    def index(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Indexed)
+
+
+class Thinned(Generic[T]):
+    """At most `limit` things by ascending frame, one a frame, the first and the last among them, about evenly spaced:
+    where one must go, it is the one whose neighbours are nearest to each other."""
+
+    def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
+        self.limit, self.items = limit, list[T]()
+        for item in items:
+            self.add(item)
+
+    def add(self, item: T) -> None:
+        """Takes one, in place of an earlier one of its frame."""
+        place = bisect.bisect_left(self.items, item.index, key=lambda one: one.index)
+        self.items[place : place + (self.get(item.index) is not None)] = [item]
+        if len(self.items) > self.limit:
+            del self.items[min(range(1, self.limit), key=self._gap)]
+
+    def get(self, index: int) -> T | None:
+        """That of a frame, if it is there."""
+        place = bisect.bisect_left(self.items, index, key=lambda one: one.index)
+        return self.items[place] if place < len(self.items) and self.items[place].index == index else None
+
+    def _gap(self, place: int) -> int:
+        return self.items[place + 1].index - self.items[place - 1].index
+
+
+@dataclass
+class Run:
+    """One run of a sampler node: `total` frames of `width` by `height` pixels, `known` of them there before it began.
+
+    `workflow` is the id of the graph in the page it was queued from; the node and the client are the host's.
+    """
+
+    total: int
+    width: int
+    height: int
+    fps: float
+    workflow: str | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        context = get_executing_context()
+        self.node = context.node_id if context else None
+        self.client: str | None = PromptServer.instance.client_id
+        self.latents: Callable[[], Any] = lambda: None
+        self.done = self.known = 0
+        self.state = "running"
+        self.pictures = Thinned[LivePicture](MAX_PICTURES)
+        self.readings = Thinned[LiveReading](MAX_READINGS)
+        self.masks = Thinned[LiveMask](MAX_MASKS)
+        self._untold = (Thinned[LivePicture](MAX_UNTOLD), Thinned[LiveReading](MAX_READINGS))
+        self._times: deque[float] = deque([time.monotonic()], PACE_FRAMES + 1)
+        self._lock = threading.Lock()
+        _keep(self)
+        self.tell()
+
+    def frame(self, reading: LiveReading, mask: LiveMask | None) -> None:
+        """The next frame is finished. One that was there already says nothing of the pace."""
+        with self._lock:
+            self.done = reading.index + 1
+            if self.done <= self.known:
+                self._times.clear()
+            self._times.append(time.monotonic())
+            self.readings.add(reading)
+            self._untold[1].add(reading)
+            if mask is not None:
+                self.masks.add(mask)
+
+    def show(self, index: int, jpeg: bytes | None) -> None:
+        """A picture of a frame that is finished, to be told with the next message."""
+        with self._lock:
+            picture = LivePicture(index, jpeg, self.masks.get(index))
+            self.pictures.add(picture)
+            self._untold[0].add(picture)
+
+    def tell(self, state: str | None = None) -> None:
+        """Send what is new to the page that queued this run, or to all that watch where that one is gone."""
+        self.state = state or self.state
+        with self._lock:
+            pictures, readings = self._untold
+            self._untold = (Thinned(MAX_UNTOLD), Thinned(MAX_READINGS))
+        recipients = _recipients(self.client)
+        if recipients:
+            message = self._message(pictures.items, readings.items, whole=False)
+            for client in recipients:
+                PromptServer.instance.send_sync(EVENT, message, client)
+
+    def tell_all(self, client: str) -> None:
+        """Send one client all that is kept."""
+        with self._lock:
+            message = self._message(self.pictures.items, self.readings.items, whole=True)
+        PromptServer.instance.send_sync(EVENT, message, client)
+
+    def came_out(self, latents: Any) -> None:
+        """What the run gave: nodes that decode it may show its frames (`run_of`)."""
+        self.latents = weakref.ref(latents)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the page that queued this run shows it by itself: the host's preview would be a second one."""
+        return self.client is not None and self.client in _recipients(self.client)
+
+    def _message(self, pictures: Sequence[LivePicture], readings: Sequence[LiveReading], whole: bool) -> dict[str, Any]:
+        pace = self._seconds_per_frame()
+        return {
+            "run": self.id,
+            "node": self.node,
+            "workflow": self.workflow,
+            "state": self.state,
+            "total": self.total,
+            "known": self.known,
+            "done": self.done,
+            "seconds_per_frame": pace,
+            "seconds_left": None if pace is None else pace * (self.total - self.done),
+            "fps": self.fps,
+            "width": self.width,
+            "height": self.height,
+            "pictures": [picture.told() for picture in pictures],
+            "readings": [list(reading) for reading in readings],
+            "whole": whole,
+        }
+
+    def _seconds_per_frame(self) -> float | None:
+        made = len(self._times) - 1
+        return (self._times[-1] - self._times[0]) / made if made > 0 else None
+
+
+# Who is told
+
+
+_runs: OrderedDict[tuple[str | None, str | None], Run] = OrderedDict()
+_watchers: OrderedDict[str, None] = OrderedDict()
+_lock = threading.Lock()
+
+
+def watch(question: dict[str, Any]) -> dict[str, Any]:
+    """`POST /artv/live {client_id}`: from now on that client is told of its runs; at once it is told all that is kept
+    of earlier ones. Answers with how many there are."""
+    client = question.get("client_id")
+    if not isinstance(client, str) or not 0 < len(client) <= 100:
+        raise ValueError("client_id is missing; give the id that the page's socket was opened with")
+    with _lock:
+        _watchers[client] = None
+        while len(_watchers) > MAX_WATCHERS:
+            _watchers.popitem(last=False)
+        runs = list(_runs.values())
+    for run in runs:
+        run.tell_all(client)
+    return {"runs": len(runs)}
+
+
+def run_of(latents: Any) -> Run | None:
+    """The run that these very latents came out of, if it is kept."""
+    with _lock:
+        return next((run for run in _runs.values() if run.latents() is latents), None)
+
+
+def _keep(run: Run) -> None:
+    """The latest run of each node, and not of too many."""
+    with _lock:
+        _runs.pop((run.workflow, run.node), None)
+        _runs[run.workflow, run.node] = run
+        while len(_runs) > MAX_RUNS:
+            _runs.popitem(last=False)
+
+
+def _recipients(client: str | None) -> list[str]:
+    """The client itself where it watches; where its page is gone, everyone who does."""
+    if client is None:
+        return []
+    connected = PromptServer.instance.sockets
+    if client in connected:
+        return [client] if client in _watchers else []
+    return [other for other in list(connected) if other in _watchers]

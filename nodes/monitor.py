@@ -1,0 +1,230 @@
+"""What is told of a run while frames are made: the host's progress bar, previews of finished frames, interruption."""
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import comfy.model_management as memory
+import comfy.utils
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ..artv_core.evaluation.drift import DriftReading
+from ..artv_core.frames import Frame
+from ..artv_core.journal import Journal
+from ..artv_core.media import evenly_spaced
+from ..artv_core.sampling import StepInfo
+from .live import MAX_PICTURES, LiveMask, LiveReading, Run, Thinned, run_of
+
+logger = logging.getLogger(__name__)
+
+UPDATE_SECONDS = 0.05
+"""Between messages about progress: each goes to the browser through the host's event loop."""
+
+MESSAGE_SECONDS = 0.25
+"""Between messages with pictures."""
+
+PREVIEW_SHARE = 0.03
+"""Of the run's time, that may go to previews."""
+
+PICTURE_SIDE = 320
+MASK_SIDE = 64
+MAX_PENDING = 16
+
+Decode = Callable[[Tensor], Tensor]
+"""The core's latents [T, C, h, w] to images [T, 3, H, W] in [0, 1]."""
+
+
+class _Pending(NamedTuple):
+    """A finished frame that has not been shown: latent [1, C, h, w], and image [1, 3, H, W] where it was decoded."""
+
+    index: int
+    latent: Tensor
+    image: Tensor | None
+
+
+class Monitor:
+    """Context manager for one run: a progress bar over frames times steps, and pictures of finished frames, decoded
+    with the VAE itself and no more of them than a small share of the run's time pays for.
+
+    `decode` is None where no VAE is at hand. Of a batch the first video is shown.
+    """
+
+    def __init__(self, run: Run, num_given: int, num_steps: int, decode: Decode | None) -> None:
+        self.run, self._decode = run, decode
+        run.known = num_given
+        self._given, self._steps = num_given, num_steps
+        self._total = (run.total - num_given) * num_steps
+        self._bar = comfy.utils.ProgressBar(self._total)
+        self._budget = Budget(PREVIEW_SHARE)
+        self._pending = Thinned[_Pending](MAX_PENDING)
+        self._next_update = self._next_message = 0.0
+        self.journal = "no journal is kept"
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.run.tell("finished")
+        else:
+            stopped = issubclass(kind, memory.InterruptProcessingException | GeneratorExit)
+            self.run.tell("stopped" if stopped else "failed")
+
+    def opened(self, journal: Journal) -> None:
+        """Before the first frame: some may be there already."""
+        self.run.known = max(self._given, journal.found)
+        missing = self.run.total - self.run.known
+        self.journal = f"{journal.path.name}: held {journal.found} frames, {missing} were to be made"
+        logger.info("ARTV journal %s", self.journal)
+
+    def step(self, frame_index: int, info: StepInfo) -> None:
+        """After each step: stop here where the user has asked for it; move the bar as often as an eye can follow."""
+        self._advance((frame_index - self._given) * self._steps + info.step + 1)
+
+    def finished(self, frame: Frame, reading: DriftReading, image: Tensor | None = None) -> None:
+        """After each frame, with the drift of the first video's. `image` [1, 3, H, W] where it was decoded anyway."""
+        done = max(0, (frame.index - self._given + 1) * self._steps)
+        if frame.index < self.run.known:
+            self._advance(done)
+        self.run.frame(_live_reading(reading), _live_mask(frame))
+        self._pending.add(_Pending(frame.index, frame.latent[:1], image))
+        last = self.run.done == self.run.total
+        if last or time.monotonic() >= self._next_message:
+            self._next_message = time.monotonic() + MESSAGE_SECONDS
+            self._show(done)
+
+    def _show(self, done: int) -> None:
+        if previews_wanted() and PromptServer.instance.sockets:
+            self._show_pictures(done)
+        self.run.tell()
+
+    def _show_pictures(self, done: int) -> None:
+        """Of the frames since the last ones as many as there is time for, the latest among them."""
+        waiting = self._pending.items
+        count = self._budget.affordable(len(waiting))
+        if not count:
+            return
+        chosen = [waiting[-1 - place] for place in reversed(evenly_spaced(len(waiting), count))]
+        with self._budget.spending(count):
+            for frame in chosen:
+                picture = self._picture(frame)
+                self.run.show(frame.index, picture and jpeg(picture))
+            if picture is not None and not self.run.is_shown:
+                self._bar.update_absolute(done, self._total, ("JPEG", picture, args.preview_size))
+        waiting.clear()
+
+    def _picture(self, frame: _Pending) -> Image.Image | None:
+        if frame.image is None and self._decode is None:
+            return None
+        return as_picture((self._decode(frame.latent) if frame.image is None else frame.image)[0])
+
+    def _advance(self, done: int) -> None:
+        memory.throw_exception_if_processing_interrupted()
+        if done == self._total or time.monotonic() >= self._next_update:
+            self._next_update = time.monotonic() + UPDATE_SECONDS
+            self._bar.update_absolute(done, self._total)
+
+
+class Budget:
+    """Time for something beside the work: a `share` of all time, less what went to it already."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self._started = share, time.monotonic()
+        self._spent = 0.0
+        self._each: float | None = None
+        self._trials = 0
+
+    def affordable(self, wanted: int) -> int:
+        """How many of so many things there is time for now. The first ones are tried one by one: what one takes is
+        not known then, and the very first one takes longer than others."""
+        left = self._share * (time.monotonic() - self._started) - self._spent
+        if self._each is None:
+            return min(1, wanted) if left > 0 else 0
+        return max(0, min(wanted, int(left / self._each)))
+
+    @contextmanager
+    def spending(self, count: int) -> Iterator[None]:
+        """Round what takes the time for so many things."""
+        before = time.monotonic()
+        yield
+        took = time.monotonic() - before
+        self._spent += took
+        self._trials += 1
+        self._each = took / count if self._trials > 1 else None
+
+
+def counter(total: int) -> Callable[[], None]:
+    """A progress bar of a node that is no sampler: call it after each of `total` pieces; it stops where asked to."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def count() -> None:
+        memory.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return count
+
+
+def completes(latents: Tensor) -> Callable[[int, Tensor], None]:
+    """For a node that decodes what a sampler gave, latents [T, C, h, w]: call it with each frame's index and image
+    [3, H, W], and the page shows the frames that there was no time for while they were made."""
+    run, last = run_of(latents), len(latents) - 1
+    if run is None or not run.is_shown or not previews_wanted():
+        return lambda index, image: None
+    stride = math.ceil(len(latents) / MAX_PICTURES)
+    next_message = time.monotonic() + MESSAGE_SECONDS
+
+    def show(index: int, image: Tensor) -> None:
+        nonlocal next_message
+        if index % stride == 0 or index == last:
+            run.show(index, jpeg(as_picture(image)))
+        if index == last or time.monotonic() >= next_message:
+            next_message = time.monotonic() + MESSAGE_SECONDS
+            run.tell()
+
+    return show
+
+
+def previews_wanted() -> bool:
+    """Whether the host was told to show previews."""
+    return args.preview_method != LatentPreviewMethod.NoPreviews
+
+
+def as_picture(image: Tensor) -> Image.Image:
+    """Of an image [3, H, W] in [0, 1]."""
+    pixels = (image.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """A small one, no side longer than `PICTURE_SIDE`."""
+    small = picture.copy()
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def _live_reading(reading: DriftReading) -> LiveReading:
+    return LiveReading(reading.index, *map(_short, (reading.shift, reading.sharpness, reading.copied)))
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _live_mask(frame: Frame) -> LiveMask | None:
+    """Of the first video's mask every so many-th cell, so that no side is longer than `MASK_SIDE`."""
+    if frame.mask is None:
+        return None
+    stride = math.ceil(max(frame.mask.shape[-2:]) / MASK_SIDE)
+    cells = (frame.mask[0, 0, ::stride, ::stride].float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    height, width = cells.shape
+    return LiveMask(frame.index, width, height, cells.contiguous().numpy().tobytes())
