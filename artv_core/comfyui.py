@@ -110,6 +110,7 @@ class Result:
     executed: list[str] = field(default_factory=list)  # nodes that really ran, in order
     progress: list[tuple[str, int, int]] = field(default_factory=list)  # node, value, max
     previews: int = 0
+    live: list[dict[str, Any]] = field(default_factory=list)  # what the sampler tells pages that watch
     error: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -170,10 +171,15 @@ class Server:
             text = answer.read()
         return json.loads(text) if text else None
 
-    def run(self, graph: Graph, on_progress: Callable[[Result], None] | None = None, **extra: Any) -> Result:
-        """Queue an API-format prompt and listen until it is over. `on_progress` may look in, and interrupt."""
+    def run(
+        self, graph: Graph, on_progress: Callable[[Result], None] | None = None, watch: bool = False, **extra: Any
+    ) -> Result:
+        """Queue an API-format prompt and listen until it is over. `on_progress` may look in, and interrupt. With `watch`
+        the sampler tells of its frames as it tells ComfyUI's page, and the host's previews of it are left out."""
         client = secrets.token_hex(8)
         with connect(f"ws://{ADDRESS}:{self.port}/ws?clientId={client}", max_size=None) as socket:
+            if watch:
+                self.post("/artv/live", {"client_id": client})
             try:
                 queued = self.post("/prompt", {"prompt": graph, "client_id": client, "extra_data": extra})
             except urllib.error.HTTPError as refusal:
@@ -254,6 +260,8 @@ def _note(result: Result, kind: str, data: dict[str, Any]) -> None:
         result.executed.append(data["node"])
     elif kind == "executed" and data.get("output"):
         result.outputs[data["node"]] = data["output"]
+    elif kind == "artv.live":
+        result.live.append(data)
     elif kind == "progress":
         result.progress.append((data.get("node") or "", data["value"], data["max"]))
     elif kind in ("execution_success", "execution_error", "execution_interrupted"):

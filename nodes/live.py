@@ -114,7 +114,7 @@ class Run:
 
     def __post_init__(self) -> None:
         context = get_executing_context()
-        self.node = context.node_id if context else None
+        self.node, self.prompt = (context.node_id, context.prompt_id) if context else (None, None)
         self.client: str | None = PromptServer.instance.client_id
         self.latents: Callable[[], Any] = lambda: None
         self.done = self.known = 0
@@ -178,6 +178,7 @@ class Run:
         pace = self._seconds_per_frame()
         return {
             "run": self.id,
+            "prompt_id": self.prompt,
             "node": self.node,
             "workflow": self.workflow,
             "state": self.state,

@@ -1,0 +1,161 @@
+"""What the sampler tells pages that watch: by the socket, as the page gets it, without a page."""
+
+import base64
+import io
+import json
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from websockets.sync.client import ClientConnection, connect
+
+from artv_core.comfyui import ADDRESS, Graph, Result, Server
+from artv_core.media import read_video
+
+from .graphs import node, text_to_video, with_video
+
+PROMPT = "a red circle moving right"
+FRAMES = 6
+WORKFLOW = {"workflow": {"id": "8a6b9d5e-0000-4000-8000-000000000001", "nodes": []}}
+
+
+def graph(**sampler: Any) -> Graph:
+    return text_to_video(PROMPT, vae=["loader", 2], **{"frames": FRAMES, "seed": 4000} | sampler)
+
+
+def watched(server: Server, graph: Graph) -> Result:
+    result = server.run(graph, watch=True, extra_pnginfo=WORKFLOW)
+    assert result.status == "success", result.message
+    return result
+
+
+@contextmanager
+def client(server: Server, name: str) -> Iterator[ClientConnection]:
+    with connect(f"ws://{ADDRESS}:{server.port}/ws?clientId={name}", max_size=None) as socket:
+        yield socket
+
+
+def told(socket: ClientConnection, run: str) -> dict[str, Any]:
+    """The next that is told of a run."""
+    while True:
+        payload = socket.recv(60)
+        message = json.loads(payload) if isinstance(payload, str) else {}
+        if message.get("type") == "artv.live" and message["data"]["run"] == run:
+            return message["data"]
+
+
+def test_a_page_that_watches_is_told_of_every_frame(server: Server) -> None:
+    result = watched(server, graph(seed=4001))
+    states = [message["state"] for message in result.live]
+    assert states[-1] == "finished"
+    assert set(states[:-1]) == {"running"}
+    assert {(m["node"], m["workflow"], m["total"]) for m in result.live} == {
+        ("sample", WORKFLOW["workflow"]["id"], FRAMES)
+    }
+    done = [message["done"] for message in result.live]
+    assert done == sorted(done)
+    assert done[-1] == FRAMES
+    assert [reading[0] for message in result.live for reading in message["readings"]] == list(range(FRAMES))
+    assert result.live[-1]["seconds_per_frame"] > 0
+    assert result.live[-1]["seconds_left"] == 0
+    assert not any(message["whole"] for message in result.live)
+
+
+def test_pictures_come_before_half_of_the_frames_and_are_those_of_the_video(server: Server) -> None:
+    result = watched(server, with_video(graph(seed=4002, frames=12)))
+    first = next(message for message in result.live if message["pictures"])
+    assert first["done"] <= 6
+    pictures = {picture["index"]: picture for message in result.live for picture in message["pictures"]}
+    assert sorted(pictures) == list(range(12))  # those that were left out while sampling come as they are decoded
+    frames = read_video(server.output_file(result.outputs["video"]["images"][0]))
+    for index, picture in pictures.items():
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture["jpeg"]))), dtype=float)
+        true = frames[index].movedim(0, -1).numpy().astype(float)
+        assert shown.shape == (64, 64, 3)
+        assert np.abs(shown - true).mean() < 8
+    masks = [picture["mask"] for index, picture in pictures.items() if index > 0]
+    assert all((mask["width"], mask["height"]) == (8, 8) for mask in masks)
+    assert all(len(base64.b64decode(mask["values"])) == 64 for mask in masks)
+
+
+def test_the_hosts_preview_goes_to_those_that_do_not_watch_only(server: Server) -> None:
+    assert watched(server, graph(seed=4003)).previews == 0
+    unwatched = server.run(graph(seed=4004))
+    assert unwatched.previews > 0
+    assert unwatched.live == []
+
+
+def test_a_page_that_comes_later_is_told_all(server: Server) -> None:
+    result = watched(server, graph(seed=4005))
+    run = result.live[-1]["run"]
+    with client(server, "later") as socket:
+        assert server.post("/artv/live", {"client_id": "later"})["runs"] >= 1
+        message = told(socket, run)
+    assert message["whole"]
+    assert message["state"] == "finished"
+    assert [reading[0] for reading in message["readings"]] == list(range(FRAMES))
+    pictures = [picture["index"] for sent in result.live for picture in sent["pictures"]]
+    assert [picture["index"] for picture in message["pictures"]] == pictures
+
+
+def test_a_run_whose_page_is_gone_is_told_to_who_watches(server: Server) -> None:
+    with client(server, "gone") as leaving, client(server, "staying") as staying:
+        for name in ("gone", "staying"):
+            server.post("/artv/live", {"client_id": name})
+        slow = graph(seed=4006, frames=40, steps=20)
+        server.post("/prompt", {"prompt": slow, "client_id": "gone", "extra_data": {"extra_pnginfo": WORKFLOW}})
+        run = next(message["run"] for message in iter(lambda: live(leaving), None) if message["state"] == "running")
+        leaving.close()
+        message = told(staying, run)
+        assert message["state"] == "running"
+        server.interrupt()
+        while message["state"] == "running":
+            message = told(staying, run)
+        assert message["state"] == "stopped"
+        assert message["done"] < 40
+
+
+def live(socket: ClientConnection) -> dict[str, Any]:
+    """The next that is told of any run that goes on."""
+    while True:
+        payload = socket.recv(60)
+        message = json.loads(payload) if isinstance(payload, str) else {}
+        if message.get("type") == "artv.live" and not message["data"]["whole"]:
+            return message["data"]
+
+
+def test_frames_of_a_journal_are_known_and_say_nothing_of_the_pace(server: Server) -> None:
+    journal = {"journal": node("ARTVJournalSettings", mode="on", start_over=False, redo="")}
+    wired = {"seed": 4007, "journal": ["journal", 0]}
+    watched(server, graph(frames=4, **wired) | journal)
+    result = watched(server, graph(frames=6, **wired) | journal)
+    assert result.live[-1]["known"] == 4
+    assert [reading[0] for message in result.live for reading in message["readings"]] == list(range(6))
+
+
+def test_without_a_vae_there_are_masks_and_no_pictures(server: Server) -> None:
+    result = watched(server, text_to_video(PROMPT, frames=3, seed=4008))
+    pictures = [picture for message in result.live for picture in message["pictures"]]
+    assert pictures
+    assert {picture["jpeg"] for picture in pictures} == {None}
+    assert pictures[-1]["mask"]
+
+
+def test_a_run_that_fails_says_so(server: Server) -> None:
+    failing = graph(seed=4009, model=["full", 0]) | {"full": node("ARTVTestOutOfMemory", model=["loader", 0], after=9)}
+    result = server.run(failing, watch=True)
+    assert result.status == "error"
+    assert result.live[-1]["state"] == "failed"
+    assert 0 < result.live[-1]["done"] < FRAMES
+
+
+@pytest.mark.parametrize("question", [{}, {"client_id": 7}, {"client_id": ""}, {"client_id": "x" * 101}])
+def test_who_watches_must_say_who_it_is(server: Server, question: dict[str, Any]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        server.post("/artv/live", question)
+    assert refusal.value.code == 400
+    assert "client_id" in json.load(refusal.value)["error"]
