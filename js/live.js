@@ -157,7 +157,7 @@ class LivePanel {
     const step = run ? Math.max(1, run.done / run.fps / LOOP_SECONDS) : 1
     const pause = run ? (1000 / run.fps) * Math.max(1, (SHORTEST_TICK * run.fps) / 1000) : 250
     this.timer = setTimeout(() => this.tick(), pause)
-    if (!run?.done || !this.playing || document.hidden || !this.root.isConnected) return
+    if (!run?.done || !this.playing || document.hidden || !this.root.checkVisibility()) return
     this.frame = this.frame + step >= run.done ? 0 : this.frame + step
     this.show()
   }
@@ -179,7 +179,8 @@ class LivePanel {
     this.drawn = picture
     this.picture.hidden = !picture?.jpeg
     if (!picture?.jpeg) return
-    const bitmap = await createImageBitmap(picture.jpeg)
+    const bitmap = await createImageBitmap(picture.jpeg).catch(() => null)
+    if (!bitmap) return
     if (this.drawn === picture) {
       fit(this.picture, bitmap.width, bitmap.height)
       this.picture.classList.toggle("artv-live-squares", bitmap.width < SMOOTH_FROM)
@@ -230,8 +231,9 @@ function statusOf(run) {
     pace: run.pace === null ? "" : run.pace.toFixed(run.pace < 10 ? 2 : 1),
     left: duration(run.left),
   }
-  if (run.state !== "running") return text(`live.${run.state}`, values)
-  return text(run.pace === null ? "live.starting" : "live.running", values)
+  const kind = run.state !== "running" ? run.state : run.pace === null ? "starting" : "running"
+  const told = text(`live.${kind}`, values)
+  return run.videos > 1 ? `${told} · ${text("live.firstOf", run)}` : told
 }
 
 /** Such as "8 s", "3 min 20 s", "2 h 5 min". */

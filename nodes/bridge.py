@@ -219,7 +219,8 @@ def sample(
     policy = _core_anchor(anchor, model.config, options)
     _make_resident(patcher, options)
     collector = _Collector(options, model.config)
-    run = Run(options.num_frames, options.width or 0, options.height or 0, model.config.fps, workflow)
+    size = (options.width or 0, options.height or 0)
+    run = Run(options.num_frames, *size, model.config.fps, workflow, options.batch_size)
     monitor = Monitor(run, len(given), options.steps or 1, _decoder(patcher, options, vae))
     recording = None
     if journal is not None:

@@ -100,7 +100,8 @@ class Thinned(Generic[T]):
 
 @dataclass
 class Run:
-    """One run of a sampler node: `total` frames of `width` by `height` pixels, `known` of them there before it began.
+    """One run of a sampler node: `total` frames of `width` by `height` pixels, `known` of them there before it began;
+    of several `videos` the first is shown.
 
     `workflow` is the id of the graph in the page it was queued from; the node and the client are the host's.
     """
@@ -110,6 +111,7 @@ class Run:
     height: int
     fps: float
     workflow: str | None = None
+    videos: int = 1
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -190,6 +192,7 @@ class Run:
             "fps": self.fps,
             "width": self.width,
             "height": self.height,
+            "videos": self.videos,
             "pictures": [picture.told() for picture in pictures],
             "readings": [list(reading) for reading in readings],
             "whole": whole,

@@ -31,7 +31,7 @@ UPDATE_SECONDS = 0.05
 MESSAGE_SECONDS = 0.25
 """Between messages with pictures."""
 
-PREVIEW_SHARE = 0.03
+PREVIEW_SHARE = 0.02
 """Of the run's time, that may go to previews."""
 
 PICTURE_SIDE = 320
@@ -107,9 +107,9 @@ class Monitor:
         self.run.tell()
 
     def _show_pictures(self, done: int) -> None:
-        """Of the frames since the last ones as many as there is time for, the latest among them."""
+        """Of the frames since the last ones as many as there is time for, the latest first; the last always."""
         waiting = self._pending.items
-        count = self._budget.affordable(len(waiting))
+        count = self._budget.affordable(len(waiting)) or int(self.run.done == self.run.total)
         if not count:
             return
         chosen = [waiting[-1 - place] for place in reversed(evenly_spaced(len(waiting), count))]

@@ -1,7 +1,8 @@
 """A pack for `benchmarks/host.py` only: it times the ARTV nodes from inside the host, and answers with the times.
 
 `GET /artv_timing` gives seconds since the last asking: for each node its `execute`, and of the sampler's how much went
-by in `artv_core.recording.record_frames` (less what that spent in the node's own callback).
+by in `artv_core.recording.record_frames` (less what that spent in the node's own callback), and how much in showing
+frames: decoding, packing and telling ("previews"), and sending what was told ("sending", in the server's own thread).
 """
 
 import sys
@@ -56,6 +57,28 @@ def timed_core(bridge) -> None:
     bridge.record_frames = timed
 
 
+def timed_previews(monitor) -> None:
+    finished, send = monitor.Monitor.finished, PromptServer.instance.send
+
+    def timed(self, *arguments, **named):
+        started = time.perf_counter()
+        try:
+            finished(self, *arguments, **named)
+        finally:
+            add("previews", started)
+
+    async def timed_send(event, data, sid=None):
+        started = time.perf_counter()
+        try:
+            await send(event, data, sid)
+        finally:
+            if event == "artv.live":
+                add("sending", started)
+
+    monitor.Monitor.finished = timed
+    PromptServer.instance.send = timed_send
+
+
 @PromptServer.instance.routes.get("/artv_timing")
 async def times(_request):
     """All packs are loaded by now: on the first asking, put the clocks in."""
@@ -65,6 +88,7 @@ async def times(_request):
             for node in extension.NODES:
                 timed_node(node)
             timed_core(sys.modules[extension.__package__ + ".bridge"])
+            timed_previews(sys.modules[extension.__package__ + ".monitor"])
         SECONDS["asked"] = 0.0
     answer = dict(SECONDS)
     SECONDS.clear()

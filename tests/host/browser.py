@@ -6,7 +6,7 @@ Needs a ComfyUI, PyPI's `playwright`, and a Chromium of the system, for nothing 
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,10 +65,17 @@ def open_browser() -> Iterator["BrowserContext"]:
         context.close()
 
 
-def open_page(context: "BrowserContext", server: Server, greeted: bool = True) -> "Page":
-    """ComfyUI, ready. One who is not `greeted` meets it for the first time and is shown the templates."""
+def open_page(
+    context: "BrowserContext",
+    server: Server,
+    greeted: bool = True,
+    listen: Callable[["Page"], None] = lambda page: None,
+) -> "Page":
+    """ComfyUI, ready. One who is not `greeted` meets it for the first time and is shown the templates. `listen` is
+    called with the page before it loads anything."""
     server.post("/settings", {"Comfy.TutorialCompleted": greeted})
     page = context.new_page()
+    listen(page)
     page.goto(f"http://{ADDRESS}:{server.port}/")
     page.wait_for_function(LOADED)
     return page
@@ -81,7 +88,7 @@ def show_templates(page: "Page") -> None:
 
 def choose_template(page: "Page", name: str) -> None:
     """Open one of the templates that are shown."""
-    page.get_by_text(name, exact=True).first.click()
+    page.get_by_role("dialog").get_by_text(name, exact=True).first.click()
     page.wait_for_function("() => app.graph.nodes.some(node => node.type.startsWith('ARTV'))")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from artv_core.comfyui import Server
 
-from . import browser, workflow_format
+from . import browser, front_end, workflow_format
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
@@ -86,9 +86,7 @@ def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped
     before, graph = browser.laid_out(page), browser.exported(page)
     browser.run(page)
     page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth == 256)")
-    page.wait_for_function(
-        "() => app.graph.nodes.find(node => node.type == 'ARTVMaskedDiffusionSampler').imgs?.[0]?.naturalWidth > 0"
-    )
+    front_end.wait_for(page, "state == 'finished' && pictures == 2")
     after = browser.laid_out(page)
     assert [(node["title"], node["height"]) for node in after] == [(node["title"], node["height"]) for node in before]
     address = page.evaluate("() => document.querySelector('video').currentSrc")

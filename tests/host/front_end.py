@@ -1,0 +1,217 @@
+"""What people do on ComfyUI's page with our nodes, step by step, for the tests and for `benchmarks/front_end.py`.
+
+The page is that of the host's own front end, or of the newest `comfyui-frontend-package` that Python finds, which may
+draw nodes in the classic canvas or as elements (Nodes 2.0).
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artv_core.comfyui import LINKED_AS, PACK, Host, Server
+
+from . import browser, workflow_format
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, ConsoleMessage, Error, Page, Response
+
+NEWEST = "comfyui-frontend-package"
+NODES_2 = "Comfy.VueNodes.Enabled"
+SCREENSHOTS = PACK / "build" / "screenshots"
+SAMPLER = "ARTVMaskedDiffusionSampler"
+
+# In Nodes 2.0 a panel that is out of sight may be in no document.
+PANELS = """app.graph.nodes.flatMap(node => node.widgets ?? [])
+    .filter(widget => widget.name == "artv_live").map(widget => widget.element)"""
+# Notes every state of the first sampler's panel, so that nothing is missed between two looks.
+RECORD = f"""() => {{
+    window.artvSeen = []
+    window.artvObserver?.disconnect()
+    const panel = {PANELS}[0]
+    const note = () => artvSeen.push([panel.dataset.state, +panel.dataset.done, +panel.dataset.pictures])
+    window.artvObserver = new MutationObserver(note)
+    artvObserver.observe(panel, {{attributes: true}})
+}}"""
+SHOWN = f"""() => {{
+    const canvas = {PANELS}[0].querySelector(".artv-live-picture")
+    const {{data}} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
+    return [canvas.width, canvas.height, Math.max(...data.filter((_, place) => place % 4 < 3))]
+}}"""
+GRAPH = "() => JSON.stringify(app.graph.serialize().nodes.map(node => [node.type, node.widgets_values]))"
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """A page to test: `own` is the host's own front end, else the newest; in `nodes_2` nodes are elements."""
+
+    own: bool = True
+    nodes_2: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{'own' if self.own else 'newest'} front end, {'Nodes 2.0' if self.nodes_2 else 'classic'}"
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """For the server."""
+        return () if self.own else ("--front-end-root", str(newest_root()))
+
+
+def newest_root() -> Path | None:
+    """The files of the newest front end, None where its package is not there."""
+    spec = importlib.util.find_spec(NEWEST.replace("-", "_"))
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "static"
+
+
+def version(front_end: FrontEnd, host: Host) -> str:
+    """Of the front end's package."""
+    if not front_end.own:
+        return importlib.metadata.version(NEWEST)
+    asked = f"import importlib.metadata as m; print(m.version('{NEWEST}'))"
+    return subprocess.run([host.python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+
+
+# Faults
+
+
+@dataclass
+class Faults:
+    """What went wrong on a page and was ours: uncaught exceptions, console errors, requests that were refused."""
+
+    seen: list[str] = field(default_factory=list)
+
+    def listen(self, page: "Page") -> None:
+        page.on("pageerror", self._exception)
+        page.on("console", self._console)
+        page.on("response", self._response)
+
+    def _exception(self, error: "Error") -> None:
+        if _ours(f"{error.stack} {error.message}"):
+            self.seen.append(f"exception: {error.stack or error.message}")
+
+    def _console(self, message: "ConsoleMessage") -> None:
+        if message.type in ("error", "warning") and _ours(f"{message.text} {message.location.get('url', '')}"):
+            self.seen.append(f"console: {message.text}")
+
+    def _response(self, response: "Response") -> None:
+        if response.status >= 400 and _ours(response.url):
+            self.seen.append(f"{response.status}: {response.url}")
+
+
+def _ours(text: str) -> bool:
+    return LINKED_AS in text or "artv" in text.lower()
+
+
+# Steps
+
+
+@contextmanager
+def opened(
+    context: "BrowserContext", server: Server, front_end: FrontEnd, **settings: Any
+) -> Iterator[tuple[Any, Faults]]:
+    """A page, and what goes wrong on it."""
+    server.post("/settings", {NODES_2: front_end.nodes_2, "Comfy.ColorPalette": "dark", **settings})
+    faults = Faults()
+    page = browser.open_page(context, server, listen=faults.listen)
+    try:
+        yield page, faults
+    finally:
+        page.close()
+
+
+def open_template(page: "Page", name: str) -> None:
+    """By the template browser."""
+    page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
+    browser.show_templates(page)
+    browser.choose_template(page, name)
+    page.wait_for_function(
+        "(types) => types.every(type => app.graph.nodes.some(node => node.type == type))",
+        arg=sorted({node["type"] for node in workflow_format.read_ui(name)["nodes"]}),
+    )
+
+
+def set_widgets(page: "Page", kind: str, **values: Any) -> None:
+    """Of every node of that kind."""
+    page.evaluate(
+        """([kind, values]) => app.graph.nodes.filter(node => node.type == kind).forEach(node => {
+            for (const [name, value] of Object.entries(values))
+                node.widgets.find(widget => widget.name == name).value = value
+        })""",
+        [kind, values],
+    )
+
+
+def show_node(page: "Page", kind: str, scale: float = 0.9) -> None:
+    """Move the canvas so that the node is in the middle of the window's upper part."""
+    page.evaluate(
+        """([kind, scale]) => {
+            const node = app.graph.nodes.find(node => node.type == kind)
+            app.canvas.ds.scale = scale
+            app.canvas.ds.offset = [500 / scale - node.pos[0], 110 / scale - node.pos[1]]
+            app.canvas.setDirty(true, true)
+        }""",
+        [kind, scale],
+    )
+    page.wait_for_timeout(500)
+
+
+@dataclass
+class Watched:
+    """What the sampler's panel showed of a run: states with frames done and pictures there."""
+
+    seen: list[tuple[str, int, int]]
+    frames: int
+
+    @property
+    def first_picture(self) -> float:
+        """Which share of the frames was done when the first picture was there; 1 where none came in time."""
+        return min(
+            (done / self.frames for state, done, pictures in self.seen if pictures and state == "running"), default=1
+        )
+
+
+def start(page: "Page") -> None:
+    """Press Run, and note from now on what the sampler's panel shows."""
+    page.evaluate(RECORD)
+    browser.run(page)
+
+
+def wait_for(page: "Page", condition: str, seconds: float = browser.RUN_SECONDS) -> None:
+    """`condition` is of `state`, `done` and `pictures` as all samplers' panels show them at some time from now on."""
+    page.wait_for_function(
+        f"() => {PANELS}.every(({{dataset: {{state, done, pictures}}}}) => {condition})", timeout=seconds * 1000
+    )
+
+
+def watch_run(page: "Page", frames: int) -> Watched:
+    """Press Run and look at the first sampler's panel until all are finished."""
+    start(page)
+    page.wait_for_function(f"() => {PANELS}.some(panel => panel.dataset.state == 'running')")
+    wait_for(page, "state == 'finished'")
+    return Watched([tuple(one) for one in page.evaluate("() => artvSeen")], frames)
+
+
+def cancel(page: "Page") -> None:
+    """The page's own shortcut."""
+    page.keyboard.press("Control+Alt+Enter")
+
+
+def reload(page: "Page") -> None:
+    """And wait until the graph is there again."""
+    page.reload()
+    page.wait_for_function(browser.LOADED)
+    page.wait_for_function(f"() => app.graph.nodes.some(node => node.type == '{SAMPLER}')")
+
+
+def picture(page: "Page", name: str) -> Path:
+    """A screenshot, kept in `build/screenshots`."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    path = SCREENSHOTS / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.png"
+    page.screenshot(path=path)
+    return path
