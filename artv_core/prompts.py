@@ -176,13 +176,29 @@ def parse_schedule(
     per second; a schedule may not go beyond `num_frames`, the video's length (0: not known). Raises ScheduleError, a
     ValueError, on text that is no schedule, and ValueError on settings that cannot be.
     """
+    return read_written(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name=name).schedule
+
+
+def read_written(
+    text: str, *, segment_frames: int, fps: float | None = None, num_frames: int = 0, name: str = "prompts"
+) -> "WrittenSchedule":
+    """As `parse_schedule`, with where everything stands, for those who change the text."""
+    _check_settings(segment_frames, fps, num_frames)
+    return _Reader(text, segment_frames, fps, num_frames, name).read()
+
+
+def read_one(text: str, *, segment_frames: int, fps: float | None = None, name: str = "prompts") -> "WrittenPrompt":
+    """The only prompt of a text, whenever it starts. Raises ScheduleError on anything else."""
+    return _Reader(text, segment_frames, fps, 0, name).read_only_prompt()
+
+
+def _check_settings(segment_frames: int, fps: float | None, num_frames: int) -> None:
     if segment_frames < 1:
         raise ValueError(f"a segment has {segment_frames} frames; at least 1 is needed")
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"the video has {fps} frames per second; a number above 0 is needed")
     if num_frames < 0:
         raise ValueError(f"the video has {num_frames} frames; accepted are 1 and more, or 0 where that is not known")
-    return _Reader(text, segment_frames, fps, num_frames, name).read()
 
 
 # Quantifiers are possessive (`*+`): no text makes matching slow. `_SPACE` does not leave the line.
@@ -197,7 +213,9 @@ _KEY = re.compile(
 )
 _BRACE = re.compile(rf"{_BETWEEN.pattern}\{{(?=\s*+(?:\}}|{_KEY.pattern}))")
 _RANGE_BEGIN = re.compile(rf"\[{_SPACE}[-+]?[0-9]")
-_RANGE = re.compile(rf"\[{_SPACE}(?P<start>{_TIME}){_SPACE}[-\u2013\u2014]{_SPACE}(?P<end>{_TIME})?+{_SPACE}:{_SPACE}")
+_RANGE = re.compile(
+    rf"\[{_SPACE}(?P<start>{_TIME}){_SPACE}(?P<dash>[-\u2013\u2014]){_SPACE}(?P<end>{_TIME})?+{_SPACE}:{_SPACE}"
+)
 _RANGE_END = re.compile(r"\]")
 _BRACKET = re.compile(r"\\.|[\[\]\n]")
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"' + "|" + r"'(?:[^'\\\n]|\\.)*+'")
@@ -210,14 +228,37 @@ _ESCAPE = re.compile(r"(?P<units>(?:\\u[0-9a-fA-F]{4})++)|\\(?P<character>[\"'\\
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
-class _Prompt(NamedTuple):
-    """A prompt as it was written: the end of its range if it has one, where it stands, whether it names its time."""
+class WrittenPrompt(NamedTuple):
+    """A prompt as it was written: the end of its range if it has one, and whether it names its time.
+
+    It stands from character `at` to `stop` (left out). Within that, pairs of the same kind say where its parts stand:
+    its time (None: it names none), the end of its range (None: it is no range; empty: a range without end), and its
+    text with its quotes.
+    """
 
     start: int
     end: int | None
     text: str
     at: int
-    timed: bool
+    stop: int
+    time_at: tuple[int, int] | None
+    end_at: tuple[int, int] | None
+    text_at: tuple[int, int]
+
+    @property
+    def timed(self) -> bool:
+        """Whether it names its time."""
+        return self.time_at is not None
+
+
+class WrittenSchedule(NamedTuple):
+    """A schedule and how it was written. Places count characters of `text`, whose lines end in a newline each.
+    `braces` are the places of those round it all, if there are any."""
+
+    schedule: PromptSchedule
+    text: str
+    prompts: tuple[WrittenPrompt, ...]
+    braces: tuple[int, int] | None
 
 
 class _Reader:
@@ -231,11 +272,13 @@ class _Reader:
         self.name = name
         self.at = 0
         self.line_starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
-        self.prompts: list[_Prompt] = []
+        self.prompts: list[WrittenPrompt] = []
+        self.braces: tuple[int, int] | None = None
 
-    def read(self) -> PromptSchedule:
+    def read(self) -> WrittenSchedule:
         if len(self.text) > MAX_CHARACTERS:
             raise self.error(0, f"the schedule has {len(self.text)} characters; accepted are up to {MAX_CHARACTERS}")
+        text = self.text
         self.blank_braces()
         while not self.at_end():
             prompt = self.read_prompt()
@@ -246,9 +289,18 @@ class _Reader:
         if not self.prompts:
             raise self.error(0, 'the schedule holds no prompt; write one on each line, or "0": "text", "24": "text"')
         ends = [*(prompt.start for prompt in self.prompts[1:]), self.prompts[-1].end]
-        return PromptSchedule(tuple(map(self.segment, self.prompts, ends)))
+        schedule = PromptSchedule(tuple(map(self.segment, self.prompts, ends)))
+        return WrittenSchedule(schedule, text, tuple(self.prompts), self.braces)
 
-    def segment(self, prompt: _Prompt, end: int | None) -> PromptSegment:
+    def read_only_prompt(self) -> WrittenPrompt:
+        if self.at_end():
+            raise self.error(0, "there is no prompt")
+        prompt = self.read_prompt()
+        if not self.at_end():
+            raise self.error(self.at, f"got {self.rest()} after the prompt")
+        return prompt
+
+    def segment(self, prompt: WrittenPrompt, end: int | None) -> PromptSegment:
         return PromptSegment(prompt.start, end, prompt.text, *self.place(prompt.at))
 
     # Where things are
@@ -285,33 +337,37 @@ class _Reader:
         first, body = opening.end() - 1, self.text.rstrip(f"{string.whitespace},")
         if not body.endswith("}"):
             raise self.error(first, "the schedule begins with { but does not end with }; write both or neither")
+        self.braces = first, len(body) - 1
         self.text = f"{self.text[:first]} {self.text[first + 1 : len(body) - 1]} "
 
     # One prompt
 
-    def read_prompt(self) -> _Prompt:
+    def read_prompt(self) -> WrittenPrompt:
         at = self.at
         if _RANGE_BEGIN.match(self.text, at):
             return self.read_range(at)
         if key := self.take(_KEY):
             return self.read_keyed(at, key)
-        return _Prompt(len(self.prompts) * self.segment_frames, None, self.read_line(), at, timed=False)
+        text, start = self.read_line(), len(self.prompts) * self.segment_frames
+        return WrittenPrompt(start, None, text, at, at + len(text), None, None, (at, at + len(text)))
 
-    def read_keyed(self, at: int, key: re.Match[str]) -> _Prompt:
+    def read_keyed(self, at: int, key: re.Match[str]) -> WrittenPrompt:
         """A prompt after `"24":`, `24:` or `24 =`."""
         if (key["mark"] or '"') not in "\"'":
             raise self.error(at, f"got the quotation mark {key['mark']}; accepted are the straight ones, \" and '")
-        start = self.frame(key["bare"] or key["quoted"].strip(), at)
+        start, text_at = self.frame(key["bare"] or key["quoted"].strip(), at), self.at
         if self.is_quoted():
-            text = self.read_quoted()
+            text, stop = self.read_quoted(), self.at
             self.expect(_QUOTED_END, "a comma or a new line after the closing quote")
         elif key["mark"]:
             raise self.error(self.at, f'got {self.rest()}; accepted is a prompt in quotes, as in "{start}": "text"')
         else:
             text = self.read_line()
-        return _Prompt(start, None, text, at, timed=True)
+            stop = text_at + len(text)
+        time_at = key.span("bare" if key["bare"] else "quoted")
+        return WrittenPrompt(start, None, text, at, stop, time_at, None, (text_at, stop))
 
-    def read_range(self, at: int) -> _Prompt:
+    def read_range(self, at: int) -> WrittenPrompt:
         """`[0s-3s: text]`, `[0-24: text]`, or `[24-: text]` for all the rest."""
         times = self.take(_RANGE)
         if times is None:
@@ -323,9 +379,12 @@ class _Reader:
                 raise self.error(at, f"got {times['start']} to {times['end']}; accepted are two frames or two seconds")
             if end <= start:
                 raise self.error(at, f"the range starts at frame {start} and ends at frame {end}; it must end later")
+        text_at = self.at
         text = self.read_quoted() if self.is_quoted() else self.read_bracketed(at)
+        text_end = self.at
         self.expect(_RANGE_END, "] after the closing quote")
-        return _Prompt(start, end, text, at, timed=True)
+        end_at = times.span("end") if times["end"] else (times.end("dash"), times.end("dash"))
+        return WrittenPrompt(start, end, text, at, self.at, times.span("start"), end_at, (text_at, text_end))
 
     def is_quoted(self) -> bool:
         return self.text.startswith(('"', "'"), self.at)
@@ -384,7 +443,7 @@ class _Reader:
             raise self.error(at, f"got {time} as a frame; accepted are whole numbers, and seconds as in {time}s")
         return int(number)
 
-    def check(self, prompt: _Prompt) -> None:
+    def check(self, prompt: WrittenPrompt) -> None:
         """Raises ScheduleError unless it is a prompt, follows those before it and lies within the video."""
         before = self.prompts[-1] if self.prompts else None
         problem = _text_problem(prompt) or _order_problem(before, prompt) or _length_problem(prompt, self.num_frames)
@@ -392,7 +451,7 @@ class _Reader:
             raise self.error(prompt.at, problem)
 
 
-def _text_problem(prompt: _Prompt) -> str | None:
+def _text_problem(prompt: WrittenPrompt) -> str | None:
     if not prompt.text:
         return f"the prompt of frame {prompt.start} is empty; say what is to be seen"
     if _NEGATIVE.search(prompt.text):
@@ -400,7 +459,7 @@ def _text_problem(prompt: _Prompt) -> str | None:
     return None
 
 
-def _order_problem(before: _Prompt | None, prompt: _Prompt) -> str | None:
+def _order_problem(before: WrittenPrompt | None, prompt: WrittenPrompt) -> str | None:
     start = prompt.start
     if before is None:
         return None if start == 0 else f"the first prompt starts at frame {start}; it must start at frame 0"
@@ -415,7 +474,7 @@ def _order_problem(before: _Prompt | None, prompt: _Prompt) -> str | None:
     return None
 
 
-def _length_problem(prompt: _Prompt, num_frames: int) -> str | None:
+def _length_problem(prompt: WrittenPrompt, num_frames: int) -> str | None:
     if num_frames and prompt.start >= num_frames:
         return f"the prompt starts at frame {prompt.start}, but the video ends with frame {num_frames - 1}"
     if num_frames and (prompt.end or 0) > num_frames:
