@@ -1,10 +1,13 @@
-"""What `artv info` prints of a checkpoint."""
+"""What a checkpoint's header tells: the text of `artv info`, and the same as plain data for a page."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from .checkpoint import PARTS, CheckpointSummary
+from .checkpoint import PARTS, CheckpointSummary, describe_checkpoint, open_tensor_file
 from .config import ARTVConfig, NetworkConfig
+
+_PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
 
 
 def info_lines(summary: CheckpointSummary) -> Iterator[str]:
@@ -26,6 +29,55 @@ def info_lines(summary: CheckpointSummary) -> Iterator[str]:
     if summary.metadata:
         yield "notes"
         yield from _rows({name: " ".join(text.split())[:300] for name, text in summary.metadata.items()})
+
+
+def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None) -> dict[str, Any]:
+    """What `artv info` tells, as plain data without any path: what JSON can hold, and a page can put into words.
+
+    `megabytes` are of 10^6 bytes, `size` is [width, height] in pixels, `parameters` counts by names in `PARTS`.
+    `missing` lists those of `PARTS` that neither the file nor `base` (a path) holds; without "mask" frames are made all
+    the same. `recommended` has the names of the nodes' own inputs; levels are time steps. Raises ValueError, one line,
+    where `base` is no file that tensors can be read from.
+    """
+    config, sampling = summary.config, summary.config.sampling
+    held = (*summary.parts, *(() if base is None else parts_in(base)))
+    height, width = config.size
+    return {
+        "name": config.name,
+        "megabytes": summary.file_bytes / 1e6,
+        "dtypes": list(summary.dtypes),
+        "size": [width, height],
+        "fps": config.fps,
+        "segment_frames": config.segment_frames,
+        "parameters": dict(summary.parameters),
+        "parameters_together": sum(summary.parameters.values()),
+        "prediction": config.schedule.prediction,
+        "timesteps": config.schedule.num_timesteps,
+        "references": config.noise.adapter.num_references,
+        "anchor_tokens": config.noise.anchor.num_tokens,
+        "vocabulary": list(config.vocabulary),
+        "trained_on": summary.base,
+        "missing": [part for part in PARTS if part not in held],
+        "recommended": {
+            "steps": sampling.steps,
+            "sampler_name": sampling.sampler,
+            "cfg": sampling.guidance_text,
+            "cfg_references": sampling.guidance_references,
+            "cfg_anchor": sampling.guidance_anchor,
+            "cfg_first_frame": sampling.first_frame_guidance,
+            "reference_level": sampling.reference_noise_level,
+            "anchor_level": sampling.anchor_noise_level,
+        },
+    }
+
+
+def parts_in(path: str | Path) -> tuple[str, ...]:
+    """The names (in `PARTS`) of what a base holds: an ARTV checkpoint, or a public Stable Diffusion file (LDM keys).
+    Only its header is read. Raises ValueError, one line."""
+    file = open_tensor_file(path)
+    if "artv_config" in file.metadata:
+        return describe_checkpoint(path).parts
+    return tuple(part for part, prefix in _PUBLIC_PREFIX.items() if any(key.startswith(prefix) for key in file.tensors))
 
 
 def _configuration(config: ARTVConfig) -> dict[str, object]:

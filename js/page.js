@@ -29,6 +29,7 @@ export function element(tag, attributes = {}, ...children) {
 export function addPanel(node, name, root, height) {
   root.classList.add("artv-panel")
   root.style.minHeight = `${height}px`
+  root.dataset.panel = name
   const widget = node.addDOMWidget(name, name, root, {
     serialize: false,
     hideOnZoom: false,
@@ -36,7 +37,14 @@ export function addPanel(node, name, root, height) {
   })
   widget.serialize = false
   root.addEventListener("wheel", passToCanvas, { passive: false })
+  watch(node, () => root.isConnected || takePlace(node, name, root), () => {})
   return widget
+}
+
+/** Undoing makes nodes anew under their old numbers; Nodes 2.0 go on showing the old one's panel. */
+function takePlace(node, name, root) {
+  if (!window.LiteGraph?.vueNodesMode || node.graph !== app.canvas.graph) return
+  document.querySelector(`[data-node-id="${node.id}"] [data-panel="${name}"]`)?.replaceWith(root)
 }
 
 /** In the classic canvas a panel lies over the canvas, which is to go on zooming; in Nodes 2.0 the node sees to it. */
@@ -69,7 +77,15 @@ export function widgetOf(node, name) {
 
 /** Whether an input of a node is fed by a wire, so that its widget says nothing. */
 export function isWired(node, name) {
-  return node.inputs?.some((input) => input.name === name && input.link != null) ?? false
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
+  return slot >= 0 && node.isInputConnected(slot)
+}
+
+/** Tell the page that the workflow may have changed, so that it can be undone and counts as changed. */
+export function noteChange() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+  if (tracker?.captureCanvasState) tracker.captureCanvasState()
+  else tracker?.checkState?.()
 }
 
 /**

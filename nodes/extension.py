@@ -2,13 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..artv_core.prompt_edit import answer_schedule
 from . import model_files
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
 from .live import watch
-from .loader import ARTVLoader
+from .loader import ARTVLoader, answer_checkpoint
 from .lora import ARTVLoRA
 from .routes import Answer, add_routes
 from .sampler import ARTVMaskedDiffusionSampler
@@ -30,7 +31,11 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVJournals,
 ]
 
-ANSWERS: dict[str, Answer] = {"live": watch}
+ANSWERS: dict[str, Answer] = {
+    "live": watch,
+    "checkpoint": answer_checkpoint,
+    "schedule": answer_schedule,
+}
 
 
 class ARTVExtension(ComfyExtension):

@@ -2,9 +2,12 @@
 
 import logging
 import os
+from typing import Any
 
 from comfy_api.latest import io
 
+from ..artv_core.checkpoint import describe_checkpoint
+from ..artv_core.info import checkpoint_facts
 from ..artv_core.models.artv import ARTV
 from . import bridge, model_files, native_models
 from .types import ARTVModel
@@ -63,8 +66,7 @@ class ARTVLoader(io.ComfyNode):
             clip = native_models.load_clip(path, base_path, config.text)
             vae = native_models.load_vae(path, base_path, config.vae)
         except ValueError as error:
-            # The core speaks to users of the command line.
-            raise ValueError(str(error).replace("with --base", "in the menu 'base'")) from None
+            raise ValueError(_for_the_page(error)) from None
         if not bridge.is_trained(model.model):
             logger.warning("%s %s", path, UNTRAINED)
         return io.NodeOutput(model, clip, vae, about(model.model))
@@ -92,3 +94,23 @@ def about(model: ARTV) -> str:
     if not bridge.is_trained(model):
         lines.append(f"{config.name} {UNTRAINED}")
     return "\n".join(lines)
+
+
+def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint is, from its header: `{"checkpoint": NAME, "base": NAME}` as in the loader's menus gives
+    `artv_core.info.checkpoint_facts`. Raises ValueError, one line, with no path in it."""
+    names = {kind: question.get(kind, default) for kind, default in (("checkpoint", ""), ("base", model_files.NO_BASE))}
+    for kind, name in names.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{kind} is {type(name).__name__}, expected a name from the menu {kind!r}")
+    path, base_path = model_files.checkpoint_path(names["checkpoint"]), model_files.base_path(names["base"])
+    try:
+        return checkpoint_facts(describe_checkpoint(path), base_path)
+    except ValueError as error:
+        message = _for_the_page(error).replace(path, names["checkpoint"])
+        raise ValueError(message.replace(base_path, names["base"]) if base_path else message) from None
+
+
+def _for_the_page(error: ValueError) -> str:
+    """The core speaks to users of the command line."""
+    return str(error).replace("with --base", "in the menu 'base'").replace("(--base)", "(in the menu 'base')")

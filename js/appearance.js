@@ -1,0 +1,45 @@
+/** Colours and sizes of new nodes. A node from a workflow has what the workflow says, also where it says nothing. */
+
+import { app, widen } from "./page.js"
+
+const MODELS = { color: "#252e3c", bgcolor: "#2f3a4c" }
+const SAMPLING = { color: "#212f31", bgcolor: "#2a3c3f" }
+const CONDITIONS = { color: "#322b3b", bgcolor: "#3f364a" }
+const OUTPUTS = { color: "#273024", bgcolor: "#303c2c" }
+const RECORDS = { color: "#342c23", bgcolor: "#42382c" }
+
+/** Colours of each node, and its width where a panel of its own does not say it. */
+const LOOKS = {
+  ARTVLoader: [MODELS],
+  ARTVLoRA: [MODELS, 300],
+  ARTVMaskedDiffusionSampler: [SAMPLING],
+  ARTVMultiPromptScheduler: [CONDITIONS],
+  ARTVAnchorFrame: [CONDITIONS, 300],
+  ARTVNoiseAugment: [CONDITIONS, 300],
+  ARTVDecodeVideo: [OUTPUTS, 300],
+  ARTVStreamVideo: [OUTPUTS, 300],
+  ARTVDriftReadout: [OUTPUTS, 300],
+  ARTVJournalSettings: [RECORDS, 300],
+  ARTVLoadJournal: [RECORDS, 340],
+  ARTVJournals: [RECORDS, 340],
+}
+
+app.registerExtension({
+  name: "ARTV.appearance",
+  nodeCreated(node) {
+    const [colours, width] = LOOKS[node.comfyClass] ?? []
+    if (!colours) return
+    Object.assign(node, colours)
+    if (width) widen(node, width)
+    keepWhatIsSaved(node, colours)
+  },
+})
+
+/** What is loaded, pasted or undone has its own colours, or none. */
+function keepWhatIsSaved(node, colours) {
+  const configure = node.configure
+  node.configure = function (saved, ...more) {
+    for (const name of Object.keys(colours)) this[name] = saved?.[name]
+    return configure.call(this, saved, ...more)
+  }
+}

@@ -1,0 +1,291 @@
+/** In the loader: what is in the checkpoint, and which of its recommended settings the wired samplers take. */
+
+import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, widgetOf } from "./page.js"
+
+const LOADER = "ARTVLoader"
+const SAMPLER = "ARTVMaskedDiffusionSampler"
+const NOISE = "ARTVNoiseAugment"
+const LEAST_HEIGHT = 200
+const NEW_SIZE = [420, 530]
+const SUBGRAPH_INPUT = -10 // where a link that enters a subgraph begins
+const SUBGRAPH_OUTPUT = -20 // and where one that leaves it ends
+
+/** Each setting with the widgets that decide on it, and what each says where it takes the recommendation. */
+const SETTINGS = [
+  { name: "steps", of: SAMPLER, takes: { steps: 0 } },
+  { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
+  { name: "cfg", of: SAMPLER, takes: { cfg: -1 } },
+  { name: "cfg_references", of: SAMPLER, takes: { cfg_references: -1 } },
+  { name: "cfg_anchor", of: SAMPLER, takes: { cfg_anchor: -1 } },
+  { name: "cfg_first_frame", of: SAMPLER, takes: { cfg_first_frame: -1 } },
+  { name: "reference_level", of: NOISE, takes: { reference_level: -1, reference_levels: "" } },
+  { name: "anchor_level", of: NOISE, takes: { anchor_level: -1, anchor_levels: "" } },
+]
+
+document.head.append(
+  element("link", { rel: "stylesheet", href: new URL("./checkpoint.css", import.meta.url).href }),
+)
+
+app.registerExtension({
+  name: "ARTV.checkpoint",
+  nodeCreated(node) {
+    if (node.comfyClass !== LOADER) return
+    addToMenu(node, new CheckpointPanel(node))
+    node.setSize([...NEW_SIZE])
+  },
+})
+
+class CheckpointPanel {
+  constructor(node) {
+    this.node = node
+    this.facts = undefined // what the server told of the file, or undefined
+    this.asked = 0
+    this.page = element("div", { class: "artv-checkpoint-page", tabindex: 0, role: "group" })
+    this.root = element("div", { class: "artv-checkpoint" }, this.page)
+    addPanel(node, "artv_checkpoint", this.root, LEAST_HEIGHT)
+    watch(node, () => [this.question(), setting("Comfy.Locale")], () => this.look())
+    watch(node, () => this.facts && this.states(), () => this.facts && this.showStates())
+  }
+
+  /** What the menus say, or null where a wire says it. */
+  question() {
+    if (["checkpoint", "base"].some((name) => isWired(this.node, name))) return null
+    return { checkpoint: widgetOf(this.node, "checkpoint")?.value, base: widgetOf(this.node, "base")?.value }
+  }
+
+  async look() {
+    const asked = ++this.asked
+    const question = this.question()
+    this.facts = undefined
+    if (!question) return this.showLine(text("checkpoint.wiredMenu"))
+    const answer = await ask("checkpoint", question).catch((error) => error)
+    if (asked !== this.asked) return
+    if (answer instanceof Error) return this.showLine(answer.message)
+    this.facts = answer
+    this.build()
+    this.showStates()
+  }
+
+  showLine(line) {
+    this.page.setAttribute("aria-label", text("checkpoint.title"))
+    this.page.replaceChildren(element("p", { class: "artv-checkpoint-warning", role: "status" }, line))
+  }
+
+  build() {
+    this.rows = new Map(SETTINGS.map(({ name }) => [name, this.row(name)]))
+    this.hint = element("p", { class: "artv-checkpoint-hint", role: "status" })
+    this.page.setAttribute("aria-label", text("checkpoint.title"))
+    this.page.replaceChildren(
+      title(this.facts),
+      factList(this.facts),
+      ...this.facts.missing.map((part) => warning(part, this.facts)),
+      element("div", { class: "artv-checkpoint-heading" }, text("checkpoint.recommended")),
+      element("ul", { class: "artv-checkpoint-settings" }, ...[...this.rows.values()].map(listItem)),
+      this.hint,
+    )
+  }
+
+  row(name) {
+    const take = (event) => {
+      if (event.currentTarget.getAttribute("role") !== "button") return
+      if (event.type === "keydown" && event.key !== "Enter" && event.key !== " ") return
+      event.preventDefault()
+      event.stopPropagation()
+      this.take([name])
+    }
+    return element("div", { class: "artv-checkpoint-row", onclick: take, onkeydown: take },
+      element("span", {}, text(`checkpoint.settings.${name}`)),
+      element("span", {}, shown(this.facts.recommended[name])),
+      element("span"),
+    )
+  }
+
+  /** For each setting what the nodes behind the loader make of it: see `stateOf`. */
+  states() {
+    const samplers = samplersOf(this.node)
+    return SETTINGS.map((one) => stateOf(one, samplers, this.facts.recommended[one.name]))
+  }
+
+  showStates() {
+    const states = this.states()
+    states.forEach((state, index) => showState(this.rows.get(SETTINGS[index].name), SETTINGS[index].name, state))
+    const count = states.filter((state) => state.kind === "differs").length
+    const key = states[0].kind === "alone" ? "alone" : count ? "how" : "allTaken"
+    this.hint.textContent = text(`checkpoint.${key}`)
+  }
+
+  /** Whether a sampler has something else than what is recommended. */
+  differs() {
+    return !!this.facts && this.states().some((state) => state.kind === "differs")
+  }
+
+  /** Have the nodes behind the loader take the recommendation for settings, by name. */
+  take(names) {
+    const samplers = samplersOf(this.node)
+    for (const one of SETTINGS.filter(({ name }) => names.includes(name)))
+      for (const { node, widget, value } of widgetsOf(one, samplers))
+        if (!isWired(node, widget.name) && widget.value !== value) setWidget(node, widget, value)
+    this.node.graph?.setDirtyCanvas(true, true)
+    noteChange()
+    this.showStates()
+  }
+}
+
+function title(facts) {
+  const size = text("checkpoint.megabytes", { megabytes: facts.megabytes.toFixed(1) })
+  return element("div", { class: "artv-checkpoint-title" },
+    element("span", {}, facts.name), element("span", {}, `${size} · ${facts.dtypes.join(", ")}`))
+}
+
+function factList(facts) {
+  const parts = Object.entries(facts.parameters)
+    .map(([part, count]) => `${text(`checkpoint.parts.${part}`)} ${compact(count)}`)
+  const [width, height] = facts.size
+  const rows = {
+    trained: text("checkpoint.trainedValue", { width, height, fps: facts.fps, frames: facts.segment_frames }),
+    parameters: text("checkpoint.parametersValue", { count: compact(facts.parameters_together), parts: parts.join(", ") }),
+    prediction: text("checkpoint.predictionValue", { prediction: facts.prediction, steps: facts.timesteps }),
+    sees: text("checkpoint.seesValue", { references: facts.references, tokens: facts.anchor_tokens }),
+  }
+  const list = element("dl", { class: "artv-checkpoint-facts" })
+  for (const [name, value] of Object.entries(rows))
+    list.append(element("dt", {}, text(`checkpoint.${name}`)), element("dd", {}, value))
+  const words = facts.vocabulary.join(", ") || text("checkpoint.openVocabulary")
+  list.append(element("dt", {}, text("checkpoint.words")),
+    element("dd", { class: "artv-checkpoint-words", tabindex: 0, "aria-label": text("checkpoint.words") }, words))
+  return list
+}
+
+function warning(part, facts) {
+  const base = facts.trained_on ? text("checkpoint.baseNamed", { base: facts.trained_on }) : text("checkpoint.base")
+  return element("p", { class: "artv-checkpoint-warning" }, text(`checkpoint.missing.${part}`, { base }))
+}
+
+function listItem(row) {
+  return element("li", {}, row)
+}
+
+function showState(row, name, state) {
+  const differs = state.kind === "differs"
+  const told = state.text ? text(`checkpoint.${state.text}`, { value: state.values?.map(shown).join(", ") }) : ""
+  row.lastChild.textContent = told
+  row.title = [text(`checkpoint.settings.${name}`), told].filter(Boolean).join(": ")
+  // A row that was just taken keeps the focus, but is no longer a stop.
+  if (differs) set(row, { role: "button", tabindex: 0, "aria-label": text("checkpoint.takeOne", { setting: row.title }) })
+  else set(row, { role: null, tabindex: row.hasAttribute("tabindex") ? -1 : null, "aria-label": null })
+}
+
+function set(target, attributes) {
+  for (const [name, value] of Object.entries(attributes))
+    if (value === null) target.removeAttribute(name)
+    else target.setAttribute(name, value)
+}
+
+/**
+ * `kind` is "alone" (no sampler is reached), "taken", "same" (set to what is recommended), "wired" (a wire says it) or
+ * "differs", with the other `values`; `text` is the key of what to say.
+ */
+function stateOf(one, samplers, recommended) {
+  if (!samplers.length) return { kind: "alone" }
+  const found = widgetsOf(one, samplers).filter(({ widget, value }) => !takes(widget.value, value))
+  const wired = widgetsOf(one, samplers).some(({ node, widget }) => isWired(node, widget.name))
+  const own = found.filter(({ node, widget }) => !isWired(node, widget.name))
+  const others = own.filter(({ widget }) => widget.value !== recommended)
+  const where = one.of === SAMPLER ? "sampler" : "noise"
+  if (others.some(({ value }) => value === "")) return { kind: "differs", text: "noiseChanges" }
+  if (others.length) return { kind: "differs", text: `${where}Has`, values: unique(others.map(({ widget }) => widget.value)) }
+  if (wired) return { kind: "wired", text: "wired" }
+  return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
+}
+
+/** Whether a widget's value leaves it to the checkpoint. Every negative number does where -1 does. */
+function takes(value, sentinel) {
+  if (sentinel === "") return !String(value ?? "").trim()
+  return value === sentinel || (sentinel === -1 && value < 0)
+}
+
+/** The widgets that decide on a setting, each with its node and the value that leaves it to the checkpoint. */
+function widgetsOf(one, samplers) {
+  const nodes = one.of === SAMPLER ? samplers : unique(samplers.map((node) => sourceOf(node, "noise_augment")))
+  return nodes
+    .filter((node) => node?.comfyClass === one.of)
+    .flatMap((node) => Object.entries(one.takes).map(([name, value]) => ({ node, widget: widgetOf(node, name), value })))
+    .filter(({ widget }) => widget)
+}
+
+/** The samplers that a loader's model reaches: by way of LoRA nodes, reroutes, and into and out of subgraphs. */
+function samplersOf(loader) {
+  const type = loader.outputs?.[0]?.type
+  const found = new Set()
+  const seen = new Set()
+  const follow = (graph, origin, slot) => {
+    for (const link of linksFrom(graph, origin, slot)) {
+      if (Number(link.target_id) === SUBGRAPH_OUTPUT) {
+        for (const outer of wrappersOf(graph)) follow(outer.graph, outer.id, link.target_slot)
+        continue
+      }
+      const node = graph.getNodeById(link.target_id)
+      if (!node || seen.has(node)) continue
+      seen.add(node)
+      if (node.comfyClass === SAMPLER) found.add(node)
+      else if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
+      else node.outputs?.forEach((output, index) => [type, "*"].includes(output.type) && follow(graph, node.id, index))
+    }
+  }
+  if (loader.graph) follow(loader.graph, loader.id, 0)
+  return [...found]
+}
+
+/** Front ends differ in what an output says of its links, and agree in what a link says. */
+function linksFrom(graph, origin, slot) {
+  return [...graph.links.values()].filter((link) => Number(link.origin_id) === Number(origin) && link.origin_slot === slot)
+}
+
+/** The node that feeds an input, past reroutes; undefined where none does. */
+function sourceOf(node, name) {
+  let slot = node.inputs.findIndex((input) => input.name === name)
+  while (node && slot >= 0) {
+    const link = node.getInputLink(slot)
+    node = link && node.graph.getNodeById(link.origin_id)
+    if (node?.type !== "Reroute") return node ?? undefined
+    slot = 0
+  }
+}
+
+/** The nodes that stand for a subgraph. */
+function wrappersOf(subgraph) {
+  const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
+  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
+}
+
+function setWidget(node, widget, value) {
+  widget.value = value
+  widget.callback?.(value, app.canvas, node)
+}
+
+function addToMenu(node, panel) {
+  const before = node.getExtraMenuOptions
+  node.getExtraMenuOptions = function (canvas, options) {
+    const given = before?.call(this, canvas, options)
+    options.unshift({
+      content: text("checkpoint.takeAll"),
+      disabled: !panel.differs(),
+      callback: () => panel.take(SETTINGS.map(({ name }) => name)),
+    })
+    return given
+  }
+}
+
+function compact(count) {
+  return new Intl.NumberFormat(setting("Comfy.Locale") ?? "en", { notation: "compact", maximumSignificantDigits: 3 }).format(count)
+}
+
+/** A value as people write it: 7.5, not 7.500000001. */
+function shown(value) {
+  return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)
+}
+
+function unique(values) {
+  return [...new Set(values)]
+}

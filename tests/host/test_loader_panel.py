@@ -1,0 +1,298 @@
+"""The loader's panel: the checkpoint's real figures, and the recommended settings taken with no button."""
+
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artv_core.checkpoint import describe_checkpoint, save_checkpoint, shipped_checkpoint
+from artv_core.comfyui import LINKED_AS, Server
+from artv_core.info import checkpoint_facts
+from tests.models import untrained
+
+from . import browser, workflow_format
+
+NO_BROWSER = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+LOADER, SAMPLER = "ARTVLoader", "ARTVMaskedDiffusionSampler"
+ROW = ".artv-checkpoint-row"
+
+WIDGETS = (
+    "(type) => Object.fromEntries(app.graph.nodes.find(node => node.type == type).widgets.map(w => [w.name, w.value]))"
+)
+SET_WIDGET = """([type, name, value]) => {
+    const node = app.graph.nodes.find(node => node.type == type)
+    const widget = node.widgets.find(widget => widget.name == name)
+    widget.value = value
+    widget.callback?.(value, app.canvas, node)
+    const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker
+    ;(tracker.captureCanvasState ?? tracker.checkState).call(tracker)
+}"""
+# Colours as they come out on the screen: each background painted over the one around it, then the text's.
+CONTRASTS = """() => {
+    const canvas = document.createElement("canvas")
+    const paint = canvas.getContext("2d", {willReadFrequently: true})
+    const put = (colour) => { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1) }
+    const luminance = () => {
+        const [r, g, b] = [...paint.getImageData(0, 0, 1, 1).data].map(value => value / 255)
+            .map(value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05
+    }
+    const contrast = (element) => {
+        const around = []
+        for (let one = element; one; one = one.parentElement) around.unshift(getComputedStyle(one).backgroundColor)
+        put("#fff")
+        around.forEach(put)
+        const back = luminance()
+        put(getComputedStyle(element).color)
+        return Math.max(luminance(), back) / Math.min(luminance(), back)
+    }
+    const all = [...document.querySelectorAll(".artv-checkpoint *")]
+    return all.filter(one => !one.children.length && one.textContent).map(one => [one.textContent, contrast(one)])
+}"""
+THROUGH_A_LORA = """() => {
+    const of = (type) => app.graph.nodes.find(node => node.type == type)
+    const [loader, sampler] = [of("ARTVLoader"), of("ARTVMaskedDiffusionSampler")]
+    const lora = LiteGraph.createNode("ARTVLoRA")
+    app.graph.add(lora)
+    loader.connect(0, lora, 0)
+    lora.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "model"))
+}"""
+
+TEXT_IS = """(dark) => {
+    const [, red] = getComputedStyle(document.querySelector(".artv-checkpoint")).color.match(/(\\d+)/)
+    return (Number(red) < 128) == dark
+}"""
+BY_REROUTES = """() => {
+    app.graph.clear()
+    const add = (type) => { const node = LiteGraph.createNode(type); app.graph.add(node); return node }
+    const [loader, sampler, noise] = ["ARTVLoader", "ARTVMaskedDiffusionSampler", "ARTVNoiseAugment"].map(add)
+    const wire = (from, name) => {
+        const reroute = add("Reroute")
+        from.connect(0, reroute, 0)
+        reroute.connect(0, sampler, sampler.inputs.findIndex(input => input.name == name))
+    }
+    wire(loader, "model")
+    wire(noise, "noise_augment")
+    sampler.widgets.find(widget => widget.name == "steps").value = 44
+    noise.widgets.find(widget => widget.name == "anchor_levels").value = "0: 20"
+}"""
+INTO_A_SUBGRAPH = """() => {
+    app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(node => node.type != "ARTVLoader")))
+}"""
+
+
+def refused(server: Server, question: dict[str, Any]) -> str:
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        server.post("/artv/checkpoint", question)
+    assert refusal.value.code == 400
+    return refusal.value.read().decode()
+
+
+@pytest.fixture(scope="module")
+def partial(server: Server) -> Iterator[str]:
+    """A file of trained parts alone, by its name in the menu."""
+    path = server.base / "models/artv/partial.safetensors"
+    save_checkpoint(untrained(), path, parts=["branches", "mask"], base="sd.safetensors")
+    yield path.name
+    path.unlink()
+
+
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+def page(server: Server, partial: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "Nodes 2.0" and server.host.version.startswith("0.3."):
+        pytest.skip("the Nodes 2.0 of this ComfyUI show no extension's widgets")
+    server.post("/settings", {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"})
+    with browser.open_browser() as context:
+        page = browser.open_page(context, server)
+        page.errors = []
+        page.on(
+            "console", lambda one: page.errors.append(f"{one.text} {one.location}") if one.type == "error" else None
+        )
+        page.on("pageerror", lambda error: page.errors.append(str(error.stack)))
+        page.wait_for_function("() => app.graph.nodes.length > 0")  # the host's own first graph
+        yield page
+    server.post("/settings", {"Comfy.VueNodes.Enabled": False})
+
+
+@pytest.fixture
+def panel(page: Any) -> Any:
+    """The loader's panel in the shipped graph text_to_video."""
+    browser.load(page, workflow_format.read_ui("text_to_video"), "text_to_video")
+    page.locator(ROW).first.wait_for()
+    return page.locator(".artv-checkpoint-page")
+
+
+def state(panel: Any, name: str) -> str:
+    """What the row of a setting says of the wired nodes."""
+    return panel.locator(ROW).filter(has=panel.page.get_by_text(name, exact=True)).locator("span").last.inner_text()
+
+
+def test_the_server_answers_from_the_header(server: Server, partial: str) -> None:
+    facts = server.post("/artv/checkpoint", {"checkpoint": "tiny (shipped)", "base": "none"})
+    assert facts == checkpoint_facts(describe_checkpoint(shipped_checkpoint()))
+    facts = server.post("/artv/checkpoint", {"checkpoint": partial, "base": "none"})
+    assert (facts["missing"], facts["trained_on"]) == (["unet", "vae", "text"], "sd.safetensors")
+    assert facts["name"] == "tiny"
+
+
+def test_what_cannot_be_answered_is_one_line_without_a_path(server: Server) -> None:
+    broken = server.base / "models/artv/broken.safetensors"
+    broken.write_bytes(b"\x80\x04 a pickle")
+    questions = [{}, {"checkpoint": 5}, {"checkpoint": "none.safetensors"}, {"checkpoint": broken.name}]
+    questions += [{"checkpoint": "tiny (shipped)", "base": "../x"}, {"checkpoint": "../../etc/passwd"}]
+    for question in questions:
+        told = refused(server, question)
+        assert "\\n" not in told
+        assert str(server.base) not in told
+        assert str(Path.home()) not in told
+    assert "broken.safetensors is a pickle" in refused(server, {"checkpoint": broken.name})
+    broken.unlink()
+
+
+@NO_BROWSER
+def test_the_panel_shows_the_files_figures(panel: Any) -> None:
+    summary = describe_checkpoint(shipped_checkpoint())
+    config, told = summary.config, panel.inner_text()
+    for fact in (
+        config.name,
+        f"{summary.file_bytes / 1e6:.1f} MB",
+        f"{config.size[1]}x{config.size[0]} pixels, {config.fps:g} frames per second",
+        f"{sum(summary.parameters.values()) / 1e6:.1f}M",
+        f"mask {summary.parameters['mask'] / 1e3:.0f}K",
+        ", ".join(config.vocabulary),
+        config.sampling.sampler,
+    ):
+        assert fact in told, fact
+    rows = [row.split("\n") for row in panel.locator(ROW).all_inner_texts()]
+    recommended = checkpoint_facts(summary)["recommended"]
+    shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in recommended.items()}
+    assert {name: value for name, value, _ in rows} == shown
+    assert {told for _, _, told in rows} == {"taken"}
+
+
+@NO_BROWSER
+def test_what_differs_is_shown_and_taken_by_keyboard_and_can_be_undone(page: Any, panel: Any) -> None:
+    page.evaluate(THROUGH_A_LORA)
+    page.evaluate(SET_WIDGET, [SAMPLER, "cfg", 7.5])
+    row = panel.locator(f"{ROW}[role=button]")
+    row.wait_for()
+    assert row.get_attribute("aria-label") == "cfg: sampler has 7.5. Take the recommended value"
+    row.focus()
+    page.keyboard.press("Enter")
+    row.wait_for(state="detached")
+    assert page.evaluate(WIDGETS, SAMPLER)["cfg"] == -1
+    assert state(panel, "cfg") == "taken"
+    assert "artv-checkpoint-row" in page.evaluate("() => document.activeElement.className")
+    page.keyboard.press("Control+z")
+    page.locator(f"{ROW}[role=button]").wait_for()  # of the node that undoing made anew
+    assert page.evaluate(WIDGETS, SAMPLER)["cfg"] == 7.5
+
+
+@NO_BROWSER
+def test_samplers_are_found_behind_reroutes_and_in_subgraphs(page: Any, panel: Any) -> None:
+    for step in (BY_REROUTES, INTO_A_SUBGRAPH):
+        page.evaluate(step)
+        page.wait_for_function(f"() => document.querySelectorAll('{ROW}[role=button]').length == 2")
+        assert state(panel, "steps") == "sampler has 44"
+        assert state(panel, "anchor_level") == "varies by frame"
+        assert state(panel, "reference_level") == "taken"
+
+
+@NO_BROWSER
+def test_the_nodes_menu_takes_all(page: Any, panel: Any) -> None:
+    for name, value in (("steps", 30), ("sampler_name", "ddim"), ("cfg_anchor", 2)):
+        page.evaluate(SET_WIDGET, [SAMPLER, name, value])
+    page.wait_for_function(f"() => document.querySelectorAll('{ROW}[role=button]').length == 3")
+    x, y = page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find(node => node.type == "ARTVLoader")
+            const {scale, offset} = app.canvas.ds
+            app.canvas.ds.offset = [300 / scale - node.pos[0], 300 / scale - node.pos[1]]
+            app.canvas.setDirty(true, true)
+            const box = app.canvas.canvas.getBoundingClientRect()
+            return [box.x + 300 + 150 * scale, box.y + 300 - 12 * scale]
+        }"""
+    )
+    page.wait_for_timeout(300)  # the page draws where the node is now
+    page.mouse.click(x, y, button="right")
+    page.get_by_text("Take the recommended settings").first.click()
+    page.wait_for_function(f"() => document.querySelectorAll('{ROW}[role=button]').length == 0")
+    widgets = page.evaluate(WIDGETS, SAMPLER)
+    assert (widgets["steps"], widgets["sampler_name"], widgets["cfg_anchor"]) == (0, "recommended", -1)
+
+
+@NO_BROWSER
+def test_faults_and_missing_parts_are_told(page: Any, panel: Any, partial: str) -> None:
+    page.evaluate(SET_WIDGET, [LOADER, "checkpoint", partial])
+    panel.get_by_text("choose sd.safetensors in the menu 'base'").first.wait_for()
+    assert panel.locator(".artv-checkpoint-warning").count() == 3
+    page.evaluate(SET_WIDGET, [LOADER, "checkpoint", "gone.safetensors"])
+    panel.get_by_text("there is no checkpoint 'gone.safetensors' in models/artv").wait_for()
+    assert panel.locator(ROW).count() == 0
+
+
+@NO_BROWSER
+def test_it_is_no_part_of_what_is_saved_or_queued(page: Any, panel: Any) -> None:
+    saved = page.evaluate("() => app.graph.nodes.find(node => node.type == 'ARTVLoader').serialize()")
+    assert saved["widgets_values"] == ["tiny (shipped)", "none"]
+    assert "color" not in saved
+    assert "bgcolor" not in saved
+    loader = next(part for part in browser.exported(page).values() if part["class_type"] == LOADER)
+    assert loader["inputs"] == {"checkpoint": "tiny (shipped)", "base": "none"}
+
+
+@NO_BROWSER
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_can_be_read(page: Any, panel: Any, theme: str) -> None:
+    page.evaluate(SET_WIDGET, [SAMPLER, "cfg", 7.5])
+    page.locator(f"{ROW}[role=button]").wait_for()
+    page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    page.wait_for_function(TEXT_IS, arg=theme == "light")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 30
+    assert not [one for one in contrasts if one[1] < 4.5]
+
+
+@NO_BROWSER
+def test_new_nodes_have_colours_that_can_be_read_and_saved_ones_their_own(page: Any, panel: Any) -> None:
+    looks = page.evaluate(
+        """() => Object.entries(LiteGraph.registered_node_types)
+            .filter(([, made]) => made.nodeData?.category == "ARTV").map(([type]) => {
+            const node = LiteGraph.createNode(type)
+            const needed = [...node.computeSize()]
+            return {type, color: node.color, bgcolor: node.bgcolor, size: [...node.size], needed}
+        })"""
+    )
+    assert len(looks) == 12
+    for look in looks:
+        assert contrast(look["color"], "#999999") > 4.5, look  # the dark theme's title
+        assert contrast(look["bgcolor"], "#aaaaaa") > 4.5, look  # and its slots
+        assert all(size >= needed for size, needed in zip(look["size"], look["needed"], strict=True)), look
+        assert look["size"][0] >= 300, look
+    workflow = workflow_format.read_ui("text_to_video")
+    loader = next(node for node in workflow["nodes"] if node["type"] == LOADER)
+    loader.update(color="#123456", bgcolor="#654321")
+    browser.load(page, workflow, "coloured")
+    nodes = page.evaluate("() => app.graph.nodes.map(node => node.serialize())")
+    coloured = {node["type"]: (node["color"], node["bgcolor"]) for node in nodes if node.get("color")}
+    kept = {node["type"]: (node["color"], node["bgcolor"]) for node in workflow["nodes"] if node.get("color")}
+    assert coloured == kept
+
+
+@NO_BROWSER
+def test_nothing_of_ours_complained(page: Any, panel: Any) -> None:
+    assert not [error for error in page.errors if f"extensions/{LINKED_AS}" in error]
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2's ratio of two colours such as "#123456"."""
+    low, high = sorted(_luminance(colour) for colour in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

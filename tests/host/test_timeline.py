@@ -1,0 +1,448 @@
+"""The Multi-Prompt Scheduler's timeline in ComfyUI's own page: text and timeline are two views of one value."""
+
+import json
+import re
+import urllib.error
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from artv_core.comfyui import Server
+
+from . import browser, workflow_format
+
+pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+
+WAIT_SECONDS = 15
+FIRST_WITH_PANELS = 37  # of 1.x, that was looked at; 1.27 has none in Nodes 2.0
+NAME = "multi_prompt_long_video"
+COMMENTED = '# in the morning\n"0": "a fox",  # red\n# at noon\n"16": "a fox asleep",\n"32": "a hare"'
+
+SCHEDULER = "app.graph.nodes.find(node => node.type == 'ARTVMultiPromptScheduler')"
+WIDGET = SCHEDULER + ".widgets.find(widget => widget.name == '{}')"
+ZOOM_TO_IT = f"""(scale) => {{
+    const node = {SCHEDULER}
+    app.canvas.ds.scale = scale
+    app.canvas.ds.offset = [100 - node.pos[0], 80 - node.pos[1]]
+    app.canvas.setDirty(true, true)
+}}"""
+# The least contrast (WCAG) of any text of the panel, with the text. What is behind a text is laid over one another.
+CONTRAST = """() => {
+    const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true})
+    const rgb = (colours) => {
+        paint.fillStyle = "#fff"
+        for (const colour of colours) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1) }
+        return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3).map(value => value / 255)
+    }
+    const light = (colours) => rgb(colours)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0)
+    const behind = (part) => {
+        const colours = []
+        for (; part; part = part.parentElement) {
+            colours.unshift(getComputedStyle(part).backgroundColor)
+            if (part.classList.contains("artv-panel")) break
+        }
+        return colours
+    }
+    const panel = document.querySelector(".artv-timeline")
+    const parts = [...panel.querySelectorAll("*")].filter(part => part.getClientRects().length && !part.disabled
+        && (part.value || [...part.childNodes].some(child => child.nodeType == 3 && child.data.trim())))
+    const found = parts.map(part => {
+        const back = behind(part)
+        const [one, other] = [light(back), light([...back, getComputedStyle(part).color])]
+        const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05)
+        return [ratio, parseFloat(getComputedStyle(part).fontSize), part.value || part.textContent]
+    })
+    return {
+        count: found.length,
+        contrast: found.reduce((least, one) => one[0] < least[0] ? one : least),
+        size: Math.min(...found.map(one => one[1])),
+    }
+}"""
+
+
+class Timeline:
+    """The page with the shipped workflow, and what one sees and does there."""
+
+    def __init__(self, page: Any, scale: float = 1.25) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.set_default_timeout(WAIT_SECONDS * 1000)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", self.listen)
+        browser.load(page, workflow_format.read_ui(NAME), NAME)
+        page.evaluate(ZOOM_TO_IT, scale)
+        self.wait_for(3)
+
+    def listen(self, message: Any) -> None:
+        """Keep what is complained of in the console, if this pack has to do with it."""
+        told = f"{message.text} {message.location.get('url', '')}"
+        if message.type == "error" and "artv" in told.lower():
+            self.faults.append(told)
+
+    @property
+    def text(self) -> str:
+        return self.page.evaluate(f"() => {WIDGET.format('text')}.value")
+
+    @property
+    def blocks(self) -> list[str]:
+        return self.page.locator(".artv-timeline-block").all_inner_texts()
+
+    def names(self) -> list[str]:
+        """What a screen reader says of each block."""
+        blocks = self.page.locator(".artv-timeline-block")
+        return [blocks.nth(index).get_attribute("aria-label") for index in range(blocks.count())]
+
+    def block(self, index: int) -> Any:
+        return self.page.locator(".artv-timeline-block").nth(index)
+
+    def border(self, index: int) -> Any:
+        return self.page.locator(".artv-timeline-border").nth(index)
+
+    def button(self, name: str) -> Any:
+        return self.page.locator(f".artv-timeline-tools [data-name={name}]")
+
+    def write(self, text: str, *blocks: str) -> None:
+        """Type a text in the scheduler's own box, and wait for its prompts."""
+        self.text_box.fill(text)
+        self.page.wait_for_function(
+            "(texts) => JSON.stringify([...document.querySelectorAll('.artv-timeline-words')].map(it => it.innerText))"
+            " == JSON.stringify(texts) && !document.querySelector('.artv-timeline-body').inert",
+            arg=blocks,
+        )
+
+    @property
+    def text_box(self) -> Any:
+        return self.page.locator("textarea.comfy-multiline-input").first
+
+    def wait_for(self, blocks: int) -> None:
+        self.page.wait_for_function(
+            "(count) => document.querySelectorAll('.artv-timeline-block').length == count"
+            " && !document.querySelector('.artv-timeline-body').inert",
+            arg=blocks,
+        )
+
+    def wait_for_text(self, expected: str) -> None:
+        try:
+            self.page.wait_for_function(f"(text) => {WIDGET.format('text')}?.value == text", arg=expected)
+        except Exception:
+            assert self.text == expected
+            raise
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def drag(self, part: Any, frames: float, steps: int = 5, drop: bool = True) -> None:
+        """Drag a border or a block along the timeline of 48 frames."""
+        box, row = part.bounding_box(), self.page.locator(".artv-timeline-row").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + frames / 48 * row["width"], y, steps=steps)
+        if drop:
+            self.page.mouse.up()
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Any]:
+    with browser.open_browser() as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def page(context: Any, server: Server) -> Any:
+    return browser.open_page(context, server)
+
+
+@pytest.fixture
+def timeline(page: Any) -> Iterator[Timeline]:
+    timeline = Timeline(page)
+    yield timeline
+    assert timeline.faults == []
+
+
+def changed(text: str, **starts: int) -> str:
+    """The shipped text with other starts."""
+    for before, after in starts.items():
+        text = text.replace(f'"{before.removeprefix("f")}"', f'"{after}"')
+    return text
+
+
+def test_a_border_is_dragged_and_escape_puts_it_back(timeline: Timeline) -> None:
+    before = timeline.text
+    timeline.drag(timeline.border(0), 4, drop=False)
+    assert "frames 0 to 19" in timeline.names()[0]
+    assert timeline.text == before
+    timeline.press("Escape")
+    assert "frames 0 to 15" in timeline.names()[0]
+    timeline.page.mouse.up()
+    timeline.drag(timeline.border(0), 4)
+    timeline.wait_for_text(changed(before, f16=20))
+    timeline.drag(timeline.border(1), -30)
+    timeline.wait_for_text(changed(before, f16=20, f32=21))
+    assert "frames 20 to 20" in timeline.names()[1]
+
+
+def test_places_are_right_however_far_the_canvas_is_zoomed(timeline: Timeline) -> None:
+    before = timeline.text
+    timeline.page.evaluate(ZOOM_TO_IT, 0.8)
+    timeline.page.wait_for_timeout(500)
+    timeline.drag(timeline.border(1), 8)
+    timeline.wait_for_text(changed(before, f32=40))
+
+
+def test_a_block_dragged_past_others_takes_its_length_along(timeline: Timeline) -> None:
+    timeline.write('"0": "a", "8": "b", "32": "c"', "a", "b", "c")
+    timeline.drag(timeline.block(0), 26)
+    timeline.wait_for_text('"0": "b", "24": "a", "32": "c"')
+    assert timeline.blocks == ["b", "a", "c"]
+    assert "frames 24 to 31" in timeline.names()[1]
+
+
+def test_a_double_click_splits_where_it_is(timeline: Timeline) -> None:
+    timeline.write("0: a\n32: b", "a", "b")
+    box = timeline.block(0).bounding_box()
+    timeline.page.mouse.dblclick(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    timeline.wait_for_text("0: a\n8: a\n32: b")
+
+
+def test_everything_is_done_by_keyboard(timeline: Timeline) -> None:
+    timeline.write("0: a\n16: b\n32: c", "a", "b", "c")
+    timeline.block(0).click()
+    timeline.press("Shift+ArrowRight", "Shift+ArrowRight", "Shift+ArrowLeft")
+    timeline.wait_for_text("0: a\n17: b\n32: c")
+    timeline.press("ArrowRight", "Control+ArrowLeft")
+    timeline.wait_for_text("0: b\n15: a\n32: c")
+    assert timeline.page.evaluate("() => document.activeElement.innerText") == "b", "the focus stayed behind"
+    timeline.press("End", "s")
+    timeline.wait_for_text("0: b\n15: a\n32: c\n40: c")
+    timeline.press("ArrowLeft", "m", "Home", "m")
+    timeline.wait_for_text("0: b, a\n32: c")
+    timeline.press("Enter")
+    timeline.page.keyboard.type(" at 5:00")
+    timeline.wait_for_text("0: b, a at 5:00\n32: c")
+    timeline.press("Escape", "ArrowRight", "Delete")
+    timeline.wait_for_text("0: b, a at 5:00")
+    assert timeline.page.evaluate(f"() => !!{SCHEDULER}"), "the page's own Delete removed the node"
+    assert timeline.page.evaluate("() => document.activeElement.getAttribute('role')") == "option"
+    timeline.press("Delete")
+    assert "cannot be deleted" in timeline.page.locator(".artv-timeline-spoken").inner_text()
+
+
+def test_many_short_prompts_can_be_reached(timeline: Timeline) -> None:
+    timeline.text_box.fill("\n".join(f"{frame}: {frame}" for frame in range(48)))
+    timeline.wait_for(48)
+    timeline.block(0).click()
+    timeline.press("End")
+    panel, last = (timeline.page.locator(".artv-timeline").bounding_box(), timeline.block(47).bounding_box())
+    assert last["width"] >= 10
+    assert panel["x"] <= last["x"]
+    assert last["x"] + last["width"] <= panel["x"] + panel["width"]
+
+
+def test_fields_and_buttons_change_the_text(timeline: Timeline) -> None:
+    timeline.write("0: a\n16: b\n32: c", "a", "b", "c")
+    timeline.block(1).click()
+    start, length = timeline.page.locator(".artv-timeline-fields input").all()
+    start.fill("10")
+    start.press("Tab")
+    timeline.wait_for_text("0: a\n10: b\n32: c")
+    length.fill("6")
+    length.press("Enter")
+    timeline.wait_for_text("0: a\n10: b\n16: c")
+    timeline.button("left").click()
+    timeline.wait_for_text("0: b\n6: a\n16: c")
+    timeline.button("add").click()
+    timeline.page.keyboard.type("a 'new' one")
+    timeline.wait_for_text("0: b\n6: a\n16: c\n32: a 'new' one")
+    timeline.button("remove").click()
+    timeline.wait_for_text("0: b\n6: a\n16: c")
+
+
+def test_undo_brings_the_text_back_and_the_keyboard_stays_there(timeline: Timeline) -> None:
+    before = timeline.text
+    timeline.block(1).click()
+    timeline.press("Delete")
+    timeline.wait_for_text(re.sub(r'"16".*\n', "", before))
+    timeline.press("Control+z")
+    timeline.wait_for_text(before)
+    timeline.wait_for(3)
+    timeline.page.wait_for_function("() => document.activeElement.getAttribute('role') == 'option'")
+
+
+def test_comments_survive_a_drag(timeline: Timeline) -> None:
+    timeline.write(COMMENTED, "a fox", "a fox asleep", "a hare")
+    timeline.drag(timeline.border(0), -6)
+    timeline.wait_for_text(COMMENTED.replace('"16"', '"10"'))
+    timeline.drag(timeline.block(0), 20)
+    timeline.wait_for_text('# at noon\n"0": "a fox asleep",\n# in the morning\n"22": "a fox",  # red\n"32": "a hare"')
+
+
+def test_the_timeline_follows_text_and_settings(timeline: Timeline) -> None:
+    timeline.write("a\nb\nc", "a", "b", "c")
+    timeline.write("a\nb", "a", "b")
+    fades = timeline.page.locator(".artv-timeline-fade")
+    assert [fades.nth(index).is_visible() for index in range(2)] == [False, False]
+    timeline.page.evaluate(f"() => {{ {WIDGET.format('blend_frames')}.value = 4 }}")
+    fades.nth(1).wait_for(state="visible")
+    assert fades.nth(1).bounding_box()["width"] > 10
+    timeline.page.evaluate(f"() => {{ {WIDGET.format('segment_frames')}.value = 30 }}")
+    timeline.page.wait_for_function(
+        "() => document.querySelectorAll('.artv-timeline-block')[1].ariaLabel.includes('frames 30 to 47')"
+    )
+
+
+def test_what_is_typed_while_an_edit_is_on_its_way_is_not_lost(timeline: Timeline) -> None:
+    page = timeline.page
+    page.route("**/artv/schedule", lambda route: (page.wait_for_timeout(400), route.continue_()))
+    timeline.block(0).click()
+    timeline.press("s")
+    timeline.text_box.fill("0: typed")
+    page.wait_for_timeout(1500)
+    page.unroute("**/artv/schedule")
+    timeline.wait_for(1)
+    assert timeline.text == "0: typed"
+
+
+def test_a_fault_is_shown_at_its_place(timeline: Timeline) -> None:
+    box = timeline.text_box
+    faulty = "0: a fox\n\U0001f98a 16: b\n8: a hare, 24: c"
+    box.fill(faulty)
+    notice = timeline.page.locator(".artv-timeline-notice")
+    notice.get_by_text("ine 2, column 1").wait_for()
+    assert timeline.page.locator(".artv-timeline-excerpt mark").inner_text() == "\U0001f98a"
+    assert timeline.text == faulty
+    assert box.get_attribute("aria-invalid") == "true"
+    assert len(timeline.blocks) == 3
+    assert timeline.page.evaluate("() => document.querySelector('.artv-timeline-body').inert")
+    box.fill("0: a \U0001f98a\n8: \U0001f98a, 24: c")
+    notice.get_by_text("ine 2, column 7").wait_for()
+    timeline.page.locator(".artv-timeline-excerpt").click()
+    assert box.evaluate("(box) => document.activeElement == box && box.value.slice(box.selectionStart)") == "24: c"
+    box.fill("0: a fox")
+    timeline.wait_for(1)
+    assert not notice.is_visible()
+    assert box.get_attribute("aria-invalid") is None
+
+
+def test_a_prompt_that_cannot_be_is_told_and_nothing_is_changed(timeline: Timeline) -> None:
+    before = timeline.text
+    timeline.block(0).click()
+    timeline.press("Enter")
+    timeline.page.keyboard.type(" --neg blue")
+    timeline.page.locator(".artv-timeline-hint").get_by_text("got --neg").wait_for()
+    assert timeline.text == before
+    assert timeline.page.locator(".artv-timeline-prompt").input_value().endswith("--neg blue")
+
+
+def test_a_wire_instead_of_text_is_said(timeline: Timeline) -> None:
+    timeline.page.evaluate(
+        f"""() => {{
+        const node = {SCHEDULER}
+        if (!node.inputs.some(input => input.name == "text")) node.convertWidgetToInput({WIDGET.format("text")})
+        const other = LiteGraph.createNode(node.type)
+        app.graph.add(other)
+        other.connect(1, node, node.inputs.findIndex(input => input.name == "text"))
+    }}"""
+    )
+    timeline.page.get_by_text("comes from a wire").wait_for()
+
+
+def test_without_the_server_the_text_goes_on_working(timeline: Timeline) -> None:
+    timeline.page.route("**/artv/schedule", lambda route: route.abort())
+    timeline.text_box.fill("0: alone")
+    timeline.page.get_by_text("needs the server").wait_for()
+    assert timeline.text == "0: alone"
+    timeline.page.unroute("**/artv/schedule")
+    timeline.faults[:] = [fault for fault in timeline.faults if "ERR_FAILED" not in fault]
+
+
+def test_nothing_of_it_is_saved_or_queued(timeline: Timeline) -> None:
+    expected = {node["id"]: node.get("widgets_values") for node in workflow_format.read_ui(NAME)["nodes"]}
+    saved = timeline.page.evaluate("() => app.graph.serialize().nodes")
+    scheduler = next(node for node in saved if node["type"] == "ARTVMultiPromptScheduler")
+    assert scheduler["widgets_values"] == expected[scheduler["id"]]
+    graph = browser.exported(timeline.page)
+    inputs = next(part["inputs"] for part in graph.values() if part["class_type"] == "ARTVMultiPromptScheduler")
+    twin = workflow_format.read_api(NAME).values()
+    assert inputs == next(part["inputs"] for part in twin if part["class_type"] == "ARTVMultiPromptScheduler")
+    assert "timeline" not in json.dumps(graph)
+
+
+def test_nodes_2_shows_both_views_too(context: Any, server: Server) -> None:
+    server.post("/settings", {"Comfy.VueNodes.Enabled": True})
+    page = browser.open_page(context, server)
+    try:
+        version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+        if int(version.split(".")[1]) < FIRST_WITH_PANELS:
+            pytest.skip(f"Nodes 2.0 of the front end {version} shows no panels of node packs")
+        timeline = Timeline(page)
+        before = timeline.text
+        box = page.locator("[data-node-id='2'] textarea").first
+        timeline.drag(timeline.border(0), 4)
+        timeline.wait_for_text(changed(before, f16=20))
+        page.wait_for_function("([box, text]) => box.value == text", arg=[box.element_handle(), timeline.text])
+        box.fill("0: a\n0: b")
+        page.get_by_text("ine 2, column 1").wait_for()
+        assert box.get_attribute("aria-invalid") == "true"
+        box.fill("0: a\n8: b")
+        timeline.wait_for(2)
+        timeline.block(1).click()
+        timeline.press("ArrowLeft", "Delete")
+        timeline.wait_for_text("0: b")
+        for _ in range(3):  # 1.37 lays nodes out anew after loading, which is a step of its own
+            timeline.press("Control+z")
+            page.wait_for_timeout(700)
+            if timeline.text != "0: b":
+                break
+        timeline.wait_for_text("0: a\n8: b")
+        timeline.wait_for(2)
+        assert timeline.faults == []
+    finally:
+        server.post("/settings", {"Comfy.VueNodes.Enabled": False})
+        page.close()
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_all_text_can_be_read(context: Any, server: Server, palette: str) -> None:
+    server.post("/settings", {"Comfy.ColorPalette": palette})
+    page = browser.open_page(context, server)
+    timeline = Timeline(page)
+    seen = page.evaluate(CONTRAST)
+    assert seen["count"] >= 12
+    assert seen["contrast"][0] >= 4.5, seen
+    assert seen["size"] >= 11
+    timeline.text_box.fill("0: a\n0: b")
+    page.locator(".artv-timeline-excerpt").wait_for()
+    notice = CONTRAST.replace('panel.querySelectorAll("*")', 'panel.querySelectorAll(".artv-timeline-notice *")')
+    assert page.evaluate(notice)["contrast"][0] >= 4.5
+    assert timeline.faults == []
+    page.close()
+
+
+def test_the_timeline_speaks_the_pages_language(context: Any, server: Server) -> None:
+    server.post("/settings", {"Comfy.Locale": "zh"})
+    page = browser.open_page(context, server)
+    timeline = Timeline(page)
+    assert re.search(r"[\u4e00-\u9fff]", timeline.button("split").inner_text())
+    server.post("/settings", {"Comfy.Locale": "en"})
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"text": 3}, "text is 3; accepted is a text"),
+        ({"text": "a", "segment_frames": 16, "wanted": {"prompts": {}}}, "wanted is not understood"),
+    ],
+)
+def test_a_bad_question_is_refused_in_one_line(server: Server, question: dict[str, Any], message: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.post("/artv/schedule", question)
+    assert refused.value.code == 400
+    told = json.load(refused.value)["error"]
+    assert message in told
+    assert "\n" not in told

@@ -1,0 +1,61 @@
+"""What a page is told of a checkpoint: the same figures as in the file, and no path."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from artv_core.checkpoint import PARTS, describe_checkpoint, load_checkpoint, save_checkpoint, shipped_checkpoint
+from artv_core.info import checkpoint_facts, parts_in
+from tests.models import untrained
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of trained parts alone."""
+    path = tmp_path_factory.mktemp("partial") / "partial.safetensors"
+    save_checkpoint(untrained(), path, parts=["branches", "mask"], base="sd.safetensors")
+    return path
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the first keys of a public Stable Diffusion checkpoint without a VAE."""
+    path = tmp_path_factory.mktemp("public") / "sd.safetensors"
+    keys = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.model.ln_final.weight")
+    save_file({key: torch.zeros(1) for key in keys}, path)
+    return path
+
+
+def test_facts_are_those_of_the_file_and_can_be_sent() -> None:
+    path = shipped_checkpoint()
+    summary = describe_checkpoint(path)
+    facts = checkpoint_facts(summary)
+    model = load_checkpoint(path)
+    assert facts["parameters_together"] == sum(tensor.numel() for tensor in model.state_dict().values())
+    assert facts["parameters"]["mask"] == sum(tensor.numel() for tensor in model.mask.state_dict().values())
+    assert facts["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
+    assert (facts["size"], facts["fps"], facts["missing"]) == ([64, 64], 8, [])
+    assert facts["vocabulary"] == list(summary.config.vocabulary)
+    sampling = summary.config.sampling
+    assert facts["recommended"]["cfg"] == sampling.guidance_text != sampling.first_frame_guidance
+    assert facts["recommended"]["cfg_first_frame"] == sampling.first_frame_guidance
+    assert str(path.parent) not in json.dumps(facts)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_missing_is_what_neither_the_file_nor_its_base_holds(partial: Path, public: Path) -> None:
+    summary = describe_checkpoint(partial)
+    alone = checkpoint_facts(summary)
+    assert (alone["missing"], alone["trained_on"]) == (["unet", "vae", "text"], "sd.safetensors")
+    assert checkpoint_facts(summary, base=public)["missing"] == ["vae"]
+    assert checkpoint_facts(summary, base=shipped_checkpoint())["missing"] == []
+
+
+def test_parts_of_a_base(public: Path, tmp_path: Path) -> None:
+    assert parts_in(shipped_checkpoint()) == tuple(PARTS)
+    assert parts_in(public) == ("unet", "text")
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        parts_in(tmp_path / "none.safetensors")
