@@ -1,17 +1,86 @@
-"""Every node has a help page that the host serves, and the page names every input and output."""
+"""Every node has help pages that the host serves, in English and Chinese, with a picture; and the page opens them."""
 
+import io
+import json
 import urllib.request
+from typing import Any
+
+import pytest
+from PIL import Image
 
 from artv_core.comfyui import ADDRESS, LINKED_AS, PACK, Server
 
+from . import browser
+from .help_pictures import MAX_BYTES
 
-def test_every_node_has_a_page_that_names_its_inputs_and_outputs(server: Server) -> None:
-    nodes = {name: node for name, node in server.get("/object_info").items() if node["category"] == "ARTV"}
-    assert {path.stem for path in (PACK / "js" / "docs").glob("*.md")} == set(nodes)
+DOCS = PACK / "js" / "docs"
+LANGUAGES = {"en": "## Example", "zh": "## 示例"}
+SELECT = """(type) => {
+    app.graph.clear()
+    const node = LiteGraph.createNode(type)
+    app.graph.add(node)
+    app.canvas.ds.scale = 0.5
+    app.canvas.ds.offset = [1500, 500]
+    app.canvas.selectNodes([node])
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def served(server: Server, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://{ADDRESS}:{server.port}/extensions/{LINKED_AS}/docs/{path}") as answer:
+        return answer.read()
+
+
+@pytest.fixture(scope="module")
+def nodes(server: Server) -> dict[str, Any]:
+    return {name: node for name, node in server.get("/object_info").items() if node["category"] == "ARTV"}
+
+
+def test_pages_and_pictures_are_of_the_nodes_alone(nodes: dict[str, Any]) -> None:
+    expected = {f"{name}/{file}" for name in nodes for file in ("en.md", "zh.md", "node.jpg")}
+    expected |= {f"{name}.md" for name in nodes}
+    assert {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file()} == expected
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_page_names_inputs_and_outputs_and_has_a_picture_and_an_example(
+    server: Server, nodes: dict[str, Any], language: str
+) -> None:
+    titles = json.loads((PACK / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
     for name, node in nodes.items():
-        with urllib.request.urlopen(f"http://{ADDRESS}:{server.port}/extensions/{LINKED_AS}/docs/{name}.md") as answer:
-            page = answer.read().decode()
-        assert page.startswith(f"# {node['display_name']}\n")
+        page = served(server, f"{name}/{language}.md").decode()
+        assert page.startswith(f"# {titles[name]['display_name']}\n")
         named = {*node["input"].get("required", {}), *node["input"].get("optional", {}), *node["output_name"]}
         missing = [one for one in named if f"`{one}`" not in page]
         assert not missing, (name, missing)
+        assert f"]({name}/node.jpg)" in page
+        assert f"\n{LANGUAGES[language]}\n" in page
+
+
+def test_other_languages_get_the_english_page(server: Server, nodes: dict[str, Any]) -> None:
+    for name in nodes:
+        assert served(server, f"{name}.md") == served(server, f"{name}/en.md"), f"copy {name}/en.md to {name}.md"
+
+
+def test_pictures_are_small_and_whole(server: Server, nodes: dict[str, Any]) -> None:
+    for name in nodes:
+        data = served(server, f"{name}/node.jpg")
+        assert len(data) <= MAX_BYTES, name
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        assert 400 <= image.width <= 700, name
+
+
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+def test_help_opens_in_the_page_and_shows_the_picture(server: Server) -> None:
+    with browser.open_browser() as context:
+        page = browser.open_page(context, server)
+        page.wait_for_function("() => app.graph.nodes.length > 0")  # the host's own first graph
+        for name in ("ARTVLoader", "ARTVMaskedDiffusionSampler"):
+            page.evaluate(SELECT, name)
+            page.get_by_test_id("info-button").click()
+            page.get_by_role("heading", name="Example").wait_for()
+            page.wait_for_function(
+                "(name) => document.querySelector(`img[src$='docs/${name}/node.jpg']`)?.naturalWidth > 0", arg=name
+            )
+            page.get_by_test_id("info-button").click()
