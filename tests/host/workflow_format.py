@@ -20,10 +20,14 @@ from artv_core.media import VideoWriter, evenly_spaced, read_video
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-COLUMN, ROW_GAP, TOP = 420, 60, 120
+COLUMN_GAP, ROW_GAP, TOP = 80, 60, 120
+WIDTH = 340
 TEXT_HEIGHT = 100
+SHOWN_WIDTH = {"ARTVLoader": 400, "ARTVMaskedDiffusionSampler": 400, "ARTVMultiPromptScheduler": 480}
 SHOWN_HEIGHT = {
-    "ARTVMaskedDiffusionSampler": 130,
+    "ARTVLoader": 330,
+    "ARTVMultiPromptScheduler": 110,
+    "ARTVMaskedDiffusionSampler": 260,
     "ARTVDriftReadout": 380,
     "ARTVDecodeVideo": 320,
     "SaveVideo": 320,
@@ -102,12 +106,13 @@ def ui_from_api(graph: Graph, info: Info, note: str, name: str) -> dict[str, Any
     """Nodes in columns by their depth, and a note above them."""
     columns = _columns(graph)
     heights = dict.fromkeys(range(len(graph)), TOP)
+    lefts = _lefts(columns, graph)
     links: list[list[Any]] = []
     nodes = []
     for order, key in enumerate(sorted(graph, key=lambda key: (columns[key], int(key)))):
         node = _ui_node(key, graph[key], info, links)
         node["order"] = order
-        node["pos"] = [columns[key] * COLUMN, heights[columns[key]]]
+        node["pos"] = [lefts[columns[key]], heights[columns[key]]]
         heights[columns[key]] += node["size"][1] + ROW_GAP
         nodes.append(node)
     _connect_outputs(nodes, links)
@@ -168,7 +173,7 @@ def _ui_node(key: str, part: dict[str, Any], info: Info, links: list[list[Any]])
         "id": int(key),
         "type": part["class_type"],
         "pos": [0, 0],
-        "size": [340, height],
+        "size": [SHOWN_WIDTH.get(part["class_type"], WIDTH), height],
         "flags": {},
         "order": 0,
         "mode": 0,
@@ -214,6 +219,15 @@ def _columns(graph: Graph) -> dict[str, int]:
     for key in graph:
         column(key)
     return columns
+
+
+def _lefts(columns: dict[str, int], graph: Graph) -> list[int]:
+    """Where each column begins."""
+    lefts = [0]
+    for column in range(max(columns.values())):
+        kinds = [graph[key]["class_type"] for key, its in columns.items() if its == column]
+        lefts.append(lefts[-1] + max(SHOWN_WIDTH.get(kind, WIDTH) for kind in kinds) + COLUMN_GAP)
+    return lefts
 
 
 def _note(key: int, order: int, text: str) -> dict[str, Any]:
