@@ -1,4 +1,4 @@
-"""The README's table of `long_video.json` and `faults.json`: `python benchmarks/tables.py` writes it anew."""
+"""The README's tables of bars: `python benchmarks/tables.py` writes them anew from the result files."""
 
 import json
 from pathlib import Path
@@ -6,18 +6,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-RESULTS = [ROOT / "benchmarks/results" / name for name in ("long_video.json", "faults.json")]
-MARKER = "<!-- long video table -->\n"
+RESULTS = ROOT / "benchmarks/results"
+TABLES = {"<!-- long video table -->\n": ("long_video", "faults"), "<!-- front end table -->\n": ("front_end",)}
+"""By the marker they stand under in the README: the results whose bars they show."""
 
 
 def main() -> None:
-    before, _, rest = README.read_text(encoding="utf-8").partition(MARKER)
-    README.write_text(before + MARKER + table(read_bars()) + "\n\n" + rest.partition("\n\n")[2], encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    for marker, names in TABLES.items():
+        before, _, rest = text.partition(marker)
+        text = before + marker + table(read_bars(names)) + "\n\n" + rest.partition("\n\n")[2]
+    README.write_text(text, encoding="utf-8")
 
 
-def read_bars() -> list[dict[str, Any]]:
-    """All bars of both results, in order."""
-    return [bar for path in RESULTS for bar in json.loads(path.read_text())["bars"]]
+def read_bars(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """All bars of these results, in order."""
+    return [bar for name in names for bar in json.loads((RESULTS / f"{name}.json").read_text())["bars"]]
 
 
 def table(bars: list[dict[str, Any]]) -> str:

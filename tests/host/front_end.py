@@ -43,6 +43,29 @@ SHOWN = f"""() => {{
     const {{data}} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
     return [canvas.width, canvas.height, Math.max(...data.filter((_, place) => place % 4 < 3))]
 }}"""
+# Of each text that is shown in what the selector finds: the text, its contrast (WCAG 2) and the size of its letters.
+# Colours are those on the screen: each background painted over the one around it, then the text's. What is disabled
+# may be faint.
+READABLE = """(selector) => {
+    const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true})
+    const light = (colours) => {
+        for (const colour of ["#fff", ...colours]) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1) }
+        return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3).map(value => value / 255)
+            .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0.05)
+    }
+    const contrast = (part) => {
+        const around = []
+        for (let one = part; one; one = one.parentElement) around.unshift(getComputedStyle(one).backgroundColor)
+        const [one, other] = [light(around), light([...around, getComputedStyle(part).color])]
+        return Math.max(one, other) / Math.min(one, other)
+    }
+    const said = (part) => part.value && part.type != "checkbox" && part.type != "range" ? part.value
+        : [...part.childNodes].filter(child => child.nodeType == 3).map(child => child.data).join("").trim()
+    return [...document.querySelectorAll(`${selector} *`)]
+        .filter(part => part.getClientRects().length && !part.disabled && said(part))
+        .map(part => [said(part), contrast(part), parseFloat(getComputedStyle(part).fontSize)])
+}"""
 GRAPH = "() => JSON.stringify(app.graph.serialize().nodes.map(node => [node.type, node.widgets_values]))"
 
 

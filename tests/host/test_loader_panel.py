@@ -12,7 +12,7 @@ from artv_core.comfyui import LINKED_AS, Server
 from artv_core.info import checkpoint_facts
 from tests.models import untrained
 
-from . import browser, workflow_format
+from . import browser, front_end, workflow_format
 
 NO_BROWSER = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 LOADER, SAMPLER = "ARTVLoader", "ARTVMaskedDiffusionSampler"
@@ -28,28 +28,6 @@ SET_WIDGET = """([type, name, value]) => {
     widget.callback?.(value, app.canvas, node)
     const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker
     ;(tracker.captureCanvasState ?? tracker.checkState).call(tracker)
-}"""
-# Colours as they come out on the screen: each background painted over the one around it, then the text's.
-CONTRASTS = """() => {
-    const canvas = document.createElement("canvas")
-    const paint = canvas.getContext("2d", {willReadFrequently: true})
-    const put = (colour) => { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1) }
-    const luminance = () => {
-        const [r, g, b] = [...paint.getImageData(0, 0, 1, 1).data].map(value => value / 255)
-            .map(value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05
-    }
-    const contrast = (element) => {
-        const around = []
-        for (let one = element; one; one = one.parentElement) around.unshift(getComputedStyle(one).backgroundColor)
-        put("#fff")
-        around.forEach(put)
-        const back = luminance()
-        put(getComputedStyle(element).color)
-        return Math.max(luminance(), back) / Math.min(luminance(), back)
-    }
-    const all = [...document.querySelectorAll(".artv-checkpoint *")]
-    return all.filter(one => !one.children.length && one.textContent).map(one => [one.textContent, contrast(one)])
 }"""
 THROUGH_A_LORA = """() => {
     const of = (type) => app.graph.nodes.find(node => node.type == type)
@@ -250,7 +228,7 @@ def test_every_text_can_be_read(page: Any, panel: Any, theme: str) -> None:
     page.locator(f"{ROW}[role=button]").wait_for()
     page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
     page.wait_for_function(TEXT_IS, arg=theme == "light")
-    contrasts = page.evaluate(CONTRASTS)
+    contrasts = page.evaluate(front_end.READABLE, ".artv-checkpoint")
     assert len(contrasts) > 30
     assert not [one for one in contrasts if one[1] < 4.5]
 

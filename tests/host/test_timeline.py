@@ -10,140 +10,13 @@ import pytest
 
 from artv_core.comfyui import Server
 
-from . import browser, workflow_format
+from . import browser, front_end, workflow_format
+from .timeline_steps import NAME, SCHEDULER, WIDGET, ZOOM_TO_IT, Timeline
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
-WAIT_SECONDS = 15
 FIRST_WITH_PANELS = 37  # of 1.x, that was looked at; 1.27 has none in Nodes 2.0
-NAME = "multi_prompt_long_video"
 COMMENTED = '# in the morning\n"0": "a fox",  # red\n# at noon\n"16": "a fox asleep",\n"32": "a hare"'
-
-SCHEDULER = "app.graph.nodes.find(node => node.type == 'ARTVMultiPromptScheduler')"
-WIDGET = SCHEDULER + ".widgets.find(widget => widget.name == '{}')"
-ZOOM_TO_IT = f"""(scale) => {{
-    const node = {SCHEDULER}
-    app.canvas.ds.scale = scale
-    app.canvas.ds.offset = [100 - node.pos[0], 80 - node.pos[1]]
-    app.canvas.setDirty(true, true)
-}}"""
-# The least contrast (WCAG) of any text of the panel, with the text. What is behind a text is laid over one another.
-CONTRAST = """() => {
-    const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true})
-    const rgb = (colours) => {
-        paint.fillStyle = "#fff"
-        for (const colour of colours) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1) }
-        return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3).map(value => value / 255)
-    }
-    const light = (colours) => rgb(colours)
-        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0)
-    const behind = (part) => {
-        const colours = []
-        for (; part; part = part.parentElement) {
-            colours.unshift(getComputedStyle(part).backgroundColor)
-            if (part.classList.contains("artv-panel")) break
-        }
-        return colours
-    }
-    const panel = document.querySelector(".artv-timeline")
-    const parts = [...panel.querySelectorAll("*")].filter(part => part.getClientRects().length && !part.disabled
-        && (part.value || [...part.childNodes].some(child => child.nodeType == 3 && child.data.trim())))
-    const found = parts.map(part => {
-        const back = behind(part)
-        const [one, other] = [light(back), light([...back, getComputedStyle(part).color])]
-        const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05)
-        return [ratio, parseFloat(getComputedStyle(part).fontSize), part.value || part.textContent]
-    })
-    return {
-        count: found.length,
-        contrast: found.reduce((least, one) => one[0] < least[0] ? one : least),
-        size: Math.min(...found.map(one => one[1])),
-    }
-}"""
-
-
-class Timeline:
-    """The page with the shipped workflow, and what one sees and does there."""
-
-    def __init__(self, page: Any, scale: float = 1.25) -> None:
-        self.page = page
-        self.faults: list[str] = []
-        page.set_default_timeout(WAIT_SECONDS * 1000)
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", self.listen)
-        browser.load(page, workflow_format.read_ui(NAME), NAME)
-        page.evaluate(ZOOM_TO_IT, scale)
-        self.wait_for(3)
-
-    def listen(self, message: Any) -> None:
-        """Keep what is complained of in the console, if this pack has to do with it."""
-        told = f"{message.text} {message.location.get('url', '')}"
-        if message.type == "error" and "artv" in told.lower():
-            self.faults.append(told)
-
-    @property
-    def text(self) -> str:
-        return self.page.evaluate(f"() => {WIDGET.format('text')}.value")
-
-    @property
-    def blocks(self) -> list[str]:
-        return self.page.locator(".artv-timeline-block").all_inner_texts()
-
-    def names(self) -> list[str]:
-        """What a screen reader says of each block."""
-        blocks = self.page.locator(".artv-timeline-block")
-        return [blocks.nth(index).get_attribute("aria-label") for index in range(blocks.count())]
-
-    def block(self, index: int) -> Any:
-        return self.page.locator(".artv-timeline-block").nth(index)
-
-    def border(self, index: int) -> Any:
-        return self.page.locator(".artv-timeline-border").nth(index)
-
-    def button(self, name: str) -> Any:
-        return self.page.locator(f".artv-timeline-tools [data-name={name}]")
-
-    def write(self, text: str, *blocks: str) -> None:
-        """Type a text in the scheduler's own box, and wait for its prompts."""
-        self.text_box.fill(text)
-        self.page.wait_for_function(
-            "(texts) => JSON.stringify([...document.querySelectorAll('.artv-timeline-words')].map(it => it.innerText))"
-            " == JSON.stringify(texts) && !document.querySelector('.artv-timeline-body').inert",
-            arg=blocks,
-        )
-
-    @property
-    def text_box(self) -> Any:
-        return self.page.locator("textarea.comfy-multiline-input").first
-
-    def wait_for(self, blocks: int) -> None:
-        self.page.wait_for_function(
-            "(count) => document.querySelectorAll('.artv-timeline-block').length == count"
-            " && !document.querySelector('.artv-timeline-body').inert",
-            arg=blocks,
-        )
-
-    def wait_for_text(self, expected: str) -> None:
-        try:
-            self.page.wait_for_function(f"(text) => {WIDGET.format('text')}?.value == text", arg=expected)
-        except Exception:
-            assert self.text == expected
-            raise
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def drag(self, part: Any, frames: float, steps: int = 5, drop: bool = True) -> None:
-        """Drag a border or a block along the timeline of 48 frames."""
-        box, row = part.bounding_box(), self.page.locator(".artv-timeline-row").bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.page.mouse.move(x, y)
-        self.page.mouse.down()
-        self.page.mouse.move(x + frames / 48 * row["width"], y, steps=steps)
-        if drop:
-            self.page.mouse.up()
 
 
 @pytest.fixture(scope="module")
@@ -411,14 +284,14 @@ def test_all_text_can_be_read(context: Any, server: Server, palette: str) -> Non
     server.post("/settings", {"Comfy.ColorPalette": palette})
     page = browser.open_page(context, server)
     timeline = Timeline(page)
-    seen = page.evaluate(CONTRAST)
-    assert seen["count"] >= 12
-    assert seen["contrast"][0] >= 4.5, seen
-    assert seen["size"] >= 11
+    seen = page.evaluate(front_end.READABLE, ".artv-timeline")
+    assert len(seen) >= 12
+    assert min(contrast for _, contrast, _ in seen) >= 4.5, seen
+    assert min(size for *_, size in seen) >= 11, seen
     timeline.text_box.fill("0: a\n0: b")
     page.locator(".artv-timeline-excerpt").wait_for()
-    notice = CONTRAST.replace('panel.querySelectorAll("*")', 'panel.querySelectorAll(".artv-timeline-notice *")')
-    assert page.evaluate(notice)["contrast"][0] >= 4.5
+    notice = page.evaluate(front_end.READABLE, ".artv-timeline-notice")
+    assert min(contrast for _, contrast, _ in notice) >= 4.5, notice
     assert timeline.faults == []
     page.close()
 

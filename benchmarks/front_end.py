@@ -1,0 +1,284 @@
+"""The front end in a real browser: `python benchmarks/front_end.py`.
+
+On each page (the own front end of every ComfyUI found at $COMFYUI_PATH or ~/comfy/ComfyUI, and the newest
+`comfyui-frontend-package`; nodes in the classic canvas, and as elements where the front end offers that): every shipped
+workflow is opened from the template browser, queued and watched; the timeline is edited; a run is found again after the
+page was loaded anew, and cancelled. Then, on one page: which share of the run's time goes to previews, and whether the
+page's memory grows over 1,000 frames. Writes `benchmarks/results/front_end.json` and screenshots to
+`build/screenshots`. `--parts` does some of it, `--pages` only those whose name holds the text; what others wrote is
+kept. Needs a Chromium, and `pip install ".[test]"`.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from artv_core.comfyui import Host, Server, find_hosts  # noqa: E402
+from tests.host import browser, front_end, timeline_steps, workflow_format  # noqa: E402
+from tests.host.front_end import SAMPLER, FrontEnd  # noqa: E402
+
+RESULT = ROOT / "benchmarks/results/front_end.json"
+TIMING = ROOT / "benchmarks/host_timing"
+NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
+NODES_2_SINCE = (1, 37)
+"""Nodes 2.0 of 1.27 show no panels of node packs; what is between was not tried."""
+
+PREVIEW_RUNS = 8
+LONG_FRAMES, LONG_STEPS, SETTLED_FRAME = 1000, 1, 250
+PREVIEW_BAR, HEAP_BAR, CONTRAST_BAR = 0.04, 2.0, 4.5
+
+Part = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--pages", default="", help="only pages whose name holds this")
+    args = parser.parse_args()
+    if browser.missing() or not find_hosts():
+        parser.exit(2, (browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder") + "\n")
+    for part in args.parts:
+        for name, (host, page) in pages().items():
+            if args.pages in name and (part == "use" or page == FrontEnd()):
+                print(f"{part}: {name}", flush=True)
+                found = PARTS[part](host, page)
+                write(part, name, found | {"commit": _git("rev-parse", "--short", "HEAD")})
+    for bar in json.loads(RESULT.read_text())["bars"]:
+        print(f"{'holds ' if bar['holds'] else 'MISSED'} {bar['name']}: {bar['value']} ({bar['limit']})")
+
+
+def pages() -> dict[str, tuple[Host, FrontEnd]]:
+    """All there are, by name."""
+    found = {}
+    for host in find_hosts():
+        for page in (FrontEnd(own, nodes_2) for own in (True, False) for nodes_2 in (False, True)):
+            if not page.own and front_end.newest_root() is None:
+                continue
+            version = front_end.version(page, host)
+            if not page.nodes_2 or tuple(map(int, version.split(".")[:2])) >= NODES_2_SINCE:
+                kind = "Nodes 2.0" if page.nodes_2 else "classic"
+                found[f"ComfyUI {host.version}, front end {version}, {kind}"] = (host, page)
+    return found
+
+
+# Use
+
+
+def use(host: Host, shown: FrontEnd) -> Part:
+    """What people do; a step that fails ends the benchmark."""
+    with opened(host, shown) as (server, page, faults):
+        workflow_format.write_start_video(server.base / "input")
+        workflows = {name: queue_template(page, name) for name in workflow_format.names()}
+        front_end.open_template(page, "multi_prompt_long_video")
+        timeline = timeline_steps.edit(page)
+        front_end.picture(page, f"{host.version} {shown.name} timeline")
+        found_again = reload_and_cancel(page)
+        contrast = {theme: least_contrast(page, server, theme) for theme in ("dark", "light")}
+        return {
+            "workflows": workflows,
+            "timeline": timeline,
+            "found again after loading the page anew": found_again,
+            "least contrast": contrast,
+            "faults": faults.seen,
+        }
+
+
+def queue_template(page: Any, name: str) -> dict[str, Any]:
+    front_end.open_template(page, name)
+    faulty = [node["title"] for node in browser.laid_out(page) if node["faulty"]]
+    if name in NEEDS_OTHER_WEIGHTS:
+        return {"opened": not faulty, "queued": False}
+    graph = workflow_format.read_api(name)
+    frames = next(part["inputs"]["frames"] for part in graph.values() if part["class_type"] == SAMPLER)
+    front_end.show_node(page, SAMPLER)
+    watched = front_end.watch_run(page, frames)
+    print(f"  {name}: first picture at {watched.first_picture:.2f}", flush=True)
+    return {"opened": not faulty, "queued": True, "first picture at": round(watched.first_picture, 3)}
+
+
+def reload_and_cancel(page: Any) -> bool:
+    """Whether graph and run were there again after loading the page anew in the middle of a run, then cancelled."""
+    front_end.open_template(page, "text_to_video")
+    front_end.set_widgets(page, SAMPLER, frames=400, seed=900)
+    before = page.evaluate(front_end.GRAPH)
+    front_end.start(page)
+    front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
+    front_end.reload(page)
+    front_end.wait_for(page, "state == 'running' && pictures >= 1")
+    intact = page.evaluate(front_end.GRAPH) == before
+    front_end.cancel(page)
+    front_end.wait_for(page, "state == 'stopped'")
+    return intact
+
+
+def least_contrast(page: Any, server: Server, theme: str) -> float:
+    """Of all texts in our panels, against what is behind them (WCAG 2)."""
+    page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    browser.load(page, workflow_format.read_ui("multi_prompt_long_video"), "contrast")
+    page.wait_for_timeout(2000)
+    return round(min(contrast for _, contrast, _ in page.evaluate(front_end.READABLE, ".artv-panel")), 2)
+
+
+# Cost
+
+
+def previews(host: Host, shown: FrontEnd) -> Part:
+    """Of 16 frames of tiny, the share of the sampler's time that goes to previews, while a page shows them."""
+    with opened(host, shown, TIMING) as (server, page, _):
+        front_end.open_template(page, "text_to_video")
+        front_end.show_node(page, SAMPLER)
+        server.get("/artv_timing")
+        runs = [timed_run(server, page, seed) for seed in range(PREVIEW_RUNS + 1)]
+        return {
+            "frames": 16,
+            "share of the first run": runs[0]["share"],
+            "share, median of later runs": statistics.median(run["share"] for run in runs[1:]),
+            "share, highest of later runs": max(run["share"] for run in runs[1:]),
+            "pictures while sampling, median": statistics.median(run["pictures"] for run in runs[1:]),
+            "seconds of a run, median": statistics.median(run["seconds"] for run in runs[1:]),
+        }
+
+
+def timed_run(server: Server, page: Any, seed: int) -> dict[str, float]:
+    front_end.set_widgets(page, SAMPLER, seed=1000 + seed)
+    seen = front_end.watch_run(page, 16).seen
+    wait_until_idle(server)
+    times = server.get("/artv_timing")
+    whole = times[SAMPLER]
+    share = (times["previews"] + times.get("sending", 0.0)) / whole
+    pictures = max(pictures for state, _, pictures in seen if state == "running")
+    return {"share": round(share, 4), "seconds": round(whole, 3), "pictures": pictures}
+
+
+def wait_until_idle(server: Server) -> None:
+    while any(server.get("/queue").values()):
+        time.sleep(0.2)
+
+
+def memory(host: Host, shown: FrontEnd) -> Part:
+    """Of the page over a long run: the script's heap after collecting garbage, and all of the browser's processes."""
+    with opened(host, shown) as (_, page, _):
+        front_end.open_template(page, "text_to_video")
+        front_end.set_widgets(page, SAMPLER, frames=LONG_FRAMES, steps=LONG_STEPS, seed=2000)
+        front_end.show_node(page, SAMPLER)
+        session = page.context.new_cdp_session(page)
+        readings = []
+        front_end.start(page)
+        for frame in range(SETTLED_FRAME, LONG_FRAMES + 1, SETTLED_FRAME):
+            front_end.wait_for(page, f"done >= {frame}", seconds=1800)
+            readings.append({"frame": frame, "heap MB": heap(session), "processes MB": resident()})
+        front_end.picture(page, f"{host.version} {shown.name} 1000 frames")
+        kept = page.evaluate(f"() => +{front_end.PANELS}[0].dataset.pictures")
+        return {"readings": readings, "pictures kept": kept}
+
+
+def heap(session: Any) -> float:
+    session.send("HeapProfiler.collectGarbage")
+    return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
+
+
+def resident() -> float:
+    """Megabytes of this process's browser."""
+    children = psutil.Process().children(recursive=True)
+    return round(sum(one.memory_info().rss for one in children if "chrom" in one.name()) / 1e6, 1)
+
+
+@contextmanager
+def opened(host: Host, shown: FrontEnd, *packs: Path) -> Iterator[tuple[Server, Any, front_end.Faults]]:
+    with (
+        tempfile.TemporaryDirectory() as base,
+        Server(host, Path(base), *packs, arguments=shown.arguments) as server,
+        browser.open_browser() as context,
+        front_end.opened(context, server, shown) as (page, faults),
+    ):
+        yield server, page, faults
+
+
+PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {"use": use, "previews": previews, "memory": memory}
+
+
+# Results
+
+
+def write(part: str, page: str, found: Part) -> None:
+    """Into the file, beside what is there."""
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    parts = before.get("parts", {})
+    parts.setdefault(part, {})[page] = found
+    result = {
+        "command": "python benchmarks/front_end.py",
+        "machine": f"{platform.machine()}, {platform.system()}, {psutil.cpu_count()} cores for server and browser",
+        "bars": bars(parts),
+        "parts": parts,
+    }
+    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
+    used = parts.get("use", {}).values()
+    shares = [page["share, median of later runs"] for page in parts.get("previews", {}).values()]
+    grown = [
+        round(page["readings"][-1]["heap MB"] - page["readings"][0]["heap MB"], 2)
+        for page in parts.get("memory", {}).values()
+    ]
+    contrasts = [value for page in used for value in page["least contrast"].values()]
+    firsts = [one["first picture at"] for page in used for one in page["workflows"].values() if one["queued"]]
+    faults = sum(len(page["faults"]) for page in used) if used else None
+    return [
+        bar("use: pages with all workflows opened from the template browser", count(used, all_opened), len(used)),
+        bar("use: latest first picture, share of the frames", most(firsts), 0.5),
+        bar("use: pages with the timeline edited by mouse, keyboard and text", count(used, timeline_edited), len(used)),
+        bar("use: pages with a run found again after loading, and cancelled", count(used, found_again), len(used)),
+        bar("use: faults of ours on any page", faults, 0),
+        bar("use: least contrast of our texts, light and dark", min(contrasts, default=None), CONTRAST_BAR, True),
+        bar("cost: share of the run's time for previews, 16 frames of tiny", most(shares), PREVIEW_BAR),
+        bar(f"cost: MB of the page's heap grown from frame {SETTLED_FRAME} to {LONG_FRAMES}", most(grown), HEAP_BAR),
+    ]
+
+
+def all_opened(page: Part) -> bool:
+    return all(one["opened"] for one in page["workflows"].values())
+
+
+def timeline_edited(page: Part) -> bool:
+    return all(page["timeline"].values())
+
+
+def found_again(page: Part) -> bool:
+    return page["found again after loading the page anew"]
+
+
+def count(used: Any, holds: Callable[[Part], bool]) -> float | None:
+    return sum(map(holds, used)) if used else None
+
+
+def most(values: Any) -> float | None:
+    return max(values, default=None)
+
+
+def bar(name: str, value: float | None, limit: float, at_least: bool | None = None) -> dict[str, Any]:
+    at_least = name.startswith("use: pages") if at_least is None else at_least
+    holds = value is not None and (value >= limit if at_least else value <= limit)
+    return {"name": name, "value": value, "limit": f"at {'least' if at_least else 'most'} {limit:g}", "holds": holds}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
