@@ -1,4 +1,4 @@
-"""ComfyUI's own page in a real browser. `python -m tests.host.browser` writes the README's picture of the graph.
+"""ComfyUI's own page in a real browser.
 
 Needs a ComfyUI, PyPI's `playwright`, and a Chromium of the system, for nothing is downloaded.
 """
@@ -8,15 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artv_core.comfyui import ADDRESS, LINKED_AS, PACK, Graph, Server, find_hosts
+from artv_core.comfyui import ADDRESS, LINKED_AS, Graph, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
-PICTURE = PACK / "docs/graph.png"
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -120,24 +118,3 @@ def drop(page: "Page", address: str) -> None:
         await app.handleFile(new File([blob], "video.mp4", {type: "video/mp4"}))
     }"""
     page.evaluate(dropped, address)
-
-
-def main() -> None:
-    hosts = find_hosts()
-    if not hosts or missing():
-        raise SystemExit(missing() or "no ComfyUI found: set COMFYUI_PATH to its folder")
-    base = Path(tempfile.mkdtemp())
-    with Server(hosts[0], base) as server, open_browser() as context:
-        page = open_page(context, server, greeted=False)
-        show_templates(page)
-        choose_template(page, "text_to_video")
-        run(page)
-        page.wait_for_function("() => Object.keys(app.nodeOutputs).length > 0", timeout=RUN_SECONDS * 1000)
-        page.wait_for_timeout(5000)
-        page.screenshot(path=PICTURE)
-    shutil.rmtree(base)
-    print(PICTURE)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,22 @@
 """What people do on ComfyUI's page with our nodes, step by step, for the tests and for `benchmarks/front_end.py`.
 
 The page is that of the host's own front end, or of the newest `comfyui-frontend-package` that Python finds, which may
-draw nodes in the classic canvas or as elements (Nodes 2.0).
+draw nodes in the classic canvas or as elements (Nodes 2.0). `python -m tests.host.front_end` writes the README's
+pictures, `docs/graph.png` and others.
 """
 
 import importlib.metadata
 import importlib.util
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artv_core.comfyui import LINKED_AS, PACK, Host, Server
+from artv_core.comfyui import LINKED_AS, PACK, Host, Server, find_hosts
 
 from . import browser, workflow_format
 
@@ -238,3 +240,75 @@ def picture(page: "Page", name: str) -> Path:
     path = SCREENSHOTS / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.png"
     page.screenshot(path=path)
     return path
+
+
+# The README's pictures
+
+DOCS = PACK / "docs"
+MARGIN = 12
+FRAMED = """(kinds) => {
+    const nodes = kinds.map(kind => app.graph.nodes.find(node => node.type == kind))
+    const boxes = nodes.map(node => node.getBounding())
+    const [left, top] = [0, 1].map(side => Math.min(...boxes.map(box => box[side])))
+    const [right, bottom] = [0, 1].map(side => Math.max(...boxes.map(box => box[side] + box[side + 2])))
+    const {ds, canvas} = app.canvas
+    const corner = canvas.getBoundingClientRect()
+    const [x, y] = [corner.x + (left + ds.offset[0]) * ds.scale, corner.y + (top + ds.offset[1]) * ds.scale]
+    return {x, y, width: (right - left) * ds.scale, height: (bottom - top) * ds.scale}
+}"""
+
+
+def picture_of(page: "Page", path: Path, *kinds: str) -> None:
+    """The part of the page that these nodes fill."""
+    box = page.evaluate(FRAMED, list(kinds))
+    clip: Any = {
+        "x": max(0, box["x"] - MARGIN),
+        "y": max(0, box["y"] - MARGIN),
+        "width": box["width"] + 2 * MARGIN,
+        "height": box["height"] + 2 * MARGIN,
+    }
+    page.screenshot(path=path, clip=clip)
+    print(path)
+
+
+def write_pictures(page: "Page") -> None:
+    page.set_viewport_size({"width": 1700, "height": 1150})
+    open_template(page, "text_to_video")
+    page.evaluate("() => app.canvas.deselectAll?.()")
+    show_node(page, SAMPLER, scale=1.0)
+    start(page)
+    wait_for(page, "state == 'running' && pictures >= 3 && done >= 10")
+    page.get_by_label("copied").check()
+    page.get_by_label("Frame", exact=True).press("End")
+    picture_of(page, DOCS / "live.png", SAMPLER, "ARTVDecodeVideo")
+    wait_for(page, "state == 'finished' && pictures == 16")
+    page.wait_for_timeout(3000)
+    page.evaluate("() => app.canvas.deselectAll()")
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [130, 190]; app.canvas.setDirty(true, true) }"
+    )
+    page.wait_for_timeout(1000)
+    page.screenshot(path=DOCS / "graph.png")
+    print(DOCS / "graph.png")
+    open_template(page, "multi_prompt_long_video")
+    set_widgets(page, "ARTVMultiPromptScheduler", blend_frames=6)
+    show_node(page, "ARTVMultiPromptScheduler", scale=0.85)
+    page.wait_for_timeout(2000)
+    picture_of(page, DOCS / "timeline.png", "ARTVLoader", "ARTVMultiPromptScheduler")
+
+
+def main() -> None:
+    hosts = find_hosts()
+    if not hosts or browser.missing():
+        raise SystemExit(browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder")
+    with (
+        tempfile.TemporaryDirectory() as base,
+        Server(hosts[0], Path(base)) as server,
+        browser.open_browser() as context,
+        opened(context, server, FrontEnd(), **{"Comfy.Minimap.Visible": False}) as (page, _),
+    ):
+        write_pictures(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ tests turn the browser's files back and compare.
 
 import copy
 import json
+import re
 import sys
 import tempfile
 import uuid
@@ -186,7 +187,15 @@ def _ui_node(key: str, part: dict[str, Any], info: Info, links: list[list[Any]])
         "widgets_values": [_stored(name, given, node_info) for name in widgets],
     }
     title = part.get("_meta", {}).get("title")
-    return node | ({"title": title} if title else {})
+    return node | ({"title": title} if title else {}) | _colours(part["class_type"])
+
+
+def _colours(kind: str) -> dict[str, str]:
+    """Those that the front end gives a new node."""
+    script = (WORKFLOWS.parent / "js" / "appearance.js").read_text(encoding="utf-8")
+    family = re.search(rf"\b{kind}: \[(\w+)", script)
+    found = family and re.search(rf'{family[1]} = {{ color: "(.+?)", bgcolor: "(.+?)" }}', script)
+    return {"color": found[1], "bgcolor": found[2]} if found else {}
 
 
 def _stored(name: str, given: dict[str, Any], node_info: Info) -> Any:
