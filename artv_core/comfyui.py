@@ -174,8 +174,8 @@ class Server:
     def run(
         self, graph: Graph, on_progress: Callable[[Result], None] | None = None, watch: bool = False, **extra: Any
     ) -> Result:
-        """Queue an API-format prompt and listen until it is over. `on_progress` may look in, and interrupt. With `watch`
-        the sampler tells of its frames as it tells ComfyUI's page, and the host's previews of it are left out."""
+        """Queue an API-format prompt and listen until it is over. `on_progress` may look in, and interrupt. With
+        `watch` the sampler tells of its frames as it tells ComfyUI's page, and the host's previews are left out."""
         client = secrets.token_hex(8)
         with connect(f"ws://{ADDRESS}:{self.port}/ws?clientId={client}", max_size=None) as socket:
             if watch:

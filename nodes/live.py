@@ -6,18 +6,19 @@ all of it again.
 """
 
 import base64
-import bisect
 import threading
 import time
 import uuid
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+
+from ..artv_core.watching import Thinned
 
 EVENT = "artv.live"
 MAX_PICTURES = 120
@@ -63,39 +64,6 @@ class LiveReading(NamedTuple):
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-class _Indexed(Protocol):
-    @property
-    def index(self) -> int: ...
-
-
-T = TypeVar("T", bound=_Indexed)
-
-
-class Thinned(Generic[T]):
-    """At most `limit` things by ascending frame, one a frame, the first and the last among them, about evenly spaced:
-    where one must go, it is the one whose neighbours are nearest to each other."""
-
-    def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
-        self.limit, self.items = limit, list[T]()
-        for item in items:
-            self.add(item)
-
-    def add(self, item: T) -> None:
-        """Takes one, in place of an earlier one of its frame."""
-        place = bisect.bisect_left(self.items, item.index, key=lambda one: one.index)
-        self.items[place : place + (self.get(item.index) is not None)] = [item]
-        if len(self.items) > self.limit:
-            del self.items[min(range(1, self.limit), key=self._gap)]
-
-    def get(self, index: int) -> T | None:
-        """That of a frame, if it is there."""
-        place = bisect.bisect_left(self.items, index, key=lambda one: one.index)
-        return self.items[place] if place < len(self.items) and self.items[place].index == index else None
-
-    def _gap(self, place: int) -> int:
-        return self.items[place + 1].index - self.items[place - 1].index
 
 
 @dataclass

@@ -4,8 +4,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import comfy.model_management as memory
@@ -21,7 +20,8 @@ from ..artv_core.frames import Frame
 from ..artv_core.journal import Journal
 from ..artv_core.media import evenly_spaced
 from ..artv_core.sampling import StepInfo
-from .live import MAX_PICTURES, LiveMask, LiveReading, Run, Thinned, run_of
+from ..artv_core.watching import Budget, Thinned
+from .live import MAX_PICTURES, LiveMask, LiveReading, Run, run_of
 
 logger = logging.getLogger(__name__)
 
@@ -131,34 +131,6 @@ class Monitor:
         if done == self._total or time.monotonic() >= self._next_update:
             self._next_update = time.monotonic() + UPDATE_SECONDS
             self._bar.update_absolute(done, self._total)
-
-
-class Budget:
-    """Time for something beside the work: a `share` of all time, less what went to it already."""
-
-    def __init__(self, share: float) -> None:
-        self._share, self._started = share, time.monotonic()
-        self._spent = 0.0
-        self._each: float | None = None
-        self._trials = 0
-
-    def affordable(self, wanted: int) -> int:
-        """How many of so many things there is time for now. The first ones are tried one by one: what one takes is
-        not known then, and the very first one takes longer than others."""
-        left = self._share * (time.monotonic() - self._started) - self._spent
-        if self._each is None:
-            return min(1, wanted) if left > 0 else 0
-        return max(0, min(wanted, int(left / self._each)))
-
-    @contextmanager
-    def spending(self, count: int) -> Iterator[None]:
-        """Round what takes the time for so many things."""
-        before = time.monotonic()
-        yield
-        took = time.monotonic() - before
-        self._spent += took
-        self._trials += 1
-        self._each = took / count if self._trials > 1 else None
 
 
 def counter(total: int) -> Callable[[], None]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import Host, Server
+from artv_core.comfyui import LINKED_AS, Host, Server
 
-from . import browser, front_end, workflow_format
+from . import browser, front_end, timeline_steps, workflow_format
 from .front_end import SAMPLER, FrontEnd
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
@@ -98,3 +98,30 @@ def test_the_panel_is_no_part_of_what_is_queued_or_saved(opened: tuple[Any, Fron
     assert dict(saved)[SAMPLER] == stored[SAMPLER]
     queued = next(part for part in browser.exported(page).values() if part["class_type"] == SAMPLER)
     assert not [name for name in queued["inputs"] if name.startswith("artv")]
+
+
+def test_a_timeline_is_edited_by_mouse_keyboard_and_text(opened: tuple[Any, FrontEnd], host: Host) -> None:
+    page, shown = opened
+    assert all(timeline_steps.edit(page).values())
+    keep(page, shown, host, "timeline")
+
+
+def test_what_a_page_keeps_of_a_run_has_bounds(context: Any, server: Server) -> None:
+    with front_end.opened(context, server, OWN) as (page, _):
+        kept = page.evaluate(
+            """async (pack) => {
+                const {LiveRun} = await import(`/extensions/${pack}/live_run.js`)
+                const run = new LiveRun("x")
+                for (let index = 0; index < 5000; index++)
+                    run.take({pictures: [{index, jpeg: null, mask: null}], readings: [[index, 0, 1, 0]]})
+                run.take({pictures: [{index: 4999, jpeg: "AAAA", mask: null}], readings: []})
+                const {items} = run.pictures
+                const gaps = items.slice(1).map((one, place) => one.index - items[place].index)
+                return {count: items.length, readings: run.readings.items.length, first: items[0].index,
+                    last: items.at(-1).index, replaced: !!items.at(-1).jpeg, gap: Math.max(...gaps),
+                    at: run.at(items[7].index + 1).index - items[7].index}
+            }""",
+            LINKED_AS,
+        )
+    assert kept.pop("gap") <= 4 * 5000 / 120
+    assert kept == {"count": 120, "readings": 480, "first": 0, "last": 4999, "replaced": True, "at": 0}

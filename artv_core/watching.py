@@ -1,0 +1,68 @@
+"""What makes watching a run cheap: few things of many, evenly spaced, and a share of the time. Ours."""
+
+import bisect
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+
+class _Indexed(Protocol):
+    @property
+    def index(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Indexed)
+
+
+class Thinned(Generic[T]):
+    """At most `limit` things by ascending frame, one a frame, the first and the last among them, about evenly spaced:
+    where one must go, it is the one whose neighbours are nearest to each other."""
+
+    def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
+        self.limit, self.items = limit, list[T]()
+        for item in items:
+            self.add(item)
+
+    def add(self, item: T) -> None:
+        """Takes one, in place of an earlier one of its frame."""
+        place = bisect.bisect_left(self.items, item.index, key=lambda one: one.index)
+        self.items[place : place + (self.get(item.index) is not None)] = [item]
+        if len(self.items) > self.limit:
+            del self.items[min(range(1, self.limit), key=self._gap)]
+
+    def get(self, index: int) -> T | None:
+        """That of a frame, if it is there."""
+        place = bisect.bisect_left(self.items, index, key=lambda one: one.index)
+        return self.items[place] if place < len(self.items) and self.items[place].index == index else None
+
+    def _gap(self, place: int) -> int:
+        return self.items[place + 1].index - self.items[place - 1].index
+
+
+class Budget:
+    """Time for something beside the work: a `share` of all seconds since now by the `clock`, less what went to it."""
+
+    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share, self._clock, self._started = share, clock, clock()
+        self._spent = 0.0
+        self._each: float | None = None
+        self._trials = 0
+
+    def affordable(self, wanted: int) -> int:
+        """How many of so many things there is time for now. The first ones are tried one by one: what one takes is
+        not known then, and the very first one takes longer than others."""
+        left = self._share * (self._clock() - self._started) - self._spent
+        if self._each is None:
+            return min(1, wanted) if left > 0 else 0
+        return max(0, min(wanted, int(left / self._each)))
+
+    @contextmanager
+    def spending(self, count: int) -> Iterator[None]:
+        """Round what takes the time for so many things."""
+        before = self._clock()
+        yield
+        took = self._clock() - before
+        self._spent += took
+        self._trials += 1
+        self._each = took / count if self._trials > 1 else None
