@@ -1,10 +1,11 @@
 /** In the sampler: the video so far, playing in a loop while it is made, with its masks and its drift. */
 
-import { addPanel, api, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
+import { addPanel, api, app, ask, element, onRemoved, setting, text, watch, widen } from "./page.js"
 import { LiveRun } from "./live_run.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
 const EVENT = "artv.live"
+const PICTURES = "ARTV.LivePictures"
 const WIDTH = 380
 const HEIGHT = 330
 const MAX_RUNS = 8
@@ -18,6 +19,17 @@ const panels = new Set()
 
 app.registerExtension({
   name: "ARTV.live",
+  settings: [
+    {
+      id: PICTURES,
+      category: ["ARTV", "Live view", "Pictures"],
+      name: "Show frames in the sampler while they are made",
+      tooltip: "Takes at most a fiftieth of the run's time. Off: numbers and the drift curve only.",
+      type: "boolean",
+      defaultValue: true,
+      onChange: () => subscribe(),
+    },
+  ],
   setup() {
     api.addEventListener(EVENT, ({ detail }) => receive(detail))
     api.addEventListener("reconnected", subscribe)
@@ -33,7 +45,7 @@ app.registerExtension({
 /** Have the server tell this page of its runs, and at once of those it knows. The page's id comes with the socket. */
 async function subscribe() {
   while (!api.clientId) await new Promise((go) => setTimeout(go, 100))
-  await ask("live", { client_id: api.clientId }).catch(() => {})
+  await ask("live", { client_id: api.clientId, pictures: setting(PICTURES) ?? true }).catch(() => {})
 }
 
 function receive(message) {
@@ -132,8 +144,8 @@ class LivePanel {
     this.root.dataset.done = run?.done ?? 0
     this.root.dataset.pictures = run?.pictures.items.length ?? 0
     this.status.textContent = run ? statusOf(run) : text("live.empty")
-    const blind = run && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
-    this.advice.textContent = blind ? text("live.noPictures") : ""
+    const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
+    this.advice.textContent = isBlind ? text(`live.blind.${run.blind}`) : ""
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
     this.drawCurve()
   }

@@ -12,8 +12,8 @@ export class LiveRun {
 
   /** A message of `nodes/live.py`. */
   take(message) {
-    const { node, workflow, state, total, known, done, fps, width, height, videos } = message
-    Object.assign(this, { node, workflow, state, total, known, done, fps, width, height, videos })
+    const { node, workflow, state, total, known, blind, done, fps, width, height, videos } = message
+    Object.assign(this, { node, workflow, state, total, known, blind, done, fps, width, height, videos })
     this.pace = message.seconds_per_frame
     this.left = message.seconds_left
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))

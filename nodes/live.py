@@ -88,6 +88,7 @@ class Run:
         self.client: str | None = PromptServer.instance.client_id
         self.latents: Callable[[], Any] = lambda: None
         self.done = self.known = 0
+        self.blind: str | None = None  # why there are no pictures: "vae" where none is wired
         self.state = "running"
         self.pictures = Thinned[LivePicture](MAX_PICTURES)
         self.readings = Thinned[LiveReading](MAX_READINGS)
@@ -144,6 +145,12 @@ class Run:
         """Whether the page that queued this run shows it by itself: the host's preview would be a second one."""
         return self.client is not None and self.client in _recipients(self.client)
 
+    @property
+    def wants_pictures(self) -> bool:
+        """Whether anyone who is told of it wants to see its frames. The host's own setting for previews, off where it
+        is not told otherwise, is for the host's own: here the page has a switch."""
+        return any(_watchers[client] for client in _recipients(self.client))
+
     def _message(self, pictures: Sequence[LivePicture], readings: Sequence[LiveReading], whole: bool) -> dict[str, Any]:
         pace = self._seconds_per_frame()
         return {
@@ -154,6 +161,7 @@ class Run:
             "state": self.state,
             "total": self.total,
             "known": self.known,
+            "blind": self.blind or (None if self.wants_pictures else "off"),
             "done": self.done,
             "seconds_per_frame": pace,
             "seconds_left": None if pace is None else pace * (self.total - self.done),
@@ -175,18 +183,20 @@ class Run:
 
 
 _runs: OrderedDict[tuple[str | None, str | None], Run] = OrderedDict()
-_watchers: OrderedDict[str, None] = OrderedDict()
+_watchers: OrderedDict[str, bool] = OrderedDict()  # client -> whether it wants pictures
 _lock = threading.Lock()
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:
-    """`POST /artv/live {client_id}`: from now on that client is told of its runs; at once it is told all that is kept
-    of earlier ones. Answers with how many there are."""
-    client = question.get("client_id")
+    """`POST /artv/live {client_id, pictures}`: from now on that client is told of its runs, with pictures of frames or
+    (`pictures` false) without; at once it is told all that is kept of earlier ones. Answers with how many there are."""
+    client, pictures = question.get("client_id"), question.get("pictures", True)
+    if not isinstance(pictures, bool):
+        raise ValueError(f"pictures is {type(pictures).__name__}; accepted are true and false")
     if not isinstance(client, str) or not 0 < len(client) <= 100:
         raise ValueError("client_id is missing; give the id that the page's socket was opened with")
     with _lock:
-        _watchers[client] = None
+        _watchers[client] = pictures
         while len(_watchers) > MAX_WATCHERS:
             _watchers.popitem(last=False)
         runs = list(_runs.values())

@@ -59,7 +59,7 @@ class Monitor:
 
     def __init__(self, run: Run, num_given: int, num_steps: int, decode: Decode | None) -> None:
         self.run, self._decode = run, decode
-        run.known = num_given
+        run.known, run.blind = num_given, None if decode else "vae"
         self._given, self._steps = num_given, num_steps
         self._total = (run.total - num_given) * num_steps
         self._bar = comfy.utils.ProgressBar(self._total)
@@ -102,7 +102,8 @@ class Monitor:
             self._show(done)
 
     def _show(self, done: int) -> None:
-        if previews_wanted() and PromptServer.instance.sockets:
+        previewed = host_previews() and not self.run.is_shown and PromptServer.instance.sockets
+        if previewed or self.run.wants_pictures:
             self._show_pictures(done)
         self.run.tell()
 
@@ -117,7 +118,7 @@ class Monitor:
             for frame in chosen:
                 picture = self._picture(frame)
                 self.run.show(frame.index, picture and jpeg(picture))
-            if picture is not None and not self.run.is_shown:
+            if picture is not None and host_previews() and not self.run.is_shown:
                 self._bar.update_absolute(done, self._total, ("JPEG", picture, args.preview_size))
         waiting.clear()
 
@@ -148,7 +149,7 @@ def completes(latents: Tensor) -> Callable[[int, Tensor], None]:
     """For a node that decodes what a sampler gave, latents [T, C, h, w]: call it with each frame's index and image
     [3, H, W], and the page shows the frames that there was no time for while they were made."""
     run, last = run_of(latents), len(latents) - 1
-    if run is None or not run.is_shown or not previews_wanted():
+    if run is None or not run.wants_pictures:
         return lambda index, image: None
     stride = math.ceil(len(latents) / MAX_PICTURES)
     next_message = time.monotonic() + MESSAGE_SECONDS
@@ -164,8 +165,8 @@ def completes(latents: Tensor) -> Callable[[int, Tensor], None]:
     return show
 
 
-def previews_wanted() -> bool:
-    """Whether the host was told to show previews."""
+def host_previews() -> bool:
+    """Whether the host was told to show previews of its own."""
     return args.preview_method != LatentPreviewMethod.NoPreviews
 
 

@@ -143,6 +143,22 @@ def test_without_a_vae_there_are_masks_and_no_pictures(server: Server) -> None:
     assert pictures
     assert {picture["jpeg"] for picture in pictures} == {None}
     assert pictures[-1]["mask"]
+    assert {message["blind"] for message in result.live} <= {"vae", None}
+    assert result.live[-1]["blind"] == "vae"
+
+
+def test_who_wants_no_pictures_gets_numbers_only(server: Server) -> None:
+    with client(server, "numbers") as socket:
+        server.post("/artv/live", {"client_id": "numbers", "pictures": False})
+        server.post("/prompt", {"prompt": graph(seed=4010), "client_id": "numbers"})
+        messages = [live(socket)]
+        while messages[-1]["state"] == "running":
+            messages.append(live(socket))
+    assert messages[-1]["state"] == "finished"
+    assert messages[-1]["done"] == FRAMES
+    assert {message["blind"] for message in messages} == {"off"}
+    assert not any(message["pictures"] for message in messages)
+    assert sum(len(message["readings"]) for message in messages) == FRAMES
 
 
 def test_a_run_that_fails_says_so(server: Server) -> None:

@@ -57,7 +57,7 @@ def test_english_is_what_the_nodes_say(server: Server) -> None:
     assert len(said) == 12
 
 
-@pytest.mark.parametrize("name", ["main", "nodeDefs"])
+@pytest.mark.parametrize("name", ["main", "nodeDefs", "settings"])
 def test_chinese_has_the_same_keys_and_is_chinese(name: str) -> None:
     english, chinese = dict(leaves(read("en", name))), dict(leaves(read("zh", name)))
     assert set(english) == set(chinese)
