@@ -26,7 +26,6 @@ MAX_READINGS = 480
 MAX_MASKS = 480
 MAX_UNTOLD = 32
 MAX_RUNS = 8
-MAX_WATCHERS = 1000
 PACE_FRAMES = 20
 """Seconds per frame are those of so many frames."""
 
@@ -127,7 +126,7 @@ class Run:
         recipients = _recipients(self.client)
         if recipients:
             message = self._message(pictures.items, readings.items, whole=False)
-            for client in recipients:
+            for client, _ in recipients:
                 PromptServer.instance.send_sync(EVENT, message, client)
 
     def tell_all(self, client: str) -> None:
@@ -142,14 +141,15 @@ class Run:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the page that queued this run shows it by itself: the host's preview would be a second one."""
-        return self.client is not None and self.client in _recipients(self.client)
+        """Whether the page that queued this run shows it by itself, or will when it is loaded: the host's preview would
+        be a second one."""
+        return self.client in _watchers
 
     @property
     def wants_pictures(self) -> bool:
         """Whether anyone who is told of it wants to see its frames. The host's own setting for previews, off where it
         is not told otherwise, is for the host's own: here the page has a switch."""
-        return any(_watchers[client] for client in _recipients(self.client))
+        return any(watcher.pictures for _, watcher in _recipients(self.client))
 
     def _message(self, pictures: Sequence[LivePicture], readings: Sequence[LiveReading], whole: bool) -> dict[str, Any]:
         pace = self._seconds_per_frame()
@@ -182,8 +182,16 @@ class Run:
 # Who is told
 
 
+class _Watcher(NamedTuple):
+    """A page by its socket, so that one that was loaded anew and does not listen yet is told nothing; and whether it
+    wants pictures."""
+
+    socket: Any
+    pictures: bool
+
+
 _runs: OrderedDict[tuple[str | None, str | None], Run] = OrderedDict()
-_watchers: OrderedDict[str, bool] = OrderedDict()  # client -> whether it wants pictures
+_watchers: dict[str, _Watcher] = {}
 _lock = threading.Lock()
 
 
@@ -193,12 +201,13 @@ def watch(question: dict[str, Any]) -> dict[str, Any]:
     client, pictures = question.get("client_id"), question.get("pictures", True)
     if not isinstance(pictures, bool):
         raise ValueError(f"pictures is {type(pictures).__name__}; accepted are true and false")
-    if not isinstance(client, str) or not 0 < len(client) <= 100:
-        raise ValueError("client_id is missing; give the id that the page's socket was opened with")
+    sockets = PromptServer.instance.sockets
+    if not isinstance(client, str) or client not in sockets:
+        raise ValueError("client_id is not known; give the id that a socket is open with")
     with _lock:
-        _watchers[client] = pictures
-        while len(_watchers) > MAX_WATCHERS:
-            _watchers.popitem(last=False)
+        for gone in [one for one in _watchers if one not in sockets]:
+            del _watchers[gone]
+        _watchers[client] = _Watcher(sockets[client], pictures)
         runs = list(_runs.values())
     for run in runs:
         run.tell_all(client)
@@ -220,11 +229,11 @@ def _keep(run: Run) -> None:
             _runs.popitem(last=False)
 
 
-def _recipients(client: str | None) -> list[str]:
+def _recipients(client: str | None) -> list[tuple[str, _Watcher]]:
     """The client itself where it watches; where its page is gone, everyone who does."""
     if client is None:
         return []
-    connected = PromptServer.instance.sockets
-    if client in connected:
-        return [client] if client in _watchers else []
-    return [other for other in list(connected) if other in _watchers]
+    sockets = PromptServer.instance.sockets
+    wanted = [client] if client in sockets else list(sockets)
+    watchers = [(one, _watchers.get(one)) for one in wanted]
+    return [(one, watcher) for one, watcher in watchers if watcher and watcher.socket is sockets.get(one)]

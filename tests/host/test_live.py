@@ -102,6 +102,19 @@ def test_a_page_that_comes_later_is_told_all(server: Server) -> None:
     assert [picture["index"] for picture in message["pictures"]] == pictures
 
 
+def test_a_page_that_was_loaded_anew_is_told_nothing_before_it_listens(server: Server) -> None:
+    with client(server, "reloaded"):
+        server.post("/artv/live", {"client_id": "reloaded"})
+    with client(server, "reloaded") as socket:
+        server.post("/prompt", {"prompt": graph(seed=4011), "client_id": "reloaded"})
+        kinds = []
+        while "execution_success" not in kinds:
+            payload = socket.recv(60)
+            kinds.append(json.loads(payload)["type"] if isinstance(payload, str) else "preview")
+    assert "artv.live" not in kinds
+    assert "preview" not in kinds  # it will listen in a moment, and a second preview would stay on the node
+
+
 def test_a_run_whose_page_is_gone_is_told_to_who_watches(server: Server) -> None:
     with client(server, "gone") as leaving, client(server, "staying") as staying:
         for name in ("gone", "staying"):
@@ -169,7 +182,7 @@ def test_a_run_that_fails_says_so(server: Server) -> None:
     assert 0 < result.live[-1]["done"] < FRAMES
 
 
-@pytest.mark.parametrize("question", [{}, {"client_id": 7}, {"client_id": ""}, {"client_id": "x" * 101}])
+@pytest.mark.parametrize("question", [{}, {"client_id": 7}, {"client_id": ""}, {"client_id": "nobody"}])
 def test_who_watches_must_say_who_it_is(server: Server, question: dict[str, Any]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refusal:
         server.post("/artv/live", question)
