@@ -17,6 +17,8 @@ const SMOOTH_FROM = 160 // pixels: what is smaller is shown as squares
 const runs = new Map()
 const panels = new Set()
 
+api.addEventListener(EVENT, ({ detail }) => receive(detail)) // before the settings are read, which may subscribe
+
 app.registerExtension({
   name: "ARTV.live",
   settings: [
@@ -31,7 +33,6 @@ app.registerExtension({
     },
   ],
   setup() {
-    api.addEventListener(EVENT, ({ detail }) => receive(detail))
     api.addEventListener("reconnected", subscribe)
     subscribe()
   },

@@ -77,3 +77,11 @@ def test_memory_does_not_grow_and_nothing_is_lost():
             assert bar["holds"], bar
     assert "core: MB grown from frame 100 to the end" in {bar["name"] for bar in read("long_video")["bars"]}
     assert long_video.FRAMES == read("long_video")["frames"] == 10_000
+
+
+def test_the_front_end_holds_its_bars_on_every_page():
+    result = read("front_end")
+    assert len(result["parts"]["use"]) >= 6
+    assert {kind.rsplit(", ", 1)[1] for kind in result["parts"]["use"]} == {"classic", "Nodes 2.0"}
+    for bar in result["bars"]:
+        assert bar["holds"], bar
