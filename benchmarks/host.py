@@ -29,7 +29,7 @@ RESULT = ROOT / "benchmarks/results/host.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     hosts = find_hosts()
     if not hosts:

@@ -31,8 +31,8 @@ UPDATE_SECONDS = 0.05
 MESSAGE_SECONDS = 0.25
 """Between messages with pictures."""
 
-PREVIEW_SHARE = 0.02
-"""Of the run's time, that may go to previews."""
+PANEL_SHARE, PREVIEW_SHARE = 0.02, 0.01
+"""Of the run's time, that may go to pictures for the panel in a page that watches, and to the host's own previews."""
 
 PICTURE_SIDE = 320
 MASK_SIDE = 64
@@ -63,7 +63,7 @@ class Monitor:
         self._given, self._steps = num_given, num_steps
         self._total = (run.total - num_given) * num_steps
         self._bar = comfy.utils.ProgressBar(self._total)
-        self._budget = Budget(PREVIEW_SHARE)
+        self._budget = Budget(PANEL_SHARE if run.wants_pictures else PREVIEW_SHARE)
         self._pending = Thinned[_Pending](MAX_PENDING)
         self._next_update = self._next_message = 0.0
         self.journal = "no journal is kept"
@@ -108,9 +108,12 @@ class Monitor:
         self.run.tell()
 
     def _show_pictures(self, done: int) -> None:
-        """Of the frames since the last ones as many as there is time for, the latest first; the last always."""
+        """Of the frames since the last ones as many as there is time for, the latest first; the panel ends with the
+        last one."""
         waiting = self._pending.items
-        count = self._budget.affordable(len(waiting)) or int(self.run.done == self.run.total)
+        count = self._budget.affordable(len(waiting))
+        if self.run.wants_pictures and self.run.done == self.run.total:
+            count = max(1, count)
         if not count:
             return
         chosen = [waiting[-1 - place] for place in reversed(evenly_spaced(len(waiting), count))]
