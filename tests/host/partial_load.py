@@ -19,7 +19,10 @@ def main(pack: str, base: str, checkpoint: str) -> None:
 
     comfy.options.enable_args_parsing()
     import torch
+    import utils.install_util  # noqa: F401 (before another module of that name comes in)
+    from server import PromptServer
 
+    PromptServer(asyncio.new_event_loop())  # it serves nobody, but nodes may ask who listens
     nodes = _load_nodes(pack)
     with torch.inference_mode():
         model, clip, *_ = nodes["ARTVLoader"].execute(checkpoint, "none").args
