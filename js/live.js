@@ -26,7 +26,7 @@ app.registerExtension({
       id: PICTURES,
       category: ["ARTV", "Live view", "Pictures"],
       name: "Show frames in the sampler while they are made",
-      tooltip: "Takes at most a fiftieth of the run's time. Off: numbers and the drift curve only.",
+      tooltip: "Takes about a fiftieth of the run's time. Off: numbers and the drift curve only.",
       type: "boolean",
       defaultValue: true,
       onChange: () => subscribe(),
