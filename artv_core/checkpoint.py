@@ -1,7 +1,8 @@
 """Checkpoint files: one safetensors file whose metadata says how to build what its tensors fill.
 
-Keys are Stable Diffusion's own (LDM) names, so that a public SD 2.x file can start a training, or be the base of a
-checkpoint that holds only what was trained on top of it. Reading is strict, and nothing is ever unpickled. Every error
+Keys are Stable Diffusion's own (LDM) names, so that a public SD 1.x or 2.x file can start a training, or be the base of
+a checkpoint that holds only what was trained on top of it. Only the text encoder of SD 1.x has other names (Hugging
+Face's); they are read, and what is written has SD 2.x's. Reading is strict, and nothing is ever unpickled. Every error
 that a user can cause is one line.
 """
 
@@ -34,7 +35,7 @@ PARTS = {
     "vae": "VAE",
     "text": "text encoder",
 }
-"""What a file may hold. "unet" is what a public SD 2.x file has too; "branches" is what ARTV adds to it."""
+"""What a file may hold. "unet" is what a public SD file has too; "branches" is what ARTV adds to it."""
 
 OPTIONAL_PARTS = ("mask", "vae", "text")
 
@@ -52,10 +53,14 @@ PUBLIC_SD_EXTRAS = (
     "cond_stage_model.model.text_projection",
     "cond_stage_model.model.attn_mask",
     "cond_stage_model.*.position_ids",
+    "cond_stage_model.logit_scale",
+    "cond_stage_model.text_projection",
+    "cond_stage_model.transformer.logit_scale",
+    "cond_stage_model.transformer.text_projection.weight",
     "first_stage_model.model_ema.*",
     "first_stage_model.loss.*",
 )
-"""What public SD 2.x files carry besides the weights: patterns of keys that are passed over. All else is refused."""
+"""What public SD files carry besides the weights: patterns of keys that are passed over. All else is refused."""
 
 _MODEL_TO_FILE = (
     ("noise.diffusion_model.", "model.diffusion_model."),
@@ -80,6 +85,22 @@ _FILE_TO_PART = (
     ("vae_shift", "vae"),
     ("cond_stage_model.", "text"),
 )
+_TEXT_PREFIX = "cond_stage_model.model."
+_SD1_TEXT_PREFIXES = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
+# Parts of the text encoder's names, here and in SD 1.x. Its queries, keys and values are three tensors there.
+_SD1_TEXT_NAMES = (
+    ("token_embedding.", "embeddings.token_embedding."),
+    ("positional_embedding", "embeddings.position_embedding.weight"),
+    ("transformer.resblocks.", "encoder.layers."),
+    (".ln_1.", ".layer_norm1."),
+    (".ln_2.", ".layer_norm2."),
+    (".attn.in_proj_", ".self_attn.{}_proj."),
+    (".attn.out_proj.", ".self_attn.out_proj."),
+    (".mlp.c_fc.", ".mlp.fc1."),
+    (".mlp.c_proj.", ".mlp.fc2."),
+    ("ln_final.", "final_layer_norm."),
+)
+_SD1_QKV = re.compile(r"\.self_attn\.([qkv])_proj\.")
 _VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
 _UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
 
@@ -91,6 +112,8 @@ _NUMBERS_LIMIT = 2**20
 _DIMENSIONS_LIMIT = 16
 _SIZE_LIMIT = 2**48
 _METADATA_LIMIT = 1_000_000
+_SD1, _SD2 = "a Stable Diffusion 1.x checkpoint", "a Stable Diffusion 2.x checkpoint"
+_DIFFUSION_FAMILIES = (_SD1, _SD2, "an SDXL checkpoint", "a diffusion model of another kind")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _READ_AT_ONCE = 256 * 2**20
 _OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
@@ -128,9 +151,9 @@ def save_checkpoint(
     if characters > _METADATA_LIMIT:
         raise ValueError(f"the metadata has {characters} characters; accepted are up to {_METADATA_LIMIT}")
     tensors = {
-        _file_key(name): _for_file(name, tensor, dtype)
+        file_key(name): _for_file(name, tensor, dtype)
         for name, tensor in model.state_dict().items()
-        if _part_of(_file_key(name)) in chosen
+        if _part_of(file_key(name)) in chosen
     }
     if "vae" in chosen and isinstance(model.vae, TAESD):
         tensors |= _host_scale(model.config)
@@ -208,9 +231,9 @@ def load_checkpoint(
 ) -> ARTV:
     """Build the model a checkpoint describes and fill it, on `device` in `dtype`, in evaluation mode.
 
-    Parts that the file lacks come from `base`, a public SD 2.x file or another ARTV checkpoint; of these, `mask`, `vae`
-    and `text` may be in neither and are then None. `without` leaves optional parts out. `operations` is the class of
-    layers to build the networks from.
+    Parts that the file lacks come from `base`, a public SD file of the model's own family (1.x or 2.x) or another ARTV
+    checkpoint; of these, `mask`, `vae` and `text` may be in neither and are then None. `without` leaves optional parts
+    out. `operations` is the class of layers to build the networks from.
 
     Peak memory is the model's own and at most 256 MiB more. Raises ValueError, one line, for a file that is not an ARTV
     checkpoint (truncated, pickled, of another kind), and for missing and unexpected keys, wrong shapes and types.
@@ -229,58 +252,75 @@ def load_checkpoint(
     _check_host_scale(file, config)
     if base_file is not None:
         from_base = [part for part, source in sources.items() if source is base_file]
-        _check_tensors(base_file, from_base, expected, PARTS, extras=PUBLIC_SD_EXTRAS)
+        _check_base_family(base_file, from_base, file, config)
+        expected_of_base = _as_named_in(base_file, expected)
+        _check_tensors(base_file, from_base, expected_of_base, PARTS, extras=PUBLIC_SD_EXTRAS)
 
-    state = {}
+    state: dict[str, Tensor] = {}
     for part, source in sources.items():
-        slots = {key: slot for key, slot in expected[part].items() if slot.model_key}
-        for key, tensor in source.read(slots):
+        slots = (expected if source is file else expected_of_base)[part]
+        for slot, tensor in _read_slots(source, slots):
             # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
-            kept = torch.float32 if key == "null_context" else dtype
-            state[slots[key].model_key] = tensor.to(device, kept, copy=True)
+            kept = torch.float32 if slot.model_key == "null_context" else dtype
+            _collect(state, slot, tensor.to(device, kept, copy=True))
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
 def read_part(path: str | Path, part: str, *, base: str | Path | None = None) -> dict[str, Tensor]:
-    """The tensors of one part (a name in `PARTS`) under their keys in the file; from `base` where the file has none of
-    them, and empty where neither has. For a host that fills networks of its own. Raises ValueError, one line."""
+    """The tensors of one part (a name in `PARTS`) under the keys that ARTV writes; from `base` where the file has none
+    of them, and empty where neither has. For a host that fills networks of its own. Raises ValueError, one line, also
+    where the base is of another family than the checkpoint at `path`."""
     _check_names([part], PARTS)
-    for source in [path] if base is None else [path, base]:
-        file = open_tensor_file(source)
-        found = {key: tensor.clone() for key, tensor in file.read(k for k in file.tensors if _part_of(k) == part)}
-        if found:
-            return found
-    return {}
+    file = open_tensor_file(path)
+    found = _read_all(file, part)
+    if found or base is None:
+        return found
+    base_file = open_tensor_file(base)
+    if "artv_config" in file.metadata:
+        _check_base_family(base_file, [part], file, _read_config(file))
+    return _read_all(base_file, part)
 
 
-def initialise_from_stable_diffusion(model: ARTV, path: str | Path) -> tuple[str, ...]:
-    """Fill noise UNet, KL VAE and text encoder, as far as the model has them, from a public SD 2.x file (LDM keys).
+def initialise_from_stable_diffusion(
+    model: ARTV, path: str | Path, parts: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Fill noise UNet, KL VAE and text encoder from a public SD file (LDM keys) of the model's family, 1.x or 2.x.
 
-    ARTV's own branches stay as they are; `null_context` becomes the encoding of the empty prompt. Returns the names of
-    the parts filled. Raises ValueError, one line, before anything is changed, where the file does not fit exactly.
+    `parts` names those of "unet", "vae" and "text" that are wanted, by default all that the model has. Weights keep the
+    model's own types and devices; tensors are read one by one. ARTV's own branches stay as they are; with the text
+    encoder, `null_context` becomes the encoding of the empty prompt. Returns the names of the parts filled. Raises
+    ValueError, one line, before anything is changed, where the file does not fit exactly or the model lacks a part.
     """
+    chosen = _parts_to_fill(model, parts)
     file = open_tensor_file(path)
     if "artv_config" in file.metadata:
         raise ValueError(f"{file.path} is an ARTV checkpoint, not a Stable Diffusion one; load it as a checkpoint")
-    family = _guess_family(file)
-    if family != "a Stable Diffusion 2.x checkpoint":
-        raise ValueError(f"{file.path} is {family}, expected a Stable Diffusion 2.x checkpoint with LDM keys")
-    parts = ["unet"]
-    if model.vae is not None and not isinstance(model.vae, TAESD):
-        parts.append("vae")
-    if model.text is not None:
-        parts.append("text")
-    expected = _expected_tensors(model)
-    _check_tensors(file, parts, expected, PARTS, extras=PUBLIC_SD_EXTRAS)
+    family, needed = _guess_family(file), _family_of(model.config)
+    if family != needed:
+        raise ValueError(f"{file.path} is {family}; this model needs {needed} with LDM keys")
+    expected = _as_named_in(file, _expected_tensors(model))
+    _check_tensors(file, chosen, expected, PARTS, extras=PUBLIC_SD_EXTRAS)
 
     state = model.state_dict()
-    for part in parts:
-        for key, tensor in file.read(expected[part]):
-            state[expected[part][key].model_key].copy_(tensor)
-    if model.text is not None:
+    for part in chosen:
+        for slot, tensor in _read_slots(file, expected[part]):
+            slot.place_in(state[slot.model_key]).copy_(tensor)
+    if "text" in chosen:
         model.update_null_context()
-    return tuple(parts)
+    return tuple(chosen)
+
+
+def _parts_to_fill(model: ARTV, parts: Collection[str] | None) -> list[str]:
+    held = ["unet"]
+    if model.vae is not None and not isinstance(model.vae, TAESD):
+        held.append("vae")
+    if model.text is not None:
+        held.append("text")
+    for part in parts or ():
+        if part not in held:
+            raise ValueError(f"cannot fill {_clip(part, 60)!r} from a public file: this model takes {', '.join(held)}")
+    return [part for part in held if parts is None or part in parts]
 
 
 @dataclass(frozen=True)
@@ -532,7 +572,7 @@ def _read_config(file: TensorFile) -> ARTVConfig:
     if text is None:
         family = _guess_family(file)
         use = "; it can be the base of one (--base) and start a training (initialise_from_stable_diffusion)"
-        raise ValueError(f"{file.path} is {family}, not an ARTV checkpoint{use if 'Diffusion 2' in family else ''}")
+        raise ValueError(f"{file.path} is {family}, not an ARTV checkpoint{use if family in (_SD1, _SD2) else ''}")
     try:
         return ARTVConfig.from_json(text)
     except (ValueError, ArithmeticError) as error:
@@ -542,8 +582,8 @@ def _read_config(file: TensorFile) -> ARTVConfig:
 def _guess_family(file: TensorFile) -> str:
     marks = {
         "conditioner.embedders.": "an SDXL checkpoint",
-        "cond_stage_model.transformer.": "a Stable Diffusion 1.x checkpoint",
-        "model.diffusion_model.input_blocks.": "a Stable Diffusion 2.x checkpoint",
+        "cond_stage_model.transformer.": _SD1,
+        "model.diffusion_model.input_blocks.": _SD1 if _has_convolutional_projections(file) else _SD2,
         "model.diffusion_model.": "a diffusion model of another kind",
         "first_stage_model.": "a VAE",
         "taesd_": "a VAE",
@@ -560,6 +600,28 @@ def _guess_family(file: TensorFile) -> str:
     )
 
 
+def _has_convolutional_projections(file: TensorFile) -> bool:
+    """What tells a UNet of SD 1.x from one of 2.x where the file has no text encoder."""
+    return any(
+        key.startswith("model.diffusion_model.") and key.endswith(".proj_in.weight") and len(tensor.shape) == 4
+        for key, tensor in file.tensors.items()
+    )
+
+
+def _family_of(config: ARTVConfig) -> str:
+    """What public files the model's UNet and text encoder come from."""
+    return _SD2 if config.noise.unet.linear_projections else _SD1
+
+
+def _check_base_family(base: TensorFile, parts: Collection[str], file: TensorFile, config: ARTVConfig) -> None:
+    """Raises ValueError where a public base is of the wrong kind for these parts. VAEs are alike in 1.x and 2.x."""
+    if "artv_config" in base.metadata or not {"unet", "text"} & set(parts):
+        return
+    family, needed = _guess_family(base), _family_of(config)
+    if family in _DIFFUSION_FAMILIES and family != needed:
+        raise ValueError(f"{base.path} is {family}; {file.path} needs {needed} as its base")
+
+
 # Matching tensors to networks
 
 
@@ -567,9 +629,20 @@ def _guess_family(file: TensorFile) -> str:
 class _Slot:
     model_key: str  # empty: the host reads it, we do not
     shape: tuple[int, ...]
+    third: int | None = None  # 0, 1, 2: this third of the model's rows
+
+    def place_in(self, tensor: Tensor) -> Tensor:
+        return tensor if self.third is None else tensor.chunk(3)[self.third]
 
 
-def _file_key(model_key: str) -> str:
+def part_of_weight(name: str) -> str:
+    """The part (a name in `PARTS`) that a weight belongs to; `name` as `ARTV.named_parameters` has it. KeyError for
+    what is no weight of the model."""
+    return _part_of(file_key(name)) or ""
+
+
+def file_key(model_key: str) -> str:
+    """The key in a file of what the model's state dict has under `model_key`."""
     for inside, outside in _MODEL_TO_FILE:
         if model_key.startswith(inside):
             return outside + model_key.removeprefix(inside)
@@ -587,11 +660,89 @@ def _expected_tensors(model: ARTV) -> dict[str, dict[str, _Slot]]:
     """For each part, the keys that a file must have for it, and where in the model they go."""
     expected: dict[str, dict[str, _Slot]] = {part: {} for part in PARTS}
     for name, tensor in model.state_dict().items():
-        key = _file_key(name)
+        key = file_key(name)
         expected[_part_of(key) or ""][key] = _Slot(name, tuple(tensor.shape))
     if isinstance(model.vae, TAESD):
         expected["vae"] |= {key: _Slot("", ()) for key in _host_scale(model.config)}
     return expected
+
+
+def _as_named_in(file: TensorFile, expected: dict[str, dict[str, _Slot]]) -> dict[str, dict[str, _Slot]]:
+    """The same for a public file, whose text encoder may have SD 1.x's names."""
+    prefix = _sd1_text_prefix(file)
+    if prefix is None:
+        return expected
+    text = {prefix + name: slot for key, slot in expected["text"].items() for name, slot in _sd1_text_slots(key, slot)}
+    return {**expected, "text": text}
+
+
+def _sd1_text_prefix(file: TensorFile) -> str | None:
+    return next((prefix for prefix in _SD1_TEXT_PREFIXES if any(key.startswith(prefix) for key in file.tensors)), None)
+
+
+def _sd1_text_slots(key: str, slot: _Slot) -> Iterator[tuple[str, _Slot]]:
+    names = _sd1_text_names(key)
+    if len(names) == 1:
+        yield names[0], slot
+        return
+    for third, name in enumerate(names):
+        yield name, _Slot(slot.model_key, (slot.shape[0] // 3, *slot.shape[1:]), third)
+
+
+def _sd1_text_names(key: str) -> list[str]:
+    """SD 1.x's names, without a prefix, for a key of ours: one, or three for queries, keys and values."""
+    name = key.removeprefix(_TEXT_PREFIX)
+    for ours, public in _SD1_TEXT_NAMES:
+        name = name.replace(ours, public)
+    return [name.format(letter) for letter in "qkv"] if "{}" in name else [name]
+
+
+def _read_slots(file: TensorFile, slots: Mapping[str, _Slot]) -> Iterator[tuple[_Slot, Tensor]]:
+    wanted = {key: slot for key, slot in slots.items() if slot.model_key}
+    for key, tensor in file.read(wanted):
+        yield wanted[key], tensor
+
+
+def _collect(state: dict[str, Tensor], slot: _Slot, tensor: Tensor) -> None:
+    if slot.third is None:
+        state[slot.model_key] = tensor
+        return
+    if slot.model_key not in state:
+        state[slot.model_key] = tensor.new_empty(3 * tensor.shape[0], *tensor.shape[1:])
+    slot.place_in(state[slot.model_key]).copy_(tensor)
+
+
+def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
+    """All tensors of a part, each a copy, under the keys that ARTV writes."""
+    found = {key: tensor.clone() for key, tensor in file.read(k for k in file.tensors if _part_of(k) == part)}
+    prefix = _sd1_text_prefix(file) if part == "text" else None
+    if prefix is None:
+        return found
+    joined: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in found.items():
+        ours, third = _our_text_key(key, prefix)
+        joined.setdefault(ours, {})[third] = tensor
+    try:
+        return {key: _cat([thirds[index] for index in sorted(thirds)]) for key, thirds in joined.items()}
+    except RuntimeError:
+        raise ValueError(f"{file.path} does not fit: its queries, keys and values differ in shape") from None
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _our_text_key(key: str, prefix: str) -> tuple[str, int]:
+    """Inverse of `_sd1_text_names`: our key, and which third of it is meant (0 where it is whole)."""
+    if not key.startswith(prefix):
+        return key, 0
+    name = key.removeprefix(prefix)
+    match = _SD1_QKV.search(name)
+    third = "qkv".index(match[1]) if match else 0
+    name = _SD1_QKV.sub(".self_attn.{}_proj.", name)
+    for ours, public in _SD1_TEXT_NAMES:
+        name = name.replace(public, ours)
+    return _TEXT_PREFIX + name, third
 
 
 def _declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:

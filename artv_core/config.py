@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: frozen dataclasses, two presets, and a strict JSON form of both.
+"""What a checkpoint is made of: frozen dataclasses, three presets, and a strict JSON form of all.
 
 The JSON form travels in the checkpoint's metadata (`artv_config`), so that a file says by itself how to build its
 networks, which noise schedule they were trained with, and which settings to sample with.
@@ -21,9 +21,20 @@ MAX_BLOCKS = 64
 """Of one UNet, residual and transformer blocks together. SD 2.1 has 22 and 16."""
 
 
+def _later(default: typing.Any) -> typing.Any:
+    """A field that older releases do not know. At its default it stays out of the JSON form, so that they read the
+    models that they know, and a run's journal goes on."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True)
 class UNetConfig:
-    """Stable Diffusion's UNet by numbers. Defaults: SD 2.1."""
+    """Stable Diffusion's UNet by numbers. Defaults: SD 2.1.
+
+    `num_heads` is the number of heads of every attention (SD 1.5: 8); with 0 each has as many as `head_channels` makes
+    of its channels. `linear_projections` says whether linear layers stand before and behind the transformer blocks of a
+    feature map; without, they are 1x1 convolutions, as in SD 1.x.
+    """
 
     in_channels: int = 4
     out_channels: int = 4
@@ -35,11 +46,17 @@ class UNetConfig:
     transformer_depth: int = 1
     context_dim: int = 1024
     norm_groups: int = 32
+    num_heads: int = _later(0)
+    linear_projections: bool = _later(True)
 
     @property
     def level_channels(self) -> tuple[int, ...]:
         """Channels of each level, the finest first."""
         return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    def heads(self, channels: int) -> int:
+        """Heads of an attention over that many channels."""
+        return self.num_heads or channels // self.head_channels
 
 
 @dataclass(frozen=True)
@@ -92,24 +109,32 @@ class VAEConfig:
 @dataclass(frozen=True)
 class TextConfig:
     """CLIP text transformer over open_clip's BPE vocabulary. `layer`: "penultimate" (SD 2) or "last"; both are followed
-    by the final norm."""
+    by the final norm. `activation` is "gelu" or "quick_gelu" (SD 1.x). What a text leaves free is filled with zeros or,
+    with `pad_with_end` (SD 1.x), with end tokens."""
 
     width: int = 1024
     layers: int = 24
     heads: int = 16
     context_length: int = 77
     layer: str = "penultimate"
+    activation: str = _later("gelu")
+    pad_with_end: bool = _later(False)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """`betas` is "scaled_linear" (linear in sqrt(beta), SD's) or "linear"; `prediction` is "eps" or "v"."""
+    """`betas` is "scaled_linear" (linear in sqrt(beta), SD's) or "linear"; `prediction` is "eps" or "v".
+
+    `zero_terminal_snr` rescales the betas so that the last time step is noise alone; the prediction must be "v" then,
+    for a network that is asked for this noise there learns nothing of the frame.
+    """
 
     num_timesteps: int = 1000
     betas: str = "scaled_linear"
     beta_start: float = 0.00085
     beta_end: float = 0.012
     prediction: str = "eps"
+    zero_terminal_snr: bool = _later(False)
 
 
 @dataclass(frozen=True)
@@ -152,7 +177,7 @@ class ARTVConfig:
 
     def to_json(self) -> str:
         """What `from_json` reads."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(_plain(self))
 
     @staticmethod
     def from_json(text: str) -> "ARTVConfig":
@@ -166,6 +191,17 @@ class ARTVConfig:
         config = from_dict(ARTVConfig, data, "artv_config")
         validate(config)
         return config
+
+
+def _plain(value: typing.Any) -> typing.Any:
+    if dataclasses.is_dataclass(value):
+        fields = [(entry, getattr(value, entry.name)) for entry in dataclasses.fields(value)]
+        return {
+            entry.name: _plain(inner)
+            for entry, inner in fields
+            if not (entry.metadata.get("later") and inner == entry.default)
+        }
+    return value
 
 
 def _refuse_constant(name: str) -> typing.NoReturn:
@@ -222,6 +258,7 @@ def validate(config: ARTVConfig) -> None:
     choices = {
         "vae.kind": (config.vae.kind, ("kl", "taesd")),
         "text.layer": (config.text.layer, ("penultimate", "last")),
+        "text.activation": (config.text.activation, ("gelu", "quick_gelu")),
         "schedule.betas": (config.schedule.betas, ("scaled_linear", "linear")),
         "schedule.prediction": (config.schedule.prediction, ("eps", "v")),
     }
@@ -242,6 +279,10 @@ def validate(config: ARTVConfig) -> None:
     if not 0 < schedule.beta_start <= schedule.beta_end < 1:
         raise ValueError(
             f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} do not lie within 0 to 1"
+        )
+    if schedule.zero_terminal_snr and schedule.prediction != "v":
+        raise ValueError(
+            f"artv_config.schedule.prediction: got {schedule.prediction!r}, with zero_terminal_snr accepted is 'v'"
         )
     if config.vae.scale == 0:
         raise ValueError("artv_config.vae.scale: got 0, accepted is any other number")
@@ -279,6 +320,7 @@ def _validate_network(network: NetworkConfig, path: str) -> None:
     _in_range(f"{path}.unet.model_channels", unet.model_channels, 8, 2048)
     _in_range(f"{path}.unet.num_res_blocks", unet.num_res_blocks, 1, 8)
     _in_range(f"{path}.unet.head_channels", unet.head_channels, 1, 1024)
+    _in_range(f"{path}.unet.num_heads", unet.num_heads, 0, 1024)
     _in_range(f"{path}.unet.transformer_depth", unet.transformer_depth, 1, 16)
     _in_range(f"{path}.unet.context_dim", unet.context_dim, 8, 4096)
     _in_range(f"{path}.unet.norm_groups", unet.norm_groups, 1, 1024)
@@ -294,7 +336,8 @@ def _validate_network(network: NetworkConfig, path: str) -> None:
     for channels in unet.level_channels:
         _in_range(f"{path}.unet (channels of a level)", channels, 8, 16_384)
         _multiple(f"{path}.unet (channels of a level)", channels, "norm_groups", unet.norm_groups)
-        _multiple(f"{path}.unet (channels of a level)", channels, "head_channels", unet.head_channels)
+        divisor = "num_heads" if unet.num_heads else "head_channels"
+        _multiple(f"{path}.unet (channels of a level)", channels, divisor, getattr(unet, divisor))
     of_a_level = 2 * unet.num_res_blocks + 1
     residual = len(unet.channel_mult) * of_a_level + 2
     transformers = (len(unet.attention_levels) * of_a_level + 1) * unet.transformer_depth
@@ -361,7 +404,20 @@ def _sd21() -> ARTVConfig:
     )
 
 
-PRESETS = {"tiny": _tiny, "sd21": _sd21}
+def _sd15() -> ARTVConfig:
+    """The noise network is SD 1.5; the mask network is that of `sd21`, for another text encoder's width (ours)."""
+    unet = UNetConfig(context_dim=768, num_heads=8, linear_projections=False)
+    mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32, context_dim=768)
+    text = TextConfig(width=768, layers=12, heads=12, layer="last", activation="quick_gelu", pad_with_end=True)
+    return ARTVConfig(
+        name="sd15",
+        noise=NetworkConfig(unet),
+        mask=NetworkConfig(unet=mask_unet, anchor=AnchorConfig(width=256)),
+        text=text,
+    )
+
+
+PRESETS = {"tiny": _tiny, "sd21": _sd21, "sd15": _sd15}
 
 
 def preset(name: str) -> ARTVConfig:

@@ -88,7 +88,8 @@ def _configuration(config: ARTVConfig) -> dict[str, object]:
         "noise network": _network(config.noise),
         "mask network": "none" if config.mask is None else _network(config.mask),
         "prediction": f"{schedule.prediction}, {schedule.num_timesteps} time steps, "
-        f"{schedule.betas} betas {schedule.beta_start:g} to {schedule.beta_end:g}",
+        f"{schedule.betas} betas {schedule.beta_start:g} to {schedule.beta_end:g}"
+        + (", zero terminal SNR" if schedule.zero_terminal_snr else ""),
         "VAE": f"{vae.kind}, {vae.latent_channels} channels, {vae.factor} pixels per cell, "
         f"scale {vae.scale:g}, shift {vae.shift:g}",
         "text encoder": f"width {text.width}, {text.layers} layers, {text.context_length} tokens, {text.layer} layer",

@@ -25,9 +25,13 @@ class NoiseSchedule:
     def __init__(self, config: ScheduleConfig):
         if config.prediction not in PREDICTIONS:
             raise ValueError(f"unknown prediction {config.prediction!r}; accepted are {', '.join(PREDICTIONS)}")
+        if config.zero_terminal_snr and config.prediction != "v":
+            raise ValueError(f"got prediction {config.prediction!r} with zero_terminal_snr; accepted is 'v'")
         self.prediction = config.prediction
         self.num_timesteps = config.num_timesteps
         self.alphas_cumprod = torch.cumprod(1 - _betas(config), dim=0)
+        if config.zero_terminal_snr:
+            self.alphas_cumprod = _with_zero_terminal_snr(self.alphas_cumprod)
         self.sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     def timestep(self, sigma: Tensor | float) -> Tensor:
@@ -143,6 +147,20 @@ def _betas(config: ScheduleConfig) -> Tensor:
         ends = config.beta_start**0.5, config.beta_end**0.5
         return torch.linspace(*ends, config.num_timesteps, dtype=torch.float64) ** 2
     raise ValueError(f"unknown betas {config.betas!r}; accepted are scaled_linear, linear")
+
+
+def _with_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """Lin et al. 2023 (arXiv 2305.08891), Algorithm 1: a = sqrt(alphas_cumprod) shifted to end at 0, then scaled to
+    begin where it did. The betas follow from the result.
+
+    Samplers divide by a, so its last value is not 0 but half the one before (ours). The last sigma is then finite and
+    the largest: 4508 with SD's betas (hosts have 4519), where float32 still holds a latent beside the noise to 0.0005.
+    """
+    a = alphas_cumprod.sqrt()
+    rescaled = ((a - a[-1]) * (a[0] / (a[0] - a[-1]))) ** 2
+    rescaled[0] = alphas_cumprod[0]  # to the bit
+    rescaled[-1] = rescaled[-2] / 4
+    return rescaled
 
 
 def _on_cpu(value: Tensor | float) -> Tensor:

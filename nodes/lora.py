@@ -1,4 +1,5 @@
-"""The LoRA node: Stable Diffusion 2.x LoRA files on the noise network, through the host's own reader."""
+"""The LoRA node: Stable Diffusion LoRA files, of the model's own family, on the noise network, through the host's own
+reader."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -28,8 +29,8 @@ class ARTVLoRA(io.ComfyNode):
             node_id="ARTVLoRA",
             display_name="ARTV LoRA",
             category="ARTV",
-            description="Applies a Stable Diffusion 2.x LoRA to the model that draws the frames (not to the one that "
-            "masks), and to CLIP where one is wired. Several can follow one another.",
+            description="Applies a Stable Diffusion LoRA, 1.x or 2.x as the model is, to the model that draws the "
+            "frames (not to the one that masks), and to CLIP where one is wired. Several can follow one another.",
             search_aliases=["artv", "lora", "load lora", "style"],
             inputs=[
                 ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
@@ -77,7 +78,7 @@ class ARTVLoRA(io.ComfyNode):
         if clip is not None:
             applied |= set(clip.add_patches(_fitting(patches, clip.cond_stage_model.state_dict()), strength_clip))
         if not applied:
-            raise ValueError(f"nothing in {lora_name} fits this model; it is no LoRA of a Stable Diffusion 2.x kind")
+            raise ValueError(f"nothing in {lora_name} fits this model; it is no LoRA of its Stable Diffusion family")
         return io.NodeOutput(model, clip, _report(tensors, names, applied, patches))
 
 

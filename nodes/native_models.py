@@ -17,10 +17,9 @@ from ..artv_core.checkpoint import PUBLIC_SD_EXTRAS, read_part
 from ..artv_core.config import TextConfig, VAEConfig
 from ..artv_core.models.text import VOCABULARY_SIZE
 
-_CLIP = "clip_h"  # the host's name for SD 2's text encoder; LoRA files and embeddings are looked up by it
 _TEXT_PREFIX = "cond_stage_model.model."
 _KL_PREFIX = "first_stage_model."
-_START, _END, _PAD = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1, 0
+_START, _END = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
 
 
 def load_vae(path: str, base: str | None, config: VAEConfig) -> Any:
@@ -40,10 +39,16 @@ def load_clip(path: str, base: str | None, config: TextConfig) -> Any:
     if not tensors:
         return None
     tensors = {key: tensor for key, tensor in tensors.items() if not _is_extra(key)}
-    tensors = comfy.utils.clip_text_transformers_convert(tensors, _TEXT_PREFIX, f"{_CLIP}.transformer.")
+    prefix = f"clip_{_clip_name(config)}.transformer."
+    tensors = comfy.utils.clip_text_transformers_convert(tensors, _TEXT_PREFIX, prefix)
     # Only the pooled output, which this model does not read, passes through the projection; the file has none.
-    tensors[f"{_CLIP}.transformer.text_projection.weight"] = torch.eye(config.width)
+    tensors[f"{prefix}text_projection.weight"] = torch.eye(config.width)
     return _fill(_new_clip, tensors, config, path)
+
+
+def _clip_name(config: TextConfig) -> str:
+    """The host's name for SD 1.x's text encoder, "l", or SD 2.x's; LoRA files and embeddings are looked up by it."""
+    return "l" if config.activation == "quick_gelu" else "h"
 
 
 def _fill(new_clip: Any, tensors: dict[str, Tensor], config: TextConfig, path: str) -> Any:
@@ -73,7 +78,7 @@ def _clip_model(config: TextConfig) -> type:
         "hidden_size": config.width,
         "num_attention_heads": config.heads,
         "intermediate_size": 4 * config.width,
-        "hidden_act": "gelu",
+        "hidden_act": config.activation,
         "max_position_embeddings": config.context_length,
         "eos_token_id": _END,
     }
@@ -86,7 +91,7 @@ def _clip_model(config: TextConfig) -> type:
                 dtype=dtype,
                 max_length=config.context_length,
                 textmodel_json_config=dict(description),
-                special_tokens={"start": _START, "end": _END, "pad": _PAD},
+                special_tokens={"start": _START, "end": _END, "pad": _END if config.pad_with_end else 0},
                 model_options=model_options or {},
                 **layer,
             )
@@ -94,7 +99,8 @@ def _clip_model(config: TextConfig) -> type:
     class ClipModel(sd1_clip.SD1ClipModel):
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
             options = model_options or {}
-            super().__init__(device=device, dtype=dtype, model_options=options, clip_name="h", clip_model=TextModel)
+            name = _clip_name(config)
+            super().__init__(device=device, dtype=dtype, model_options=options, clip_name=name, clip_model=TextModel)
 
     return ClipModel
 
@@ -104,18 +110,20 @@ def _tokenizer(config: TextConfig) -> type:
         def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
             super().__init__(
                 max_length=config.context_length,
-                pad_with_end=False,
+                pad_with_end=config.pad_with_end,
                 embedding_directory=embedding_directory,
                 embedding_size=config.width,
-                embedding_key=_CLIP,
+                embedding_key=f"clip_{_clip_name(config)}",
                 tokenizer_data=tokenizer_data or {},
             )
 
     class Tokenizer(sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-            data = tokenizer_data or {}
             super().__init__(
-                embedding_directory=embedding_directory, tokenizer_data=data, clip_name="h", tokenizer=WordTokenizer
+                embedding_directory=embedding_directory,
+                tokenizer_data=tokenizer_data or {},
+                clip_name=_clip_name(config),
+                tokenizer=WordTokenizer,
             )
 
     return Tokenizer

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from artv_core import checkpoint
 from artv_core.checkpoint import (
@@ -60,6 +61,12 @@ SMALL = ARTVConfig(
     size=(64, 64),
 )
 SMALL_SD = dataclasses.replace(SMALL, vae=VAEConfig())
+UNET_SD1 = dataclasses.replace(UNET, num_heads=4, linear_projections=False)
+SMALL_SD1 = dataclasses.replace(
+    SMALL_SD,
+    noise=dataclasses.replace(NETWORK, unet=UNET_SD1),
+    text=dataclasses.replace(SMALL.text, layer="last", activation="quick_gelu", pad_with_end=True),
+)
 
 TO_PUBLIC = {
     "noise.diffusion_model.": "model.diffusion_model.",
@@ -92,16 +99,52 @@ def randomised(model: ARTV, seed: int) -> ARTV:
     return model
 
 
-def public_sd_file(path: Path, seed: int, **changes: Tensor) -> Path:
-    """A file with the keys of a public SD 2.x one, small, with what such files carry besides the weights."""
-    source = randomised(ARTV(SMALL_SD, mask=False), seed)
-    plain = {f"noise.diffusion_model.{key}" for key in UNet(UNET).state_dict()}
-    tensors = {
+def public_tensors(config: ARTVConfig, seed: int) -> dict[str, Tensor]:
+    """Noise UNet without branches, VAE and text encoder under the keys of a public SD 2.x file."""
+    source = randomised(ARTV(config, mask=False), seed)
+    plain = {f"noise.diffusion_model.{key}" for key in UNet(config.noise.unet).state_dict()}
+    return {
         new + key.removeprefix(old): tensor
         for key, tensor in source.state_dict().items()
         for old, new in TO_PUBLIC.items()
         if key.startswith(old) and (key in plain or not key.startswith("noise."))
     }
+
+
+def public_sd1_file(path: Path, seed: int, encoder: CLIPTextModel, inner: str = "text_model.") -> Path:
+    """A file with the keys of a public SD 1.x one, whose text encoder is transformers' own."""
+    tensors = {k: v for k, v in public_tensors(SMALL_SD1, seed).items() if not k.startswith("cond_stage_model.")}
+    for key, tensor in encoder.state_dict().items():
+        tensors[f"cond_stage_model.transformer.{inner}{key.removeprefix('text_model.')}"] = tensor
+    extras = {
+        "alphas_cumprod": torch.zeros(10),
+        f"cond_stage_model.transformer.{inner}embeddings.position_ids": torch.arange(8)[None],
+    }
+    save_file(tensors | extras, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sd1_encoder() -> CLIPTextModel:
+    """transformers' text encoder, of the size in `SMALL_SD1`, with random weights."""
+    config = CLIPTextConfig(
+        hidden_size=16,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        vocab_size=49408,
+    )
+    torch.manual_seed(0)
+    encoder = CLIPTextModel(config).eval()
+    for parameter in encoder.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return encoder
+
+
+def public_sd_file(path: Path, seed: int, **changes: Tensor) -> Path:
+    """A file with the keys of a public SD 2.x one, small, with what such files carry besides the weights."""
+    tensors = public_tensors(SMALL_SD, seed)
     extras = {
         "betas": torch.zeros(10),
         "alphas_cumprod": torch.zeros(10),
@@ -333,6 +376,119 @@ def test_initialise_is_strict(tmp_path: Path, path: Path) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+def test_initialise_fills_only_what_is_asked_for_in_its_own_types(tmp_path: Path) -> None:
+    public = public_sd_file(tmp_path / "v2.safetensors", seed=3)
+    model = ARTV(SMALL_SD)
+    model.noise.bfloat16()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert initialise_from_stable_diffusion(model, public, parts=("unet",)) == ("unet",)
+    tensors = load_file(public)
+    for key, tensor in model.state_dict().items():
+        source = tensors.get("model." + key.removeprefix("noise.")) if key.startswith("noise.") else None
+        assert torch.equal(tensor, before[key] if source is None else source.bfloat16()), key
+    model.text.bfloat16()
+    assert initialise_from_stable_diffusion(model, public, parts=("text", "vae")) == ("vae", "text")
+    assert torch.equal(model.vae.post_quant_conv.weight, tensors["first_stage_model.post_quant_conv.weight"])
+    assert torch.equal(model.null_context, model.encode_text([""])[0])
+    assert model.text.model.ln_final.weight.dtype == torch.bfloat16
+    assert "cannot fill 'mask' from a public file: this model takes unet, vae, text" in refusal(
+        lambda: initialise_from_stable_diffusion(model, public, parts=("mask",))
+    )
+    assert "this model takes unet, text" in refusal(
+        lambda: initialise_from_stable_diffusion(ARTV(SMALL), public, parts=("vae",))
+    )
+
+
+# Stable Diffusion 1.x
+
+
+@pytest.mark.parametrize("inner", ["text_model.", ""], ids=["public", "merged"])
+def test_sd1_text_encoder_is_transformers_own(sd1_encoder: CLIPTextModel, tmp_path: Path, inner: str) -> None:
+    public = public_sd1_file(tmp_path / "v1.safetensors", 2, sd1_encoder, inner)
+    model = ARTV(SMALL_SD1)
+    assert initialise_from_stable_diffusion(model, public) == ("unet", "vae", "text")
+    tokens = model.text.tokenize(["a star", "one two three four five six seven eight"])
+    with torch.no_grad():
+        got, expected = model.text(tokens), sd1_encoder(tokens).last_hidden_state
+    assert expected.std() > 0.1
+    assert ((got - expected).abs().max() / expected.abs().max()).item() < 1e-5
+    tensors = load_file(public)
+    unet = model.noise.diffusion_model.state_dict()
+    for key in UNet(UNET_SD1).state_dict():
+        assert torch.equal(unet[key], tensors[f"model.diffusion_model.{key}"]), key
+
+
+def test_sd1_trained_part_loads_beside_its_base(sd1_encoder: CLIPTextModel, tmp_path: Path) -> None:
+    base = public_sd1_file(tmp_path / "v1-5.safetensors", 2, sd1_encoder)
+    trained = ARTV(SMALL_SD1)
+    initialise_from_stable_diffusion(trained, base)
+    for tensor in (*trained.mask.state_dict().values(), *trained.noise.reference_adapter.state_dict().values()):
+        tensor.add_(0.01)
+    part = tmp_path / "part.safetensors"
+    save_checkpoint(trained, part, dtype=torch.float32, parts=("branches", "mask"), base="v1-5.safetensors")
+    loaded = load_checkpoint(part, base=base)
+    assert loaded.config == SMALL_SD1
+    assert same(loaded, trained)
+    halves = load_checkpoint(part, base=base, dtype=torch.bfloat16).text.state_dict()
+    assert all(torch.equal(halves[key], tensor.bfloat16()) for key, tensor in trained.text.state_dict().items())
+
+    whole = tmp_path / "whole.safetensors"
+    save_checkpoint(trained, whole, dtype=torch.float32)
+    assert same(load_checkpoint(whole), trained)
+    assert "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight" in load_file(whole)
+    from_base, from_whole = (checkpoint.read_part(path, "text") for path in (base, whole))
+    extra = "cond_stage_model.model.embeddings.position_ids"
+    assert from_base.keys() - from_whole.keys() == {extra}
+    assert all(torch.equal(from_base[key], tensor) for key, tensor in from_whole.items())
+
+
+def test_the_family_must_be_the_models(sd1_encoder: CLIPTextModel, tmp_path: Path) -> None:
+    bases = {
+        "1.x": public_sd1_file(tmp_path / "v1.safetensors", 2, sd1_encoder),
+        "2.x": public_sd_file(tmp_path / "v2.safetensors", 2),
+    }
+    unet_only = tmp_path / "unet.safetensors"
+    save_file({k: v for k, v in load_file(bases["1.x"]).items() if k.startswith("model.")}, unet_only)
+    part = tmp_path / "part.safetensors"
+    for config, wanted, given in ((SMALL_SD, "2.x", "1.x"), (SMALL_SD1, "1.x", "2.x")):
+        model = ARTV(config)
+        words = f"is a Stable Diffusion {given} checkpoint; "
+        needs = f"needs a Stable Diffusion {wanted} checkpoint"
+        message = refusal(lambda: initialise_from_stable_diffusion(model, bases[given]))  # noqa: B023 (called at once)
+        assert words + "this model " + needs in message
+        save_checkpoint(model, part, parts=("branches", "mask"), base="base.safetensors")
+        for read in (load_checkpoint, functools.partial(checkpoint.read_part, part="text")):
+            message = refusal(lambda: read(part, base=bases[given]))  # noqa: B023
+            assert f"{bases[given]} {words}{part} {needs} as its base" in message
+        assert load_checkpoint(part, base=bases[wanted]).text is not None
+    model = ARTV(SMALL_SD1)
+    assert initialise_from_stable_diffusion(model, unet_only, parts=("unet",)) == ("unet",)
+    assert "1.x" in refusal(lambda: initialise_from_stable_diffusion(ARTV(SMALL_SD), unet_only, parts=("unet",)))
+
+
+def test_a_vae_may_come_from_the_other_family(sd1_encoder: CLIPTextModel, tmp_path: Path) -> None:
+    model, part = ARTV(SMALL_SD), tmp_path / "part.safetensors"
+    save_checkpoint(model, part, parts=("unet", "branches", "mask", "text"))
+    base = public_sd1_file(tmp_path / "v1.safetensors", 2, sd1_encoder)
+    weight = load_file(base)["first_stage_model.quant_conv.weight"]
+    assert torch.equal(load_checkpoint(part, base=base).vae.quant_conv.weight, weight)
+
+
+def test_sd1_is_strict(sd1_encoder: CLIPTextModel, tmp_path: Path) -> None:
+    public = public_sd1_file(tmp_path / "v1.safetensors", 2, sd1_encoder)
+    tensors, stem = load_file(public), "cond_stage_model.transformer.text_model.encoder.layers.1."
+    tensors[f"{stem}self_attn.extra.weight"] = tensors.pop(f"{stem}self_attn.k_proj.weight")
+    tensors[f"{stem}mlp.fc1.weight"] = torch.zeros(3, 3)
+    save_file(tensors, public)
+    message = refusal(lambda: initialise_from_stable_diffusion(ARTV(SMALL_SD1), public))
+    assert f"1 missing keys: {stem}self_attn.k_proj.weight" in message
+    assert f"1 unexpected keys: {stem}self_attn.extra.weight" in message
+    assert f"{stem}mlp.fc1.weight (got [3, 3], expected [64, 16])" in message
+    tensors[f"{stem}self_attn.k_proj.weight"] = torch.zeros(16, 3)
+    save_file(tensors, public)
+    assert "queries, keys and values differ in shape" in refusal(lambda: checkpoint.read_part(public, "text"))
+
+
 # Strictness
 
 
@@ -466,7 +622,7 @@ def test_safetensors_of_another_kind(key: str, words: str, tmp_path: Path) -> No
     save_file({key: torch.zeros(2)}, tmp_path / "other.safetensors")
     message = refusal(lambda: load_checkpoint(tmp_path / "other.safetensors"))
     assert words in message
-    assert ("--base" in message) == ("2.x" in words)
+    assert ("--base" in message) == ("Stable Diffusion" in words)
 
 
 @pytest.mark.parametrize(
@@ -485,6 +641,11 @@ def test_safetensors_of_another_kind(key: str, words: str, tmp_path: Path) -> No
         ('{"noise": {"unet": {"in_channels": -4}}}', "small.safetensors"),
         ('{"fps": ' + "9" * 5000 + "}", "small.safetensors"),
         ('{"text": {"heads": 5}}', "not a multiple"),
+        ('{"text": {"activation": "relu"}}', "text.activation: got 'relu', accepted are gelu, quick_gelu"),
+        ('{"noise": {"unet": {"num_heads": 7}}}', "320 is not a multiple of num_heads 7"),
+        ('{"noise": {"unet": {"num_heads": -8}}}', "num_heads: got -8"),
+        ('{"noise": {"unet": {"linear_projections": 0}}}', "expected bool, got 0"),
+        ('{"schedule": {"zero_terminal_snr": true}}', "with zero_terminal_snr accepted is 'v'"),
         ('{"text": {"width": 512}}', "differs"),
         ('{"vae": {"latent_channels": 16}}', "got 4, the rest of the configuration needs 16"),
     ],
@@ -494,6 +655,18 @@ def test_invalid_configurations(text: str, words: str, path: Path) -> None:
     message = refusal(lambda: load_checkpoint(path))
     assert words in message
     assert str(path) in message
+
+
+def test_json_has_new_fields_only_where_they_are_used() -> None:
+    """So older releases still read what they can build, and journals of earlier runs go on."""
+    new = ("num_heads", "linear_projections", "activation", "pad_with_end", "zero_terminal_snr")
+    for name in ("tiny", "sd21"):
+        assert not any(field in preset(name).to_json() for field in new)
+    config = preset("sd15")
+    schedule = dataclasses.replace(config.schedule, prediction="v", zero_terminal_snr=True)
+    config = dataclasses.replace(config, schedule=schedule)
+    assert all(field in config.to_json() for field in new)
+    assert ARTVConfig.from_json(config.to_json()) == config
 
 
 def test_invalid_parts(path: Path) -> None:

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from artv_core.config import ScheduleConfig
+from artv_core.config import ScheduleConfig, preset, validate
+from artv_core.denoiser import Branch, MaskedDenoiser
+from artv_core.sampling import SAMPLERS, get_sampler
 from artv_core.schedule import NoiseSchedule
 
 SD = ScheduleConfig()
@@ -12,13 +16,14 @@ BOTH = pytest.mark.parametrize("config", [SD, LINEAR], ids=["sd", "linear"])
 LEVELS = torch.tensor([0, 1, 37, 500, 998, 999])
 
 
-def _public(config: ScheduleConfig) -> DDPMScheduler:
+def _public(config: ScheduleConfig, **options: bool) -> DDPMScheduler:
     return DDPMScheduler(
         num_train_timesteps=config.num_timesteps,
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         beta_schedule=config.betas,
         prediction_type="epsilon" if config.prediction == "eps" else "v_prediction",
+        **options,
     )
 
 
@@ -42,6 +47,56 @@ def test_sd_end_points():
     sigmas = NoiseSchedule(SD).sigmas
     assert float(sigmas[0]) == pytest.approx(0.0292, abs=1e-4)
     assert float(sigmas[-1]) == pytest.approx(14.6146, abs=1e-3)
+
+
+@BOTH
+def test_zero_terminal_snr(config):
+    plain = NoiseSchedule(config)
+    schedule = NoiseSchedule(replace(config, prediction="v", zero_terminal_snr=True))
+    assert schedule.alphas_cumprod[0] == plain.alphas_cumprod[0]
+    assert (schedule.alphas_cumprod[1:] < plain.alphas_cumprod[1:]).all()
+    assert (schedule.sigmas.diff() > 0).all()
+    # Nothing but noise, for float16 and for a network; yet float32 holds a latent beside it.
+    assert schedule.alphas_cumprod[-1] < 2**-24
+    assert 4000 < schedule.sigmas[-1] < 40_000
+    public = _public(replace(config, prediction="v"), rescale_betas_zero_snr=True).alphas_cumprod
+    torch.testing.assert_close(schedule.alphas_cumprod[:-1].sqrt().float(), public[:-1].sqrt(), rtol=2e-4, atol=2e-6)
+
+
+def test_zero_terminal_snr_of_sd_ends_where_hosts_do():
+    sigmas = NoiseSchedule(ScheduleConfig(prediction="v", zero_terminal_snr=True)).sigmas
+    assert float(sigmas[-1]) == pytest.approx(4518.8, rel=3e-3)
+
+
+def test_zero_terminal_snr_needs_v():
+    with pytest.raises(ValueError, match="got prediction 'eps' with zero_terminal_snr; accepted is 'v'"):
+        NoiseSchedule(ScheduleConfig(zero_terminal_snr=True))
+    config = replace(preset("tiny"), schedule=ScheduleConfig(zero_terminal_snr=True))
+    with pytest.raises(ValueError, match=r"schedule.prediction: got 'eps', with zero_terminal_snr accepted is 'v'"):
+        validate(config)
+
+
+@BOTH
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampling_from_nothing_but_noise(config, spacing, sampler):
+    """A denoiser that knows the one frame there is, and says so by v, as a network would."""
+    schedule = NoiseSchedule(replace(config, prediction="v", zero_terminal_snr=True))
+    x0, noise = (latent.float() for latent in _latents(1))
+
+    def network(x_t: torch.Tensor, timesteps: torch.Tensor, conditions: None) -> torch.Tensor:
+        return schedule.from_x0(x0.double(), x_t.double(), timesteps).float()
+
+    sigmas = schedule.sampling_sigmas(8, spacing)
+    denoiser = MaskedDenoiser(schedule, network, None, [(Branch(False, False, True), 1.0)])
+    fresh = torch.Generator().manual_seed(3)
+    result = get_sampler(sampler)(
+        denoiser,
+        noise * float(sigmas[0]),
+        sigmas,
+        noise_sampler=lambda *_: torch.randn(x0.shape, generator=fresh),
+    )
+    torch.testing.assert_close(result, x0, rtol=0, atol=1e-4)
 
 
 @BOTH

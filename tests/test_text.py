@@ -1,10 +1,12 @@
 """The text encoder against transformers' CLIPTextModel on the same random weights; its tokens against open_clip's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from artv_core.config import TextConfig
+from artv_core.config import TextConfig, preset
 from artv_core.models.text import TextEncoder
 
 SMALL = TextConfig(width=32, layers=3, heads=4, context_length=16, layer="last")
@@ -16,11 +18,12 @@ def encoder() -> TextEncoder:
     return TextEncoder(SMALL).eval()
 
 
-@pytest.mark.parametrize("layer", ["penultimate", "last"])
-def test_equals_transformers(layer: str) -> None:
+@pytest.mark.parametrize(("layer", "activation"), [("penultimate", "gelu"), ("last", "gelu"), ("last", "quick_gelu")])
+def test_equals_transformers(layer: str, activation: str) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)
-    ours = TextEncoder(TextConfig(width=32, layers=3, heads=4, context_length=77, layer=layer)).eval()
+    config = TextConfig(width=32, layers=3, heads=4, context_length=77, layer=layer, activation=activation)
+    ours = TextEncoder(config).eval()
     for parameter in ours.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     theirs = transformers.CLIPTextModel(
@@ -31,7 +34,7 @@ def test_equals_transformers(layer: str) -> None:
             num_attention_heads=4,
             max_position_embeddings=77,
             vocab_size=49408,
-            hidden_act="gelu",
+            hidden_act=activation,
         )
     ).eval()
     load_into_transformers(theirs, ours.state_dict())
@@ -39,7 +42,7 @@ def test_equals_transformers(layer: str) -> None:
     with torch.no_grad():
         got, expected = ours(tokens), theirs(tokens).last_hidden_state
     assert got.shape == (3, 77, 32)
-    assert ((got - expected).abs().max() / expected.abs().max()).item() < 1e-4
+    assert ((got - expected).abs().max() / expected.abs().max()).item() < 1e-5
 
 
 def load_into_transformers(theirs: torch.nn.Module, state: dict[str, Tensor]) -> None:
@@ -104,6 +107,20 @@ def test_tokens_equal_open_clip_at_77() -> None:
     encoder = TextEncoder(TextConfig(width=8, layers=2, heads=1))
     texts = ["A large RED circle, moving right!", "", "naïve café 123 &amp; more", "long words indeed " * 60]
     assert torch.equal(encoder.tokenize(texts), open_clip.tokenize(texts))
+
+
+def test_padding_with_end_tokens() -> None:
+    config = TextConfig(width=8, layers=2, heads=1, context_length=8)
+    zeros, ends = (TextEncoder(replace(config, pad_with_end=value)).tokenize(["! star", ""]) for value in (False, True))
+    star = zeros[0, 2].item()
+    assert zeros.tolist() == [[49406, 256, star, 49407, 0, 0, 0, 0], [49406, 49407, 0, 0, 0, 0, 0, 0]]
+    assert ends.tolist() == [[49406, 256, star, *[49407] * 5], [49406, *[49407] * 7]]
+
+
+def test_sd15_is_built_without_memory_and_has_its_size() -> None:
+    with torch.device("meta"):
+        encoder = TextEncoder(preset("sd15").text)
+    assert sum(tensor.numel() for tensor in encoder.state_dict().values()) == 123_060_480
 
 
 def test_truncation_keeps_the_end_token(encoder: TextEncoder) -> None:

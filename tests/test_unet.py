@@ -1,6 +1,7 @@
-"""The UNet is Stable Diffusion 2.1's to the key and to 1e-4, and its new branches are closed until trained."""
+"""The UNet is Stable Diffusion's, 2.1 or 1.5, to the key and to 1e-5, and its branches are closed until trained."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from artv_core.models.unet import UNet
 
 BRANCHES = ("anchor_to_", "_level_embed.")
 SMALL = UNetConfig(model_channels=32, head_channels=16, context_dim=24, norm_groups=8)
+SMALL_SD1 = replace(SMALL, num_heads=4, linear_projections=False)
 SMALL_NETWORK = NetworkConfig(SMALL, AdapterConfig(), AnchorConfig(patch_size=2, grid=3, width=20))
+FAMILIES = {"sd2": SMALL_NETWORK, "sd1": replace(SMALL_NETWORK, unet=SMALL_SD1)}
 
 
 def fill(module: nn.Module, seed: int = 0, only: str = "") -> None:
@@ -40,9 +43,9 @@ def diffusers_unet(config: UNetConfig) -> UNet2DConditionModel:
         up_block_types=kinds("CrossAttnUpBlock2D", "UpBlock2D")[::-1],
         layers_per_block=config.num_res_blocks,
         cross_attention_dim=config.context_dim,
-        attention_head_dim=[channels // config.head_channels for channels in config.level_channels],  # number of heads
+        attention_head_dim=[config.heads(channels) for channels in config.level_channels],  # number of heads
         transformer_layers_per_block=config.transformer_depth,
-        use_linear_projection=True,
+        use_linear_projection=config.linear_projections,
         norm_num_groups=config.norm_groups,
     )
 
@@ -80,11 +83,12 @@ def run(network: FrameNetwork, given: dict[str, Tensor]) -> Tensor:
     return network(x, timesteps, network.condition(**given))
 
 
-def test_sd21_has_every_key_and_shape_of_stable_diffusion():
-    config = preset("sd21").noise.unet
+@pytest.mark.parametrize(("name", "count"), [("sd21", 865_910_724), ("sd15", 859_520_964)])
+def test_presets_have_every_key_and_shape_of_stable_diffusion(name, count):
+    config = preset(name).noise.unet
     with torch.device("meta"):
         ours, theirs = UNet(config), diffusers_unet(config)
-    assert sum(parameter.numel() for parameter in ours.parameters()) == 865_910_724
+    assert sum(parameter.numel() for parameter in ours.parameters()) == count
     converted = to_diffusers(ours.state_dict(), config)
     assert len(converted) == len(ours.state_dict()) == 686  # the converter drops what it does not know
     expected = {key: value.shape for key, value in theirs.state_dict().items()}
@@ -112,6 +116,16 @@ def test_sd21_key_names_are_those_of_the_public_file():
     }
 
 
+def test_sd15_projections_and_heads_are_those_of_the_public_file():
+    with torch.device("meta"):
+        unet = UNet(preset("sd15").noise.unet)
+    shapes = {key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()}
+    assert shapes["input_blocks.1.1.proj_in.weight"] == (320, 320, 1, 1)
+    assert shapes["middle_block.1.proj_out.weight"] == (1280, 1280, 1, 1)
+    assert shapes["output_blocks.5.1.transformer_blocks.0.attn2.to_k.weight"] == (1280, 768)
+    assert {module.heads for module in unet.modules() if hasattr(module, "heads")} == {8}
+
+
 def test_anchor_branch_only_adds_keys():
     with torch.device("meta"):
         plain, branched = UNet(SMALL), UNet(SMALL, anchor_width=20)
@@ -123,6 +137,7 @@ def test_anchor_branch_only_adds_keys():
 
 CONFIGS = {
     "sd2": SMALL,
+    "sd1": SMALL_SD1,
     "deeper": UNetConfig(
         model_channels=24, channel_mult=(1, 3), num_res_blocks=1, attention_levels=(1,), head_channels=12,
         transformer_depth=2, context_dim=10, norm_groups=4, in_channels=3, out_channels=5,
@@ -143,7 +158,7 @@ def test_parity_with_diffusers(name, size):
     expected = theirs(x, timesteps, context).sample
     got = ours(x, timesteps, ours.project_tokens(context))
     assert got.shape == expected.shape == (3, config.out_channels, *size)
-    assert relative_error(got, expected) < 1e-4
+    assert relative_error(got, expected) < 1e-5
 
 
 @torch.no_grad()
@@ -160,14 +175,16 @@ def test_adapter_features_enter_at_the_end_of_each_level():
     assert relative_error(ours(x, timesteps, ours.project_tokens(context)), expected) > 1e-2
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_untrained_branches_change_no_bit():
-    network, plain = FrameNetwork(SMALL_NETWORK), UNet(SMALL)
+def test_untrained_branches_change_no_bit(family):
+    config = FAMILIES[family]
+    network, plain = FrameNetwork(config), UNet(config.unet)
     fill(plain)
     missing, unexpected = network.diffusion_model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
     assert all(any(branch in key for branch in BRANCHES) for key in missing)
-    given = inputs(SMALL_NETWORK, size=(9, 8))
+    given = inputs(config, size=(9, 8))
     expected = plain(given["x"], given["timesteps"], plain.project_tokens(given["context"]))
     assert expected.std() > 0.1
     assert torch.equal(run(network, given), expected)
@@ -264,6 +281,56 @@ def test_a_new_network_learns(role):
         (run(network, given) - given["x"].mean(1, keepdim=True)).square().mean().backward()
         optimizer.step()
     assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, start[name])] == []
+
+
+TRAINED = {"everything": "", "branches": ("reference_adapter", "anchor_", "_level_embed")}
+
+
+@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointing_changes_no_bit_of_outputs_and_gradients(family, trained):
+    network = FrameNetwork(FAMILIES[family]).double()
+    fill(network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(any(part in name for part in TRAINED[trained]) or trained == "everything")
+    given = {key: value.double() if value.ndim > 1 else value for key, value in inputs(FAMILIES[family]).items()}
+
+    def step(checkpointing: bool) -> tuple[Tensor, list[Tensor | None]]:
+        network.gradient_checkpointing = checkpointing
+        network.zero_grad()
+        output = run(network, given)
+        output.square().mean().backward()
+        return output, [parameter.grad for parameter in network.parameters()]
+
+    (expected, gradients), (got, recomputed) = step(False), step(True)
+    assert torch.equal(got, expected)
+    for parameter, gradient, other in zip(network.parameters(), gradients, recomputed, strict=True):
+        assert (gradient is None) == (other is None) == (not parameter.requires_grad)
+        assert gradient is None or torch.equal(gradient, other)
+
+
+def test_checkpointing_recomputes_blocks_in_training_alone():
+    network = FrameNetwork(preset("tiny").mask)
+    unet, given = network.diffusion_model, inputs(preset("tiny").mask)
+    blocks, calls = [*unet.input_blocks, unet.middle_block, *unet.output_blocks], []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def calls_of_a_step() -> int:
+        calls.clear()
+        run(network, given).sum().backward()
+        return len(calls)
+
+    assert not network.gradient_checkpointing
+    assert calls_of_a_step() == len(blocks)
+    network.gradient_checkpointing = True
+    assert calls_of_a_step() == 2 * len(blocks)
+    with torch.no_grad():
+        calls.clear()
+        run(network, given)
+    assert len(calls) == len(blocks)
+    network.eval()
+    assert calls_of_a_step() == len(blocks)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2's spatial transformer, with room beside the text for the anchor's own cross-attention."""
+"""Stable Diffusion's spatial transformer, with room beside the text for the anchor's own cross-attention."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from ..config import UNetConfig
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, heads, tokens, head_channels]."""
@@ -31,33 +33,33 @@ def zeroed(layer: nn.Module) -> Any:
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer over the cells of a feature map, residual, with linear projections in and out (SD 2)."""
+    """Transformer over the cells of a feature map, residual, between two projections: linear layers (SD 2) or 1x1
+    convolutions (SD 1). The two do the same with weights of other shapes."""
 
-    def __init__(
-        self,
-        channels: int,
-        head_channels: int,
-        depth: int,
-        context_dim: int,
-        anchor_width: int | None,
-        norm_groups: int,
-        operations: Any = torch.nn,
-    ):
+    def __init__(self, config: UNetConfig, channels: int, anchor_width: int | None, operations: Any = torch.nn):
         super().__init__()
-        self.norm = operations.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.proj_in = operations.Linear(channels, channels)
+        self.linear = config.linear_projections
+        self.norm = operations.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.proj_in = self._projection(channels, operations)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, head_channels, context_dim, anchor_width, operations) for _ in range(depth)
+            TransformerBlock(channels, config.heads(channels), config.context_dim, anchor_width, operations)
+            for _ in range(config.transformer_depth)
         )
-        self.proj_out = zeroed(operations.Linear(channels, channels))
+        self.proj_out = zeroed(self._projection(channels, operations))
 
     def forward(self, x: Tensor, tokens: TokenProjections) -> Tensor:
         """[B, C, h, w] of any size -> the same shape."""
         height = x.shape[2]
-        cells = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        normed = self.norm(x)
+        cells = self.proj_in(_to_cells(normed)) if self.linear else _to_cells(self.proj_in(normed))
         for block in self.transformer_blocks:
             cells = block(cells, tokens)
-        return x + rearrange(self.proj_out(cells), "b (h w) c -> b c h w", h=height)
+        if self.linear:
+            return x + _to_map(self.proj_out(cells), height)
+        return x + self.proj_out(_to_map(cells, height))
+
+    def _projection(self, channels: int, operations: Any) -> Any:
+        return operations.Linear(channels, channels) if self.linear else operations.Conv2d(channels, channels, 1)
 
 
 class TransformerBlock(nn.Module):
@@ -66,15 +68,15 @@ class TransformerBlock(nn.Module):
     def __init__(
         self,
         channels: int,
-        head_channels: int,
+        heads: int,
         context_dim: int,
         anchor_width: int | None,
         operations: Any = torch.nn,
     ):
         super().__init__()
-        self.attn1 = SelfAttention(channels, head_channels, operations)
+        self.attn1 = SelfAttention(channels, heads, operations)
         self.ff = FeedForward(channels, operations)
-        self.attn2 = CrossAttention(channels, head_channels, context_dim, anchor_width, operations)
+        self.attn2 = CrossAttention(channels, heads, context_dim, anchor_width, operations)
         self.norm1 = operations.LayerNorm(channels)
         self.norm2 = operations.LayerNorm(channels)
         self.norm3 = operations.LayerNorm(channels)
@@ -89,9 +91,9 @@ class TransformerBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head attention of a feature map's cells to one another (SD's `attn1`)."""
 
-    def __init__(self, channels: int, head_channels: int, operations: Any = torch.nn):
+    def __init__(self, channels: int, heads: int, operations: Any = torch.nn):
         super().__init__()
-        self.heads = channels // head_channels
+        self.heads = heads
         self.to_q = operations.Linear(channels, channels, bias=False)
         self.to_k = operations.Linear(channels, channels, bias=False)
         self.to_v = operations.Linear(channels, channels, bias=False)
@@ -114,14 +116,14 @@ class CrossAttention(nn.Module):
     def __init__(
         self,
         channels: int,
-        head_channels: int,
+        heads: int,
         context_dim: int,
         anchor_width: int | None,
         operations: Any = torch.nn,
     ):
         super().__init__()
         self.index = 0
-        self.heads = channels // head_channels
+        self.heads = heads
         self.to_q = operations.Linear(channels, channels, bias=False)
         self.to_k = operations.Linear(context_dim, channels, bias=False)
         self.to_v = operations.Linear(context_dim, channels, bias=False)
@@ -174,6 +176,14 @@ class GatedLinear(nn.Module):
         """[..., in_channels] -> [..., out_channels]."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
+
+
+def _to_cells(x: Tensor) -> Tensor:
+    return rearrange(x, "b c h w -> b (h w) c")
+
+
+def _to_map(cells: Tensor, height: int) -> Tensor:
+    return rearrange(cells, "b (h w) c -> b c h w", h=height)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

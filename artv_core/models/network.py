@@ -52,6 +52,15 @@ class FrameNetwork(nn.Module):
         self.anchor_encoder = AnchorEncoder(config.anchor, config.unet.in_channels, operations)
 
     @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether a training step computes the UNet's blocks anew on the way back, to save memory. May be set."""
+        return self.diffusion_model.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self.diffusion_model.gradient_checkpointing = value
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go."""
         return self.compute_device or next(self.parameters()).device

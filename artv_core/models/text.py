@@ -1,4 +1,4 @@
-"""CLIP's text transformer, with the keys and the vocabulary of Stable Diffusion 2 (open_clip's, bundled with it).
+"""CLIP's text transformer, with the keys of Stable Diffusion 2 and the vocabulary of both 1 and 2 (open_clip's).
 
 open_clip is imported where it is used: importing it takes seconds, and a checkpoint used inside a host never needs it.
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..config import TextConfig
 
 VOCABULARY_SIZE = 49408
+_END = VOCABULARY_SIZE - 1
 
 
 class TextEncoder(nn.Module):
@@ -29,8 +30,9 @@ class TextEncoder(nn.Module):
         self.model = _build_transformer(config)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts to `[B, L]` int64: start, words, end, zeros. A text that is too long is cut and keeps its end token."""
-        return _tokenizer()([texts] if isinstance(texts, str) else list(texts), self.config.context_length)
+        """Texts to `[B, L]` int64: start, words, end, zeros (more ends with `config.pad_with_end`). A text that is too
+        long is cut and keeps its end token."""
+        return tokenize(texts, self.config)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, L]` to context `[B, L, width]`, float32."""
@@ -63,8 +65,16 @@ class TextEncoder(nn.Module):
         return [word for word in words if word not in known]
 
 
+def tokenize(texts: Sequence[str], config: TextConfig) -> Tensor:
+    """As `TextEncoder.tokenize`, for where there is no encoder."""
+    tokens = _tokenizer()([texts] if isinstance(texts, str) else list(texts), config.context_length)
+    if config.pad_with_end:
+        tokens[(tokens == _END).cumsum(dim=1) > 0] = _END
+    return tokens
+
+
 def _build_transformer(config: TextConfig) -> Any:
-    from open_clip.transformer import TextTransformer
+    from open_clip.transformer import QuickGELU, TextTransformer
 
     if config.width % config.heads:
         raise ValueError(f"text encoder: width {config.width} is not a multiple of its {config.heads} heads")
@@ -77,6 +87,7 @@ def _build_transformer(config: TextConfig) -> Any:
         heads=config.heads,
         layers=config.layers,
         output_dim=config.width,
+        act_layer=QuickGELU if config.activation == "quick_gelu" else nn.GELU,
     )
     # Only the pooled output uses the projection; the mask is computed where it is used, so that the module can be
     # built on the meta device, where a buffer outside the state dict would be lost.
