@@ -1,4 +1,5 @@
-"""Train ARTV: `python train.py --config configs/tiny.toml [--resume]`. Everything else is in `artv_core.training`."""
+"""Train ARTV: `python train.py --config configs/tiny.toml [--resume]`, or `accelerate launch train.py --config ...` on
+several devices and machines. Everything else is in `artv_core.training`."""
 
 import argparse
 import sys
@@ -14,17 +15,28 @@ def main() -> int:
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state of this run")
+    parser.add_argument("--base", help="checkpoint that training begins with (in the configuration: base)")
+    parser.add_argument("--data", help="clips to train on (in the configuration: data.path)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="NAME=VALUE",
+        help="any other value in the place of the configuration's, e.g. diffusion.steps=2000; can be repeated",
+    )
     parser.add_argument(
         "--stages",
-        default="vae,latents,decoder,rollouts,diffusion,export",
-        help="comma-separated stages, in this order (default: all; rollouts are made where they have a share)",
+        default="",
+        help="comma-separated stages, of those that the run has (default: all)",
     )
     args = parser.parse_args()
+    changes = [f"{name}={value}" for name, value in (("base", args.base), ("data.path", args.data)) if value]
     try:
-        config = read_config(args.config)
+        config = read_config(args.config, [*changes, *args.changes])
         from artv_core.training.run import run
 
-        run(config, args.output, args.stages.split(","), resume=args.resume)
+        run(config, args.output, [stage for stage in args.stages.split(",") if stage], resume=args.resume)
     except (ValueError, OSError, SafetensorError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

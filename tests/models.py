@@ -1,9 +1,13 @@
 """Models that several test files need."""
 
-import torch
-from torch import nn
+from pathlib import Path
 
-from artv_core.config import preset
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from artv_core.checkpoint import file_key, part_of_weight
+from artv_core.config import ARTVConfig, preset
 from artv_core.models.artv import ARTV
 
 
@@ -16,3 +20,19 @@ def untrained(seed: int = 0) -> ARTV:
             nn.init.normal_(parameter, std=0.1)
     model.update_null_context()
     return model
+
+
+def write_public_base(path: Path, config: ARTVConfig) -> None:
+    """A file in the layout of a public Stable Diffusion 2.x checkpoint, float16, with random weights of usual sizes."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in ARTV(config, mask=False).named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    held = [name for name in shapes if part_of_weight(name) in ("unet", "vae", "text")]
+    save_file({file_key(name): _random_weight(name, shapes[name], generator) for name in held}, path)
+
+
+def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    if len(shape) < 2:
+        return (torch.ones if name.endswith("weight") else torch.zeros)(shape, dtype=torch.float16)
+    fan_in = 2500 if "embedding" in name else shape[1:].numel()
+    return (torch.randn(shape, generator=generator) * fan_in**-0.5).half()

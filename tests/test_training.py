@@ -26,10 +26,12 @@ from artv_core.synthetic import (
     vocabulary,
 )
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
-from artv_core.training.data import LatentClips
-from artv_core.training.diffusion import DiffusionTraining, draw_sample, initialise, unlikeness
-from artv_core.training.loop import learning_rate_factor, make_optimizer
+from artv_core.training.diffusion import DiffusionTraining, forget_other_words, start_mask, unlikeness
+from artv_core.training.optimizers import learning_rate_factor, make_optimizer
 from artv_core.training.run import run
+from artv_core.training.samples import draw_sample
+from artv_core.training.start import synthetic_clips
+from artv_core.training.synthetic_clips import LatentClips
 from artv_core.training.vae import VAETraining, crop_to_object, unchanged_cells
 
 ROOT = Path(__file__).parent.parent
@@ -72,8 +74,16 @@ def stage(config: TrainConfig) -> DiffusionTraining:
     torch.manual_seed(0)
     clips = LatentClips(torch.randn(6, 12, 4, 8, 8).half(), tuple(sample_clip(0, i).caption for i in range(6)))
     model = ARTV(config.model)
-    initialise(model, config.diffusion)
-    return DiffusionTraining(config, model, clips)
+    start_mask(model, config.diffusion)
+    forget_other_words(model)
+    larger = replace(config, diffusion=replace(config.diffusion, batch_size=32))
+    return DiffusionTraining(config, model, synthetic_clips(larger, clips))
+
+
+def arguments(training: DiffusionTraining, step: int, indices: range) -> tuple[torch.Tensor, ...]:
+    """What the module is called with."""
+    with torch.no_grad():
+        return training.arguments(training.samples.batch(step, indices), torch.device("cpu"))
 
 
 def test_clips_follow_from_seed_and_index():
@@ -141,7 +151,7 @@ def ratios() -> torch.Tensor:
 
 def test_draws_keep_to_the_anchor_window_and_the_order_of_references():
     config = DiffusionStage()
-    draws = [draw_sample(config, random.Random(i), 9, 30, 2, ratios()) for i in range(3000)]
+    draws = [draw_sample(config, random.Random(i), 30, 2, ratios()) for i in range(3000)]
     for draw in draws:
         assert all(reference < draw.target for reference in draw.references)
         assert len(draw.references) in (0, 2)
@@ -162,7 +172,7 @@ def test_time_steps_are_uniform_or_log_normal_as_told():
     scale = ratios()
 
     def drawn(config: DiffusionStage) -> torch.Tensor:
-        draws = [draw_sample(config, random.Random(i), 9, 30, 2, scale) for i in range(2000)]
+        draws = [draw_sample(config, random.Random(i), 30, 2, scale) for i in range(2000)]
         return torch.tensor([draw.timestep for draw in draws])
 
     uniform = drawn(DiffusionStage())
@@ -190,7 +200,7 @@ def test_detail_weight_is_in_the_loss(small: TrainConfig):
     losses = []
     for weight in (0.0, 3.0):
         training = stage(replace(small, diffusion=replace(small.diffusion, detail_weight=weight)))
-        losses.append(training.module(*training.batch(0, range(4)))[0].item())
+        losses.append(training.module(*arguments(training, 0, range(4)))[0].item())
     assert 1.0 < losses[1] / losses[0] <= 4.0
 
 
@@ -219,7 +229,7 @@ def test_muon_goes_on_from_its_saved_state(small: TrainConfig):
             optimizer.load_state_dict(state)
         for step in steps:
             optimizer.zero_grad()
-            module(*training.batch(step, range(2)))[0].backward()
+            module(*arguments(training, step, range(2)))[0].backward()
             optimizer.step()
         return copy.deepcopy(optimizer.state_dict())
 
@@ -269,17 +279,19 @@ def test_latents_that_change_where_the_picture_does_not_count_in_the_loss(small:
 
 def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):
     training = stage(small)
-    whole = training.batch(3, range(4))
-    halves = training.batch(3, range(2)), training.batch(3, range(2, 4))
-    for part, first, second in zip(whole, *halves, strict=True):
-        assert torch.equal(part, torch.cat([first, second]))
-    assert not torch.equal(whole[0], training.batch(4, range(4))[0])
+    whole = training.samples.batch(3, range(4))
+    halves = training.samples.batch(3, range(2)), training.samples.batch(3, range(2, 4))
+    for name, part in vars(whole).items():
+        if name == "broken":
+            continue
+        assert torch.equal(part, torch.cat([getattr(half, name) for half in halves])), name
+    assert not torch.equal(whole.frames, training.samples.batch(4, range(4)).frames)
 
 
 def test_loss_falls(small: TrainConfig):
     training = stage(small)
     optimizer = torch.optim.AdamW(training.module.parameters(), lr=2e-3)
-    batch, losses = training.batch(0, range(16)), []
+    batch, losses = arguments(training, 0, range(16)), []
     for _ in range(25):
         optimizer.zero_grad()
         loss, _ = training.module(*batch)
@@ -340,9 +352,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path:
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
     script = (
-        "import os, signal, sys; from artv_core.training import diffusion, run, config;"
-        "before = diffusion.DiffusionTraining.batch;"
-        "diffusion.DiffusionTraining.batch = lambda self, step, indices: "
+        "import os, signal, sys; from artv_core.training import samples, run, config;"
+        "before = samples.ClipSamples.batch;"
+        "samples.ClipSamples.batch = lambda self, step, indices: "
         "(os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None, before(self, step, indices))[1];"
         f"run.run(config.read_config({str(tmp_path / 'small.toml')!r}), {str(tmp_path)!r}, ['diffusion'], resume=False)"
     )
@@ -397,47 +409,43 @@ def test_a_checkpoint_of_other_networks_cannot_start_a_run(finished: Path, tmp_p
         run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=False)
 
 
-def test_rollouts_take_the_place_of_what_the_model_sees_and_of_nothing_else(small: TrainConfig):
+def test_own_frames_take_the_place_of_references_and_of_nothing_else(small: TrainConfig):
     plain = stage(small)
-    rolled = stage(replace(small, diffusion=replace(small.diffusion, rollout_share=1.0, start_from="x")))
-    rolled.clips = replace(rolled.clips, rollouts=rolled.clips.latents[:3] + 5)
-    true, seen = plain.batch(0, range(24)), rolled.batch(0, range(24))
-    draws = [rolled._draw(0, index) for index in range(24)]
-    assert all(draw.rolled and draw.clip < 3 for draw in draws)
-    first = [index for index, draw in enumerate(draws) if not draw.references and draw.anchor is None]
-    later = [index for index, draw in enumerate(draws) if draw.references]
-    assert first
-    assert later
-    latents = rolled.clips.latents.float()
-    for index, draw in enumerate(draws):
-        assert torch.equal(seen[0][index], latents[draw.clip, draw.target])
-    assert (seen[10][first] == 0).all()
-    for index in later:
-        copied = latents[draws[index].clip, draws[index].references[-1]]
-        assert (seen[10][index] - copied).mean() == pytest.approx(5, abs=0.01)
-    assert not any(plain._draw(0, index).rolled for index in range(24))
-    assert true[0].shape == seen[0].shape
+    rolled = stage(replace(small, diffusion=replace(small.diffusion, rollout_share=1.0, rollout_steps=1)))
+    true, seen = (training.samples.batch(0, range(24)) for training in (plain, rolled))
+    chosen = seen.rolled
+    assert 4 <= chosen.sum() <= 16
+    assert not true.rolled.any()
+    assert torch.equal(true.frames[:, 2:], seen.frames[:, 2:])
+    assert torch.equal(true.frames[~chosen], seen.frames[~chosen])
+    shifted = [draw_sample(rolled.config, random.Random(f"1/0/{index}"), 12, 2, ratios()) for index in range(24)]
+    moved = [draw.references for draw in shifted if draw.rolled]
+    assert moved
+    assert all(
+        references[-1] < draw.target - 2
+        for references, draw in zip(moved, (d for d in shifted if d.rolled), strict=True)
+    )
+    given, made = arguments(plain, 0, range(24)), arguments(rolled, 0, range(24))
+    assert torch.equal(given[0], made[0])
+    assert torch.equal(given[10][~chosen], made[10][~chosen])
+    assert not torch.isclose(made[10][chosen], seen.frames[chosen, 1]).all(dim=(1, 2, 3)).any()
+    alone = rolled.samples.batch(0, range(7, 8))
+    if alone.rolled.any():
+        single = rolled.arguments(alone, torch.device("cpu"))
+        assert torch.allclose(single[10][0], made[10][7], atol=1e-4)
 
 
-def test_fine_tuning_on_own_rollouts(finished: Path, tmp_path: Path):
-    """The stages that make them and train on them; what they were made of is kept beside them, and checked."""
-    start = f"start_from = '{finished / 'small.safetensors'}'\nrollout_share = 0.5\noptimizer = 'muon'"
-    text = SMALL.replace("[diffusion]", f"[rollouts]\nclips = 3\nbatch_size = 2\nsteps = 1\n[diffusion]\n{start}")
-    (tmp_path / "small.toml").write_text(text)
-    config, folder = read_config(tmp_path / "small.toml"), tmp_path / "small"
+def test_the_models_own_frames_are_learnt_from(finished: Path, tmp_path: Path):
+    start = (
+        f"start_from = '{finished / 'small.safetensors'}'\nrollout_share = 0.5\nrollout_steps = 1\noptimizer = 'muon'"
+    )
+    (tmp_path / "small.toml").write_text(SMALL.replace("[diffusion]", f"[diffusion]\n{start}"))
+    folder = tmp_path / "small"
     folder.mkdir()
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="run the stage rollouts before"):
-        run(config, str(tmp_path), ["diffusion"], resume=False)
-    run(config, str(tmp_path), ["rollouts", "diffusion", "export"], resume=False)
-    made, true = (load_file(folder / f"{name}.safetensors")["latents"] for name in ("rollouts", "latents"))
-    assert made.shape == (3, *true.shape[1:])
-    assert torch.equal(made[:, :2], true[:3, :2])
-    assert not torch.equal(made[:, 2], true[:3, 2])
-    (tmp_path / "other.toml").write_text(text.replace("steps = 1\n[diffusion]", "steps = 2\n[diffusion]"))
-    with pytest.raises(ValueError, match="run the stage rollouts again"):
-        run(read_config(tmp_path / "other.toml"), str(tmp_path), ["diffusion"], resume=True)
+    run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion", "export"], resume=False)
+    assert describe_checkpoint(folder / "small.safetensors").config.name == "small"
 
 
 def test_overrides_change_single_fields():
@@ -460,7 +468,7 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
     [
         ("name = ", "not valid TOML"),
         ("colour = 1", "unknown field 'colour'"),
-        ("preset = 'huge'", "known presets: sd21, tiny"),
+        ("preset = 'huge'", "known presets: sd15, sd21, tiny"),
         ("[vae]\nsteps = 0", "at least 1"),
         ("[vae]\nsteps = 'many'", "expected int"),
         ("[latents]\nframes = 2", "at least 3"),
@@ -469,15 +477,19 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[diffusion]\nlearning_rate = nan", "learning_rate: got nan"),
         ("[diffusion]\nmax_noise_level = 5000", "accepted are 0 to 999"),
         ("name = '../../x'", "accepted are letters"),
-        ("preset = 'sd21'", "only tiny"),
-        ("[diffusion]\noptimizer = 'sgd'", "accepted: adamw, muon"),
+        ("preset = 'sd21'", "trains on clips of yours"),
+        ("[diffusion]\noptimizer = 'sgd'", "accepted: adamw, adamw8bit, muon"),
         ("[diffusion]\nuniform_share = 2.0", "accepted are 0 to 1"),
         ("[diffusion]\nratio_median = 0.0", "ratio_median: got 0.0"),
         ("[vae]\ncrop = 20", "multiple of 8"),
         ("[vae]\ncrop = 72", "at most 64"),
         ("overrides = 3", "expected dict"),
-        ("[diffusion]\nrollout_share = 0.5", "name one"),
-        ("[rollouts]\nclips = 0", "at least 1"),
+        ("[diffusion]\nrollout_share = 1.5", "accepted are 0 to 1"),
+        ("[diffusion]\ntrain = ['vae']", "accepted are one or more of unet, branches, mask, text"),
+        ("[diffusion]\nmin_snr_gamma = -1.0", "at least 0"),
+        ("[data]\npath = 'clips'", "come from, e.g. --base"),
+        ("base = 'tiny'\n[data]\npath = 'nowhere'", "nowhere"),
+        ("base = 'tiny'\n[data]\npath = 'clips'\nbucket_multiple = 12", "multiple of 8"),
         ("[overrides]\ncolour = 3", "overrides: unknown field 'colour'"),
         ("[overrides.noise.unet]\nmodel_channels = 33", "not a multiple of"),
         ("[diffusion]\nstart_from = 'nowhere.safetensors'", "no such checkpoint"),
@@ -495,14 +507,14 @@ def test_a_wrong_configuration_is_one_line_and_code_2(tmp_path: Path, text: str,
 
 STOP_ONE = """
 import os, signal, sys
-from artv_core.training import config, diffusion, run
-before = diffusion.DiffusionTraining.batch
+from artv_core.training import config, run, samples
+before = samples.ClipSamples.batch
 def batch(self, step, indices):
     if step == 1 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
     return before(self, step, indices)
 if sys.argv[3] == "stop":
-    diffusion.DiffusionTraining.batch = batch
+    samples.ClipSamples.batch = batch
 run.run(config.read_config(sys.argv[1]), sys.argv[2], ["diffusion"], resume=True)
 """
 

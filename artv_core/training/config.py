@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,31 @@ from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
 from ..synthetic import vocabulary
 
+OPTIMIZERS = ("adamw", "adamw8bit", "muon")
+PRECISIONS = ("no", "bf16", "fp16")
+TRAINABLE = ("unet", "branches", "mask", "text")
+"""Names of parts of a checkpoint that the stage "diffusion" can train."""
+
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What every stage has. `batch_size` is global: it is shared among the processes. Learning rates: linear warm-up,
-    constant, then linear decay to 0 over the last `decay_steps`. With `optimizer = "muon"` the matrices and kernels
-    inside the networks are updated by Muon at `muon_learning_rate`, all else by AdamW at `learning_rate`.
-    `start_from`: a checkpoint, shipped name or path, whose weights training goes on from instead of from nothing."""
+    """What every stage has.
+
+    `batch_size` is global: it is shared among the processes, and each takes its share `micro_batch` samples at a time
+    (0: all at once), adding up gradients. Learning rates: linear warm-up, constant, then linear decay to 0 over the
+    last `decay_steps`. `optimizer`: "adamw"; "adamw8bit", whose state takes a quarter of the memory; or "muon", by
+    which the matrices and kernels inside the networks are updated at `muon_learning_rate`, all else by AdamW at
+    `learning_rate`.
+
+    `ema_decay` 0 keeps no averaged weights; `ema_device` "cpu" keeps them in main memory. `workers` are processes, for
+    each that trains, that read ahead. `start_from`: a checkpoint, shipped name or path, whose weights training goes on
+    from instead of from nothing. `wandb_project`: also log to Weights & Biases, which must be installed.
+    """
 
     start_from: str = ""
     steps: int = 1000
     batch_size: int = 16
+    micro_batch: int = 0
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     muon_learning_rate: float = 3e-3
@@ -30,10 +44,13 @@ class LoopConfig:
     decay_steps: int = 0
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    ema_device: str = "model"
     mixed_precision: str = "no"
+    workers: int = 0
     save_minutes: float = 5.0
     log_every: int = 20
     sheet_every: int = 500
+    wandb_project: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,24 +78,48 @@ class LatentsStage:
 
 
 @dataclass(frozen=True)
-class RolloutsStage:
-    """The first `clips` clips, gone on with from their first frames by the checkpoint that `[diffusion] start_from`
-    names, at its recommended settings but with `steps` denoising steps (0: the recommended ones too)."""
+class DataConfig:
+    """The clips to train on, where they are not the synthetic world's.
 
-    clips: int = 1024
-    batch_size: int = 64
-    steps: int = 0
+    `path`: a folder of videos with captions beside them, a CSV or JSONL list, WebDataset shards, or what `artv prepare`
+    wrote. `bucket_multiple`: videos keep about their own shape, in sizes of about the training size's area whose sides
+    are multiples of this; 0 crops all to the training size. `held_out` clips are never trained on: losses and sheets
+    are made with them. `window`: groups (shards, files) among whose clips is shuffled.
+    """
+
+    path: str = ""
+    fps: float = 8.0
+    bucket_multiple: int = 64
+    min_frames: int = 3
+    held_out: int = 8
+    window: int = 16
 
 
 @dataclass(frozen=True)
 class DiffusionStage(LoopConfig):
-    """Noise network, mask network and text encoder, end to end. `first_share` and `second_share` of the samples are
-    first frames (no references) and second frames (both references equal). `weight_cap` bounds the loss's weight;
-    cells unlike most of their frame weigh up to `1 + detail_weight` times as much. Time steps are drawn uniformly in
-    `uniform_share` of the samples, else as a log-normal noise-to-signal ratio of median `ratio_median` (Karras et al.,
-    2022) with a standard deviation of `ratio_spread` in the logarithm. In `rollout_share` of the samples references and
-    anchor are frames that the model itself made (stage "rollouts"), the target is the true frame all the same."""
+    """Noise network and mask network, and the text encoder where it has none to start from.
 
+    `train` names the parts that learn: "unet" (Stable Diffusion's own weights), "branches" (what ARTV adds to it: the
+    reference adapter, the anchor's and the noise levels' branches), "mask", "text"; what is left out stays as it is, in
+    half precision where training is.
+
+    `first_share` and `second_share` of the samples are first frames (no references) and second frames (both references
+    equal). `weight_cap` bounds the loss's weight (0: no bound, the plain error of eps or v); `min_snr_gamma` above 0 is
+    min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells unlike most of their frame weigh up to
+    `1 + detail_weight` times as much. Time steps are drawn uniformly in `uniform_share` of the samples, else as a
+    log-normal noise-to-signal ratio of median `ratio_median` (Karras et al., 2022) with a standard deviation of
+    `ratio_spread` in the logarithm.
+
+    Beyond the paper: in `rollout_share` of the samples the references are frames that the networks as they are made
+    themselves, `rollout_frames` of them with `rollout_steps` denoising steps; the target is the true frame all the
+    same.
+
+    Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
+    each of `evaluate_bands` bands of time steps and for each of three noise levels of references and anchor.
+    """
+
+    train: tuple[str, ...] = ("unet", "branches", "mask", "text")
+    gradient_checkpointing: bool = False
     first_share: float = 0.25
     second_share: float = 0.3
     anchor_window: int = 10
@@ -88,79 +129,151 @@ class DiffusionStage(LoopConfig):
     drop_text: float = 0.1
     auxiliary_share: float = 0.25
     weight_cap: float = 5.0
+    min_snr_gamma: float = 0.0
     detail_weight: float = 0.0
     uniform_share: float = 1.0
     ratio_median: float = 1.0
     ratio_spread: float = 1.2
     rollout_share: float = 0.0
+    rollout_frames: int = 2
+    rollout_steps: int = 4
     mask_bias: float = -1.5
     sheet_rows: int = 12
     sheet_columns: int = 12
+    sheet_steps: int = 0
+    evaluate_every: int = 0
+    evaluate_samples: int = 16
+    evaluate_bands: int = 4
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A whole run. `name` is the shipped name and version, such as `tiny-v3`. `overrides`, in TOML a table such as
-    `[overrides.noise.unet]`, changes single fields of the preset."""
+    `[overrides.noise.unet]`, changes single fields of the preset.
+
+    Without `data.path` the run makes its clips itself (the synthetic world) and trains an autoencoder first. With it,
+    autoencoder and text encoder come from `base`, and so does the UNet where that is a Stable Diffusion file: a public
+    SD 1.5 or 2.x checkpoint, or an ARTV checkpoint (shipped name or path).
+    """
 
     name: str = "untitled"
     preset: str = "tiny"
+    base: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 1
     threads: int = 0
     vae: VAEStage = field(default_factory=VAEStage)
     decoder: VAEStage = field(default_factory=VAEStage)
     latents: LatentsStage = field(default_factory=LatentsStage)
-    rollouts: RolloutsStage = field(default_factory=RolloutsStage)
+    data: DataConfig = field(default_factory=DataConfig)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
 
     @property
     def model(self) -> ARTVConfig:
         """The networks that are trained. Raises ValueError where the overrides fit no network."""
-        return overridden(preset(self.preset), self.overrides)
+        model = overridden(preset(self.preset), self.overrides)
+        return replace(model, fps=self.data.fps) if self.data.path else model
 
     @property
     def exported_model(self) -> ARTVConfig:
-        """What the checkpoint's metadata says: the preset, this run's name, and the words of its captions."""
-        return replace(self.model, name=self.name, vocabulary=vocabulary())
+        """What the checkpoint's metadata says: the preset, this run's name, and the words of its captions where the
+        synthetic world's are all there are."""
+        words = () if self.data.path else vocabulary()
+        return replace(self.model, name=self.name, vocabulary=words)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this run, in order."""
+        return ("diffusion", "export") if self.data.path else ("vae", "latents", "decoder", "diffusion", "export")
 
 
-def read_config(path: str | Path) -> TrainConfig:
-    """Read a TOML training configuration. ValueError, one line, on unknown names, wrong types and wrong values."""
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML training configuration; each of `changes` is a line of TOML, `diffusion.steps=100`, that takes the
+    place of what the file says. ValueError, one line, on unknown names, wrong types and wrong values."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no training configuration at {path}; the shipped ones are in configs/")
-    try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    data = _parsed(path.read_bytes(), str(path))
+    for change in changes:
+        data = _merged(data, _parsed(_quoted(change).encode(), f"--set {change}"))
     config = from_dict(TrainConfig, data, path.name)
     _check(config, path.name)
     return config
 
 
+def _parsed(text: bytes, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is not valid TOML: {error}") from None
+
+
+def _quoted(change: str) -> str:
+    """A value that is no TOML, such as a bare path, is meant as a string."""
+    name, equals, value = change.partition("=")
+    try:
+        tomllib.loads(change)
+    except tomllib.TOMLDecodeError:
+        return f"{name}{equals}{_as_string(value)}"
+    return change
+
+
+def _as_string(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _check(config: TrainConfig, path: str) -> None:
     model = config.model  # first of all, for overrides may be wrong
-    if model.vae.kind != "taesd":
-        raise ValueError(f"{path}: preset {config.preset!r} cannot be trained from nothing; only tiny can, as yet")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
         raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
     for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
         _check_loop(stage, f"{path}.{name}")
     _at_least(1, f"{path}.latents", config.latents, "clips", "batch_size")
     _at_least(3, f"{path}.latents", config.latents, "frames")
-    _at_least(1, f"{path}.rollouts", config.rollouts, "clips", "batch_size")
-    _at_least(0, f"{path}.rollouts", config.rollouts, "steps")
-    for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
-        _check_crop(vae, model, f"{path}.{name}")
-    _check_rollouts(config, path)
-    diffusion, last = config.diffusion, model.schedule.num_timesteps - 1
-    _at_least(1, f"{path}.diffusion", diffusion, "anchor_window", "sheet_rows", "sheet_columns")
-    if not 0 <= diffusion.max_noise_level <= last:
-        raise ValueError(f"{path}.diffusion.max_noise_level: got {diffusion.max_noise_level}, accepted are 0 to {last}")
-    if not (diffusion.ratio_median > 0 and diffusion.ratio_spread >= 0):
-        given = f"ratio_median: got {diffusion.ratio_median}, ratio_spread: got {diffusion.ratio_spread}"
-        raise ValueError(f"{path}.diffusion.{given}; the first must be above 0, the second at least 0")
+    if config.data.path:
+        _check_data(config, path)
+    elif model.vae.kind != "taesd":
+        raise ValueError(f"{path}: preset {config.preset!r} trains on clips of yours; name them: data.path, or --data")
+    else:
+        for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
+            _check_crop(vae, model, f"{path}.{name}")
+    _check_diffusion(config.diffusion, model, f"{path}.diffusion")
+
+
+def _check_data(config: TrainConfig, path: str) -> None:
+    if not config.base:
+        raise ValueError(
+            f"{path}.base: name the checkpoint that VAE and text encoder come from, e.g. --base sd21.safetensors"
+        )
+    resolve_checkpoint(config.base)
+    data, multiple = config.data, config.data.bucket_multiple
+    _at_least(3, f"{path}.data", data, "min_frames")
+    _at_least(0, f"{path}.data", data, "held_out")
+    _at_least(1, f"{path}.data", data, "window")
+    if not 0 < data.fps <= 240:
+        raise ValueError(f"{path}.data.fps: got {data.fps}, accepted are numbers above 0 and up to 240")
+    factor = config.model.vae.factor
+    if multiple < 0 or multiple % factor:
+        raise ValueError(f"{path}.data.bucket_multiple: got {multiple}, it must be a multiple of {factor}, or 0")
+    for side in config.model.size:
+        if side % (multiple or factor):
+            raise ValueError(f"{path}: the training size has a side of {side}, not a multiple of {multiple or factor}")
+
+
+def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> None:
+    last = model.schedule.num_timesteps - 1
+    _at_least(1, path, stage, "anchor_window", "sheet_rows", "sheet_columns", "rollout_frames", "rollout_steps")
+    _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "sheet_steps", "evaluate_every")
+    _at_least(1, path, stage, "evaluate_samples", "evaluate_bands")
+    for name in stage.train or ("",):
+        if name not in TRAINABLE:
+            raise ValueError(f"{path}.train: got {name!r}, accepted are one or more of {', '.join(TRAINABLE)}")
+    if not 0 <= stage.max_noise_level <= last:
+        raise ValueError(f"{path}.max_noise_level: got {stage.max_noise_level}, accepted are 0 to {last}")
+    if not (stage.ratio_median > 0 and stage.ratio_spread >= 0):
+        given = f"ratio_median: got {stage.ratio_median}, ratio_spread: got {stage.ratio_spread}"
+        raise ValueError(f"{path}.{given}; the first must be above 0, the second at least 0")
     for name in (
         "first_share",
         "second_share",
@@ -169,9 +282,10 @@ def _check(config: TrainConfig, path: str) -> None:
         "drop_text",
         "auxiliary_share",
         "uniform_share",
+        "rollout_share",
     ):
-        if not 0 <= getattr(diffusion, name) <= 1:
-            raise ValueError(f"{path}.diffusion.{name}: got {getattr(diffusion, name)}, accepted are 0 to 1")
+        if not 0 <= getattr(stage, name) <= 1:
+            raise ValueError(f"{path}.{name}: got {getattr(stage, name)}, accepted are 0 to 1")
 
 
 def overridden(config: ARTVConfig, overrides: Mapping[str, Any]) -> ARTVConfig:
@@ -193,25 +307,21 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 def _check_loop(stage: LoopConfig, path: str) -> None:
     _at_least(1, path, stage, "steps", "batch_size", "log_every", "sheet_every")
     _at_least(0, path, stage, "warmup_steps", "decay_steps", "save_minutes", "weight_decay", "gradient_clip")
-    if not 0 < stage.learning_rate < 10:
-        raise ValueError(f"{path}.learning_rate: got {stage.learning_rate}, accepted are numbers above 0 and below 10")
+    _at_least(0, path, stage, "micro_batch", "workers")
     if not 0 <= stage.ema_decay < 1:
         raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")
     if stage.start_from:
         resolve_checkpoint(stage.start_from)
-    if stage.optimizer not in ("adamw", "muon"):
-        raise ValueError(f"{path}.optimizer: got {stage.optimizer!r}, accepted: adamw, muon")
-    if not 0 < stage.muon_learning_rate < 10:
-        raise ValueError(
-            f"{path}.muon_learning_rate: got {stage.muon_learning_rate}, accepted are numbers above 0 and below 10"
-        )
-    if stage.mixed_precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"{path}.mixed_precision: got {stage.mixed_precision!r}, accepted: no, bf16, fp16")
-
-
-def _check_rollouts(config: TrainConfig, path: str) -> None:
-    if config.diffusion.rollout_share and not config.diffusion.start_from:
-        raise ValueError(f"{path}.diffusion.rollout_share: rollouts are made by start_from's checkpoint; name one")
+    for name, accepted in (
+        ("optimizer", OPTIMIZERS),
+        ("mixed_precision", PRECISIONS),
+        ("ema_device", ("model", "cpu")),
+    ):
+        if getattr(stage, name) not in accepted:
+            raise ValueError(f"{path}.{name}: got {getattr(stage, name)!r}, accepted: {', '.join(accepted)}")
+    for name in ("learning_rate", "muon_learning_rate"):
+        if not 0 < getattr(stage, name) < 10:
+            raise ValueError(f"{path}.{name}: got {getattr(stage, name)}, accepted are numbers above 0 and below 10")
 
 
 def _check_crop(stage: VAEStage, model: ARTVConfig, path: str) -> None:

@@ -1,95 +1,44 @@
-"""Stage "diffusion": noise network, mask network and text encoder, trained end to end on latent clips (Eq. 4 and 7)."""
+"""Stage "diffusion": noise network, mask network and, where asked, text encoder, trained end to end (Eq. 4 and 7)."""
 
-import math
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..checkpoint import part_of_weight
+from ..config import ARTVConfig
+from ..data.order import BrokenCount
 from ..denoiser import mix
 from ..models.artv import ARTV
+from ..models.attention import CrossAttention
 from ..models.network import FrameNetwork
-from ..randomness import normal, stream
-from ..schedule import NoiseSchedule, x0_from_prediction
+from ..schedule import x0_from_prediction
 from ..synthetic import vocabulary
 from .config import DiffusionStage, TrainConfig
-from .data import LatentClips
-from .sheets import rollout_sheet
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which frames of which clip one sample uses, at which noise levels, and which conditions it keeps."""
-
-    clip: int
-    target: int
-    references: tuple[int, ...]  # oldest first; empty for a first frame
-    anchor: int | None
-    caption_kept: bool
-    timestep: int
-    reference_level: int
-    anchor_level: int
-    rolled: bool
-
-
-def draw_sample(
-    config: DiffusionStage, rng: random.Random, num_clips: int, num_frames: int, num_references: int, ratios: Tensor
-) -> Draw:
-    """One sample's choices. A first frame is any frame without references; a second one sees its one predecessor
-    repeated; any other sees the last two. The anchor is up to `anchor_window` frames back (paper: 10). `ratios` [steps]
-    is the schedule's noise-to-signal ratio at each time step, ascending."""
-    clip, kind = rng.randrange(num_clips), rng.random()
-    position = rng.randrange(1, num_frames)
-    if kind < config.first_share:
-        references: tuple[int, ...] = ()
-    elif kind < config.first_share + config.second_share or position < num_references:
-        references = (position - 1,) * num_references
-    else:
-        references = tuple(range(position - num_references, position))
-    window = config.anchor_window if kind >= config.first_share + config.second_share else 1
-    anchor = rng.randrange(max(0, position - window), position) if references else None
-    if rng.random() < config.drop_references:
-        references = ()
-    if rng.random() < config.drop_anchor:
-        anchor = None
-    return Draw(
-        clip,
-        position,
-        references,
-        anchor,
-        rng.random() >= config.drop_text,
-        _draw_timestep(config, rng, ratios),
-        rng.randrange(config.max_noise_level + 1) if references else 0,
-        rng.randrange(config.max_noise_level + 1) if anchor is not None else 0,
-        rng.random() < config.rollout_share,
-    )
-
-
-def _draw_timestep(config: DiffusionStage, rng: random.Random, ratios: Tensor) -> int:
-    uniform = rng.randrange(len(ratios))
-    if rng.random() < config.uniform_share:
-        return uniform
-    ratio = config.ratio_median * math.exp(config.ratio_spread * rng.gauss(0, 1))
-    return min(int(torch.searchsorted(ratios, ratio)), len(ratios) - 1)
+from .held_out import held_out_losses
+from .loop import Stage
+from .rollouts import go_on
+from .samples import Batch, Clips, ClipSamples
+from .sheets import clips_sheet, rollout_sheet
+from .throughput import count_flops
 
 
 class MaskedDiffusionLoss(nn.Module):
     """Eq. 4 on the masked prediction of Eq. 7, written in x_0 space: an error of eps is a/s of x_0's, one of v 1/s, so
-    the squared error of x_0 is weighted by a^2/s^2 or 1/s^2. Both are capped, for a copied x_0 does not get better as s
-    falls. A share of the loss is the noise network's own, which keeps it learning where the mask copies. Cap and share
-    are ours.
+    the squared error of x_0 is weighted by a^2/s^2 or 1/s^2, or by min(a^2/s^2, gamma) (min-SNR). Both can be capped,
+    for a copied x_0 does not get better as s falls. A share of the loss is the noise network's own, which keeps it
+    learning where the mask copies. Cap and share are ours. Logged as "eps": the plain error of the masked eps.
     """
 
     def __init__(self, model: ARTV, stage: DiffusionStage) -> None:
         super().__init__()
-        assert model.text is not None
-        self.noise, self.mask, self.text = model.noise, model.mask, model.text
+        self.noise, self.mask = model.noise, model.mask
+        self.text = model.text if "text" in stage.train else None
         self.prediction = model.config.schedule.prediction
-        self.auxiliary_share, self.weight_cap = stage.auxiliary_share, stage.weight_cap
-        self.detail_weight = stage.detail_weight
+        self.auxiliary_share, self.detail_weight = stage.auxiliary_share, stage.detail_weight
+        self.weight_cap, self.min_snr_gamma = stage.weight_cap, stage.min_snr_gamma
 
     def forward(
         self,
@@ -98,7 +47,7 @@ class MaskedDiffusionLoss(nn.Module):
         timesteps: Tensor,
         a: Tensor,
         s: Tensor,
-        tokens: Tensor,
+        text: Tensor,
         references: Tensor,
         reference_level: Tensor,
         anchor: Tensor,
@@ -106,11 +55,12 @@ class MaskedDiffusionLoss(nn.Module):
         reference_latent: Tensor,
         has_reference: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents [B, C, h, w] (references [B, R*C, h, w], noised), time steps and levels [B], tokens [B, L].
+        """Latents [B, C, h, w] (references [B, R*C, h, w], noised), time steps and levels [B], text as tokens [B, L]
+        where its encoder is trained, else as context [B, L, D].
 
         `a` and `s` [B, 1, 1, 1] are the schedule's at the time steps: looked up beforehand, for a GPU would wait.
         """
-        context = self.text(tokens)
+        context = text if self.text is None else self.text(text)
         x_t = a * target + s * noise
         conditions = (context, references, anchor, reference_level, anchor_level)
         prediction = _run(self.noise, x_t, timesteps, conditions)
@@ -121,13 +71,23 @@ class MaskedDiffusionLoss(nn.Module):
             mask = logits.sigmoid() * has_reference[:, None, None, None]
             denoised = mix(mask, reference_latent, dynamic)
             logs["mask"] = mask.detach().sum() / (mask[0].numel() * has_reference.sum()).clamp(min=1)
-        weight = ((a / s).square() if self.prediction == "eps" else s.pow(-2)).clamp(max=self.weight_cap)
+        weight = self._weight(a, s)
         if self.detail_weight:
             weight = weight * (1 + self.detail_weight * unlikeness(target))
-        main = (weight * (denoised - target).square()).mean()
+        error = (denoised - target).square()
+        main = (weight * error).mean()
         own = (weight * (dynamic - target).square()).mean()
-        logs |= {"masked": main.detach(), "own": own.detach()}
+        eps = ((a / s).square() * error.detach()).mean()
+        logs |= {"masked": main.detach(), "own": own.detach(), "eps": eps}
         return (1 - self.auxiliary_share) * main + self.auxiliary_share * own, logs
+
+    def _weight(self, a: Tensor, s: Tensor) -> Tensor:
+        """Of the squared error of x_0."""
+        signal_to_noise = (a / s).square()
+        if self.min_snr_gamma:
+            return signal_to_noise.clamp(max=self.min_snr_gamma)
+        weight = signal_to_noise if self.prediction == "eps" else s.pow(-2)
+        return weight.clamp(max=self.weight_cap) if self.weight_cap else weight
 
 
 def unlikeness(latent: Tensor) -> Tensor:
@@ -144,90 +104,153 @@ def _run(network: FrameNetwork, x_t: Tensor, timesteps: Tensor, conditions: Sequ
     return network(x_t, timesteps, network.condition(*conditions)).float()
 
 
-class DiffusionTraining:
-    """The stage as the loop wants it."""
+class DiffusionTraining(Stage):
+    """The stage as the loop wants it. VAE and, unless it is trained, text encoder stand beside it and only encode."""
 
     name = "diffusion"
+    config: DiffusionStage
+    module: MaskedDiffusionLoss
+    samples: ClipSamples
 
-    def __init__(self, config: TrainConfig, model: ARTV, clips: LatentClips) -> None:
-        assert model.text is not None
-        self.config, self.seed, self.run = config.diffusion, config.seed, config
-        self.model, self.clips = model, clips
-        self.schedule = NoiseSchedule(model.config.schedule)
-        signal, noise = self.schedule.scales(torch.arange(self.schedule.num_timesteps), ndim=1)
-        self.ratios = noise / signal
-        self.num_references = model.config.noise.adapter.num_references
-        self.captions = model.text.tokenize(list(clips.captions))
-        self.no_caption = model.text.tokenize([""])[0]
+    def __init__(self, config: TrainConfig, model: ARTV, clips: Clips) -> None:
+        self.config = config.diffusion
+        self.run, self.model, self.clips, self.broken = config, model, clips, BrokenCount()
+        self.samples = ClipSamples(config.diffusion, config.seed, model, clips)
+        choose_trained(model, config.diffusion.train)
+        store_frozen(model, config.diffusion.mixed_precision)
+        for network in (model.noise, model.mask):
+            if network is not None:
+                network.gradient_checkpointing = config.diffusion.gradient_checkpointing
         self.module = MaskedDiffusionLoss(model, config.diffusion).to(memory_format=torch.channels_last)
 
-    def batch(self, step: int, indices: range) -> tuple[Tensor, ...]:
-        """Arguments of `MaskedDiffusionLoss.forward` for the samples `indices`, keyed by (seed, step, index)."""
-        draws = [self._draw(step, index) for index in indices]
-        latents = self.clips.latents
-        blank = torch.zeros(latents.shape[2:])
-        num_references = self.num_references
-        noise = torch.stack([
-            normal((num_references + 2, *blank.shape), stream(self.seed, step, index)) for index in indices
-        ])  # fmt: skip
-
-        def frame(draw: Draw, index: int | None) -> Tensor:
-            if index is None:
-                return blank
-            source = self.clips.rollouts if draw.rolled and self.clips.rollouts is not None else latents
-            return source[draw.clip, index].float()
-
-        references = torch.stack([
-            torch.stack([frame(draw, index) for index in draw.references or (None,) * num_references]) for draw in draws
-        ])  # fmt: skip
-        anchor = torch.stack([frame(draw, draw.anchor) for draw in draws])
-        timesteps = torch.tensor([draw.timestep for draw in draws])
-        reference_level = torch.tensor([draw.reference_level for draw in draws])
-        anchor_level = torch.tensor([draw.anchor_level for draw in draws])
+    def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+        """Arguments of `MaskedDiffusionLoss.forward`: encoded, noised, and with the model's own frames where drawn."""
+        for line in self.broken.add(batch.broken):
+            print(f"\nreplaced: {line}")
+        shown = batch.present.flatten().nonzero().flatten()  # before the GPU has it, which would have to be waited for
+        batch = batch.to(device)
+        latents = batch.frames if self.clips.source.holds_latents else self._encode(batch.frames, shown.to(device))
+        text = self._context(batch.text, device)
+        count = self.samples.num_references
+        if self.config.rollout_share:
+            context = text if self.module.text is None else self.module.text(text)
+            own = go_on(self.model, latents[:, :count], context, batch, self.config)
+            latents = torch.cat([own, latents[:, count:]], dim=1)
+        scales = (batch.signal[..., None, None, None], batch.spread[..., None, None, None])
+        noisy = scales[0] * latents + scales[1] * batch.noise
         return (
-            torch.stack([latents[draw.clip, draw.target].float() for draw in draws]),
-            noise[:, -1],
-            timesteps,
-            *self.schedule.scales(timesteps),
-            torch.stack([self.captions[draw.clip] if draw.caption_kept else self.no_caption for draw in draws]),
-            self.schedule.augment(references, noise[:, :num_references], reference_level).flatten(1, 2),
-            reference_level,
-            self.schedule.augment(anchor, noise[:, num_references], anchor_level),
-            anchor_level,
-            references[:, -1],
-            torch.tensor([float(bool(draw.references)) for draw in draws]),
+            latents[:, -1],
+            batch.noise[:, -1],
+            batch.timesteps,
+            scales[0][:, -1],
+            scales[1][:, -1],
+            text,
+            noisy[:, :count].flatten(1, 2),
+            batch.levels[:, 0],
+            noisy[:, count],
+            batch.levels[:, 1],
+            latents[:, count - 1],
+            batch.present[:, count - 1],
         )
 
-    def _draw(self, step: int, index: int) -> Draw:
-        num_clips, num_frames = self.clips.latents.shape[:2]
-        rng = random.Random(f"{self.seed}/{step}/{index}")
-        draw = draw_sample(self.config, rng, num_clips, num_frames, self.num_references, self.ratios)
-        if draw.rolled and self.clips.rollouts is not None:
-            draw = replace(draw, clip=draw.clip % len(self.clips.rollouts))
-        return draw
+    def _encode(self, frames: Tensor, shown: Tensor) -> Tensor:
+        """Core-scale latents [B, R + 2, C, h, w], zero where no frame is shown."""
+        self.model.require_vae().to(frames.device)
+        latents = self.model.encode_images(frames.flatten(0, 1)[shown])
+        blank = latents.new_zeros(frames.shape[0] * frames.shape[1], *latents.shape[1:])
+        return blank.index_copy(0, shown, latents).unflatten(0, frames.shape[:2])
 
-    def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
-        """Held-out prompts rolled out by the averaged networks."""
-        assert isinstance(averaged, MaskedDiffusionLoss)
-        path = folder / f"sheet-{step:06d}.png"
-        return rollout_sheet(
-            with_networks(self.model, averaged), path, self.config.sheet_rows, self.config.sheet_columns
-        )
+    def _context(self, text: Tensor, device: torch.device) -> Tensor:
+        if text.ndim == 3 or self.module.text is not None:
+            return text
+        assert self.model.text is not None
+        return self.model.text.to(device)(text)
+
+    def empty_module(self) -> MaskedDiffusionLoss:
+        """Networks as these on the meta device, with the same parts to be trained."""
+        with torch.device("meta"):
+            model = ARTV(self.model.config, mask=self.model.mask is not None, vae=False)
+            choose_trained(model, self.config.train)
+            return MaskedDiffusionLoss(model, self.config)
+
+    def flops_per_sample(self) -> float:
+        """At the training size; other aspect ratios have about as many cells."""
+        return count_flops(self.empty_module(), _meta_arguments(self.model.config, "text" in self.config.train))
+
+    def evaluate(self, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
+        """Held-out losses by band of time steps and by noise level."""
+        if not len(self.clips.held_out):
+            return {}
+        return held_out_losses(self, accelerator, module)
+
+    def sheet(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
+        """Held-out prompts, or held-out clips from their first frames, rolled out; where none are held out, others."""
+        assert isinstance(module, MaskedDiffusionLoss)
+        model, path, stage = with_networks(self.model, module), folder / f"sheet-{step:06d}.png", self.config
+        if not self.run.data.path:
+            return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns)
+        shown = self.clips.held_out if len(self.clips.held_out) else self.clips.learnt
+        return clips_sheet(model, self.clips.source, shown, path, stage)
+
+
+def choose_trained(model: ARTV, parts: Sequence[str]) -> None:
+    """Exactly the weights of these parts (names in `checkpoint.PARTS`) require gradients."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of_weight(name) in parts)
+
+
+def store_frozen(model: ARTV, mixed_precision: str) -> None:
+    """Matrices and kernels that are not trained, in the half precision that training computes in; all that is trained
+    stays float32, and so do norms and biases, which are small."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
+    for parameter in model.parameters():
+        if dtype is not None and not parameter.requires_grad and parameter.ndim >= 2:
+            parameter.data = parameter.data.to(dtype)
 
 
 def with_networks(model: ARTV, trained: MaskedDiffusionLoss) -> ARTV:
-    """A model for sampling: the trained networks and text encoder beside the VAE of `model`."""
-    result = ARTV(model.config, mask=False, vae=False, text=False)
-    result.noise, result.mask, result.text, result.vae = trained.noise, trained.mask, trained.text, model.vae
-    result.to(next(trained.noise.parameters()).device)
-    result.update_null_context()
+    """A model for sampling: the trained networks and text encoder beside the rest of `model`."""
+    with torch.device("meta"):
+        result = ARTV(model.config, mask=False, vae=False, text=False)
+    result.noise, result.mask, result.vae = trained.noise, trained.mask, model.vae
+    result.text = model.text if trained.text is None else trained.text
+    device = next(trained.noise.parameters()).device
+    for part in (result.vae, result.text):
+        if part is not None:
+            part.to(device)
+    result.null_context = model.null_context.to(device)
+    if trained.text is not None:
+        result.update_null_context()
     return result.eval()
 
 
-def initialise(model: ARTV, stage: DiffusionStage) -> None:
-    """Before the first step: the mask network starts by copying little, and words never captioned mean nothing."""
-    if model.mask is not None:
-        nn.init.constant_(model.mask.diffusion_model.out[2].bias, stage.mask_bias)  # type: ignore[arg-type]
+def _meta_arguments(config: ARTVConfig, tokens: bool) -> tuple[Tensor, ...]:
+    channels, factor = config.vae.latent_channels, config.vae.factor
+    height, width = (side // factor for side in config.size)
+    count = config.noise.adapter.num_references
+    with torch.device("meta"):
+        latent, number, scale = torch.zeros(1, channels, height, width), torch.zeros(1), torch.ones(1, 1, 1, 1)
+        length, breadth = config.text.context_length, config.text.width
+        text = torch.zeros(1, length, dtype=torch.long) if tokens else torch.zeros(1, length, breadth)
+        references = torch.zeros(1, count * channels, height, width)
+    return latent, latent, number, scale, scale, text, references, number, latent, number, latent, number
+
+
+def start_mask(model: ARTV, stage: DiffusionStage) -> None:
+    """Before the first step: the mask network starts by copying little, and, as there is no pretrained network that its
+    conditions could disturb, none of them is closed by zeros. Ours."""
+    if model.mask is None:
+        return
+    unet = model.mask.diffusion_model
+    closing = [*model.mask.reference_adapter.zero_out, unet.reference_level_embed[2], unet.anchor_level_embed[2]]
+    closing += [module.anchor_to_out for module in unet.modules() if isinstance(module, CrossAttention)]
+    for layer in [*closing, unet.out[2]]:
+        layer.reset_parameters()
+    nn.init.constant_(unet.out[2].bias, stage.mask_bias)  # type: ignore[arg-type]
+
+
+def forget_other_words(model: ARTV) -> None:
+    """Before the first step on the synthetic world: words that it never has in a caption mean nothing. Ours."""
     assert model.text is not None
     known = model.text.tokenize([" ".join(chunk) for chunk in _chunks(vocabulary(), 8)]).unique()
     embedding = model.text.model.token_embedding.weight

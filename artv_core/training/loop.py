@@ -1,50 +1,71 @@
-"""The one training loop, on Hugging Face Accelerate: stages bring a module and a loss, the loop does the rest.
+"""The one training loop, on Hugging Face Accelerate: stages bring samples, a module and a loss; all else is here.
 
-Randomness belongs to the sample, not to the process: a stage draws sample `index` of step `step` from a stream of its
-own, so a run sees the same samples on any number of processes, and on a CPU goes on after a stop as if it had never
-stopped. Losses that are logged are the main process's share.
+Randomness belongs to the sample, not to the process: sample `index` of step `step` is drawn from a stream of its own.
+So a run sees the same samples on any number of processes, and on a CPU goes on after a stop as if it had never stopped.
 """
 
 import itertools
-import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from pytorch_optimizer import Muon
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .config import LoopConfig
+from .ema import MovingAverage
+from .optimizers import make_optimizer, set_learning_rate
+from .state import RunState
+from .throughput import Meter, peak_flops
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that draws sheets or reads a slow disk."""
 
 
-class Stage(Protocol):
-    """What the loop trains. `module`'s forward takes a batch and returns (loss, scalars to log)."""
-
-    @property
-    def name(self) -> str:
-        """Also the name of the stage's folder."""
-
-    @property
-    def config(self) -> LoopConfig:
-        """What the loop needs to know."""
-
-    @property
-    def module(self) -> nn.Module:
-        """What is trained."""
+class Samples(Protocol):
+    """Makes batches on the CPU, in worker processes if the configuration says so."""
 
     def batch(self, step: int, indices: range) -> Any:
-        """The samples `indices` of step `step`, on the CPU; depends on nothing else."""
+        """The samples `indices` of step `step`; depends on nothing else."""
 
-    def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
-        """Measure the averaged module on held-out samples, draw pictures into `folder`; returns scalars to log."""
+
+class Stage:
+    """What the loop trains. `module`'s forward takes `arguments(...)` and returns (loss, scalars to log)."""
+
+    name: str
+    """Also the name of the stage's folder."""
+    config: LoopConfig
+    module: nn.Module
+    samples: Samples
+
+    def arguments(self, batch: Any, device: torch.device) -> tuple:
+        """What `module` is called with: the batch on the device, encoded if need be."""
+        return tuple(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in batch)
+
+    def empty_module(self) -> nn.Module:
+        """One like `module`, on the meta device."""
+        raise NotImplementedError
+
+    def flops_per_sample(self) -> float:
+        """Of a forward and backward pass; 0 where nobody counted them, and MFU is not told."""
+        return 0.0
+
+    def evaluate(self, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
+        """Losses on held-out samples, to log. All processes call this together."""
+        return {}
+
+    def sheet(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
+        """Measure the module on held-out samples, draw pictures into `folder`; returns scalars to log. The main process
+        calls this alone."""
+        return {}
 
 
 def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
@@ -53,64 +74,232 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
     State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
     process exits with code 0). A finished stage is loaded, not trained again.
     """
-    config, folder = stage.config, run_dir / stage.name
+    folder = run_dir / stage.name
+    accelerator = make_accelerator(stage.config, folder)
+    training = _Training(stage, accelerator, folder)
+    first = training.state.load() if resume else 0
+    with _stop_on_signal() as stop:
+        training.run(first, stop)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return training.averaged_module()
+
+
+def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
+    """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds besides."""
     AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
-        log_with="tensorboard",
+        log_with=["tensorboard", *_wandb(config, folder)],
         project_dir=folder,
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if config.batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-    optimizer = make_optimizer(stage.module, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
-    averaged = AveragedModel(stage.module, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
-    averaged.to(accelerator.device)
-    module, optimizer = accelerator.prepare(stage.module, optimizer)
-    accelerator.register_for_checkpointing(schedule, averaged)
     accelerator.init_trackers("tensorboard")
+    return accelerator
 
-    first = _resume_step(accelerator, folder) if resume else 0
-    share = config.batch_size // accelerator.num_processes
-    indices = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    saved_at = time.monotonic()
-    bar = tqdm(
-        range(first, config.steps), initial=first, total=config.steps, desc=stage.name, mininterval=5,
-        disable=not accelerator.is_main_process,
-    )  # fmt: skip
-    with _stop_on_signal() as stop:
-        for step in bar:
-            logs = _train_step(accelerator, module, optimizer, stage.batch(step, indices), config)
-            schedule.step()
-            averaged.update_parameters(accelerator.unwrap_model(module))
+
+def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
+    if not config.wandb_project:
+        return []
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        raise ValueError("wandb_project needs the package wandb: pip install wandb, or leave it out") from None
+    from accelerate.tracking import WandBTracker
+
+    name = f"{folder.parent.name}-{folder.name}"
+    return [WandBTracker(config.wandb_project, name=name, dir=str(folder.parent))]
+
+
+class _Training:
+    """One stage under way."""
+
+    def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path) -> None:
+        self.stage, self.accelerator, self.folder, self.config = stage, accelerator, folder, stage.config
+        stage.module.train()
+        self.module, self.optimizer = prepare(accelerator, stage.module, make_optimizer(stage.module, stage.config))
+        self.plain = accelerator.unwrap_model(self.module)
+        self.average = MovingAverage(self.plain, self.config.ema_decay, self.config.ema_device)
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.state = RunState(folder, self.plain, inner, self.average, accelerator.scaler)
+        self.inner_optimizer = inner
+        self.meter = self._make_meter()
+
+    def run(self, first: int, stop: Any) -> None:
+        """From step `first` to the last one; SystemExit(0) where `stop()` says so."""
+        accelerator, config = self.accelerator, self.config
+        saved_at = time.monotonic()
+        bar = tqdm(
+            self._batches(first), initial=first, total=config.steps, desc=self.stage.name, mininterval=5,
+            disable=not accelerator.is_main_process,
+        )  # fmt: skip
+        for step, batch, waited in bar:
+            logs = self._step(step, batch)
+            self.average.update()
+            self.meter.add(config.batch_size, waited)
             if step % config.log_every == 0:
-                scalars = {name: float(value) for name, value in logs.items()}
-                accelerator.log(scalars | {"learning_rate": float(schedule.get_last_lr()[0])}, step=step)
-                bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
+                bar.set_postfix(self._log(step, logs), refresh=False)
             done = step + 1
-            if accelerator.is_main_process and (done % config.sheet_every == 0 or done == config.steps):
-                accelerator.log(dict(stage.sheet(averaged.module, done, folder)), step=done)
+            self._look(done)
             due = time.monotonic() - saved_at > 60 * config.save_minutes
             stopping, due = _agreed(accelerator, stop(), due)
             if stopping or due or done == config.steps:
-                _save_state(accelerator, folder, done)
+                with self._beside():
+                    self.state.save(done)
                 saved_at = time.monotonic()
             if stopping:
                 accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
                 raise SystemExit(0)
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    return averaged.module.to("cpu").eval()
+
+    def averaged_module(self) -> nn.Module:
+        """On the CPU, for what comes after the stage. Sharded weights are gathered, by the main process; the others
+        have an empty module then."""
+        self.average.swap()
+        whole = whole_weights(self.plain)
+        return (self.plain.to("cpu") if whole is None else filled(self.stage.empty_module(), whole)).eval()
+
+    def _batches(self, first: int) -> Iterator[tuple[int, list, float]]:
+        """Each step with its micro-batches, and how long they were waited for."""
+        accelerator, config = self.accelerator, self.config
+        share = config.batch_size // accelerator.num_processes
+        start = accelerator.process_index * share
+        steps = _Steps(self.stage.samples, range(start, start + share), config.micro_batch or share)
+        loader: Iterable = DataLoader(
+            steps,
+            sampler=range(first, config.steps),
+            batch_size=None,
+            num_workers=config.workers,
+            prefetch_factor=2 if config.workers else None,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        started = time.perf_counter()
+        for step, batch in enumerate(loader, start=first):
+            yield step, batch, time.perf_counter() - started
+            started = time.perf_counter()
+
+    def _step(self, step: int, batch: list) -> dict[str, Tensor]:
+        """The scalars stay tensors: reading one makes a GPU wait, and only some steps are logged."""
+        accelerator, module = self.accelerator, self.module
+        rate = set_learning_rate(self.inner_optimizer, step, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(batch):
+            with accelerator.autocast(), torch.no_grad():
+                arguments = self.stage.arguments(part, accelerator.device)
+            last = number == len(batch) - 1
+            with nullcontext() if last else accelerator.no_sync(module):
+                loss, logs = module(*arguments)
+                accelerator.backward(loss / len(batch))
+            for name, value in {"loss": loss.detach(), **logs}.items():
+                sums[name] = sums.get(name, 0) + value / len(batch)
+        norm = accelerator.clip_grad_norm_(module.parameters(), self.config.gradient_clip or float("inf"))
+        self.optimizer.step()
+        return sums | {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+
+    def _log(self, step: int, logs: Mapping[str, Tensor]) -> dict[str, str]:
+        """Write the scalars, as they are over all processes, and return what the progress bar shows."""
+        scalars = _mean_over_processes(self.accelerator, logs) | self.meter.read()
+        if not self.stage_flops:
+            del scalars["mfu"]
+        self.accelerator.log(scalars, step=step)
+        shown = {"loss": f"{scalars['loss']:.4f}", "samples/s": f"{scalars['samples_per_second']:.3g}"}
+        return shown | ({"MFU": f"{scalars['mfu']:.1%}"} if "mfu" in scalars else {})
+
+    def _look(self, done: int) -> None:
+        """Held-out losses and sheets, where they are due after `done` steps."""
+        every = getattr(self.config, "evaluate_every", 0)
+        evaluating = every and (done % every == 0 or done == self.config.steps)
+        drawing = done % self.config.sheet_every == 0 or done == self.config.steps
+        if not evaluating and not drawing:
+            return
+        with self._beside(), self.average.applied():
+            if evaluating:
+                self.accelerator.log(dict(self.stage.evaluate(self.accelerator, self.module)), step=done)
+            whole = whole_weights(self.plain) if drawing else None
+            if drawing and self.accelerator.is_main_process:
+                module = self.plain if whole is None else filled(self.stage.empty_module(), whole)
+                with self.accelerator.autocast():
+                    scalars = self.stage.sheet(module.to(self.accelerator.device).eval(), done, self.folder)
+                self.accelerator.log(dict(scalars), step=done)
+        self.plain.train()
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Time in here is not counted as training's."""
+        started = time.perf_counter()
+        yield
+        self.meter.leave_out(time.perf_counter() - started)
+
+    def _make_meter(self) -> Meter:
+        accelerator, self.stage_flops = self.accelerator, self.stage.flops_per_sample()
+        if not self.stage_flops:
+            return Meter(0.0, 1.0)
+        peak, source = peak_flops(accelerator.device, half=accelerator.mixed_precision != "no")
+        accelerator.print(
+            f"{self.stage.name}: {self.stage_flops / 1e9:.3g} GFLOP per sample; MFU is the share of {source}"
+            + f" on each of {accelerator.num_processes} devices" * (accelerator.num_processes > 1)
+        )
+        return Meter(self.stage_flops, peak * accelerator.num_processes)
 
 
-def learning_rate_factor(step: int, config: LoopConfig) -> float:
-    """Warm-up, constant, linear decay to 0: the factor on the learning rate at `step`."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    left = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
-    return min(warm, left, 1.0)
+def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    """Module and optimiser as Accelerate shares them among the processes. ValueError for what cannot be sharded."""
+    if accelerator.distributed_type == "FSDP":
+        make_shardable(module, optimizer)
+    return accelerator.prepare(module, optimizer)
+
+
+def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """FSDP cuts weights in rows, so they must lie in rows. ValueError for weights of two types, and for Muon, which
+    needs whole matrices."""
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if len(dtypes) > 1 or any(group.get("use_muon") for group in optimizer.param_groups):
+        raise ValueError("FSDP shards weights of one type under AdamW; train with DDP, or all parts, and with adamw")
+    module.to(memory_format=torch.contiguous_format)
+
+
+class _Steps(Dataset):
+    """What the loader's workers make: for each step this process's share, in micro-batches."""
+
+    def __init__(self, samples: Samples, indices: range, micro_batch: int) -> None:
+        self.samples = samples
+        self.parts = [indices[start : start + micro_batch] for start in range(0, len(indices), micro_batch)]
+
+    def __getitem__(self, step: int) -> list:
+        return [self.samples.batch(step, part) for part in self.parts]
+
+
+def whole_weights(module: nn.Module) -> dict[str, Tensor] | None:
+    """All weights on the CPU where they are sharded, on the main process alone; None where they are not. All processes
+    call this together."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        return None
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+
+
+def filled(empty: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A module on the meta device with these weights; with none it stays empty."""
+    if weights:
+        empty.load_state_dict(weights, assign=True)
+    return empty
+
+
+def _mean_over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
+    values = torch.stack([torch.as_tensor(_whole(value)).float().to(accelerator.device) for value in logs.values()])
+    return dict(zip(logs, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
@@ -119,74 +308,6 @@ def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), reduction="sum")
     return [bool(count) for count in counts]
-
-
-def _train_step(
-    accelerator: Accelerator, module: nn.Module, optimizer: Any, batch: Any, config: LoopConfig
-) -> dict[str, Tensor]:
-    """The scalars stay tensors: reading one makes a GPU wait, and only some steps are logged."""
-    optimizer.zero_grad(set_to_none=True)
-    loss, logs = module(*(part.to(accelerator.device) if isinstance(part, Tensor) else part for part in batch))
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(module.parameters(), config.gradient_clip)
-    optimizer.step()
-    return {"loss": loss.detach(), "gradient_norm": norm, **logs}
-
-
-def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW for all, or Muon for the matrices and kernels inside the networks and AdamW for the rest: embeddings,
-    norms, biases, and the layers at a network's ends, whose sides are no features."""
-    decayed, plain = _by_decay(module)
-    adamw = {"lr": config.learning_rate, "weight_decay": 0.0}
-    if config.optimizer == "adamw":
-        groups = [{"params": decayed, **adamw, "weight_decay": config.weight_decay}, {"params": plain, **adamw}]
-        return torch.optim.AdamW(groups)
-    inner = _inner_layers(module)
-    hidden = [p for p in decayed if id(p) in inner]
-    rest = [p for p in decayed if id(p) not in inner] + plain
-    muon = {"lr": config.muon_learning_rate, "weight_decay": config.weight_decay, "use_adjusted_lr": True}
-    groups = [{"params": hidden, **muon, "use_muon": True}, {"params": rest, **adamw, "use_muon": False}]
-    return Muon(groups)
-
-
-def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Norms, biases and embeddings (everything not a matrix or kernel of a layer) are not decayed."""
-    embeddings = {id(p) for layer in module.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    plain = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
-    return [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings], plain
-
-
-def _inner_layers(module: nn.Module) -> set[int]:
-    """Weights of linear and convolution layers that lead from at least 16 features to at least 16."""
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))]
-    weights = [p for layer in layers for p in layer.parameters(recurse=False)]
-    return {id(p) for p in weights if p.ndim >= 2 and min(p.shape[:2]) >= 16}
-
-
-def _save_state(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Write beside, then rename: a state folder is either whole or not there. The one before is removed after."""
-    target, partial = folder / f"state-{step:08d}", folder / "state.partial"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for old in folder.glob("state-*"):
-            if old != target:
-                shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def _resume_step(accelerator: Accelerator, folder: Path) -> int:
-    states = sorted(folder.glob("state-*"))
-    if not states:
-        return 0
-    accelerator.load_state(str(states[-1]))
-    return int(states[-1].name.removeprefix("state-"))
 
 
 @contextmanager

@@ -3,56 +3,54 @@
 With several processes (torchrun, accelerate launch) all train, and the main one writes.
 """
 
-import hashlib
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from ..checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
+from ..checkpoint import PARTS, part_of_weight, save_checkpoint
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from .config import TrainConfig
-from .data import LatentClips, encode_clips, provenance, read_clips, read_rollouts, roll_out_clips
-from .diffusion import DiffusionTraining, MaskedDiffusionLoss, initialise, with_networks
+from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
 from .loop import run_stage
+from .samples import Clips
+from .start import open_clips, starting_model, synthetic_clips
+from .state import saved_steps
+from .synthetic_clips import encode_clips, provenance, read_clips
 from .vae import AutoencoderLoss, DecoderTraining, VAETraining
 
-STAGES = ("vae", "latents", "decoder", "rollouts", "diffusion", "export")
+STAGES = ("vae", "latents", "decoder", "diffusion", "export")
 
 
-def run(config: TrainConfig, output: str, stages: Sequence[str], resume: bool) -> None:
-    """Run `stages` of `config` in `output/<name>`. ValueError on an unknown stage or a run that is there already."""
-    unknown = [stage for stage in stages if stage not in STAGES]
-    if unknown:
-        raise ValueError(f"unknown stage {unknown[0]!r}; stages are {', '.join(STAGES)}")
-    folder = Path(output) / config.name
+def run(config: TrainConfig, output: str, stages: Sequence[str] = (), resume: bool = False) -> None:
+    """Run `stages` of `config` (all that it has, if none are named) in `output/<name>`. ValueError on a stage that this
+    run does not have, and on a run that is there already."""
+    chosen = [stage for stage in STAGES if stage in (stages or config.stages)]
     for stage in stages:
-        if not resume and any((folder / stage).glob("state-*")):
+        if stage not in config.stages:
+            raise ValueError(f"no stage {stage!r} in this run; its stages are {', '.join(config.stages)}")
+    folder = Path(output) / config.name
+    for stage in chosen:
+        if not resume and saved_steps(folder / stage):
             raise ValueError(
                 f"{folder / stage} holds a run already; use --resume to go on, or --output for another folder"
             )
     if config.threads:
         torch.set_num_threads(config.threads)
-    steps = {
-        "vae": _vae,
-        "latents": _latents,
-        "decoder": _decoder,
-        "rollouts": _rollouts,
-        "diffusion": _diffusion,
-        "export": _export,
-    }
-    for stage in STAGES:
-        if stage in stages:
-            started = time.monotonic()
-            if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
-                steps[stage](config, folder, resume)
-            PartialState().wait_for_everyone()
-            PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
+    steps = {"vae": _vae, "latents": _latents, "decoder": _decoder, "diffusion": _diffusion, "export": _export}
+    for stage in chosen:
+        started = time.monotonic()
+        if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
+            steps[stage](config, folder, resume)
+        PartialState().wait_for_everyone()
+        PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
     PartialState().destroy_process_group()
 
 
@@ -74,59 +72,69 @@ def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
     _save_part(trained.vae, folder / "decoder.safetensors")
 
 
-def _rollouts(config: TrainConfig, folder: Path, resume: bool) -> None:
-    if not config.diffusion.rollout_share:
-        return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, clips = _start(config, config.diffusion.start_from), _read_latents(config, folder)
-    roll_out_clips(config, model, clips, _rollouts_made_of(config, folder), folder / "rollouts.safetensors", device)
-
-
 def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
-    vae, clips = _read_vae(config, folder, "vae"), _read_latents(config, folder)
-    if config.diffusion.rollout_share:
-        rollouts = read_rollouts(_rollouts_made_of(config, folder), folder / "rollouts.safetensors")
-        clips = replace(clips, rollouts=rollouts)
-    torch.manual_seed(config.seed)
-    model = ARTV(config.model)
-    initialise(model, config.diffusion)
-    if config.diffusion.start_from:
-        model = _start(config, config.diffusion.start_from)
-    model.vae = vae
+    model = starting_model(config)
+    if config.data.path:
+        clips = open_clips(config, model, folder)
+    else:
+        model.vae = _read_vae(config, folder, "vae")
+        clips = _own_clips(config, folder)
     trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
     assert isinstance(trained, MaskedDiffusionLoss)
-    _save_part(with_networks(model, trained), folder / "diffusion.safetensors")
+    if PartialState().is_main_process:
+        _save(_trained_weights(with_networks(model, trained), config), folder / "diffusion.safetensors")
 
 
-def _read_latents(config: TrainConfig, folder: Path) -> LatentClips:
-    return read_clips(config, provenance(config, folder / "vae.safetensors"), folder / "latents.safetensors")
+def _own_clips(config: TrainConfig, folder: Path) -> Clips:
+    made_of = provenance(config, folder / "vae.safetensors")
+    return synthetic_clips(config, read_clips(config, made_of, folder / "latents.safetensors"))
 
 
-def _rollouts_made_of(config: TrainConfig, folder: Path) -> dict[str, str]:
-    checkpoint = resolve_checkpoint(config.diffusion.start_from)
-    more = {"checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), "rollouts": str(config.rollouts)}
-    return provenance(config, folder / "vae.safetensors") | more
-
-
-def _start(config: TrainConfig, checkpoint: str) -> ARTV:
-    """The model of a checkpoint, which must be built as this run's. ValueError, one line, where it is not."""
-    path = resolve_checkpoint(checkpoint)
-    model = load_checkpoint(path)
-    for part in ("noise", "mask", "text", "schedule"):
-        if getattr(model.config, part) != getattr(config.model, part):
-            raise ValueError(
-                f"{path} cannot start this run: its {part} is configured differently; leave out start_from"
-            )
-    return model.train()
+def _trained_weights(model: ARTV, config: TrainConfig) -> dict[str, Tensor]:
+    """What the stage changed, under the model's names; and the null context, which follows from it."""
+    names = {name for name, _ in model.named_parameters() if part_of_weight(name) in config.diffusion.train}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names | {"null_context"}}
 
 
 def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
-    model = ARTV(config.exported_model)
-    model.load_state_dict(_read_part(folder, "diffusion"))
-    model.vae = _best_vae(config, folder)
-    path = folder / f"{config.name}.safetensors"
-    save_checkpoint(model.eval(), path)
+    """One file: everything where the UNet was trained, else what was trained, to be used beside its base."""
+    stage, path = config.diffusion, folder / f"{config.name}.safetensors"
+    whole = "unet" in stage.train
+    if config.data.path and whole:
+        model = starting_model(config)
+    else:
+        with torch.device("meta"):
+            model = ARTV(config.exported_model)
+    model.config = config.exported_model
+    trained = _read_part(folder, "diffusion")
+    _check_complete(trained, model, config, folder)
+    model.load_state_dict(trained, strict=False, assign=True)
+    if not config.data.path:
+        model.vae = _best_vae(config, folder)
+    save_checkpoint(
+        model.eval(),
+        path,
+        parts=None if whole else [part for part in PARTS if part in stage.train],
+        base=None if whole else Path(stage.start_from or config.base).name,
+        extra_metadata={"training": _summary(config)},
+    )
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _check_complete(trained: dict[str, Tensor], model: ARTV, config: TrainConfig, folder: Path) -> None:
+    wanted = {name for name, _ in model.named_parameters() if part_of_weight(name) in config.diffusion.train}
+    if set(trained) - {"null_context"} != wanted:
+        raise ValueError(
+            f"{folder / 'diffusion.safetensors'} is of another configuration; run the stage diffusion again"
+        )
+
+
+def _summary(config: TrainConfig) -> str:
+    """How the weights came about, for whoever reads the file; of paths only the last part."""
+    facts = {"preset": config.preset, "seed": config.seed, "base": Path(config.base).name, **asdict(config.diffusion)}
+    facts["start_from"] = Path(config.diffusion.start_from).name
+    facts["data"] = Path(config.data.path).name if config.data.path else "synthetic world"
+    return json.dumps(facts)
 
 
 def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
@@ -142,14 +150,17 @@ def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
 
 
 def _save_part(module: torch.nn.Module, path: Path) -> None:
-    if not PartialState().is_main_process:
-        return
+    if PartialState().is_main_process:
+        _save(module.state_dict(), path)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}, partial)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
     partial.rename(path)
 
 
-def _read_part(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def _read_part(folder: Path, name: str) -> dict[str, Tensor]:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise ValueError(f"{path} is not there; run the stage {name} first")

@@ -1,17 +1,22 @@
-"""Sample sheets while training: held-out prompts rolled out, one row each, and what image analysis says of them."""
+"""Sample sheets while training: held-out prompts or clips rolled out, and what can be measured of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
 from ..conditioning import TextSegment, TextTrack
+from ..data.clips import BrokenClip, ClipSource
 from ..evaluation.synthetic import score_clip, summarise
 from ..generate import GenerateOptions, generate_frames
+from ..media import contact_sheet, mask_frames
 from ..models.artv import ARTV
 from ..synthetic import VALIDATION_SEED, Clip, sample_clip
+from .config import DiffusionStage
 
 
 def rollout(model: ARTV, captions: list[str], options: GenerateOptions, given: Tensor | tuple = ()) -> Tensor:
@@ -36,3 +41,50 @@ def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int) -> dict[str,
     scores = summarise([score_clip(video, clip) for video, clip in zip(videos, clips, strict=True)])
     print(f"\n{path.name}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     return scores
+
+
+@torch.no_grad()
+def clips_sheet(
+    model: ARTV, clips: ClipSource, held_out: Sequence[int] | np.ndarray, path: Path, stage: DiffusionStage
+) -> dict[str, float]:
+    """Go on from the first frames of held-out clips, draw for each the true frames, the model's and its masks (white:
+    copied), and return the mean PSNR in dB of the model's frames, and of the first frame held for ever."""
+    rows, scores = [], []
+    for clip in held_out[: stage.sheet_rows]:
+        try:
+            true, made, masks = _gone_on(model, clips, int(clip), stage)
+        except BrokenClip as error:
+            print(f"\nleft out of the sheet: {error}")
+            continue
+        scores.append((_psnr(made[1:], true[1:]), _psnr(true[:1].expand_as(true[1:]), true[1:])))
+        rows += [(clips.caption(int(clip)) or clips.name(int(clip)), true), ("model", made)]
+        rows += [("mask", mask_frames(masks, *true.shape[-2:]))] if masks is not None else []
+    if not rows:
+        return {}
+    contact_sheet(rows, columns=stage.sheet_columns).save(path)
+    made_psnr, held_psnr = (sum(column) / len(scores) for column in zip(*scores, strict=True))
+    print(f"\n{path.name}: {made_psnr:.1f} dB, the first frame held: {held_psnr:.1f} dB")
+    return {"sheet/psnr": made_psnr, "sheet/psnr_first_frame_held": held_psnr}
+
+
+def _gone_on(model: ARTV, clips: ClipSource, clip: int, stage: DiffusionStage) -> tuple[Tensor, Tensor, Tensor | None]:
+    """True frames and the model's [T, 3, H, W], and masks [T, 1, h, w], on the CPU."""
+    device, count = model.noise.device, min(stage.sheet_columns, int(clips.index.num_frames[clip]))
+    true = clips.frames(clip, range(count)).to(device)
+    latents = true if clips.holds_latents else model.encode_images(true)
+    context = clips.context(clip) if model.text is None else model.encode_text([clips.caption(clip)])[0]
+    if context is None:
+        raise ValueError(f"{clips.name(clip)}: neither the data nor the model has its caption as the networks read it")
+    height, width = (side * model.config.vae.factor for side in latents.shape[-2:])
+    options = GenerateOptions(num_frames=count, height=height, width=width, seed=7, steps=stage.sheet_steps or None)
+    track = TextTrack([TextSegment(0, context[None].to(device))])
+    frames = list(generate_frames(model, track, options, given=[latents[:1]]))
+    made = torch.cat([latents[:1], *(frame.latent for frame in frames)])
+    masks = [frame.mask for frame in frames if frame.mask is not None]
+    mask = torch.cat([torch.zeros_like(masks[0]), *masks]).cpu() if len(masks) == len(frames) > 0 else None
+    shown = model.decode_latents(latents) if clips.holds_latents else true
+    return shown.cpu(), model.decode_latents(made).cpu(), mask
+
+
+def _psnr(made: Tensor, true: Tensor) -> float:
+    return -10 * float((made - true).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().mean())

@@ -17,6 +17,7 @@ from ..models.taesd import TAESD, ResidualBlock
 from ..randomness import normal, stream
 from ..synthetic import SIZES, VALIDATION_SEED, Clip, render, sample_clip
 from .config import TrainConfig, VAEStage
+from .loop import Stage
 
 LONGEST_GAP = 8
 """Frames between the two of a pair, at most."""
@@ -86,10 +87,12 @@ def initialise(vae: TAESD) -> None:
     nn.init.constant_(to_pixels.bias, 0.4)  # type: ignore[arg-type]
 
 
-class VAETraining:
-    """The stage as the loop wants it."""
+class VAETraining(Stage):
+    """The stage as the loop wants it; it makes its samples itself."""
 
     name = "vae"
+    config: VAEStage
+    module: AutoencoderLoss
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config.vae
@@ -103,6 +106,7 @@ class VAETraining:
         self.module = self._with_loss(vae)
 
     def _take(self, config: TrainConfig, seed: int) -> None:
+        self.samples = self
         self.seed, self.size = seed, config.model.size
         self.latent_channels, self.factor = config.model.vae.latent_channels, config.model.vae.factor
 
@@ -136,6 +140,11 @@ class VAETraining:
             return render(clips, 1, *self.size)
         gap = rng.randrange(1, LONGEST_GAP + 1)
         return render(clips, gap + 1, *self.size)[:, ::gap]
+
+    def empty_module(self) -> AutoencoderLoss:
+        """An autoencoder like this one on the meta device."""
+        with torch.device("meta"):
+            return AutoencoderLoss(TAESD(latent_channels=self.latent_channels), self.config)
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """PSNR on 64 frames of a world never trained on, and a picture: originals above their reconstructions."""

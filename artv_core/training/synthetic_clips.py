@@ -1,18 +1,18 @@
-"""Latent clips for the diffusion stage: rendered and encoded once, then drawn from by (seed, step, sample)."""
+"""The synthetic world's clips for the diffusion stage: rendered and encoded once, then drawn from."""
 
 import hashlib
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..conditioning import TextSegment, TextTrack
-from ..generate import GenerateOptions, generate_frames
-from ..models.artv import ARTV
+from ..data.clips import ClipIndex
 from ..models.taesd import TAESD
 from ..synthetic import render, sample_clip
 from .config import TrainConfig
@@ -21,16 +21,48 @@ CLIP_SEED_OFFSET = 1_000_003
 """The diffusion stage draws other clips than the VAE stage did."""
 
 
-@dataclass(frozen=True)
 class LatentClips:
-    """`latents` [N, T, C, h, w] float16, core scale, and a caption each. They follow from (seed, config, VAE) alone.
+    """The synthetic world's clips as a source: `latents` [N, T, C, h, w] float16, core scale, and a caption each. They
+    follow from (seed, config, VAE) alone."""
 
-    `rollouts` [M, T, C, h, w] are the first M clips as a model went on with them from their first frames.
-    """
+    holds_latents = True
 
-    latents: Tensor
-    captions: tuple[str, ...]
-    rollouts: Tensor | None = None
+    def __init__(self, latents: Tensor, captions: Sequence[str], fps: float = 8.0, factor: int = 8) -> None:
+        self.latents, self.captions, self.fps = latents, tuple(captions), fps
+        count, frames, _, height, width = latents.shape
+        self.index = ClipIndex(
+            num_frames=np.full(count, frames, np.int32),
+            bucket=np.zeros(count, np.int16),
+            group=np.zeros(count, np.int32),
+            buckets=((height * factor, width * factor),),
+        )
+
+    def name(self, clip: int) -> str:
+        """Its number."""
+        return f"synthetic clip {clip}"
+
+    def caption(self, clip: int) -> str:
+        """What is to be seen, by rule."""
+        return self.captions[clip]
+
+    def frames(self, clip: int, positions: Sequence[int]) -> Tensor:
+        """Latents [n, C, h, w], float32."""
+        return self.latents[clip, list(positions)].float()
+
+    def context(self, clip: int) -> None:
+        """None: the text encoder is trained."""
+
+
+class RandomOrder:
+    """Clips drawn with repetition, each sample by its own key: for a small world that is seen many times."""
+
+    def __init__(self, num_clips: int, batch_size: int, seed: int) -> None:
+        self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
+
+    def batch(self, step: int) -> np.ndarray:
+        """Clip numbers [batch_size]."""
+        keys = (f"{self.seed}/{step}/{index}/clip" for index in range(self.batch_size))
+        return np.array([random.Random(key).randrange(self.num_clips) for key in keys])
 
 
 def provenance(config: TrainConfig, vae: Path) -> dict[str, str]:
@@ -60,30 +92,6 @@ def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path:
     _save(path, torch.cat(parts), made_of)
 
 
-def roll_out_clips(
-    config: TrainConfig, model: ARTV, clips: LatentClips, made_of: dict[str, str], path: Path, device: str
-) -> None:
-    """Have `model` go on with the first clips from as many true frames as it takes references, and write what it makes
-    as `encode_clips` does. Motions here are regular, so those are much the true frames, with the model's own flaws."""
-    if path.exists() and _metadata(path) == made_of:
-        return
-    stage, (count, frames) = config.rollouts, clips.latents.shape[:2]
-    num_given, parts = model.config.noise.adapter.num_references, []
-    model = model.to(device).eval()
-    for start in tqdm(range(0, min(stage.clips, count), stage.batch_size), desc="rollouts", mininterval=5):
-        true = clips.latents[start : min(start + stage.batch_size, stage.clips, count)].float()
-        captions = clips.captions[start : start + len(true)]
-        options = GenerateOptions(
-            num_frames=frames, batch_size=len(true), seed=config.seed + start, steps=stage.steps or None
-        )
-        given = true[:, :num_given].transpose(0, 1).to(device)
-        with torch.no_grad():
-            track = TextTrack([TextSegment(0, model.encode_text(captions))])
-            made = [frame.latent.cpu() for frame in generate_frames(model, track, options, given=given)]
-        parts.append(torch.cat([true[:, :num_given], torch.stack(made, dim=1)], dim=1).half())
-    _save(path, torch.cat(parts), made_of)
-
-
 def _save(path: Path, latents: Tensor, made_of: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -102,20 +110,7 @@ def read_clips(config: TrainConfig, made_of: dict[str, str], path: Path) -> Late
         raise ValueError(f"no encoded clips at {path}; run the stage latents before the stage diffusion")
     if _metadata(path) != made_of:
         raise ValueError(f"{path} was made with another configuration or autoencoder; run the stage latents again")
-    latents = _read(path)
-    captions = tuple(sample_clip(config.seed + CLIP_SEED_OFFSET, index).caption for index in range(latents.shape[0]))
-    return LatentClips(latents, captions)
-
-
-def read_rollouts(made_of: dict[str, str], path: Path) -> Tensor:
-    """What `roll_out_clips` wrote. ValueError where the rollouts stage has not run, or ran on something else."""
-    if not path.is_file():
-        raise ValueError(f"no rollouts at {path}; run the stage rollouts before the stage diffusion")
-    if _metadata(path) != made_of:
-        raise ValueError(f"{path} was made with another configuration or checkpoint; run the stage rollouts again")
-    return _read(path)
-
-
-def _read(path: Path) -> Tensor:
     with safe_open(path, "pt") as file:
-        return file.get_tensor("latents")
+        latents = file.get_tensor("latents")
+    captions = [sample_clip(config.seed + CLIP_SEED_OFFSET, index).caption for index in range(latents.shape[0])]
+    return LatentClips(latents, captions, config.model.fps, config.model.vae.factor)

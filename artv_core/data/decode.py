@@ -1,0 +1,382 @@
+"""Single frames out of video files, by their time, with PyAV: as little as needed is read and decoded.
+
+Second 0 of a file is its first frame. A frame is shown from its time stamp until the next one's, so files with a
+variable frame rate need no special care; the frame shown at a time is exact, whatever was skipped to reach it.
+"""
+
+import errno
+import functools
+import math
+import stat
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .clips import BrokenClip
+from .sources import Entry
+
+HELD_SECONDS = 0.5
+"""For how long the last frame stays where a file says nothing: files tend to end a little before they claim to."""
+
+MAX_SIDE = 16_384
+"""Pixels, also while a frame is scaled."""
+
+# Also so that no file makes FFmpeg open another one. In other containers frames are not found by their times exactly.
+_OPTIONS = {"protocol_whitelist": "file,subfile", "format_whitelist": "mov,matroska,avi,mpegts"}
+_TOLERANCE = 0.0005  # seconds; time stamps are rounded to the file's clock, by at most half a tick of it
+_MAX_REORDERED = 16  # frames that may come before an earlier one in a file; H.264 and HEVC allow no more
+_SKIPPABLE = ("h264", "mpeg4")  # codecs in which a frame says of itself whether another one needs it
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """A clip as it is shown: seconds between its start and end, pixels after rotation and with square pixels, and the
+    file's own frames per second (0 where it does not say)."""
+
+    duration: float
+    height: int
+    width: int
+    fps: float
+
+
+def probe(entry: Entry) -> ClipFacts:
+    """Facts of a clip, of which the first frame and, undecoded, the end are read. Raises BrokenClip."""
+    with _opened(entry) as video:
+        frame = _shown_at(video, [0.0])[0]
+        height, width = _shown_size(video, frame)
+        if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+            raise _ClipError(f"it is {width}x{height} pixels; accepted are up to {MAX_SIDE}")
+        end = _end(video, entry.end)
+        if end <= entry.start:
+            raise _ClipError(f"the clip starts at {entry.start:g} s, and the video ends at {end:g} s")
+        return ClipFacts(end - entry.start, height, width, _rate(video))
+
+
+def read_frames(entry: Entry, times: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """The frames shown at `times`, seconds from the clip's start in any order: [n, 3, H, W] float32 in [0, 1].
+
+    Each is scaled, without aliasing, until it just covers `size` (height, width), and its centre is cut out. A time
+    before the first frame gives the first. Raises BrokenClip, also where the file ends before one of the times.
+    """
+    wanted = [entry.start + time for time in times]
+    with _opened(entry) as video:
+        moments = sorted(set(wanted))
+        shown = dict(zip(moments, _shown_at(video, moments), strict=True))
+        images = {frame.pts: _image(video, frame, size) for frame in shown.values()}
+        return torch.stack([images[shown[moment].pts] for moment in wanted])
+
+
+def iterate_frames(entry: Entry) -> Iterator[tuple[float, Any]]:
+    """All frames that begin within a clip, in order, as (seconds from its start, PyAV's frame). Raises BrokenClip."""
+    with _opened(entry) as video:
+        end = math.inf if entry.end is None else entry.end - _TOLERANCE
+        for stamp, frame in _stamped(video, _packets(video, entry.start, entry.start)):
+            seconds = video.seconds(stamp)
+            if seconds >= end:
+                return
+            if seconds >= entry.start - _TOLERANCE:
+                yield max(seconds - entry.start, 0.0), frame
+
+
+def count_frames(duration: float, fps: float) -> int:
+    """How many frames a clip has at `fps`: floor(duration * fps). Frame k is the one shown at k / fps; what remains at
+    the end and is shorter than a frame is left out."""
+    return math.floor((duration + 0.002) * fps)  # some files count in milliseconds, and round down
+
+
+class _ClipError(Exception):
+    """What is wrong with a file, without its name."""
+
+
+@dataclass
+class _Video:
+    """An open file. `origin` is its first frame's time stamp, in ticks of `tick` seconds."""
+
+    container: Any
+    stream: Any
+    tick: float
+    origin: int
+    reformatter: Any
+    untouched: bool = True  # nothing was read yet
+
+    @property
+    def counted(self) -> bool:
+        """Whether packets say only when they are decoded, which is, in another order, when frames are shown."""
+        return self.container.format.name == "avi"
+
+    def ticks(self, seconds: float) -> float:
+        return self.origin + seconds / self.tick
+
+    def seconds(self, ticks: float) -> float:
+        return (ticks - self.origin) * self.tick
+
+
+@contextmanager
+def _opened(entry: Entry) -> Iterator[_Video]:
+    """Raises BrokenClip for all that can be wrong with the file, also while the block reads it."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    try:
+        with av.open(_address(entry), options=_OPTIONS, metadata_errors="replace") as container:
+            stream = container.streams.best("video")  # not a cover picture
+            if stream is None:
+                raise _ClipError("it holds no video")
+            if stream.codec_context is None:
+                raise _ClipError("there is no decoder for its video")
+            stream.codec_context.thread_count = 1  # whoever reads many clips does so in many processes
+            yield _Video(container, stream, float(stream.time_base or 0), stream.start_time or 0, VideoReformatter())
+    except (_ClipError, OSError, av.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
+        raise BrokenClip(f"{entry.name}: {_reason(error)}") from None
+
+
+def _address(entry: Entry) -> str:
+    """What FFmpeg opens: a file, or the bytes of a shard that a member takes."""
+    path = entry.path.absolute()
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise _ClipError("it is not an ordinary file")
+    if entry.member is None:
+        return f"file:{path}"
+    return f"subfile,,start,{entry.offset},end,{entry.offset + entry.size},,:{path}"
+
+
+def _reason(error: Exception) -> str:
+    import av
+
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, _ClipError):
+        return str(error)
+    if isinstance(error, (av.InvalidDataError, EOFError)) or getattr(error, "errno", None) == errno.EINVAL:
+        return "it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return f"it cannot be read ({text[:150]})"
+
+
+def _rate(video: _Video) -> float:
+    return float(video.stream.average_rate or video.stream.guessed_rate or 0)
+
+
+# Time
+
+
+def _shown_at(video: _Video, times: list[float]) -> list[Any]:
+    """The frames shown at the ascending `times` (seconds of the file), each decoded once."""
+    packets = _packets(video, times[0], times[-1])
+    stamps = sorted(packet.pts for packet in packets if not packet.is_discard)
+    if not stamps:
+        raise _ClipError("it holds no frames")
+    chosen = [_chosen(video, stamps, time) for time in times]
+    _check_reach(video, packets, chosen[-1], times[-1])
+    frames = _decoded(video, packets, set(chosen))
+    if all(stamp in frames for stamp in chosen):
+        return [frames[stamp] for stamp in chosen]
+    return _shown_of_all(video, packets, times)
+
+
+def _shown_of_all(video: _Video, packets: list[Any], times: list[float]) -> list[Any]:
+    """The same where not every packet becomes a frame: some are a field of an interlaced one, some are damaged."""
+    frames = _decoded(video, packets, None)
+    stamps = sorted(frames)
+    chosen = [_chosen(video, stamps, time) if stamps else 0 for time in times]
+    for stamp, time in zip(chosen, times, strict=True):
+        if stamp not in frames or time > video.seconds(stamp) + HELD_SECONDS:
+            raise _ClipError(f"nothing can be decoded at {time:.3f} s")
+    return [frames[stamp] for stamp in chosen]
+
+
+def _chosen(video: _Video, stamps: list[int], time: float) -> int:
+    """The last of the time stamps that is not after `time`, else the first."""
+    tolerance = min(_TOLERANCE / video.tick, 0.5)
+    return stamps[max(0, bisect_right(stamps, video.ticks(time) + tolerance) - 1)]
+
+
+def _check_reach(video: _Video, packets: list[Any], stamp: int, time: float) -> None:
+    """Raises where the frame is not shown any more at `time`, which is so only for a file's last one."""
+    duration = max((packet.duration or 0 for packet in packets if packet.pts == stamp), default=0)
+    if stamp == max(packet.pts for packet in packets):
+        end = video.seconds(stamp + duration)
+        if time > max(end, video.seconds(stamp) + HELD_SECONDS):
+            raise _ClipError(f"the video ends at {end:.3f} s, before {time:.3f} s")
+
+
+def _packets(video: _Video, first: float, last: float) -> list[Any]:
+    """Undecoded, in the file's order: from a key frame not after `first` on, until all that is shown up to `last` is
+    there."""
+    back = first if video.counted else 0.0
+    while True:
+        start = first - back
+        packets = _packets_from(video, start, video.ticks(last) + 1)
+        if packets and (start <= 0 or packets[0].pts <= video.ticks(first)):
+            return packets
+        if start <= 0:
+            raise _ClipError("it holds no frames")
+        back = max(1.0, 4 * back)
+
+
+def _packets_from(video: _Video, start: float, last: float) -> list[Any]:
+    import av
+
+    packets: list[Any] = []
+    later = 0
+    if start > 0 or not video.untouched:
+        _seek(video, start)
+    video.untouched = False
+    try:
+        for packet in video.container.demux(video.stream):
+            if packet.size == 0 or packet.is_corrupt or not (packets or packet.is_keyframe):
+                continue
+            if video.counted:
+                packet.pts = packet.dts
+            if packet.pts is None:
+                raise _ClipError("its frames carry no times")
+            packets.append(packet)
+            later += packet.pts > last
+            if later > _MAX_REORDERED or (packet.dts is not None and packet.dts > last and not video.counted):
+                break
+    except (av.FFmpegError, EOFError):  # a damaged end; whether it was needed is seen by the times
+        pass
+    return packets
+
+
+def _seek(video: _Video, seconds: float) -> None:
+    import av
+
+    if seconds <= 0:
+        # At 0 an MPEG-TS leads to its second key frame; before it, an AVI to nowhere.
+        with suppress(av.FFmpegError):
+            video.container.seek(round(video.ticks(-10.0)), stream=video.stream)
+            return
+    video.container.seek(round(video.ticks(max(0.0, seconds))), stream=video.stream)
+
+
+def _end(video: _Video, limit: float | None) -> float:
+    """When the last frame ends, or `limit` where that is earlier. Raises where the file claims to be longer."""
+    claimed = video.stream.duration
+    length = claimed * video.tick if claimed else (video.container.duration or 0) / 1e6
+    target = length if limit is None else min(limit, length)
+    packets = _packets(video, max(target, 0.0), math.inf if limit is None else limit)
+    last = max(packets, key=lambda packet: packet.pts)
+    end = video.seconds(last.pts) + (last.duration * video.tick if last.duration else 1 / (_rate(video) or 25))
+    if end < target - HELD_SECONDS and claimed:
+        raise _ClipError(f"the video ends at {end:.3f} s of {length:.3f} s: it was cut off")
+    return end if limit is None else min(end, limit)
+
+
+# Decoding
+
+
+def _decoded(video: _Video, packets: list[Any], wanted: set[int] | None) -> dict[int, Any]:
+    """Frames by time stamp: the `wanted` ones (None: all), with no more decoded than they need."""
+    frames: dict[int, Any] = {}
+    if video.counted and wanted is not None:
+        shown = _decoded(video, packets, None).values()
+        return dict(zip(sorted(packet.pts for packet in packets), shown, strict=False))
+    for start, stop in _runs(packets, wanted):
+        for frame in _decoded_run(video, packets[start:stop], wanted):
+            if frame.pts is None or frame.pts < packets[start].pts:  # it needed what lies before the key frame
+                continue
+            _check_whole(video, frame, frame.pts)
+            if wanted is None or frame.pts in wanted:
+                frames[frame.pts] = frame
+    return frames
+
+
+def _check_whole(video: _Video, frame: Any, stamp: int) -> None:
+    if frame.is_corrupt:
+        raise _ClipError(f"it is damaged at {video.seconds(stamp):.3f} s")
+
+
+def _runs(packets: list[Any], wanted: set[int] | None) -> list[tuple[int, int]]:
+    """The stretches [start, stop) of packets to decode, each from a key frame to the last wanted frame before a gap."""
+    if wanted is None:
+        return [(0, len(packets))]
+    runs: list[tuple[int, int]] = []
+    keys: list[int] = []
+    for position, packet in enumerate(packets):
+        if packet.is_keyframe:
+            keys.append(position)
+        if packet.pts not in wanted:
+            continue
+        # A frame after a key frame in the file and before it in time may need the group of frames before, too.
+        start = keys[-2] if packet.pts < packets[keys[-1]].pts and len(keys) > 1 else keys[-1]
+        if runs and start < runs[-1][1]:
+            runs[-1] = (runs[-1][0], position + 1)
+        else:
+            runs.append((start, position + 1))
+    return runs
+
+
+def _stamped(video: _Video, packets: list[Any]) -> Iterator[tuple[int, Any]]:
+    """Frames with their time stamps: of `packets`, and of all that follow them in the file."""
+    decoding_order: deque[int] = deque()
+    for packet in chain(packets, video.container.demux(video.stream)):
+        if video.counted and packet.dts is not None:
+            packet.pts = packet.dts
+            decoding_order.append(packet.dts)
+        for frame in video.stream.codec_context.decode(packet if packet.size else None):
+            stamp = decoding_order.popleft() if video.counted else frame.pts
+            if stamp is None or stamp < packets[0].pts:
+                continue
+            _check_whole(video, frame, stamp)
+            yield stamp, frame
+
+
+def _decoded_run(video: _Video, packets: list[Any], wanted: set[int] | None) -> Iterator[Any]:
+    codec = video.stream.codec_context
+    codec.flush_buffers()
+    skipped = "NONREF" if codec.name in _SKIPPABLE else "DEFAULT"
+    for packet in packets:
+        codec.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else skipped
+        yield from codec.decode(packet)
+    yield from codec.decode(None)
+
+
+# Images
+
+
+def _image(video: _Video, frame: Any, size: tuple[int, int]) -> Tensor:
+    """[3, H, W] float32 in [0, 1]."""
+    turns = _quarter_turns(frame)
+    height, width = size if turns % 2 == 0 else size[::-1]  # before it is turned
+    shown_width = frame.width * _pixel_aspect(video)
+    scale = max(height / frame.height, width / shown_width)
+    scaled = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
+    if max(scaled) > MAX_SIDE:
+        raise _ClipError(f"it is {frame.width}x{frame.height} pixels, which is too narrow for {size[1]}x{size[0]}")
+    # Bicubic in swscale widens its filter when it makes an image smaller, so that nothing aliases.
+    how = {"interpolation": "BICUBIC", **_one_thread()}
+    rgb = video.reformatter.reformat(frame, scaled[1], scaled[0], "rgb24", **how).to_ndarray()
+    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
+    image = torch.from_numpy(rgb[top : top + height, left : left + width])
+    return image.rot90(turns, (0, 1)).permute(2, 0, 1).float() / 255
+
+
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """What keeps PyAV from scaling in threads, which cost more than they bring. Before PyAV 17 there were none."""
+    from av.video.reformatter import VideoReformatter
+
+    return {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+
+
+def _shown_size(video: _Video, frame: Any) -> tuple[int, int]:
+    height, width = frame.height, max(1, round(frame.width * _pixel_aspect(video)))
+    return (height, width) if _quarter_turns(frame) % 2 == 0 else (width, height)
+
+
+def _pixel_aspect(video: _Video) -> float:
+    """A pixel's width over its height."""
+    return float(video.stream.sample_aspect_ratio or 1)
+
+
+def _quarter_turns(frame: Any) -> int:
+    """How often the frame is turned to the left, by 90 degrees, to be shown."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4

@@ -1,0 +1,415 @@
+"""What there is to read: captioned videos in a folder, in a list (CSV, JSONL), or in WebDataset shards.
+
+Nothing is decoded here. A source gives the same entries in the same order on every machine that sees the same files.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from filelock import FileLock
+
+from ..media import replacing
+
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
+"""What a video's name may end in, in lower or upper case."""
+
+COLUMNS = ("path", "caption", "start", "end")
+"""Of a list; the last two, in seconds, may be absent. Others are passed over."""
+
+_META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
+_MAX_CAPTION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A captioned clip: a video file, or a member of a tar shard, from `start` to `end` (None: its end) in seconds.
+
+    `label` is the file's name within its source; `offset` and `size` say which bytes of a shard are the member's;
+    `repeat` counts earlier entries of the same file and seconds (several captions of one video).
+    """
+
+    path: Path
+    member: str | None
+    caption: str
+    start: float = 0.0
+    end: float | None = None
+    label: str = ""
+    offset: int = 0
+    size: int = 0
+    repeat: int = 0
+
+    @property
+    def name(self) -> str:
+        """Unique and lasting: `dogs/a.mp4`, `dogs/a.mp4#2.5-7`, `shard-00001.tar/clip7.mp4`. What follows a `#` says
+        which part of the file it is, and, after `~`, which of several captions."""
+        name = self.label or self.path.as_posix()
+        if self.member is not None:
+            name = f"{name}/{self.member}"
+        part = "" if not self.start and self.end is None else f"{self.start:.10g}-"
+        part += "" if self.end is None else f"{self.end:.10g}"
+        part += f"~{self.repeat + 1}" if self.repeat else ""
+        return f"{name}#{part}" if part else name
+
+
+def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[list[Entry], list[str]]:
+    """The entries of a source in a lasting order, and what cannot be used, one line each that begins with its name.
+
+    A source is a folder of videos, each with its caption in a `.txt` of the same name, and of `.tar` shards, at any
+    depth; a `.csv` or `.jsonl` with `path` (relative to the list) and `caption`, perhaps `start` and `end`; or shards:
+    one `.tar`, a pattern such as `clips-{0000..0042}.tar`, or URLs of such (also `pipe:` commands), which are fetched
+    into `cache` once. There, shards' indices are kept as well; without it, fetched shards lie in ~/.cache/artv.
+
+    Raises ValueError, one line, where there is no such source, a list is malformed, or there is not one clip.
+    """
+    text = str(source)
+    if _is_pattern(text):
+        entries, problems = _from_shards(_expanded(text), cache)
+        sought = "shards (.tar) with videos and captions (.txt or .json)"
+    elif Path(text).is_dir():
+        entries, problems = _from_folder(Path(text), cache)
+        sought = f"videos ({', '.join(VIDEO_ENDINGS)}) with a caption beside each (.txt), or shards (.tar)"
+    elif not Path(text).is_file():
+        raise ValueError(f"there is no source {text}; give a folder, a .csv, a .jsonl, or shards (.tar)")
+    elif (read := _READERS.get(Path(text).suffix.lower())) is not None:
+        entries, problems = _from_list(Path(text), read(Path(text)))
+        sought = "rows with a path and a caption"
+    else:
+        raise ValueError(f"cannot read {text} as a source; accepted are a folder, a .csv, a .jsonl, and shards (.tar)")
+    if not entries:
+        first = f"; {len(problems)} not usable, the first: {problems[0]}" if problems else ""
+        raise ValueError(f"no clips found in {text}: looked for {sought}{first}")
+    return entries, problems
+
+
+def is_video(name: str) -> bool:
+    """Whether a file of this name is taken for a video."""
+    return name.lower().endswith(VIDEO_ENDINGS)
+
+
+def _is_pattern(text: str) -> bool:
+    return _is_url(text) or text.lower().endswith(".tar") or ("{" in text and not Path(text).exists())
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text or text.startswith(("pipe:", "file:"))
+
+
+def _expanded(text: str) -> list[str]:
+    from webdataset.shardlists import expand_urls
+
+    return list(expand_urls(text))
+
+
+# Folders
+
+
+def _from_folder(root: Path, cache: str | Path | None) -> tuple[list[Entry], list[str]]:
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for path in _walk(root):
+        label = path.relative_to(root).as_posix()
+        if path.suffix.lower() == ".tar":
+            _add_shard(path, label, cache, entries, problems)
+            continue
+        caption, problem = _sidecar_caption(path)
+        if problem:
+            problems.append(f"{label}: {problem}")
+        else:
+            entries.append(Entry(path, None, caption, label=label))
+    return _numbered(entries), problems
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Videos and shards under `root`, sorted; links to folders are followed, once each."""
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if status.st_ino and (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and (is_video(name) or name.lower().endswith(".tar")):
+                yield Path(folder, name)
+
+
+def _sidecar_caption(video: Path) -> tuple[str, str]:
+    """(caption, "") or ("", what is wrong)."""
+    path = video.with_suffix(".txt")
+    try:
+        with path.open("rb") as file:
+            return _caption(file.read(_MAX_CAPTION_BYTES)), ""
+    except FileNotFoundError:
+        return "", f"there is no caption beside it ({path.name})"
+    except (OSError, ValueError) as error:
+        return "", f"its caption {path.name} cannot be read ({_one_line(error)})"
+
+
+def _caption(data: bytes) -> str:
+    """Raises ValueError where there is none."""
+    try:
+        text = _collapsed(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if not text:
+        raise ValueError("it is empty")
+    return text
+
+
+def _collapsed(text: str) -> str:
+    return " ".join(text.split())
+
+
+# Lists
+
+
+def _from_list(file: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> tuple[list[Entry], list[str]]:
+    entries: list[Entry] = []
+    problems: list[str] = []
+    last, path, label = "", file, ""
+    for line, row in rows:
+        where = f"{file} line {line}"
+        text, caption = (_text(row.get(column), column, where) for column in ("path", "caption"))
+        if not text:
+            raise ValueError(f"{where}: the path is empty; give each row a video's path")
+        start, end = _seconds(row.get("start"), "start", where), _seconds(row.get("end"), "end", where)
+        if end is not None and end <= (start or 0):
+            raise ValueError(f"{where}: end is {end:g}, accepted are seconds after the start ({start or 0:g})")
+        if text != last:  # the parts of one video, in rows that follow one another, share what they can
+            last, path, label = text, file.parent / text, os.path.normpath(text).replace(os.sep, "/")
+        entry = Entry(path, None, _collapsed(caption), start or 0.0, end, label)
+        if entry.caption:
+            entries.append(entry)
+        else:
+            problems.append(f"{entry.name}: its caption is empty ({where})")
+    return _numbered(entries), problems
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) of each row that is not blank."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        try:
+            header = [name.strip().lower() for name in next(rows, [])]
+            missing = [name for name in COLUMNS[:2] if name not in header]
+            if missing:
+                found = ", ".join(header[:20]) or "nothing"
+                raise ValueError(
+                    f"{path} has no column {missing[0]} (its first line: {found}); needed are path, caption"
+                )
+            columns = {name: header.index(name) for name in COLUMNS if name in header}
+            for row in rows:
+                if row:
+                    yield rows.line_num, {name: row[at] if at < len(row) else "" for name, at in columns.items()}
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+        except csv.Error as error:
+            raise ValueError(f"{path} line {rows.line_num}: {error}") from None
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for line, data in enumerate(file, 1):
+            if not data.strip():
+                continue
+            try:
+                row = json.loads(data.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path} line {line} is not valid JSON: {_one_line(error)}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path} line {line} is a {type(row).__name__}, expected an object: path, caption")
+            yield line, row
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl}
+
+
+def _text(value: object, column: str, where: str) -> str:
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    raise ValueError(f"{where}: {column} is {str(value)[:40]}, expected text in quotes")
+
+
+def _seconds(value: object, column: str, where: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < 1e9:
+        raise ValueError(f"{where}: {column} is {str(value)[:40]!r}, accepted are seconds from 0")
+    return seconds
+
+
+# Shards
+
+
+def _from_shards(urls: Sequence[str], cache: str | Path | None) -> tuple[list[Entry], list[str]]:
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for url, label in zip(urls, _labels(urls), strict=True):
+        try:
+            path = _fetched(url, cache)
+        except ValueError as error:
+            problems.append(f"{label}: {error}")
+        else:
+            _add_shard(path, label, cache, entries, problems)
+    return _numbered(entries), problems
+
+
+def _labels(urls: Sequence[str]) -> list[str]:
+    """What remains of each without the folders that all share."""
+    parts = [url.replace("\\", "/").split("/") for url in urls]
+    shared = 0
+    while all(len(words) > shared + 1 and words[shared] == parts[0][shared] for words in parts):
+        shared += 1
+    return ["/".join(words[shared:]) for words in parts]
+
+
+def _fetched(url: str, cache: str | Path | None) -> Path:
+    """Where a shard lies on this machine, once it does. Raises ValueError."""
+    if not _is_url(url):
+        return Path(url)
+    if url.startswith("file:"):
+        return Path(url2pathname(urlparse(url).path))
+    from webdataset.cache import FileCache
+
+    folder = (Path(cache) if cache is not None else _default_cache()) / "fetched"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = FileCache(str(folder), url_to_name=_fetched_name, validator=tarfile.is_tarfile)
+        with FileLock(folder / f"{_fetched_name(url)}.lock"):
+            return Path(files.get_file(url))
+    # What a transfer can raise depends on the scheme and on the command that webdataset runs for it.
+    except Exception as error:
+        raise ValueError(f"cannot fetch {url} ({_one_line(error)})") from None
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "artv"
+
+
+def _fetched_name(url: str) -> str:
+    """Readable, and different for the shards of one name that lie in different places."""
+    readable = re.sub(r"[^\w.-]+", "_", url.rpartition("/")[2])[-80:]
+    return f"{_digest(url)}-{readable}"
+
+
+def _add_shard(path: Path, label: str, cache: str | Path | None, entries: list[Entry], problems: list[str]) -> None:
+    try:
+        index = _shard_index(path, cache)
+    except (OSError, tarfile.TarError) as error:
+        problems.append(f"{label}: it cannot be read as a shard ({_one_line(error)})")
+        return
+    for member, offset, size, caption in index["clips"]:
+        entries.append(Entry(path, member, caption, label=label, offset=offset, size=size))
+    for member, problem in index["problems"]:
+        problems.append(f"{label}/{member}: {problem}" if member else f"{label}: {problem}")
+
+
+def _shard_index(path: Path, cache: str | Path | None) -> dict[str, list[Any]]:
+    """`clips` (member, offset, size, caption) and `problems` (member, what); kept in the cache for as long as the shard
+    is the same."""
+    if cache is None:
+        return _index_shard(path)
+    status = path.stat()
+    folder = Path(cache) / "shards"
+    kept = folder / f"{_digest(f'{path.absolute()} {status.st_size} {status.st_mtime_ns}')}.json"
+    try:
+        return json.loads(kept.read_bytes())
+    except (OSError, ValueError):
+        pass
+    index = _index_shard(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(kept) as temporary:
+        temporary.write_text(json.dumps(index))
+    return index
+
+
+def _index_shard(path: Path) -> dict[str, list[Any]]:
+    from webdataset.tariterators import base_plus_ext
+
+    index: dict[str, list[Any]] = {"clips": [], "problems": []}
+    key: str | None = None
+    members: dict[str, tarfile.TarInfo] = {}
+    with tarfile.open(path, "r:") as tar:
+        try:
+            for member in tar:
+                base, ending = base_plus_ext(member.name)
+                if not member.isreg() or base is None or _META_MEMBER.search(member.name):
+                    continue
+                if base != key:
+                    _add_sample(tar, members, index)
+                    key, members = base, {}
+                members[ending.lower()] = member
+        except (OSError, tarfile.TarError):
+            index["problems"].append(("", "the shard ends early; what comes before is used"))
+        _add_sample(tar, members, index)
+    return index
+
+
+def _add_sample(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], index: dict[str, list[Any]]) -> None:
+    """The members of one key, by their endings. One without a video is no clip."""
+    video = next((member for member in members.values() if is_video(member.name)), None)
+    if video is None:
+        return
+    if video.offset_data + video.size > os.path.getsize(tar.name):  # type: ignore[arg-type]
+        index["problems"].append((video.name, "the shard ends within it"))
+        return
+    try:
+        caption = _member_caption(tar, members)
+    except (OSError, ValueError, tarfile.TarError, RecursionError) as error:
+        index["problems"].append((video.name, f"its caption cannot be read ({_one_line(error)})"))
+    else:
+        index["clips"].append((video.name, video.offset_data, video.size, caption))
+
+
+def _member_caption(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> str:
+    """Raises ValueError where there is none."""
+    for ending in ("txt", "json"):
+        if ending not in members:
+            continue
+        file = tar.extractfile(members[ending])
+        data = file.read(_MAX_CAPTION_BYTES) if file is not None else b""
+        if ending == "txt":
+            return _caption(data)
+        fields = json.loads(data)
+        caption = fields.get("caption") if isinstance(fields, dict) else None
+        if not isinstance(caption, str):
+            raise ValueError("there is no text under caption")
+        return _caption(caption.encode())
+    raise ValueError("there is neither .txt nor .json beside it")
+
+
+def _numbered(entries: list[Entry]) -> list[Entry]:
+    """Gives entries that would share a name their `repeat`."""
+    names: set[str] = set()
+    repeats: dict[str, int] = {}
+    for position, entry in enumerate(entries):
+        name = entry.name
+        if name in names:
+            repeats[name] = repeats.get(name, 0) + 1
+            entries[position] = replace(entry, repeat=repeats[name])
+        names.add(name)
+    return entries
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or " ".join(str(error).split()))[:200] or type(error).__name__

@@ -1,0 +1,70 @@
+"""Optimisers by name, and the learning rate's course."""
+
+import torch
+from torch import Tensor, nn
+
+from .config import LoopConfig
+
+
+def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    """The optimiser that the configuration names, over what requires gradients. Norms, biases and embeddings are not
+    decayed. "muon": Muon for the matrices and kernels inside the networks and AdamW for the rest, that is embeddings,
+    norms, biases, and the layers at a network's ends, whose sides are no features. ValueError where it is not
+    installed."""
+    decayed, plain = _by_decay(module)
+    adamw = {"lr": config.learning_rate, "weight_decay": 0.0}
+    if config.optimizer != "muon":
+        groups = [{"params": decayed, **adamw, "weight_decay": config.weight_decay}, {"params": plain, **adamw}]
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(groups) if config.optimizer == "adamw" else _adamw_of_8_bits(groups)
+    from pytorch_optimizer import Muon
+
+    inner = _inner_layers(module)
+    hidden = [p for p in decayed if id(p) in inner]
+    rest = [p for p in decayed if id(p) not in inner] + plain
+    muon = {"lr": config.muon_learning_rate, "weight_decay": config.weight_decay, "use_adjusted_lr": True}
+    groups = [{"params": hidden, **muon, "use_muon": True}, {"params": rest, **adamw, "use_muon": False}]
+    return Muon(groups)
+
+
+def learning_rate_factor(step: int, config: LoopConfig) -> float:
+    """Warm-up, constant, linear decay to 0: the factor on the learning rate at `step`."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
+    return min(warm, left, 1.0)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: LoopConfig) -> float:
+    """Give every group of the optimiser its rate at `step`, so that the course depends on the step alone. Returns the
+    first group's."""
+    factor = learning_rate_factor(step, config)
+    for group in optimizer.param_groups:
+        rate = group.setdefault("initial_lr", float(group["lr"])) * factor
+        if isinstance(group["lr"], Tensor):  # some compile their step, and would anew for each number
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _adamw_of_8_bits(groups: list[dict]) -> torch.optim.Optimizer:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise ValueError('optimizer "adamw8bit" needs the package torchao: pip install torchao') from None
+    return AdamW8bit(groups)
+
+
+def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Everything that is a matrix or kernel of a layer is decayed, embeddings apart."""
+    embeddings = {id(p) for layer in module.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    plain = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
+    return [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings], plain
+
+
+def _inner_layers(module: nn.Module) -> set[int]:
+    """Weights of linear and convolution layers that lead from at least 16 features to at least 16."""
+    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))]
+    weights = [p for layer in layers for p in layer.parameters(recurse=False)]
+    return {id(p) for p in weights if p.ndim >= 2 and min(p.shape[:2]) >= 16}

@@ -1,0 +1,47 @@
+"""References that the model made itself, so that it learns to go on from what it will see (ours, beyond the paper)."""
+
+import torch
+from torch import Tensor
+
+from ..conditioning import FrameInputs, frame_denoiser, noised
+from ..denoiser import GuidanceScales
+from ..models.artv import ARTV
+from ..randomness import normal, stream
+from ..sampling import gaussian_noise, get_sampler
+from ..schedule import NoiseSchedule
+from .config import DiffusionStage
+from .samples import Batch
+
+
+@torch.no_grad()
+def go_on(model: ARTV, references: Tensor, context: Tensor, batch: Batch, stage: DiffusionStage) -> Tensor:
+    """References [B, R, C, h, w], with those of samples that are `rolled` replaced by what the networks, as they are
+    now, make of them: `rollout_frames` frames further on, the oldest one as the anchor, at recommended noise levels."""
+    chosen = batch.rolled.nonzero().flatten()
+    if not len(chosen):
+        return references
+    frames, seeds = references[chosen], batch.seeds[chosen].tolist()
+    for k in range(stage.rollout_frames):
+        latent = _next_frame(model, frames, context[chosen], references[chosen, 0], seeds, k, stage.rollout_steps)
+        frames = torch.cat([frames[:, 1:], latent[:, None]], dim=1)
+    return references.index_copy(0, chosen, frames)
+
+
+def _next_frame(
+    model: ARTV, frames: Tensor, context: Tensor, anchor: Tensor, seeds: list[int], k: int, steps: int
+) -> Tensor:
+    schedule, sampling = NoiseSchedule(model.config.schedule), model.config.sampling
+    inputs = FrameInputs(
+        context=context,
+        null_context=context[0],  # all scales are 1, so no branch is without text
+        references=noised(schedule, frames.flatten(1, 2), sampling.reference_noise_level, seeds, k, "references"),
+        anchor=noised(schedule, anchor, sampling.anchor_noise_level, seeds, k, "anchor"),
+        reference_latent=frames[:, -1],
+        has_anchor=True,
+    )
+    denoiser = frame_denoiser(schedule, model.noise, model.mask, inputs, GuidanceScales())
+    sigmas = schedule.sampling_sigmas(steps)
+    start = torch.stack([normal(tuple(anchor.shape[1:]), stream(seed, k, "initial")) for seed in seeds])
+    x = start.to(anchor) * float(sigmas[0])
+    noise = gaussian_noise([stream(seed, k, "sampler") for seed in seeds], x)
+    return get_sampler("dpmpp_2m")(denoiser, x, sigmas, noise_sampler=noise)

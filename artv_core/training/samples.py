@@ -1,0 +1,237 @@
+"""Which frames of which clip a sample of the stage "diffusion" uses, and the batches they make."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import TextConfig
+from ..data.clips import ClipSource
+from ..data.order import ClipReading, RepairedClips
+from ..models.artv import ARTV
+from ..models.text import tokenize
+from ..randomness import normal, stream
+from ..schedule import NoiseSchedule
+from .config import DiffusionStage
+
+Key = tuple[int, *tuple[int | str, ...]]
+"""What a sample's randomness is keyed by: the seed, then anything."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one sample uses of its clip, at which noise levels, and which conditions it keeps."""
+
+    target: int
+    references: tuple[int, ...]  # oldest first; empty for a first frame
+    anchor: int | None
+    caption_kept: bool
+    timestep: int
+    reference_level: int
+    anchor_level: int
+    rolled: bool
+
+
+def draw_sample(
+    config: DiffusionStage, rng: random.Random, num_frames: int, num_references: int, ratios: Tensor
+) -> Draw:
+    """One sample's choices from a clip of `num_frames`. A first frame is any frame without references; a second one
+    sees its one predecessor repeated; any other sees the last two. The anchor is up to `anchor_window` frames back
+    (paper: 10). `ratios` [steps] is the schedule's noise-to-signal ratio at each time step, ascending.
+
+    A sample on the model's own frames has, for references, the true frames that come before those: the model goes on
+    from them up to the target.
+    """
+    kind = rng.random()
+    position = rng.randrange(1, num_frames)
+    if kind < config.first_share:
+        references: tuple[int, ...] = ()
+    elif kind < config.first_share + config.second_share or position < num_references:
+        references = (position - 1,) * num_references
+    else:
+        references = tuple(range(position - num_references, position))
+    window = config.anchor_window if kind >= config.first_share + config.second_share else 1
+    anchor = rng.randrange(max(0, position - window), position) if references else None
+    if rng.random() < config.drop_references:
+        references = ()
+    if rng.random() < config.drop_anchor:
+        anchor = None
+    draw = Draw(
+        position,
+        references,
+        anchor,
+        rng.random() >= config.drop_text,
+        draw_timestep(config, rng, ratios),
+        rng.randrange(config.max_noise_level + 1) if references else 0,
+        rng.randrange(config.max_noise_level + 1) if anchor is not None else 0,
+        rng.random() < config.rollout_share,
+    )
+    return _moved_back(draw, config.rollout_frames)
+
+
+def _moved_back(draw: Draw, frames: int) -> Draw:
+    """References so many frames earlier where the model is to make those between; not where there are none so early."""
+    fits = bool(draw.references) and len(set(draw.references)) == len(draw.references) > 0
+    fits = fits and draw.references[0] >= frames
+    references = tuple(reference - frames for reference in draw.references) if draw.rolled and fits else draw.references
+    return replace(draw, references=references, rolled=draw.rolled and fits)
+
+
+def draw_timestep(config: DiffusionStage, rng: random.Random, ratios: Tensor) -> int:
+    """Uniform, or log-normal in the noise-to-signal ratio, by the shares that the configuration has."""
+    uniform = rng.randrange(len(ratios))
+    if rng.random() < config.uniform_share:
+        return uniform
+    ratio = config.ratio_median * math.exp(config.ratio_spread * rng.gauss(0, 1))
+    return min(int(torch.searchsorted(ratios, ratio)), len(ratios) - 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples with R references each, as they come from the CPU; images until they are encoded.
+
+    Frames lie in the order references (oldest first), anchor, target; a blank one is zeros and not `present`.
+    """
+
+    frames: Tensor  # [B, R + 2, 3, H, W] in [0, 1], or latents [B, R + 2, C, h, w]
+    present: Tensor  # [B, R + 2], 1 or 0
+    noise: Tensor  # [B, R + 2, C, h, w]
+    levels: Tensor  # [B, 2], time steps: of the references and of the anchor
+    signal: Tensor  # [B, R + 2], `a` of Eq. 3 for each frame
+    spread: Tensor  # [B, R + 2], `s` of Eq. 3 for each frame
+    timesteps: Tensor  # [B], the target's
+    text: Tensor  # [B, L] tokens, or [B, L, D] context
+    rolled: Tensor  # [B], whether the model is to make the references
+    seeds: Tensor  # [B], for what is drawn on the way
+    broken: dict[int, str]  # clips that could not be read and were replaced, and why
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU reads from directly."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, **changed)
+
+
+class Order(Protocol):
+    """Which clips a step sees."""
+
+    def batch(self, step: int) -> np.ndarray:
+        """Clip numbers, one for each sample of the step, all of one bucket."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A source, the order in which its clips are learnt from, their numbers, and those of clips that never are."""
+
+    source: ClipSource
+    order: Order
+    learnt: np.ndarray
+    held_out: np.ndarray
+
+
+class ClipSamples:
+    """Batches of a clip source, keyed by (seed, step, index) and by nothing else. For worker processes: it holds tables
+    and no network."""
+
+    def __init__(self, config: DiffusionStage, seed: int, model: ARTV, clips: Clips) -> None:
+        self.config, self.seed, self.clips, self.order = config, seed, clips.source, clips.order
+        self.learnt = RepairedClips(clips.source, clips.learnt)
+        self.held_out = RepairedClips(clips.source, clips.held_out)
+        self.schedule = NoiseSchedule(model.config.schedule)
+        self.num_references = model.config.noise.adapter.num_references
+        self.factor, self.latent_channels = model.config.vae.factor, model.config.vae.latent_channels
+        self.ratios = self.schedule.sigmas
+        self.signal, self.spread = (
+            table.flatten() for table in self.schedule.scales(torch.arange(self.schedule.num_timesteps), ndim=1)
+        )
+        self.null_context = model.null_context.detach().to("cpu", copy=True)
+        self.text_is_trained = "text" in config.train
+        self.tokenize = _Tokenizer(model.config.text)
+
+    def batch(self, step: int, indices: range) -> Batch:
+        """The samples `indices` of step `step`."""
+        chosen = self.order.batch(step)
+        return self.collate([self.sample(int(chosen[index]), (self.seed, step, index)) for index in indices])
+
+    def draw(self, clip: int, key: Key, config: DiffusionStage) -> Draw:
+        """What a sample of a clip uses, by its key."""
+        length = int(self.clips.index.num_frames[clip])
+        return draw_sample(config, random.Random(_joined(key)), length, self.num_references, self.ratios)
+
+    def sample(self, clip: int, key: Key, held_out: Draw | None = None) -> dict[str, Any]:
+        """One sample of a clip, drawn by its key; or one that is held out, with what it uses."""
+        draw = held_out or self.draw(clip, key, self.config)
+        positions = [*(draw.references or (None,) * self.num_references), draw.anchor, draw.target]
+        wanted = sorted({position for position in positions if position is not None})
+        reading = (self.held_out if held_out else self.learnt).read(clip, wanted)
+        frames = _in_order(dict(zip(wanted, reading.frames, strict=True)), positions)
+        levels = [draw.reference_level] * self.num_references + [draw.anchor_level]
+        # Level 0 is clean: time step 0 itself is what no level reaches (NoiseSchedule.augment).
+        scales = [(float(self.signal[k]), float(self.spread[k])) if k else (1.0, 0.0) for k in levels]
+        scales.append((float(self.signal[draw.timestep]), float(self.spread[draw.timestep])))
+        shape = frames.shape[1:] if self.clips.holds_latents else self._latent_shape(frames)
+        return {
+            "frames": frames,
+            "present": torch.tensor([float(position is not None) for position in positions]),
+            "noise": normal((len(positions), *shape), stream(*key)),
+            "levels": torch.tensor([draw.reference_level, draw.anchor_level]),
+            "signal": torch.tensor([a for a, _ in scales]),
+            "spread": torch.tensor([s for _, s in scales]),
+            "timesteps": torch.tensor(draw.timestep),
+            "text": self._text(reading, draw.caption_kept),
+            "rolled": torch.tensor(draw.rolled),
+            "seeds": torch.tensor(stream(*key, "rollout").initial_seed()),
+            "broken": reading.broken,
+        }
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        """Samples of one bucket as a batch."""
+        broken = {clip: reason for sample in samples for clip, reason in sample["broken"].items()}
+        tensors = {name for name in samples[0] if name != "broken"}
+        return Batch(**{name: torch.stack([sample[name] for sample in samples]) for name in tensors}, broken=broken)
+
+    def _latent_shape(self, frames: Tensor) -> tuple[int, ...]:
+        return (self.latent_channels, frames.shape[-2] // self.factor, frames.shape[-1] // self.factor)
+
+    def _text(self, reading: ClipReading, kept: bool) -> Tensor:
+        """Context where the source has it and nobody trains the encoder; else tokens, for the encoder to read."""
+        if reading.context is not None and not self.text_is_trained:
+            return reading.context if kept else self.null_context
+        return self.tokenize(reading.caption if kept else "")
+
+
+def _joined(key: Key) -> str:
+    return "/".join(map(str, key))
+
+
+def _in_order(frames: dict[int, Tensor], positions: Sequence[int | None]) -> Tensor:
+    """The frames at these positions, zeros for None."""
+    blank = torch.zeros_like(next(iter(frames.values())))
+    return torch.stack([blank if position is None else frames[position] for position in positions])
+
+
+class _Tokenizer:
+    """Captions to tokens [L], remembered: there are few, or each is used once."""
+
+    def __init__(self, config: TextConfig) -> None:
+        self.config, self.known = config, dict[str, Tensor]()
+
+    def __call__(self, caption: str) -> Tensor:
+        tokens = self.known.get(caption)
+        if tokens is None:
+            tokens = tokenize([caption], self.config)[0]
+            if len(self.known) < 100_000:
+                self.known[caption] = tokens
+        return tokens

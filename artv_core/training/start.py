@@ -1,0 +1,112 @@
+"""What the stage "diffusion" begins with: networks, and the clips that it sees."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, open_tensor_file, resolve_checkpoint
+from ..config import ARTVConfig
+from ..data.clips import ClipSource
+from ..data.order import ClipOrder, hold_out
+from ..data.prepared import MANIFEST, fingerprint, open_prepared
+from ..data.videos import open_videos
+from ..models.artv import ARTV
+from .config import TrainConfig
+from .diffusion import forget_other_words, start_mask
+from .samples import Clips
+from .synthetic_clips import LatentClips, RandomOrder
+
+
+def starting_model(config: TrainConfig) -> ARTV:
+    """Networks as before the first step: new ones and what `base` brings, or those of `start_from`.
+
+    ValueError, one line, where a file does not fit the configuration exactly.
+    """
+    torch.manual_seed(config.seed)
+    if config.diffusion.start_from:
+        return _going_on(config)
+    model = ARTV(config.model)
+    start_mask(model, config.diffusion)
+    if config.base:
+        _fill(model, resolve_checkpoint(config.base))
+    else:
+        forget_other_words(model)
+    return model.train()
+
+
+def _going_on(config: TrainConfig) -> ARTV:
+    path = resolve_checkpoint(config.diffusion.start_from)
+    base = resolve_checkpoint(config.base) if config.base else None
+    model = load_checkpoint(path, base=base)
+    _check_same(path, model.config, config.model, ("noise", "mask", "text", "vae", "schedule"), "leave out start_from")
+    model.config = config.model
+    return model.train()
+
+
+def _fill(model: ARTV, path: Path) -> None:
+    """From a public Stable Diffusion file the UNet, VAE and text encoder; from an ARTV checkpoint the latter two."""
+    if "artv_config" not in open_tensor_file(path).metadata:
+        initialise_from_stable_diffusion(model, path)
+        return
+    base = load_checkpoint(path, without=("mask",))
+    _check_same(path, base.config, model.config, ("vae", "text"), "name another base")
+    if base.vae is None or base.text is None:
+        raise ValueError(f"{path} cannot be the base: it has no VAE or no text encoder; name one that has both")
+    model.vae, model.text = base.vae, base.text
+    model.null_context.copy_(base.null_context)
+
+
+def _check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence[str], advice: str) -> None:
+    for part in parts:
+        if getattr(got, part) != getattr(wanted, part):
+            raise ValueError(f"{path} cannot start this run: its {part} is configured differently; {advice}")
+
+
+def synthetic_clips(config: TrainConfig, clips: LatentClips) -> Clips:
+    """The synthetic world's; what is held out of it are combinations, not clips."""
+    every = np.arange(len(clips.index))
+    return Clips(clips, RandomOrder(len(every), config.diffusion.batch_size, config.seed), every, every[:0])
+
+
+def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
+    """The clips at `data.path`. What cannot be read is named in `folder/skipped.txt` and left out. The main process
+    looks first; the others read what it noted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with PartialState().main_process_first():
+        source = _open(config, model, folder)
+    data, stage = config.data, config.diffusion
+    learnt, held_out = hold_out(source, data.held_out, config.seed)
+    order = ClipOrder(source.index, learnt, stage.batch_size, config.seed, data.window)
+    return Clips(source, order, learnt, held_out)
+
+
+def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
+    path, data = Path(config.data.path), config.data
+    if (path / MANIFEST).is_file():
+        text = None if "text" in config.diffusion.train or model.text is None else fingerprint(model.text)
+        source = open_prepared(path, vae=fingerprint(model.require_vae()), text=text)
+        if source.fps != data.fps:
+            raise ValueError(f"{path} was prepared at {source.fps:g} frames per second, not {data.fps:g}; set data.fps")
+        return source
+    return _open_videos(config, folder)
+
+
+def _open_videos(config: TrainConfig, folder: Path) -> ClipSource:
+    data = config.data
+    videos, skipped = open_videos(
+        config.data.path,
+        fps=data.fps,
+        size=config.model.size,
+        multiple=data.bucket_multiple or config.model.vae.factor,
+        cache=folder / "clips",
+        bucketed=bool(data.bucket_multiple),
+        min_frames=data.min_frames,
+        workers=max(1, config.diffusion.workers),
+    )
+    if skipped.lines and PartialState().is_main_process:
+        skipped.write(folder / "skipped.txt")
+        print(f"{skipped.summary()} (all: {folder / 'skipped.txt'})")
+    return videos

@@ -1,0 +1,94 @@
+"""How much is learnt in a second, and what share of the machine's arithmetic that is."""
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+PEAK_TFLOPS = {
+    "B200": 2250,
+    "H200": 989,
+    "H100 NVL": 835,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L40": 181,
+    "RTX 6000 Ada": 364,
+    "A6000": 155,
+    "A10G": 70,
+    "A10": 125,
+    "L4": 121,
+    "RTX 5090": 210,
+    "RTX 4090": 165,
+    "RTX 4080": 97,
+    "RTX 3090": 71,
+    "V100": 125,
+    "T4": 65,
+}
+"""Dense half-precision matrix arithmetic with float32 sums, TFLOP/s, as the makers' data sheets have it. The first name
+that is part of the device's counts."""
+
+
+def peak_flops(device: torch.device, half: bool) -> tuple[float, str]:
+    """FLOP/s that this device can do at most, and where the number is from: the maker's, or, for a device that is not
+    listed, the best of a few large matrix products."""
+    if device.type == "cuda" and half:
+        name = torch.cuda.get_device_name(device)
+        for part, tera in PEAK_TFLOPS.items():
+            if part.lower() in name.lower():
+                return tera * 1e12, f"{name}: {tera} TFLOP/s by its data sheet"
+    measured = _matmul_flops(device, torch.bfloat16 if half else torch.float32)
+    return measured, f"{measured / 1e12:.3g} TFLOP/s measured with a matrix product"
+
+
+def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    side, best = (8192 if device.type == "cuda" else 1024), 0.0
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - started))
+    return best
+
+
+def count_flops(module: nn.Module, arguments: tuple) -> int:
+    """Floating-point operations of one forward and backward pass of a module on the meta device. Nothing is computed;
+    what gradient checkpointing computes twice is counted once (MFU, Chowdhery et al. 2022, arXiv 2204.02311)."""
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = module(*arguments)
+        loss.backward()
+    return counter.get_total_flops()
+
+
+class Meter:
+    """Samples per second and MFU since the last reading; time that went into saving and sheets is left out."""
+
+    def __init__(self, flops_per_sample: float, peak: float) -> None:
+        self.flops_per_sample, self.peak = flops_per_sample, peak
+        self.samples, self.waiting, self.idle = 0, 0.0, 0.0
+        self.started = time.perf_counter()
+
+    def add(self, samples: int, waited: float) -> None:
+        """`samples` were learnt from (by all processes), after `waited` seconds in which they were waited for."""
+        self.samples += samples
+        self.waiting += waited
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds that were spent on something else."""
+        self.idle += seconds
+
+    def read(self) -> dict[str, float]:
+        """Scalars to log, and begin anew: samples per second, MFU in [0, 1], share of the time waited for data."""
+        now = time.perf_counter()
+        seconds = max(1e-9, now - self.started - self.idle)
+        rate, waiting = self.samples / seconds, self.waiting / seconds
+        self.samples, self.waiting, self.idle, self.started = 0, 0.0, 0.0, now
+        return {
+            "samples_per_second": rate,
+            "mfu": rate * self.flops_per_sample / self.peak,
+            "waiting_for_data": waiting,
+        }

@@ -1,0 +1,423 @@
+"""Training on encoded videos and on Stable Diffusion files: what is trained, what is kept, and what comes of it."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, part_of_weight
+from artv_core.config import preset
+from artv_core.media import VideoWriter
+from artv_core.models.artv import ARTV
+from artv_core.synthetic import render, sample_clip
+from artv_core.training import run as stages
+from artv_core.training.config import DiffusionStage, TrainConfig, read_config
+from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
+from artv_core.training.ema import MovingAverage
+from artv_core.training.loop import run_stage
+from artv_core.training.run import run
+from artv_core.training.samples import Clips
+from artv_core.training.start import open_clips, starting_model
+from artv_core.training.synthetic_clips import LatentClips, RandomOrder
+from artv_core.training.throughput import count_flops
+from tests.models import write_public_base
+
+CLIPS = """
+name = "mine"
+preset = "tiny"
+base = "tiny"
+[data]
+path = "{clips}"
+bucket_multiple = 0
+held_out = 1
+[diffusion]
+steps = 20
+batch_size = 8
+micro_batch = 4
+optimizer = "muon"
+warmup_steps = 2
+log_every = 1
+sheet_rows = 1
+sheet_columns = 3
+sheet_steps = 2
+evaluate_every = 20
+evaluate_samples = 2
+evaluate_bands = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder: five good clips, one of garbage, one without a caption."""
+    folder = tmp_path_factory.mktemp("clips")
+    for index in range(5):
+        clip = sample_clip(11, index)
+        with VideoWriter(folder / f"{index}.mp4", fps=8) as video:
+            for frame in render([clip], 14, 64, 64)[0]:
+                video.append(frame)
+        (folder / f"{index}.txt").write_text(clip.caption)
+    (folder / "broken.mp4").write_bytes(random.Random(0).randbytes(4000))
+    (folder / "broken.txt").write_text("noise")
+    (folder / "bare.mp4").write_bytes((folder / "0.mp4").read_bytes())
+    return folder
+
+
+def configured(folder: Path, text: str, *changes: str) -> TrainConfig:
+    (folder / "mine.toml").write_text(text)
+    return read_config(folder / "mine.toml", changes)
+
+
+@pytest.fixture(scope="module")
+def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty steps on the clips."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(configured(folder, CLIPS.format(clips=clips)), str(folder))
+    return folder / "mine"
+
+
+def scalars(folder: Path) -> dict[str, list[float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "diffusion" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {name: [event.value for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_twenty_steps_on_encoded_clips_bring_the_loss_down(trained: Path):
+    logged = scalars(trained)
+    assert len(logged["loss"]) == 20
+    assert sum(logged["loss"][-5:]) < 0.8 * sum(logged["loss"][:5])
+    assert all(value > 0 for value in logged["eps"])
+    assert all(0 < value < 1.5 for value in logged["mfu"][2:])
+    assert all(rate > 0 for rate in logged["samples_per_second"])
+    assert (trained / "diffusion" / "sheet-000020.png").stat().st_size > 1000
+    assert logged["sheet/psnr_first_frame_held"][0] > 5
+
+
+def test_held_out_losses_are_told_by_band_and_level(trained: Path):
+    logged = scalars(trained)
+    names = {name for name in logged if name.startswith("held_out/")}
+    assert names == {
+        "held_out/steps_0-499",
+        "held_out/steps_500-999",
+        "held_out/level_0",
+        "held_out/level_50",
+        "held_out/level_100",
+    }
+    assert all(logged[name][0] > 0 for name in names)
+
+
+def test_what_cannot_be_read_is_named_and_left_out(trained: Path):
+    skipped = (trained / "skipped.txt").read_text().splitlines()
+    assert len(skipped) == 2
+    assert any(line.startswith("broken.mp4: ") for line in skipped)
+    assert any("bare.mp4" in line for line in skipped)
+
+
+def test_what_comes_of_it_is_one_whole_file(trained: Path):
+    summary = describe_checkpoint(trained / "mine.safetensors")
+    assert not summary.missing
+    assert (summary.config.name, summary.config.vocabulary, summary.config.fps) == ("mine", (), 8.0)
+    facts = (
+        json.loads(summary.metadata["training"].removesuffix("...")) if len(summary.metadata["training"]) < 300 else {}
+    )
+    assert facts.get("base", "tiny") == "tiny"
+    shipped, ours = load_checkpoint_of_tiny(), load_checkpoint(trained / "mine.safetensors")
+    for name, tensor in shipped.require_vae().state_dict().items():
+        assert torch.equal(tensor, ours.require_vae().state_dict()[name]), name
+
+
+def load_checkpoint_of_tiny() -> ARTV:
+    from artv_core.checkpoint import shipped_checkpoint
+
+    return load_checkpoint(shipped_checkpoint())
+
+
+def test_worker_processes_make_the_batches_that_the_main_one_makes(clips: Path, tmp_path: Path):
+    losses = []
+    for workers in (0, 2):
+        text = CLIPS.format(clips=clips).replace('name = "mine"', f'name = "mine{workers}"')
+        short = [f"diffusion.workers={workers}", "diffusion.steps=3", "diffusion.evaluate_every=0"]
+        run(configured(tmp_path, text, *short), str(tmp_path), ["diffusion"])
+        losses.append(scalars(tmp_path / f"mine{workers}")["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_a_clip_that_breaks_later_is_replaced_and_named(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for file in clips.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = configured(tmp_path, CLIPS.format(clips=folder))
+    model = starting_model(config)
+    training = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine"))
+    before = training.samples.batch(0, range(8))
+    gone = int(training.clips.learnt[0])
+    name = training.clips.source.name(gone)
+    (folder / name).write_bytes((folder / name).read_bytes()[:600])
+    after = training.samples.batch(0, range(8))
+    assert list(after.broken) == [gone]
+    chosen = training.clips.order.batch(0)
+    assert (chosen == gone).any()
+    assert torch.equal(before.frames[chosen != gone], after.frames[chosen != gone])
+    assert not torch.equal(before.frames, after.frames)
+    again = training.samples.batch(0, range(8))
+    assert torch.equal(after.frames, again.frames)
+    training.arguments(after, torch.device("cpu"))
+    training.arguments(again, torch.device("cpu"))
+    assert capsys.readouterr().out.count(f"replaced: {name}") == 1
+
+
+# Stable Diffusion files
+
+ADAPTER = """
+name = "adapter"
+preset = "sd21"
+base = "{base}"
+[overrides]
+size = [64, 64]
+[overrides.text]
+width = 64
+layers = 2
+heads = 2
+context_length = 16
+[overrides.noise.unet]
+model_channels = 32
+channel_mult = [1, 2]
+num_res_blocks = 1
+attention_levels = [0, 1]
+head_channels = 16
+context_dim = 64
+norm_groups = 8
+[overrides.noise.anchor]
+width = 32
+grid = 4
+[overrides.mask.unet]
+model_channels = 16
+channel_mult = [1, 2]
+num_res_blocks = 1
+attention_levels = [0, 1]
+head_channels = 8
+context_dim = 64
+norm_groups = 8
+[overrides.mask.anchor]
+width = 32
+grid = 4
+[data]
+path = "prepared"
+[diffusion]
+train = {train}
+gradient_checkpointing = true
+steps = 3
+batch_size = 4
+micro_batch = 2
+warmup_steps = 0
+mixed_precision = "bf16"
+ema_decay = 0.5
+sheet_rows = 1
+sheet_columns = 2
+sheet_steps = 1
+evaluate_every = 3
+evaluate_samples = 1
+evaluate_bands = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    path = folder / "public.safetensors"
+    (folder / "x.toml").write_text(ADAPTER.format(base="tiny", train='["mask"]'))
+    write_public_base(path, read_config(folder / "x.toml").model)
+    return path
+
+
+def latent_clips(config: TrainConfig, *_: object) -> Clips:
+    """In the place of prepared ones."""
+    torch.manual_seed(0)
+    source = LatentClips(torch.randn(4, 12, 4, 8, 8).half(), [f"clip {index}" for index in range(4)])
+    return Clips(source, RandomOrder(3, 4, 1), np.arange(3), np.arange(3, 4))
+
+
+@pytest.mark.parametrize("parts", [("branches", "mask"), ("unet", "branches", "mask")])
+def test_exactly_the_named_parts_are_trained(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+):
+    config = configured(tmp_path, ADAPTER.format(base=base, train=json.dumps(parts)))
+    seen = {}
+
+    def watched(stage: DiffusionTraining, folder: Path, resume: bool) -> nn.Module:
+        before = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
+        trained = run_stage(stage, folder, resume)
+        seen.update(before=before, after=stage.model.state_dict())
+        seen["grads"] = {name for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
+        return trained
+
+    monkeypatch.setattr(stages, "open_clips", latent_clips)
+    monkeypatch.setattr(stages, "run_stage", watched)
+    run(config, str(tmp_path))
+    named = {name for name in seen["before"] if name != "null_context" and part_of_weight(name) in parts}
+    changed = {name for name, tensor in seen["after"].items() if not torch.equal(tensor, seen["before"][name])}
+    assert changed == named == seen["grads"]
+    frozen = {tensor.dtype for name, tensor in seen["after"].items() if name not in named and tensor.ndim >= 2}
+    assert frozen - {torch.float32} == {torch.bfloat16}
+    assert {seen["after"][name].dtype for name in named} == {torch.float32}
+
+    file = tmp_path / "adapter" / "adapter.safetensors"
+    summary = describe_checkpoint(file)
+    if "unet" in parts:
+        assert not summary.missing
+        assert load_checkpoint(file).vae is not None
+    else:
+        assert summary.parts == ("branches", "mask")
+        assert summary.base == "public.safetensors"
+        model = load_checkpoint(file, base=base)
+        start = starting_model(config)
+        for name, tensor in start.noise.diffusion_model.state_dict().items():
+            if part_of_weight(f"noise.diffusion_model.{name}") == "unet":
+                assert torch.equal(model.noise.diffusion_model.state_dict()[name], tensor), name
+
+
+def test_before_the_first_step_the_noise_network_is_the_base(base: Path, tmp_path: Path):
+    model = starting_model(configured(tmp_path, ADAPTER.format(base=base, train='["branches"]')))
+    network, generator = model.noise.eval(), torch.Generator().manual_seed(0)
+    x, anchor = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+    references, context = torch.randn(1, 8, 8, 8, generator=generator), torch.randn(1, 16, 64, generator=generator)
+    level, step = torch.tensor([70]), torch.tensor([500.0])
+    with torch.no_grad():
+        plain = network.diffusion_model(x, step, network.diffusion_model.project_tokens(context))
+        ours = network(x, step, network.condition(context, references, anchor, level, level))
+    assert torch.equal(plain, ours)
+
+
+def test_a_base_of_another_kind_is_refused(base: Path, tmp_path: Path):
+    text = ADAPTER.format(base=base, train='["branches"]')
+    with pytest.raises(ValueError, match=r"Stable Diffusion 2\.x"):
+        starting_model(configured(tmp_path, text.replace('"sd21"', '"sd15"')))
+    with pytest.raises(ValueError, match="its vae is configured differently"):
+        starting_model(configured(tmp_path, text, "base=tiny"))
+
+
+# Pieces
+
+
+def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path):
+    config = configured(tmp_path, ADAPTER.format(base=base, train='["branches", "mask"]'))
+    torch.manual_seed(0)
+    training = DiffusionTraining(config, starting_model(config), latent_clips(config))
+    cpu = torch.device("cpu")
+    gradients = []
+    for parts in ([range(4)], [range(2), range(2, 4)]):
+        training.module.zero_grad()
+        for part in parts:
+            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+                arguments = training.arguments(training.samples.batch(0, part), cpu)
+            with torch.autocast("cpu", enabled=False):
+                loss, _ = training.module.float()(
+                    *(part.float() if part.is_floating_point() else part for part in arguments)
+                )
+            (loss / len(parts)).backward()
+        gradients.append({name: p.grad.clone() for name, p in training.module.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, whole in gradients[0].items():
+        assert torch.allclose(whole, gradients[1][name], rtol=1e-3, atol=1e-6), name
+
+
+def test_averages_follow_the_weights_and_change_places_with_them():
+    torch.manual_seed(0)
+    module = nn.Linear(3, 3)
+    module.bias.requires_grad_(False)
+    average = MovingAverage(module, decay=0.75)
+    first = module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight.add_(1)
+    second = module.weight.detach().clone()
+    average.update()
+    assert list(average.averages) == ["weight"]
+    with average.applied():
+        assert torch.allclose(module.weight, 0.75 * first + 0.25 * second)
+    assert torch.equal(module.weight, second)
+    none = MovingAverage(module, decay=0.0)
+    none.update()
+    with none.applied():
+        assert torch.equal(module.weight, second)
+
+
+def test_loss_weights_are_those_that_the_configuration_names():
+    model = ARTV(preset("tiny"))
+    a = torch.tensor([0.99, 0.7, 0.1]).reshape(3, 1, 1, 1)
+    s = (1 - a**2).sqrt()
+    ratio = (a / s) ** 2
+
+    def weight(prediction: str, **stage: float) -> torch.Tensor:
+        model.config = replace(model.config, schedule=replace(model.config.schedule, prediction=prediction))
+        return MaskedDiffusionLoss(model, DiffusionStage(**stage))._weight(a, s)
+
+    assert torch.allclose(weight("eps", weight_cap=0.0), ratio)
+    assert torch.allclose(weight("v", weight_cap=0.0), ratio + 1)
+    assert torch.allclose(weight("v", weight_cap=5.0), (ratio + 1).clamp(max=5))
+    for prediction in ("eps", "v"):
+        assert torch.allclose(weight(prediction, min_snr_gamma=5.0), ratio.clamp(max=5))
+
+
+def test_flops_are_counted_as_they_are_computed():
+    """On the meta device as by a real pass; frozen weights cost no gradients of theirs."""
+    config = read_config(Path(__file__).parent.parent / "configs/tiny.toml")
+    torch.manual_seed(0)
+    model = ARTV(config.model)
+    clips = LatentClips(torch.randn(2, 12, 4, 8, 8).half(), ["a", "b"])
+    training = DiffusionTraining(config, model, Clips(clips, RandomOrder(2, 2, 1), np.arange(2), np.arange(0)))
+    with torch.no_grad():
+        arguments = training.arguments(training.samples.batch(0, range(1)), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        training.module(*arguments)[0].backward()
+    assert training.flops_per_sample() == pytest.approx(counter.get_total_flops(), rel=0.01)
+    whole = training.flops_per_sample()
+    training.config = replace(training.config, train=("mask",))
+    choose_trained(model, ("mask",))
+    assert training.flops_per_sample() < 0.6 * whole
+
+
+def test_a_linear_layer_has_six_operations_for_each_weight():
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict]:
+            return self.layer(x).sum(), {}
+
+    with torch.device("meta"):
+        module, x = Loss(), torch.zeros(3, 8, requires_grad=True)
+    assert count_flops(module, (x,)) == 6 * 3 * 8 * 4
+
+
+def test_values_of_the_configuration_can_be_given_beside_it(tmp_path: Path):
+    changes = ["base=tiny", f"data.path={tmp_path}/my clips", "diffusion.steps=7", 'diffusion.train=["mask"]', "seed=4"]
+    config = configured(tmp_path, CLIPS.format(clips="x"), *changes)
+    assert (config.seed, config.diffusion.steps, config.diffusion.train) == (4, 7, ("mask",))
+    assert config.data.path == f"{tmp_path}/my clips"
+    assert config.diffusion.batch_size == 8
+    with pytest.raises(ValueError, match="unknown field 'stepz'"):
+        configured(tmp_path, CLIPS.format(clips="x"), "diffusion.stepz=7")
+
+
+@pytest.mark.parametrize("name", ["sd21", "sd21-adapter", "sd15-adapter", "tiny", "tiny-continued"])
+def test_shipped_configurations_are_read(name: str):
+    path = Path(__file__).parent.parent / f"configs/{name}.toml"
+    changes = ["base=tiny", "data.path=clips"] if name.startswith("sd") else []
+    changes += ["vae.start_from=tiny", "diffusion.start_from=tiny"] if name == "tiny-continued" else []
+    config = read_config(path, changes)
+    assert config.stages[-1] == "export"
+    if name.startswith("sd"):
+        assert "vae" not in config.stages
+        assert config.diffusion.max_noise_level == 400
+        assert ("unet" in config.diffusion.train) == (name == "sd21")
