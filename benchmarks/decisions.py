@@ -41,6 +41,7 @@ from artv_core.synthetic import render  # noqa: E402
 from artv_core.training.config import TrainConfig, read_config  # noqa: E402
 from artv_core.training.diffusion import DiffusionTraining, unlikeness  # noqa: E402
 from artv_core.training.run import run  # noqa: E402
+from artv_core.training.samples import Batch  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/decisions.json"
@@ -76,15 +77,15 @@ def noised_copy() -> Iterator[None]:
 
 @contextmanager
 def noised_copy_in_training() -> Iterator[None]:
-    whole = DiffusionTraining.batch
+    whole = DiffusionTraining.arguments
 
-    def batch(self: DiffusionTraining, step: int, indices: range) -> tuple[Tensor, ...]:
-        parts = list(whole(self, step, indices))
+    def arguments(self: DiffusionTraining, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+        parts = list(whole(self, batch, device))
         references, clean = parts[6], parts[10]
         parts[10] = references[:, -clean.shape[1] :]
         return tuple(parts)
 
-    with noised_copy(), patch.object(DiffusionTraining, "batch", batch):
+    with noised_copy(), patch.object(DiffusionTraining, "arguments", arguments):
         yield
 
 
@@ -181,7 +182,6 @@ FINE_TUNING = {
     name: Variant("fine-tuning: on the model's own rollouts", stage=GENTLE | {"rollout_share": share})
     for name, share in (("true frames only", 0.0), ("half rollouts", 0.5))
 }
-ROLLOUTS = {"clips": 256, "batch_size": 32}
 
 TRAINED = TRAINING | FINE_TUNING
 
@@ -229,11 +229,10 @@ def measure_training(name: str, args: argparse.Namespace) -> dict[str, Any]:
     for part in ("vae.safetensors", "latents.safetensors"):
         if not (folder / part).exists():
             os.link(Path(args.run) / part, folder / part)
-    stages = ["rollouts"] * bool(config.diffusion.rollout_share) + ["diffusion", "export"]
     frames = args.frames if config.diffusion.start_from else 16
     with variant.patch():
         started = time.process_time()
-        run(config, str(Path(args.work)), stages, resume=True)
+        run(config, str(Path(args.work)), ["diffusion", "export"], resume=True)
         seconds = time.process_time() - started
         model = load_checkpoint(folder / f"{folder.name}.safetensors")
         measured: dict[str, float | None] = errors_measured(model) | videos_measured(model, args.prompts, frames, {})
@@ -248,8 +247,7 @@ def variant_config(base: TrainConfig, name: str, variant: Variant, steps: int, b
     short = {"steps": steps, "batch_size": batch_size, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5}
     quiet = {"sheet_every": 10 * steps, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.99}
     stage = replace(base.diffusion, **(short | quiet | variant.stage))
-    rollouts = replace(base.rollouts, **ROLLOUTS)
-    return replace(base, name=name, diffusion=stage, rollouts=rollouts, overrides=variant.overrides)
+    return replace(base, name=name, diffusion=stage, overrides=variant.overrides)
 
 
 def errors_measured(model: ARTV) -> dict[str, float]:

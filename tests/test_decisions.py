@@ -19,8 +19,9 @@ from artv_core.models.attention import CrossAttention, TokenProjections  # noqa:
 from artv_core.pipeline import Pipeline  # noqa: E402
 from artv_core.synthetic import sample_clip  # noqa: E402
 from artv_core.training.config import read_config  # noqa: E402
-from artv_core.training.data import LatentClips  # noqa: E402
 from artv_core.training.diffusion import DiffusionTraining  # noqa: E402
+from artv_core.training.start import synthetic_clips  # noqa: E402
+from artv_core.training.synthetic_clips import LatentClips  # noqa: E402
 
 
 @pytest.mark.parametrize("name", decisions.TRAINED)
@@ -59,10 +60,12 @@ def test_training_on_the_noised_copy_hands_it_to_the_loss():
     config = read_config(ROOT / "configs/tiny.toml")
     stage = replace(config.diffusion, first_share=0.0, drop_references=0.0, detail_weight=0.0)
     clips = LatentClips(torch.randn(2, 4, 4, 8, 8).half(), tuple(sample_clip(0, index).caption for index in range(2)))
-    training = DiffusionTraining(replace(config, diffusion=stage), ARTV(config.model), clips)
-    clean = training.batch(0, range(2))
+    config = replace(config, diffusion=stage)
+    training = DiffusionTraining(config, ARTV(config.model), synthetic_clips(config, clips))
+    batch, cpu = training.samples.batch(0, range(2)), torch.device("cpu")
+    clean = training.arguments(batch, cpu)
     with decisions.noised_copy_in_training():
-        noised = training.batch(0, range(2))
+        noised = training.arguments(batch, cpu)
     assert torch.equal(noised[10], clean[6][:, -4:])
     assert not torch.equal(noised[10], clean[10])
 

@@ -29,6 +29,7 @@ MANIFEST, INDEX, SHARDS = "dataset.json", "index.npz", "shards"
 HALF = np.dtype("<f2")
 
 _COLUMNS = {"frames": np.int32, "latents": np.int64, "context": np.int64, "json": np.int64, "json_size": np.int32}
+_NEEDED = ("version", "clips", "fps", "buckets", "model", "vae", "text", "shards")
 _OPEN_SHARDS = 32
 
 
@@ -178,7 +179,10 @@ def open_prepared(path: str | Path, *, vae: str | None = None, text: str | None 
                 f"{folder} was prepared with another {whose} ({made_with[:12]}, from {manifest['model']}) than this "
                 f"model's ({wanted[:12]}): prepare the clips with this model's, or train one that has the other"
             )
-    return PreparedClips(folder, manifest, _read_index(folder))
+    columns = _read_index(folder)
+    if len(columns["frames"]) != manifest["clips"]:
+        raise ValueError(f"{folder}: {INDEX} and {MANIFEST} do not fit together; run the same artv prepare again")
+    return PreparedClips(folder, manifest, columns)
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -298,10 +302,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{path} is of another kind; expected the {MANIFEST} that artv prepare writes")
-    if manifest.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is of version {manifest.get('version')!r}, this release reads {VERSION}: prepare again"
-        )
+    missing = [name for name in _NEEDED if name not in manifest]
+    if missing:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(missing)}; run the same artv prepare again")
+    if manifest["version"] != VERSION:
+        raise ValueError(f"{path} is of version {manifest['version']!r}, this release reads {VERSION}: prepare again")
     return manifest
 
 

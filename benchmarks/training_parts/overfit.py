@@ -25,9 +25,16 @@ bucket_multiple = 0
 held_out = 0
 [diffusion]
 steps = {steps}
-batch_size = 32
+batch_size = 64
 optimizer = "muon"
 muon_learning_rate = 4e-3
+first_share = 0.05
+second_share = 0.25
+drop_references = 0.05
+drop_anchor = 0.05
+drop_text = 0.05
+uniform_share = 0.3
+detail_weight = 3.0
 warmup_steps = 20
 decay_steps = 150
 mixed_precision = "bf16"

@@ -1,0 +1,134 @@
+"""What training is held to: `python benchmarks/training.py [--quick] [--parts NAME ...]`.
+
+processes  one process, two of Accelerate's, and two with sharded weights: the same losses (gloo, CPU)
+kills      SIGKILL at random moments, then resumed: the same losses and weights to the bit
+overfit    four encoded clips learnt by heart by `tiny`: loss, and the rollout beside the clip
+full_size  `sd21-adapter` as large as it is: three steps on a CPU, memory, what changes, what the start equals
+prepare    `artv prepare` on 500 clips: what is kept, a kill in between, Ray against a plain run
+loading    how fast clips are read, against what a training step takes
+tiny       the retrained `tiny` against the bars of `benchmarks/quality.py`
+gpu        sd21 and sd21-adapter on a GPU: steps per second, memory, MFU, FSDP, waiting for data
+
+Writes `benchmarks/results/training.json`; what it holds of parts that are not run now is kept. `--quick` does a little
+of each part and writes nothing. Pictures go to `build/training`.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+RESULT = ROOT / "benchmarks/results/training.json"
+
+BARS: dict[str, dict[str, tuple[str, float]]] = {
+    "processes": {
+        "2 processes of batch 4 against 1 of batch 8: steps": ("at least", 20),
+        "2 processes of batch 4 against 1 of batch 8: largest relative difference of losses": ("at most", 1e-4),
+        "the same with fully_shard, on the CPU": ("at most", 1e-4),
+    },
+    "kills": {
+        "killed and resumed: SIGKILLs that hit": ("at least", 4),
+        "killed and resumed: runs with other weights": ("at most", 0),
+        "killed and resumed: runs with other losses": ("at most", 0),
+    },
+    "overfit": {
+        "4 clips learnt by heart: eps error of the last 20 steps over that of the first": ("at most", 1 / 3),
+        "4 clips learnt by heart: least PSNR at frame 8": ("at least", 22),
+        "4 clips learnt by heart: least PSNR at frame 8 above frame 0's": ("at least", 3),
+    },
+    "full_size": {
+        "sd21-adapter, 3 steps at 256x256 on a CPU: steps": ("at least", 3),
+        "sd21-adapter, 3 steps at 256x256 on a CPU: peak memory, GB": ("at most", 20),
+        "sd21-adapter: named tensors that did not change": ("at most", 0),
+        "sd21-adapter: other tensors that changed, or require gradients": ("at most", 0),
+        "sd21 before step 1: noise network equals the plain UNet to the bit": ("at least", 1),
+    },
+    "prepare": {
+        "prepare: clips": ("at least", 500),
+        "prepare: clips kept or dropped otherwise than they should be": ("at most", 0),
+        "prepare: kills": ("at least", 2),
+        "prepare: shards that differ after kills": ("at most", 0),
+        "prepare: shards that differ between Ray with 2 workers and a plain run": ("at most", 0),
+    },
+    "loading": {
+        "loading: samples per second over those of a training step of tiny, encoded videos": ("at least", 3),
+        "loading: samples per second over those of a training step of tiny, prepared clips": ("at least", 3),
+    },
+    "tiny": {"tiny retrained: bars of the shipped model that it misses": ("at most", 0)},
+    "gpu": {
+        "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
+        "GPU, sd21 at 256x256: MFU": ("at least", 0.25),
+        "GPU, FSDP: largest relative difference of losses": ("at most", 1e-4),
+        "GPU, sd21: share of the time waited for data": ("at most", 0.05),
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
+    parser.add_argument("--parts", nargs="+", choices=list(BARS), default=[name for name in BARS if name != "gpu"])
+    args = parser.parse_args()
+    parts = {} if args.quick else kept_parts()
+    for name in args.parts:
+        print(name, flush=True)
+        parts[name] = run_part(name, args.quick)
+        if not args.quick:
+            RESULT.write_text(json.dumps(as_result(parts), indent=1) + "\n")
+    for bar in as_result(parts)["bars"]:
+        value = "" if bar["value"] is None else f"{bar['value']:.4g}"
+        print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
+
+
+def run_part(name: str, quick: bool) -> dict[str, Any]:
+    """Its figures, with when and how long it ran."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = importlib.import_module(f"training_parts.{name}").measure(Path(folder), quick)
+    about = {"commit": _git("rev-parse", "--short", "HEAD")}
+    return about | {"minutes": round((time.monotonic() - started) / 60, 1)} | figures
+
+
+def as_result(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What is written: the bars of all parts first, then what else was measured."""
+    return {
+        "command": "python benchmarks/training.py",
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, on the CPU",
+        "bars": [
+            as_bar(bar, parts.get(part, {}).get("bars", {}).get(bar), *limit)
+            for part, bars in BARS.items()
+            for bar, limit in bars.items()
+        ],
+        "parts": {part: parts[part] for part in BARS if part in parts},
+    }
+
+
+def as_bar(name: str, value: float | None, kind: str, limit: float) -> dict[str, Any]:
+    holds = value is not None and (value >= limit if kind == "at least" else value <= limit)
+    return {"name": name, "value": value, "limit": f"{kind} {limit:.4g}", "holds": holds}
+
+
+def verdict(bar: dict[str, Any]) -> str:
+    return "not run" if bar["value"] is None else "holds" if bar["holds"] else "missed"
+
+
+def kept_parts() -> dict[str, dict[str, Any]]:
+    return json.loads(RESULT.read_text())["parts"] if RESULT.is_file() else {}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
