@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_journals(commands)
     _add_info(commands)
+    _add_prepare(commands)
     return parser
 
 
@@ -248,6 +249,27 @@ def _add_info(commands: Any) -> None:
     )
     parser.add_argument("checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="default: the shipped tiny")
     parser.set_defaults(run=run_info)
+
+
+def _add_prepare(commands: Any) -> None:
+    from .prepare.options import add_arguments, from_arguments
+
+    def run(args: argparse.Namespace) -> int:
+        options = from_arguments(args)
+        from .prepare.run import prepare
+
+        return prepare(options)
+
+    parser = commands.add_parser(
+        "prepare",
+        help="make clips ready to train on: cleaned, and as latents in shards",
+        description="Cleans captioned clips as the paper does (motion score, CLIP score) and keeps their latents and "
+        "text embeddings in shards. A run that was stopped goes on when it is asked for again. Values are ours: the "
+        "paper names none.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
 
 
 # artv generate

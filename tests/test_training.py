@@ -537,7 +537,7 @@ def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Pa
         result = subprocess.run(
             [*command, what], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
-        assert result.returncode == 0, result.stderr[-2000:]
+        assert result.returncode == 0, result.stderr[-9000:]
         if what == "stop":
             assert result.stdout.count("--resume goes on from here") == 1
             assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -93,7 +93,6 @@ def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
         log_with=["tensorboard", *_wandb(config, folder)],
         project_dir=folder,
         cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if config.batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")

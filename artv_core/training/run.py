@@ -19,7 +19,7 @@ from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from .config import TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
-from .loop import run_stage
+from .loop import PATIENCE, run_stage
 from .samples import Clips
 from .start import open_clips, starting_model, synthetic_clips
 from .state import saved_steps
@@ -36,6 +36,8 @@ def run(config: TrainConfig, output: str, stages: Sequence[str] = (), resume: bo
     for stage in stages:
         if stage not in config.stages:
             raise ValueError(f"no stage {stage!r} in this run; its stages are {', '.join(config.stages)}")
+    # What joins the processes, before any of them waits.
+    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     folder = Path(output) / config.name
     for stage in chosen:
         if not resume and saved_steps(folder / stage):
@@ -45,12 +47,24 @@ def run(config: TrainConfig, output: str, stages: Sequence[str] = (), resume: bo
     if config.threads:
         torch.set_num_threads(config.threads)
     steps = {"vae": _vae, "latents": _latents, "decoder": _decoder, "diffusion": _diffusion, "export": _export}
-    for stage in chosen:
-        started = time.monotonic()
-        if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
-            steps[stage](config, folder, resume)
-        PartialState().wait_for_everyone()
-        PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
+    try:
+        for stage in chosen:
+            started = time.monotonic()
+            if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
+                steps[stage](config, folder, resume)
+            PartialState().wait_for_everyone()
+            PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
+    except SystemExit:
+        _part()
+        raise
+    _part()
+
+
+def _part() -> None:
+    """Leave the other processes. The main one goes first: where one hangs up, gloo reports a fault to those that still
+    read its last message."""
+    if not PartialState().is_main_process:
+        time.sleep(3)
     PartialState().destroy_process_group()
 
 

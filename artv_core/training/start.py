@@ -11,7 +11,7 @@ from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, open
 from ..config import ARTVConfig
 from ..data.clips import ClipSource
 from ..data.order import ClipOrder, hold_out
-from ..data.prepared import MANIFEST, fingerprint, open_prepared
+from ..data.prepared import fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
 from ..models.artv import ARTV
 from .config import TrainConfig
@@ -85,7 +85,7 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
 
 def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
     path, data = Path(config.data.path), config.data
-    if (path / MANIFEST).is_file():
+    if is_prepared(path):
         text = None if "text" in config.diffusion.train or model.text is None else fingerprint(model.text)
         source = open_prepared(path, vae=fingerprint(model.require_vae()), text=text)
         if source.fps != data.fps:

@@ -1,0 +1,344 @@
+"""`artv prepare`, from one end to the other: list, score, select, encode, and write down what there is.
+
+`OUT/work` holds what the steps hand to one another: `scores-HASH/` (records, by the settings they depend on), the lines
+of the tasks in hand, and the settings of the shards. Every file is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.prepared import INDEX, MANIFEST, SHARDS, ShardRecord, read_record, write_dataset
+from ..data.sources import Entry, list_entries
+from ..job import INTERRUPTED, say
+from ..media import replacing
+from ..pipeline import pick_device
+from . import encoding, scoring
+from .options import PrepareOptions, score_settings, select_settings
+from .selecting import Selection, drop_line, select
+from .tasks import Engine, Task, check_installed, disconnect, run_tasks, single_threaded
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+USUAL_FPS = 8.0
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
+
+
+def prepare(options: PrepareOptions) -> int:
+    """Run it. Returns the exit code: 0, or that of a run that was stopped, whose finished pieces are kept.
+
+    Raises ValueError, one line, on whatever cannot be done, and where not one clip is kept.
+    """
+    engine = _engine(options)
+    with single_threaded(), _stop_is_an_interrupt(), _alone(options.output):
+        try:
+            paths = _Run(options, engine).all_steps()
+        except KeyboardInterrupt:
+            say(f"stopped; what is finished is kept in {options.output}, and the same command goes on from there")
+            return INTERRUPTED
+        finally:
+            disconnect()
+    for path in paths:
+        print(path)
+    return 0
+
+
+@dataclass
+class _Run:
+    """The steps, one after the other."""
+
+    options: PrepareOptions
+    engine: Engine
+
+    def all_steps(self) -> list[Path]:
+        """What was written, for the user."""
+        options, work = self.options, self.options.output / "work"
+        for folder in (options.output, work):
+            _make_ready(folder)
+        model = None if options.checkpoint is None and options.preset is None else encoding.model_facts(options)
+        buckets = None if model is None else encoding.clip_buckets(options, model.config)
+        fps = options.fps or (model.config.fps if model else USUAL_FPS)
+        settings = self._settings(model, fps)
+        if not options.report_only:
+            _check_unchanged(options, settings)
+        entries, problems = list_entries(options.source, cache=work / "source")
+        say(f"{len(entries)} clips in {options.source}" + (f", {len(problems)} more without use" if problems else ""))
+        keys = scoring.entry_keys(entries)
+        store = self._score(entries, keys, settings["score"])
+        if options.report_only or model is None or buckets is None:
+            return self._preview(entries, problems, keys, store, fps)
+        with replacing(options.output / "dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
+            selection = select(options, fps, entries, problems, keys, store, dropped)
+            records = self._encode(model, fps, buckets, settings, selection, entries, keys)
+            counts = _add_left_out(selection.counts, records, dropped)
+        return self._finish(model, fps, buckets, settings, selection, records, counts)
+
+    def _settings(self, model: encoding.ModelFacts | None, fps: float) -> dict[str, dict[str, Any]]:
+        """What each step's results depend on."""
+        options = self.options
+        clip = None
+        if options.clip_model is not None and options.clip_weights is not None:
+            from .clip_score import clip_identity
+
+            clip = clip_identity(options.clip_model, options.clip_weights)
+        settings = {"score": score_settings(options, clip), "select": select_settings(options)}
+        if model is not None:
+            size = options.size or model.config.size
+            facts = {"size": size, "one_size": not options.buckets, "fps": fps}
+            facts |= {"shard_clips": options.shard_clips, "dtype": options.dtype}
+            vae = {name: model.manifest()["vae"][name] for name in ("fingerprint", "scale", "shift")}
+            settings["encode"] = {**facts, "vae": vae, "text": model.text, "version": encoding.VERSION}
+        return json.loads(json.dumps(settings))
+
+    def _score(self, entries: Sequence[Entry], keys: np.ndarray, settings: Mapping[str, Any]) -> scoring.ScoreStore:
+        options, work = self.options, self.options.output / "work"
+        folder = work / f"scores-{_hash([settings, scoring.VERSION])}"
+        _make_ready(folder)
+        tasks = scoring.plan_scores(folder, entries, keys, work / "to-score.jsonl")
+        worker = {
+            "cut_threshold": options.cut_threshold,
+            "clip_frames": options.clip_frames,
+            "clip_model": _as_text(options.clip_model),
+            "clip_weights": _as_text(options.clip_weights),
+            "dtype": options.dtype,
+        }
+        engine = self.engine if options.clip_model is not None else replace(self.engine, device="cpu")
+        self._work("scoring", engine, scoring.Scorer, worker, work / "to-score.jsonl", tasks, len(np.unique(keys)))
+        return scoring.ScoreStore(folder)
+
+    def _encode(
+        self,
+        model: encoding.ModelFacts,
+        fps: float,
+        buckets: Sequence[tuple[int, int]],
+        settings: dict[str, dict[str, Any]],
+        selection: Selection,
+        entries: Sequence[Entry],
+        keys: np.ndarray,
+    ) -> list[ShardRecord]:
+        options, work = self.options, self.options.output / "work"
+        folder = options.output / SHARDS
+        _make_ready(folder)
+        path = work / "to-encode.jsonl"
+        shards, tasks = encoding.plan_shards(
+            options.output, settings["encode"], options, fps, buckets, selection, entries, keys, path
+        )
+        names = {target.stem for target, _ in shards}
+        stale = [path for path in folder.glob("clips-*") if path.stem not in names]
+        if tasks or stale:
+            _remove([options.output / MANIFEST, options.output / INDEX, *stale])  # until all fits together again
+        with replacing(work / "settings.json") as partial:
+            partial.write_text(json.dumps(settings), encoding="utf-8")
+        worker = {
+            "checkpoint": _as_text(options.checkpoint),
+            "base": _as_text(options.base),
+            "preset": options.preset,
+            "dtype": options.dtype,
+            "fps": fps,
+        }
+        self._work("encoding", self.engine, encoding.Encoder, worker, path, tasks, len(selection.kept))
+        return [_record(target, key) for target, key in shards]
+
+    def _work(
+        self, label: str, engine: Engine, build: Any, worker: dict[str, Any], path: Path, tasks: list[Task], total: int
+    ) -> None:
+        left = sum(task.count for task in tasks)
+        if left < total:
+            say(f"{label}: {total - left} of {total} clips are there already")
+        if not tasks:
+            return
+        with _bar(label, total, total - left) as bar:
+            for count in run_tasks(engine, build, worker, path, tasks):
+                bar.update(count)
+
+    def _preview(
+        self, entries: Sequence[Entry], problems: Sequence[str], keys: np.ndarray, store: scoring.ScoreStore, fps: float
+    ) -> list[Path]:
+        """Of --report-only: as the report would be, under names of its own."""
+        from .report import write_report
+
+        output = self.options.output
+        with replacing(output / "preview-dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
+            selection = select(self.options, fps, entries, problems, keys, store, dropped)
+        say(_summary(len(selection.kept), selection.counts))
+        paths = write_report(output / "preview", self.options, selection, selection.counts, {})
+        return [*paths, output / "preview-dropped.jsonl"]
+
+    def _finish(
+        self,
+        model: encoding.ModelFacts,
+        fps: float,
+        buckets: Sequence[tuple[int, int]],
+        settings: Mapping[str, Any],
+        selection: Selection,
+        records: Sequence[ShardRecord],
+        counts: Counter[str],
+    ) -> list[Path]:
+        from .report import write_report
+
+        output, kept = self.options.output, sum(len(record.names) for record in records)
+        frames = sum(sum(record.rows["frames"]) for record in records)
+        facts = {"frames": frames, "hours": round(frames / fps / 3600, 3), "shards": len(records)}
+        report = write_report(output / "report", self.options, selection, counts, facts)
+        say(_summary(kept, counts))
+        if not kept:
+            raise ValueError(f"not one clip was kept; {report[1]} and {output / 'dropped.jsonl'} say why")
+        manifest = {
+            "source": self.options.source,
+            "clips": kept,
+            "frames": frames,
+            "considered": selection.considered,
+            "dropped": dict(sorted(counts.items())),
+            "fps": fps,
+            "buckets": buckets,
+            **model.manifest(),
+            "settings": settings,
+        }
+        write_dataset(output, manifest, records, model.null_context)
+        return [output / MANIFEST, *report]
+
+
+def _engine(options: PrepareOptions) -> Engine:
+    name = options.engine
+    if name == "auto":
+        name = "ray" if options.workers > 1 or options.ray_address else "plain"
+    if name == "plain" and options.workers > 1:
+        raise ValueError(
+            f"--engine plain is one worker, not {options.workers}; leave --workers out, or use --engine ray"
+        )
+    if name == "plain":
+        pick_device(options.device)
+    engine = Engine(name, options.workers, options.ray_address, options.device, options.gpus_per_worker)
+    check_installed(engine)
+    return engine
+
+
+def _check_unchanged(options: PrepareOptions, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError, one line, where shards that other settings made would be replaced without being asked to."""
+    try:
+        before = json.loads((options.output / "work/settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if options.redo or not any((options.output / SHARDS).glob("clips-*.tar")):
+        return
+    then, now = _flat(before), _flat(settings)
+    changes = [
+        f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"{options.output} was made with other settings ({'; '.join(changes)[:400]}): choose another folder, or "
+            "add --redo, which replaces what depends on them and keeps the rest"
+        )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    flat = {name: value for step in settings.values() if isinstance(step, dict) for name, value in step.items()}
+    return {name: json.dumps(value)[:80] for name, value in flat.items()}
+
+
+def _add_left_out(counts: Counter[str], records: Sequence[ShardRecord], dropped: IO[str]) -> Counter[str]:
+    """Clips that turned out to be broken only when they were encoded."""
+    left_out = [pair for record in records for pair in record.left_out]
+    for name, reason in left_out:
+        drop_line(dropped, name, "broken", reason)
+    return counts + Counter({"broken": len(left_out)})
+
+
+def _record(target: Path, key: str) -> ShardRecord:
+    record = read_record(target, key)
+    if record is None:
+        raise ValueError(f"{target} is not what was written just now; is OUT shared with another run?")
+    return record
+
+
+def _summary(kept: int, counts: Mapping[str, int]) -> str:
+    reasons = ", ".join(
+        f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count
+    )
+    return f"kept {kept} of {kept + sum(counts.values())} clips" + (f"; dropped: {reasons}" if reasons else "")
+
+
+def _hash(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _as_text(value: str | Path | None) -> str | None:
+    """A path so that it means the same in another process."""
+    if value is None:
+        return None
+    return str(Path(value).absolute()) if Path(value).exists() else str(value)
+
+
+def _make_ready(folder: Path) -> None:
+    """There, and without what killed workers left behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove(path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name))
+
+
+def _remove(paths: Any) -> None:
+    for path in list(paths):
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Raises ValueError, one line, where another run is at work in the folder, or where it cannot be made."""
+    from filelock import FileLock, Timeout
+
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; OUT is a folder to be made or gone on with")
+    try:
+        (output / "work").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / "work/lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another artv prepare is at work in {output}; wait for it, or stop it") from None
+    except OSError as error:
+        raise ValueError(f"cannot write in {output}: {(error.strerror or str(error)).lower()}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _stop_is_an_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _bar(label: str, total: int, done: int) -> tqdm:
+    """On a terminal often, in a log seldom."""
+    from tqdm import tqdm
+
+    often = sys.stderr.isatty()
+    interval = {"mininterval": 0.5} if often else {"mininterval": 60, "maxinterval": 600}
+    return tqdm(total=total, initial=done, desc=label, unit="clip", file=sys.stderr, dynamic_ncols=often, **interval)

@@ -1,0 +1,181 @@
+"""Step 2: facts and scores of every entry, kept in files of a few entries each, so that none is scored twice.
+
+An entry's key is a hash of its name, caption and seconds, and of its file's size and time. Records are found by it:
+clips that are added, removed or reordered leave the scores of the others as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.clips import BrokenClip
+from ..data.decode import probe
+from ..data.sources import Entry
+from ..media import replacing
+from .tasks import Task, write_tasks
+
+VERSION = 1
+"""Of how scores are made: a higher one makes all anew."""
+
+CHUNK = 32
+"""Entries in a file. Ours: what is lost when a worker is killed, against the number of files."""
+
+
+class Scorer:
+    """Makes a file of records. A `Worker`."""
+
+    def __init__(
+        self,
+        cut_threshold: float,
+        clip_frames: int,
+        clip_model: str | None,
+        clip_weights: str | None,
+        dtype: str,
+        device: str,
+    ) -> None:
+        self.cut_threshold, self.clip_frames = cut_threshold, clip_frames
+        self.clip = None
+        if clip_model is not None and clip_weights is not None:
+            from .clip_score import ClipScorer
+
+            self.clip = ClipScorer(clip_model, clip_weights, device, dtype)
+
+    def make(self, lines: list[dict[str, Any]], target: Path) -> None:
+        """One record for each line."""
+        records = [json.dumps({"key": line["key"], **self._record(read_entry(line))}) for line in lines]
+        with replacing(target) as partial:
+            partial.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
+
+    def _record(self, entry: Entry) -> dict[str, Any]:
+        from .motion import measure_motion
+
+        try:
+            facts = probe(entry)
+            motion = measure_motion(entry, facts.duration, self.cut_threshold)
+            whole = self._clip_score(entry, 0.0, facts.duration)
+            shots = [
+                [
+                    shot.start,
+                    shot.end,
+                    shot.motion,
+                    whole if len(motion.shots) == 1 else self._clip_score(entry, shot.start, shot.end),
+                ]
+                for shot in motion.shots
+            ]
+        except BrokenClip as error:
+            return {"broken": str(error).removeprefix(f"{entry.name}: ")}
+        sizes = {"duration": facts.duration, "height": facts.height, "width": facts.width}
+        return {**sizes, "motion": motion.score, "clip": whole, "shots": shots}
+
+    def _clip_score(self, entry: Entry, start: float, end: float) -> float | None:
+        if self.clip is None:
+            return None
+        return self.clip.score(entry, start, end, self.clip_frames)
+
+
+class ScoreStore:
+    """All records under a folder, found by key; only where each lies is held in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(folder.glob("*.jsonl"))
+        keys: list[np.ndarray] = []
+        places: list[np.ndarray] = []
+        for number, path in enumerate(self.files):
+            found, starts = _keys_in(path)
+            keys.append(found)
+            places.append(np.stack([np.full_like(starts, number), starts], axis=1))
+        all_keys = np.concatenate(keys) if keys else np.empty(0, np.uint64)
+        all_places = np.concatenate(places) if places else np.empty((0, 2), np.int64)
+        order = np.argsort(all_keys, kind="stable")
+        self._keys, self._places = all_keys[order], all_places[order]
+
+    def holds(self, keys: np.ndarray) -> np.ndarray:
+        """For each key whether there is a record."""
+        if not len(self._keys):
+            return np.zeros(len(keys), bool)
+        return self._keys[self._at(keys)] == keys
+
+    def records(self, keys: np.ndarray) -> Iterator[dict[str, Any]]:
+        """The record of each key, in their order."""
+        last, file = -1, None
+        try:
+            for number, start in self._places[self._at(keys)].tolist():
+                if file is None or number != last:
+                    if file is not None:
+                        file.close()
+                    last, file = number, self.files[number].open("rb")
+                file.seek(start)
+                yield json.loads(file.readline())
+        finally:
+            if file is not None:
+                file.close()
+
+    def _at(self, keys: np.ndarray) -> np.ndarray:
+        return np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+
+
+def entry_keys(entries: Sequence[Entry]) -> np.ndarray:
+    """The key of each entry, uint64 [N]. Files that are not there count as empty."""
+    seen: dict[Path, tuple[int, int]] = {}
+    keys = np.empty(len(entries), np.uint64)
+    for number, entry in enumerate(entries):
+        if entry.path not in seen:
+            seen.clear()  # parts of one file, and members of one shard, follow one another
+            seen[entry.path] = _size_and_time(entry.path)
+        told = [entry.name, entry.caption, entry.start, entry.end, *seen[entry.path]]
+        digest = hashlib.sha256(json.dumps(told).encode()).digest()
+        keys[number] = int.from_bytes(digest[:8], "little")
+    return keys
+
+
+def plan_scores(folder: Path, entries: Sequence[Entry], keys: np.ndarray, path: Path) -> list[Task]:
+    """Tasks for all entries that have no record under `folder`; their lines are written to `path`."""
+    lacking = np.flatnonzero(~ScoreStore(folder).holds(keys))
+    _, first = np.unique(keys[lacking], return_index=True)
+    lacking = lacking[np.sort(first)]
+
+    def pieces() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        for start in range(0, len(lacking), CHUNK):
+            chunk = lacking[start : start + CHUNK]
+            name = hashlib.sha256(keys[chunk].tobytes()).hexdigest()[:16]
+            lines = [{"key": int(keys[number]), **entry_line(entries[number])} for number in chunk]
+            yield str((folder / f"{name}.jsonl").absolute()), lines
+
+    return write_tasks(path, pieces())
+
+
+def entry_line(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON takes it."""
+    fields = {name: getattr(entry, name) for name in Entry.__dataclass_fields__}
+    return fields | {"path": str(entry.path.absolute())}
+
+
+def read_entry(line: dict[str, Any]) -> Entry:
+    """The entry that `entry_line` wrote."""
+    return Entry(**{name: line[name] for name in Entry.__dataclass_fields__} | {"path": Path(line["path"])})
+
+
+def _keys_in(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of a file's records and where these begin."""
+    data = path.read_bytes()
+    keys, starts, start = [], [], 0
+    for line in data.splitlines(keepends=True):
+        keys.append(json.loads(line)["key"])
+        starts.append(start)
+        start += len(line)
+    return np.array(keys, np.uint64), np.array(starts, np.int64)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

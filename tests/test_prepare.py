@@ -1,0 +1,328 @@
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import sys
+import tarfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
+from artv_core.cli import main
+from artv_core.data.clips import BrokenClip
+from artv_core.data.decode import read_frames
+from artv_core.data.prepared import fingerprint, open_prepared
+from artv_core.data.sources import list_entries
+from artv_core.media import VideoWriter
+from artv_core.prepare.motion import measure_motion
+from artv_core.synthetic import Clip, render, sample_clip
+
+SECOND_SHOT = 24
+
+
+def test_what_is_kept_and_why_the_rest_is_not(prepared: Path) -> None:
+    dropped = [json.loads(line) for line in (prepared / "dropped.jsonl").read_text().splitlines()]
+    assert {line["name"]: line["reason"] for line in dropped} == {
+        "broken-0.mp4": "broken",
+        "broken-1.mp4": "broken",
+        "cut.mp4": "cut",
+        "short.mp4": "too short",
+        "still.mp4": "too little motion",
+        "wordless.mp4": "no caption",
+    }
+    clips = open_prepared(prepared)
+    names = [clips.name(clip) for clip in range(len(clips.index))]
+    assert names == ["moving-0.mp4", "sub/moving-1.mp4", "moving-2.mp4"]  # by shape, then in order
+    report = json.loads((prepared / "report.json").read_text())
+    assert (report["considered"], report["kept"]) == (9, 3)
+    assert report["dropped"] == dict(Counter(line["reason"] for line in dropped))
+    assert (prepared / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_latents_and_embeddings_are_the_models_own(source: Path, prepared: Path) -> None:
+    model = load_checkpoint(resolve_checkpoint("tiny"))
+    assert model.vae is not None
+    assert model.text is not None
+    clips = open_prepared(prepared, vae=fingerprint(model.vae), text=fingerprint(model.text))
+    entries = {entry.name: entry for entry in list_entries(source)[0]}
+    assert clips.holds_latents
+    assert clips.fps == 8
+    for clip in range(len(clips.index)):
+        entry = entries[clips.name(clip)]
+        size = clips.index.buckets[clips.index.bucket[clip]]
+        assert (clips.index.num_frames[clip], clips.caption(clip)) == (16, entry.caption)
+        with torch.no_grad():
+            latents = model.encode_images(read_frames(entry, [7 / 8, 2 / 8], size))
+            context = model.encode_text([entry.caption])[0]
+        assert (clips.frames(clip, [7, 2, 7]) - latents[[0, 1, 0]]).abs().max() < 4e-3  # float16
+        assert (clips.context(clip) - context).abs().max() < 4e-3
+    assert (clips.null_context - model.null_context).abs().max() < 4e-3
+    assert len({clips.index.buckets[bucket] for bucket in clips.index.bucket}) == 2
+    copied = pickle.loads(pickle.dumps(clips))
+    assert torch.equal(copied.frames(1, [3]), clips.frames(1, [3]))
+    with pytest.raises(ValueError, match=r"has frames 0 to 15, asked for \[16\]"):
+        clips.frames(0, [16])
+
+
+def test_a_shard_is_a_webdataset(prepared: Path) -> None:
+    import webdataset
+
+    samples = list(webdataset.WebDataset(str(prepared / "shards/clips-000000.tar"), shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == [f"clips-000000-{number:05d}" for number in range(len(samples))]
+    for sample in samples:
+        assert sample["npy"].dtype == sample["context.npy"].dtype == np.float16
+        assert sample["json"]["frames"] == len(sample["npy"]) == 16
+        assert 0.25 <= sample["json"]["motion"] <= 20
+
+
+def test_motion_depends_little_on_the_frame_rate(tmp_path: Path) -> None:
+    clip = _moving(0)
+    scores = []
+    for substeps in (3, 6):
+        path = tmp_path / f"{substeps}.mp4"
+        _write(path, _frames(clip, (64, 64), 16, substeps), 8 * substeps, "alike")
+    for entry in list_entries(tmp_path)[0]:
+        motion = measure_motion(entry, 2.0, 27.0)
+        assert len(motion.shots) == 1
+        scores.append(motion.score)
+    assert max(scores) < 1.2 * min(scores)
+
+
+def test_a_clip_is_split_at_its_cuts(source: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", "tiny", "--shots", "split", "--max-frames", "6", "--min-frames", "6"]
+    assert main(["prepare", str(source), str(tmp_path / "out"), *options]) == 0
+    clips = open_prepared(tmp_path / "out")
+    names = [clips.name(clip) for clip in range(len(clips.index))]
+    assert [name for name in names if name.startswith("cut")] == ["cut.mp4#0-1", "cut.mp4#1-2"]
+    second = names.index("cut.mp4#1-2")
+    facts = clips.facts(second)
+    assert (facts["start"], facts["end"], facts["frames"]) == (1.125, 1.875, 6)  # the middle of 8 frames
+    entry = next(entry for entry in list_entries(source)[0] if entry.name == "cut.mp4")
+    size = clips.index.buckets[clips.index.bucket[second]]
+    model = load_checkpoint(resolve_checkpoint("tiny"))
+    with torch.no_grad():
+        latents = model.encode_images(read_frames(entry, [9 / 8], size))
+    assert (clips.frames(second, [0]) - latents).abs().max() < 4e-3
+
+
+def test_finished_pieces_are_kept_and_give_the_same_bytes(source: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(prepared, output)
+    (scores,) = output.glob("work/scores-*/*.jsonl")
+    made = scores.stat().st_mtime_ns
+    before = _digests(output)
+    kept, cut_short, gone = sorted(output.glob("shards/*.tar"))
+    os.truncate(cut_short, 1000)
+    gone.unlink()
+    (output / "dataset.json").unlink()
+    (output / "shards/.0123456789abcdef.partial").write_bytes(b"of a killed worker")
+    unchanged = kept.stat().st_mtime_ns
+    assert main(_command(source, output)) == 0
+    assert _digests(output) == before
+    assert (scores.stat().st_mtime_ns, kept.stat().st_mtime_ns) == (made, unchanged)
+    assert not list(output.glob("shards/.*"))
+
+
+def test_ray_gives_the_same_bytes(
+    source: Path, prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(prepared / "work", output / "work")
+    assert main([*_command(source, output), "--engine", "ray", "--workers", "1"]) == 0
+    assert _digests(output) == _digests(prepared)
+    said = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert [line for line in said if not line.startswith(("artv: ", "encoding: "))] == []
+
+
+def test_other_settings_replace_nothing_unasked(
+    source: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(prepared, output)
+    before = _digests(output)
+    command = [*_command(source, output), "--motion-range", "0", "20"]
+    assert main(command) == 2
+    assert "motion_range [0.25, 20.0] -> [0.0, 20.0]" in capsys.readouterr().err
+    assert main([*command, "--report-only"]) == 0
+    assert json.loads((output / "preview.json").read_text())["kept"] == 4
+    assert _digests(output) == before
+    (scores,) = output.glob("work/scores-*/*.jsonl")
+    made = scores.stat().st_mtime_ns
+    assert main([*command, "--redo"]) == 0
+    assert scores.stat().st_mtime_ns == made
+    assert len(open_prepared(output).index) == 4
+
+
+def test_a_clip_that_breaks_after_it_was_scored(source: Path, prepared: Path, tmp_path: Path) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    shutil.copytree(source, clips)  # with times, so that the scores fit
+    shutil.copytree(prepared / "work", output / "work")
+    path = clips / "moving-2.mp4"
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert main(_command(clips, output)) == 0
+    dataset = open_prepared(output)
+    assert [dataset.name(clip) for clip in range(len(dataset.index))] == ["moving-0.mp4", "sub/moving-1.mp4"]
+    last = json.loads((output / "dropped.jsonl").read_text().splitlines()[-1])
+    assert (last["name"], last["reason"]) == ("moving-2.mp4", "broken")
+
+
+def test_clip_scores(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = ["prepare", str(source), str(output), "--report-only", *_clip_model(tmp_path), "--clip-frames", "2"]
+    assert main([*command, "--top", "2"]) == 0
+    (scores,) = output.glob("work/scores-*/*.jsonl")
+    records = [json.loads(line) for line in scores.read_text().splitlines()]
+    best = sorted((record["clip"] for record in records if _fits(record)), reverse=True)
+    report = json.loads((output / "preview.json").read_text())
+    assert (report["kept"], report["dropped"]["not among the best"]) == (2, 1)
+    assert report["least_clip_score_kept"] == best[1]
+    assert all(-1 <= score <= 1 for score in best)
+    assert main([*command, "--min-clip-score", str(best[0])]) == 0
+    report = json.loads((output / "preview.json").read_text())
+    assert (report["kept"], report["dropped"]["caption does not fit"]) == (1, 2)
+
+
+def test_a_damaged_dataset_is_named(prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(prepared, output)
+    with pytest.raises(ValueError, match=r"prepared with another VAE .* than this model's \(0123\)"):
+        open_prepared(output, vae="0123")
+    clips = open_prepared(output)
+    assert torch.isfinite(clips.frames(0, [15])).all()
+    os.truncate(output / "shards/clips-000000.tar", 5000)
+    with pytest.raises(BrokenClip, match=r"shard .*clips-000000.tar has 5000 bytes, expected"):
+        clips.frames(0, [15])
+    (output / "index.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"cannot read .*index.npz"):
+        open_prepared(output)
+    (output / "dataset.json").unlink()
+    with pytest.raises(ValueError, match="unfinished: run the same artv prepare again"):
+        open_prepared(output)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "say whose VAE and text encoder to use: --checkpoint FILE"),
+        (["--preset", "sd21"], "--preset sd21 needs --base"),
+        (["--checkpoint", "tiny", "--top", "5"], "--top needs CLIP scores: give --clip-model"),
+        (["--checkpoint", "tiny", "--clip-model", "ViT-H-14"], "need each other; nothing is downloaded"),
+        (["--checkpoint", "tiny", "--size", "60"], "--size is 60x60; both sides must be multiples of 8"),
+        (["--checkpoint", "tiny", "--motion-range", "3", "2"], "--motion-range is 3 2; accepted are two numbers"),
+        (["--checkpoint", "tiny", "--workers", "2", "--engine", "plain"], "--engine plain is one worker, not 2"),
+        (["--checkpoint", "tiny", "--min-frames", "1000", "--max-frames", "0"], "not one clip was kept"),
+    ],
+)
+def test_errors_are_one_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for ending in ("mp4", "txt"):
+        shutil.copy(source / f"short.{ending}", tmp_path / "clips")
+    assert main(["prepare", str(tmp_path / "clips"), str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_output_within_the_source(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", str(source), str(source / "out"), "--checkpoint", "tiny"]) == 2
+    assert "lies within" in capsys.readouterr().err
+
+
+def test_without_ray_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, None)  # as Python marks what cannot be imported
+    assert main(["prepare", "x", str(tmp_path), "--checkpoint", "tiny", "--engine", "ray"]) == 2
+    assert "pip install 'comfyui-artv[prepare]', or use --engine plain" in capsys.readouterr().err
+
+
+# What they work on
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine small videos: three that move, one each that stands still, is cut, is short, has no caption; two broken."""
+    folder = tmp_path_factory.mktemp("clips")
+    moving = [_moving(0), _moving(1), _moving(2)]
+    for number, (clip, size) in enumerate(zip(moving, [(64, 64), (64, 64), (64, 96)], strict=True)):
+        _write(
+            folder / ("sub" if number == 1 else "") / f"moving-{number}.mp4", _frames(clip, size, 16), 24, clip.caption
+        )
+    dark, bright = replace(moving[0], background="black"), replace(moving[1], background="yellow")
+    cut = torch.cat([_frames(dark, (64, 64), 16)[:SECOND_SHOT], _frames(bright, (64, 64), 16)[SECOND_SHOT:]])
+    _write(folder / "cut.mp4", cut, 24, "two shots")
+    _write(folder / "still.mp4", _frames(moving[0], (64, 64), 1, 1).repeat(48, 1, 1, 1), 24, "nothing moves")
+    _write(folder / "short.mp4", _frames(moving[0], (64, 64), 4), 24, "too short")
+    _write(folder / "wordless.mp4", _frames(moving[0], (64, 64), 2), 24)
+    whole = (folder / "moving-0.mp4").read_bytes()
+    for number, data in enumerate((whole[: len(whole) // 3], b"no video at all")):
+        (folder / f"broken-{number}.mp4").write_bytes(data)
+        (folder / f"broken-{number}.txt").write_text("broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("prepared")
+    assert main(_command(source, output)) == 0
+    return output
+
+
+def _command(source: Path, output: Path) -> list[str]:
+    return ["prepare", str(source), str(output), "--checkpoint", "tiny", "--shard-clips", "1"]
+
+
+def _moving(index: int) -> Clip:
+    return replace(sample_clip(0, index), motion="right", speed="slowly", size="large", color="red", background="green")
+
+
+def _frames(clip: Clip, size: tuple[int, int], count: int, substeps: int = 3) -> torch.Tensor:
+    """Of `count` / 8 seconds, `substeps` frames for each of the world's own."""
+    assert clip.velocity is not None
+    step = clip.velocity[0] * min(size) / size[1] / substeps
+    between = [replace(clip, x=(clip.x + step * number) % 1) for number in range(substeps)]
+    return render(between, count, *size).transpose(0, 1).flatten(0, 1)
+
+
+def _write(path: Path, frames: torch.Tensor, fps: float, caption: str = "") -> None:
+    path.parent.mkdir(exist_ok=True)
+    with VideoWriter(path, fps) as video:
+        for frame in frames:
+            video.append(frame)
+    if caption:
+        path.with_suffix(".txt").write_text(caption)
+
+
+def _clip_model(folder: Path) -> list[str]:
+    """A small untrained one, as its options."""
+    from open_clip.model import CLIP
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    (folder / "model.json").write_text(json.dumps(config))
+    save_file(CLIP(**config).state_dict(), folder / "model.safetensors")
+    return ["--clip-model", str(folder / "model.json"), "--clip-weights", str(folder / "model.safetensors")]
+
+
+def _fits(record: dict) -> bool:
+    return "broken" not in record and record["duration"] > 1 and len(record["shots"]) == 1 and record["motion"] > 0.25
+
+
+def _digests(output: Path) -> dict[str, str]:
+    paths = [*output.glob("shards/*.tar"), output / "index.npz", output / "dropped.jsonl", output / "report.png"]
+    assert all(tarfile.is_tarfile(path) for path in paths if path.suffix == ".tar")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
