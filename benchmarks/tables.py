@@ -7,7 +7,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks/results"
-TABLES = {"<!-- long video table -->\n": ("long_video", "faults"), "<!-- front end table -->\n": ("front_end",)}
+TABLES = {
+    "<!-- long video table -->\n": ("long_video", "faults"),
+    "<!-- training table -->\n": ("training",),
+    "<!-- front end table -->\n": ("front_end",),
+}
 """By the marker they stand under in the README: the results whose bars they show."""
 
 

@@ -3,6 +3,7 @@
 import copy
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -495,10 +496,23 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[diffusion]\nstart_from = 'nowhere.safetensors'", "no such checkpoint"),
     ],
 )
-def test_a_wrong_configuration_is_one_line_and_code_2(tmp_path: Path, text: str, message: str):
+def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, message: str):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    command = [sys.executable, "train.py", "--config", str(path), "--output", str(tmp_path)]
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        run(read_config(path), str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "diffusion.steps=0"], "at least 1"),
+        (["--stages", "rollouts"], "its stages are vae, latents, decoder, diffusion, export"),
+    ],
+)
+def test_a_users_error_is_one_line_and_code_2(tmp_path: Path, more: list[str], message: str):
+    command = [sys.executable, "train.py", "--config", "configs/tiny.toml", "--output", str(tmp_path), *more]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert message in result.stderr

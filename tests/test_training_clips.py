@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, part_of_weight
+from artv_core.cli import main
 from artv_core.config import preset
 from artv_core.media import VideoWriter
 from artv_core.models.artv import ARTV
@@ -20,7 +21,8 @@ from artv_core.training import run as stages
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
 from artv_core.training.ema import MovingAverage
-from artv_core.training.loop import run_stage
+from artv_core.training.loop import make_shardable, run_stage
+from artv_core.training.optimizers import make_optimizer
 from artv_core.training.run import run
 from artv_core.training.samples import Clips
 from artv_core.training.start import open_clips, starting_model
@@ -176,6 +178,22 @@ def test_a_clip_that_breaks_later_is_replaced_and_named(
     assert capsys.readouterr().out.count(f"replaced: {name}") == 1
 
 
+def test_prepared_clips_are_learnt_from_without_vae_and_text_encoder(clips: Path, tmp_path: Path):
+    prepared = tmp_path / "prepared"
+    assert main(["prepare", str(clips), str(prepared), "--checkpoint", "tiny", "--motion-range", "0", "100"]) == 0
+    changes = [f"data.path={prepared}", 'diffusion.train=["unet", "branches", "mask"]', "diffusion.steps=2"]
+    config = configured(tmp_path, CLIPS.format(clips="x"), *changes, "diffusion.evaluate_every=2")
+    model = starting_model(config)
+    batch = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine")).samples.batch(0, range(8))
+    assert (batch.frames.shape[1:], batch.text.shape[1:]) == ((4, 4, 8, 8), (32, 48))
+    run(config, str(tmp_path))
+    assert not describe_checkpoint(tmp_path / "mine" / "mine.safetensors").missing
+    with torch.no_grad():
+        next(model.require_vae().parameters()).add_(0.1)
+    with pytest.raises(ValueError, match="VAE"):
+        open_clips(config, model, tmp_path / "mine")
+
+
 # Stable Diffusion files
 
 ADAPTER = """
@@ -329,6 +347,15 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path):
     assert gradients[0].keys() == gradients[1].keys()
     for name, whole in gradients[0].items():
         assert torch.allclose(whole, gradients[1][name], rtol=1e-3, atol=1e-6), name
+
+
+def test_what_cannot_be_sharded_is_said():
+    module = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    make_shardable(module, make_optimizer(module, DiffusionStage()))
+    with pytest.raises(ValueError, match="FSDP shards weights of one type under AdamW"):
+        make_shardable(module, make_optimizer(module, DiffusionStage(optimizer="muon")))
+    with pytest.raises(ValueError, match="FSDP shards weights of one type"):
+        make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, DiffusionStage()))
 
 
 def test_averages_follow_the_weights_and_change_places_with_them():

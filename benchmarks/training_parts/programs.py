@@ -37,13 +37,11 @@ def moving_clips(count: int, seed: int = 11) -> list[Clip]:
 
 
 def command(config: Path, output: Path, *more: str, processes: int = 1) -> list[str]:
-    """`python train.py ...`, or the same through `accelerate launch`."""
+    """`python train.py ...`, or the same by torchrun, for `accelerate launch` starts several processes on GPUs only."""
     own = [str(ROOT / "train.py"), "--config", str(config), "--output", str(output), *more]
     if processes == 1:
         return [sys.executable, *own]
-    launch = ["--cpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}"]
-    return [*launcher, *launch, f"--main_process_port={29500 + os.getpid() % 1000}", *own]
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", *own]
 
 
 def train(config: Path, output: Path, *more: str, processes: int = 1) -> str:
