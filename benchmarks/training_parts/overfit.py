@@ -19,6 +19,9 @@ name = "overfit"
 preset = "tiny"
 base = "tiny"
 seed = 1
+[overrides.sampling]
+reference_noise_level = 20
+anchor_noise_level = 20
 [data]
 path = "{clips}"
 bucket_multiple = 0
