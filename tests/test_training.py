@@ -57,7 +57,7 @@ mixed_precision = "bf16"
 [diffusion]
 steps = 4
 batch_size = 4
-warmup_steps = 1
+warmup_steps = 4
 save_minutes = 0.0
 sheet_rows = 1
 sheet_columns = 2

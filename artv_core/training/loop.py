@@ -125,6 +125,7 @@ class _Training:
         self.plain = accelerator.unwrap_model(self.module)
         self.average = MovingAverage(self.plain, self.config.ema_decay, self.config.ema_device)
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.rates = [float(group["lr"]) for group in inner.param_groups]
         self.state = RunState(folder, self.plain, inner, self.average, accelerator.scaler)
         self.inner_optimizer = inner
         self.meter = self._make_meter()
@@ -184,7 +185,7 @@ class _Training:
     def _step(self, step: int, batch: list) -> dict[str, Tensor]:
         """The scalars stay tensors: reading one makes a GPU wait, and only some steps are logged."""
         accelerator, module = self.accelerator, self.module
-        rate = set_learning_rate(self.inner_optimizer, step, self.config)
+        rate = set_learning_rate(self.inner_optimizer, self.rates, step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(batch):

@@ -1,5 +1,7 @@
 """Optimisers by name, and the learning rate's course."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,12 +36,12 @@ def learning_rate_factor(step: int, config: LoopConfig) -> float:
     return min(warm, left, 1.0)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: LoopConfig) -> float:
-    """Give every group of the optimiser its rate at `step`, so that the course depends on the step alone. Returns the
-    first group's."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], step: int, config: LoopConfig) -> float:
+    """Give every group of the optimiser its rate at `step`, of `rates` when it is full: the course depends on the
+    configuration and the step, not on what a saved state has. Returns the first group's."""
     factor = learning_rate_factor(step, config)
-    for group in optimizer.param_groups:
-        rate = group.setdefault("initial_lr", float(group["lr"])) * factor
+    for group, full in zip(optimizer.param_groups, rates, strict=True):
+        rate = full * factor
         if isinstance(group["lr"], Tensor):  # some compile their step, and would anew for each number
             group["lr"].fill_(rate)
         else:
