@@ -7,7 +7,7 @@ full_size  `sd21-adapter` as large as it is: three steps on a CPU, memory, what 
 prepare    `artv prepare` on 500 clips: what is kept, a kill in between, Ray against a plain run
 loading    how fast clips are read, against what a training step takes
 tiny       the retrained `tiny` against the bars of `benchmarks/quality.py`
-gpu        sd21 and sd21-adapter on a GPU: steps per second, memory, MFU, FSDP, waiting for data
+gpu        sd21 and sd21-adapter on a GPU: steps per second, memory, MFU, waiting for data
 
 Writes `benchmarks/results/training.json`; what it holds of parts that are not run now is kept. `--quick` does a little
 of each part and writes nothing. Pictures go to `build/training`.

@@ -53,7 +53,9 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         "bars": {
             "2 processes of batch 4 against 1 of batch 8: steps": steps,
             "2 processes of batch 4 against 1 of batch 8: largest relative difference of losses": differences["two"],
-            "2 processes of batch 4 against 1 of batch 8: the same with fully_shard, largest difference": differences["sharded"],
+            "2 processes of batch 4 against 1 of batch 8: the same with fully_shard, largest difference": differences[
+                "sharded"
+            ],
         },
     }
 
