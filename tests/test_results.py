@@ -14,6 +14,7 @@ import decisions  # noqa: E402
 import faults  # noqa: E402
 import long_video  # noqa: E402
 import tables  # noqa: E402
+import training  # noqa: E402
 
 
 def read(name: str) -> dict:
@@ -55,7 +56,7 @@ def test_readme_says_what_was_measured(marker):
     assert f"{marker}{tables.table(tables.read_bars(tables.TABLES[marker]))}\n\n" in text
 
 
-@pytest.mark.parametrize("name", ["long_video", "faults", "front_end"])
+@pytest.mark.parametrize("name", ["long_video", "faults", "front_end", "training"])
 def test_a_bar_holds_where_its_value_is_within_its_limit(name):
     bars = read(name)["bars"]
     assert len({bar["name"] for bar in bars}) == len(bars)
@@ -68,6 +69,13 @@ def test_a_bar_holds_where_its_value_is_within_its_limit(name):
 def test_every_bar_of_the_faults_is_there():
     named = {name for part in faults.BARS.values() for name in part}
     assert {bar["name"] for bar in read("faults")["bars"]} == named
+
+
+def test_every_bar_of_training_is_there_and_those_measured_hold():
+    named = {name for part in training.BARS.values() for name in part}
+    bars = read("training")["bars"]
+    assert {bar["name"] for bar in bars} == named
+    assert [bar["name"] for bar in bars if bar["value"] is not None and not bar["holds"]] == []
 
 
 def test_memory_does_not_grow_and_nothing_is_lost():

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -57,13 +58,21 @@ class RunState:
         _wait()
 
     def load(self) -> int:
-        """Take up the last state there is and return its step; 0 where there is none. Every process must call this."""
+        """Take up the last state there is and return its step; 0 where there is none. Every process must call this.
+
+        Raises ValueError, one line, for a state of another configuration or an earlier version.
+        """
         steps = saved_steps(self.folder)
         if not steps:
             return 0
         path, tensors = self._path(steps[-1]), self._tensors()
-        with _single_process_is_meant():
-            dcp.load(tensors, checkpoint_id=path)
+        try:
+            with _single_process_is_meant():
+                dcp.load(tensors, checkpoint_id=path)
+        except (CheckpointException, RuntimeError, ValueError, OSError, KeyError) as error:
+            reason = " ".join(str(error).split())[-200:]
+            advice = "give the run another name, or remove that folder to start anew"
+            raise ValueError(f"{path} does not fit this configuration: {advice} ({reason})") from None
         set_model_state_dict(self.module, tensors["module"], options=_TRAINED)
         set_optimizer_state_dict(self.module, self.optimizer, tensors["optimizer"], options=_TRAINED)
         if self.scaler is not None:

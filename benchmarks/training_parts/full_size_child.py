@@ -12,6 +12,7 @@ from torch import nn
 
 from artv_core.checkpoint import part_of_weight
 from artv_core.models.artv import ARTV
+from artv_core.training import loop
 from artv_core.training import run as stages
 from artv_core.training.config import read_config
 from artv_core.training.diffusion import DiffusionTraining
@@ -46,9 +47,15 @@ def watched(stage: Stage, folder: Path, resume: bool) -> nn.Module:
     assert isinstance(stage, DiffusionTraining)
     before = digests(stage.model)
     grads = {name for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
-    started = time.monotonic()
+    started, after = time.monotonic(), dict[str, str]()
+    averaged = loop._Training.averaged_module
+
+    def looked_at(training: loop._Training) -> nn.Module:
+        after.update(digests(stage.model))  # before the averages take the weights' place
+        return averaged(training)
+
+    loop._Training.averaged_module = looked_at
     trained = run_stage(stage, folder, resume)
-    after = digests(stage.model)
     named = {name for name, _ in stage.model.named_parameters() if part_of_weight(name) in stage.config.train}
     changed = {name for name in after if after[name] != before[name]}
     SEEN.update(
@@ -71,6 +78,7 @@ def main() -> None:
     changes += ["diffusion.batch_size=2", "diffusion.micro_batch=1", "diffusion.workers=0", "diffusion.sheet_rows=1"]
     changes += [
         "diffusion.sheet_columns=2",
+        "diffusion.warmup_steps=1",
         "diffusion.sheet_steps=1",
         "diffusion.evaluate_every=0",
         "diffusion.log_every=1",
