@@ -458,7 +458,7 @@ def test_overrides_change_single_fields():
 
 
 def test_a_state_of_another_configuration_is_one_line(finished: Path, tmp_path: Path):
-    (tmp_path / "small.toml").write_text(SMALL.replace("steps = 4", 'steps = 5\noptimizer = "muon"'))
+    (tmp_path / "small.toml").write_text(SMALL.replace("\nsteps = 4", '\nsteps = 5\noptimizer = "muon"'))
     with pytest.raises(ValueError, match="state-00000004 does not fit this configuration") as caught:
         run(read_config(tmp_path / "small.toml"), str(finished.parent), ["diffusion"], resume=True)
     assert len(str(caught.value).splitlines()) == 1
