@@ -13,8 +13,6 @@ every one in $COMFYUI_PATH, else ~/comfy/ComfyUI. `--quick` does a little of eac
 import argparse
 import importlib
 import json
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +21,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from result_files import as_result, commit, kept_parts, verdict  # noqa: E402
+
+COMMAND = "python benchmarks/faults.py"
 RESULT = ROOT / "benchmarks/results/faults.json"
 
 BARS: dict[str, dict[str, tuple[str, float]]] = {
@@ -65,13 +66,13 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(BARS), default=list(BARS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    parts = {} if args.quick else kept_parts()
+    parts = {} if args.quick else kept_parts(RESULT)
     for name in args.parts:
         print(name, flush=True)
         parts[name] = run_part(name, args.seed, args.quick)
         if not args.quick:
-            RESULT.write_text(json.dumps(as_result(parts), indent=1) + "\n")
-    for bar in as_result(parts)["bars"]:
+            RESULT.write_text(json.dumps(as_result(COMMAND, BARS, parts), indent=1) + "\n")
+    for bar in as_result(COMMAND, BARS, parts)["bars"]:
         print("{name:68} {value!s:>8}   {limit:16} {verdict}".format(**bar, verdict=verdict(bar)))
 
 
@@ -80,7 +81,7 @@ def run_part(name: str, seed: int, quick: bool) -> dict[str, Any]:
     started = time.monotonic()
     measure = fuzz if name == "fuzz" else importlib.import_module(f"fault_parts.{name}").measure
     figures = measure(seed, quick)
-    about = {"commit": _git("rev-parse", "--short", "HEAD"), "seed": seed}
+    about = {"commit": commit(), "seed": seed}
     return about | {"minutes": round((time.monotonic() - started) / 60, 1)} | figures
 
 
@@ -101,38 +102,6 @@ def fuzz(seed: int, quick: bool) -> dict[str, Any]:
             "fuzzing: memory, MB": max(figures["memory_mb"] for figures in targets.values()),
         },
     }
-
-
-def as_result(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is written: the bars of all parts first, then what else was measured."""
-    return {
-        "command": "python benchmarks/faults.py",
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, on the CPU",
-        "bars": [
-            as_bar(bar, parts.get(part, {}).get("bars", {}).get(bar), *limit)
-            for part, bars in BARS.items()
-            for bar, limit in bars.items()
-        ],
-        "parts": {part: parts[part] for part in BARS if part in parts},
-    }
-
-
-def as_bar(name: str, value: float | None, kind: str, limit: float) -> dict[str, Any]:
-    holds = value is not None and (value >= limit if kind == "at least" else value <= limit)
-    return {"name": name, "value": value, "limit": f"{kind} {limit}", "holds": holds}
-
-
-def verdict(bar: dict[str, Any]) -> str:
-    return "not run" if bar["value"] is None else "holds" if bar["holds"] else "missed"
-
-
-def kept_parts() -> dict[str, dict[str, Any]]:
-    return json.loads(RESULT.read_text())["parts"] if RESULT.is_file() else {}
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import itertools
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from result_files import commit  # noqa: E402
 
 from artv_core.comfyui import Host, Server, find_hosts  # noqa: E402
 from tests.host import browser, front_end, timeline_steps, workflow_format  # noqa: E402
@@ -61,7 +62,7 @@ def main() -> None:
             if args.pages in name and (part == "use" or page == FrontEnd()):
                 print(f"{part}: {name}", flush=True)
                 found = PARTS[part](host, page)
-                write(part, name, found | {"commit": _git("rev-parse", "--short", "HEAD")})
+                write(part, name, found | {"commit": commit()})
     for bar in json.loads(RESULT.read_text())["bars"]:
         print(f"{'holds ' if bar['holds'] else 'MISSED'} {bar['name']}: {bar['value']} ({bar['limit']})")
 
@@ -281,10 +282,6 @@ def bar(name: str, value: float | None, limit: float, at_least: bool | None = No
     at_least = name.startswith("use: pages") if at_least is None else at_least
     holds = value is not None and (value >= limit if at_least else value <= limit)
     return {"name": name, "value": value, "limit": f"at {'least' if at_least else 'most'} {limit:g}", "holds": holds}
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import copy
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from result_files import commit  # noqa: E402
 
 from artv_core.comfyui import Graph, Host, Server, find_hosts  # noqa: E402
 
@@ -37,7 +38,7 @@ def main() -> None:
     measured = {host.version: measure(host, args.repeats) for host in hosts}
     result = {
         "command": "python benchmarks/host.py",
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {platform.system()}, --cpu",
         "bar": f"at most {BAR:.0%} of the sampler node's time outside artv_core",
         "hosts": measured,
@@ -108,10 +109,6 @@ def without_preview(graph: Graph, sampler: str) -> Graph:
     graph = copy.deepcopy(graph)
     del graph[sampler]["inputs"]["vae"]
     return graph
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from result_files import commit  # noqa: E402
+
 from artv_core.comfyui import Graph, Host, Server, find_hosts  # noqa: E402
 from artv_core.evaluation.drift import DriftLog, DriftMeter  # noqa: E402
 from artv_core.generate import GenerateOptions  # noqa: E402
@@ -98,11 +100,11 @@ def keep(path: Path, frames: int, name: str, part: Part) -> None:
     """Write this part beside what the file holds of others of the same length."""
     kept = json.loads(path.read_text()) if path.is_file() else {}
     parts = kept["parts"] if kept.get("frames") == frames else {}
-    commit = _git("rev-parse", "--short", "HEAD")
-    parts[name] = {"commit": commit} | part
+    now = commit()
+    parts[name] = {"commit": now} | part
     result = {
         "command": "python benchmarks/long_video.py",
-        "commit": commit,
+        "commit": now,
         "machine": machine(),
         "frames": frames,
         "steps": STEPS,
@@ -401,10 +403,6 @@ def stream_graph(frames: int, seed: int) -> Graph:
 
 def _sampler(graph: Graph) -> str:
     return next(key for key, part in graph.items() if part["class_type"] == "ARTVMaskedDiffusionSampler")
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ of it, so that they can run side by side (but the seconds want a quiet machine);
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from result_files import commit  # noqa: E402
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
 from artv_core.conditioning import TextSegment, TextTrack  # noqa: E402
@@ -143,7 +144,7 @@ def kept_result(name: str, seed: int, overrides: dict[str, Any]) -> dict[str, An
     """What the file holds of this checkpoint under these settings, or the beginning of it."""
     result = {
         "command": "python benchmarks/quality.py",
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
         "checkpoint": name,
         "seed": seed,
@@ -314,10 +315,6 @@ def print_table(table: dict[str, float], true: dict[str, float], frozen: dict[st
 def _override(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     return name, json.loads(value) if value[:1] in "0123456789-tfn" else value
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ of each part and writes nothing. Pictures go to `build/training`.
 import argparse
 import importlib
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +25,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from result_files import as_result, commit, kept_parts, verdict  # noqa: E402
+
+COMMAND = "python benchmarks/training.py"
 RESULT = ROOT / "benchmarks/results/training.json"
 
 BARS: dict[str, dict[str, tuple[str, float]]] = {
@@ -78,13 +79,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
     parser.add_argument("--parts", nargs="+", choices=list(BARS), default=[name for name in BARS if name != "gpu"])
     args = parser.parse_args()
-    parts = {} if args.quick else kept_parts()
+    parts = {} if args.quick else kept_parts(RESULT)
     for name in args.parts:
         print(name, flush=True)
         parts[name] = run_part(name, args.quick)
         if not args.quick:
-            RESULT.write_text(json.dumps(as_result(parts), indent=1) + "\n")
-    for bar in as_result(parts)["bars"]:
+            RESULT.write_text(json.dumps(as_result(COMMAND, BARS, parts), indent=1) + "\n")
+    for bar in as_result(COMMAND, BARS, parts)["bars"]:
         value = "" if bar["value"] is None else f"{bar['value']:.4g}"
         print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
 
@@ -94,40 +95,8 @@ def run_part(name: str, quick: bool) -> dict[str, Any]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         figures = importlib.import_module(f"training_parts.{name}").measure(Path(folder), quick)
-    about = {"commit": _git("rev-parse", "--short", "HEAD")}
+    about = {"commit": commit()}
     return about | {"minutes": round((time.monotonic() - started) / 60, 1)} | figures
-
-
-def as_result(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is written: the bars of all parts first, then what else was measured."""
-    return {
-        "command": "python benchmarks/training.py",
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, on the CPU",
-        "bars": [
-            as_bar(bar, parts.get(part, {}).get("bars", {}).get(bar), *limit)
-            for part, bars in BARS.items()
-            for bar, limit in bars.items()
-        ],
-        "parts": {part: parts[part] for part in BARS if part in parts},
-    }
-
-
-def as_bar(name: str, value: float | None, kind: str, limit: float) -> dict[str, Any]:
-    holds = value is not None and (value >= limit if kind == "at least" else value <= limit)
-    return {"name": name, "value": value, "limit": f"{kind} {limit:.4g}", "holds": holds}
-
-
-def verdict(bar: dict[str, Any]) -> str:
-    return "not run" if bar["value"] is None else "holds" if bar["holds"] else "missed"
-
-
-def kept_parts() -> dict[str, dict[str, Any]]:
-    return json.loads(RESULT.read_text())["parts"] if RESULT.is_file() else {}
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

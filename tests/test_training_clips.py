@@ -178,6 +178,24 @@ def test_a_clip_that_breaks_later_is_replaced_and_named(
     assert capsys.readouterr().out.count(f"replaced: {name}") == 1
 
 
+def test_clips_keep_their_shapes_and_a_batch_has_one(clips: Path, tmp_path: Path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for index, shape in enumerate([(48, 80), (80, 48), (64, 64)] * 2):
+        with VideoWriter(folder / f"{index}.mp4", fps=8) as video:
+            for frame in render([sample_clip(3, index)], 12, *shape)[0]:
+                video.append(frame)
+        (folder / f"{index}.txt").write_text("x")
+    text = CLIPS.format(clips=folder).replace("bucket_multiple = 0", "bucket_multiple = 8")
+    config = configured(tmp_path, text, "diffusion.steps=3", "diffusion.evaluate_every=0")
+    model = starting_model(config)
+    training = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine"))
+    shapes = [tuple(training.samples.batch(step, range(8)).frames.shape[-2:]) for step in range(6)]
+    assert len(set(shapes)) == 3
+    assert {height * width // 256 for height, width in shapes} <= {14, 15, 16, 17}
+    run(config, str(tmp_path), ["diffusion"])
+
+
 def test_prepared_clips_are_learnt_from_without_vae_and_text_encoder(clips: Path, tmp_path: Path):
     prepared = tmp_path / "prepared"
     assert main(["prepare", str(clips), str(prepared), "--checkpoint", "tiny", "--motion-range", "0", "100"]) == 0

@@ -104,8 +104,9 @@ def write_dataset(
     folder: Path, manifest: Mapping[str, Any], records: Sequence[ShardRecord], null_context: np.ndarray
 ) -> None:
     """Write `index.npz` and then `dataset.json`, which makes the folder a finished one."""
+    columns: dict[str, Any] = {**_columns(records), "null_context": null_context}
     with replacing(folder / INDEX) as partial, partial.open("wb") as file:
-        np.savez(file, null_context=null_context, **_columns(records))  # type: ignore[arg-type]
+        np.savez(file, **columns)
     shards = [
         {"file": record.file, "clips": len(record.names), "bytes": record.size, "sha256": record.sha256}
         for record in records
