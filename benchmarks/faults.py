@@ -71,6 +71,7 @@ def main() -> None:
         print(name, flush=True)
         parts[name] = run_part(name, args.seed, args.quick)
         if not args.quick:
+            parts = kept_parts(RESULT) | {name: parts[name]}  # other parts may have been run meanwhile
             RESULT.write_text(json.dumps(as_result(COMMAND, BARS, parts), indent=1) + "\n")
     for bar in as_result(COMMAND, BARS, parts)["bars"]:
         print("{name:68} {value!s:>8}   {limit:16} {verdict}".format(**bar, verdict=verdict(bar)))
