@@ -68,6 +68,7 @@ from artv_core.journal import (  # noqa: E402
 )
 from artv_core.models.artv import ARTV  # noqa: E402
 from artv_core.pipeline import load_journal, load_latents, pick_device, save_latents  # noqa: E402
+from artv_core.prepare import run as prepare_run  # noqa: E402
 from artv_core.prompts import (  # noqa: E402
     MAX_CHARACTERS,
     MAX_FILE_BYTES,
@@ -883,12 +884,13 @@ def _argument(dice: Random, action: argparse.Action) -> list[str]:
 
 
 def check_arguments(words: list[str], folder: Path) -> None:
-    """As a user's shell does, up to where the weights would be loaded or ComfyUI started."""
+    """As a user's shell does, up to where the weights would be loaded, clips looked at, or ComfyUI started."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(cli, "build_parser", _parser))
         stack.enter_context(patch.object(cli, "load_pipeline", _checked_device))
         stack.enter_context(patch.object(demo_comfyui, "run_workflows", _left_to_sample))
+        stack.enter_context(patch.object(prepare_run, "prepare", _left_to_sample))
         stack.enter_context(patch.object(comfyui.Host, "missing", lambda host: []))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
