@@ -134,10 +134,13 @@ def check_installed(engine: Engine) -> None:
     for module in ("scenedetect", "webdataset", *(["ray.data"] if engine.name == "ray" else [])):
         try:
             importlib.import_module(module)
-        except ImportError:
+        except ImportError as error:
             plain = ", or use --engine plain, which does the same in this process" if module == "ray.data" else ""
             name = module.partition(".")[0]
-            raise ValueError(f"{name} is not installed: pip install 'comfyui-artv[prepare]'{plain}") from None
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"{name} cannot be imported ({reason}): pip install 'comfyui-artv[prepare]'{plain}"
+            ) from None
 
 
 def _run_ray(
