@@ -277,7 +277,7 @@ def _decoded(video: _Video, packets: list[Any], wanted: set[int] | None) -> dict
     """Frames by time stamp: the `wanted` ones (None: all), with no more decoded than they need."""
     frames: dict[int, Any] = {}
     if video.counted and wanted is not None:
-        shown = _decoded(video, packets, None).values()
+        shown = _decoded(video, packets, None).values()  # fewer than packets where the last ones show nothing new
         return dict(zip(sorted(packet.pts for packet in packets), shown, strict=False))
     for start, stop in _runs(packets, wanted):
         for frame in _decoded_run(video, packets[start:stop], wanted):

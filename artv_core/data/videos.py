@@ -250,13 +250,14 @@ def _read_facts(keys: np.ndarray, file: Path | None) -> tuple[_Facts, np.ndarray
     try:
         with np.load(file) as columns:
             kept = {name: columns[name] for name in ("keys", "duration", "height", "width", "broken", "faults")}
+        reasons = kept["faults"].tobytes().decode().split("\n") if len(kept["broken"]) else []
+        faults = dict(zip(kept["broken"].tolist(), reasons, strict=True))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return facts, known  # there is none yet, or not one of ours; it will be written anew
     rows = np.minimum(np.searchsorted(kept["keys"], keys), max(0, len(kept["keys"]) - 1))
     known = kept["keys"][rows] == keys if len(kept["keys"]) else known
     for name in ("duration", "height", "width"):
         getattr(facts, name)[known] = kept[name][rows[known]]
-    faults = dict(zip(kept["broken"].tolist(), kept["faults"].tobytes().decode().split("\n"), strict=False))
     facts.faults.update(
         (number, faults[row]) for number, row in enumerate(rows.tolist()) if known[number] and row in faults
     )

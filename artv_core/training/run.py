@@ -114,7 +114,7 @@ def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
     """One file: everything where the UNet was trained, else what was trained, to be used beside its base."""
     stage, path = config.diffusion, folder / f"{config.name}.safetensors"
     whole = "unet" in stage.train
-    if config.data.path and whole:
+    if whole:
         model = starting_model(config)
     else:
         with torch.device("meta"):
@@ -122,7 +122,7 @@ def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
     model.config = config.exported_model
     trained = _read_part(folder, "diffusion")
     _check_complete(trained, model, config, folder)
-    model.load_state_dict(trained, strict=False, assign=True)
+    model.load_state_dict(model.state_dict() | trained, assign=True)
     if not config.data.path:
         model.vae = _best_vae(config, folder)
     save_checkpoint(

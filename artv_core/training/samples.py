@@ -76,8 +76,7 @@ def draw_sample(
 
 def _moved_back(draw: Draw, frames: int) -> Draw:
     """References so many frames earlier where the model is to make those between; not where there are none so early."""
-    fits = bool(draw.references) and len(set(draw.references)) == len(draw.references) > 0
-    fits = fits and draw.references[0] >= frames
+    fits = len(set(draw.references)) == len(draw.references) > 0 and draw.references[0] >= frames
     references = tuple(reference - frames for reference in draw.references) if draw.rolled and fits else draw.references
     return replace(draw, references=references, rolled=draw.rolled and fits)
 

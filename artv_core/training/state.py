@@ -1,7 +1,8 @@
 """What a run needs to go on as if it had never stopped: written beside, then renamed, so a state is whole or not there.
 
 Weights, averages and the optimiser's state go through torch.distributed.checkpoint: each process writes what it holds,
-sharded or not, and another number of processes can read it. Only what is trained is written.
+sharded or not, and another number of processes can read it. Only what is trained is written. Unlike a checkpoint, a
+state is partly a pickle: go on only with runs of your own.
 """
 
 import random
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from .ema import MovingAverage
 
+# Not strict, since what is frozen is not in it; that all else is there and fits is checked as it is read.
 _TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
