@@ -1,13 +1,17 @@
 """Training on encoded videos and on Stable Diffusion files: what is trained, what is kept, and what comes of it."""
 
 import json
+import os
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +28,7 @@ from artv_core.training.ema import MovingAverage
 from artv_core.training.loop import make_shardable, run_stage
 from artv_core.training.optimizers import make_optimizer
 from artv_core.training.run import run
-from artv_core.training.samples import Clips
+from artv_core.training.samples import Batch, Clips, ClipSamples
 from artv_core.training.start import open_clips, starting_model
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.throughput import count_flops
@@ -320,6 +324,36 @@ def test_exactly_the_named_parts_are_trained(
         for name, tensor in start.noise.diffusion_model.state_dict().items():
             if part_of_weight(f"noise.diffusion_model.{name}") == "unet":
                 assert torch.equal(model.noise.diffusion_model.state_dict()[name], tensor), name
+
+
+def test_a_stopped_run_of_some_parts_goes_on_as_if_it_had_not_stopped(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is frozen is in no state, and comes back from the base."""
+    config = configured(tmp_path, ADAPTER.format(base=base, train='["branches", "mask"]'))
+    monkeypatch.setattr(stages, "open_clips", latent_clips)
+    run(config, str(tmp_path / "whole"), ["diffusion"])
+    drawn, before = [], ClipSamples.batch
+
+    def stopped(samples: ClipSamples, step: int, indices: range) -> Batch:
+        drawn.append(step)
+        if drawn.count(1) == 1 and step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return before(samples, step, indices)
+
+    monkeypatch.setattr(ClipSamples, "batch", stopped)
+    with pytest.raises(SystemExit) as ended:
+        run(config, str(tmp_path / "stopped"), ["diffusion"])
+    assert ended.value.code == 0
+    (state,) = (tmp_path / "stopped/adapter/diffusion").glob("state-*")
+    assert int(state.name.removeprefix("state-")) < config.diffusion.steps
+    stored = dcp.FileSystemReader(state).read_metadata().state_dict_metadata
+    weights = [name.removeprefix("module.") for name in stored if name.startswith("module.")]
+    assert {part_of_weight(name) for name in weights} == {"branches", "mask"}
+    run(config, str(tmp_path / "stopped"), ["diffusion"], resume=True)
+    resumed, whole = (load_file(tmp_path / name / "adapter/diffusion.safetensors") for name in ("stopped", "whole"))
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
 def test_before_the_first_step_the_noise_network_is_the_base(base: Path, tmp_path: Path):

@@ -113,7 +113,7 @@ class DiffusionTraining(Stage):
     samples: ClipSamples
 
     def __init__(self, config: TrainConfig, model: ARTV, clips: Clips) -> None:
-        self.config = config.diffusion
+        self.config, self.evaluate_every = config.diffusion, config.diffusion.evaluate_every
         self.run, self.model, self.clips, self.broken = config, model, clips, BrokenCount()
         self.samples = ClipSamples(config.diffusion, config.seed, model, clips)
         choose_trained(model, config.diffusion.train)

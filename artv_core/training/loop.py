@@ -45,6 +45,8 @@ class Stage:
     config: LoopConfig
     module: nn.Module
     samples: Samples
+    evaluate_every: int = 0
+    """Steps between two evaluations; 0: never."""
 
     def arguments(self, batch: Any, device: torch.device) -> tuple:
         """What `module` is called with: the batch on the device, encoded if need be."""
@@ -76,7 +78,7 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
     """
     folder = run_dir / stage.name
     accelerator = make_accelerator(stage.config, folder)
-    training = _Training(stage, accelerator, folder)
+    training = Training(stage, accelerator, folder)
     first = training.state.load() if resume else 0
     with _stop_on_signal() as stop:
         training.run(first, stop)
@@ -115,7 +117,7 @@ def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
     return [WandBTracker(config.wandb_project, name=name, dir=str(folder.parent))]
 
 
-class _Training:
+class Training:
     """One stage under way."""
 
     def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path) -> None:
@@ -168,7 +170,7 @@ class _Training:
         accelerator, config = self.accelerator, self.config
         share = config.batch_size // accelerator.num_processes
         start = accelerator.process_index * share
-        steps = _Steps(self.stage.samples, range(start, start + share), config.micro_batch or share)
+        steps = Steps(self.stage.samples, range(start, start + share), config.micro_batch or share)
         loader: Iterable = DataLoader(
             steps,
             sampler=range(first, config.steps),
@@ -212,7 +214,7 @@ class _Training:
 
     def _look(self, done: int) -> None:
         """Held-out losses and sheets, where they are due after `done` steps."""
-        every = getattr(self.config, "evaluate_every", 0)
+        every = self.stage.evaluate_every
         evaluating = every and (done % every == 0 or done == self.config.steps)
         drawing = done % self.config.sheet_every == 0 or done == self.config.steps
         if not evaluating and not drawing:
@@ -263,7 +265,7 @@ def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     module.to(memory_format=torch.contiguous_format)
 
 
-class _Steps(Dataset):
+class Steps(Dataset):
     """What the loader's workers make: for each step this process's share, in micro-batches."""
 
     def __init__(self, samples: Samples, indices: range, micro_batch: int) -> None:

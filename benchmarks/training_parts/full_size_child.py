@@ -48,13 +48,13 @@ def watched(stage: Stage, folder: Path, resume: bool) -> nn.Module:
     before = digests(stage.model)
     grads = {name for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
     started, after = time.monotonic(), dict[str, str]()
-    averaged = loop._Training.averaged_module
+    averaged = loop.Training.averaged_module
 
-    def looked_at(training: loop._Training) -> nn.Module:
+    def looked_at(training: loop.Training) -> nn.Module:
         after.update(digests(stage.model))  # before the averages take the weights' place
         return averaged(training)
 
-    loop._Training.averaged_module = looked_at
+    loop.Training.averaged_module = looked_at
     trained = run_stage(stage, folder, resume)
     named = {name for name, _ in stage.model.named_parameters() if part_of_weight(name) in stage.config.train}
     changed = {name for name in after if after[name] != before[name]}

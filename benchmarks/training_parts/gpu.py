@@ -105,12 +105,12 @@ def waited(device: torch.device) -> float:
     """Share of 30 steps of `sd21` at micro-batch size that the GPU waits for eight processes that make batches."""
     from torch.utils.data import DataLoader
 
-    from artv_core.training.loop import _Steps
+    from artv_core.training.loop import Steps
 
     config = configured("sd21")
     batch = config.diffusion.micro_batch
     training, optimizer = begun("sd21", batch, device)
-    steps = _Steps(training.samples, range(batch), batch)
+    steps = Steps(training.samples, range(batch), batch)
     loader = iter(DataLoader(steps, sampler=range(34), batch_size=None, num_workers=8, pin_memory=True))
     for _ in range(4):
         learn(training, optimizer, next(loader)[0], device)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from artv_core.training.config import read_config
 from artv_core.training.diffusion import DiffusionTraining
-from artv_core.training.loop import _Steps
+from artv_core.training.loop import Steps
 from artv_core.training.start import open_clips, starting_model
 
 from .processes import CONFIG
@@ -47,7 +47,7 @@ def rate(config: Path, folder: Path, rounds: int) -> dict[str, float]:
     model = starting_model(run)
     training = DiffusionTraining(run, model, open_clips(run, model, folder.with_suffix(".run")))
     optimizer = torch.optim.AdamW(training.module.parameters())
-    steps = _Steps(training.samples, range(BATCH), BATCH)
+    steps = Steps(training.samples, range(BATCH), BATCH)
     seconds = {"loaded": 0.0, "learnt": 0.0}
     for round_ in range(rounds + 1):
         started = time.process_time()
