@@ -7,12 +7,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .denoiser import Branch, GuidanceScales, MaskedDenoiser, guidance_branches
+from .models.artv import ARTV
+from .models.attention import KeysValues, TokenProjections
+from .models.branches import Expansion
 from .models.network import FrameConditions, FrameNetwork
 from .prompts import PromptSpan
 from .randomness import normal, stream
@@ -153,10 +156,6 @@ class NoisedLatents:
     latents: Tensor
     level: int
 
-    def blank(self) -> "NoisedLatents":
-        """The absent condition: zero latents at level 0 (ours)."""
-        return NoisedLatents(torch.zeros_like(self.latents), 0)
-
 
 def noised(
     schedule: NoiseSchedule, latents: Tensor, level: int, seeds: Sequence[int], *key: int | str
@@ -168,8 +167,9 @@ def noised(
 
 @dataclass(frozen=True)
 class FrameInputs:
-    """All a frame is conditioned on. `context` and `null_context` are [B, L, D] and [L, D]; `references` [B, R*C, h, w]
-    and `anchor` [B, C, h, w] are noised, or blank where absent; `reference_latent` is the clean frame to copy from."""
+    """All a frame is conditioned on. `context` [L, D] or [B, L, D] and `null_context` [L, D] may be on any device;
+    `references` [B, R*C, h, w] and `anchor` [B, C, h, w] are noised, or blank where absent; `reference_latent` is the
+    clean frame to copy from. What holds for several frames is best given as the same tensor: see `Conditioner`."""
 
     context: Tensor
     null_context: Tensor
@@ -179,49 +179,151 @@ class FrameInputs:
     has_anchor: bool
 
 
+class Conditioner:
+    """Makes a network's conditions, frame after frame; what frames and branches have in common is made only once. Ours.
+
+    Kept from one frame to the next are blank references, the blank anchor, and the keys and values of a text for as
+    long as `FrameInputs` hold the very same tensor. The network's weights must stay what they are.
+    """
+
+    def __init__(self, network: FrameNetwork) -> None:
+        self.network = network
+        self._blank_references: tuple[torch.Size, list[Tensor]] | None = None
+        self._blank_anchor: tuple[torch.Size, list[KeysValues]] | None = None
+        self._texts: list[tuple[Tensor, list[KeysValues]]] = []
+        self._text_of_branches: tuple[tuple[Any, ...], list[KeysValues]] | None = None
+
+    def conditions(self, inputs: FrameInputs, branches: Sequence[Branch]) -> FrameConditions:
+        """Those of `branches` as one batch for the latents of B videos."""
+        pairs = [
+            (inputs.references.level * branch.references, inputs.anchor.level * branch.anchor) for branch in branches
+        ]
+        distinct = list(dict.fromkeys(pairs))
+        videos = inputs.references.latents.shape[0]
+        return FrameConditions(
+            TokenProjections(self._text(inputs, branches, videos), self._anchor(inputs, branches)),
+            self._features(inputs, branches),
+            self._levels(distinct, videos),
+            Expansion(videos, tuple(distinct.index(pair) for pair in pairs)),
+        )
+
+    def _text(self, inputs: FrameInputs, branches: Sequence[Branch], videos: int) -> list[KeysValues]:
+        contexts = [inputs.context if branch.text else inputs.null_context for branch in branches]
+        key = (*contexts, videos)
+        if self._text_of_branches is None or not _same(self._text_of_branches[0], key):
+            projections = self._projected(contexts)
+            tokens = math.lcm(*(projected[0][0].shape[-2] for projected in projections))
+            self._text_of_branches = (key, _one_batch(projections, videos, tokens))
+        return self._text_of_branches[1]
+
+    def _projected(self, contexts: Sequence[Tensor]) -> list[list[KeysValues]]:
+        """Keys and values of each context, from the last call where it is still the same; no others are kept."""
+        kept, self._texts = self._texts, []
+        for context in contexts:
+            known = [item for item in (*self._texts, *kept) if item[0] is context]
+            if not known:
+                tokens = context if context.ndim == 3 else context[None]
+                tokens = tokens.to(self.network.device, self.network.dtype)
+                known = [(context, self.network.diffusion_model.project_text(tokens))]
+            self._texts.append(known[0])
+        return [projected for _, projected in self._texts]
+
+    def _anchor(self, inputs: FrameInputs, branches: Sequence[Branch]) -> list[KeysValues]:
+        latents, projections = inputs.anchor.latents, {}
+        if not all(branch.anchor for branch in branches):
+            if self._blank_anchor is None or self._blank_anchor[0] != latents.shape:
+                self._blank_anchor = (latents.shape, self._project_anchor(torch.zeros_like(latents[:1])))
+            projections[False] = self._blank_anchor[1]
+        if any(branch.anchor for branch in branches):
+            projections[True] = self._project_anchor(latents)
+        return _one_batch([projections[branch.anchor] for branch in branches], latents.shape[0])
+
+    def _project_anchor(self, latents: Tensor) -> list[KeysValues]:
+        tokens = self.network.anchor_encoder(latents.to(self.network.dtype))
+        return self.network.diffusion_model.project_anchor(tokens)
+
+    def _features(self, inputs: FrameInputs, branches: Sequence[Branch]) -> list[Tensor]:
+        latents, features = inputs.references.latents, {}
+        if not all(branch.references for branch in branches):
+            if self._blank_references is None or self._blank_references[0] != latents.shape:
+                self._blank_references = (latents.shape, self._adapt(torch.zeros_like(latents[:1])))
+            features[False] = self._blank_references[1]
+        if any(branch.references for branch in branches):
+            features[True] = self._adapt(latents)
+        maps = zip(*(features[branch.references] for branch in branches), strict=True)
+        return [_concatenated(of_branches, latents.shape[0]) for of_branches in maps]
+
+    def _adapt(self, latents: Tensor) -> list[Tensor]:
+        return self.network.reference_adapter(latents.to(self.network.dtype))
+
+    def _levels(self, pairs: Sequence[tuple[int, int]], videos: int) -> Tensor:
+        levels = torch.tensor(pairs, device=self.network.device).repeat_interleave(videos, dim=0)
+        return self.network.diffusion_model.embed_levels(levels[:, 0], levels[:, 1], self.network.dtype)
+
+
+class Conditioners(NamedTuple):
+    """One for each network of a model; no `mask` where nothing is to be copied."""
+
+    noise: Conditioner
+    mask: Conditioner | None
+
+    @classmethod
+    def of(cls, model: ARTV, use_mask: bool = True) -> "Conditioners":
+        """Of a model's networks, with nothing made yet."""
+        return cls(Conditioner(model.noise), Conditioner(model.mask) if use_mask and model.mask is not None else None)
+
+
+def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether these are the very same objects, and equal numbers."""
+    return len(first) == len(second) and all(
+        a is b or (isinstance(a, int) and a == b) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _one_batch(branches: Sequence[list[KeysValues]], videos: int, tokens: int | None = None) -> list[KeysValues]:
+    """Keys and values of K branches, each [1 or B, heads, tokens, d], as [K * B, ...]; repeated up to `tokens`."""
+    return [
+        (
+            _concatenated([_lengthened(keys, tokens) for keys, _ in attention], videos),
+            _concatenated([_lengthened(values, tokens) for _, values in attention], videos),
+        )
+        for attention in zip(*branches, strict=True)
+    ]
+
+
+def _lengthened(projected: Tensor, tokens: int | None) -> Tensor:
+    return projected if tokens is None else lengthened(projected, tokens)
+
+
+def _concatenated(parts: Sequence[Tensor], videos: int) -> Tensor:
+    """[1 or B, ...] of K branches to [K * B, ...]."""
+    whole = [part.expand(videos, *part.shape[1:]) for part in parts]
+    return whole[0] if len(whole) == 1 else torch.cat(whole)
+
+
 def frame_denoiser(
     schedule: NoiseSchedule,
-    noise_network: FrameNetwork,
-    mask_network: FrameNetwork | None,
+    conditioners: Conditioners,
     inputs: FrameInputs,
     scales: GuidanceScales,
     mix_mode: str = "after_guidance",
 ) -> MaskedDenoiser:
     """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
+    noise, mask = conditioners
     branches = guidance_branches(scales, inputs.reference_latent is not None, inputs.has_anchor, True)
-    mask_conditions = None
-    if inputs.reference_latent is None:
-        mask_network = None
-    if mask_network is not None:
+    mask_network, mask_conditions = None, None
+    if mask is not None and inputs.reference_latent is not None:
         full = Branch(references=True, anchor=inputs.has_anchor, text=True)
         mixed = [branch for branch, _ in branches if branch.references] if mix_mode == "every_branch" else [full]
-        mask_conditions = condition_branches(mask_network, inputs, mixed or [full])
+        mask_network, mask_conditions = mask.network, mask.conditions(inputs, mixed or [full])
     return MaskedDenoiser(
         schedule,
-        noise_network,
-        condition_branches(noise_network, inputs, [branch for branch, _ in branches]),
+        noise.network,
+        noise.conditions(inputs, [branch for branch, _ in branches]),
         branches,
         mask_network=mask_network,
         mask_conditions=mask_conditions,
         reference_latent=inputs.reference_latent if mask_network is not None else None,
         mix_mode=mix_mode,
-        network_dtype=noise_network.dtype,
-    )
-
-
-def condition_branches(network: FrameNetwork, inputs: FrameInputs, branches: Sequence[Branch]) -> FrameConditions:
-    """The conditions of `branches` as one batch, branch-major [branches * B]."""
-    batch = inputs.context.shape[0]
-    null = inputs.null_context.expand(batch, -1, -1).to(inputs.context)
-    length = math.lcm(inputs.context.shape[1], null.shape[1])
-    context, null = lengthened(inputs.context, length), lengthened(null, length)
-    references = [inputs.references if branch.references else inputs.references.blank() for branch in branches]
-    anchors = [inputs.anchor if branch.anchor else inputs.anchor.blank() for branch in branches]
-    dtype, device = network.dtype, inputs.context.device
-    return network.condition(
-        torch.cat([context if branch.text else null for branch in branches]).to(dtype),
-        torch.cat([condition.latents for condition in references]).to(dtype),
-        torch.cat([condition.latents for condition in anchors]).to(dtype),
-        torch.tensor([condition.level for condition in references for _ in range(batch)], device=device),
-        torch.tensor([condition.level for condition in anchors for _ in range(batch)], device=device),
+        network_dtype=noise.network.dtype,
     )

@@ -17,7 +17,8 @@ from .schedule import NoiseSchedule, x0_from_prediction
 MIX_MODES = ("after_guidance", "every_branch")
 
 Network = Callable[[Tensor, Tensor, Any], Tensor]
-"""network(x_t [B, C, h, w], timesteps [B] float32, conditions) -> prediction [B, C, h, w] or logits [B, 1, h, w]."""
+"""network(x_t [B, C, h, w], timesteps [B] float32, conditions) -> prediction [K * B, C, h, w] or logits
+[K * B, 1, h, w], branch-major, for as many branches as the conditions are of."""
 
 
 def mix(mask: Tensor, reference: Tensor, denoised_dynamic: Tensor) -> Tensor:
@@ -95,9 +96,9 @@ class MaskedDenoiser:
     mix_mode "every_branch" (Eq. 7, then Eq. 8, literally): every branch that has references is mixed with its own mask;
     `mask_conditions` have batch [such branches * B], branch-major.
 
-    Networks get `network_dtype`; everything else is float32. `mask` is the last evaluation's [B, 1, h, w] float32 (with
-    "every_branch", that of the last branch mixed), or None where nothing was mixed. Raises ValueError on arguments that
-    do not fit together.
+    Networks get `network_dtype`; everything else is float32, or float64 if that is. `mask` is the last evaluation's
+    [B, 1, h, w] (with "every_branch", that of the last branch mixed), or None where nothing was mixed. Raises
+    ValueError on arguments that do not fit together.
     """
 
     def __init__(
@@ -128,15 +129,16 @@ class MaskedDenoiser:
         self.reference_latent = reference_latent
         self.mix_mode = mix_mode
         self.network_dtype = network_dtype
+        self.dtype = torch.promote_types(network_dtype, torch.float32)
         self.mask: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x [B, C, h, w] float32 = x_0 + sigma eps, sigma a scalar > 0. Returns denoised [B, C, h, w] float32."""
+        """x [B, C, h, w] = x_0 + sigma eps, sigma a scalar > 0. Returns denoised [B, C, h, w]."""
         level = float(sigma)
         a = 1 / math.sqrt(1 + level**2)
         s = level * a
-        x_t = x.float() * a
-        prediction = self._evaluate(self.noise_network, x_t, level, len(self.branches), self.conditions)
+        x_t = x.to(self.dtype) * a
+        prediction = self._evaluate(self.noise_network, x_t, level, self.conditions)
         x_t_of_branches = repeat(x_t, "b c h w -> (k b) c h w", k=len(self.branches))
         dynamic = x0_from_prediction(self.schedule.prediction, prediction, x_t_of_branches, a, s)
         dynamic_of_branches = rearrange(dynamic, "(k b) c h w -> k b c h w", k=len(self.branches))
@@ -144,11 +146,10 @@ class MaskedDenoiser:
             return self._guide(self._mix_branches(dynamic_of_branches, x_t, level))
         return self._mix_once(self._guide(dynamic_of_branches), x_t, level)
 
-    def _evaluate(self, network: Network, x_t: Tensor, sigma: float, branches: int, conditions: Any) -> Tensor:
-        inputs = repeat(x_t.to(self.network_dtype), "b c h w -> (k b) c h w", k=branches)
+    def _evaluate(self, network: Network, x_t: Tensor, sigma: float, conditions: Any) -> Tensor:
         timestep = float(self.schedule.timestep(sigma))
-        timesteps = torch.full((inputs.shape[0],), timestep, dtype=torch.float32, device=inputs.device)
-        return network(inputs, timesteps, conditions).float()
+        timesteps = torch.full((x_t.shape[0],), timestep, dtype=torch.float32, device=x_t.device)
+        return network(x_t.to(self.network_dtype), timesteps, conditions).to(self.dtype)
 
     def _guide(self, denoised_of_branches: Tensor) -> Tensor:
         """Eq. 8 as a weighted sum over [branches, B, C, h, w]."""
@@ -160,14 +161,14 @@ class MaskedDenoiser:
     def _mix_once(self, dynamic: Tensor, x_t: Tensor, sigma: float) -> Tensor:
         if self.mask_network is None or self.reference_latent is None:
             return dynamic
-        self.mask = self._evaluate(self.mask_network, x_t, sigma, 1, self.mask_conditions).sigmoid()
+        self.mask = self._evaluate(self.mask_network, x_t, sigma, self.mask_conditions).sigmoid()
         return mix(self.mask, self.reference_latent, dynamic)
 
     def _mix_branches(self, dynamic_of_branches: Tensor, x_t: Tensor, sigma: float) -> Tensor:
         mixed = [index for index, (branch, _) in enumerate(self.branches) if branch.references]
         if self.mask_network is None or self.reference_latent is None or not mixed:
             return dynamic_of_branches
-        logits = self._evaluate(self.mask_network, x_t, sigma, len(mixed), self.mask_conditions)
+        logits = self._evaluate(self.mask_network, x_t, sigma, self.mask_conditions)
         masks = rearrange(logits.sigmoid(), "(k b) c h w -> k b c h w", k=len(mixed))
         self.mask = masks[-1]
         results = list(dynamic_of_branches)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .conditioning import FrameInputs, NoisedLatents, TextTrack, frame_denoiser, noised
+from .conditioning import Conditioners, FrameInputs, NoisedLatents, TextTrack, frame_denoiser, noised
 from .config import ARTVConfig
 from .denoiser import MIX_MODES, GuidanceScales
 from .drift_correction import match_statistics
@@ -100,13 +100,15 @@ def generate_frames(
     buffer = FrameBuffer(model.config.noise.adapter.num_references, anchor or AnchorPolicy())
     for latent in given:
         take_frame(buffer, text, as_batch(latent, options, model))
+    conditioners = Conditioners.of(model, options.use_mask)
+    null_context = model.null_context if negative is None else negative
 
     while not options.num_frames or buffer.count < options.num_frames:
         index = buffer.count
         if text.starts_segment(index):
             buffer.begin_segment()
-        inputs = gather_inputs(model, schedule, text.context(index), negative, buffer, options)
-        latent, mask = sample_frame(model, schedule, inputs, index, options, on_step)
+        inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
+        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step)
         if options.adain_strength:
             latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
         buffer.append(latent)
@@ -121,29 +123,30 @@ def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
 
 
 def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
-    """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] float32 on the model's device;
+    """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] on the model's device;
     `options` are resolved ones. Raises ValueError where it is not of the video's size."""
     shape = latent_shape(model, options)
     latent = latent if latent.ndim == 4 else latent[None]
     if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
         got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
         raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
-    return latent.to(model.noise.device, torch.float32).expand(shape)
+    return latent.to(model.noise.device, dtype_of(model)).expand(shape)
 
 
 def gather_inputs(
     model: ARTV,
     schedule: NoiseSchedule,
     context: Tensor,
-    negative: Tensor | None,
+    null_context: Tensor,
     buffer: FrameBuffer,
     options: GenerateOptions,
 ) -> FrameInputs:
     """Condition on text, references and anchor, both noised to their levels."""
     seeds = seeds_at(options, buffer.count)
-    device = model.noise.device
     references, anchor = buffer.references(), buffer.anchor()
-    blank = NoisedLatents(torch.zeros(latent_shape(model, options), device=device), 0)
+    blank = NoisedLatents(
+        torch.zeros(latent_shape(model, options), dtype=dtype_of(model), device=model.noise.device), 0
+    )
     noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)
     if references is not None:
         level = level_at(options.reference_noise_level or 0, buffer.count)
@@ -154,8 +157,8 @@ def gather_inputs(
         level = level_at(options.anchor_noise_level or 0, buffer.count)
         noised_anchor = noised(schedule, anchor, level, seeds, buffer.count, "anchor")
     return FrameInputs(
-        context=context.to(device).expand(len(seeds), -1, -1),
-        null_context=model.null_context if negative is None else negative.to(device),
+        context=context,
+        null_context=null_context,
         references=noised_references,
         anchor=noised_anchor,
         reference_latent=None if references is None else references[:, -1],
@@ -169,7 +172,7 @@ def level_at(level: NoiseLevel, frame: int) -> int:
 
 
 def sample_frame(
-    model: ARTV,
+    conditioners: Conditioners,
     schedule: NoiseSchedule,
     inputs: FrameInputs,
     index: int,
@@ -177,9 +180,7 @@ def sample_frame(
     on_step: StepCallback | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
-    mask_network = model.mask if options.use_mask else None
-    scales = _scales(inputs, options)
-    denoiser = frame_denoiser(schedule, model.noise, mask_network, inputs, scales, options.mix_mode)
+    denoiser = frame_denoiser(schedule, conditioners, inputs, _scales(inputs, options), options.mix_mode)
     masks: list[Tensor] = []
 
     def after_step(info: StepInfo) -> None:
@@ -189,9 +190,9 @@ def sample_frame(
             on_step(index, info)
 
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
-    seeds, shape = seeds_at(options, index), latent_shape(model, options)
-    start = torch.stack([normal(shape[1:], stream(seed, index, "initial")) for seed in seeds])
-    x = start.to(inputs.context.device) * float(sigmas[0])
+    seeds, like = seeds_at(options, index), inputs.anchor.latents
+    start = torch.stack([normal(tuple(like.shape[1:]), stream(seed, index, "initial")) for seed in seeds])
+    x = start.to(like) * float(sigmas[0])
     latent = get_sampler(options.sampler or "")(
         denoiser,
         x,
@@ -215,6 +216,11 @@ def seeds_at(options: GenerateOptions, frame: int) -> list[int]:
     """The seed of each video of the batch at a frame."""
     seed = next((seed for start, seed in reversed(options.redo) if start <= frame), options.seed)
     return [seed + b for b in range(options.batch_size)]
+
+
+def dtype_of(model: ARTV) -> torch.dtype:
+    """Of latents: float32, or float64 where that is the network's."""
+    return torch.promote_types(model.noise.dtype, torch.float32)
 
 
 def latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:

@@ -65,11 +65,11 @@ class Variant:
 def noised_copy() -> Iterator[None]:
     """Copy from the last reference as the networks see it, noised, in place of the clean one."""
 
-    def build(schedule: Any, noise: Any, mask: Any, inputs: conditioning.FrameInputs, *rest: Any, **named: Any) -> Any:
+    def build(schedule: Any, networks: Any, inputs: conditioning.FrameInputs, *rest: Any, **named: Any) -> Any:
         if inputs.reference_latent is not None:
             channels = inputs.reference_latent.shape[1]
             inputs = replace(inputs, reference_latent=inputs.references.latents[:, -channels:])
-        return conditioning.frame_denoiser(schedule, noise, mask, inputs, *rest, **named)
+        return conditioning.frame_denoiser(schedule, networks, inputs, *rest, **named)
 
     with patch.object(generate, "frame_denoiser", build):
         yield

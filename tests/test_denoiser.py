@@ -38,8 +38,10 @@ class Network(nn.Module):
 
     def forward(self, x_t: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
         self.calls.append((x_t, timesteps))
-        assert x_t.shape[0] == timesteps.shape[0] == conditions.shape[0]
-        hidden = self.first(x_t) + (timesteps / 1000 + conditions)[:, None, None, None]
+        assert x_t.shape[0] == timesteps.shape[0]
+        branches = conditions.shape[0] // x_t.shape[0]
+        shift = timesteps.repeat(branches) / 1000 + conditions
+        hidden = self.first(x_t.repeat(branches, 1, 1, 1)) + shift[:, None, None, None].to(x_t.dtype)
         return self.last(torch.tanh(hidden))
 
 
@@ -291,15 +293,21 @@ def test_the_two_mix_modes_agree_where_one_branch_is_enough():
     assert torch.equal(once(x, sigma), literal(x, sigma))
 
 
-def test_network_dtype_is_only_the_networks_business():
-    network, x = Network().double(), _random(2, 4, 6, 6)
+def test_half_precision_is_only_the_networks_business_and_double_everyones():
+    x, sigma = _random(2, 4, 6, 6), torch.tensor(1.5)
     branches = guidance_branches(GuidanceScales(text=3.0), True, True, True)
     conditions = _conditions(branches, 2)
-    double = MaskedDenoiser(EPS, network, conditions, branches, network_dtype=torch.float64)(x, torch.tensor(1.5))
-    single = MaskedDenoiser(EPS, Network(), conditions, branches)(x, torch.tensor(1.5))
-    assert network.calls[0][0].dtype == torch.float64
-    assert double.dtype == torch.float32
-    torch.testing.assert_close(double, single, rtol=1e-4, atol=1e-4)
+    single = MaskedDenoiser(EPS, Network(), conditions, branches)(x, sigma)
+    for dtype, outside, tolerance in (
+        (torch.bfloat16, torch.float32, 0.2),
+        (torch.float32, torch.float32, 0),
+        (torch.float64, torch.float64, 1e-4),
+    ):
+        network = Network().to(dtype)
+        got = MaskedDenoiser(EPS, network, conditions.to(dtype), branches, network_dtype=dtype)(x, sigma)
+        assert network.calls[0][0].dtype == dtype
+        assert got.dtype == outside
+        torch.testing.assert_close(got.float(), single, rtol=tolerance, atol=tolerance)
 
 
 def test_arguments_that_do_not_fit():

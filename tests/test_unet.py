@@ -333,22 +333,6 @@ def test_checkpointing_recomputes_blocks_in_training_alone():
     assert calls_of_a_step() == len(blocks)
 
 
-@torch.no_grad()
-def test_conditions_are_chosen_and_repeated_along_the_batch():
-    network = FrameNetwork(SMALL_NETWORK)
-    fill(network)
-    given = inputs(SMALL_NETWORK, batch=3)
-    everything = run(network, given)
-    x, timesteps = given.pop("x"), given.pop("timesteps")
-    conditions = network.condition(**given)
-    assert conditions.batch_size == 3
-    chosen = torch.tensor([2, 0, 2])
-    got = network(x[chosen], timesteps[chosen], conditions.select(chosen))
-    assert relative_error(got, everything[chosen]) < 1e-5
-    got = network(x[1:], timesteps[1:], conditions.select(slice(1, None)))
-    assert relative_error(got, everything[1:]) < 1e-5
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.1)])
 @torch.no_grad()
 def test_other_dtypes(dtype, tolerance):

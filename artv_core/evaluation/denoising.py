@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..conditioning import FrameInputs, NoisedLatents, frame_denoiser
+from ..conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser
 from ..denoiser import GuidanceScales
 from ..models.artv import ARTV
 from ..randomness import normal, stream
@@ -44,7 +44,7 @@ def denoising_error(
             reference_latent=before[:, -1] if given else None,
             has_anchor=given,
         )
-        denoiser = frame_denoiser(schedule, model.noise, model.mask, inputs, GuidanceScales())
+        denoiser = frame_denoiser(schedule, Conditioners.of(model), inputs, GuidanceScales())
         for ratio in ratios:
             guess = denoiser(target + ratio * noise, torch.tensor(ratio))
             errors[f"{name} frame at {ratio:g}"] = float(((guess - target).square() * share).sum())

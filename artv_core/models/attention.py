@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import UNetConfig
+from .branches import Expansion, matched
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, heads, tokens, head_channels]."""
@@ -18,11 +19,6 @@ class TokenProjections(NamedTuple):
 
     text: list[KeysValues]
     anchor: list[KeysValues] | None
-
-    def select(self, index: Tensor | slice) -> "TokenProjections":
-        """The same for chosen entries of the batch; indices (0, 0, 1) repeat the first."""
-        anchor = None if self.anchor is None else [(k[index], v[index]) for k, v in self.anchor]
-        return TokenProjections([(k[index], v[index]) for k, v in self.text], anchor)
 
 
 def zeroed(layer: nn.Module) -> Any:
@@ -47,16 +43,16 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zeroed(self._projection(channels, operations))
 
-    def forward(self, x: Tensor, tokens: TokenProjections) -> Tensor:
-        """[B, C, h, w] of any size -> the same shape."""
+    def forward(self, x: Tensor, tokens: TokenProjections, expansion: Expansion | None = None) -> Tensor:
+        """[B, C, h, w] of any size -> the same shape, with an entry for each branch."""
         height = x.shape[2]
         normed = self.norm(x)
         cells = self.proj_in(_to_cells(normed)) if self.linear else _to_cells(self.proj_in(normed))
         for block in self.transformer_blocks:
-            cells = block(cells, tokens)
-        if self.linear:
-            return x + _to_map(self.proj_out(cells), height)
-        return x + self.proj_out(_to_map(cells, height))
+            cells = block(cells, tokens, expansion)
+        changes = _to_map(self.proj_out(cells), height) if self.linear else self.proj_out(_to_map(cells, height))
+        x, changes = matched(x, changes, expansion)
+        return x + changes
 
     def _projection(self, channels: int, operations: Any) -> Any:
         return operations.Linear(channels, channels) if self.linear else operations.Conv2d(channels, channels, 1)
@@ -81,9 +77,11 @@ class TransformerBlock(nn.Module):
         self.norm2 = operations.LayerNorm(channels)
         self.norm3 = operations.LayerNorm(channels)
 
-    def forward(self, x: Tensor, tokens: TokenProjections) -> Tensor:
-        """[B, cells, C] -> the same shape."""
+    def forward(self, x: Tensor, tokens: TokenProjections, expansion: Expansion | None = None) -> Tensor:
+        """[B, cells, C] -> the same shape, with an entry for each branch: here at the latest they part."""
         x = x + self.attn1(self.norm1(x))
+        if expansion is not None:
+            x = expansion.full(x)
         x = x + self.attn2(self.norm2(x), tokens)
         return x + self.ff(self.norm3(x))
 

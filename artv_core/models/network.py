@@ -10,29 +10,22 @@ from ..config import NetworkConfig
 from .adapter import ReferenceAdapter
 from .anchor import AnchorEncoder
 from .attention import TokenProjections
+from .branches import Expansion
 from .unet import UNet
 
 
 @dataclass(frozen=True)
 class FrameConditions:
-    """All that a frame's denoising steps share: computed once per frame, then read at every step. Ours."""
+    """All that a frame's denoising steps share: computed once per frame, then read at every step. Ours.
+
+    With an `expansion` these are the conditions of several guidance branches, and latents of the videos alone are
+    denoised in all of them.
+    """
 
     tokens: TokenProjections
     adapter_features: list[Tensor]  # one [B, C, h, w] for each UNet level
     level_embedding: Tensor  # [B, E]
-
-    @property
-    def batch_size(self) -> int:
-        """B of every tensor in here."""
-        return self.level_embedding.shape[0]
-
-    def select(self, index: Tensor | slice) -> "FrameConditions":
-        """The same for chosen entries of the batch; indices (0, 0, 1) repeat the first."""
-        return FrameConditions(
-            self.tokens.select(index),
-            [feature[index] for feature in self.adapter_features],
-            self.level_embedding[index],
-        )
+    expansion: Expansion | None = None
 
 
 class FrameNetwork(nn.Module):
@@ -92,7 +85,13 @@ class FrameNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, conditions: FrameConditions) -> Tensor:
-        """Noisy latents [B, C, h, w] at `timesteps` [B] (float) -> raw output [B, out_channels, h, w]."""
+        """Noisy latents [B, C, h, w] at `timesteps` [B] (float) -> raw output [B, out_channels, h, w], of all branches
+        where there are several."""
         return self.diffusion_model(
-            x, timesteps, conditions.tokens, conditions.adapter_features, conditions.level_embedding
+            x,
+            timesteps,
+            conditions.tokens,
+            conditions.adapter_features,
+            conditions.level_embedding,
+            conditions.expansion,
         )

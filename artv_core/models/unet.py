@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import UNetConfig
-from .attention import CrossAttention, SpatialTransformer, TokenProjections, zeroed
+from .attention import CrossAttention, KeysValues, SpatialTransformer, TokenProjections, zeroed
+from .branches import Expansion, matched
+
+
+class BlockInputs(NamedTuple):
+    """What all blocks are given besides feature maps: time and noise levels [B, E], tokens, and how the batch grows."""
+
+    embedding: Tensor
+    tokens: TokenProjections
+    expansion: Expansion | None
 
 
 class UNet(nn.Module):
@@ -96,11 +105,18 @@ class UNet(nn.Module):
         `context` [B, L, context_dim] are text tokens, `anchor_tokens` [B, N, anchor_width]; without these the anchor
         attention is left out. Raises ValueError where this UNet has none.
         """
-        text = [attention.project_text(context) for attention in self._cross_attentions]
-        if anchor_tokens is None:
-            return TokenProjections(text, None)
+        return TokenProjections(
+            self.project_text(context), None if anchor_tokens is None else self.project_anchor(anchor_tokens)
+        )
+
+    def project_text(self, context: Tensor) -> list[KeysValues]:
+        """Keys and values of text tokens [B, L, context_dim] alone."""
+        return [attention.project_text(context) for attention in self._cross_attentions]
+
+    def project_anchor(self, anchor_tokens: Tensor) -> list[KeysValues]:
+        """Keys and values of anchor tokens [B, N, anchor_width] alone. Raises ValueError as `project_tokens`."""
         self._require_anchor("anchor tokens")
-        return TokenProjections(text, [attention.project_anchor(anchor_tokens) for attention in self._cross_attentions])
+        return [attention.project_anchor(anchor_tokens) for attention in self._cross_attentions]
 
     def embed_levels(self, reference_level: Tensor, anchor_level: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Noise levels (integer time steps, [B] each) of references and anchor -> [B, 4 * model_channels].
@@ -120,11 +136,15 @@ class UNet(nn.Module):
         tokens: TokenProjections,
         adapter_features: Sequence[Tensor] | None = None,
         level_embedding: Tensor | None = None,
+        expansion: Expansion | None = None,
     ) -> Tensor:
         """Noisy latents [B, C, h, w] of any size at `timesteps` [B] (float, 0 to 999) -> [B, out_channels, h, w].
 
         `adapter_features` holds a map for each level, added in the encoder before the level's last output is kept for
         the decoder (T2I-Adapter). Raises ValueError if their number is wrong.
+
+        With an `expansion` the latents are those of B videos, `level_embedding` that of E * B pairs of noise levels,
+        `tokens` and `adapter_features` those of K * B branches, which is also what comes out.
         """
         levels = len(self.config.channel_mult)
         if adapter_features is not None and len(adapter_features) != levels:
@@ -132,20 +152,23 @@ class UNet(nn.Module):
 
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         if level_embedding is not None:
+            embedding, level_embedding = matched(embedding, level_embedding, expansion)
             embedding = embedding + level_embedding
+        given = BlockInputs(embedding, tokens, expansion)
 
         skips = []
         for index, block in enumerate(self.input_blocks):
-            x = self._run(block, x, embedding, tokens)
+            x = self._run(block, x, given)
             if adapter_features is not None and index in self.adapted_blocks:
-                x = x + adapter_features[self.adapted_blocks[index]]
+                x, features = matched(x, adapter_features[self.adapted_blocks[index]], expansion)
+                x = x + features
             skips.append(x)
 
-        x = self._run(self.middle_block, x, embedding, tokens)
+        x = self._run(self.middle_block, x, given)
 
         for block in self.output_blocks:
-            x = torch.cat([x, skips.pop()], dim=1)
-            x = self._run(block, x, embedding, tokens, skips[-1].shape[2:] if skips else None)
+            x = torch.cat(matched(x, skips.pop(), expansion), dim=1)
+            x = self._run(block, x, given, skips[-1].shape[2:] if skips else None)
         return self.out(x)
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
@@ -162,15 +185,13 @@ class UNet(nn.Module):
 class Block(nn.ModuleList):
     """Layers that run one after another, each with the inputs its kind takes."""
 
-    def forward(
-        self, x: Tensor, embedding: Tensor, tokens: TokenProjections, upsampled_size: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, given: BlockInputs, upsampled_size: Sequence[int] | None = None) -> Tensor:
         """`upsampled_size` is the height and width that an `Upsample` in here is to reach."""
         for layer in self:
             if isinstance(layer, ResBlock):
-                x = layer(x, embedding)
+                x = layer(x, given.embedding, given.expansion)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, tokens)
+                x = layer(x, given.tokens, given.expansion)
             elif isinstance(layer, Upsample):
                 x = layer(x, upsampled_size)
             else:
@@ -201,10 +222,11 @@ class ResBlock(nn.Module):
         same = in_channels == out_channels
         self.skip_connection = nn.Identity() if same else operations.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """[B, in_channels, h, w] and [B, embedding_width] -> [B, out_channels, h, w]."""
-        h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+    def forward(self, x: Tensor, embedding: Tensor, expansion: Expansion | None = None) -> Tensor:
+        """[B, in_channels, h, w] and [B, embedding_width] -> [B, out_channels, h, w]; B is the larger one's."""
+        h, shift = matched(self.in_layers(x), self.emb_layers(embedding)[:, :, None, None], expansion)
+        skip, changes = matched(self.skip_connection(x), self.out_layers(h + shift), expansion)
+        return skip + changes
 
 
 class Downsample(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..conditioning import FrameInputs, frame_denoiser, noised
+from ..conditioning import Conditioners, FrameInputs, frame_denoiser, noised
 from ..denoiser import GuidanceScales
 from ..models.artv import ARTV
 from ..randomness import normal, stream
@@ -39,7 +39,7 @@ def _next_frame(
         reference_latent=frames[:, -1],
         has_anchor=True,
     )
-    denoiser = frame_denoiser(schedule, model.noise, model.mask, inputs, GuidanceScales())
+    denoiser = frame_denoiser(schedule, Conditioners.of(model), inputs, GuidanceScales())
     sigmas = schedule.sampling_sigmas(steps)
     start = torch.stack([normal(tuple(anchor.shape[1:]), stream(seed, k, "initial")) for seed in seeds])
     x = start.to(anchor) * float(sigmas[0])

@@ -1,0 +1,159 @@
+"""What is computed once instead of often changes no result, and how much work is left is counted."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
+from artv_core.conditioning import TextSegment, TextTrack
+from artv_core.config import preset
+from artv_core.evaluation.work import count_work, video_work
+from artv_core.frames import AnchorPolicy
+from artv_core.generate import GenerateOptions, generate_frames
+from artv_core.models.artv import ARTV
+from artv_core.models.branches import Expansion
+from artv_core.models.network import FrameNetwork
+from artv_core.sampling import num_evaluations
+from tests.models import untrained
+from tests.naive import naive_frames, naive_work
+from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
+
+PAPER = GenerateOptions(
+    steps=25,
+    sampler="dpmpp_2s_ancestral",
+    guidance_references=1.3,
+    guidance_anchor=1.6,
+    guidance_text=7.5,
+    first_frame_guidance=7.5,
+)
+"""Every branch of Eq. 8 is needed."""
+FIRST = AnchorPolicy("first")
+
+
+def text_of(model: ARTV, *starts: int) -> TextTrack:
+    context = torch.randn(len(starts or (0,)), *model.null_context.shape, generator=torch.Generator().manual_seed(1))
+    device = model.null_context.device
+    return TextTrack([TextSegment(start, text.to(device)) for start, text in zip(starts or (0,), context, strict=True)])
+
+
+# The same results
+
+
+@pytest.mark.parametrize(
+    ("mix_mode", "batch", "levels"), [("after_guidance", 1, (50, 30)), ("every_branch", 2, (0, 0))]
+)
+def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tuple[int, int]):
+    """Float64, 16 frames of the shipped model."""
+    model = load_checkpoint(resolve_checkpoint("tiny")).double()
+    options = replace(
+        PAPER,
+        num_frames=16,
+        height=32,
+        width=32,
+        steps=2,
+        batch_size=batch,
+        seed=3,
+        mix_mode=mix_mode,
+        reference_noise_level=levels[0],
+        anchor_noise_level=levels[1],
+    )
+    text = text_of(model, 0, 5)
+    ours = torch.stack([frame.latent for frame in generate_frames(model, text, options, anchor=FIRST)])
+    plain = torch.stack(list(naive_frames(model, text, options)))
+    assert ours.dtype == torch.float64
+    assert ours.shape == (16, batch, 4, 4, 4)
+    assert relative_error(ours, plain) < 1e-9
+    assert relative_error(ours[1:], plain[:-1]) > 0.01, "the frames differ from one another"
+
+
+@pytest.mark.parametrize("attention_levels", [(0, 1, 2), (1, 2), ()])
+@pytest.mark.parametrize("levels", [(0, 1, 2, 2), (0, 0), (0, 1)])
+@torch.no_grad()
+def test_branches_part_where_they_differ(attention_levels: tuple[int, ...], levels: tuple[int, ...]):
+    """A batch that grows on its way gives what a batch that was large from the start gives."""
+    config = replace(SMALL_NETWORK, unet=replace(SMALL_NETWORK.unet, attention_levels=attention_levels))
+    network, videos = FrameNetwork(config).eval(), 3
+    fill(network)
+    network.double()
+    given = {name: value.double() if value.is_floating_point() else value for name, value in inputs(config, 12).items()}
+    given = {name: value[: videos * len(levels)] for name, value in given.items()}
+    x, timesteps = given.pop("x")[:videos], torch.full_like(given.pop("timesteps")[:videos], 321.0)
+    for name in ("reference_level", "anchor_level"):
+        given[name] = torch.tensor(levels).repeat_interleave(videos) * 10 + 5
+    whole = network.condition(**given)
+    expected = network(x.repeat(len(levels), 1, 1, 1), timesteps.repeat(len(levels)), whole)
+    first = [levels.index(level) for level in sorted(set(levels))]
+    embedding = torch.cat([whole.level_embedding[k * videos : (k + 1) * videos] for k in first])
+    grown = network(x, timesteps, replace(whole, level_embedding=embedding, expansion=Expansion(videos, levels)))
+    assert relative_error(grown, expected) < 1e-12
+    parts = expected.chunk(len(levels))
+    assert relative_error(parts[0], parts[1]) > 0.01, "the branches must differ"
+
+
+# Once instead of often
+
+
+def counted(model: ARTV, run: GenerateOptions, *starts: int) -> Counter[str]:
+    """How many entries of a batch went through layers of the noise network, by what they are."""
+    seen: Counter[str] = Counter()
+    unet = model.noise.diffusion_model
+    text = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_k"))
+    anchor = next(module for name, module in unet.named_modules() if name.endswith("attn2.anchor_to_k"))
+    layers = {"text": text, "anchor": anchor, "adapter": model.noise.reference_adapter.conv_in}
+
+    def hook(name: str) -> object:
+        return lambda module, given, result: seen.update({name: given[0].shape[0]})
+
+    hooks = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    hooks.append(unet.input_blocks[0][0].register_forward_hook(hook("conv_in")))
+    hooks.append(unet.out[2].register_forward_hook(hook("conv_out")))
+    try:
+        list(generate_frames(model, text_of(model, *starts), run))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return seen
+
+
+def test_conditions_are_made_once():
+    """Two texts and the null context, whatever the number of frames; two references sets of which one is blank."""
+    run = replace(PAPER, num_frames=6, height=32, width=32, steps=3, batch_size=2)
+    evaluations = 6 * num_evaluations("dpmpp_2s_ancestral", 3)
+    seen = counted(untrained(), run, 0, 4)
+    assert seen["text"] == 3
+    assert seen["adapter"] == seen["anchor"] == 1 + 5 * 2
+    assert seen["conv_in"] == 2 * evaluations
+    assert seen["conv_out"] == 2 * (evaluations // 6 * 2 + evaluations // 6 * 5 * 4)
+
+
+def test_texts_that_fade_into_one_another_are_each_taken():
+    model = untrained()
+    first, second = (segment.context for segment in text_of(model, 0, 1).segments)
+    faded = TextTrack([TextSegment(0, first, fade_out=4, end=4), TextSegment(0, second, fade_in=4)])
+    options = GenerateOptions(num_frames=4, height=32, width=32, steps=2, reference_noise_level=20)
+    got = [frame.latent for frame in generate_frames(model, faded, options)]
+    plain = [frame.latent for frame in generate_frames(model, TextTrack([TextSegment(0, first)]), options)]
+    assert not torch.allclose(got[2], plain[2], atol=1e-3)
+
+
+def test_work_of_a_clip_of_the_paper():
+    """16 frames at 64x64 latents, 25 steps, four branches: at most 75% of the work of the formulas as they are said."""
+    ours, frame = video_work(preset("sd21"), replace(PAPER, num_frames=16, height=512, width=512))
+    evaluations = 16 * num_evaluations("dpmpp_2s_ancestral", 25)
+    assert ours.flops <= 0.75 * naive_work(preset("sd21"), (64, 64)).flops * 4 * evaluations
+    assert ours.network_calls <= 2 * evaluations
+    assert frame.network_calls == 2 * evaluations // 16
+    assert 0 < frame.kernels < 200_000
+
+
+def test_work_of_few_frames_is_counted_as_a_whole():
+    options = replace(PAPER, num_frames=4, height=32, width=32, steps=3)
+    with torch.device("meta"):
+        model = ARTV(preset("tiny"), vae=False, text=False).eval()
+        text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
+    whole = count_work(model, lambda: list(generate_frames(model, text, options)))
+    assert video_work(preset("tiny"), options)[0] == whole
+    with pytest.raises(ValueError, match="number of frames is 2; give 3 or more"):
+        video_work(preset("tiny"), replace(options, num_frames=2))
