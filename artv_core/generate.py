@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .conditioning import Conditioners, FrameInputs, NoisedLatents, TextTrack, frame_denoiser, noised
+from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
 from .config import ARTVConfig
 from .denoiser import MIX_MODES, GuidanceScales
 from .drift_correction import match_statistics
@@ -17,6 +17,7 @@ from .models.artv import ARTV
 from .randomness import normal, stream
 from .sampling import StepInfo, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
+from .text_track import TextTrack
 
 NoiseLevel = int | tuple[tuple[int, int], ...]
 """A condition's noise level (time step) for all frames; or (first frame, level) pairs from frame 0 on, ascending."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_checkpoint, open_tensor_file, resolve_checkpoint
-from .conditioning import TextSegment, TextTrack
 from .frames import AnchorPolicy, Frame
 from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
 from .journal import JournalReader
 from .models.artv import ARTV
 from .recording import Recording, record_frames
+from .text_track import TextSegment, TextTrack
 
 Prompt = str | Sequence[str]
 """One text for all videos of a batch, or one for each of them."""

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conditioning import TextTrack
 from .config import ARTVConfig
 from .frames import AnchorPolicy, Frame
 from .generate import GenerateOptions, StepCallback, generate_frames, latent_shape, level_at, seeds_at
 from .journal import Journal, journaled, open_journal
 from .models.artv import ARTV
+from .text_track import TextTrack
 
 JOURNAL_FROM = 33
 """Videos of so many frames are journaled where nobody says otherwise."""

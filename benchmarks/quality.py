@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 from result_files import commit  # noqa: E402
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
-from artv_core.conditioning import TextSegment, TextTrack  # noqa: E402
 from artv_core.evaluation.quality import (  # noqa: E402
     appearance,
     background_drift,
@@ -39,6 +38,7 @@ from artv_core.media import contact_sheet  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
 from artv_core.pipeline import Pipeline  # noqa: E402
 from artv_core.synthetic import Clip, render  # noqa: E402
+from artv_core.text_track import TextSegment, TextTrack  # noqa: E402
 from artv_core.training.sheets import rollout  # noqa: E402
 from artv_core.training.vae import unchanged_cells  # noqa: E402
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.conditioning import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 from ..artv_core.prompts import MAX_FRAME, parse_schedule
+from ..artv_core.text_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 from .bridge import schema
 
 EXAMPLE = """"0": "a large red circle moving right on a blue background",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from artv_core.conditioning import TextTrack, noised
+from artv_core.conditioning import noised
 from artv_core.config import ARTVConfig
 from artv_core.denoiser import mix
 from artv_core.evaluation.work import Work, count_work
@@ -16,6 +16,7 @@ from artv_core.models.network import FrameNetwork
 from artv_core.randomness import normal, stream
 from artv_core.sampling import gaussian_noise, get_sampler
 from artv_core.schedule import NoiseSchedule
+from artv_core.text_track import TextTrack
 
 BRANCHES = ((False, False, False), (True, False, False), (True, True, False), (True, True, True))
 """Whether references, anchor and text are given, in the order of Eq. 8."""

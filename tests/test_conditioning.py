@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from artv_core.conditioning import MAX_WEIGHT, TextSegment, TextTrack, lengthened, mean_context
 from artv_core.prompts import parse_schedule
+from artv_core.text_track import MAX_WEIGHT, TextSegment, TextTrack, lengthened, mean_context
 
 A, B, C = (torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from artv_core.conditioning import TextSegment, TextTrack
 from artv_core.drift_correction import match_statistics
 from artv_core.frames import AnchorPolicy, Frame
 from artv_core.generate import GenerateOptions
@@ -15,6 +14,7 @@ from artv_core.journal import list_journals
 from artv_core.models.artv import ARTV
 from artv_core.pipeline import Pipeline, load_journal
 from artv_core.recording import FrameDigests, Recording, parse_redo, record_frames, wants_journal, weights_digest
+from artv_core.text_track import TextSegment, TextTrack
 from tests.models import untrained
 
 

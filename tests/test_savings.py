@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.conditioning import TextSegment, TextTrack
 from artv_core.config import preset
 from artv_core.evaluation.work import count_work, video_work
 from artv_core.frames import AnchorPolicy
@@ -16,6 +15,7 @@ from artv_core.models.artv import ARTV
 from artv_core.models.branches import Expansion
 from artv_core.models.network import FrameNetwork
 from artv_core.sampling import num_evaluations
+from artv_core.text_track import TextSegment, TextTrack
 from tests.models import untrained
 from tests.naive import naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error

@@ -8,11 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..conditioning import TextSegment, TextTrack
 from ..config import ARTVConfig
 from ..generate import GenerateOptions, generate_frames
 from ..models.artv import ARTV
 from ..sampling import num_evaluations
+from ..text_track import TextSegment, TextTrack
 
 
 @dataclass(frozen=True)

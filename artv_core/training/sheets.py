@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
-from ..conditioning import TextSegment, TextTrack
 from ..data.clips import BrokenClip, ClipSource
 from ..evaluation.synthetic import score_clip, summarise
 from ..generate import GenerateOptions, generate_frames
 from ..media import contact_sheet, mask_frames
 from ..models.artv import ARTV
 from ..synthetic import VALIDATION_SEED, Clip, sample_clip
+from ..text_track import TextSegment, TextTrack
 from .config import DiffusionStage
 
 

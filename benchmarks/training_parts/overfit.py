@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from artv_core.checkpoint import load_checkpoint
-from artv_core.conditioning import TextSegment, TextTrack
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import list_entries
 from artv_core.generate import GenerateOptions, generate_frames
 from artv_core.media import contact_sheet
+from artv_core.text_track import TextSegment, TextTrack
 
 from .programs import ROOT, logged, moving_clips, train, write_clips
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from artv_core.checkpoint import save_checkpoint
 from artv_core.comfyui import Result, Server
-from artv_core.conditioning import TextSegment, TextTrack
 from artv_core.frames import AnchorPolicy
 from artv_core.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.pipeline import Pipeline
+from artv_core.text_track import TextSegment, TextTrack
 
 from .graphs import STEPS, node, text_to_video, with_video
 
