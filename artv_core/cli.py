@@ -118,6 +118,7 @@ def _add_generate(commands: Any) -> None:
     for add in (
         _add_input_options,
         _add_sampling_options,
+        _add_shortcut_options,
         _add_output_options,
         _add_journal_options,
         _add_model_options,
@@ -184,6 +185,30 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="against drift: pull each frame's statistics toward the anchor's, 0 (off, the default) to 1",
+    )
+
+
+def _add_shortcut_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "shortcuts", "Faster, at some cost in quality, which the README's table has; all off by default."
+    )
+    group.add_argument(
+        "--reuse-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run whole networks in one of N evaluations, in the others their outermost blocks only",
+    )
+    group.add_argument(
+        "--reuse-blocks", type=int, default=1, metavar="B", help="how many blocks that is; default: %(default)s"
+    )
+    group.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="guide only between these shares of the noise, 0 clean to 1 noise alone",
     )
 
 
@@ -405,6 +430,9 @@ def _options(
         use_mask=not args.no_mask,
         redo=parse_redo("\n".join(args.redo)),
         adain_strength=args.adain,
+        reuse_every=args.reuse_every,
+        reuse_blocks=args.reuse_blocks,
+        guidance_interval=tuple(args.guidance_interval),
     )
     if saved:
         options = like_saved(options, saved, config.vae.factor)

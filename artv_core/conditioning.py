@@ -4,14 +4,15 @@ Everything here happens once per frame; the denoising steps only read it.
 """
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from .denoiser import Branch, GuidanceScales, MaskedDenoiser, guidance_branches
+from .denoiser import Branch, GuidanceScales, MaskedDenoiser, Shortcuts, guidance_branches
 from .models.artv import ARTV
 from .models.attention import KeysValues, TokenProjections
 from .models.branches import Expansion
@@ -19,6 +20,8 @@ from .models.network import FrameConditions, FrameNetwork
 from .randomness import normal, stream
 from .schedule import NoiseSchedule
 from .text_track import lengthened
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,8 @@ class Conditioner:
 
     def __init__(self, network: FrameNetwork) -> None:
         self.network = network
-        self._blank_references: tuple[torch.Size, list[Tensor]] | None = None
-        self._blank_anchor: tuple[torch.Size, list[KeysValues]] | None = None
-        self._texts: list[tuple[Tensor, list[KeysValues]]] = []
-        self._text_of_branches: tuple[tuple[Any, ...], list[KeysValues]] | None = None
+        self._blank_references, self._blank_anchor = _Recent[list[Tensor]](1), _Recent[list[KeysValues]](1)
+        self._texts, self._text_of_branches = _Recent[list[KeysValues]](4), _Recent[list[KeysValues]](2)
 
     def conditions(self, inputs: FrameInputs, branches: Sequence[Branch]) -> FrameConditions:
         """Those of `branches` as one batch for the latents of B videos."""
@@ -81,31 +82,26 @@ class Conditioner:
 
     def _text(self, inputs: FrameInputs, branches: Sequence[Branch], videos: int) -> list[KeysValues]:
         contexts = [inputs.context if branch.text else inputs.null_context for branch in branches]
-        key = (*contexts, videos)
-        if self._text_of_branches is None or not _same(self._text_of_branches[0], key):
-            projections = self._projected(contexts)
-            tokens = math.lcm(*(projected[0][0].shape[-2] for projected in projections))
-            self._text_of_branches = (key, _one_batch(projections, videos, tokens))
-        return self._text_of_branches[1]
 
-    def _projected(self, contexts: Sequence[Tensor]) -> list[list[KeysValues]]:
-        """Keys and values of each context, from the last call where it is still the same; no others are kept."""
-        kept, self._texts = self._texts, []
-        for context in contexts:
-            known = [item for item in (*self._texts, *kept) if item[0] is context]
-            if not known:
-                tokens = context if context.ndim == 3 else context[None]
-                tokens = tokens.to(self.network.device, self.network.dtype)
-                known = [(context, self.network.diffusion_model.project_text(tokens))]
-            self._texts.append(known[0])
-        return [projected for _, projected in self._texts]
+        def together() -> list[KeysValues]:
+            projections = [
+                self._texts.get((context,), lambda context=context: self._project_text(context))  # type: ignore[misc]
+                for context in contexts
+            ]
+            tokens = math.lcm(*(projected[0][0].shape[-2] for projected in projections))
+            return _one_batch(projections, videos, tokens)
+
+        return self._text_of_branches.get((*contexts, videos), together)
+
+    def _project_text(self, context: Tensor) -> list[KeysValues]:
+        tokens = context if context.ndim == 3 else context[None]
+        return self.network.diffusion_model.project_text(tokens.to(self.network.device, self.network.dtype))
 
     def _anchor(self, inputs: FrameInputs, branches: Sequence[Branch]) -> list[KeysValues]:
         latents, projections = inputs.anchor.latents, {}
         if not all(branch.anchor for branch in branches):
-            if self._blank_anchor is None or self._blank_anchor[0] != latents.shape:
-                self._blank_anchor = (latents.shape, self._project_anchor(torch.zeros_like(latents[:1])))
-            projections[False] = self._blank_anchor[1]
+            blank = torch.zeros_like(latents[:1])
+            projections[False] = self._blank_anchor.get(tuple(blank.shape), lambda: self._project_anchor(blank))
         if any(branch.anchor for branch in branches):
             projections[True] = self._project_anchor(latents)
         return _one_batch([projections[branch.anchor] for branch in branches], latents.shape[0])
@@ -117,9 +113,8 @@ class Conditioner:
     def _features(self, inputs: FrameInputs, branches: Sequence[Branch]) -> list[Tensor]:
         latents, features = inputs.references.latents, {}
         if not all(branch.references for branch in branches):
-            if self._blank_references is None or self._blank_references[0] != latents.shape:
-                self._blank_references = (latents.shape, self._adapt(torch.zeros_like(latents[:1])))
-            features[False] = self._blank_references[1]
+            blank = torch.zeros_like(latents[:1])
+            features[False] = self._blank_references.get(tuple(blank.shape), lambda: self._adapt(blank))
         if any(branch.references for branch in branches):
             features[True] = self._adapt(latents)
         maps = zip(*(features[branch.references] for branch in branches), strict=True)
@@ -145,10 +140,23 @@ class Conditioners(NamedTuple):
         return cls(Conditioner(model.noise), Conditioner(model.mask) if use_mask and model.mask is not None else None)
 
 
-def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Whether these are the very same objects, and equal numbers."""
+class _Recent(Generic[Made]):
+    """The last few things made, found again by what they were made of: the very same tensors, equal numbers."""
+
+    def __init__(self, size: int) -> None:
+        self._items: deque[tuple[tuple[Tensor | int, ...], Made]] = deque(maxlen=size)
+
+    def get(self, key: tuple[Tensor | int, ...], make: Callable[[], Made]) -> Made:
+        found = [item for item in self._items if _same(item[0], key)]
+        if found:
+            self._items = deque((item for item in self._items if item is not found[0]), self._items.maxlen)
+        self._items.append(found[0] if found else (key, make()))
+        return self._items[-1][1]
+
+
+def _same(first: Sequence[Tensor | int], second: Sequence[Tensor | int]) -> bool:
     return len(first) == len(second) and all(
-        a is b or (isinstance(a, int) and a == b) for a, b in zip(first, second, strict=True)
+        a is b or (isinstance(a, int) and isinstance(b, int) and a == b) for a, b in zip(first, second, strict=True)
     )
 
 
@@ -179,23 +187,28 @@ def frame_denoiser(
     inputs: FrameInputs,
     scales: GuidanceScales,
     mix_mode: str = "after_guidance",
+    shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
 ) -> MaskedDenoiser:
     """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
     noise, mask = conditioners
     branches = guidance_branches(scales, inputs.reference_latent is not None, inputs.has_anchor, True)
-    mask_network, mask_conditions = None, None
-    if mask is not None and inputs.reference_latent is not None:
-        full = Branch(references=True, anchor=inputs.has_anchor, text=True)
-        mixed = [branch for branch, _ in branches if branch.references] if mix_mode == "every_branch" else [full]
-        mask_network, mask_conditions = mask.network, mask.conditions(inputs, mixed or [full])
+    if inputs.reference_latent is None:
+        mask = None
+    full = Branch(references=inputs.reference_latent is not None, anchor=inputs.has_anchor, text=True)
+    mixed = [branch for branch, _ in branches if branch.references] if mix_mode == "every_branch" else [full]
+    unguided = None
+    if shortcuts.limits_guidance:
+        unguided = (noise.conditions(inputs, [full]), None if mask is None else mask.conditions(inputs, [full]))
     return MaskedDenoiser(
         schedule,
         noise.network,
         noise.conditions(inputs, [branch for branch, _ in branches]),
         branches,
-        mask_network=mask_network,
-        mask_conditions=mask_conditions,
-        reference_latent=inputs.reference_latent if mask_network is not None else None,
+        mask_network=None if mask is None else mask.network,
+        mask_conditions=None if mask is None else mask.conditions(inputs, mixed or [full]),
+        reference_latent=None if mask is None else inputs.reference_latent,
         mix_mode=mix_mode,
+        unguided=unguided,
+        shortcuts=shortcuts,
         network_dtype=noise.network.dtype,
     )

@@ -6,19 +6,21 @@ A denoiser answers `denoised = D(x, sigma)` for `x = x_0 + sigma eps` and knows 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
+from .models.network import Reuse
 from .schedule import NoiseSchedule, x0_from_prediction
 
 MIX_MODES = ("after_guidance", "every_branch")
 
-Network = Callable[[Tensor, Tensor, Any], Tensor]
+Network = Callable[..., Any]
 """network(x_t [B, C, h, w], timesteps [B] float32, conditions) -> prediction [K * B, C, h, w] or logits
-[K * B, 1, h, w], branch-major, for as many branches as the conditions are of."""
+[K * B, 1, h, w], branch-major, for as many branches as the conditions are of. With a `Reuse` as fourth argument:
+(prediction or logits, features)."""
 
 
 def mix(mask: Tensor, reference: Tensor, denoised_dynamic: Tensor) -> Tensor:
@@ -85,6 +87,108 @@ def guidance_branches(
     return branches
 
 
+class FrameTask(NamedTuple):
+    """One frame's networks and conditions, for some guidance branches.
+
+    `coefficients` [K] of the branches, in the order of `conditions`. `mixed` are the branches that are mixed with a
+    mask each, before they are guided; None: one mask, after that. Without `mask_network` nothing is mixed.
+    """
+
+    prediction: str
+    noise_network: Network
+    mask_network: Network | None
+    conditions: Any
+    mask_conditions: Any
+    coefficients: Tensor
+    reference_latent: Tensor | None
+    mixed: tuple[int, ...] | None
+    network_dtype: torch.dtype
+
+
+class Evaluated(NamedTuple):
+    """Denoised latents [B, C, h, w], the mask [B, 1, h, w] that they were mixed with last, and features to reuse."""
+
+    denoised: Tensor
+    mask: Tensor | None
+    features: tuple[Any, Any] = (None, None)
+
+
+def evaluate(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
+    """One evaluation: x [B, C, h, w] = x_0 + sigma eps, `level` the three numbers a, s and time step of that sigma.
+
+    Of tensors all are arguments and nothing is kept, so that it can be compiled as a whole. `reuse` is for the noise
+    and for the mask network.
+    """
+    a, s, timestep = level.unbind()
+    x_t = x.to(level.dtype) * a
+    timesteps = timestep.float().expand(x.shape[0])
+    prediction, deep = _call(task.noise_network, x_t, timesteps, task.conditions, task, reuse and reuse[0])
+    branches = len(task.coefficients)
+    dynamic = x0_from_prediction(task.prediction, prediction, x_t.repeat(branches, 1, 1, 1), a, s)
+    dynamic = rearrange(dynamic, "(k b) c h w -> k b c h w", k=branches)
+    if task.mask_network is None or task.reference_latent is None:
+        return Evaluated(_guide(task.coefficients, dynamic), None, (deep, None))
+    logits, deep_mask = _call(task.mask_network, x_t, timesteps, task.mask_conditions, task, reuse and reuse[1])
+    masks, kept = logits.sigmoid(), (deep, deep_mask)
+    if task.mixed is None:
+        return Evaluated(mix(masks, task.reference_latent, _guide(task.coefficients, dynamic)), masks, kept)
+    each = rearrange(masks, "(k b) c h w -> k b c h w", k=len(task.mixed))
+    results = list(dynamic)
+    for index, mask in zip(task.mixed, each, strict=True):
+        results[index] = mix(mask, task.reference_latent, results[index])
+    return Evaluated(_guide(task.coefficients, torch.stack(results)), each[-1], kept)
+
+
+def _call(
+    network: Network, x_t: Tensor, timesteps: Tensor, conditions: Any, task: FrameTask, reuse: Reuse | None
+) -> tuple[Tensor, Any]:
+    x_t, dtype = x_t.to(task.network_dtype), x_t.dtype
+    if reuse is None:
+        return network(x_t, timesteps, conditions).to(dtype), None
+    output, features = network(x_t, timesteps, conditions, reuse)
+    return output.to(dtype), features
+
+
+def _guide(coefficients: Tensor, denoised_of_branches: Tensor) -> Tensor:
+    """Eq. 8 as a weighted sum over [branches, B, C, h, w]."""
+    guided = torch.zeros_like(denoised_of_branches[0])
+    for coefficient, denoised in zip(coefficients, denoised_of_branches, strict=True):
+        guided = guided + coefficient * denoised
+    return guided
+
+
+Evaluate = Callable[[FrameTask, Tensor, Tensor, tuple[Reuse, Reuse] | None], Evaluated]
+"""`evaluate`, or something faster that does the same."""
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What is left out for speed, at some cost in quality; nothing by default. Ours, after the papers named.
+
+    `reuse_every`: of so many successive evaluations only the first runs whole networks, the others the outermost
+    `reuse_blocks` blocks (see `Reuse`). `guidance_interval`: shares of the time steps, 0 clean to 1 noise, between
+    which there is guidance; elsewhere the fully conditioned branch is all there is (Kynkäänniemi et al. 2024, arXiv
+    2404.07724). Raises ValueError, one line.
+    """
+
+    reuse_every: int = 1
+    reuse_blocks: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("reuse_every", "reuse_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval is {low} to {high}; accepted are 0 to 1, the lower number first")
+
+    @property
+    def limits_guidance(self) -> bool:
+        """Whether there are time steps without guidance."""
+        return self.guidance_interval != (0.0, 1.0)
+
+
 class MaskedDenoiser:
     """`denoiser(x, sigma) -> denoised`: guide the noise network's x_0, then mix in what did not move.
 
@@ -96,9 +200,10 @@ class MaskedDenoiser:
     mix_mode "every_branch" (Eq. 7, then Eq. 8, literally): every branch that has references is mixed with its own mask;
     `mask_conditions` have batch [such branches * B], branch-major.
 
-    Networks get `network_dtype`; everything else is float32, or float64 if that is. `mask` is the last evaluation's
-    [B, 1, h, w] (with "every_branch", that of the last branch mixed), or None where nothing was mixed. Raises
-    ValueError on arguments that do not fit together.
+    `unguided` are the conditions of both networks for the fully conditioned branch alone; `shortcuts` that limit
+    guidance need them. Networks get `network_dtype`; everything else is float32, or float64 if that is. `mask` is the
+    last evaluation's [B, 1, h, w] (with "every_branch", that of the last branch mixed), or None where nothing was
+    mixed. Raises ValueError on arguments that do not fit together.
     """
 
     def __init__(
@@ -113,6 +218,9 @@ class MaskedDenoiser:
         reference_latent: Tensor | None = None,
         mix_mode: str = "after_guidance",
         network_dtype: torch.dtype = torch.float32,
+        unguided: tuple[Any, Any] | None = None,
+        shortcuts: Shortcuts = Shortcuts(),
+        evaluate: Evaluate = evaluate,
     ):
         if mix_mode not in MIX_MODES:
             raise ValueError(f"unknown mix_mode {mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
@@ -120,58 +228,78 @@ class MaskedDenoiser:
             raise ValueError("a mask network was given without a reference_latent; give both or neither")
         if not branches:
             raise ValueError("no branches were given; take them from guidance_branches")
+        if shortcuts.limits_guidance and unguided is None:
+            raise ValueError("guidance_interval needs the conditions of the fully conditioned branch; none were given")
         self.schedule = schedule
-        self.noise_network = noise_network
-        self.conditions = conditions
-        self.branches = tuple(branches)
-        self.mask_network = mask_network
-        self.mask_conditions = mask_conditions
+        self.noise_network, self.conditions, self.branches = noise_network, conditions, tuple(branches)
+        self.mask_network, self.mask_conditions = mask_network, mask_conditions
         self.reference_latent = reference_latent
         self.mix_mode = mix_mode
         self.network_dtype = network_dtype
         self.dtype = torch.promote_types(network_dtype, torch.float32)
+        self.unguided, self.shortcuts = unguided, shortcuts
         self.mask: Tensor | None = None
+        self._evaluate = evaluate
+        self._tasks: dict[bool, FrameTask] = {}
+        self._reused = _Reused(shortcuts)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, C, h, w] = x_0 + sigma eps, sigma a scalar > 0. Returns denoised [B, C, h, w]."""
         level = float(sigma)
+        timestep = float(self.schedule.timestep(level))
+        guided = self._is_guided(timestep)
+        if guided not in self._tasks:
+            self._tasks[guided] = self._task(guided, x.device)
         a = 1 / math.sqrt(1 + level**2)
-        s = level * a
-        x_t = x.to(self.dtype) * a
-        prediction = self._evaluate(self.noise_network, x_t, level, self.conditions)
-        x_t_of_branches = repeat(x_t, "b c h w -> (k b) c h w", k=len(self.branches))
-        dynamic = x0_from_prediction(self.schedule.prediction, prediction, x_t_of_branches, a, s)
-        dynamic_of_branches = rearrange(dynamic, "(k b) c h w -> k b c h w", k=len(self.branches))
-        if self.mix_mode == "every_branch":
-            return self._guide(self._mix_branches(dynamic_of_branches, x_t, level))
-        return self._mix_once(self._guide(dynamic_of_branches), x_t, level)
+        numbers = torch.tensor([a, level * a, timestep], dtype=self.dtype).to(x.device)
+        evaluated = self._evaluate(self._tasks[guided], x, numbers, self._reused.now(guided))
+        self._reused.keep(evaluated.features)
+        self.mask = evaluated.mask
+        return evaluated.denoised
 
-    def _evaluate(self, network: Network, x_t: Tensor, sigma: float, conditions: Any) -> Tensor:
-        timestep = float(self.schedule.timestep(sigma))
-        timesteps = torch.full((x_t.shape[0],), timestep, dtype=torch.float32, device=x_t.device)
-        return network(x_t.to(self.network_dtype), timesteps, conditions).to(self.dtype)
+    def _is_guided(self, timestep: float) -> bool:
+        low, high = self.shortcuts.guidance_interval
+        return low <= timestep / (self.schedule.num_timesteps - 1) <= high
 
-    def _guide(self, denoised_of_branches: Tensor) -> Tensor:
-        """Eq. 8 as a weighted sum over [branches, B, C, h, w]."""
-        guided = torch.zeros_like(denoised_of_branches[0])
-        for (_, coefficient), denoised in zip(self.branches, denoised_of_branches, strict=True):
-            guided = guided + coefficient * denoised
-        return guided
+    def _task(self, guided: bool, device: torch.device) -> FrameTask:
+        conditions, mask_conditions, branches = self.conditions, self.mask_conditions, self.branches
+        if not guided and self.unguided is not None:
+            conditions, mask_conditions = self.unguided
+            branches = ((Branch(references=True, anchor=True, text=True), 1.0),)
+        mixed = tuple(index for index, (branch, _) in enumerate(branches) if branch.references)
+        literal = self.mix_mode == "every_branch"
+        return FrameTask(
+            self.schedule.prediction,
+            self.noise_network,
+            self.mask_network if mixed or not literal else None,
+            conditions,
+            mask_conditions,
+            torch.tensor([coefficient for _, coefficient in branches], dtype=self.dtype).to(device),
+            self.reference_latent,
+            mixed if literal else None,
+            self.network_dtype,
+        )
 
-    def _mix_once(self, dynamic: Tensor, x_t: Tensor, sigma: float) -> Tensor:
-        if self.mask_network is None or self.reference_latent is None:
-            return dynamic
-        self.mask = self._evaluate(self.mask_network, x_t, sigma, self.mask_conditions).sigmoid()
-        return mix(self.mask, self.reference_latent, dynamic)
 
-    def _mix_branches(self, dynamic_of_branches: Tensor, x_t: Tensor, sigma: float) -> Tensor:
-        mixed = [index for index, (branch, _) in enumerate(self.branches) if branch.references]
-        if self.mask_network is None or self.reference_latent is None or not mixed:
-            return dynamic_of_branches
-        logits = self._evaluate(self.mask_network, x_t, sigma, self.mask_conditions)
-        masks = rearrange(logits.sigmoid(), "(k b) c h w -> k b c h w", k=len(mixed))
-        self.mask = masks[-1]
-        results = list(dynamic_of_branches)
-        for index, mask in zip(mixed, masks, strict=True):
-            results[index] = mix(mask, self.reference_latent, results[index])
-        return torch.stack(results)
+class _Reused:
+    """Deep features on their way from one evaluation to the next."""
+
+    def __init__(self, shortcuts: Shortcuts) -> None:
+        self._shortcuts, self._since, self._guided = shortcuts, 0, False
+        self._features: tuple[Any, Any] | None = None
+
+    def now(self, guided: bool) -> tuple[Reuse, Reuse] | None:
+        """What the next evaluation is to reuse; None where nothing ever is."""
+        every, blocks = self._shortcuts.reuse_every, self._shortcuts.reuse_blocks
+        if every == 1:
+            return None
+        # Features of other branches would have another batch.
+        if self._since % every == 0 or guided != self._guided:
+            self._since, self._features = 0, None
+        self._since, self._guided = self._since + 1, guided
+        noise, mask = self._features or (None, None)
+        return Reuse(blocks, noise), Reuse(blocks, mask)
+
+    def keep(self, features: tuple[Any, Any]) -> None:
+        """Those that an evaluation gave."""
+        self._features = features

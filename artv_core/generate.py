@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
 from .config import ARTVConfig
-from .denoiser import MIX_MODES, GuidanceScales
+from .denoiser import MIX_MODES, GuidanceScales, Shortcuts
 from .drift_correction import match_statistics
 from .frames import AnchorPolicy, Frame, FrameBuffer
 from .models.artv import ARTV
@@ -36,7 +36,8 @@ class GenerateOptions:
     of a batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
 
     Ours, off by default: `redo` has (first frame, seed) pairs, ascending: from these frames on the seed is another.
-    `adain_strength` pulls each new latent's statistics toward the anchor's (`match_statistics`).
+    `adain_strength` pulls each new latent's statistics toward the anchor's (`match_statistics`). `reuse_every`,
+    `reuse_blocks` and `guidance_interval` give quality for speed, as `Shortcuts` says.
     """
 
     num_frames: int = 16
@@ -59,6 +60,14 @@ class GenerateOptions:
     use_mask: bool = True
     redo: tuple[tuple[int, int], ...] = ()
     adain_strength: float = 0.0
+    reuse_every: int = 1
+    reuse_blocks: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """Raises ValueError, one line, on what cannot be."""
+        return Shortcuts(self.reuse_every, self.reuse_blocks, self.guidance_interval)
 
     def resolved(self, config: ARTVConfig) -> "GenerateOptions":
         """A copy with every None filled from the checkpoint. Raises ValueError, one line, on what cannot be sampled."""
@@ -181,7 +190,9 @@ def sample_frame(
     on_step: StepCallback | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
-    denoiser = frame_denoiser(schedule, conditioners, inputs, _scales(inputs, options), options.mix_mode)
+    denoiser = frame_denoiser(
+        schedule, conditioners, inputs, _scales(inputs, options), options.mix_mode, options.shortcuts
+    )
     masks: list[Tensor] = []
 
     def after_step(info: StepInfo) -> None:
@@ -254,6 +265,7 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
     if not 0 <= options.adain_strength <= 1:
         raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
+    _ = options.shortcuts
     _check_redo(options)
     for name in ("reference_noise_level", "anchor_noise_level"):
         _check_level(name, getattr(options, name), config.schedule.num_timesteps)

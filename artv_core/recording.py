@@ -26,7 +26,7 @@ from .text_track import TextTrack
 JOURNAL_FROM = 33
 """Videos of so many frames are journaled where nobody says otherwise."""
 
-METHOD = 1
+METHOD = 2
 """Counts up when a release makes other frames of the same inputs, so that no video is a mixture."""
 
 _LONGEST_REDO = 50

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
@@ -13,7 +14,7 @@ from artv_core.frames import AnchorPolicy
 from artv_core.generate import GenerateOptions, generate_frames
 from artv_core.models.artv import ARTV
 from artv_core.models.branches import Expansion
-from artv_core.models.network import FrameNetwork
+from artv_core.models.network import FrameNetwork, Reuse
 from artv_core.sampling import num_evaluations
 from artv_core.text_track import TextSegment, TextTrack
 from tests.models import untrained
@@ -157,3 +158,78 @@ def test_work_of_few_frames_is_counted_as_a_whole():
     assert video_work(preset("tiny"), options)[0] == whole
     with pytest.raises(ValueError, match="number of frames is 2; give 3 or more"):
         video_work(preset("tiny"), replace(options, num_frames=2))
+
+
+# Shortcuts, which do change results
+
+
+def shortcut(model: ARTV, **options: object) -> tuple[list[Tensor], int]:
+    """Frames, and the work in FLOPs that they were."""
+    run = GenerateOptions(**{"num_frames": 3, "height": 32, "width": 32, "steps": 4, "seed": 2, **options})
+    frames: list[Tensor] = []
+    work = count_work(model, lambda: frames.extend(f.latent for f in generate_frames(model, text_of(model), run)))
+    return frames, work.flops
+
+
+def test_reused_features_save_work_and_no_reuse_changes_nothing():
+    model = untrained()
+    plain, whole = shortcut(model)
+    same, work = shortcut(model, reuse_every=1, reuse_blocks=3)
+    assert work == whole
+    assert all(torch.equal(a, b) for a, b in zip(same, plain, strict=True))
+    reused, work = shortcut(model, reuse_every=2)
+    assert work < 0.75 * whole
+    assert all(0 < float((a - b).abs().max()) < 10 for a, b in zip(reused, plain, strict=True))
+    deeper, more = shortcut(model, reuse_every=2, reuse_blocks=2)
+    assert work < more < whole
+    assert not torch.equal(deeper[-1], reused[-1])
+    _, work = shortcut(model, reuse_every=2, reuse_blocks=99)
+    assert more < work < whole, "all blocks but the one in the middle"
+
+
+@torch.no_grad()
+def test_features_of_the_same_latent_give_the_same_output():
+    """Nothing changed since: then the outermost blocks alone give what the whole network gives."""
+    network = FrameNetwork(SMALL_NETWORK).eval()
+    fill(network)
+    given = inputs(SMALL_NETWORK)
+    x, timesteps = given.pop("x"), given.pop("timesteps")
+    conditions = network.condition(**given)
+    expected = network(x, timesteps, conditions)
+    for blocks in (1, 3, 4, 11, 12):
+        output, features = network(x, timesteps, conditions, Reuse(blocks))
+        assert torch.equal(output, expected)
+        again, kept = network(x, timesteps, conditions, Reuse(blocks, features))
+        assert torch.equal(again, expected)
+        assert kept is features
+
+
+def test_guidance_outside_of_its_interval_is_off():
+    model = untrained()
+    guided = {"guidance_text": 4.0, "guidance_references": 1.5, "first_frame_guidance": 3.0}
+    plain, one = shortcut(model, guidance_text=1.0, first_frame_guidance=1.0)
+    everywhere, all_branches = shortcut(model, **guided)
+    never, work = shortcut(model, **guided, guidance_interval=(0.0, 0.0))
+    assert all(torch.equal(a, b) for a, b in zip(never, plain, strict=True))
+    assert work < 1.1 * one
+    early, some = shortcut(model, **guided, guidance_interval=(0.6, 1.0))
+    assert work < some < all_branches
+    for other in (plain, everywhere):
+        assert not torch.allclose(early[-1], other[-1], atol=1e-3)
+    both, least = shortcut(model, **guided, guidance_interval=(0.6, 1.0), reuse_every=2, mix_mode="every_branch")
+    assert least < some
+    assert torch.isfinite(torch.cat(both)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reuse_every": 0}, "reuse_every is 0; it must be 1 or more"),
+        ({"reuse_blocks": 0}, "reuse_blocks is 0; it must be 1 or more"),
+        ({"guidance_interval": (0.5, 0.2)}, "guidance_interval is 0.5 to 0.2; accepted are 0 to 1"),
+        ({"guidance_interval": (0.0, float("nan"))}, "guidance_interval is 0.0 to nan"),
+    ],
+)
+def test_wrong_shortcuts_are_one_line(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        GenerateOptions(**options).resolved(preset("tiny"))

@@ -146,6 +146,21 @@ class UNet(nn.Module):
         With an `expansion` the latents are those of B videos, `level_embedding` that of E * B pairs of noise levels,
         `tokens` and `adapter_features` those of K * B branches, which is also what comes out.
         """
+        return self.predict(x, timesteps, tokens, adapter_features, level_embedding, expansion)[0]
+
+    def predict(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        tokens: TokenProjections,
+        adapter_features: Sequence[Tensor] | None = None,
+        level_embedding: Tensor | None = None,
+        expansion: Expansion | None = None,
+        outer_blocks: int | None = None,
+        features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, and (output, features): what goes into the last `outer_blocks` blocks of the decoder (None: all
+        of them). Given `features`, only these run, and as many of the encoder's first blocks."""
         levels = len(self.config.channel_mult)
         if adapter_features is not None and len(adapter_features) != levels:
             raise ValueError(f"got {len(adapter_features)} adapter feature maps, expected {levels}, one for each level")
@@ -156,20 +171,33 @@ class UNet(nn.Module):
             embedding = embedding + level_embedding
         given = BlockInputs(embedding, tokens, expansion)
 
+        encoder, decoder = list(self.input_blocks), list(self.output_blocks)
+        inner = 0 if outer_blocks is None else max(0, len(decoder) - outer_blocks)
+        if features is not None:
+            encoder = encoder[: len(decoder) - inner]
+        x, skips = self._encode(encoder, x, given, adapter_features)
+        if features is None:
+            features = self._decode(decoder[:inner], self._run(self.middle_block, x, given), given, skips)
+        return self.out(self._decode(decoder[inner:], features, given, skips)), features
+
+    def _encode(
+        self, blocks: Sequence[nn.Module], x: Tensor, given: BlockInputs, adapter_features: Sequence[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
         skips = []
-        for index, block in enumerate(self.input_blocks):
+        for index, block in enumerate(blocks):
             x = self._run(block, x, given)
             if adapter_features is not None and index in self.adapted_blocks:
-                x, features = matched(x, adapter_features[self.adapted_blocks[index]], expansion)
+                x, features = matched(x, adapter_features[self.adapted_blocks[index]], given.expansion)
                 x = x + features
             skips.append(x)
+        return x, skips
 
-        x = self._run(self.middle_block, x, given)
-
-        for block in self.output_blocks:
-            x = torch.cat(matched(x, skips.pop(), expansion), dim=1)
+    def _decode(self, blocks: Sequence[nn.Module], x: Tensor, given: BlockInputs, skips: list[Tensor]) -> Tensor:
+        """Takes what it needs off the end of `skips`."""
+        for block in blocks:
+            x = torch.cat(matched(x, skips.pop(), given.expansion), dim=1)
             x = self._run(block, x, given, skips[-1].shape[2:] if skips else None)
-        return self.out(x)
+        return x
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
