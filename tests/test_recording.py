@@ -150,6 +150,9 @@ CHANGES: dict[str, Callable[[GenerateOptions], GenerateOptions]] = {
         "width": 40,
         "batch_size": 2,
         "adain_strength": 0.5,
+        "reuse_every": 2,
+        "reuse_blocks": 2,
+        "guidance_interval": (0.5, 1.0),
     }.items()
 }
 
