@@ -1,5 +1,5 @@
-"""The command line: `artv demo`, `artv generate`, `artv journals`, `artv info`. What a user gets wrong is one line and
-exit code 2.
+"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `bench`. What a user gets wrong is one line
+and exit code 2.
 
 What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
 """
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline, SavedLatents
 
 USER_ERROR = 2
-MODEL_DEFAULTS = {"checkpoint": "tiny", "base": None, "device": "auto", "dtype": "float32"}
+MODEL_DEFAULTS = {
+    "checkpoint": "tiny",
+    "base": None,
+    "device": "auto",
+    "dtype": "float32",
+    "compile": False,
+    "fp8": False,
+}
 MAX_BATCH = 256
 MAX_SEED = 2**64 - 1
 
@@ -76,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_journals(commands)
     _add_info(commands)
     _add_prepare(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -118,7 +126,7 @@ def _add_generate(commands: Any) -> None:
     for add in (
         _add_input_options,
         _add_sampling_options,
-        _add_shortcut_options,
+        _add_speed_options,
         _add_output_options,
         _add_journal_options,
         _add_model_options,
@@ -188,10 +196,12 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_shortcut_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "shortcuts", "Faster, at some cost in quality, which the README's table has; all off by default."
+def _add_speed_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("speed and memory", "All off by default; all but --compile cost some quality.")
+    group.add_argument(
+        "--compile", action="store_true", help="compile the networks: minutes the first time, then faster frames"
     )
+    group.add_argument("--fp8", action="store_true", help="keep weights as 8-bit floats: less memory, but slower")
     group.add_argument(
         "--reuse-every",
         type=int,
@@ -274,6 +284,21 @@ def _add_info(commands: Any) -> None:
     )
     parser.add_argument("checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="default: the shipped tiny")
     parser.set_defaults(run=run_info)
+
+
+def _add_bench(commands: Any) -> None:
+    from .bench.command import add_arguments, run_bench
+
+    parser = commands.add_parser(
+        "bench",
+        help="measure how fast this machine makes frames",
+        description="Time to the first frame, frames per second and peak memory on this machine, by size and way of "
+        "sampling.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    _add_model_options(parser)
+    parser.set_defaults(run=run_bench)
 
 
 def _add_prepare(commands: Any) -> None:
@@ -458,7 +483,14 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
     from .pipeline import Pipeline, pick_device
 
     device = pick_device(args.device)
-    return Pipeline.from_checkpoint(args.checkpoint, base=args.base, device=device, dtype=getattr(torch, args.dtype))
+    return Pipeline.from_checkpoint(
+        args.checkpoint,
+        base=args.base,
+        device=device,
+        dtype=getattr(torch, args.dtype),
+        compiled=args.compile,
+        fp8=args.fp8,
+    )
 
 
 def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:

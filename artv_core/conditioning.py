@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .denoiser import Branch, GuidanceScales, MaskedDenoiser, Shortcuts, guidance_branches
+from .denoiser import Branch, Evaluate, GuidanceScales, MaskedDenoiser, Shortcuts, evaluate, guidance_branches
 from .models.artv import ARTV
 from .models.attention import KeysValues, TokenProjections
 from .models.branches import Expansion
@@ -188,6 +188,7 @@ def frame_denoiser(
     scales: GuidanceScales,
     mix_mode: str = "after_guidance",
     shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
+    evaluate: Evaluate = evaluate,
 ) -> MaskedDenoiser:
     """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
     noise, mask = conditioners
@@ -210,5 +211,6 @@ def frame_denoiser(
         mix_mode=mix_mode,
         unguided=unguided,
         shortcuts=shortcuts,
+        evaluate=evaluate,
         network_dtype=noise.network.dtype,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
 from .config import ARTVConfig
-from .denoiser import MIX_MODES, GuidanceScales, Shortcuts
+from .denoiser import MIX_MODES, Evaluate, GuidanceScales, Shortcuts, evaluate
 from .drift_correction import match_statistics
 from .frames import AnchorPolicy, Frame, FrameBuffer
 from .models.artv import ARTV
@@ -98,12 +98,14 @@ def generate_frames(
     given: Iterable[Tensor] = (),
     anchor: AnchorPolicy | None = None,
     on_step: StepCallback | None = None,
+    evaluate: Evaluate = evaluate,
 ) -> Iterator[Frame]:
     """Make the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
 
     With no given frames the first one is made from text alone (blank references). `negative` [L, D] replaces the null
     context. Frame k depends on (seed, k) and the frames before it alone: so a run may stop anywhere, and go on when
-    given its frames. Raises ValueError, one line, on options that cannot be sampled.
+    given its frames. `evaluate` may be a faster one (`acceleration.Compiled`). Raises ValueError, one line, on options
+    that cannot be sampled.
     """
     options = options.resolved(model.config)
     schedule = NoiseSchedule(model.config.schedule)
@@ -118,7 +120,7 @@ def generate_frames(
         if text.starts_segment(index):
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
-        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step)
+        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, evaluate)
         if options.adain_strength:
             latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
         buffer.append(latent)
@@ -188,10 +190,11 @@ def sample_frame(
     index: int,
     options: GenerateOptions,
     on_step: StepCallback | None,
+    evaluate: Evaluate = evaluate,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
     denoiser = frame_denoiser(
-        schedule, conditioners, inputs, _scales(inputs, options), options.mix_mode, options.shortcuts
+        schedule, conditioners, inputs, _scales(inputs, options), options.mix_mode, options.shortcuts, evaluate
     )
     masks: list[Tensor] = []
 

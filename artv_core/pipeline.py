@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .acceleration import Compiled, SideStream, one_behind
 from .checkpoint import load_checkpoint, open_tensor_file, resolve_checkpoint
+from .denoiser import Evaluate, evaluate
 from .frames import AnchorPolicy, Frame
 from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
 from .journal import JournalReader
 from .models.artv import ARTV
 from .packing import can_pack, pack_weights
 from .recording import Recording, record_frames
+from .storage import store_fp8
 from .text_track import TextSegment, TextTrack
 
 Prompt = str | Sequence[str]
@@ -38,10 +41,11 @@ class DecodedFrame:
 
 
 class Pipeline:
-    """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is."""
+    """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is; `evaluate` may be a
+    faster one, such as `acceleration.Compiled()`."""
 
-    def __init__(self, model: ARTV) -> None:
-        self.model = model
+    def __init__(self, model: ARTV, evaluate: Evaluate = evaluate) -> None:
+        self.model, self.evaluate = model, evaluate
 
     @classmethod
     def from_checkpoint(
@@ -51,10 +55,13 @@ class Pipeline:
         base: str | Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+        fp8: bool = False,
     ) -> "Pipeline":
-        """From a checkpoint's path or shipped name, laid out for speed (`lay_out`). Raises ValueError, one line, as
-        `load_checkpoint` does."""
-        return cls(lay_out(load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype)))
+        """From a checkpoint's path or shipped name, made ready as `make_pipeline` says. Raises ValueError, one line, as
+        that and `load_checkpoint` do."""
+        model = load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype)
+        return make_pipeline(model, compiled=compiled, fp8=fp8)
 
     @property
     def device(self) -> torch.device:
@@ -105,15 +112,36 @@ class Pipeline:
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
         self.model.require_vae()
         frames = record_frames(
-            self.model, text, options, recording, negative=null, given=latents, anchor=anchor, on_step=on_step
+            self.model,
+            text,
+            options,
+            recording,
+            negative=null,
+            given=latents,
+            anchor=anchor,
+            on_step=on_step,
+            evaluate=self.evaluate,
         )
         return self._decoded(frames)
 
     def _decoded(self, frames: Generator[Frame, None, None]) -> Generator[DecodedFrame, None, None]:
         # A generator, so that whoever stops early can close it, and with it the journal.
         with contextlib.closing(frames):
-            for frame in frames:
-                yield self.decode(frame)
+            if self.device.type != "cuda":
+                yield from map(self.decode, frames)
+                return
+            side = SideStream(self.device)
+
+            def begin(frame: Frame) -> DecodedFrame:
+                with torch.no_grad():
+                    image = side.begin(lambda: self.model.decode_latents(frame.latent), frame.latent)
+                return DecodedFrame(frame.index, image, frame.latent, frame.mask)
+
+            def finish(frame: DecodedFrame) -> DecodedFrame:
+                side.finish(frame.image)
+                return frame
+
+            yield from one_behind(frames, begin, finish)
 
     def decode(self, frame: Frame) -> DecodedFrame:
         """The frame with its image. Raises ValueError without a VAE."""
@@ -128,14 +156,20 @@ class Pipeline:
             return torch.cat([self.model.encode_text([text]) for text in prompt])
 
 
-def lay_out(model: ARTV) -> ARTV:
+def make_pipeline(model: ARTV, *, compiled: bool = False, fp8: bool = False) -> Pipeline:
     """A model as kernels like it best: channels last, and on the CPU with packed weights. To sample with and not to
-    train or to move, which packed weights do not allow. In place; returns the model."""
+    train or to move, which packed weights do not allow. Changes the model.
+
+    `compiled` is `acceleration.Compiled`, whose compiler packs weights itself; `fp8` halves the networks' memory
+    (`storage.store_fp8`) and costs some time and exactness. Raises ValueError, one line, where there is no compiler.
+    """
     model.to(memory_format=torch.channels_last)
-    for network in (model.noise, model.mask):
-        if network is not None and network.device.type == "cpu" and can_pack(network.dtype):
+    for network in filter(None, (model.noise, model.mask)):
+        if fp8:
+            store_fp8(network)
+        elif not compiled and network.device.type == "cpu" and can_pack(network.dtype):
             pack_weights(network)
-    return model
+    return Pipeline(model, Compiled(model.noise.device)) if compiled else Pipeline(model)
 
 
 def pick_device(name: str) -> torch.device:

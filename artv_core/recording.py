@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .config import ARTVConfig
+from .denoiser import Evaluate, evaluate
 from .frames import AnchorPolicy, Frame
 from .generate import GenerateOptions, StepCallback, generate_frames, latent_shape, level_at, seeds_at
 from .journal import Journal, journaled, open_journal
@@ -76,6 +77,7 @@ def record_frames(
     given: Sequence[Tensor] = (),
     anchor: AnchorPolicy | None = None,
     on_step: StepCallback | None = None,
+    evaluate: Evaluate = evaluate,
 ) -> Generator[Frame, None, None]:
     """All frames of the video, given ones too (each [B, C, h, w]): those that a journal has come from there, to the
     bit; the others are made by `generate_frames`, and journaled. `options` are resolved ones. Without a `recording` all
@@ -83,13 +85,15 @@ def record_frames(
     """
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
-        return generate_frames(model, text, options, negative=negative, given=frames, anchor=anchor, on_step=on_step)
+        return generate_frames(
+            model, text, options, negative=negative, given=frames, anchor=anchor, on_step=on_step, evaluate=evaluate
+        )
 
     if recording is None:
         yield from (Frame(index, latent, None) for index, latent in enumerate(given))
         yield from make(given)
         return
-    inputs = FrameDigests(model, text, options, negative, given, anchor, recording.weights)
+    inputs = FrameDigests(model, text, options, negative, given, anchor, recording.weights, evaluate)
     about = _about(model.config, options) | dict(recording.about)
     journal = open_journal(
         recording.folder,
@@ -136,6 +140,7 @@ class FrameDigests:
         given: Sequence[Tensor],
         anchor: AnchorPolicy | None,
         weights: str | None = None,
+        evaluate: Evaluate = evaluate,
     ) -> None:
         self._text, self._options, self._given = text, options, given
         self._contexts: dict[int, str] = {}
@@ -145,7 +150,7 @@ class FrameDigests:
             "method": METHOD,
             "weights": weights or weights_digest(model),
             "config": model.config.to_json(),
-            "computed": [model.noise.device.type, str(model.noise.dtype)],
+            "computed": [model.noise.device.type, str(model.noise.dtype), type(evaluate).__name__],
             "settings": settings,
             "anchor": [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)],
             "negative": tensor_digest(model.null_context if negative is None else negative),

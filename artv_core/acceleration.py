@@ -1,0 +1,92 @@
+"""The same results, sooner: evaluations compiled as a whole and captured, frames decoded beside the sampling. Ours."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .denoiser import Evaluated, FrameTask, Reuse, evaluate
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Compiled:
+    """`denoiser.evaluate`, compiled by `torch.compile` for each size: both networks, guidance and mix in one.
+
+    The first frame from text and the frames after it are compiled apart, as they run other networks. That takes
+    minutes, once: the compiler keeps what it made in its cache on disk. On a GPU an evaluation is replayed as a CUDA
+    graph, which costs one launch. Raises ValueError, one line, where there is no compiler.
+    """
+
+    def __init__(self, device: torch.device, backend: str = "inductor") -> None:
+        """`backend` is `torch.compile`'s; only the usual one captures graphs and needs a compiler."""
+        self.graphs = device.type == "cuda" and backend == "inductor"
+        if backend == "inductor":
+            check_compiler(device)
+        mode = "reduce-overhead" if self.graphs else None
+        self._run: Any = torch.compile(evaluate, dynamic=False, mode=mode, backend=backend)
+
+    def __call__(
+        self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
+    ) -> Evaluated:
+        """As `denoiser.evaluate`."""
+        if not self.graphs:
+            return self._run(task, x, level, reuse)
+        torch.compiler.cudagraph_mark_step_begin()
+        made = self._run(task, x, level, reuse)
+        # The next replay writes to the same memory.
+        noise, mask = made.features
+        return Evaluated(made.denoised.clone(), _copied(made.mask), (_copied(noise), _copied(mask)))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises ValueError, one line, where `torch.compile` lacks what it needs for that device."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
+        raise ValueError("compiling for the CPU needs a C++ compiler (g++ or clang++); install one, or do not compile")
+    if device.type == "cuda":
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            raise ValueError("compiling for a GPU needs the package triton; install it, or do not compile") from None
+    if device.type == "mps":
+        raise ValueError("device mps cannot be compiled for; do not compile")
+
+
+def one_behind(items: Iterable[Item], begin: Callable[[Item], Made], finish: Callable[[Made], Made]) -> Iterator[Made]:
+    """`finish(begin(item))` for each item. What was begun is finished only when the next item is there, so that on a
+    GPU the work on both goes side by side; but the first one at once, since somebody waits for it."""
+    begun: list[Made] = []
+    for number, item in enumerate(items):
+        yield from map(finish, begun)
+        begun = [begin(item)]
+        if number == 0:
+            yield from map(finish, begun)
+            begun = []
+    yield from map(finish, begun)
+
+
+class SideStream:
+    """A CUDA stream beside the one that is current where it is used."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+
+    def begin(self, work: Callable[[], Tensor], given: Tensor) -> Tensor:
+        """Start `work()`, which reads `given`, as soon as that is there; nobody may use the result before `finish`."""
+        self.stream.wait_stream(torch.cuda.current_stream(given.device))
+        given.record_stream(self.stream)
+        with torch.cuda.stream(self.stream):
+            return work()
+
+    def finish(self, result: Tensor) -> None:
+        """From here on the current stream may use the result."""
+        current = torch.cuda.current_stream(result.device)
+        current.wait_stream(self.stream)
+        result.record_stream(current)
+
+
+def _copied(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()

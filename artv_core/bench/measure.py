@@ -1,0 +1,132 @@
+"""One measurement: a video is made, in a process of its own, so that its memory is its own."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import load_checkpoint, resolve_checkpoint
+from ..config import preset
+from ..generate import GenerateOptions
+from ..models.artv import ARTV
+from ..pipeline import DecodedFrame, Pipeline, make_pipeline
+from ..text_track import TextSegment, TextTrack
+
+WARM_UP_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of sampling: how the model is made ready, and options that differ from those of the plain way."""
+
+    compiled: bool = False
+    fp8: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+VARIANTS = {
+    "plain": Variant(),
+    "compiled": Variant(compiled=True),
+    "fp8": Variant(fp8=True),
+    "reuse 2": Variant(options=(("reuse_every", 2),)),
+    "reuse 3": Variant(options=(("reuse_every", 3),)),
+    "guidance 0.3-1": Variant(options=(("guidance_interval", (0.3, 1.0)),)),
+    "dpmpp_2m": Variant(options=(("sampler", "dpmpp_2m"),)),
+    "compiled, reuse 2": Variant(compiled=True, options=(("reuse_every", 2),)),
+}
+"""By the name they have in the table."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: `model` is a checkpoint (path or shipped name) or, as "preset:NAME", an untrained one."""
+
+    model: str
+    variant: str
+    options: GenerateOptions
+    device: str = "cpu"
+    dtype: str = "float32"
+    base: Path | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found. `warm_up` are the seconds of the first frames ever made, which may compile; `first_frame` those
+    until the first frame is an image in main memory, once warm; `per_frame` those of each later one; `peak_mb` the
+    largest memory: the GPU's, or that of the whole process on a CPU. `note` says what was reckoned and not measured."""
+
+    name: str
+    size: str
+    warm_up: float
+    first_frame: float
+    per_frame: float
+    peak_mb: float
+    note: str = ""
+
+
+def measured(run: Callable[[Any], Row], case: Any) -> Row:
+    """`run(case)` in a fresh process. Raises what it raises."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(run, case).result()
+
+
+def measure_case(case: Case) -> Row:
+    """Make the video of a case twice: a few frames to warm up, then all of them."""
+    pipeline, variant = _pipeline(case), VARIANTS[case.variant]
+    options = replace(case.options, **dict(variant.options)).resolved(pipeline.model.config)
+    text = _any_text(pipeline.model)
+    started = time.perf_counter()
+    _times(pipeline.frames(text, replace(options, num_frames=min(WARM_UP_FRAMES, options.num_frames))))
+    warm_up = time.perf_counter() - started
+    if pipeline.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(pipeline.device)
+    first, last = _times(pipeline.frames(text, options))
+    later = max(1, options.num_frames - 1)
+    size = f"{options.width}x{options.height}"
+    return Row(case.variant, size, warm_up, first, (last - first) / later, peak_megabytes(pipeline.device))
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory that was taken on a GPU; on the CPU, by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def _pipeline(case: Case) -> Pipeline:
+    device, dtype = torch.device(case.device), getattr(torch, case.dtype)
+    variant = VARIANTS[case.variant]
+    if case.model.startswith("preset:"):
+        torch.manual_seed(0)
+        with torch.device(device):
+            model = ARTV(preset(case.model.removeprefix("preset:")), text=False).to(dtype).eval()
+    else:
+        model = load_checkpoint(resolve_checkpoint(case.model), base=case.base, device=device, dtype=dtype)
+    return make_pipeline(model.requires_grad_(False), compiled=variant.compiled, fp8=variant.fp8)
+
+
+def _any_text(model: ARTV) -> TextTrack:
+    context = torch.randn(model.null_context.shape, generator=torch.Generator().manual_seed(0))
+    return TextTrack([TextSegment(0, context.to(model.null_context))])
+
+
+def _times(frames: Iterator[DecodedFrame]) -> tuple[float, float]:
+    """Seconds until the first and until the last frame is an image in main memory."""
+    started, times = time.perf_counter(), []
+    for frame in frames:
+        _to_memory(frame.image)
+        times.append(time.perf_counter() - started)
+    return times[0], times[-1]
+
+
+def _to_memory(image: Tensor) -> Tensor:
+    return (image * 255).round().to(torch.uint8).cpu()

@@ -1,0 +1,191 @@
+"""Faster ways give the same frames: compiled, decoded beside the sampling, from 8-bit weights."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from artv_core.acceleration import Compiled, check_compiler, one_behind
+from artv_core.bench.command import VARIANT_NAMES
+from artv_core.bench.measure import VARIANTS
+from artv_core.cli import main
+from artv_core.config import preset
+from artv_core.denoiser import evaluate
+from artv_core.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.pipeline import Pipeline
+from artv_core.storage import FP8, StoredLayer, store_fp8
+from tests.test_savings import text_of
+from tests.test_unet import fill, relative_error
+
+PROMPT = "a red circle moving left on a blue background"
+
+
+# Compiled
+
+
+def smallest() -> ARTV:
+    """One level and one block: quick to compile."""
+    config = preset("tiny")
+    networks = {}
+    for name in ("noise", "mask"):
+        network = getattr(config, name)
+        unet = replace(
+            network.unet,
+            model_channels=32,
+            head_channels=16,
+            channel_mult=(1,),
+            num_res_blocks=1,
+            attention_levels=(0,),
+            norm_groups=8,
+        )
+        networks[name] = replace(network, unet=unet)
+    torch.manual_seed(0)
+    model = ARTV(replace(config, **networks), text=False).eval().requires_grad_(False)
+    for network in (model.noise, model.mask):
+        fill(network)
+    return model
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
+def test_compiled_evaluations_are_the_same():
+    model = smallest()
+    options = GenerateOptions(num_frames=1, height=32, width=32, steps=2, first_frame_guidance=2.0)
+    plain, made = (
+        next(Pipeline(model, way).frames(text_of(model), options)).latent
+        for way in (evaluate, Compiled(torch.device("cpu")))
+    )
+    assert relative_error(made, plain) < 1e-4
+
+
+def test_there_is_one_graph_a_size_and_it_is_whole():
+    from torch._dynamo.utils import counters
+
+    model = smallest()
+    options = GenerateOptions(num_frames=4, height=32, width=32, steps=3, seed=1, guidance_text=2.0)
+    pipeline, compiled = Pipeline(model), Pipeline(model, Compiled(torch.device("cpu"), backend="aot_eager"))
+    text = text_of(model, 0, 2)
+    plain = torch.cat([frame.latent for frame in pipeline.frames(text, options)])
+    counters.clear()
+    for seed, scale in ((1, 2.0), (2, 3.5)):
+        run = replace(options, seed=seed, guidance_text=scale)
+        made = torch.cat([frame.latent for frame in compiled.frames(text, run)])
+        if seed == 1:
+            assert relative_error(made, plain) < 1e-4
+    assert counters["stats"]["unique_graphs"] == 2, "the first frame, and all others"
+    assert not counters["graph_break"]
+
+
+def test_what_cannot_be_compiled_for_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
+        check_compiler(torch.device("cpu"))
+    with pytest.raises(ValueError, match="device mps cannot be compiled for"):
+        check_compiler(torch.device("mps"))
+
+
+# Decoded beside the sampling
+
+
+def test_each_frame_is_finished_when_the_next_is_begun_but_the_first_at_once():
+    seen: list[str] = []
+
+    def frames() -> Iterator[int]:
+        for number in range(4):
+            seen.append(f"sampled {number}")
+            yield number
+
+    def begin(number: int) -> int:
+        seen.append(f"begun {number}")
+        return number
+
+    def finish(number: int) -> int:
+        seen.append(f"finished {number}")
+        return number
+
+    got = []
+    for number in one_behind(frames(), begin, finish):
+        got.append(number)
+        seen.append(f"got {number}")
+    assert got == [0, 1, 2, 3]
+    assert seen[:4] == ["sampled 0", "begun 0", "finished 0", "got 0"]
+    assert seen[4:10] == ["sampled 1", "begun 1", "sampled 2", "finished 1", "got 1", "begun 2"]
+    assert seen[-2:] == ["finished 3", "got 3"]
+    assert list(one_behind([], begin, finish)) == []
+
+
+# 8-bit weights
+
+
+@torch.no_grad()
+def test_weights_of_8_bits_are_near_and_take_a_quarter():
+    for layer, x in (
+        (nn.Conv2d(32, 48, 3, padding=1, stride=2), torch.randn(2, 32, 9, 9)),
+        (nn.Linear(96, 64, bias=False), torch.randn(3, 5, 96)),
+    ):
+        layer.weight[0] = 0
+        layer.weight[1] *= 1e-4
+        stored = store_fp8(nn.Sequential(layer))[0]
+        assert isinstance(stored, StoredLayer)
+        assert stored.weight.dtype == FP8
+        relative = (stored.plain_weight(torch.float32) - layer.weight).abs() / layer.weight.abs().clamp(min=1e-9)
+        kept = layer.weight.abs() > 0.05 * layer.weight.abs().amax(dim=tuple(range(1, layer.weight.ndim)), keepdim=True)
+        assert float(relative[kept].max()) <= 2**-4, "three bits after the point, rounded"
+        assert relative_error(stored(x), layer(x)) < 0.05
+        assert stored(x.bfloat16().to(x.dtype)).dtype == x.dtype
+    assert not any(isinstance(layer, StoredLayer) for layer in store_fp8(nn.Sequential(nn.Linear(4, 4))))
+
+
+def test_frames_from_8_bit_weights_are_like_the_others():
+    plain, stored = (Pipeline.from_checkpoint("tiny", fp8=fp8) for fp8 in (False, True))
+    size = {
+        id(pipeline): sum(t.nbytes for t in pipeline.model.noise.state_dict().values()) for pipeline in (plain, stored)
+    }
+    assert size[id(stored)] < 0.3 * size[id(plain)]
+    options = GenerateOptions(num_frames=2, seed=3)
+    for got, expected in zip(stored.frames(PROMPT, options), plain.frames(PROMPT, options), strict=True):
+        assert 0 < float((got.image - expected.image).abs().mean()) < 0.03
+
+
+# artv bench
+
+
+def test_variants_are_those_that_the_command_names():
+    assert tuple(VARIANTS) == VARIANT_NAMES
+    for variant in VARIANTS.values():
+        GenerateOptions(**dict(variant.options)).resolved(preset("tiny"))
+
+
+def test_bench_measures_each_size_and_way(tmp_path, capsys):
+    import json
+
+    file = tmp_path / "bench.json"
+    sizes = ["--sizes", "32x32", "48x32", "--frames", "2", "--steps", "1"]
+    assert main(["bench", *sizes, "--variants", "plain", "fp8", "--json", str(file), "--device", "cpu"]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["size"], row["name"]) for row in rows] == [
+        ("32x32", "plain"), ("32x32", "fp8"), ("48x32", "plain"), ("48x32", "fp8"),
+    ]  # fmt: skip
+    assert all(row["first_frame"] > 0 and row["per_frame"] > 0 and row["peak_mb"] > 100 for row in rows)
+    shown = capsys.readouterr().out
+    assert "frames/s" in shown
+    assert len(shown.splitlines()) == 2 + len(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sizes", "big"], "--sizes holds 'big'; give width and height in pixels, as in 512x512"),
+        (["--sizes", "33x32"], "width is 33; it must be a positive multiple of 8, such as 32"),
+        (["--frames", "1"], "--frames is 1; give 2 or more"),
+        (["--variants", "warp"], "invalid choice: 'warp'"),
+    ],
+)
+def test_what_bench_cannot_do_is_one_line(arguments, message, capsys):
+    assert main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
