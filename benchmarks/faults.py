@@ -12,18 +12,15 @@ every one in $COMFYUI_PATH, else ~/comfy/ComfyUI. `--quick` does a little of eac
 
 import argparse
 import importlib
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import as_result, commit, kept_parts, verdict  # noqa: E402
+from result_files import run_parts  # noqa: E402
 
-COMMAND = "python benchmarks/faults.py"
 RESULT = ROOT / "benchmarks/results/faults.json"
 
 BARS: dict[str, dict[str, tuple[str, float]]] = {
@@ -62,28 +59,16 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
-    parser.add_argument("--parts", nargs="+", choices=list(BARS), default=list(BARS))
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    parts = {} if args.quick else kept_parts(RESULT)
-    for name in args.parts:
-        print(name, flush=True)
-        parts[name] = run_part(name, args.seed, args.quick)
-        if not args.quick:
-            parts = kept_parts(RESULT) | {name: parts[name]}  # other parts may have been run meanwhile
-            RESULT.write_text(json.dumps(as_result(COMMAND, BARS, parts), indent=1) + "\n")
-    for bar in as_result(COMMAND, BARS, parts)["bars"]:
-        print("{name:68} {value!s:>8}   {limit:16} {verdict}".format(**bar, verdict=verdict(bar)))
+    run_parts(parser, RESULT, BARS, measure)
 
 
-def run_part(name: str, seed: int, quick: bool) -> dict[str, Any]:
-    """Its figures, with when and how long it ran."""
-    started = time.monotonic()
-    measure = fuzz if name == "fuzz" else importlib.import_module(f"fault_parts.{name}").measure
-    figures = measure(seed, quick)
-    about = {"commit": commit(), "seed": seed}
-    return about | {"minutes": round((time.monotonic() - started) / 60, 1)} | figures
+def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
+    """A part's figures."""
+    about = {"seed": args.seed}
+    if part == "fuzz":
+        return about | fuzz(args.seed, args.quick)
+    return about | importlib.import_module(f"fault_parts.{part}").measure(args.seed, args.quick)
 
 
 def fuzz(seed: int, quick: bool) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """What a benchmark of several parts writes: the bars of all parts first, then what else was measured, part by part."""
 
+import argparse
 import json
 import platform
 import subprocess
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,36 @@ ROOT = Path(__file__).resolve().parent.parent
 
 Limits = dict[str, dict[str, tuple[str, float]]]
 """Part -> bar -> ("at least" or "at most", limit)."""
+
+
+def run_parts(
+    parser: argparse.ArgumentParser,
+    result: Path,
+    limits: Limits,
+    measure: Callable[[str, argparse.Namespace], dict[str, Any]],
+    asked_for: Sequence[str] = (),
+) -> None:
+    """The whole of such a benchmark: `measure(part, args)` for each part wanted, the result file, the bars printed.
+    Parts in `asked_for` are only run where they are named. Adds `--parts` and `--quick`, with which nothing is written.
+    """
+    usual = [name for name in limits if name not in asked_for]
+    parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
+    parser.add_argument("--parts", nargs="+", choices=list(limits), default=usual)
+    args = parser.parse_args()
+    command = f"python benchmarks/{result.stem}.py"
+    parts = {} if args.quick else kept_parts(result)
+    for name in args.parts:
+        print(name, flush=True)
+        started = time.monotonic()
+        figures = measure(name, args)
+        minutes = round((time.monotonic() - started) / 60, 1)
+        parts[name] = {"commit": commit(), "minutes": minutes} | figures
+        if not args.quick:
+            parts = kept_parts(result) | {name: parts[name]}  # other parts may have been run meanwhile
+            result.write_text(json.dumps(as_result(command, limits, parts), indent=1) + "\n")
+    for bar in as_result(command, limits, parts)["bars"]:
+        value = "" if bar["value"] is None else f"{bar['value']:.4g}"
+        print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
 
 
 def as_result(command: str, limits: Limits, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:

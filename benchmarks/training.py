@@ -15,19 +15,16 @@ of each part and writes nothing. Pictures go to `build/training`.
 
 import argparse
 import importlib
-import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import as_result, commit, kept_parts, verdict  # noqa: E402
+from result_files import run_parts  # noqa: E402
 
-COMMAND = "python benchmarks/training.py"
 RESULT = ROOT / "benchmarks/results/training.json"
 
 BARS: dict[str, dict[str, tuple[str, float]]] = {
@@ -76,28 +73,13 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
-    parser.add_argument("--parts", nargs="+", choices=list(BARS), default=[name for name in BARS if name != "gpu"])
-    args = parser.parse_args()
-    parts = {} if args.quick else kept_parts(RESULT)
-    for name in args.parts:
-        print(name, flush=True)
-        parts[name] = run_part(name, args.quick)
-        if not args.quick:
-            parts = kept_parts(RESULT) | {name: parts[name]}  # other parts may have been run meanwhile
-            RESULT.write_text(json.dumps(as_result(COMMAND, BARS, parts), indent=1) + "\n")
-    for bar in as_result(COMMAND, BARS, parts)["bars"]:
-        value = "" if bar["value"] is None else f"{bar['value']:.4g}"
-        print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
+    run_parts(parser, RESULT, BARS, measure, asked_for=("gpu",))
 
 
-def run_part(name: str, quick: bool) -> dict[str, Any]:
-    """Its figures, with when and how long it ran."""
-    started = time.monotonic()
+def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
+    """A part's figures."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = importlib.import_module(f"training_parts.{name}").measure(Path(folder), quick)
-    about = {"commit": commit()}
-    return about | {"minutes": round((time.monotonic() - started) / 60, 1)} | figures
+        return importlib.import_module(f"training_parts.{part}").measure(Path(folder), args.quick)
 
 
 if __name__ == "__main__":
