@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import ARTVConfig, VAEConfig
 from .models.artv import ARTV
@@ -280,6 +280,33 @@ def read_part(path: str | Path, part: str, *, base: str | Path | None = None) ->
     if "artv_config" in file.metadata:
         _check_base_family(base_file, [part], file, _read_config(file))
     return _read_all(base_file, part)
+
+
+def load_taesd_decoder(
+    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
+    """TAESD's decoder from its public file: latents [B, 4, h, w] in the core's scale to images [B, 3, 8h, 8w], not
+    clamped. Takes the keys of `taesd_decoder.safetensors`, those of diffusers and ARTV's own. Raises ValueError, one
+    line, for anything else."""
+    file = open_tensor_file(path)
+    with torch.device("meta"):
+        decoder = TAESD().taesd_decoder
+    expected = {key: tuple(tensor.shape) for key, tensor in decoder.state_dict().items()}
+    named = {key: ours for key in file.tensors if (ours := _taesd_decoder_key(key)) is not None}
+    found = {ours: file.tensors[key].shape for key, ours in named.items()}
+    if found != expected:
+        raise ValueError(f"{file.path} does not hold TAESD's decoder for 4 latent channels (taesd_decoder.safetensors)")
+    state = {named[key]: tensor.to(device, dtype, copy=True) for key, tensor in file.read(named)}
+    decoder.load_state_dict(state, strict=True, assign=True)
+    return decoder.eval().requires_grad_(False)
+
+
+def _taesd_decoder_key(key: str) -> str | None:
+    """The key in our decoder; diffusers counts its layers without the clamp before them."""
+    match = re.fullmatch(r"(taesd_decoder\.|decoder\.layers\.|)(\d{1,3})\.(.+)", key)
+    if match is None:
+        return None
+    return f"{int(match[2]) + (match[1] == 'decoder.layers.')}.{match[3]}"
 
 
 def initialise_from_stable_diffusion(

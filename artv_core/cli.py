@@ -29,6 +29,7 @@ MODEL_DEFAULTS = {
     "dtype": "float32",
     "compile": False,
     "fp8": False,
+    "taesd": None,
 }
 MAX_BATCH = 256
 MAX_SEED = 2**64 - 1
@@ -202,6 +203,12 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--compile", action="store_true", help="compile the networks: minutes the first time, then faster frames"
     )
     group.add_argument("--fp8", action="store_true", help="keep weights as 8-bit floats: less memory, but slower")
+    group.add_argument(
+        "--taesd",
+        type=Path,
+        metavar="F",
+        help="decode frames with TAESD (its public taesd_decoder.safetensors) instead of the checkpoint's VAE: faster",
+    )
     group.add_argument(
         "--reuse-every",
         type=int,
@@ -490,6 +497,7 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
         dtype=getattr(torch, args.dtype),
         compiled=args.compile,
         fp8=args.fp8,
+        taesd=args.taesd,
     )
 
 

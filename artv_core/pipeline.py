@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .acceleration import Compiled, SideStream, one_behind
-from .checkpoint import load_checkpoint, open_tensor_file, resolve_checkpoint
+from .checkpoint import load_checkpoint, load_taesd_decoder, open_tensor_file, resolve_checkpoint
 from .denoiser import Evaluate, evaluate
 from .frames import AnchorPolicy, Frame
 from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
@@ -20,6 +20,8 @@ from .packing import can_pack, pack_weights
 from .recording import Recording, record_frames
 from .storage import store_fp8
 from .text_track import TextSegment, TextTrack
+
+TAESD_CHANNELS = 4
 
 Prompt = str | Sequence[str]
 """One text for all videos of a batch, or one for each of them."""
@@ -42,10 +44,14 @@ class DecodedFrame:
 
 class Pipeline:
     """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is; `evaluate` may be a
-    faster one, such as `acceleration.Compiled()`."""
+    faster one, such as `acceleration.Compiled()`, and `taesd` a decoder to look at frames with in place of the model's
+    VAE (`load_taesd_decoder`): much faster, a little less true. Raises ValueError where that is for other latents."""
 
-    def __init__(self, model: ARTV, evaluate: Evaluate = evaluate) -> None:
-        self.model, self.evaluate = model, evaluate
+    def __init__(self, model: ARTV, evaluate: Evaluate = evaluate, taesd: nn.Module | None = None) -> None:
+        self.model, self.evaluate, self.taesd = model, evaluate, taesd
+        channels = model.config.vae.latent_channels
+        if taesd is not None and channels != TAESD_CHANNELS:
+            raise ValueError(f"TAESD decodes latents of {TAESD_CHANNELS} channels, this model's have {channels}")
 
     @classmethod
     def from_checkpoint(
@@ -57,11 +63,13 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
         fp8: bool = False,
+        taesd: str | Path | None = None,
     ) -> "Pipeline":
         """From a checkpoint's path or shipped name, made ready as `make_pipeline` says. Raises ValueError, one line, as
         that and `load_checkpoint` do."""
         model = load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype)
-        return make_pipeline(model, compiled=compiled, fp8=fp8)
+        decoder = None if taesd is None else load_taesd_decoder(taesd, device, dtype)
+        return make_pipeline(model, compiled=compiled, fp8=fp8, taesd=decoder)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +118,8 @@ class Pipeline:
             latents = [self.encode_image(image)]
         latents = [as_batch(latent, options, self.model) for latent in latents]
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
-        self.model.require_vae()
+        if self.taesd is None:
+            self.model.require_vae()
         frames = record_frames(
             self.model,
             text,
@@ -134,7 +143,7 @@ class Pipeline:
 
             def begin(frame: Frame) -> DecodedFrame:
                 with torch.no_grad():
-                    image = side.begin(lambda: self.model.decode_latents(frame.latent), frame.latent)
+                    image = side.begin(lambda: self._image(frame.latent), frame.latent)
                 return DecodedFrame(frame.index, image, frame.latent, frame.mask)
 
             def finish(frame: DecodedFrame) -> DecodedFrame:
@@ -146,7 +155,13 @@ class Pipeline:
     def decode(self, frame: Frame) -> DecodedFrame:
         """The frame with its image. Raises ValueError without a VAE."""
         with torch.no_grad():
-            return DecodedFrame(frame.index, self.model.decode_latents(frame.latent), frame.latent, frame.mask)
+            return DecodedFrame(frame.index, self._image(frame.latent), frame.latent, frame.mask)
+
+    def _image(self, latent: Tensor) -> Tensor:
+        if self.taesd is None:
+            return self.model.decode_latents(latent)
+        weight = next(self.taesd.parameters())
+        return self.taesd(latent.to(weight.device, weight.dtype)).float().clamp(0, 1)
 
     def _encode_prompt(self, prompt: Prompt) -> Tensor:
         # One at a time: a text's context must not depend, in its last bits, on what else was encoded with it.
@@ -156,7 +171,9 @@ class Pipeline:
             return torch.cat([self.model.encode_text([text]) for text in prompt])
 
 
-def make_pipeline(model: ARTV, *, compiled: bool = False, fp8: bool = False) -> Pipeline:
+def make_pipeline(
+    model: ARTV, *, compiled: bool = False, fp8: bool = False, taesd: nn.Module | None = None
+) -> Pipeline:
     """A model as kernels like it best: channels last, and on the CPU with packed weights. To sample with and not to
     train or to move, which packed weights do not allow. Changes the model.
 
@@ -169,7 +186,7 @@ def make_pipeline(model: ARTV, *, compiled: bool = False, fp8: bool = False) -> 
             store_fp8(network)
         elif not compiled and network.device.type == "cpu" and can_pack(network.dtype):
             pack_weights(network)
-    return Pipeline(model, Compiled(model.noise.device)) if compiled else Pipeline(model)
+    return Pipeline(model, Compiled(model.noise.device) if compiled else evaluate, taesd)
 
 
 def pick_device(name: str) -> torch.device:

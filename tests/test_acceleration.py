@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from artv_core.acceleration import Compiled, check_compiler, one_behind
 from artv_core.bench.command import VARIANT_NAMES
 from artv_core.bench.measure import VARIANTS
+from artv_core.checkpoint import load_taesd_decoder
 from artv_core.cli import main
 from artv_core.config import preset
 from artv_core.denoiser import evaluate
@@ -148,6 +150,44 @@ def test_frames_from_8_bit_weights_are_like_the_others():
     options = GenerateOptions(num_frames=2, seed=3)
     for got, expected in zip(stored.frames(PROMPT, options), plain.frames(PROMPT, options), strict=True):
         assert 0 < float((got.image - expected.image).abs().mean()) < 0.03
+
+
+# TAESD
+
+
+def public_names(kind: str, key: str) -> str:
+    number, _, rest = key.partition(".")
+    return {"public": key, "diffusers": f"decoder.layers.{int(number) - 1}.{rest}", "ours": f"taesd_decoder.{key}"}[
+        kind
+    ]
+
+
+@pytest.mark.parametrize("kind", ["public", "diffusers", "ours"])
+def test_frames_are_decoded_by_the_taesd_that_is_given(tmp_path, kind):
+    """The shipped model's own decoder has TAESD's layout, so that the same images must come out."""
+    from artv_core.models.taesd import TAESD
+
+    plain = Pipeline.from_checkpoint("tiny")
+    vae = plain.model.vae
+    assert isinstance(vae, TAESD)
+    file = tmp_path / "taesd.safetensors"
+    save_file(
+        {public_names(kind, key): tensor.contiguous() for key, tensor in vae.taesd_decoder.state_dict().items()}, file
+    )
+    fast = Pipeline.from_checkpoint("tiny", taesd=file)
+    assert fast.taesd is not None
+    fast.model.vae = None
+    options = GenerateOptions(num_frames=2, steps=2, height=32, width=32)
+    for got, expected in zip(fast.frames(PROMPT, options), plain.frames(PROMPT, options), strict=True):
+        torch.testing.assert_close(got.image, expected.image, rtol=0, atol=1e-4)
+
+
+def test_a_file_without_taesd_is_one_line(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"1.weight": torch.zeros(3)}, file)
+    with pytest.raises(ValueError, match="does not hold TAESD's decoder for 4 latent channels"):
+        load_taesd_decoder(file)
+    assert main(["generate", PROMPT, "-o", str(tmp_path / "out.mp4"), "--taesd", str(file)]) == 2
 
 
 # artv bench

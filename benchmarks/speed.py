@@ -1,0 +1,65 @@
+"""How fast, at how much work: `python benchmarks/speed.py [--quick] [--parts NAME ...]`.
+
+counted   FLOPs, network calls and kernels of a clip at full size, against the formulas as they stand; nothing is timed
+exact     the shipped model's latents with everything shared and kept, against these formulas
+unet      our UNet of SD 2.1's size beside diffusers' and ComfyUI's: thread time of one thread, bfloat16, on a CPU
+tiny      frames per second of the shipped model, against these formulas
+growth    whether a frame takes longer the more there were before it, over 2,000 frames
+options   what each shortcut saves, and what it costs in quality
+gpu       frames at 256, 512 and 768 pixels, their share of the roofline, and ModelScope's UNet on the same card
+
+Writes `benchmarks/results/speed.json`; what it holds of parts that are not run now is kept. Give it a quiet machine;
+`unet` wants diffusers and a ComfyUI ($COMFYUI_PATH or ~/comfy/ComfyUI), and 8 GB of memory.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from result_files import run_parts  # noqa: E402
+
+RESULT = ROOT / "benchmarks/results/speed.json"
+
+BARS: dict[str, dict[str, tuple[str, float]]] = {
+    "counted": {
+        "16 frames at 512x512, 25 steps of 2S, 4 branches: FLOPs over those of the formulas": ("at most", 0.75),
+        "16 frames at 512x512, 25 steps of 2S, 4 branches: network calls per evaluation": ("at most", 2),
+    },
+    "exact": {"exactness, 16 frames of tiny: largest relative difference in float64": ("at most", 1e-9)},
+    "unet": {
+        "UNet of SD 2.1, 32x32, batch 4, bfloat16, one CPU thread: time over diffusers'": ("at most", 0.93),
+        "UNet of SD 2.1, 32x32, batch 4, bfloat16, one CPU thread: time over ComfyUI's": ("at most", 1.0),
+    },
+    "tiny": {"tiny on a CPU: frames per second over those of the formulas": ("at least", 3)},
+    "growth": {"2,000 frames: rise of the time per frame over its standard error": ("at most", 2)},
+    "gpu": {
+        "GPU, 256x256: share of the roofline": ("at least", 0.30),
+        "GPU, 512x512: share of the roofline": ("at least", 0.45),
+        "GPU, 768x768: share of the roofline": ("at least", 0.50),
+        "GPU against ModelScope's UNet: clips per second at two branches, times theirs": ("at least", 2),
+        "GPU against ModelScope's UNet: time to first frame, times sooner": ("at least", 20),
+        "GPU against ModelScope's UNet: peak memory at 512x512, share of theirs": ("at most", 0.5),
+        "GPU against ModelScope's UNet: peak memory at 768x768, share of theirs": ("at most", 1 / 3),
+        "GPU: peak memory of 200 frames over that of 10": ("at most", 1),
+    },
+    "options": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run_parts(parser, RESULT, BARS, measure, asked_for=("gpu",))
+
+
+def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
+    """A part's figures."""
+    return importlib.import_module(f"speed_parts.{part}").measure(args.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Work of a clip at full size, counted on the meta device."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from artv_core.config import preset
+from artv_core.evaluation.work import Work, video_work
+from artv_core.generate import GenerateOptions
+from artv_core.sampling import num_evaluations
+from tests.naive import naive_work
+
+PAPER = GenerateOptions(
+    num_frames=16,
+    height=512,
+    width=512,
+    steps=25,
+    sampler="dpmpp_2s_ancestral",
+    guidance_references=1.3,
+    guidance_anchor=1.6,
+    guidance_text=7.5,
+    first_frame_guidance=7.5,
+)
+"""Four branches; the scales' values do not matter."""
+
+MODELSCOPE = 20_827e9 * 50 * 2
+"""FLOPs of a clip of 16 frames at 512x512 by ModelScope's UNet: 50 steps, two branches."""
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """Of the whole clip, of one frame in its midst, and with each shortcut."""
+    options = replace(PAPER, height=64, width=64) if quick else PAPER
+    config = preset("sd21")
+    clip, frame = video_work(config, options)
+    evaluations = options.num_frames * num_evaluations("dpmpp_2s_ancestral", 25)
+    formulas = naive_work(config, ((options.height or 0) // 8, (options.width or 0) // 8)) * (4 * evaluations)
+    bars = "16 frames at 512x512, 25 steps of 2S, 4 branches"
+    return {
+        "GFLOP of the clip": _giga(clip),
+        "GFLOP of a frame": _giga(frame),
+        "kernels of a frame": frame.kernels,
+        "GFLOP by the formulas": _giga(formulas),
+        "share of ModelScope's FLOPs": clip.flops / MODELSCOPE,
+        "GFLOP of the clip with shortcuts": {
+            name: _giga(video_work(config, replace(options, **changes))[0]) for name, changes in SHORTCUTS.items()
+        },
+        "a frame": asdict(frame),
+        "bars": {
+            f"{bars}: FLOPs over those of the formulas": clip.flops / formulas.flops,
+            f"{bars}: network calls per evaluation": clip.network_calls / evaluations,
+        },
+    }
+
+
+SHORTCUTS: dict[str, dict[str, Any]] = {
+    "reuse 2": {"reuse_every": 2},
+    "reuse 2, 3 blocks": {"reuse_every": 2, "reuse_blocks": 3},
+    "reuse 3": {"reuse_every": 3},
+    "guidance 0.3-1": {"guidance_interval": (0.3, 1.0)},
+    "dpmpp_2m": {"sampler": "dpmpp_2m"},
+}
+
+
+def _giga(work: Work) -> float:
+    return round(work.flops / 1e9, 1)
