@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from artv_core import cli, comfyui, demo_comfyui  # noqa: E402
+from artv_core.bench import measure as bench_measure  # noqa: E402
 from artv_core.checkpoint import (  # noqa: E402
     describe_checkpoint,
     load_checkpoint,
@@ -884,13 +885,14 @@ def _argument(dice: Random, action: argparse.Action) -> list[str]:
 
 
 def check_arguments(words: list[str], folder: Path) -> None:
-    """As a user's shell does, up to where the weights would be loaded, clips looked at, or ComfyUI started."""
+    """As a user does, up to where weights would be loaded, clips looked at, frames timed, or ComfyUI started."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(cli, "build_parser", _parser))
         stack.enter_context(patch.object(cli, "load_pipeline", _checked_device))
         stack.enter_context(patch.object(demo_comfyui, "run_workflows", _left_to_sample))
         stack.enter_context(patch.object(prepare_run, "prepare", _left_to_sample))
+        stack.enter_context(patch.object(bench_measure, "measured", _left_to_sample))
         stack.enter_context(patch.object(comfyui.Host, "missing", lambda host: []))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..config import ARTVConfig
+    from ..generate import GenerateOptions
     from .measure import Row
 
 VARIANT_NAMES = (
@@ -61,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_bench(args: argparse.Namespace) -> int:
     """Measure and print, a row at a time."""
     from ..config import preset
-    from ..generate import GenerateOptions
     from ..pipeline import pick_device
     from .measure import Case, measure_case, measured
     from .peers import PeerCase, has_modelscope, measure_modelscope
@@ -73,32 +73,38 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError(f"--frames is {args.frames}; give 2 or more, so that there is a first frame and later ones")
     if args.peers and not has_modelscope():
         raise ValueError("--peers needs the package diffusers: pip install diffusers, or leave it out")
+    cases = [options for width, height in sizes if (options := _options(args, width, height)).resolved(config)]
     model = f"preset:{args.preset}" if args.preset else str(args.checkpoint)
     names = list(VARIANT_NAMES) if "all" in args.variants else args.variants
     print(_machine(device, args.dtype))
     rows: list[Row] = []
-    for width, height in sizes:
-        options = GenerateOptions(
-            num_frames=args.frames,
-            width=width,
-            height=height,
-            steps=args.steps,
-            sampler=args.sampler,
-            guidance_references=args.cfg_references,
-            guidance_anchor=args.cfg_anchor,
-            guidance_text=args.cfg_text,
-        )
-        options.resolved(config)
+    for options in cases:
         for name in names:
             case = Case(model, name, options, str(device), args.dtype, args.base)
             rows.append(_shown(measured(measure_case, case), first=not rows))
         if args.peers:
-            peer = PeerCase(width, height, str(device), args.dtype, steps=50 if device.type == "cuda" else 1)
+            steps = 50 if device.type == "cuda" else 1
+            peer = PeerCase(options.width or 0, options.height or 0, str(device), args.dtype, steps)
             rows.append(_shown(measured(measure_modelscope, peer), first=not rows))
     if args.json:
         found = {"machine": _machine(device, args.dtype), "rows": [asdict(row) for row in rows]}
         args.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def _options(args: argparse.Namespace, width: int, height: int) -> GenerateOptions:
+    from ..generate import GenerateOptions
+
+    return GenerateOptions(
+        num_frames=args.frames,
+        width=width,
+        height=height,
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance_references=args.cfg_references,
+        guidance_anchor=args.cfg_anchor,
+        guidance_text=args.cfg_text,
+    )
 
 
 def _config_of(checkpoint: str) -> ARTVConfig:
