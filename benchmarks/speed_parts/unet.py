@@ -18,7 +18,7 @@ WAYS = ("ours", "ours, text projected each time", "ours, weights not packed", "d
 def measure(quick: bool) -> dict[str, Any]:
     """Each in processes of its own, one after the other in turns; of every library the faster memory format counts."""
     host = find_host()
-    rounds, passes = (1, 1) if quick else (3, 4)
+    rounds, passes = (1, 1) if quick else (2, 3)
     ways = [way for way in WAYS if way != "ComfyUI" or host is not None]
     times: dict[str, dict[str, list[float]]] = {way: {format_: [] for format_ in FORMATS} for way in ways}
     for _ in range(rounds):
