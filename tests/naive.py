@@ -18,6 +18,16 @@ from artv_core.sampling import gaussian_noise, get_sampler
 from artv_core.schedule import NoiseSchedule
 from artv_core.text_track import TextTrack
 
+PAPER = GenerateOptions(
+    steps=25,
+    sampler="dpmpp_2s_ancestral",
+    guidance_references=1.3,
+    guidance_anchor=1.6,
+    guidance_text=7.5,
+    first_frame_guidance=7.5,
+)
+"""The paper's sampler, with scales for which every branch of Eq. 8 is needed."""
+
 BRANCHES = ((False, False, False), (True, False, False), (True, True, False), (True, True, True))
 """Whether references, anchor and text are given, in the order of Eq. 8."""
 

@@ -18,18 +18,9 @@ from artv_core.models.network import FrameNetwork, Reuse
 from artv_core.sampling import num_evaluations
 from artv_core.text_track import TextSegment, TextTrack
 from tests.models import untrained
-from tests.naive import naive_frames, naive_work
+from tests.naive import PAPER, naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
 
-PAPER = GenerateOptions(
-    steps=25,
-    sampler="dpmpp_2s_ancestral",
-    guidance_references=1.3,
-    guidance_anchor=1.6,
-    guidance_text=7.5,
-    first_frame_guidance=7.5,
-)
-"""Every branch of Eq. 8 is needed."""
 FIRST = AnchorPolicy("first")
 
 

@@ -5,22 +5,8 @@ from typing import Any
 
 from artv_core.config import preset
 from artv_core.evaluation.work import Work, video_work
-from artv_core.generate import GenerateOptions
 from artv_core.sampling import num_evaluations
-from tests.naive import naive_work
-
-PAPER = GenerateOptions(
-    num_frames=16,
-    height=512,
-    width=512,
-    steps=25,
-    sampler="dpmpp_2s_ancestral",
-    guidance_references=1.3,
-    guidance_anchor=1.6,
-    guidance_text=7.5,
-    first_frame_guidance=7.5,
-)
-"""Four branches; the scales' values do not matter."""
+from tests.naive import PAPER, naive_work
 
 MODELSCOPE = 20_827e9 * 50 * 2
 """FLOPs of a clip of 16 frames at 512x512 by ModelScope's UNet: 50 steps, two branches."""
@@ -28,7 +14,8 @@ MODELSCOPE = 20_827e9 * 50 * 2
 
 def measure(quick: bool) -> dict[str, Any]:
     """Of the whole clip, of one frame in its midst, and with each shortcut."""
-    options = replace(PAPER, height=64, width=64) if quick else PAPER
+    side = 64 if quick else 512
+    options = replace(PAPER, num_frames=16, height=side, width=side)
     config = preset("sd21")
     clip, frame = video_work(config, options)
     evaluations = options.num_frames * num_evaluations("dpmpp_2s_ancestral", 25)
