@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .models.network import Reuse
+from .models.unet import Reuse
 from .schedule import NoiseSchedule, x0_from_prediction
 
 MIX_MODES = ("after_guidance", "every_branch")

@@ -10,10 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from artv_core.acceleration import Compiled, check_compiler, one_behind
-from artv_core.bench.command import VARIANT_NAMES
-from artv_core.bench.measure import VARIANTS
+from artv_core.bench.variants import VARIANTS
 from artv_core.checkpoint import load_taesd_decoder
-from artv_core.cli import main
+from artv_core.cli import build_parser, main
 from artv_core.config import preset
 from artv_core.denoiser import evaluate
 from artv_core.generate import GenerateOptions
@@ -194,7 +193,8 @@ def test_a_file_without_taesd_is_one_line(tmp_path):
 
 
 def test_variants_are_those_that_the_command_names():
-    assert tuple(VARIANTS) == VARIANT_NAMES
+    arguments = build_parser().parse_args(["bench", "--variants", *VARIANTS])
+    assert arguments.variants == list(VARIANTS)
     for variant in VARIANTS.values():
         GenerateOptions(**dict(variant.options)).resolved(preset("tiny"))
 

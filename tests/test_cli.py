@@ -109,7 +109,7 @@ def test_an_image_is_frame_0(checkpoint, tmp_path, picture):
     latents = tmp_path / "l.safetensors"
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 3, "--image", picture, "--save-latents", latents) == 0
     expected = load_checkpoint(checkpoint).encode_images(read_image(picture, 32, 32))
-    torch.testing.assert_close(load_file(latents)["latents"][0], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(load_file(latents)["latents"][0], expected, rtol=1e-4, atol=1e-4)
     assert len(read_video(tmp_path / "out.mp4")) == 3
 
 

@@ -24,6 +24,12 @@ def model() -> ARTV:
 
 
 @pytest.fixture(scope="module")
+def exact() -> ARTV:
+    """In float64, where batches of different sizes agree whatever kernels a processor has."""
+    return untrained().double()
+
+
+@pytest.fixture(scope="module")
 def pipeline(model: ARTV) -> Pipeline:
     return Pipeline(model)
 
@@ -95,11 +101,11 @@ def test_a_batch_goes_on_too(model):
     assert torch.equal(latents(whole[2:]), latents(rest))
 
 
-def test_video_b_of_a_batch_has_seed_plus_b(model):
-    batch = latents(make(model, options(4, batch_size=3, seed=10)))
+def test_video_b_of_a_batch_has_seed_plus_b(exact):
+    batch = latents(make(exact, options(4, batch_size=3, seed=10)))
     for b in range(3):
-        alone = latents(make(model, options(4, seed=10 + b)))
-        torch.testing.assert_close(batch[:, b : b + 1], alone, rtol=0, atol=1e-4)
+        alone = latents(make(exact, options(4, seed=10 + b)))
+        torch.testing.assert_close(batch[:, b : b + 1], alone, rtol=1e-9, atol=1e-9)
 
 
 def test_frames_leave_one_by_one(model):
@@ -157,15 +163,15 @@ def test_given_frames_go_into_the_buffer_as_made_ones_do():
     assert (buffer.count, int(buffer.anchor()), buffer.references().flatten().tolist()) == (4, 1, [2, 3])
 
 
-def test_a_given_anchor_is_used_from_the_first_frame_on(model):
-    anchor = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    plain = latents(make(model, options(2)))
-    given = latents(make(model, options(2), anchor=AnchorPolicy("given", latent=anchor)))
-    other = latents(make(model, options(2), anchor=AnchorPolicy("given", latent=anchor + 1)))
+def test_a_given_anchor_is_used_from_the_first_frame_on(exact):
+    anchor = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    plain = latents(make(exact, options(2)))
+    given = latents(make(exact, options(2), anchor=AnchorPolicy("given", latent=anchor)))
+    other = latents(make(exact, options(2), anchor=AnchorPolicy("given", latent=anchor + 1)))
     assert not torch.equal(plain[0], given[0])
     assert not torch.equal(given[0], other[0])
-    both = make(model, options(2, batch_size=2), anchor=AnchorPolicy("given", latent=anchor))
-    torch.testing.assert_close(latents(both)[:, :1], given, rtol=1e-5, atol=1e-5)
+    both = make(exact, options(2, batch_size=2), anchor=AnchorPolicy("given", latent=anchor))
+    torch.testing.assert_close(latents(both)[:, :1], given, rtol=1e-9, atol=1e-9)
 
 
 # --- what is computed, and how often ----------------------------------------------------------------------------------
@@ -300,10 +306,11 @@ def test_the_pipeline_goes_on_from_saved_frames(pipeline, tmp_path):
     assert torch.equal(whole[1].image, again[1].image)
 
 
-def test_each_video_of_a_batch_may_have_its_own_text(pipeline):
+def test_each_video_of_a_batch_may_have_its_own_text(exact):
+    pipeline = Pipeline(exact)
     both = latents(list(pipeline.frames([(0, ["a fox", "a hare"])], options(2, batch_size=2))))
     alone = latents(list(pipeline.frames("a hare", options(2, seed=6))))
-    torch.testing.assert_close(both[:, 1:], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(both[:, 1:], alone, rtol=1e-9, atol=1e-9)
 
 
 def test_one_image_serves_a_batch(pipeline):

@@ -14,7 +14,8 @@ from artv_core.frames import AnchorPolicy
 from artv_core.generate import GenerateOptions, generate_frames
 from artv_core.models.artv import ARTV
 from artv_core.models.branches import Expansion
-from artv_core.models.network import FrameNetwork, Reuse
+from artv_core.models.network import FrameNetwork
+from artv_core.models.unet import Reuse
 from artv_core.sampling import num_evaluations
 from artv_core.text_track import TextSegment, TextTrack
 from tests.models import untrained

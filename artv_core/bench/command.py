@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .variants import VARIANTS
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,16 +18,6 @@ if TYPE_CHECKING:
     from ..generate import GenerateOptions
     from .measure import Row
 
-VARIANT_NAMES = (
-    "plain",
-    "compiled",
-    "fp8",
-    "reuse 2",
-    "reuse 3",
-    "guidance 0.3-1",
-    "dpmpp_2m",
-    "compiled, reuse 2",
-)
 USUAL = ("plain", "reuse 2")
 
 
@@ -43,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="+",
         default=list(USUAL),
-        choices=(*VARIANT_NAMES, "all"),
+        choices=(*VARIANTS, "all"),
         metavar="NAME",
-        help=f"ways of sampling: {', '.join(repr(name) for name in VARIANT_NAMES)}, or all; compiling takes minutes; "
+        help=f"ways of sampling: {', '.join(repr(name) for name in VARIANTS)}, or all; compiling takes minutes; "
         f"default: {' '.join(repr(name) for name in USUAL)}",
     )
     parser.add_argument(
@@ -75,7 +67,7 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError("--peers needs the package diffusers: pip install diffusers, or leave it out")
     cases = [options for width, height in sizes if (options := _options(args, width, height)).resolved(config)]
     model = f"preset:{args.preset}" if args.preset else str(args.checkpoint)
-    names = list(VARIANT_NAMES) if "all" in args.variants else args.variants
+    names = list(VARIANTS) if "all" in args.variants else args.variants
     print(_machine(device, args.dtype))
     rows: list[Row] = []
     for options in cases:

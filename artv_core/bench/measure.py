@@ -1,6 +1,5 @@
 """One measurement: a video is made, in a process of its own, so that its memory is its own."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,30 +18,9 @@ from ..generate import GenerateOptions
 from ..models.artv import ARTV
 from ..pipeline import DecodedFrame, Pipeline, make_pipeline
 from ..text_track import TextSegment, TextTrack
+from .variants import VARIANTS
 
 WARM_UP_FRAMES = 3
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way of sampling: how the model is made ready, and options that differ from those of the plain way."""
-
-    compiled: bool = False
-    fp8: bool = False
-    options: tuple[tuple[str, Any], ...] = ()
-
-
-VARIANTS = {
-    "plain": Variant(),
-    "compiled": Variant(compiled=True),
-    "fp8": Variant(fp8=True),
-    "reuse 2": Variant(options=(("reuse_every", 2),)),
-    "reuse 3": Variant(options=(("reuse_every", 3),)),
-    "guidance 0.3-1": Variant(options=(("guidance_interval", (0.3, 1.0)),)),
-    "dpmpp_2m": Variant(options=(("sampler", "dpmpp_2m"),)),
-    "compiled, reuse 2": Variant(compiled=True, options=(("reuse_every", 2),)),
-}
-"""By the name they have in the table."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +73,13 @@ def measure_case(case: Case) -> Row:
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """The most memory that was taken on a GPU; on the CPU, by this process."""
+    """The most memory that was taken on a GPU; on the CPU, by this process (not known on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 

@@ -1,7 +1,7 @@
 """A UNet together with what conditions it on frames: the noise network and the mask network are one of these each."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from .adapter import ReferenceAdapter
 from .anchor import AnchorEncoder
 from .attention import TokenProjections
 from .branches import Expansion
-from .unet import UNet
+from .unet import Reuse, UNet
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,6 @@ class FrameConditions:
     adapter_features: list[Tensor]  # one [B, C, h, w] for each UNet level
     level_embedding: Tensor  # [B, E]
     expansion: Expansion | None = None
-
-
-class Reuse(NamedTuple):
-    """Deep features of an earlier evaluation in the place of new ones (DeepCache, Ma et al. 2023, arXiv 2312.00858): of
-    a UNet only the outermost `blocks` blocks of encoder and decoder run. `features` None: all run, and the network
-    returns (output, features)."""
-
-    blocks: int
-    features: Any = None
 
 
 class FrameNetwork(nn.Module):
@@ -98,7 +89,12 @@ class FrameNetwork(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Noisy latents [B, C, h, w] at `timesteps` [B] (float) -> raw output [B, out_channels, h, w], of all branches
         where there are several; with `reuse`, (output, features) as it says."""
-        given = (conditions.tokens, conditions.adapter_features, conditions.level_embedding, conditions.expansion)
-        if reuse is None:
-            return self.diffusion_model(x, timesteps, *given)
-        return self.diffusion_model.predict(x, timesteps, *given, reuse.blocks, reuse.features)
+        return self.diffusion_model(
+            x,
+            timesteps,
+            conditions.tokens,
+            conditions.adapter_features,
+            conditions.level_embedding,
+            conditions.expansion,
+            reuse,
+        )

@@ -22,6 +22,15 @@ class BlockInputs(NamedTuple):
     expansion: Expansion | None
 
 
+class Reuse(NamedTuple):
+    """Deep features of an earlier evaluation in the place of new ones (DeepCache, Ma et al. 2023, arXiv 2312.00858): of
+    a UNet only the outermost `blocks` blocks of encoder and decoder run. `features` None: all run, and the network
+    returns (output, features)."""
+
+    blocks: int
+    features: Any = None
+
+
 class UNet(nn.Module):
     """Predicts from a noisy latent, its time step and tokens.
 
@@ -137,8 +146,10 @@ class UNet(nn.Module):
         adapter_features: Sequence[Tensor] | None = None,
         level_embedding: Tensor | None = None,
         expansion: Expansion | None = None,
-    ) -> Tensor:
-        """Noisy latents [B, C, h, w] of any size at `timesteps` [B] (float, 0 to 999) -> [B, out_channels, h, w].
+        reuse: Reuse | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Noisy latents [B, C, h, w] of any size at `timesteps` [B] (float, 0 to 999) -> [B, out_channels, h, w]; with
+        `reuse`, (output, features) as it says.
 
         `adapter_features` holds a map for each level, added in the encoder before the level's last output is kept for
         the decoder (T2I-Adapter). Raises ValueError if their number is wrong.
@@ -146,21 +157,6 @@ class UNet(nn.Module):
         With an `expansion` the latents are those of B videos, `level_embedding` that of E * B pairs of noise levels,
         `tokens` and `adapter_features` those of K * B branches, which is also what comes out.
         """
-        return self.predict(x, timesteps, tokens, adapter_features, level_embedding, expansion)[0]
-
-    def predict(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        tokens: TokenProjections,
-        adapter_features: Sequence[Tensor] | None = None,
-        level_embedding: Tensor | None = None,
-        expansion: Expansion | None = None,
-        outer_blocks: int | None = None,
-        features: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `forward`, and (output, features): what goes into the last `outer_blocks` blocks of the decoder (None: all
-        of them). Given `features`, only these run, and as many of the encoder's first blocks."""
         levels = len(self.config.channel_mult)
         if adapter_features is not None and len(adapter_features) != levels:
             raise ValueError(f"got {len(adapter_features)} adapter feature maps, expected {levels}, one for each level")
@@ -172,13 +168,16 @@ class UNet(nn.Module):
         given = BlockInputs(embedding, tokens, expansion)
 
         encoder, decoder = list(self.input_blocks), list(self.output_blocks)
-        inner = 0 if outer_blocks is None else max(0, len(decoder) - outer_blocks)
+        features, inner = None, 0  # `inner` blocks of the decoder come before the features
+        if reuse is not None:
+            features, inner = reuse.features, max(0, len(decoder) - reuse.blocks)
         if features is not None:
             encoder = encoder[: len(decoder) - inner]
         x, skips = self._encode(encoder, x, given, adapter_features)
         if features is None:
             features = self._decode(decoder[:inner], self._run(self.middle_block, x, given), given, skips)
-        return self.out(self._decode(decoder[inner:], features, given, skips)), features
+        output = self.out(self._decode(decoder[inner:], features, given, skips))
+        return output if reuse is None else (output, features)
 
     def _encode(
         self, blocks: Sequence[nn.Module], x: Tensor, given: BlockInputs, adapter_features: Sequence[Tensor] | None
