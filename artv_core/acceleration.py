@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .denoiser import Evaluated, FrameTask, Reuse, evaluate
 
+MOST_SIZES = 64
+"""Compiled for before evaluations of another size run as they are; torch's own limit, 8, would be four sizes."""
+
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -33,10 +36,11 @@ class Compiled:
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
     ) -> Evaluated:
         """As `denoiser.evaluate`."""
-        if not self.graphs:
-            return self._run(task, x, level, reuse)
-        torch.compiler.cudagraph_mark_step_begin()
-        made = self._run(task, x, level, reuse)
+        with _many_graphs():
+            if not self.graphs:
+                return self._run(task, x, level, reuse)
+            torch.compiler.cudagraph_mark_step_begin()
+            made = self._run(task, x, level, reuse)
         # The next replay writes to the same memory.
         noise, mask = made.features
         return Evaluated(made.denoised.clone(), _copied(made.mask), (_copied(noise), _copied(mask)))
@@ -86,6 +90,12 @@ class SideStream:
         current = torch.cuda.current_stream(result.device)
         current.wait_stream(self.stream)
         result.record_stream(current)
+
+
+def _many_graphs() -> Any:
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.6
+    return config.patch({name: 2 * MOST_SIZES})
 
 
 def _copied(tensor: Tensor | None) -> Tensor | None:

@@ -16,6 +16,7 @@ const LOOKS = {
   ARTVMultiPromptScheduler: [CONDITIONS],
   ARTVAnchorFrame: [CONDITIONS, 300],
   ARTVNoiseAugment: [CONDITIONS, 300],
+  ARTVShortcutSettings: [CONDITIONS, 300],
   ARTVDecodeVideo: [OUTPUTS, 300],
   ARTVStreamVideo: [OUTPUTS, 300],
   ARTVDriftReadout: [OUTPUTS, 300],

@@ -20,8 +20,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..artv_core.acceleration import Compiled
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig, VAEConfig
+from ..artv_core.denoiser import evaluate
 from ..artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.frames import AnchorPolicy, Frame
 from ..artv_core.generate import GenerateOptions, as_batch
@@ -52,13 +54,15 @@ def schema(**fields: Any) -> io.Schema:
 # Weights under the host's memory management
 
 
-def load_model(path: str, base: str | None) -> Any:
+def load_model(path: str, base: str | None, compiled: bool = False) -> Any:
     """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
 
     Where the weights lie, in what they are stored and in what is computed is the host's choice. VAE and text encoder
-    are left to the host's own classes. Raises ValueError, one line, as `load_checkpoint` does.
+    are left to the host's own classes. `compiled` is `acceleration.Compiled`. Raises ValueError, one line, as that and
+    `load_checkpoint` do.
     """
     device, offload = memory.get_torch_device(), memory.unet_offload_device()
+    way = Compiled(device) if compiled else evaluate
     summary = describe_checkpoint(path)
     count = sum(summary.parameters.get(part, 0) for part in ("unet", "branches", "mask"))
     storage = memory.unet_dtype(
@@ -73,7 +77,10 @@ def load_model(path: str, base: str | None) -> Any:
     for network in (model.noise, model.mask):
         if network is not None:
             network.compute_device, network.compute_dtype = device, compute
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    model.evaluate = way
+    usual = comfy.model_patcher.ModelPatcher
+    # A newer host may have weights come and go within a pass, which cannot be compiled.
+    patcher = usual if compiled else getattr(comfy.model_patcher, "CoreModelPatcher", usual)
     return patcher(model, load_device=device, offload_device=offload)
 
 
@@ -234,6 +241,7 @@ def sample(
         given=[as_batch(latent, options, model) for latent in given],
         anchor=policy,
         on_step=monitor.step,
+        evaluate=model.evaluate,
     )
     with monitor, streams or nullcontext(), closing(frames):
         for frame in frames:

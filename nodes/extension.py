@@ -14,6 +14,7 @@ from .lora import ARTVLoRA
 from .routes import Answer, add_routes
 from .sampler import ARTVMaskedDiffusionSampler
 from .scheduler import ARTVMultiPromptScheduler
+from .shortcuts import ARTVShortcutSettings
 from .stream import ARTVStreamVideo
 
 NODES: list[type[io.ComfyNode]] = [
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVJournalSettings,
     ARTVLoadJournal,
     ARTVJournals,
+    ARTVShortcutSettings,
 ]
 
 ANSWERS: dict[str, Answer] = {

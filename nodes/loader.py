@@ -43,6 +43,13 @@ class ARTVLoader(io.ComfyNode):
                     tooltip="The Stable Diffusion checkpoint it was trained on, from models/checkpoints. Only needed "
                     "for a file that holds no more than what was trained.",
                 ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    tooltip="Compile the networks (torch.compile): faster frames, but the first frames of each new "
+                    "size take minutes longer, also after a restart. Worth it for long videos and many runs.",
+                ),
             ],
             outputs=[
                 ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler."),
@@ -57,11 +64,11 @@ class ARTVLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: str, base: str) -> io.NodeOutput:
+    def execute(cls, checkpoint: str, base: str, compile: bool = False) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
         try:
-            model = bridge.load_model(path, base_path)
+            model = bridge.load_model(path, base_path, compile)
             config = model.model.config
             clip = native_models.load_clip(path, base_path, config.text)
             vae = native_models.load_vae(path, base_path, config.vae)
@@ -72,7 +79,7 @@ class ARTVLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, vae, about(model.model))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, base: str) -> list[int]:
+    def fingerprint_inputs(cls, checkpoint: str, base: str, compile: bool = False) -> list[int]:
         """A file that was replaced under its name is loaded anew. No path is named: the host stores this in what it
         saves, which is sent to others."""
         paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))

@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..artv_core.denoiser import Shortcuts
 from ..artv_core.frames import AnchorPolicy
 from ..artv_core.generate import MAX_SIDE, GenerateOptions
 from ..artv_core.sampling import SAMPLERS
@@ -13,7 +14,7 @@ from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
 from .output_files import graph_metadata
 from .stream import Streams, StreamSettings
-from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVStream
+from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
 
 RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
@@ -83,10 +84,12 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         vae: Any = None,
         journal: JournalSettings | None = None,
         stream: StreamSettings | None = None,
+        shortcuts: Shortcuts | None = None,
     ) -> io.NodeOutput:
         """Settings to options; the rest is the core's."""
         journal = journal or JournalSettings()
         anchor, noise = anchor or AnchorSettings(), noise_augment or NoiseSettings()
+        shortcuts = shortcuts or Shortcuts()
         options = GenerateOptions(
             num_frames=frames,
             height=height or None,
@@ -105,6 +108,9 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             use_mask=use_mask,
             redo=journal.redo,
             adain_strength=anchor.adain_strength,
+            reuse_every=shortcuts.reuse_every,
+            reuse_blocks=shortcuts.reuse_blocks,
+            guidance_interval=shortcuts.guidance_interval,
         )
         streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden))
         made = bridge.sample(
@@ -175,6 +181,9 @@ def _wires() -> list[io.Input]:
         ),
         ARTVStream.Input(
             "stream", optional=True, tooltip="From Stream to Video: writes the video while it is made. Without it: not."
+        ),
+        ARTVShortcuts.Input(
+            "shortcuts", optional=True, tooltip="From Shortcuts: faster frames, a little less true. Without it: none."
         ),
     ]
 

@@ -14,5 +14,8 @@ ARTVJournal = io.Custom("ARTV_JOURNAL")
 ARTVStream = io.Custom("ARTV_STREAM")
 """A `stream.StreamSettings`."""
 
+ARTVShortcuts = io.Custom("ARTV_SHORTCUTS")
+"""A `artv_core.denoiser.Shortcuts`."""
+
 ARTVNoise = io.Custom("ARTV_NOISE")
 """A `conditions.NoiseSettings`."""

@@ -1,5 +1,6 @@
 """Models that several test files need."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +16,30 @@ def untrained(seed: int = 0) -> ARTV:
     """A tiny model whose zero-initialised layers hold small numbers, so that every condition matters."""
     torch.manual_seed(seed)
     model = ARTV(preset("tiny")).eval().requires_grad_(False)
+    _fill_zeros(model)
+    return model
+
+
+def smallest(text: bool = True) -> ARTV:
+    """As `untrained`, of one level and one block: quick to compile."""
+    config, networks = preset("tiny"), {}
+    for name in ("noise", "mask"):
+        network = getattr(config, name)
+        sizes = {"model_channels": 32, "head_channels": 16, "channel_mult": (1,), "num_res_blocks": 1}
+        unet = replace(network.unet, **sizes, attention_levels=(0,), norm_groups=8)
+        networks[name] = replace(network, unet=unet)
+    torch.manual_seed(0)
+    model = ARTV(replace(config, **networks), text=text).eval().requires_grad_(False)
+    _fill_zeros(model)
+    return model
+
+
+def _fill_zeros(model: ARTV) -> None:
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    model.update_null_context()
-    return model
+    if model.text is not None:
+        model.update_null_context()
 
 
 def write_public_base(path: Path, config: ARTVConfig) -> None:

@@ -16,11 +16,11 @@ from artv_core.cli import build_parser, main
 from artv_core.config import preset
 from artv_core.denoiser import evaluate
 from artv_core.generate import GenerateOptions
-from artv_core.models.artv import ARTV
 from artv_core.pipeline import Pipeline
 from artv_core.storage import FP8, StoredLayer, store_fp8
+from tests.models import smallest
 from tests.test_savings import text_of
-from tests.test_unet import fill, relative_error
+from tests.test_unet import relative_error
 
 PROMPT = "a red circle moving left on a blue background"
 
@@ -28,32 +28,9 @@ PROMPT = "a red circle moving left on a blue background"
 # Compiled
 
 
-def smallest() -> ARTV:
-    """One level and one block: quick to compile."""
-    config = preset("tiny")
-    networks = {}
-    for name in ("noise", "mask"):
-        network = getattr(config, name)
-        unet = replace(
-            network.unet,
-            model_channels=32,
-            head_channels=16,
-            channel_mult=(1,),
-            num_res_blocks=1,
-            attention_levels=(0,),
-            norm_groups=8,
-        )
-        networks[name] = replace(network, unet=unet)
-    torch.manual_seed(0)
-    model = ARTV(replace(config, **networks), text=False).eval().requires_grad_(False)
-    for network in (model.noise, model.mask):
-        fill(network)
-    return model
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
 def test_compiled_evaluations_are_the_same():
-    model = smallest()
+    model = smallest(text=False)
     options = GenerateOptions(num_frames=1, height=32, width=32, steps=2, first_frame_guidance=2.0)
     plain, made = (
         next(Pipeline(model, way).frames(text_of(model), options)).latent
@@ -65,7 +42,7 @@ def test_compiled_evaluations_are_the_same():
 def test_there_is_one_graph_a_size_and_it_is_whole():
     from torch._dynamo.utils import counters
 
-    model = smallest()
+    model = smallest(text=False)
     options = GenerateOptions(num_frames=4, height=32, width=32, steps=3, seed=1, guidance_text=2.0)
     pipeline, compiled = Pipeline(model), Pipeline(model, Compiled(torch.device("cpu"), backend="aot_eager"))
     text = text_of(model, 0, 2)
@@ -78,6 +55,21 @@ def test_there_is_one_graph_a_size_and_it_is_whole():
             assert relative_error(made, plain) < 1e-4
     assert counters["stats"]["unique_graphs"] == 2, "the first frame, and all others"
     assert not counters["graph_break"]
+
+
+def test_many_sizes_are_compiled_for():
+    """Torch by itself runs what is beyond its limit as it is, and nobody would notice but by the clock."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    model = smallest(text=False)
+    pipeline, text = Pipeline(model, Compiled(torch.device("cpu"), backend="eager")), text_of(model)
+    heights = (8, 16, 24)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for height in heights:
+            next(pipeline.frames(text, GenerateOptions(num_frames=1, height=height, width=8, steps=1)))
+    assert counters["stats"]["unique_graphs"] == len(heights)
 
 
 def test_what_cannot_be_compiled_for_is_one_line(monkeypatch: pytest.MonkeyPatch):

@@ -141,8 +141,9 @@ def test_work_of_a_clip_of_the_paper():
     assert 0 < frame.kernels < 200_000
 
 
-def test_work_of_few_frames_is_counted_as_a_whole():
-    options = replace(PAPER, num_frames=4, height=32, width=32, steps=3)
+@pytest.mark.parametrize("changes", [{}, {"reuse_every": 2}])
+def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
+    options = replace(PAPER, num_frames=4, height=32, width=32, steps=3, **changes)
     with torch.device("meta"):
         model = ARTV(preset("tiny"), vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import ARTVConfig
+from ..denoiser import Shortcuts
 from ..generate import GenerateOptions, generate_frames
 from ..models.artv import ARTV
 from ..sampling import num_evaluations
@@ -57,8 +58,9 @@ def count_work(model: ARTV, run: Callable[[], Any]) -> Work:
 def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work]:
     """(of the whole video, of one frame in its midst), sampled from a text with a network of that configuration.
 
-    All evaluations of a frame are the same work, and all frames but the first two, so a few are counted and the others
-    follow. Text encoder and VAE are left out. Raises ValueError as `generate_frames`, and for fewer than three frames.
+    All evaluations of a frame are the same work, unless shortcuts are taken, and all frames but the first two; so a few
+    are counted and the others follow. Text encoder and VAE are left out. Raises ValueError as `generate_frames`, and
+    for fewer than three frames.
     """
     options = options.resolved(config)
     if options.num_frames < 3:
@@ -72,6 +74,8 @@ def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work
         return count_work(model, lambda: list(generate_frames(model, text, few)))
 
     def of_all_steps(num_frames: int) -> Work:
+        if options.shortcuts != Shortcuts():
+            return counted(num_frames, options.steps or 1)
         one, two = counted(num_frames, 1), counted(num_frames, 2)
         sampler, steps = options.sampler or "", options.steps or 1
         pace = num_evaluations(sampler, 2) - num_evaluations(sampler, 1)

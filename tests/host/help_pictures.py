@@ -45,6 +45,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "ARTVJournalSettings": {"redo": "40: 7"},
     "ARTVLoadJournal": {},
     "ARTVJournals": {},
+    "ARTVShortcutSettings": {},
 }
 """What nodes shown alone have in their widgets."""
 

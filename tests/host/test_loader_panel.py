@@ -214,11 +214,11 @@ def test_faults_and_missing_parts_are_told(page: Any, panel: Any, partial: str) 
 @NO_BROWSER
 def test_it_is_no_part_of_what_is_saved_or_queued(page: Any, panel: Any) -> None:
     saved = page.evaluate("() => app.graph.nodes.find(node => node.type == 'ARTVLoader').serialize()")
-    assert saved["widgets_values"] == ["tiny (shipped)", "none"]
+    assert saved["widgets_values"] == ["tiny (shipped)", "none", False]
     shipped = next(node for node in workflow_format.read_ui("text_to_video")["nodes"] if node["type"] == LOADER)
     assert (saved["color"], saved["bgcolor"]) == (shipped["color"], shipped["bgcolor"])
     loader = next(part for part in browser.exported(page).values() if part["class_type"] == LOADER)
-    assert loader["inputs"] == {"checkpoint": "tiny (shipped)", "base": "none"}
+    assert loader["inputs"] == {"checkpoint": "tiny (shipped)", "base": "none", "compile": False}
 
 
 @NO_BROWSER
@@ -243,7 +243,7 @@ def test_new_nodes_have_colours_that_can_be_read_and_saved_ones_their_own(page: 
             return {type, color: node.color, bgcolor: node.bgcolor, size: [...node.size], needed}
         })"""
     )
-    assert len(looks) == 12
+    assert len(looks) == 13
     for look in looks:
         assert contrast(look["color"], "#999999") > 4.5, look  # the dark theme's title
         assert contrast(look["bgcolor"], "#aaaaaa") > 4.5, look  # and its slots

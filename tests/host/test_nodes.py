@@ -35,6 +35,7 @@ NODES = {
     "ARTVJournalSettings",
     "ARTVLoadJournal",
     "ARTVJournals",
+    "ARTVShortcutSettings",
 }
 
 
@@ -210,6 +211,18 @@ def test_noise_levels_by_frame(server: Server, core: Pipeline) -> None:
     expected = core_latents(core, PROMPT, reference_noise_level=((0, 5), (2, 40)), anchor_noise_level=3)
     assert (saved_latents(server) - expected).abs().max() < 1e-4
     assert (saved_latents(server) - core_latents(core, PROMPT)).abs().max() > 1e-4
+
+
+def test_shortcuts(server: Server, core: Pipeline) -> None:
+    settings = {"reuse_every": 3, "reuse_blocks": 2}
+    graph = text_to_video(PROMPT, shortcuts=["shortcuts", 0], steps=4, cfg=2.0) | {
+        "shortcuts": node("ARTVShortcutSettings", **settings, guidance_from=0.3, guidance_to=1.0)
+    }
+    assert server.run(graph).status == "success"
+    made, plain = saved_latents(server), core_latents(core, PROMPT, steps=4, guidance_text=2.0)
+    expected = core_latents(core, PROMPT, steps=4, guidance_text=2.0, guidance_interval=(0.3, 1.0), **settings)
+    assert (made - expected).abs().max() < 1e-4
+    assert (made - plain).abs().max() > 1e-3
 
 
 def test_given_anchor_image(server: Server, core: Pipeline) -> None:
@@ -391,6 +404,13 @@ WRONG = {
         text_to_video(noise_augment=["noise", 0])
         | {"noise": node("ARTVNoiseAugment", reference_level=-1, anchor_level=-1, anchor_levels="0: much")},
         "anchor_levels holds 'much'",
+    ),
+    "guidance between no steps": (
+        text_to_video(shortcuts=["shortcuts", 0])
+        | {
+            "shortcuts": node("ARTVShortcutSettings", reuse_every=2, reuse_blocks=1, guidance_from=0.8, guidance_to=0.2)
+        },
+        "guidance_from is 0.8 and guidance_to 0.2; set guidance_from to 0.2 or less",
     ),
     "schedule beyond the frames": (
         scheduled('"0": "a", "24": "b"'),

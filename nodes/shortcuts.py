@@ -1,0 +1,69 @@
+"""What the sampler leaves out for speed, at some cost in quality."""
+
+from comfy_api.latest import io
+
+from ..artv_core.denoiser import Shortcuts
+from . import bridge
+from .types import ARTVShortcuts
+
+
+class ARTVShortcutSettings(io.ComfyNode):
+    """Shortcuts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return bridge.schema(
+            node_id="ARTVShortcutSettings",
+            display_name="ARTV Shortcuts",
+            category="ARTV",
+            description="Makes frames faster and a little less true: leaves out a part of the networks in some steps, "
+            "or guidance in a part of them.",
+            search_aliases=["artv", "speed", "faster", "deepcache", "guidance interval"],
+            inputs=[
+                io.Int.Input(
+                    "reuse_every",
+                    default=2,
+                    min=1,
+                    max=10,
+                    tooltip="Of so many evaluations in a row only the first runs whole networks; the others take its "
+                    "deep features (DeepCache). 1: all run whole; 2: nearly half of the work is saved.",
+                ),
+                io.Int.Input(
+                    "reuse_blocks",
+                    default=1,
+                    min=1,
+                    max=12,
+                    tooltip="How many of the outermost blocks run in those others. More: truer and slower.",
+                ),
+                io.Float.Input(
+                    "guidance_from",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where guidance ends, as a share of the time steps: 0 is the clean image, at the end of "
+                    "sampling. Below it one branch is computed in place of up to four.",
+                ),
+                io.Float.Input(
+                    "guidance_to",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where guidance begins: 1 is pure noise, at the start of sampling. Above it one branch is "
+                    "computed.",
+                ),
+            ],
+            outputs=[ARTVShortcuts.Output(display_name="shortcuts", tooltip="For the sampler's shortcuts input.")],
+        )
+
+    @classmethod
+    def execute(cls, reuse_every: int, reuse_blocks: int, guidance_from: float, guidance_to: float) -> io.NodeOutput:
+        """Settings only."""
+        if guidance_from > guidance_to:
+            raise ValueError(
+                f"guidance_from is {guidance_from:g} and guidance_to {guidance_to:g}; set guidance_from to "
+                f"{guidance_to:g} or less"
+            )
+        return io.NodeOutput(Shortcuts(reuse_every, reuse_blocks, (guidance_from, guidance_to)))
