@@ -1,7 +1,8 @@
 """How much work a video is, counted and not timed. On the meta device nothing is computed, so any size will do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,6 +39,15 @@ class Work:
 
 def count_work(model: ARTV, run: Callable[[], Any]) -> Work:
     """What `run()` does, which uses the networks of `model`."""
+
+    def once() -> Iterator[Any]:
+        yield run()
+
+    return count_each(model, once())[0]
+
+
+def count_each(model: ARTV, results: Iterator[Any]) -> list[Work]:
+    """What it takes to come to each of the results in turn."""
     calls = 0
 
     def called(*_: Any) -> None:
@@ -46,13 +56,15 @@ def count_work(model: ARTV, run: Callable[[], Any]) -> Work:
 
     networks = [network for network in (model.noise, model.mask) if network is not None]
     hooks = [network.register_forward_hook(called) for network in networks]
+    until = [Work(0, 0, 0)]
     try:
         with FlopCounterMode(display=False) as flops, _KernelCount() as kernels:
-            run()
+            for _ in results:
+                until.append(Work(flops.get_total_flops(), kernels.count, calls))
     finally:
         for hook in hooks:
             hook.remove()
-    return Work(flops.get_total_flops(), kernels.count, calls)
+    return [later - earlier for earlier, later in pairwise(until)]
 
 
 def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work]:
@@ -69,22 +81,20 @@ def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work
         model = ARTV(config, vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
 
-    def counted(num_frames: int, steps: int) -> Work:
-        few = replace(options, num_frames=num_frames, steps=steps)
-        return count_work(model, lambda: list(generate_frames(model, text, few)))
+    def counted(steps: int) -> list[Work]:
+        few = replace(options, num_frames=3, steps=steps)
+        return count_each(model, generate_frames(model, text, few))
 
-    def of_all_steps(num_frames: int) -> Work:
+    def of_all_steps() -> list[Work]:
         if options.shortcuts != Shortcuts():
-            return counted(num_frames, options.steps or 1)
-        one, two = counted(num_frames, 1), counted(num_frames, 2)
+            return counted(options.steps or 1)
         sampler, steps = options.sampler or "", options.steps or 1
         pace = num_evaluations(sampler, 2) - num_evaluations(sampler, 1)
-        more = num_evaluations(sampler, steps) - num_evaluations(sampler, 1)
-        return one + (two - one) * (more // pace)
+        more = (num_evaluations(sampler, steps) - num_evaluations(sampler, 1)) // pace
+        return [one + (two - one) * more for one, two in zip(counted(1), counted(2), strict=True)]
 
-    start, later = of_all_steps(2), of_all_steps(3)
-    frame = later - start
-    return start + frame * (options.num_frames - 2), frame
+    first, second, later = of_all_steps()
+    return first + second + later * (options.num_frames - 2), later
 
 
 class _KernelCount(TorchDispatchMode):
