@@ -1,5 +1,5 @@
-"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `bench`. What a user gets wrong is one line
-and exit code 2.
+"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `bench`, `evaluate`. What a user gets wrong
+is one line and exit code 2.
 
 What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
 """
@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_prepare(commands)
     _add_bench(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -306,6 +307,37 @@ def _add_bench(commands: Any) -> None:
     add_arguments(parser)
     _add_model_options(parser)
     parser.set_defaults(run=run_bench)
+
+
+def _add_evaluate(commands: Any) -> None:
+    from .evaluation.options import add_arguments, from_arguments
+
+    def run(args: argparse.Namespace) -> int:
+        options = from_arguments(args)
+        _check_installed("accelerate", "torchmetrics", "torch_fidelity", extra="evaluate")
+        from .evaluation.evaluate import evaluate_videos
+
+        return evaluate_videos(options, load_pipeline)
+
+    parser = commands.add_parser(
+        "evaluate",
+        help="judge videos: FVD, FID, IS, CLIPSIM, drift",
+        description="Judges a folder of videos, or makes them first from a checkpoint and prompts. Features are kept, "
+        "so that a run that was stopped goes on when it is asked for again; several processes share the work under "
+        "accelerate launch.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    _add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _check_installed(*packages: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} is not installed; pip install 'comfyui-artv[{extra}]'")
 
 
 def _add_prepare(commands: Any) -> None:

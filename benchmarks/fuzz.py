@@ -58,6 +58,7 @@ from artv_core.config import (  # noqa: E402
     UNetConfig,
     VAEConfig,
 )
+from artv_core.evaluation import evaluate as evaluation_run  # noqa: E402
 from artv_core.frames import Frame  # noqa: E402
 from artv_core.info import info_lines  # noqa: E402
 from artv_core.journal import (  # noqa: E402
@@ -893,6 +894,7 @@ def check_arguments(words: list[str], folder: Path) -> None:
         stack.enter_context(patch.object(demo_comfyui, "run_workflows", _left_to_sample))
         stack.enter_context(patch.object(prepare_run, "prepare", _left_to_sample))
         stack.enter_context(patch.object(bench_measure, "measured", _left_to_sample))
+        stack.enter_context(patch.object(evaluation_run, "evaluate_videos", _left_to_sample))
         stack.enter_context(patch.object(comfyui.Host, "missing", lambda host: []))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))

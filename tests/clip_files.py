@@ -1,5 +1,6 @@
 """Small encoded videos whose frames say which one they are, for the tests of everything that reads clips."""
 
+import json
 import tarfile
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 HEIGHT, WIDTH = 48, 64
@@ -68,3 +71,18 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
             member.size = len(data)
             tar.addfile(member, BytesIO(data))
     return path
+
+
+def clip_model(folder: Path) -> list[str]:
+    """A small untrained one, as its options."""
+    from open_clip.model import CLIP
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    (folder / "model.json").write_text(json.dumps(config))
+    save_file(CLIP(**config).state_dict(), folder / "model.safetensors")
+    return ["--clip-model", str(folder / "model.json"), "--clip-weights", str(folder / "model.safetensors")]

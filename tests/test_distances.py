@@ -6,6 +6,8 @@ import scipy.linalg
 import scipy.stats
 import torch
 from torch import Tensor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from artv_core.evaluation.distances import clip_similarity, frechet_distance, inception_score
 
@@ -29,6 +31,16 @@ def test_frechet_distance_is_scipys(count: int, width: int):
     real, made = gaussian(count, width, 1), gaussian(count, width, 2, scale=1.3, shift=0.4)
     assert frechet_distance(real, made) == pytest.approx(scipy_frechet(real, made), rel=1e-3)
     assert frechet_distance(real.float(), made.float()) == pytest.approx(scipy_frechet(real, made), rel=1e-3)
+
+
+def test_both_are_torch_fidelitys_on_the_same_features():
+    real, made = gaussian(300, 32, 1), gaussian(250, 32, 2, scale=1.2)
+    theirs = [fid_features_to_statistics(features) for features in (real, made)]
+    expected = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(real, made) == pytest.approx(expected, rel=1e-3)
+    for splits, tolerance in ((1, 1e-3), (10, 0.02)):  # they draw other splits
+        score, reference = inception_score(made, splits), isc_features_to_metric(made, splits)
+        assert score.mean == pytest.approx(reference["inception_score_mean"], rel=tolerance)
 
 
 def test_frechet_distance_of_known_gaussians():

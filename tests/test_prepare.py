@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.cli import main
@@ -23,6 +22,7 @@ from artv_core.data.sources import list_entries
 from artv_core.media import VideoWriter
 from artv_core.prepare.motion import measure_motion
 from artv_core.synthetic import Clip, render, sample_clip
+from tests.clip_files import clip_model
 
 SECOND_SHOT = 24
 
@@ -177,7 +177,7 @@ def test_a_clip_that_breaks_after_it_was_scored(source: Path, prepared: Path, tm
 
 def test_clip_scores(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    command = ["prepare", str(source), str(output), "--report-only", *_clip_model(tmp_path), "--clip-frames", "2"]
+    command = ["prepare", str(source), str(output), "--report-only", *clip_model(tmp_path), "--clip-frames", "2"]
     assert main([*command, "--top", "2"]) == 0
     (scores,) = output.glob("work/scores-*/*.jsonl")
     records = [json.loads(line) for line in scores.read_text().splitlines()]
@@ -301,21 +301,6 @@ def _write(path: Path, frames: torch.Tensor, fps: float, caption: str = "") -> N
             video.append(frame)
     if caption:
         path.with_suffix(".txt").write_text(caption)
-
-
-def _clip_model(folder: Path) -> list[str]:
-    """A small untrained one, as its options."""
-    from open_clip.model import CLIP
-
-    config = {
-        "embed_dim": 8,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    torch.manual_seed(0)
-    (folder / "model.json").write_text(json.dumps(config))
-    save_file(CLIP(**config).state_dict(), folder / "model.safetensors")
-    return ["--clip-model", str(folder / "model.json"), "--clip-weights", str(folder / "model.safetensors")]
 
 
 def _fits(record: dict) -> bool:

@@ -29,7 +29,7 @@ def frechet_distance(real: Tensor, made: Tensor) -> float:
     _check(made, "made")
     if real.shape[1] != made.shape[1]:
         raise ValueError(f"true features are {real.shape[1]} wide, made ones {made.shape[1]}; use one network for both")
-    metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1]))
+    metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1]), sync_on_compute=False)
     metric.update(real.double(), real=True)
     metric.update(made.double(), real=False)
     return max(0.0, float(metric.compute()))
@@ -46,7 +46,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Score:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that all is kept in memory, and that one split has no deviation
         torch.manual_seed(seed)
-        metric = InceptionScore(_AsTheyAre(logits.shape[1]), splits=splits)
+        metric = InceptionScore(_AsTheyAre(logits.shape[1]), splits=splits, sync_on_compute=False)
         metric.update(logits.double())
         mean, deviation = metric.compute()
     return Score(float(mean), 0.0 if splits == 1 else float(deviation))

@@ -41,14 +41,21 @@ class ClipScorer:
         times = [start + (end - start) * (number + 0.5) / count for number in range(count)]
         return round(self.similarity(entry.caption, read_frames(entry, times, self.size)), 5)
 
-    @torch.no_grad()
     def similarity(self, caption: str, images: Tensor) -> float:
         """The mean cosine of a caption and images [n, 3, H, W] in [0, 1] of the model's size."""
+        return float((self.embed_images(images) @ self.embed_text(caption)).mean())
+
+    @torch.no_grad()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] of the model's size -> [n, D] float32, of length 1."""
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
         pixels = ((images - mean) / deviation).to(self.device, self.dtype)
-        seen = self.model.encode_image(pixels, normalize=True).float()
-        said = self.model.encode_text(self._tokenize([caption]).to(self.device), normalize=True).float()
-        return float((seen @ said[0]).mean())
+        return self.model.encode_image(pixels, normalize=True).float()
+
+    @torch.no_grad()
+    def embed_text(self, caption: str) -> Tensor:
+        """[D] float32, of length 1."""
+        return self.model.encode_text(self._tokenize([caption]).to(self.device), normalize=True).float()[0]
 
 
 def clip_identity(model: str, weights: str | Path) -> str:

@@ -1,0 +1,186 @@
+"""`artv evaluate`: videos are made where they are asked for, looked at by the networks there are, and judged.
+
+With several processes (`accelerate launch -m artv_core.cli evaluate ...`) all make and look, and the main one judges.
+What is finished is kept, so that the same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.sources import Entry
+from ..generate import GenerateOptions
+from ..job import say
+from ..media import check_writable, replacing
+from ..pipeline import Pipeline, pick_device
+from .distances import clip_similarity, frechet_distance, inception_score
+from .features import READINGS, Everyday, Reading, common_size, keep_features, kept_features, videos_of
+from .making import check_folder, make_videos
+from .networks import I3D, Clip, FeatureNetwork, Inception
+from .options import EvaluateOptions
+from .prompt_sets import Prompt, read_prompts
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+Figures = dict[str, Any]
+
+
+def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pipeline]) -> int:
+    """Run it; returns the exit code. Raises ValueError, one line, on whatever cannot be done, as far as possible before
+    anything is made."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if options.report:
+        check_writable(options.report)
+    device = state.device if state.num_processes > 1 else pick_device(options.model.device)
+    networks = _networks(options, device)
+    true = videos_of(options.true) if options.true else []
+    if options.prompts is not None:
+        _make(options, state, load_pipeline)
+    state.wait_for_everyone()
+    made = videos_of(options.videos)
+    reading = Reading(options.frames, options.fps, options.size or common_size(made))
+    folder = options.features or Path(options.videos).parent / "artv-features"
+    share = (state.process_index, state.num_processes)
+    with _progress("features", len([*made, *true][share[0] :: share[1]]), state) as bar:
+        keep_features([*made, *true], networks, reading, folder, share, bar.update)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        figures = _judged(made, true, networks, reading, folder)
+        _show(figures)
+        if options.report:
+            _write(options, figures, reading)
+    state.destroy_process_group()
+    return 0
+
+
+def _networks(options: EvaluateOptions, device: torch.device) -> dict[str, FeatureNetwork]:
+    networks: dict[str, FeatureNetwork] = {"everyday": Everyday()}
+    if options.inception:
+        networks["inception"] = Inception(options.inception, device)
+    if options.i3d:
+        networks["i3d"] = I3D(options.i3d, device)
+    if options.clip:
+        networks["clip"] = Clip(*options.clip, device)
+    return networks
+
+
+def _make(options: EvaluateOptions, state: PartialState, load_pipeline: Callable[[Any], Pipeline]) -> None:
+    assert options.prompts is not None
+    prompts, folder = read_prompts(options.prompts, options.count, options.seed), Path(options.videos)
+    _check_names(prompts)
+    if state.num_processes > 1:
+        options.model.device = str(state.device)
+    pipeline = load_pipeline(options.model)
+    config = pipeline.model.config
+    height, width = options.size or config.size
+    wanted = GenerateOptions(
+        num_frames=options.frames,
+        height=height,
+        width=width,
+        seed=options.seed,
+        steps=options.steps,
+        sampler=options.sampler,
+    )
+    settings = wanted.resolved(config)
+    if state.is_main_process:
+        check_folder(folder, {"checkpoint": config.name, "prompts": options.prompts, **asdict(settings)})
+    state.wait_for_everyone()
+    share = (state.process_index, state.num_processes)
+    with _progress("videos", len(prompts[share[0] :: share[1]]), state) as bar:
+        make_videos(pipeline, prompts, replace(settings, batch_size=1), folder, share, bar.update)
+
+
+def _check_names(prompts: Sequence[Prompt]) -> None:
+    for name, _ in prompts:
+        if Path(name).name != name or not name.isprintable() or len(name) > 100:
+            raise ValueError(f"a video would be called {name[:100]!r}; names of videos must be names of files")
+
+
+def _judged(
+    made: Sequence[Entry],
+    true: Sequence[Entry],
+    networks: Mapping[str, FeatureNetwork],
+    reading: Reading,
+    folder: Path,
+) -> Figures:
+    kept = {name: kept_features(made, network, reading, folder) for name, network in networks.items()}
+    theirs = {name: kept_features(true, network, reading, folder) for name, network in networks.items()}
+    (drift, read, broken), (_, true_read, true_broken) = kept["everyday"], theirs["everyday"]
+    for line in [*broken, *true_broken]:
+        say(f"left out: {line}")
+    if not read:
+        raise ValueError(f"not one of {len(made)} videos could be read; the first: {broken[0]}")
+    figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(broken) + len(true_broken)}
+    if "inception" in networks:
+        ours = _joined(kept["inception"][0])
+        score = inception_score(ours["logits"], splits=min(10, len(ours["logits"])))
+        figures["IS"] = {"mean": score.mean, "deviation": score.deviation}
+        if len(true_read):
+            figures["FID"] = frechet_distance(_joined(theirs["inception"][0])["features"], ours["features"])
+    if "i3d" in networks:
+        figures["FVD"] = frechet_distance(_joined(theirs["i3d"][0])["features"], _joined(kept["i3d"][0])["features"])
+    if "clip" in networks:
+        figures["CLIPSIM"] = _clipsim(kept["clip"][0], read)
+    figures["drift from the first frame, at the last"] = _last(drift)
+    return figures
+
+
+def _joined(features: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(list(tensors)) for name, tensors in features.items()}
+
+
+def _clipsim(features: Mapping[str, Sequence[Tensor]], read: Sequence[Entry]) -> float:
+    """Of the videos that have a text."""
+    told = [index for index, entry in enumerate(read) if entry.caption]
+    if not told:
+        raise ValueError("CLIPSIM needs a text beside each video (a.mp4, a.txt), and there is none")
+    frames = torch.stack([features["frames"][index] for index in told])
+    return clip_similarity(frames, torch.cat([features["text"][index] for index in told]))
+
+
+def _last(features: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """Means over videos; ratios as medians, which one flat frame does not spoil."""
+    last = torch.stack([tensor[-1] for tensor in features["drift"]])
+    return {
+        name: float(column.median() if name in ("spread", "sharpness") else column.mean())
+        for name, column in zip(READINGS, last.T, strict=True)
+    }
+
+
+def _show(figures: Figures) -> None:
+    for name, value in figures.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        shown = ", ".join(f"{part} {_number(one)}".strip() for part, one in parts)
+        print(f"{name}: {shown}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.5g}"
+
+
+def _write(options: EvaluateOptions, figures: Figures, reading: Reading) -> None:
+    assert options.report is not None
+    named = {"videos": options.videos, "true": options.true, "prompts": options.prompts}
+    weights = {"inception": options.inception, "i3d": options.i3d, "clip": options.clip and options.clip[0]}
+    used = {name: Path(str(path)).name for name, path in weights.items() if path}
+    with replacing(options.report) as path:
+        path.write_text(
+            json.dumps({"of": named, "weights": used, "read": asdict(reading), "figures": figures}, indent=1) + "\n",
+            encoding="utf-8",
+        )
+
+
+def _progress(what: str, total: int, state: PartialState) -> tqdm:
+    return tqdm(total=total, desc=what, disable=not state.is_main_process, file=sys.stderr)

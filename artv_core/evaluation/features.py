@@ -1,0 +1,147 @@
+"""Features of many videos, reckoned once and kept: a file for each video, so that a run that was stopped goes on, and
+several processes share the work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import open_tensor_file
+from ..data.clips import BrokenClip
+from ..data.decode import probe, read_frames
+from ..data.sources import Entry, is_video, list_entries
+from ..media import replacing
+from .drift import DriftMeter
+from .networks import FeatureNetwork
+
+BROKEN = "broken"
+READINGS = ("shift", "spread", "sharpness", "motion", "distance")
+"""Of `drift.DriftReading`, in the order of the features of `Everyday`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a video is read: `frames` of them, `fps` a second from its start on, scaled until they cover `size` (height,
+    width), the centre cut out."""
+
+    frames: int
+    fps: float
+    size: tuple[int, int]
+
+
+class Everyday:
+    """What needs no weights: the drift of each frame from the first one."""
+
+    identity = "everyday-1"
+
+    def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+        """`drift` [T, 5], as `READINGS` names the columns."""
+        meter = DriftMeter()
+        readings = [meter.read(index, frame) for index, frame in enumerate(frames)]
+        return {"drift": torch.tensor([[getattr(reading, name) for name in READINGS] for reading in readings])}
+
+
+def videos_of(source: str | Path) -> list[Entry]:
+    """The videos of a folder, with the text beside each (`a.mp4`, `a.txt`) where there is one; of a list or of shards,
+    as `list_entries`. Raises ValueError, one line, where there is none."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return list_entries(source)[0]
+    found = [path for path in sorted(folder.rglob("*")) if is_video(path.name) and not path.name.startswith(".")]
+    if not found:
+        raise ValueError(f"no videos found in {folder}")
+    return [Entry(path, None, _text_beside(path), label=path.relative_to(folder).as_posix()) for path in found]
+
+
+def keep_features(
+    entries: Sequence[Entry],
+    networks: Mapping[str, FeatureNetwork],
+    reading: Reading,
+    folder: Path,
+    share: tuple[int, int] = (0, 1),
+    on_done: Callable[[], None] = lambda: None,
+) -> None:
+    """Reckon what is not kept in `folder` yet; of `share` (process, processes) only every so-manieth video.
+
+    A video that cannot be read, or is too short, is kept as such, with the reason.
+    """
+    for entry in entries[share[0] :: share[1]]:
+        places = {name: _place(folder, entry, network, reading) for name, network in networks.items()}
+        missing = [name for name, place in places.items() if not place.is_file()]
+        if missing:
+            found = _looked_at(entry, {name: networks[name] for name in missing}, reading)
+            for name in missing:
+                _keep(places[name], found if isinstance(found, str) else found[name])
+        on_done()
+
+
+def kept_features(
+    entries: Sequence[Entry], network: FeatureNetwork, reading: Reading, folder: Path
+) -> tuple[dict[str, list[Tensor]], list[Entry], list[str]]:
+    """What `keep_features` kept: features by name, one tensor [n, D] for each video that could be read; these videos;
+    and a line for each of the others."""
+    features: dict[str, list[Tensor]] = {}
+    read: list[Entry] = []
+    broken: list[str] = []
+    for entry in entries:
+        file = open_tensor_file(_place(folder, entry, network, reading))
+        if BROKEN in file.metadata:
+            broken.append(file.metadata[BROKEN])
+            continue
+        read.append(entry)
+        for name, tensor in file.read(file.tensors):
+            features.setdefault(name, []).append(tensor.clone())
+    return features, read, broken
+
+
+def common_size(entries: Sequence[Entry]) -> tuple[int, int]:
+    """(height, width) of the first video that can be read. Raises ValueError, one line, where none can."""
+    fault = "there are no videos"
+    for entry in entries:
+        try:
+            facts = probe(entry)
+        except BrokenClip as error:
+            fault = str(error)
+            continue
+        return facts.height, facts.width
+    raise ValueError(f"no video can be read: {fault}")
+
+
+def _looked_at(
+    entry: Entry, networks: Mapping[str, FeatureNetwork], reading: Reading
+) -> dict[str, dict[str, Tensor]] | str:
+    try:
+        frames = read_frames(entry, [index / reading.fps for index in range(reading.frames)], reading.size)
+    except BrokenClip as error:
+        return str(error)
+    return {name: network(frames, entry.caption) for name, network in networks.items()}
+
+
+def _keep(place: Path, found: dict[str, Tensor] | str) -> None:
+    from safetensors.torch import save_file
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    tensors, metadata = (found, {}) if isinstance(found, dict) else ({}, {BROKEN: found})
+    with replacing(place) as path:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _place(folder: Path, entry: Entry, network: FeatureNetwork, reading: Reading) -> Path:
+    """Named after all that the features depend on."""
+    state = entry.path.stat()
+    about = [str(entry.path.resolve()), entry.member, entry.start, entry.end, state.st_size, state.st_mtime_ns]
+    text = json.dumps([about, entry.caption, network.identity, asdict(reading)])
+    return folder / network.identity / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _text_beside(video: Path) -> str:
+    try:
+        return " ".join(video.with_suffix(".txt").read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,58 @@
+"""Videos to be judged: one file for each prompt, and its text beside it. Those that are there are not made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..generate import GenerateOptions
+from ..media import VideoWriter, replacing
+from ..pipeline import Pipeline
+from .prompt_sets import Prompt
+
+MADE_WITH = "made-with.json"
+
+
+def check_folder(folder: Path, made_with: dict[str, object]) -> None:
+    """Note in `folder` what its videos are made with. Raises ValueError, one line, where it holds videos made with
+    something else: they would be judged together."""
+    place = folder / MADE_WITH
+    now = json.dumps(made_with, indent=1, sort_keys=True)
+    if place.is_file():
+        then = place.read_text(encoding="utf-8")
+        if then != now:
+            raise ValueError(
+                f"{folder} holds videos made with other settings ({place} says which); give another folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(place) as path:
+        path.write_text(now, encoding="utf-8")
+
+
+def make_videos(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    options: GenerateOptions,
+    folder: Path,
+    share: tuple[int, int] = (0, 1),
+    on_done: Callable[[], None] = lambda: None,
+) -> None:
+    """Prompt number n has the seed `options.seed` + n. Of `share` (process, processes) every so-manieth is made."""
+    for number in range(share[0], len(prompts), share[1]):
+        name, text = prompts[number]
+        video = folder / f"{name}.mp4"
+        if not video.is_file():
+            with replacing(video.with_suffix(".txt")) as path:
+                path.write_text(f"{text}\n", encoding="utf-8")
+            _make(pipeline, text, replace(options, seed=options.seed + number), video)
+        on_done()
+
+
+def _make(pipeline: Pipeline, text: str, options: GenerateOptions, path: Path) -> None:
+    comment = json.dumps({"prompt": text, "seed": options.seed})
+    with VideoWriter(path, pipeline.model.config.fps, comment=comment) as writer:
+        for frame in pipeline.frames(text, options):
+            writer.append(frame.image[0])

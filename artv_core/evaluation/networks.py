@@ -1,0 +1,117 @@
+"""Networks by whose features videos are judged. Their weights are files that the user names; nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..prepare.clip_score import ClipScorer, clip_identity
+from .options import I3D_FROM, INCEPTION_FROM
+
+
+class FeatureNetwork(Protocol):
+    """Features of one video; `identity` says all that they depend on besides the video."""
+
+    identity: str
+
+    def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+        """Frames [T, 3, H, W] in [0, 1] -> features by name, [n, D] each, float32 on the CPU."""
+        ...
+
+
+class Inception:
+    """Inception v3 with the weights of the original TensorFlow graph, as torch-fidelity has it: of each frame 2048
+    features (FID) and 1008 class scores (IS)."""
+
+    def __init__(self, weights: str | Path, device: torch.device) -> None:
+        """Raises ValueError, one line, for a file that is not there or holds something else."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        self.identity = f"inception-{_digest(weights, f'get it from {INCEPTION_FROM}')}"
+        state = io.BytesIO()
+        torch.save(_plain_weights(weights), state)  # torch-fidelity would unpickle whatever the file holds
+        state.seek(0)
+        names = ["2048", "logits_unbiased"]
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", names, feature_extractor_weights_path=state)
+        except RuntimeError as error:
+            raise ValueError(f"{weights} holds no weights of Inception v3: {_one_line(error)}") from None
+        self._network, self._device = network.to(device), device
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+        """`features` [T, 2048] and `logits` [T, 1008]."""
+        features, logits = self._network((255 * frames).round().clamp(0, 255).to(self._device, torch.uint8))
+        return {"features": features.float().cpu(), "logits": logits.float().cpu()}
+
+
+class I3D:
+    """The I3D of Kinetics-400 that FVD is usually reckoned with, as TorchScript: 400 class scores of a whole video."""
+
+    def __init__(self, script: str | Path, device: torch.device) -> None:
+        """Raises ValueError, one line, for a file that is not there or no TorchScript."""
+        self.identity = f"i3d-{_digest(script, f'get it from {I3D_FROM}')}"
+        self._path, self._device = script, device
+        try:
+            self._network: Any = torch.jit.load(str(script), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{script} is no TorchScript: {_one_line(error)}") from None
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+        """`features` [1, 400]. Raises ValueError, one line, where the network does not take a video."""
+        video = (255 * frames).movedim(0, 1)[None].to(self._device)
+        try:
+            features = self._network(video, rescale=True, resize=True, return_features=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self._path} does not take (video [1, 3, {len(frames)}, height, width], rescale, resize, "
+                f"return_features): {_one_line(error)}; get an I3D that does from {I3D_FROM}"
+            ) from None
+        return {"features": features.float().cpu()}
+
+
+class Clip:
+    """A CLIP of open_clip: embeddings of frames and caption (CLIPSIM)."""
+
+    def __init__(self, model: str, weights: str | Path, device: torch.device) -> None:
+        """As `ClipScorer`."""
+        self.identity = f"clip-{clip_identity(model, weights)}"
+        self._scorer = ClipScorer(model, weights, str(device))
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+        """`frames` [T, D] and `text` [1, D], of length 1 each."""
+        scaled = torch.nn.functional.interpolate(
+            frames, self._scorer.size, mode="bicubic", align_corners=False, antialias=True
+        )
+        seen = self._scorer.embed_images(scaled.clamp(0, 1))
+        return {"frames": seen.cpu(), "text": self._scorer.embed_text(caption)[None].cpu()}
+
+
+def _digest(path: str | Path, advice: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}; {advice}") from None
+
+
+def _plain_weights(path: str | Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} holds more than weights, or is no PyTorch file: {_one_line(error)}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not weights by name")
+    return state
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

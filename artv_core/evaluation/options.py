@@ -1,0 +1,114 @@
+"""What `artv evaluate` is told."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inception-2015-12-05-6726825d.pth)"
+I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """`videos` is what is judged; with `prompts` it is a folder, and what it lacks is made first with the model that
+    `model` names (arguments of `artv generate`)."""
+
+    videos: str
+    true: str | None
+    prompts: str | None
+    count: int | None
+    frames: int
+    fps: float
+    size: tuple[int, int] | None
+    seed: int
+    steps: int | None
+    sampler: str | None
+    inception: Path | None
+    i3d: Path | None
+    clip: tuple[str, Path] | None
+    report: Path | None
+    features: Path | None
+    model: argparse.Namespace
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise ValueError(f"--frames is {self.frames}; give 2 or more")
+        if not 0.01 <= self.fps <= 1000:
+            raise ValueError(f"--fps is {self.fps:g}; accepted are 0.01 to 1000 frames per second")
+        if self.i3d and self.true is None:
+            raise ValueError("--i3d is for FVD, which compares with true videos; give --true DIR")
+        if self.i3d and self.frames < 10:
+            raise ValueError(f"--frames is {self.frames}, and an I3D needs 10 or more; 16 are usual")
+        if self.count is not None and self.prompts is None:
+            raise ValueError("--count says how many videos are made; give --prompts too, or leave it out")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own; those of the model are added by the command line."""
+    parser.add_argument(
+        "videos", metavar="VIDEOS", help="what is judged: a folder of videos, a .csv or .jsonl, or shards"
+    )
+    parser.add_argument("--true", metavar="DIR", help="true videos to compare with, the same way (FVD, FID)")
+    weights = parser.add_argument_group("weights (nothing is downloaded)")
+    weights.add_argument("--inception", type=Path, metavar="F.pth", help=f"for FID and IS; from {INCEPTION_FROM}")
+    weights.add_argument("--i3d", type=Path, metavar="F.pt", help=f"for FVD; from {I3D_FROM}")
+    weights.add_argument(
+        "--clip-model", metavar="M", help="for CLIPSIM: open_clip's name of a model (ViT-B-32), or its JSON"
+    )
+    weights.add_argument("--clip-weights", type=Path, metavar="F", help="its weights, a safetensors file")
+    reading = parser.add_argument_group("what is looked at")
+    reading.add_argument("--frames", type=int, default=16, metavar="N", help="of each video; default: %(default)s")
+    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="a second; default: %(default)g")
+    reading.add_argument(
+        "--size", metavar="WxH", help="pixels that all videos are scaled and cut to; default: the first video's"
+    )
+    making = parser.add_argument_group("making the videos first")
+    making.add_argument(
+        "--prompts",
+        metavar="P",
+        help="make what VIDEOS lacks: ucf101 (a caption for each class), msrvtt:FILE.json (a caption for each test "
+        "video), or a text file with a prompt a line",
+    )
+    making.add_argument("--count", type=int, metavar="N", help="videos; default: one for each prompt")
+    making.add_argument("--seed", type=int, default=0, metavar="S", help="of the first video; default: %(default)s")
+    making.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
+    making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
+    parser.add_argument("--report", type=Path, metavar="F.json", help="write the figures to a file, too")
+    parser.add_argument(
+        "--features", type=Path, metavar="DIR", help="where features are kept; default: artv-features beside VIDEOS"
+    )
+
+
+def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
+    """Raises ValueError, one line."""
+    if (args.clip_model is None) != (args.clip_weights is None):
+        raise ValueError("--clip-model and --clip-weights need each other; nothing is downloaded")
+    return EvaluateOptions(
+        videos=args.videos,
+        true=args.true,
+        prompts=args.prompts,
+        count=args.count,
+        frames=args.frames,
+        fps=args.fps,
+        size=None if args.size is None else _size(args.size),
+        seed=args.seed,
+        steps=args.steps,
+        sampler=args.sampler,
+        inception=args.inception,
+        i3d=args.i3d,
+        clip=None if args.clip_model is None else (args.clip_model, args.clip_weights),
+        report=args.report,
+        features=args.features,
+        model=args,
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width)."""
+    width, _, height = text.partition("x")
+    sides = [int(side) if side.isdecimal() and len(side) <= 5 else 0 for side in (height, width)]
+    if not all(8 <= side <= 4096 for side in sides):
+        raise ValueError(f"--size is {text[:50]!r}; give width and height in pixels, 8 to 4096, as in 256x256")
+    return sides[0], sides[1]

@@ -1,0 +1,336 @@
+"""`artv evaluate`: videos made and judged, on networks of the published kinds with random weights."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.utils import get_featuresdict_from_dataset
+
+from artv_core.cli import main
+from artv_core.data.decode import read_frames
+from artv_core.data.sources import Entry
+from artv_core.evaluation.distances import frechet_distance, inception_score
+from artv_core.evaluation.features import Reading, common_size, keep_features, kept_features, videos_of
+from artv_core.evaluation.networks import I3D, Clip, Inception
+from artv_core.evaluation.prompt_sets import read_prompts
+from artv_core.media import VideoWriter, read_video
+from tests.clip_files import clip_model
+
+CPU = torch.device("cpu")
+
+
+class Blank(FeatureExtractorInceptionV3):
+    def load_state_dict(self, *_: object) -> None:
+        """Whatever torch drew."""
+
+
+class PretendI3D(nn.Module):
+    """Takes a video as the published TorchScript does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv3d(3, 400, (4, 8, 8))
+
+    def forward(self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = True) -> Tensor:
+        return self.net(x / 127.5 - 1).mean([2, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    torch.manual_seed(0)
+    torch.save(Blank("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def i3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "i3d.pt"
+    torch.manual_seed(0)
+    torch.jit.script(PretendI3D()).save(str(path))
+    return path
+
+
+def write_videos(folder: Path, count: int, seed: int, frames: int = 12, size: tuple[int, int] = (32, 48)) -> Path:
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(count):
+        colour, drift = torch.rand(2, 3, 1, 1, generator=generator)
+        with VideoWriter(folder / f"{number}.mp4", 8) as writer:
+            for frame in range(frames):
+                writer.append((colour + 0.02 * frame * drift).clamp(0, 1).expand(3, *size))
+        (folder / f"{number}.txt").write_text(f"a colour number {number}\n")
+    return folder
+
+
+# Prompts
+
+
+def test_ucf101_has_a_caption_for_each_class_and_goes_round():
+    prompts = read_prompts("ucf101")
+    assert len(prompts) == len(set(prompts)) == 101
+    assert len({text for _, text in prompts}) == 101
+    assert prompts[0] == ("ApplyEyeMakeup", "a woman puts on eye makeup")
+    many = read_prompts("ucf101", 250)
+    assert len(many) == len({name for name, _ in many}) == 250
+    assert many[101] == ("ApplyEyeMakeup-1", prompts[0].text)
+
+
+def test_msrvtt_gives_each_test_video_one_of_its_captions(tmp_path: Path):
+    videos = [{"video_id": f"video{n}", "split": "test" if n % 2 else "train"} for n in range(40)]
+    sentences = [{"video_id": f"video{n}", "caption": f"caption {k} of {n}"} for n in range(40) for k in range(20)]
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps({"videos": videos, "sentences": sentences}))
+    prompts = read_prompts(f"msrvtt:{file}")
+    assert sorted(name for name, _ in prompts) == sorted(f"video{n}" for n in range(1, 40, 2))
+    assert all(text.endswith(f" of {name.removeprefix('video')}") for name, text in prompts)
+    assert prompts == read_prompts(f"msrvtt:{file}")
+    assert prompts != read_prompts(f"msrvtt:{file}", seed=1)
+    assert read_prompts(f"msrvtt:{file}", 5) == prompts[:5]
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "message"),
+    [
+        (None, "{file}", "cannot read prompts from .*accepted are ucf101, msrvtt:FILE.json, or a text file"),
+        ("# nothing\n\n", "{file}", "holds no prompt; give one a line"),
+        ("[]", "msrvtt:{file}", "lists 'videos' and 'sentences' are needed"),
+        ("{", "msrvtt:{file}", "cannot read the annotations"),
+        ('{"videos": [{"video_id": 3}], "sentences": []}', "msrvtt:{file}", "a record lacks a text 'split'"),
+        ('{"videos": [], "sentences": []}', "msrvtt:{file}", "no captions of videos whose 'split' is 'test'"),
+    ],
+)
+def test_prompts_that_cannot_be_read(tmp_path: Path, text: str | None, what: str, message: str):
+    file = tmp_path / "prompts"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(what.format(file=file))
+
+
+# Networks
+
+
+def test_frames_are_seen_as_torch_fidelity_sees_them(
+    tmp_path: Path, inception: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The same frames, given to torch-fidelity itself."""
+    folders = [write_videos(tmp_path / name, 3, seed) for seed, name in enumerate(("made", "true"))]
+    report = tmp_path / "report.json"
+    command = ["evaluate", str(folders[0]), "--true", str(folders[1]), "--inception", str(inception), "--frames", "4"]
+    assert main([*command, "--report", str(report)]) == 0
+    figures = json.loads(report.read_text())["figures"]
+    seen = [
+        get_featuresdict_from_dataset(
+            _Images(torch.cat([_bytes(entry) for entry in videos_of(folder)])),
+            FeatureExtractorInceptionV3("it", ["2048", "logits_unbiased"], str(inception)),
+            batch_size=4,
+            cuda=False,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        for folder in folders
+    ]
+    expected = frechet_distance(seen[1]["2048"], seen[0]["2048"])
+    assert figures["FID"] == pytest.approx(expected, rel=1e-3)
+    assert figures["FID"] > 0
+    assert figures["IS"]["mean"] == pytest.approx(inception_score(seen[0]["logits_unbiased"]).mean, rel=1e-3)
+    assert f"FID: {figures['FID']:.5g}" in capsys.readouterr().out
+
+
+class _Images(torch.utils.data.Dataset):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def _bytes(entry: Entry) -> Tensor:
+    return (255 * read_frames(entry, [k / 8 for k in range(4)], (32, 48))).round().to(torch.uint8)
+
+
+def test_i3d_sees_the_whole_video(i3d: Path):
+    frames = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    network = I3D(i3d, CPU)
+    features = network(frames, "")["features"]
+    expected = torch.jit.load(str(i3d))((255 * frames).movedim(0, 1)[None])
+    assert features.shape == (1, 400)
+    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(features, network(frames.flip(0), "")["features"], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"does not take \(video \[1, 3, 2, height, width\]"):
+        network(frames[:2], "")
+
+
+def test_weights_that_cannot_be_used_are_one_line(tmp_path: Path, i3d: Path):
+    nothing = tmp_path / "nothing.pth"
+    for network, source in ((Inception, "torch-fidelity"), (I3D, "StyleGAN-V")):
+        with pytest.raises(ValueError, match=f"cannot read .*: no such file or directory; get it from .*{source}"):
+            network(nothing, CPU)
+        nothing.write_bytes(b"nothing")
+        with pytest.raises(ValueError, match=r"holds more than weights|is no TorchScript"):
+            network(nothing, CPU)
+        nothing.unlink()
+    torch.save({"a": torch.zeros(3)}, nothing)
+    with pytest.raises(ValueError, match="holds no weights of Inception v3"):
+        Inception(nothing, CPU)
+    torch.save(nn.Linear(2, 2), nothing)  # a pickled object, which could run anything
+    with pytest.raises(ValueError, match="holds more than weights"):
+        Inception(nothing, CPU)
+
+
+# From one end to the other
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, i3d: Path) -> tuple[Path, list[str]]:
+    """Four videos of `tiny`, made and judged; and the command."""
+    root = tmp_path_factory.mktemp("judged")
+    (root / "prompts.txt").write_text("a red circle\na blue square\na green star\na pink triangle\n")
+    true = write_videos(root / "true", 4, 5)
+    command = ["evaluate", str(root / "videos"), "--prompts", str(root / "prompts.txt"), "--true", str(true)]
+    command += ["--frames", "12", "--size", "32x32", "--steps", "2", "--sampler", "euler", "--i3d", str(i3d)]
+    command += [*clip_model(root), "--report", str(root / "report.json")]
+    assert main(command) == 0
+    return root, command
+
+
+def test_videos_are_made_and_judged(judged: tuple[Path, list[str]]):
+    root, _ = judged
+    videos = sorted((root / "videos").glob("*.mp4"))
+    assert [video.name for video in videos] == [f"{number:05d}.mp4" for number in range(4)]
+    assert (root / "videos/00001.txt").read_text() == "a blue square\n"
+    assert read_video(videos[0]).shape == (12, 3, 32, 32)
+    report = json.loads((root / "report.json").read_text())
+    figures = report["figures"]
+    assert (figures["videos"], figures["true videos"], figures["left out"]) == (4, 4, 0)
+    assert figures["FVD"] > 0
+    assert -1 <= figures["CLIPSIM"] <= 1
+    assert figures["drift from the first frame, at the last"]["shift"] > 0
+    assert report["weights"] == {"i3d": "i3d.pt", "clip": "model.json"}
+    assert report["read"] == {"frames": 12, "fps": 8.0, "size": [32, 32]}
+
+
+def test_clipsim_is_open_clips_mean_cosine(judged: tuple[Path, list[str]]):
+    root, command = judged
+    model, weights = (command[command.index(f"--clip-{name}") + 1] for name in ("model", "weights"))
+    clip = Clip(model, weights, CPU)
+    cosines = []
+    for entry in videos_of(root / "videos"):
+        found = clip(read_frames(entry, [k / 8 for k in range(12)], (32, 32)), entry.caption)
+        cosines.append(float((found["frames"] @ found["text"][0]).mean()))
+    report = json.loads((root / "report.json").read_text())
+    assert report["figures"]["CLIPSIM"] == pytest.approx(sum(cosines) / 4, rel=1e-4)
+
+
+def test_what_is_there_is_not_made_again(judged: tuple[Path, list[str]], tmp_path: Path):
+    """A video and a few features lack, as after a stop; the report comes out the same."""
+    root, command = judged
+    before = (root / "report.json").read_text()
+    videos = {path: path.stat().st_mtime_ns for path in (root / "videos").glob("*.mp4")}
+    lost = min(videos)
+    pixels = read_video(lost)
+    lost.unlink()
+    features = sorted((root / "artv-features").rglob("*.safetensors"))
+    features[0].unlink()
+    assert main(command) == 0
+    again = {path: path.stat().st_mtime_ns for path in (root / "videos").glob("*.mp4")}
+    assert {path for path in videos if videos[path] != again[path]} == {lost}
+    assert torch.equal(read_video(lost), pixels)
+    assert json.loads((root / "report.json").read_text()) == json.loads(before)
+
+
+def test_videos_of_other_settings_are_not_mixed(judged: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]):
+    _, command = judged
+    assert main([*command, "--seed", "5"]) == 2
+    assert "holds videos made with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(300)
+def test_several_processes_give_the_same(judged: tuple[Path, list[str]], tmp_path: Path):
+    root, command = judged
+    expected = json.loads((root / "report.json").read_text())["figures"]
+    moved = [str(tmp_path / "videos") if word == str(root / "videos") else word for word in command]
+    moved[-1] = str(tmp_path / "report.json")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    ran = subprocess.run([*launch, "-m", "artv_core.cli", *moved], capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]
+    assert figures["FVD"] == pytest.approx(expected["FVD"], rel=1e-3)
+    assert figures["CLIPSIM"] == pytest.approx(expected["CLIPSIM"], rel=1e-3)
+
+
+def test_what_cannot_be_read_is_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_videos(tmp_path / "videos", 2, 0)
+    (folder / "9.mp4").write_bytes(b"nothing")
+    assert main(["evaluate", str(folder), "--frames", "4"]) == 0
+    told = capsys.readouterr()
+    assert "left out: 9.mp4" in told.err
+    assert "videos: 2" in told.out
+    assert main(["evaluate", str(folder), "--frames", "40"]) == 2
+    assert "not one of 3 videos could be read" in capsys.readouterr().err
+
+
+def test_features_belong_to_file_text_and_reading(tmp_path: Path):
+    folder = write_videos(tmp_path / "videos", 1, 0)
+    seen: list[str] = []
+
+    class Network:
+        identity = "counting"
+
+        def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+            seen.append(caption)
+            return {"features": frames.mean((1, 2, 3))[:, None]}
+
+    def look(frames: int = 4) -> Tensor:
+        reading = Reading(frames, 8.0, (32, 32))
+        entries = videos_of(folder)
+        keep_features(entries, {"it": Network()}, reading, tmp_path / "kept")
+        return kept_features(entries, Network(), reading, tmp_path / "kept")[0]["features"][0]
+
+    assert look().shape == (4, 1)
+    look()
+    assert len(seen) == 1
+    look(5)
+    (folder / "0.txt").write_text("another text\n")
+    look()
+    assert seen[-1] == "another text"
+    shutil.copy(write_videos(tmp_path / "other", 1, 9) / "0.mp4", folder / "0.mp4")
+    look()
+    assert len(seen) == 4
+    assert common_size(videos_of(folder)) == (32, 48)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--i3d", "x.pt"], "--i3d is for FVD, which compares with true videos; give --true DIR"),
+        (["--true", "t", "--i3d", "x.pt", "--frames", "4"], "an I3D needs 10 or more"),
+        (["--frames", "1"], "--frames is 1; give 2 or more"),
+        (["--fps", "nan"], "--fps is nan"),
+        (["--size", "4x4"], "--size is '4x4'; give width and height in pixels, 8 to 4096"),
+        (["--count", "3"], "give --prompts too"),
+        (["--clip-model", "ViT-B-32"], "--clip-model and --clip-weights need each other"),
+        ([], "no videos found in"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+):
+    assert main(["evaluate", str(tmp_path), *words]) == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert "\n" not in told
