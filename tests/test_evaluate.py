@@ -284,6 +284,15 @@ def test_what_cannot_be_read_is_left_out_by_name(tmp_path: Path, capsys: pytest.
     assert "not one of 3 videos could be read" in capsys.readouterr().err
 
 
+def test_clipsim_without_texts_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_videos(tmp_path / "videos", 2, 0)
+    for text in folder.glob("*.txt"):
+        text.unlink()
+    assert main(["evaluate", str(folder), "--frames", "4", *clip_model(tmp_path)]) == 2
+    assert "CLIPSIM needs a text beside each video (a.mp4, a.txt), and there is none" in capsys.readouterr().err
+    assert not (tmp_path / "artv-features").exists()
+
+
 def test_features_belong_to_file_text_and_reading(tmp_path: Path):
     folder = write_videos(tmp_path / "videos", 1, 0)
     seen: list[str] = []

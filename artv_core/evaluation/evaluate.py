@@ -50,6 +50,8 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
         _make(options, state, load_pipeline)
     state.wait_for_everyone()
     made = videos_of(options.videos)
+    if options.clip and not any(entry.caption for entry in made):
+        raise ValueError("CLIPSIM needs a text beside each video (a.mp4, a.txt), and there is none")
     reading = Reading(options.frames, options.fps, options.size or common_size(made))
     folder = options.features or Path(options.videos).parent / "artv-features"
     share = (state.process_index, state.num_processes)
@@ -145,7 +147,7 @@ def _clipsim(features: Mapping[str, Sequence[Tensor]], read: Sequence[Entry]) ->
     """Of the videos that have a text."""
     told = [index for index, entry in enumerate(read) if entry.caption]
     if not told:
-        raise ValueError("CLIPSIM needs a text beside each video (a.mp4, a.txt), and there is none")
+        raise ValueError("CLIPSIM needs a text beside each video, and none that could be read has one")
     frames = torch.stack([features["frames"][index] for index in told])
     return clip_similarity(frames, torch.cat([features["text"][index] for index in told]))
 
