@@ -177,7 +177,7 @@ def make_pipeline(
     """A model as kernels like it best: channels last, and on the CPU with packed weights. To sample with and not to
     train or to move, which packed weights do not allow. Changes the model.
 
-    `compiled` is `acceleration.Compiled`, whose compiler packs weights itself; `fp8` halves the networks' memory
+    `compiled` is `acceleration.Compiled`, with weights that are not packed; `fp8` halves the networks' memory
     (`storage.store_fp8`) and costs some time and exactness. Raises ValueError, one line, where there is no compiler.
     """
     model.to(memory_format=torch.channels_last)
