@@ -398,6 +398,17 @@ def test_training_goes_on_from_a_checkpoint(finished: Path, tmp_path: Path):
             assert (trained[prefix + name] - tensor).abs().max() < 1e-12, name
 
 
+def test_an_autoencoder_can_be_used_as_it_is(finished: Path, tmp_path: Path):
+    start = f"start_from = '{finished / 'small.safetensors'}'"
+    (tmp_path / "small.toml").write_text(SMALL.replace("[vae]", f"[vae]\n{start}"))
+    config = read_config(tmp_path / "small.toml", ["vae.steps=0", "decoder.steps=0"])
+    run(config, str(tmp_path), resume=False)
+    exported = load_checkpoint(tmp_path / "small/small.safetensors")
+    shipped = load_checkpoint(finished / "small.safetensors")
+    for name, tensor in shipped.require_vae().state_dict().items():
+        assert torch.equal(exported.require_vae().state_dict()[name], tensor), name
+
+
 def test_a_checkpoint_of_other_networks_cannot_start_a_run(finished: Path, tmp_path: Path):
     start = f"start_from = '{finished / 'small.safetensors'}'"
     text = SMALL.replace("[diffusion]", f"[diffusion]\n{start}") + "\n[overrides.noise.adapter]\nnum_blocks = 2\n"
@@ -515,6 +526,7 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, message: s
     ("more", "message"),
     [
         (["--set", "diffusion.steps=0"], "at least 1"),
+        (["--set", "vae.steps=0"], "at least 1 is needed, or a start_from"),
         (["--stages", "rollouts"], "its stages are vae, latents, decoder, diffusion, export"),
     ],
 )

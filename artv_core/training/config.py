@@ -58,7 +58,9 @@ class VAEStage(LoopConfig):
     """Autoencoder. `latent_noise`: standard deviation of noise put on the latents before they are decoded. Of all
     steps, `crop_share` see, instead of whole frames, as many times more crops of `crop` pixels as cost the same; those
     lie on the object, where nearly all of the error is. `still_weight`: how much it counts that latents change where
-    the picture does not, seen on a second frame of each clip; it costs half as much again."""
+    the picture does not, seen on a second frame of each clip; it costs half as much again.
+
+    `steps` 0: the autoencoder of `start_from` is used as it is; in the stage "decoder", the decoder stays as it is."""
 
     latent_noise: float = 0.03
     crop: int = 32
@@ -229,6 +231,11 @@ def _check(config: TrainConfig, path: str) -> None:
         raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
     for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
         _check_loop(stage, f"{path}.{name}")
+    _at_least(1, f"{path}.diffusion", config.diffusion, "steps")
+    if not config.vae.steps and not config.vae.start_from:
+        raise ValueError(
+            f"{path}.vae.steps: got 0, at least 1 is needed, or a start_from whose autoencoder is used as it is"
+        )
     _at_least(1, f"{path}.latents", config.latents, "clips", "batch_size")
     _at_least(3, f"{path}.latents", config.latents, "frames")
     if config.data.path:
@@ -305,8 +312,8 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_loop(stage: LoopConfig, path: str) -> None:
-    _at_least(1, path, stage, "steps", "batch_size", "log_every", "sheet_every")
-    _at_least(0, path, stage, "warmup_steps", "decay_steps", "save_minutes", "weight_decay", "gradient_clip")
+    _at_least(1, path, stage, "batch_size", "log_every", "sheet_every")
+    _at_least(0, path, stage, "steps", "warmup_steps", "decay_steps", "save_minutes", "weight_decay", "gradient_clip")
     _at_least(0, path, stage, "micro_batch", "workers")
     if not 0 <= stage.ema_decay < 1:
         raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")

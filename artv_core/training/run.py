@@ -69,8 +69,10 @@ def _part() -> None:
 
 
 def _vae(config: TrainConfig, folder: Path, resume: bool) -> None:
-    trained = run_stage(VAETraining(config), folder, resume)
+    stage = VAETraining(config)
+    trained = run_stage(stage, folder, resume) if config.vae.steps else stage.module
     assert isinstance(trained, AutoencoderLoss)
+    folder.mkdir(parents=True, exist_ok=True)
     _save_part(trained.vae, folder / "vae.safetensors")
 
 
@@ -81,6 +83,8 @@ def _latents(config: TrainConfig, folder: Path, resume: bool) -> None:
 
 
 def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
+    if not config.decoder.steps:
+        return
     trained = run_stage(DecoderTraining(config, _read_vae(config, folder, "vae")), folder, resume)
     assert isinstance(trained, AutoencoderLoss)
     _save_part(trained.vae, folder / "decoder.safetensors")
