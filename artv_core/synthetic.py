@@ -2,13 +2,14 @@
 
 The world wraps round at its borders, so that linear motion never ends. Everything about clip `index` follows from
 (seed, index), so clips can be made in any order, on any machine. Lengths are fractions of the frame's short side,
-speeds are lengths per frame. Ours.
+speeds are lengths per frame. In the world "detailed" the same clips have scenery: a finely textured background, and
+small shapes on it that stand still. Ours.
 """
 
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,11 +45,33 @@ PULSING_PERIOD = 8.0
 NUM_HELD_OUT = 64
 VALIDATION_SEED = -1
 """The world that is only measured on."""
+WORLDS = ("plain", "detailed")
+GRAINS = ("noise", "checks", "hatching", "dots")
+GRAIN_CONTRAST = (0.10, 0.22)
+GRAIN_PERIOD = (4 / 64, 7 / 64)
+NUM_BYSTANDERS = (3, 6)
+BYSTANDER_RADIUS = (0.05, 0.10)
+
+
+@dataclass(frozen=True)
+class Bystander:
+    """A shape that stands still on the background. `size`: its radius; `x`, `y` and `tint` as a clip's."""
+
+    kind: str
+    color: str
+    size: float
+    x: float
+    y: float
+    tint: float
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; the tints shade the colours."""
+    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; the tints shade the colours.
+
+    Scenery, in the detailed world only: `grain` is how far the background's fine texture goes to either side of its
+    colour (0: no texture), `grain_kind` one of GRAINS; scale, angle and phases of the texture follow from `grain_seed`.
+    """
 
     color: str
     kind: str
@@ -63,6 +86,10 @@ class Clip:
     tint: float
     background_tint: float
     caption: str
+    grain: float = 0.0
+    grain_kind: str = GRAINS[0]
+    grain_seed: int = 0
+    bystanders: tuple[Bystander, ...] = ()
 
     @property
     def velocity(self) -> tuple[float, float] | None:
@@ -98,9 +125,16 @@ def held_out_combinations() -> frozenset[tuple[str, str, str]]:
 _HELD_OUT = held_out_combinations()
 
 
-def sample_clip(seed: int, index: int, held_out: bool = False) -> Clip:
-    """Clip `index` of the world `seed`; `held_out` draws only from, otherwise never from, the held-out triples."""
-    rng = random.Random(f"{seed}/{index}/{held_out}")
+def sample_clip(seed: int, index: int, held_out: bool = False, world: str = "plain") -> Clip:
+    """Clip `index` of the world `seed`; `held_out` draws only from, otherwise never from, the held-out triples. In the
+    world "detailed" it is the plain world's clip, with scenery. ValueError on a world that is not one of WORLDS."""
+    if world not in WORLDS:
+        raise ValueError(f"world: got {world!r}, accepted: {', '.join(WORLDS)}")
+    clip = _sample_plain(random.Random(f"{seed}/{index}/{held_out}"), held_out)
+    return clip if world == "plain" else add_scenery(clip, random.Random(f"{seed}/{index}/{held_out}/detailed"))
+
+
+def _sample_plain(rng: random.Random, held_out: bool) -> Clip:
     while True:
         color, kind, background = rng.choice(list(COLORS)), rng.choice(KINDS), rng.choice(list(COLORS))
         if color != background and ((color, kind, background) in _HELD_OUT) == held_out:
@@ -127,6 +161,36 @@ def sample_clip(seed: int, index: int, held_out: bool = False) -> Clip:
     )
 
 
+def add_scenery(clip: Clip, rng: random.Random) -> Clip:
+    """The clip in the detailed world. No bystander has the colour of the moving object or the background, nor makes a
+    held-out triple with the latter; the caption tells nothing of them."""
+    looks = [
+        (color, kind)
+        for color in COLORS
+        for kind in KINDS
+        if color not in (clip.color, clip.background) and (color, kind, clip.background) not in _HELD_OUT
+    ]
+    return replace(
+        clip,
+        grain=rng.uniform(*GRAIN_CONTRAST),
+        grain_kind=rng.choice(GRAINS),
+        grain_seed=rng.getrandbits(32),
+        bystanders=tuple(_sample_bystander(looks, rng) for _ in range(rng.randint(*NUM_BYSTANDERS))),
+    )
+
+
+def _sample_bystander(looks: Sequence[tuple[str, str]], rng: random.Random) -> Bystander:
+    color, kind = rng.choice(looks)
+    return Bystander(
+        kind=kind,
+        color=color,
+        size=rng.uniform(*BYSTANDER_RADIUS),
+        x=rng.random(),
+        y=rng.random(),
+        tint=rng.uniform(-0.05, 0.05),
+    )
+
+
 def trajectory(clip: Clip, num_frames: int) -> tuple[Tensor, Tensor]:
     """Offset from the start `[T, 2]` (x, y in short sides) and radius `[T]` of each frame."""
     time = torch.arange(num_frames, dtype=torch.float32)
@@ -147,17 +211,58 @@ def render(clips: Sequence[Clip], num_frames: int, height: int, width: int, devi
     paths = [trajectory(clip, num_frames) for clip in clips]
     offset = torch.stack([path[0] for path in paths]).to(device)  # [N, T, 2]
     radius = torch.stack([path[1] for path in paths]).to(device)[:, :, None, None]  # [N, T, 1, 1]
-    dx = _wrapped([clip.x for clip in clips], offset[..., 0], width, short)[:, :, None, :]  # [N, T, 1, W]
-    dy = _wrapped([clip.y for clip in clips], offset[..., 1], height, short)[:, :, :, None]  # [N, T, H, 1]
-    dx, dy = torch.broadcast_tensors(dx, dy)
-    distance = torch.empty_like(dx)
-    for kind in KINDS:
-        chosen = torch.tensor([clip.kind == kind for clip in clips], device=device)
-        if chosen.any():
-            distance[chosen] = _DISTANCES[kind](dx[chosen], dy[chosen], radius[chosen])
-    covered = (0.5 - distance * short).clamp(0, 1)[:, :, None]  # [N, T, 1, H, W]
-    paint = _paint(clips, dx, dy, radius)
-    return covered * paint + (1 - covered) * _ground(clips, height, width, device)
+    dx, dy = _displacement(clips, offset, height, width)
+    covered = _covered(clips, dx, dy, radius, short)
+    striped = torch.tensor([clip.texture == "striped" for clip in clips], device=device)[:, None, None, None]
+    light = _light(dx, dy, radius)
+    light = torch.where(striped, _with_stripes(light, dx, dy), light)
+    return covered * _paint(clips, light) + (1 - covered) * ground(clips, height, width, device)[:, None]
+
+
+def ground(clips: Sequence[Clip], height: int, width: int, device: str = "cpu") -> Tensor:
+    """The scene without the moving object, the same in every frame: [N, 3, H, W] float32 in [0, 1]."""
+    color = _tinted([clip.background for clip in clips], [clip.background_tint for clip in clips], device)
+    rows = torch.linspace(1.05, 0.95, height, device=device)[:, None].expand(height, width)
+    image = (color * rows).clamp(0, 1)
+    for number, clip in enumerate(clips):
+        if clip.grain:
+            image[number] = (image[number] + clip.grain * _grain(clip, height, width, device)).clamp(0, 1)
+    if any(clip.bystanders for clip in clips):
+        _draw_bystanders(image, clips)
+    return image
+
+
+def _draw_bystanders(image: Tensor, clips: Sequence[Clip]) -> None:
+    """Over [N, 3, H, W], in place, each clip's in their order."""
+    height, width = image.shape[-2:]
+    owners = [number for number, clip in enumerate(clips) for _ in clip.bystanders]
+    drawn = [bystander for clip in clips for bystander in clip.bystanders]
+    radius = torch.tensor([bystander.size for bystander in drawn], device=image.device)[:, None, None, None]
+    still = torch.zeros(len(drawn), 1, 2, device=image.device)
+    dx, dy = _displacement(drawn, still, height, width)
+    covered = _covered(drawn, dx, dy, radius, min(height, width))[:, 0]
+    paint = _paint(drawn, _light(dx, dy, radius))[:, 0]
+    for owner, over, color in zip(owners, covered, paint, strict=True):
+        image[owner] = over * color + (1 - over) * image[owner]
+
+
+def _grain(clip: Clip, height: int, width: int, device: str) -> Tensor:
+    """The texture [H, W] in [-1, 1]. It does not wrap round: where it ends at the borders cannot be seen."""
+    rng, short = random.Random(clip.grain_seed), min(height, width)
+    y = ((torch.arange(height, device=device) + 0.5) / short)[:, None]
+    x = ((torch.arange(width, device=device) + 0.5) / short)[None, :]
+    if clip.grain_kind == "noise":
+        waves = [_wave(x, y, rng.uniform(*GRAIN_PERIOD), rng.uniform(0, math.pi), rng) for _ in range(16)]
+        return (torch.stack(waves).sum(dim=0) / 5).clamp(-1, 1)
+    period, angle = rng.uniform(*GRAIN_PERIOD), rng.uniform(0, math.pi)
+    along, across = _wave(x, y, period, angle, rng), _wave(x, y, period, angle + math.pi / 2, rng)
+    pattern = {"hatching": along, "checks": along * across * 2, "dots": along + across - 0.5}[clip.grain_kind]
+    return (2 * pattern).clamp(-1, 1)
+
+
+def _wave(x: Tensor, y: Tensor, period: float, angle: float, rng: random.Random) -> Tensor:
+    """A plane wave of random phase: [H, W] in [-1, 1]."""
+    return torch.sin((x * math.cos(angle) + y * math.sin(angle)) * math.tau / period + rng.uniform(0, math.tau))
 
 
 def coverage(kind: str, radius: float, height: int, width: int) -> Tensor:
@@ -177,20 +282,40 @@ def _wrapped(start: list[float], offset: Tensor, length: int, short: int) -> Ten
     return torch.remainder(pixels - centre[..., None] + extent / 2, extent) - extent / 2
 
 
-def _paint(clips: Sequence[Clip], dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """The object's own colour `[N, T, 3, H, W]`: lit from above left, with broad darker stripes where asked."""
-    color = _tinted([clip.color for clip in clips], [clip.tint for clip in clips], dx.device)
-    light = 1 - 0.10 * ((dx + dy) / radius).clamp(-1, 1)
-    striped = torch.tensor([clip.texture == "striped" for clip in clips], device=dx.device)[:, None, None, None]
+def _displacement(things: Sequence[Clip | Bystander], offset: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Of each pixel centre from things that moved by `offset` [N, T, 2]: x and y `[N, T, H, W]`, in short sides."""
+    short = min(height, width)
+    dx = _wrapped([thing.x for thing in things], offset[..., 0], width, short)[:, :, None, :]  # [N, T, 1, W]
+    dy = _wrapped([thing.y for thing in things], offset[..., 1], height, short)[:, :, :, None]  # [N, T, H, 1]
+    dx, dy = torch.broadcast_tensors(dx, dy)
+    return dx, dy
+
+
+def _covered(things: Sequence[Clip | Bystander], dx: Tensor, dy: Tensor, radius: Tensor, short: int) -> Tensor:
+    """How much of each pixel each shape covers: `[N, T, 1, H, W]` in [0, 1]."""
+    distance = torch.empty_like(dx)
+    for kind in KINDS:
+        chosen = torch.tensor([thing.kind == kind for thing in things], device=dx.device)
+        if chosen.any():
+            distance[chosen] = _DISTANCES[kind](dx[chosen], dy[chosen], radius[chosen])
+    return (0.5 - distance * short).clamp(0, 1)[:, :, None]
+
+
+def _light(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    """Things are lit from above left: `[N, T, H, W]` around 1."""
+    return 1 - 0.10 * ((dx + dy) / radius).clamp(-1, 1)
+
+
+def _with_stripes(light: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """Broad and darker."""
     stripes = torch.sigmoid(torch.sin((dx + dy) * math.tau / 0.17) * 6)
-    light = torch.where(striped, light * (1 - 0.45 * stripes) + 0.10 * stripes, light)
+    return light * (1 - 0.45 * stripes) + 0.10 * stripes
+
+
+def _paint(things: Sequence[Clip | Bystander], light: Tensor) -> Tensor:
+    """The things' own colours `[N, T, 3, H, W]`."""
+    color = _tinted([thing.color for thing in things], [thing.tint for thing in things], light.device)
     return (color[:, None] * light[:, :, None]).clamp(0, 1)
-
-
-def _ground(clips: Sequence[Clip], height: int, width: int, device: str) -> Tensor:
-    color = _tinted([clip.background for clip in clips], [clip.background_tint for clip in clips], device)
-    rows = torch.linspace(1.05, 0.95, height, device=device)[:, None].expand(height, width)
-    return (color[:, None] * rows).clamp(0, 1)
 
 
 def _tinted(names: list[str], tints: list[float], device: torch.device | str) -> Tensor:

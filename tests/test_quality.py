@@ -1,6 +1,7 @@
 """The quality table itself: true clips pass it, a frozen video and shuffled ones fail it."""
 
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from artv_core.evaluation.quality import (
     background_drift,
     direction,
     holding,
+    object_drift,
     quality_clips,
     read_rollout,
     sharpness_kept,
@@ -69,9 +71,11 @@ def test_what_goes_wrong_is_seen(videos: Tensor):
     assert direction(backwards, clips, 0, 16) == 0
     faded = read_rollout(videos * torch.linspace(1, 0.8, 24)[:, None, None, None])
     assert background_drift(faded, 23) > 10
+    assert object_drift(faded, 23) > 10 > 5 > object_drift(read_rollout(videos), 23)
     assert sharpness_kept(faded, 23) < 0.85
     empty = read_rollout(videos[..., :1, :1].expand_as(videos))
     assert survival(empty, clips, 23) < 0.1
+    assert math.isnan(object_drift(empty, 23))
 
 
 def test_the_committed_result_names_the_shipped_checkpoint():

@@ -32,7 +32,7 @@ from artv_core.training.optimizers import learning_rate_factor, make_optimizer
 from artv_core.training.run import run
 from artv_core.training.samples import draw_sample
 from artv_core.training.start import synthetic_clips
-from artv_core.training.synthetic_clips import LatentClips
+from artv_core.training.synthetic_clips import LatentClips, provenance
 from artv_core.training.vae import VAETraining, crop_to_object, unchanged_cells
 
 ROOT = Path(__file__).parent.parent
@@ -407,6 +407,14 @@ def test_an_autoencoder_can_be_used_as_it_is(finished: Path, tmp_path: Path):
     shipped = load_checkpoint(finished / "small.safetensors")
     for name, tensor in shipped.require_vae().state_dict().items():
         assert torch.equal(exported.require_vae().state_dict()[name], tensor), name
+
+
+def test_runs_of_several_seeds_can_see_the_same_clips(small: TrainConfig, tmp_path: Path):
+    vae = tmp_path / "vae.safetensors"
+    vae.write_bytes(b"")
+    shared = replace(small, latents=replace(small.latents, seed=5))
+    assert provenance(replace(shared, seed=1), vae) == provenance(replace(shared, seed=2), vae)
+    assert provenance(replace(small, seed=1), vae) != provenance(replace(small, seed=2), vae)
 
 
 def test_a_checkpoint_of_other_networks_cannot_start_a_run(finished: Path, tmp_path: Path):

@@ -22,11 +22,14 @@ WINDOW = 16
 def quality_clips(count: int = 64) -> list[Clip]:
     """Linear motions of the held-out triples, captioned in full; sizes, directions and speeds take turns."""
     triples = sorted(held_out_combinations())
-    return [_quality_clip(index, *triples[index % len(triples)]) for index in range(count)]
+    sizes = list(SIZES)
+    return [linear_clip(index, triples[index % len(triples)], sizes[index % len(sizes)]) for index in range(count)]
 
 
-def _quality_clip(index: int, color: str, kind: str, background: str) -> Clip:
-    size, motion = list(SIZES)[index % len(SIZES)], list(DIRECTIONS)[index % len(DIRECTIONS)]
+def linear_clip(index: int, triple: tuple[str, str, str], size: str) -> Clip:
+    """Of a (colour, kind, background): captioned in full, with the direction and speed whose turn it is."""
+    color, kind, background = triple
+    motion = list(DIRECTIONS)[index % len(DIRECTIONS)]
     speed = list(SPEEDS)[index // len(DIRECTIONS) % len(SPEEDS)]
     caption = describe(color, kind, size, "plain", motion, speed, background)
     return replace(
@@ -95,6 +98,14 @@ def background_drift(rollout: Rollout, frame: int) -> float:
     """Mean absolute difference (of 255) of the background colour at `frame` from frame 0's."""
     pairs = [(readings[0].background_rgb, readings[frame].background_rgb) for readings in rollout.readings]
     return 255 * sum((later - first).abs().mean().item() for first, later in pairs) / len(pairs)
+
+
+def object_drift(rollout: Rollout, frame: int) -> float:
+    """Mean absolute difference (of 255) of the object's colour at `frame` from frame 0's, over the videos that show an
+    object in both; nan where none does."""
+    pairs = [(readings[0].rgb, readings[frame].rgb) for readings in rollout.readings]
+    changes = [(later - first).abs().mean().item() for first, later in pairs if first is not None and later is not None]
+    return 255 * sum(changes) / len(changes) if changes else math.nan
 
 
 def sharpness_kept(rollout: Rollout, frame: int) -> float:

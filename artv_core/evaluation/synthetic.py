@@ -22,7 +22,7 @@ MIN_AREA = 0.015
 
 @dataclass(frozen=True)
 class FrameReading:
-    """One frame, read. `color`, `kind` and `position` (x, y in [0, 1)) are None where no object is seen."""
+    """One frame, read. `color`, `kind`, `position` (x, y in [0, 1)) and `rgb` are None where no object is seen."""
 
     background: str
     background_rgb: Tensor
@@ -30,13 +30,18 @@ class FrameReading:
     kind: str | None
     area: float
     position: tuple[float, float] | None
+    rgb: Tensor | None = None
 
 
 def read_frame(image: Tensor, with_kind: bool = False) -> FrameReading:
     """Read one image [3, H, W] in [0, 1]. Telling the kind of shape is slow, so it is done only where asked for."""
     image = image.float().clamp(0, 1)
     background = image.flatten(1).median(dim=1).values
-    distance = (image - background[:, None, None]).norm(dim=0)
+    return read_object(image, background, (image - background[:, None, None]).norm(dim=0), with_kind)
+
+
+def read_object(image: Tensor, background: Tensor, distance: Tensor, with_kind: bool = False) -> FrameReading:
+    """Read an image [3, H, W] of which it is known how far each pixel is from what is not the object: [H, W]."""
     found = distance > OBJECT_THRESHOLD
     area = found.float().mean().item()
     if area < MIN_AREA:
@@ -45,7 +50,7 @@ def read_frame(image: Tensor, with_kind: bool = False) -> FrameReading:
     rgb = image[:, core].median(dim=1).values
     position = circular_mean(found.float())
     kind = match_kind(found) if with_kind else None
-    return FrameReading(nearest_color(background), background, nearest_color(rgb), kind, area, position)
+    return FrameReading(nearest_color(background), background, nearest_color(rgb), kind, area, position, rgb)
 
 
 def nearest_color(rgb: Tensor) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
-from ..synthetic import vocabulary
+from ..synthetic import WORLDS, vocabulary
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -72,11 +72,13 @@ class VAEStage(LoopConfig):
 
 @dataclass(frozen=True)
 class LatentsStage:
-    """The clips that are rendered and encoded once, for the diffusion stage to draw from."""
+    """The clips that are rendered and encoded once, for the diffusion stage to draw from. `seed` is the world's, where
+    it is to be another than the run's: so runs of several seeds see the same clips."""
 
     clips: int = 4096
     frames: int = 12
     batch_size: int = 8
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,10 @@ class TrainConfig:
     """A whole run. `name` is the shipped name and version, such as `tiny-v3`. `overrides`, in TOML a table such as
     `[overrides.noise.unet]`, changes single fields of the preset.
 
-    Without `data.path` the run makes its clips itself (the synthetic world) and trains an autoencoder first. With it,
-    autoencoder and text encoder come from `base`, and so does the UNet where that is a Stable Diffusion file: a public
-    SD 1.5 or 2.x checkpoint, or an ARTV checkpoint (shipped name or path).
+    Without `data.path` the run makes its clips itself (the synthetic world: `world` "plain", or "detailed", which has
+    fine textures and small things that stand still) and trains an autoencoder first. With it, autoencoder and text
+    encoder come from `base`, and so does the UNet where that is a Stable Diffusion file: a public SD 1.5 or 2.x
+    checkpoint, or an ARTV checkpoint (shipped name or path).
     """
 
     name: str = "untitled"
@@ -164,6 +167,7 @@ class TrainConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 1
     threads: int = 0
+    world: str = "plain"
     vae: VAEStage = field(default_factory=VAEStage)
     decoder: VAEStage = field(default_factory=VAEStage)
     latents: LatentsStage = field(default_factory=LatentsStage)
@@ -229,6 +233,8 @@ def _check(config: TrainConfig, path: str) -> None:
     model = config.model  # first of all, for overrides may be wrong
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
         raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
+    if config.world not in WORLDS:
+        raise ValueError(f"{path}.world: got {config.world!r}, accepted: {', '.join(WORLDS)}")
     for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
         _check_loop(stage, f"{path}.{name}")
     _at_least(1, f"{path}.diffusion", config.diffusion, "steps")

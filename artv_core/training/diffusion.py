@@ -175,7 +175,7 @@ class DiffusionTraining(Stage):
 
     def flops_per_sample(self) -> float:
         """At the training size; other aspect ratios have about as many cells."""
-        return count_flops(self.empty_module(), _meta_arguments(self.model.config, "text" in self.config.train))
+        return count_flops(self.empty_module(), meta_arguments(self.model.config, "text" in self.config.train))
 
     def evaluate(self, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
         """Held-out losses by band of time steps and by noise level."""
@@ -224,7 +224,8 @@ def with_networks(model: ARTV, trained: MaskedDiffusionLoss) -> ARTV:
     return result.eval()
 
 
-def _meta_arguments(config: ARTVConfig, tokens: bool) -> tuple[Tensor, ...]:
+def meta_arguments(config: ARTVConfig, tokens: bool) -> tuple[Tensor, ...]:
+    """Arguments of `MaskedDiffusionLoss.forward` for one sample, on the meta device; text as `tokens` or as context."""
     channels, factor = config.vae.latent_channels, config.vae.factor
     height, width = (side // factor for side in config.size)
     count = config.noise.adapter.num_references

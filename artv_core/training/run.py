@@ -151,7 +151,8 @@ def _summary(config: TrainConfig) -> str:
     """How the weights came about, for whoever reads the file; of paths only the last part."""
     facts = {"preset": config.preset, "seed": config.seed, "base": Path(config.base).name, **asdict(config.diffusion)}
     facts["start_from"] = Path(config.diffusion.start_from).name
-    facts["data"] = Path(config.data.path).name if config.data.path else "synthetic world"
+    world = "synthetic world" if config.world == "plain" else f"synthetic world, {config.world}"
+    facts["data"] = Path(config.data.path).name if config.data.path else world
     return json.dumps(facts)
 
 

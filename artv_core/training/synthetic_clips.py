@@ -66,10 +66,16 @@ class RandomOrder:
 
 
 def provenance(config: TrainConfig, vae: Path) -> dict[str, str]:
-    """What a file of latents depends on: the world's seed, the clips, and the autoencoder's file."""
+    """What a file of latents depends on: the world and its seed, the clips, and the autoencoder's file."""
     stage, (height, width) = config.latents, config.model.size
-    clips = f"seed {config.seed}, {stage.clips} clips of {stage.frames} frames, {width}x{height}"
+    clips = f"seed {_seed(config)}, {stage.clips} clips of {stage.frames} frames, {width}x{height}"
+    if config.world != "plain":
+        clips += f", {config.world} world"
     return {"clips": clips, "vae": hashlib.sha256(vae.read_bytes()).hexdigest()}
+
+
+def _seed(config: TrainConfig) -> int:
+    return config.seed if config.latents.seed is None else config.latents.seed
 
 
 def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path: Path, device: str) -> None:
@@ -82,7 +88,7 @@ def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path:
     parts, stage = [], config.latents
     for start in tqdm(range(0, stage.clips, stage.batch_size), desc="latents", mininterval=5):
         clips = [
-            sample_clip(config.seed + CLIP_SEED_OFFSET, index)
+            sample_clip(_seed(config) + CLIP_SEED_OFFSET, index, world=config.world)
             for index in range(start, min(start + stage.batch_size, stage.clips))
         ]
         images = render(clips, stage.frames, height, width, device).flatten(0, 1)
@@ -112,5 +118,6 @@ def read_clips(config: TrainConfig, made_of: dict[str, str], path: Path) -> Late
         raise ValueError(f"{path} was made with another configuration or autoencoder; run the stage latents again")
     with safe_open(path, "pt") as file:
         latents = file.get_tensor("latents")
-    captions = [sample_clip(config.seed + CLIP_SEED_OFFSET, index).caption for index in range(latents.shape[0])]
+    seed = _seed(config) + CLIP_SEED_OFFSET
+    captions = [sample_clip(seed, index, world=config.world).caption for index in range(latents.shape[0])]
     return LatentClips(latents, captions, config.model.fps, config.model.vae.factor)

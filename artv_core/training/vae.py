@@ -107,7 +107,7 @@ class VAETraining(Stage):
 
     def _take(self, config: TrainConfig, seed: int) -> None:
         self.samples = self
-        self.seed, self.size = seed, config.model.size
+        self.seed, self.world, self.size = seed, config.world, config.model.size
         self.latent_channels, self.factor = config.model.vae.latent_channels, config.model.vae.factor
 
     def _with_loss(self, vae: TAESD) -> AutoencoderLoss:
@@ -122,7 +122,7 @@ class VAETraining(Stage):
         if cropping:
             times = max(1, height * width // self.config.crop**2)
             indices = range(indices.start * times, indices.stop * times)
-        clips = [sample_clip(self.seed, (step << 16) + index) for index in indices]
+        clips = [sample_clip(self.seed, (step << 16) + index, world=self.world) for index in indices]
         frames = self._frames(clips, random.Random(f"{self.seed}/{step}/later"))
         if cropping:
             frames = torch.stack([
@@ -150,7 +150,7 @@ class VAETraining(Stage):
         """PSNR on 64 frames of a world never trained on, and a picture: originals above their reconstructions."""
         assert isinstance(averaged, AutoencoderLoss)
         device = next(averaged.parameters()).device
-        clips = [sample_clip(VALIDATION_SEED, index) for index in range(64)]
+        clips = [sample_clip(VALIDATION_SEED, index, world=self.world) for index in range(64)]
         images = render(clips, 1, *self.size)[:, 0].to(device)
         with torch.inference_mode():
             decoded = averaged.vae.decode(averaged.vae.encode(images))
