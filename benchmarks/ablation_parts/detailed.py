@@ -1,0 +1,92 @@
+"""With and without the mask network where copying should matter: fine textures, many objects, one of them moving.
+
+Videos go on from two true frames, so that the scene is known and what is left of it can be told exactly.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablation_parts.measured import SAMPLED, rounded
+from ablation_parts.pictures import save_rows
+from ablation_parts.runs import Budget, Plan, clips_of, in_sampling, trained, work_through
+from ablation_parts.variants import VARIANTS
+from artv_core.evaluation.detailed import (
+    WINDOW,
+    detailed_clips,
+    ground_drift,
+    object_direction,
+    object_speed,
+    object_there,
+    texture_kept,
+)
+from artv_core.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.synthetic import Clip, render
+from artv_core.training.sheets import rollout
+
+BUDGET = Budget(world="detailed", vae_steps=1500)
+PROMPTS, FRAMES, GIVEN = 32, 64, 2
+
+
+def names(everything: bool) -> tuple[str, ...]:
+    """The two that are compared; with a GPU also without noise augmentation."""
+    return ("full", "no mask network", *(["no noise augmentation"] if everything else []))
+
+
+def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """Every run of the plan that is in `kept`, or that there is time for, and what the autoencoder alone would keep."""
+    prompts, frames = (4, 32) if quick else (PROMPTS, FRAMES)
+    clips = detailed_clips(prompts)
+
+    def one(name: str, seed: int) -> dict[str, Any]:
+        model, seconds = trained(VARIANTS[name], name, seed, plan)
+        true = render(clips, frames, *model.config.size)
+        with in_sampling(VARIANTS[name]), torch.no_grad():
+            videos = go_on(model, clips, true, seed, VARIANTS[name].options)
+        if seed == 1 and not quick:
+            rows = [(clip.caption, video) for clip, video in zip(clips[:6], videos, strict=False)]
+            save_rows([(rows[0][0] + ", true", true[0]), *rows], f"detailed-{name}")
+        decoded = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
+        return {
+            "measured": figures(videos, clips),
+            "curves": curves(videos, clips),
+            "true frames through the autoencoder": figures(decoded, clips[:8]),
+            "training, CPU s": round(seconds),
+        }
+
+    clips_of(plan)
+    runs = work_through(plan, kept.get("runs", {}), one)
+    return {"budget": str(plan.budget), "prompts": PROMPTS, "frames": FRAMES, "runs": runs, "bars": {}}
+
+
+def go_on(model: ARTV, clips: Sequence[Clip], true: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
+    """Videos [N, T, 3, H, W] that begin with the first true frames."""
+    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **(SAMPLED | options))
+    given = torch.stack([model.encode_images(true[:, index]) for index in range(GIVEN)])
+    return rollout(model, [clip.caption for clip in clips], chosen, given)
+
+
+def figures(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float | None]:
+    last = videos.shape[1] - 1
+    start = last - 15
+    table = {
+        f"ground drift at frame {last}": ground_drift(videos, clips, last),
+        f"texture kept at frame {last}": texture_kept(videos, clips, last),
+        f"object there at frame {last}": object_there(videos, clips, last),
+        f"direction at frames {start}-{last}": object_direction(videos, clips, start, last + 1),
+        f"speed at frames {start}-{last}": object_speed(videos, clips, start, last + 1),
+    }
+    return {name: rounded(value) for name, value in table.items()}
+
+
+def curves(videos: Tensor, clips: Sequence[Clip]) -> dict[str, list[Any]]:
+    at = list(range(WINDOW - 1, videos.shape[1], 4))
+    return {
+        "frame": at,
+        "ground drift": [rounded(ground_drift(videos, clips, frame)) for frame in at],
+        "texture kept": [rounded(texture_kept(videos, clips, frame)) for frame in at],
+        "object there": [rounded(object_there(videos, clips, frame)) for frame in at],
+    }

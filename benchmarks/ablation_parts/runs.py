@@ -1,0 +1,188 @@
+"""Models trained to be compared: the same clips and number of steps, seed by seed, as long as time allows."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from decisions import noised_copy_in_training
+
+from artv_core import generate
+from artv_core.checkpoint import load_checkpoint
+from artv_core.frames import AnchorPolicy
+from artv_core.models.artv import ARTV
+from artv_core.training.config import LatentsStage, TrainConfig, read_config
+from artv_core.training.run import run as train
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/tiny.toml"
+WORLD_SEED = 3
+"""Of the clips, which all runs share."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is other than in the full model: in training (`stage`, `overrides`, `noised_copy`) and, to fit, in sampling
+    (`options` of GenerateOptions, `anchor` policy)."""
+
+    stage: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    anchor: str = "segment"
+    noised_copy: bool = False
+
+
+def levels(level: int) -> dict[str, int]:
+    """One noise level for references and anchor."""
+    return {"reference_noise_level": level, "anchor_noise_level": level}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each run of a comparison gets. `vae_steps` 0: the shipped autoencoder as it is."""
+
+    steps: int = 1500
+    batch_size: int = 64
+    clips: int = 6000
+    frames: int = 16
+    world: str = "plain"
+    vae_steps: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps of {self.batch_size} samples, {self.clips} clips of the {self.world} world"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which runs a part wants, where models and figures are kept (`work`), and how many minutes there are."""
+
+    part: str
+    names: tuple[str, ...]
+    seeds: int
+    budget: Budget
+    work: Path
+    minutes: float | None = None
+
+    def runs(self) -> Iterator[tuple[str, int]]:
+        """(name, seed), seed by seed, so that what is finished can be compared wherever the time ends."""
+        for seed in range(1, self.seeds + 1):
+            for name in self.names:
+                yield name, seed
+
+
+Measure = Callable[[str, int], dict[str, Any]]
+"""measure(name, seed): figures of one run, training included."""
+
+
+def work_through(plan: Plan, kept: dict[str, Any], measure: Measure) -> dict[str, Any]:
+    """Figures by "name, seed n": those in `kept` that had the same budget, those that an interrupted call left in
+    `plan.work`, and all others that there is time for. As long as the longest so far is what the next may take.
+    """
+    found = {key: figures for key, figures in kept.items() if figures["budget"] == asdict(plan.budget)}
+    started, longest = time.monotonic(), 0.0
+    for name, seed in plan.runs():
+        key = f"{name}, seed {seed}"
+        file = plan.work / plan.part / f"{key}.json"
+        if key not in found and file.is_file():
+            left = json.loads(file.read_text())
+            found |= {key: left} if left["budget"] == asdict(plan.budget) else {}
+        if key in found:
+            continue
+        spent = (time.monotonic() - started) / 60
+        if plan.minutes is not None and spent + longest > plan.minutes:
+            print(f"  {key}: left for another time, {spent:.0f} of {plan.minutes:g} minutes are spent", flush=True)
+            continue
+        found[key] = {"budget": asdict(plan.budget)} | measure(name, seed)
+        longest = max(longest, (time.monotonic() - started) / 60 - spent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found[key], indent=1))
+        print(f"  {key}: {json.dumps(found[key].get('measured', {}))}", flush=True)
+    return found
+
+
+def trained(variant: Variant, name: str, seed: int, plan: Plan) -> tuple[ARTV, float]:
+    """The model of one run, trained as far as it is not yet; and how many seconds of processor time that took now."""
+    config, data = run_config(variant, name, seed, plan.budget), clips_of(plan)
+    folder = plan.work / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("vae.safetensors", "latents.safetensors"):
+        if not (folder / part).exists():
+            os.link(data / part, folder / part)
+    started = time.process_time()
+    with in_training(variant):
+        train(config, str(plan.work), ["diffusion", "export"], resume=True)
+    return load_checkpoint(folder / f"{config.name}.safetensors"), time.process_time() - started
+
+
+def run_config(variant: Variant, name: str, seed: int, budget: Budget) -> TrainConfig:
+    """The shipped model's recipe within the budget: a tenth of the steps warms up, two fifths decay."""
+    base = read_config(CONFIG)
+    steps = budget.steps
+    short = {
+        "steps": steps,
+        "batch_size": budget.batch_size,
+        "warmup_steps": steps // 10,
+        "decay_steps": 2 * steps // 5,
+    }
+    quiet = {"sheet_every": 10 * steps, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.998}
+    return replace(
+        base,
+        name=f"{budget.world}-{steps}-{name.replace(' ', '-')}-seed-{seed}",
+        seed=seed,
+        world=budget.world,
+        overrides=variant.overrides,
+        latents=latents_stage(budget),
+        diffusion=replace(base.diffusion, **(short | quiet | variant.stage)),
+    )
+
+
+def clips_of(plan: Plan) -> Path:
+    """The folder of the autoencoder and the clips that all runs of a plan share; made where it is not there."""
+    base, budget = read_config(CONFIG), plan.budget
+    still = {"decay_steps": budget.vae_steps // 2, "learning_rate": 7e-4}
+    config = replace(
+        base,
+        name=f"{budget.world}-{budget.clips}-clips-of-{budget.frames}",
+        seed=WORLD_SEED,
+        world=budget.world,
+        vae=replace(base.vae, start_from="tiny", steps=budget.vae_steps, **still),
+        latents=latents_stage(budget),
+    )
+    folder = plan.work / config.name
+    if not (folder / "latents.safetensors").is_file():
+        train(config, str(plan.work), ["vae", "latents"], resume=True)
+    return folder
+
+
+def latents_stage(budget: Budget) -> LatentsStage:
+    return LatentsStage(clips=budget.clips, frames=budget.frames, seed=WORLD_SEED)
+
+
+@contextmanager
+def in_training(variant: Variant) -> Iterator[None]:
+    with ExitStack() as stack:
+        if variant.noised_copy:
+            stack.enter_context(noised_copy_in_training())
+        yield
+
+
+@contextmanager
+def in_sampling(variant: Variant) -> Iterator[None]:
+    """Frames are made as the variant was trained."""
+    with ExitStack() as stack:
+        if variant.noised_copy:
+            stack.enter_context(noised_copy_in_training())
+        if variant.anchor != "segment":
+            stack.enter_context(patch.object(generate, "AnchorPolicy", lambda: AnchorPolicy(variant.anchor)))
+        yield
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and the largest distance of a value from it."""
+    mean = sum(values) / len(values)
+    return mean, max(abs(value - mean) for value in values)

@@ -1,0 +1,144 @@
+"""The tables and curves of docs/evidence.md, written from the result file; the text between them is by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ablation_parts.pictures import save_lines
+from ablation_parts.runs import mean_and_spread
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/evidence.md"
+Parts = Mapping[str, dict[str, Any]]
+
+
+def write_document(parts: Parts) -> None:
+    """Put each measured part's table under its marker, in place of what stands there up to the next empty line; and
+    draw the curves."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, table in tables(parts).items():
+        before, marker, rest = text.partition(marker_of(name))
+        if marker:
+            text = before + marker + table + "\n\n" + rest.partition("\n\n")[2]
+    DOCUMENT.write_text(text, encoding="utf-8")
+    for name in ("variants", "far", "detailed", "one-shot"):
+        if name in parts and parts[name]["runs"]:
+            draw_curves(name, parts[name]["runs"])
+
+
+def marker_of(part: str) -> str:
+    return f"<!-- table: {part} -->\n"
+
+
+def tables(parts: Parts) -> dict[str, str]:
+    """Of each part that was measured."""
+    found = {name: TABLES[name](part) for name, part in parts.items() if name in TABLES}
+    if "mask" in parts:
+        found["mask while sampling"] = sampled_table(parts["mask"])
+    if "metrics" in parts:
+        found["metrics"] = metrics_table(parts["metrics"])
+    return found
+
+
+def runs_table(part: dict[str, Any]) -> str:
+    """Mean over the seeds, and the largest distance of a seed from it."""
+    groups: dict[str, list[dict[str, float | None]]] = {}
+    for key, run in part["runs"].items():
+        groups.setdefault(key.partition(", seed")[0], []).append(run["measured"])
+    header = [f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})" for name, runs in groups.items()]
+    rows = {
+        measure: [spread([run.get(measure) for run in runs]) for runs in groups.values()]
+        for measure in measures(groups)
+    }
+    said = [part["budget"], f"{part['prompts']} prompts, {part['frames']} frames"]
+    facts = dict(zip(("training", "measured on"), ([text] * len(groups) for text in said), strict=True))
+    return as_table(header, rows | facts)
+
+
+def measures(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    return list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run))
+
+
+def spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean, distance = mean_and_spread(known)
+    return f"{mean:.3g}" + (f" ± {distance:.2g}" if len(known) > 1 else "")
+
+
+def ways_table(part: dict[str, Any]) -> str:
+    """One column for each way of sampling."""
+    ways = part["ways"] if "ways" in part else part["sizes"]
+    rows = {
+        name: [spread([way["measured"].get(name)]) for way in ways.values()]
+        for name in measures({k: [w["measured"]] for k, w in ways.items()})
+    }
+    return as_table(list(ways), rows)
+
+
+def long_table(part: dict[str, Any]) -> str:
+    """The shipped checkpoint beside a video that repeats its first frame."""
+    rows = {name: [spread([value]), spread([part["frozen"].get(name)])] for name, value in part["measured"].items()}
+    return as_table([part["checkpoint"], "first frame for ever"], rows)
+
+
+def mask_table(part: dict[str, Any]) -> str:
+    """The mask on true frames, by time step."""
+    guessed = part["on true frames"]
+    rows = {}
+    for index, t in enumerate(next(iter(guessed.values()))["t"]):
+        sigma = next(iter(guessed.values()))["sigma"][index]
+        cells = [f"{sigma:.3g}"]
+        for found in guessed.values():
+            cells += [f"{found['mask, still cells'][index]:.2f}", f"{found['best mask, still cells'][index]:.2f}"]
+        rows[str(t)] = cells
+    header = ["sigma", *(f"{name}: {what}" for name in guessed for what in ("mask", "best"))]
+    differences = [
+        "",
+        *(cell for found in guessed.values() for cell in (f"{found['difference of still cells, rms']:.3g}", "")),
+    ]
+    return as_table(header, rows | {"difference of still cells, rms": differences}, first="time step")
+
+
+def sampled_table(part: dict[str, Any]) -> str:
+    """The mask while sampling, by noise level of references and anchor."""
+    sampled = part["sampled"]
+    times = next(iter(sampled.values()))["t"]
+    chosen = [index for index in range(len(times)) if index % 4 == 0 or index == len(times) - 1]
+    rows = {level: [f"{found['mask'][index]:.2f}" for index in chosen] for level, found in sampled.items()}
+    return as_table([f"t = {times[index]:.0f}" for index in chosen], rows, first="noise level")
+
+
+def metrics_table(part: dict[str, Any]) -> str:
+    """How far the metrics are from their references."""
+    return as_table(["found"], {name: [f"{value:.1e}"] for name, value in part["bars"].items()})
+
+
+def as_table(header: Sequence[str], rows: Mapping[str, Sequence[str]], first: str = "measure") -> str:
+    lines = [[first, *header], ["---"] * (len(header) + 1), *([name, *cells] for name, cells in rows.items())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw_curves(part: str, runs: Mapping[str, dict[str, Any]]) -> None:
+    """Each seed's curve, variants by colour."""
+    panels: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
+    for key, run in runs.items():
+        curves = run.get("curves", {})
+        for name, values in curves.items():
+            if name != "frame":
+                panels.setdefault(name, {}).setdefault(key.partition(", seed")[0], []).append((curves["frame"], values))
+    if panels:
+        save_lines(f"curves-{part}", panels, "frame")
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "variants": runs_table,
+    "far": runs_table,
+    "detailed": runs_table,
+    "one-shot": runs_table,
+    "noise": ways_table,
+    "guidance": ways_table,
+    "sizes": ways_table,
+    "long": long_table,
+    "mask": mask_table,
+}

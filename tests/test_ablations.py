@@ -1,0 +1,141 @@
+"""The evidence: what is trained and kept, how it is written down, and that the document says what was measured."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from artv_core.evaluation.quality import quality_clips
+from artv_core.synthetic import render
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+pytest.importorskip("diffusers", reason="the one-shot baseline is diffusers' 3D UNet: pip install diffusers")
+
+import ablations  # noqa: E402
+from ablation_parts import mask, shipped, variants, written  # noqa: E402
+from ablation_parts.measured import figures, from_text  # noqa: E402
+from ablation_parts.runs import Budget, Plan, Variant, mean_and_spread, run_config, trained, work_through  # noqa: E402
+
+SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
+
+
+def plan(folder: Path, minutes: float | None = None, budget: Budget = SMALL) -> Plan:
+    return Plan("variants", ("full", "no mask network"), 2, budget, folder, minutes)
+
+
+def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path: Path):
+    made: list[tuple[str, int]] = []
+
+    def one(name: str, seed: int) -> dict:
+        made.append((name, seed))
+        return {"measured": {"drift": seed}}
+
+    first = work_through(plan(tmp_path), {}, one)
+    assert made == [("full", 1), ("no mask network", 1), ("full", 2), ("no mask network", 2)]
+    assert work_through(plan(tmp_path), {}, one) == first  # from the folder
+    elsewhere = plan(tmp_path / "fresh")
+    assert work_through(elsewhere, json.loads(json.dumps(first)), one) == first  # from the result file
+    assert len(made) == 4
+    longer = plan(tmp_path, budget=replace(SMALL, steps=3))
+    assert len(work_through(longer, first, one)) == 4
+    assert len(made) == 8, "figures of another budget are not these"
+
+
+def test_no_run_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr("ablation_parts.runs.time.monotonic", lambda: now[0])
+
+    def one(name: str, seed: int) -> dict:
+        now[0] += 60 * 10
+        return {}
+
+    assert list(work_through(plan(tmp_path, minutes=25), {}, one)) == ["full, seed 1", "no mask network, seed 1"]
+    assert len(work_through(plan(tmp_path, minutes=10), {}, one)) == 3
+
+
+def test_seeds_differ_in_all_but_their_clips(tmp_path: Path):
+    one, two = (run_config(Variant(), "full", seed, SMALL) for seed in (1, 2))
+    assert one.latents == two.latents
+    assert one.latents.seed is not None
+    assert {one.seed, two.seed} == {1, 2}
+    assert one.name != two.name != run_config(Variant(), "full", 2, replace(SMALL, steps=3)).name
+
+
+@pytest.mark.parametrize("name", ["full", "no mask network", "no anchor", "noised copy", "one reference"])
+def test_each_variant_is_trained_and_sampled_as_it_says(tmp_path_factory: pytest.TempPathFactory, name: str):
+    work = tmp_path_factory.getbasetemp() / "ablations"
+    variant = variants.VARIANTS[name]
+    model, _ = trained(variant, name, 1, plan(work))
+    assert (model.mask is None) == (name == "no mask network")
+    assert model.config.noise.adapter.num_references == (1 if name == "one reference" else 2)
+    found, videos = from_text(model, variant, 2, 5, steps=2)
+    assert videos.shape == (2, 5, 3, 64, 64)
+    assert found["curves"]["frame"] == [0, 4]
+    if name in ("no anchor", "noised copy"):
+        _, otherwise = from_text(model, Variant(), 2, 5, steps=2)
+        # The untrained copy of an anchor is closed by zeros, but a copied frame shows at once.
+        assert torch.equal(videos, otherwise) == (name == "no anchor" and not anchor_matters(model))
+
+
+def anchor_matters(model: torch.nn.Module) -> bool:
+    return any(bool(weight.any()) for name, weight in model.named_parameters() if "anchor_to_out" in name)
+
+
+def test_a_frozen_video_fails_what_the_shipped_model_is_held_to():
+    clips = quality_clips(16)
+    frames = render(clips, 40, 64, 64)
+    true = shipped.bars_of(figures(frames, clips)["measured"], 40)
+    still = shipped.bars_of(figures(frames[:, :1].expand_as(frames), clips)["measured"], 40)
+    assert all(shipped.holds(true[name], *limit) for name, limit in shipped.LIMITS.items())
+    assert [name for name, limit in shipped.LIMITS.items() if not shipped.holds(still[name], *limit)] == [
+        shipped.DIRECTION
+    ]
+
+
+def test_the_best_mask_is_the_one_that_is_nearest():
+    reference, target = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 1.0)
+    true = mask.TrueFrames(reference, reference, target, torch.ones(1, 1, 2, 2, dtype=torch.bool))
+    assert mask.best_mask(torch.full_like(target, 1.5), true) == pytest.approx(1 / 3, abs=1e-3)
+    assert mask.best_mask(target, true) == 0
+    assert mask.best_mask(torch.full_like(target, -1.0), true) == 1
+
+
+def test_mean_and_spread_of_seeds():
+    assert mean_and_spread([1.0, 2.0, 6.0]) == (3.0, 3.0)
+    assert written.spread([1.0, None, 2.0]) == "1.5 ± 0.5"
+    assert written.spread([0.25]) == "0.25"
+    assert written.spread([None]) == ""
+
+
+def test_tables_show_all_that_was_measured():
+    runs = {f"full, seed {seed}": {"measured": {"drift": 1.0 * seed, "there": None}} for seed in (1, 2)}
+    runs["no mask network, seed 1"] = {"measured": {"drift": 5.0}}
+    part = {"budget": "2 steps", "prompts": 3, "frames": 4, "runs": runs}
+    lines = written.runs_table(part).splitlines()
+    assert lines[0] == "| measure | full (2 seeds) | no mask network (1 seed) |"
+    assert "| drift | 1.5 ± 0.5 | 5 |" in lines
+    assert all(line.count("|") == 4 for line in lines)
+
+
+def test_each_part_has_a_module_and_its_table():
+    parts = set(ablations.BARS)
+    assert set(ablations.TRAINED) | set(ablations.OTHERS) | {"mask", "metrics"} == parts
+    assert set(written.TABLES) - {"mask while sampling"} <= parts
+
+
+def test_the_document_says_what_was_measured():
+    if not ablations.RESULT.is_file():
+        pytest.skip("nothing of the evidence is measured yet")
+    text = written.DOCUMENT.read_text(encoding="utf-8")
+    result = json.loads(ablations.RESULT.read_text())
+    tables = written.tables(result["parts"])
+    for name, table in tables.items():
+        assert f"{written.marker_of(name)}{table}\n\n" in text, name
+    for line in text.splitlines():
+        if line.startswith("<!-- table: "):
+            assert line.removeprefix("<!-- table: ").removesuffix(" -->") in tables, f"{line} has no figures"
