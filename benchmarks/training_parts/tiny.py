@@ -1,9 +1,9 @@
 """The shipped model, trained again with this loop, against the bars that the shipped one is held to.
 
-Training comes first: `python train.py --config configs/tiny.toml --set name=tiny-retrained` is all of it, from nothing, in
-hours. With `--set vae.start_from=tiny --set vae.steps=0 --set decoder.steps=0 --set diffusion.steps=5200 --set
-diffusion.decay_steps=2200` as well, networks and text encoder learn from nothing on the shipped autoencoder's latents, in
-some 70 minutes. `--resume` goes on after a stop. This part measures what came of it, and notes which it was.
+Training comes first: `python train.py --config configs/tiny.toml --set name=tiny-retrained` is all of it, from nothing,
+in hours. With `--set vae.start_from=tiny --set vae.steps=0 --set decoder.steps=0 --set diffusion.steps=5200 --set
+diffusion.decay_steps=2200` besides, networks and text encoder learn from nothing on the shipped autoencoder's latents,
+in some 75 minutes of two cores. `--resume` goes on after a stop. This part measures what came of it, and notes which.
 """
 
 import json
