@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablation_parts.measured import SAMPLED
-from ablation_parts.pictures import save_lines, save_rows
+from ablation_parts.pictures import save_grid, save_lines
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
 from artv_core.denoiser import Evaluated, FrameTask, GuidanceScales, evaluate
@@ -185,10 +185,8 @@ def mask_pictures(model: ARTV, clips: list[Clip]) -> None:
         assert denoiser.mask is not None
         shown.append(F.interpolate(denoiser.mask, scale_factor=model.config.vae.factor).expand(-1, 3, -1, -1))
     frames, masks = render(clips, 3, *model.config.size), torch.stack(shown, dim=1)
-    rows: list[tuple[str, Tensor]] = []
-    for clip, pictures, each in zip(clips, frames, masks, strict=True):
-        rows.append((clip.caption, torch.cat([pictures[1:], each])))
-    save_rows(rows, "masks-over-steps", columns=len(TIMES) + 2)
+    pictures = torch.cat([frames[:, 1:], masks], dim=1)
+    save_grid("masks-over-steps", pictures, ["last frame", "this frame", *(f"t = {t}" for t in TIMES)])
 
 
 def draw(sampled: dict[str, Any], guessed: dict[str, Any]) -> None:

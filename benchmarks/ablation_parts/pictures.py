@@ -24,6 +24,25 @@ def save_rows(rows: Sequence[tuple[str, Tensor]], name: str, columns: int = 8) -
     contact_sheet(rows, columns=columns).save(FOLDER / f"{name.replace(' ', '-')}.png")
 
 
+def save_grid(name: str, pictures: Tensor, titles: Sequence[str]) -> None:
+    """Pictures [N, T, 3, H, W], one row for each N, each column under its title."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, columns = pictures.shape[:2]
+    figure = Figure(figsize=(0.85 * columns, 0.85 * rows + 0.3), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any
+    for row, across in zip(pictures, figure.subplots(rows, columns, squeeze=False), strict=True):
+        for picture, axes in zip(row, across, strict=True):
+            axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axes.set_axis_off()
+    for axes, title in zip(figure.axes, titles, strict=False):
+        axes.set_title(title, fontsize=8)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FOLDER / f"{name}.png")
+
+
 Line = tuple[Sequence[float], Sequence[float]]
 
 

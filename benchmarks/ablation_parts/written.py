@@ -18,7 +18,8 @@ def write_document(parts: Parts) -> None:
     for name, table in tables(parts).items():
         before, marker, rest = text.partition(marker_of(name))
         if marker:
-            text = before + marker + table + "\n\n" + rest.partition("\n\n")[2]
+            after = rest if rest.startswith("\n") else rest.partition("\n\n")[2]
+            text = before + marker + table + "\n\n" + after.lstrip("\n")
     DOCUMENT.write_text(text, encoding="utf-8")
     for name in ("variants", "far", "detailed", "one-shot"):
         if name in parts and parts[name]["runs"]:
@@ -83,7 +84,8 @@ def long_table(part: dict[str, Any]) -> str:
 
 
 def mask_table(part: dict[str, Any]) -> str:
-    """The mask on true frames, by time step."""
+    """Still cells of true frames, by time step: the mask, the best one, and the root mean square error of the noise
+    network alone; last that of copying."""
     guessed = part["on true frames"]
     rows = {}
     for index, t in enumerate(next(iter(guessed.values()))["t"]):
@@ -91,13 +93,11 @@ def mask_table(part: dict[str, Any]) -> str:
         cells = [f"{sigma:.3g}"]
         for found in guessed.values():
             cells += [f"{found['mask, still cells'][index]:.2f}", f"{found['best mask, still cells'][index]:.2f}"]
+            cells.append(f"{found['error of the noise network, still cells, rms'][index]:.3f}")
         rows[str(t)] = cells
-    header = ["sigma", *(f"{name}: {what}" for name in guessed for what in ("mask", "best"))]
-    differences = [
-        "",
-        *(cell for found in guessed.values() for cell in (f"{found['difference of still cells, rms']:.3g}", "")),
-    ]
-    return as_table(header, rows | {"difference of still cells, rms": differences}, first="time step")
+    header = ["sigma", *(f"{name}: {what}" for name in guessed for what in ("mask", "best mask", "error"))]
+    said = [cell for found in guessed.values() for cell in ("", "", f"{found['difference of still cells, rms']:.3f}")]
+    return as_table(header, rows | {"copied instead": ["", *said]}, first="time step")
 
 
 def sampled_table(part: dict[str, Any]) -> str:
