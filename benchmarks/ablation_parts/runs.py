@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,22 +163,15 @@ def latents_stage(budget: Budget) -> LatentsStage:
     return LatentsStage(clips=budget.clips, frames=budget.frames, seed=WORLD_SEED)
 
 
-@contextmanager
-def in_training(variant: Variant) -> Iterator[None]:
-    with ExitStack() as stack:
-        if variant.noised_copy:
-            stack.enter_context(noised_copy_in_training())
-        yield
+def in_training(variant: Variant) -> AbstractContextManager[Any]:
+    """What is copied is noised, in training and in sampling, where the variant says so."""
+    return noised_copy_in_training() if variant.noised_copy else nullcontext()
 
 
 @contextmanager
 def in_sampling(variant: Variant) -> Iterator[None]:
     """Frames are made as the variant was trained."""
-    with ExitStack() as stack:
-        if variant.noised_copy:
-            stack.enter_context(noised_copy_in_training())
-        if variant.anchor != "segment":
-            stack.enter_context(patch.object(generate, "AnchorPolicy", lambda: AnchorPolicy(variant.anchor)))
+    with in_training(variant), patch.object(generate, "AnchorPolicy", lambda: AnchorPolicy(variant.anchor)):
         yield
 
 
