@@ -59,10 +59,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="train nothing that would likely end later than this")
     parser.add_argument("--seeds", type=int, default=3, help="of each variant")
     parser.add_argument("--steps", type=int, default=Budget.steps, help="training steps of each run")
-    parser.add_argument("--variants", nargs="+", choices=list(variants.VARIANTS), metavar="NAME", help="which to train")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=list(variants.VARIANTS),
+        metavar="NAME",
+        help="of the part variants, which to train",
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where finished runs are kept")
-    run_parts(parser, RESULT, BARS, measure)
-    if RESULT.is_file():
+    args = run_parts(parser, RESULT, BARS, measure)
+    if not args.quick:
         write_document(json.loads(RESULT.read_text())["parts"])
 
 
@@ -79,7 +85,8 @@ def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
 def plan_of(part: str, args: argparse.Namespace) -> Plan:
     """Which runs the part has, and what each gets."""
     budget = replace(TRAINED[part].BUDGET, steps=args.steps)
-    names = tuple(args.variants or TRAINED[part].names(everything=torch.cuda.is_available()))
+    named = args.variants if part == "variants" else None
+    names = tuple(named or TRAINED[part].names(everything=torch.cuda.is_available()))
     if args.quick:
         budget = replace(budget, steps=5, batch_size=16, clips=8, vae_steps=min(2, budget.vae_steps))
         return Plan(part, names, 1, budget, args.work / "quick", args.minutes)

@@ -21,9 +21,10 @@ def run_parts(
     limits: Limits,
     measure: Callable[[str, argparse.Namespace], dict[str, Any]],
     asked_for: Sequence[str] = (),
-) -> None:
+) -> argparse.Namespace:
     """The whole of such a benchmark: `measure(part, args)` for each part wanted, the result file, the bars printed.
     Parts in `asked_for` are only run where they are named. Adds `--parts` and `--quick`, with which nothing is written.
+    Returns the arguments.
     """
     usual = [name for name in limits if name not in asked_for]
     parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
@@ -43,6 +44,7 @@ def run_parts(
     for bar in as_result(command, limits, parts)["bars"]:
         value = "" if bar["value"] is None else f"{bar['value']:.4g}"
         print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
+    return args
 
 
 def as_result(command: str, limits: Limits, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -61,8 +63,12 @@ def as_result(command: str, limits: Limits, parts: dict[str, dict[str, Any]]) ->
 
 
 def as_bar(name: str, value: float | None, kind: str, limit: float) -> dict[str, Any]:
-    holds = value is not None and (value >= limit if kind == "at least" else value <= limit)
-    return {"name": name, "value": value, "limit": f"{kind} {limit:g}", "holds": holds}
+    held = value is not None and holds(value, kind, limit)
+    return {"name": name, "value": value, "limit": f"{kind} {limit:g}", "holds": held}
+
+
+def holds(value: float, kind: str, limit: float) -> bool:
+    return value >= limit if kind == "at least" else value <= limit
 
 
 def verdict(bar: dict[str, Any]) -> str:

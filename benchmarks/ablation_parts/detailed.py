@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablation_parts.measured import SAMPLED, rounded
+from ablation_parts.measured import rounded
 from ablation_parts.pictures import save_rows
 from ablation_parts.runs import Budget, Plan, clips_of, in_sampling, trained, work_through
 from ablation_parts.variants import VARIANTS
@@ -64,7 +64,7 @@ def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
 
 def go_on(model: ARTV, clips: Sequence[Clip], true: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
     """Videos [N, T, 3, H, W] that begin with the first true frames."""
-    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **(SAMPLED | options))
+    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **options)
     given = torch.stack([model.encode_images(true[:, index]) for index in range(GIVEN)])
     return rollout(model, [clip.caption for clip in clips], chosen, given)
 

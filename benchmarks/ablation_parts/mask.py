@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablation_parts.measured import SAMPLED
 from ablation_parts.pictures import save_grid, save_lines
+from ablation_parts.runs import levels
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
 from artv_core.denoiser import Evaluated, FrameTask, GuidanceScales, evaluate
@@ -67,8 +67,7 @@ def while_sampling(model: ARTV, level: int, prompts: int) -> dict[str, list[floa
             strengths[round(float(numbers[2]), 1)].append(float(found.mask.mean()))
         return found
 
-    chosen = SAMPLED | {"steps": STEPS, "reference_noise_level": level, "anchor_noise_level": level}
-    options = GenerateOptions(num_frames=16, batch_size=prompts, seed=0, **chosen)
+    options = GenerateOptions(num_frames=16, batch_size=prompts, seed=0, steps=STEPS, **levels(level))
     captions = [clip.caption for clip in quality_clips(prompts)]
     for _ in generate_frames(model, track(model, captions), options, evaluate=noted):
         pass

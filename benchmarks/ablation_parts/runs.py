@@ -132,7 +132,7 @@ def run_config(variant: Variant, name: str, seed: int, budget: Budget) -> TrainC
     quiet = {"sheet_every": 10 * steps, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.998}
     return replace(
         base,
-        name=f"{budget.world}-{steps}-{name.replace(' ', '-')}-seed-{seed}",
+        name="-".join([*(str(value) for value in asdict(budget).values()), *name.split(), "seed", str(seed)]),
         seed=seed,
         world=budget.world,
         overrides=variant.overrides,
@@ -147,7 +147,7 @@ def clips_of(plan: Plan) -> Path:
     still = {"decay_steps": budget.vae_steps // 2, "learning_rate": 7e-4}
     config = replace(
         base,
-        name=f"{budget.world}-{budget.clips}-clips-of-{budget.frames}",
+        name=f"{budget.world}-{budget.clips}-clips-of-{budget.frames}-vae-{budget.vae_steps}",
         seed=WORLD_SEED,
         world=budget.world,
         vae=replace(base.vae, start_from="tiny", steps=budget.vae_steps, **still),

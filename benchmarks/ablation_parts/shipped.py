@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from result_files import holds
+
 from ablation_parts.measured import figures, from_text
 from ablation_parts.pictures import save_lines, save_sheet
 from ablation_parts.runs import Variant
@@ -61,10 +63,6 @@ def bars_of(measured: dict[str, float], frames: int) -> dict[str, float]:
     }
 
 
-def holds(value: float, kind: str, limit: float) -> bool:
-    return value >= limit if kind == "at least" else value <= limit
-
-
 def draw(curves: dict[str, list[float]]) -> None:
     panels = {name: {"shipped": [(curves["frame"], values)]} for name, values in curves.items() if name != "frame"}
     save_lines("drift-1000-frames", panels, "frame")
@@ -81,4 +79,4 @@ def measure_sizes(quick: bool) -> dict[str, Any]:
         print(f"  {name}: {found[name]['measured']}", flush=True)
         if not quick:
             save_sheet(videos, f"size-{name}")
-    return {"checkpoint": model.config.name, "prompts": prompts, "frames": frames, "sizes": found, "bars": {}}
+    return {"checkpoint": model.config.name, "prompts": prompts, "frames": frames, "ways": found, "bars": {}}

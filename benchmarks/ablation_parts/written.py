@@ -35,8 +35,6 @@ def tables(parts: Parts) -> dict[str, str]:
     found = {name: TABLES[name](part) for name, part in parts.items() if name in TABLES}
     if "mask" in parts:
         found["mask while sampling"] = sampled_table(parts["mask"])
-    if "metrics" in parts:
-        found["metrics"] = metrics_table(parts["metrics"])
     return found
 
 
@@ -69,12 +67,12 @@ def spread(values: Sequence[float | None]) -> str:
 
 def ways_table(part: dict[str, Any]) -> str:
     """One column for each way of sampling."""
-    ways = part["ways"] if "ways" in part else part["sizes"]
+    measured = {name: way["measured"] for name, way in part["ways"].items()}
     rows = {
-        name: [spread([way["measured"].get(name)]) for way in ways.values()]
-        for name in measures({k: [w["measured"]] for k, w in ways.items()})
+        name: [spread([figures.get(name)]) for figures in measured.values()]
+        for name in measures({"": list(measured.values())})
     }
-    return as_table(list(ways), rows)
+    return as_table(list(measured), rows)
 
 
 def long_table(part: dict[str, Any]) -> str:
@@ -141,4 +139,5 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "sizes": ways_table,
     "long": long_table,
     "mask": mask_table,
+    "metrics": metrics_table,
 }
