@@ -1,6 +1,5 @@
-"""`unet_child.py WAY FORMAT PASSES HOST`: times forward passes of one UNet and prints thread seconds, as JSON."""
+"""`unet_child.py WAY FORMAT HOST`: one UNet; for each line it reads, a forward pass, whose thread seconds it prints."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ BATCH, SIDE, TOKENS, WIDTH = 4, 32, 77, 1024
 
 
 def main() -> None:
-    way, format_, passes, host = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    way, format_, host = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(BATCH, 4, SIDE, SIDE).bfloat16()
@@ -25,12 +24,11 @@ def main() -> None:
     with torch.inference_mode():
         run = MAKERS[way.partition(",")[0]](way, last, x, torch.full((BATCH,), 500.0), context, host)
         run()
-        times = []
-        for _ in range(passes):
+        print("ready", flush=True)
+        for _ in sys.stdin:
             started = time.thread_time()
             run()
-            times.append(round(time.thread_time() - started, 4))
-    print(json.dumps(times))
+            print(time.thread_time() - started, flush=True)
 
 
 def ours(way: str, last: bool, x: Tensor, t: Tensor, context: Tensor, host: str) -> Callable[[], Any]:
