@@ -20,6 +20,7 @@ import ablations  # noqa: E402
 from ablation_parts import mask, shipped, variants, written  # noqa: E402
 from ablation_parts.measured import figures, from_text  # noqa: E402
 from ablation_parts.runs import Budget, Plan, Variant, mean_and_spread, run_config, trained, work_through  # noqa: E402
+from documents import marker_of  # noqa: E402
 
 SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
 
@@ -131,7 +132,7 @@ def test_the_document_says_what_was_measured():
     result = json.loads(ablations.RESULT.read_text())
     tables = written.tables(result["parts"])
     for name, table in tables.items():
-        assert f"{written.marker_of(name)}{table}\n\n" in text, name
+        assert f"{marker_of(name)}{table}\n\n" in text, name
     for line in text.splitlines():
         if line.startswith("<!-- table: "):
             assert line.removeprefix("<!-- table: ").removesuffix(" -->") in tables, f"{line} has no figures"

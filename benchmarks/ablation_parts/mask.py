@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from documents import save_lines
 from torch import Tensor
 
-from ablation_parts.pictures import save_grid, save_lines
+from ablation_parts.pictures import FOLDER, save_grid
 from ablation_parts.runs import levels
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
@@ -193,10 +194,13 @@ def draw(sampled: dict[str, Any], guessed: dict[str, Any]) -> None:
     masks = {name: [(found["sigma"], found["mask, still cells"])] for name, found in guessed.items()}
     best = {name: [(found["sigma"], found["best mask, still cells"])] for name, found in guessed.items()}
     save_lines(
-        "mask-while-sampling", {"mean mask while sampling": levels}, "time step (noise on the left)", reverse=True
+        FOLDER / "mask-while-sampling.png",
+        {"mean mask while sampling": levels},
+        "time step (noise on the left)",
+        reverse=True,
     )
     save_lines(
-        "mask-still-cells",
+        FOLDER / "mask-still-cells.png",
         {"mask on still cells of true frames": masks, "the mask that would be best there": best},
         "sigma (noise on the left)",
         log=True,

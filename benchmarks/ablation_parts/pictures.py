@@ -1,6 +1,6 @@
-"""Pictures of the evidence: contact sheets, curves, masks. All in docs/evidence/."""
+"""Pictures of the evidence: contact sheets and masks. All in docs/evidence/."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from artv_core.evaluation.quality import quality_clips
 from artv_core.media import contact_sheet
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs/evidence"
-COLORS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e5aa8", "#c98a1b", "#4d4d4d", "#17a2b8")
 
 
 def save_sheet(videos: Tensor, name: str, rows: int = 6, columns: int = 8) -> None:
@@ -39,34 +38,5 @@ def save_grid(name: str, pictures: Tensor, titles: Sequence[str]) -> None:
             axes.set_axis_off()
     for axes, title in zip(figure.axes, titles, strict=False):
         axes.set_title(title, fontsize=8)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FOLDER / f"{name}.png")
-
-
-Line = tuple[Sequence[float], Sequence[float]]
-
-
-def save_lines(
-    name: str, panels: Mapping[str, Mapping[str, Sequence[Line]]], x: str, log: bool = False, reverse: bool = False
-) -> None:
-    """Panels side by side: title -> label -> lines as (x, y) each; lines of one label share a colour."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(panels), 4), dpi=90, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes: Any
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for color, (label, each) in zip(COLORS, lines.items(), strict=False):
-            for index, (at, values) in enumerate(each):
-                axes.plot(at, values, color=color, linewidth=1.3, alpha=0.85, label=None if index else label)
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel(x)
-        if log:
-            axes.set_xscale("log")
-        if reverse:
-            axes.invert_xaxis()
-        axes.grid(color="#e5e5e5", linewidth=0.6)
-        axes.legend(fontsize=8, frameon=False)
     FOLDER.mkdir(parents=True, exist_ok=True)
     figure.savefig(FOLDER / f"{name}.png")

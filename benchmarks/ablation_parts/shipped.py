@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from documents import save_lines
 from result_files import holds
 
 from ablation_parts.measured import figures, from_text
-from ablation_parts.pictures import save_lines, save_sheet
+from ablation_parts.pictures import FOLDER, save_sheet
 from ablation_parts.runs import Variant
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.evaluation.quality import quality_clips
@@ -65,7 +66,7 @@ def bars_of(measured: dict[str, float], frames: int) -> dict[str, float]:
 
 def draw(curves: dict[str, list[float]]) -> None:
     panels = {name: {"shipped": [(curves["frame"], values)]} for name, values in curves.items() if name != "frame"}
-    save_lines("drift-1000-frames", panels, "frame")
+    save_lines(FOLDER / "drift-1000-frames.png", panels, "frame")
 
 
 def measure_sizes(quick: bool) -> dict[str, Any]:

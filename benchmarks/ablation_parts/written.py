@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablation_parts.pictures import save_lines
+from documents import as_table, put_tables, save_lines
+
+from ablation_parts.pictures import FOLDER
 from ablation_parts.runs import mean_and_spread
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/evidence.md"
@@ -12,22 +14,11 @@ Parts = Mapping[str, dict[str, Any]]
 
 
 def write_document(parts: Parts) -> None:
-    """Put each measured part's table under its marker, in place of what stands there up to the next empty line; and
-    draw the curves."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name, table in tables(parts).items():
-        before, marker, rest = text.partition(marker_of(name))
-        if marker:
-            after = rest if rest.startswith("\n") else rest.partition("\n\n")[2]
-            text = before + marker + table + "\n\n" + after.lstrip("\n")
-    DOCUMENT.write_text(text, encoding="utf-8")
+    """Put each measured part's table under its marker, and draw the curves."""
+    put_tables(DOCUMENT, tables(parts))
     for name in ("variants", "far", "detailed", "one-shot"):
         if name in parts and parts[name]["runs"]:
             draw_curves(name, parts[name]["runs"])
-
-
-def marker_of(part: str) -> str:
-    return f"<!-- table: {part} -->\n"
 
 
 def tables(parts: Parts) -> dict[str, str]:
@@ -112,11 +103,6 @@ def metrics_table(part: dict[str, Any]) -> str:
     return as_table(["found"], {name: [f"{value:.1e}"] for name, value in part["bars"].items()})
 
 
-def as_table(header: Sequence[str], rows: Mapping[str, Sequence[str]], first: str = "measure") -> str:
-    lines = [[first, *header], ["---"] * (len(header) + 1), *([name, *cells] for name, cells in rows.items())]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def draw_curves(part: str, runs: Mapping[str, dict[str, Any]]) -> None:
     """Each seed's curve, variants by colour."""
     panels: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
@@ -126,7 +112,7 @@ def draw_curves(part: str, runs: Mapping[str, dict[str, Any]]) -> None:
             if name != "frame":
                 panels.setdefault(name, {}).setdefault(key.partition(", seed")[0], []).append((curves["frame"], values))
     if panels:
-        save_lines(f"curves-{part}", panels, "frame")
+        save_lines(FOLDER / f"curves-{part}.png", panels, "frame")
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
