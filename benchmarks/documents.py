@@ -34,9 +34,15 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 
 def save_lines(
-    path: Path, panels: Mapping[str, Mapping[str, Sequence[Line]]], x: str, log: bool = False, reverse: bool = False
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[Line]]],
+    x: str,
+    log: bool = False,
+    reverse: bool = False,
+    from_zero: bool = False,
 ) -> None:
-    """Panels side by side: title -> label -> lines as (x, y) each; lines of one label share a colour."""
+    """Panels side by side: title -> label -> lines as (x, y) each; lines of one label share a colour. `log` and
+    `reverse` are of x, `from_zero` of y."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,6 +59,8 @@ def save_lines(
             axes.set_xscale("log")
         if reverse:
             axes.invert_xaxis()
+        if from_zero:
+            axes.set_ylim(bottom=0)
         axes.grid(color="#e5e5e5", linewidth=0.6)
         axes.legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

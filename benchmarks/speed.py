@@ -5,15 +5,18 @@ exact     the shipped model's latents with everything shared and kept, against t
 unet      our UNet of SD 2.1's size beside diffusers' and ComfyUI's: thread time of one thread, bfloat16, on a CPU
 tiny      frames per second of the shipped model, against these formulas
 growth    whether a frame takes longer the more there were before it, over 2,000 frames
+cpu       what `artv bench` finds on this machine's CPU, ModelScope's UNet beside it
 options   what each shortcut saves, and what it costs in quality
 gpu       frames at 256, 512 and 768 pixels, their share of the roofline, and ModelScope's UNet on the same card
 
-Writes `benchmarks/results/speed.json`; what it holds of parts that are not run now is kept. Give it a quiet machine;
-`unet` wants diffusers and a ComfyUI ($COMFYUI_PATH or ~/comfy/ComfyUI), and 8 GB of memory.
+Writes `benchmarks/results/speed.json` and the tables of `docs/speed.md`; what is there of parts that are not run now
+is kept. Give it a quiet machine; `unet` wants diffusers and a ComfyUI ($COMFYUI_PATH or ~/comfy/ComfyUI), and 16 GB of
+memory.
 """
 
 import argparse
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from result_files import run_parts  # noqa: E402
+from speed_parts.written import write_document  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/speed.json"
 
@@ -47,13 +51,16 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
         "GPU against ModelScope's UNet: peak memory at 768x768, share of theirs": ("at most", 1 / 3),
         "GPU: peak memory of 200 frames over that of 10": ("at most", 1),
     },
+    "cpu": {},
     "options": {},
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    run_parts(parser, RESULT, BARS, measure, asked_for=("gpu",))
+    args = run_parts(parser, RESULT, BARS, measure, asked_for=("gpu",))
+    if not args.quick:
+        write_document(json.loads(RESULT.read_text())["parts"])
 
 
 def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ TABLES = {
     "<!-- long video table -->\n": ("long_video", "faults"),
     "<!-- training table -->\n": ("training",),
     "<!-- front end table -->\n": ("front_end",),
+    "<!-- speed table -->\n": ("speed",),
 }
 """By the marker they stand under in the README: the results whose bars they show."""
 

@@ -13,8 +13,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import decisions  # noqa: E402
 import faults  # noqa: E402
 import long_video  # noqa: E402
+import speed  # noqa: E402
 import tables  # noqa: E402
 import training  # noqa: E402
+from documents import marker_of  # noqa: E402
+from speed_parts import written  # noqa: E402
 
 
 def read(name: str) -> dict:
@@ -56,7 +59,7 @@ def test_readme_says_what_was_measured(marker):
     assert f"{marker}{tables.table(tables.read_bars(tables.TABLES[marker]))}\n\n" in text
 
 
-@pytest.mark.parametrize("name", ["long_video", "faults", "front_end", "training"])
+@pytest.mark.parametrize("name", ["long_video", "faults", "front_end", "training", "speed"])
 def test_a_bar_holds_where_its_value_is_within_its_limit(name):
     bars = read(name)["bars"]
     assert len({bar["name"] for bar in bars}) == len(bars)
@@ -71,11 +74,23 @@ def test_every_bar_of_the_faults_is_there():
     assert {bar["name"] for bar in read("faults")["bars"]} == named
 
 
-def test_every_bar_of_training_is_there_and_those_measured_hold():
-    named = {name for part in training.BARS.values() for name in part}
-    bars = read("training")["bars"]
-    assert {bar["name"] for bar in bars} == named
+@pytest.mark.parametrize(("name", "limits"), [("training", training.BARS), ("speed", speed.BARS)])
+def test_every_bar_is_there_and_those_measured_hold(name: str, limits: dict):
+    bars = read(name)["bars"]
+    assert {bar["name"] for bar in bars} == {bar for part in limits.values() for bar in part}
     assert [bar["name"] for bar in bars if bar["value"] is not None and not bar["holds"]] == []
+
+
+def test_everything_about_speed_was_measured_but_what_needs_a_gpu():
+    assert set(speed.BARS) - set(read("speed")["parts"]) <= {"gpu"}
+
+
+def test_the_document_on_speed_holds_the_measured_tables():
+    text = written.DOCUMENT.read_text(encoding="utf-8")
+    tables = written.tables(read("speed")["parts"])
+    assert set(tables) == set(written.TABLES)
+    for name, table in tables.items():
+        assert f"{marker_of(name)}{table}\n\n" in text, name
 
 
 def test_memory_does_not_grow_and_nothing_is_lost():
