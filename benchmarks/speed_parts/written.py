@@ -49,9 +49,16 @@ def cpu_table(part: dict[str, Any]) -> str:
     rows = {}
     for model, ways in part["rows"].items():
         for name, row in ways.items():
-            seconds = [f"{row[what]:.3g}" for what in ("warm_up", "first_frame", "per_frame")]
+            seconds = [readable(row[what]) for what in ("warm_up", "first_frame", "per_frame")]
             rows[f"{model}: {name}"] = [*seconds, f"{row['peak_mb']:,.0f}"]
     return as_table(["warm-up, s", "first frame, s", "each later frame, s", "memory, MB"], rows, first="way")
+
+
+def readable(seconds: float) -> str:
+    """Nothing where nothing was done."""
+    if seconds < 0.001:
+        return ""
+    return f"{seconds:.2g}" if seconds < 1 else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def shortcuts_table(part: dict[str, Any]) -> str:
