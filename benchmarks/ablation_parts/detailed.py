@@ -47,7 +47,7 @@ def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
         with in_sampling(VARIANTS[name]), torch.no_grad():
             videos = go_on(model, clips, true, seed, VARIANTS[name].options)
         if seed == 1 and not quick:
-            rows = [(clip.caption, video) for clip, video in zip(clips[:6], videos, strict=False)]
+            rows = [(clip.caption, video) for clip, video in zip(clips[:6], videos[:6], strict=True)]
             save_rows([(rows[0][0] + ", true", true[0]), *rows], f"detailed-{name}")
         decoded = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
         return {
