@@ -12,13 +12,13 @@ sizes     the shipped checkpoint at 1.5 and 2 times its training size
 metrics   FVD, FID, IS and CLIPSIM beside reference implementations
 
 Writes `benchmarks/results/ablations.json`, the pictures of `docs/evidence/` and the tables of `docs/evidence.md`. What
-is there already is kept: trained runs are added to those of the same budget, other parts take the place of theirs. An
+is there already is kept: runs are added to those of the same budget, and where that is another take their place. An
 interrupted call goes on where it stopped (`runs/ablations`). On a CPU alone the three main variants are trained, with a
-GPU all of them; `--variants` names others.
+GPU all of them; `--variants` names others. Trained runs have the seeds 1, 2, ...; those of the shipped checkpoint
+begin with its own, 0.
 """
 
 import argparse
-import importlib
 import json
 import sys
 from dataclasses import replace
@@ -30,8 +30,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from ablation_parts import detailed, far, metrics, shipped, variants, whole_clips  # noqa: E402
-from ablation_parts.runs import Budget, Plan  # noqa: E402
+from ablation_parts import detailed, far, mask, metrics, sampling, shipped, variants, whole_clips  # noqa: E402
+from ablation_parts.runs import Budget, Plan, TrainingPlan  # noqa: E402
 from ablation_parts.written import write_document  # noqa: E402
 from result_files import kept_parts, run_parts  # noqa: E402
 
@@ -45,19 +45,20 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
     "noise": {},
     "guidance": {},
     "mask": {},
-    "long": shipped.LONG_BARS,
+    "long": shipped.BARS,
     "sizes": {},
     "metrics": metrics.BARS,
 }
 
 TRAINED = {"variants": variants, "far": far, "detailed": detailed, "one-shot": whole_clips}
-OTHERS = {"noise": "sampling", "guidance": "sampling", "long": "shipped", "sizes": "shipped"}
+SAMPLED = {"noise": sampling, "guidance": sampling, "long": shipped, "sizes": sampling}
+ONCE = {"mask": mask, "metrics": metrics}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, help="train nothing that would likely end later than this")
-    parser.add_argument("--seeds", type=int, default=3, help="of each variant")
+    parser.add_argument("--minutes", type=float, help="begin no run that would likely end later than this, in a part")
+    parser.add_argument("--seeds", type=int, default=3, help="of each run")
     parser.add_argument("--steps", type=int, default=Budget.steps, help="training steps of each run")
     parser.add_argument(
         "--variants",
@@ -74,23 +75,30 @@ def main() -> None:
 
 def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
     """A part's figures."""
+    if part in ONCE:
+        return ONCE[part].measure(args.quick)
+    kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if part in TRAINED:
-        kept = {} if args.quick else kept_parts(RESULT).get(part, {})
-        return TRAINED[part].measure(plan_of(part, args), kept, args.quick)
-    if part in OTHERS:
-        return importlib.import_module(f"ablation_parts.{OTHERS[part]}").measure(part, args.quick)
-    return importlib.import_module(f"ablation_parts.{part}").measure(args.quick)
+        return TRAINED[part].measure(training_plan(part, args), kept, args.quick)
+    return SAMPLED[part].measure(sampling_plan(part, args), kept, args.quick)
 
 
-def plan_of(part: str, args: argparse.Namespace) -> Plan:
+def training_plan(part: str, args: argparse.Namespace) -> TrainingPlan:
     """Which runs the part has, and what each gets."""
     budget = replace(TRAINED[part].BUDGET, steps=args.steps)
     named = args.variants if part == "variants" else None
     names = tuple(named or TRAINED[part].names(everything=torch.cuda.is_available()))
     if args.quick:
         budget = replace(budget, steps=5, batch_size=16, clips=8, vae_steps=min(2, budget.vae_steps))
-        return Plan(part, names, 1, budget, args.work / "quick", args.minutes)
-    return Plan(part, names, args.seeds, budget, args.work, args.minutes)
+        return TrainingPlan(part, names, (1,), args.work / "quick", args.minutes, budget)
+    return TrainingPlan(part, names, range(1, args.seeds + 1), args.work, args.minutes, budget)
+
+
+def sampling_plan(part: str, args: argparse.Namespace) -> Plan:
+    """Which ways of sampling the shipped checkpoint the part has."""
+    names = tuple(sampling.WAYS[part]) if part in sampling.WAYS else (shipped.NAME,)
+    seeds, work = (1, args.work / "quick") if args.quick else (args.seeds, args.work)
+    return Plan(part, names, range(seeds), work, args.minutes)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,20 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from artv_core import generate
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.evaluation.quality import quality_clips
+from artv_core.generate import GenerateOptions
+from artv_core.recording import Recording
 from artv_core.synthetic import render
+from artv_core.training.sheets import rollout
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -19,14 +25,27 @@ pytest.importorskip("diffusers", reason="the one-shot baseline is diffusers' 3D 
 import ablations  # noqa: E402
 from ablation_parts import mask, shipped, variants, written  # noqa: E402
 from ablation_parts.measured import figures, from_text  # noqa: E402
-from ablation_parts.runs import Budget, Plan, Variant, mean_and_spread, run_config, trained, work_through  # noqa: E402
+from ablation_parts.runs import (  # noqa: E402
+    Budget,
+    Measure,
+    TrainingPlan,
+    Variant,
+    mean_and_spread,
+    run_config,
+    trained,
+    work_through,
+)
 from documents import marker_of  # noqa: E402
 
 SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
 
 
-def plan(folder: Path, minutes: float | None = None, budget: Budget = SMALL) -> Plan:
-    return Plan("variants", ("full", "no mask network"), 2, budget, folder, minutes)
+def plan(folder: Path, minutes: float | None = None, budget: Budget = SMALL) -> TrainingPlan:
+    return TrainingPlan("variants", ("full", "no mask network"), (1, 2), folder, minutes, budget)
+
+
+def worked_through(plan: TrainingPlan, kept: dict, one: Measure) -> dict:
+    return work_through(plan, asdict(plan.budget), kept, one)
 
 
 def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path: Path):
@@ -36,14 +55,14 @@ def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path: Path):
         made.append((name, seed))
         return {"measured": {"drift": seed}}
 
-    first = work_through(plan(tmp_path), {}, one)
+    first = worked_through(plan(tmp_path), {}, one)
     assert made == [("full", 1), ("no mask network", 1), ("full", 2), ("no mask network", 2)]
-    assert work_through(plan(tmp_path), {}, one) == first  # from the folder
+    assert worked_through(plan(tmp_path), {}, one) == first  # from the folder
     elsewhere = plan(tmp_path / "fresh")
-    assert work_through(elsewhere, json.loads(json.dumps(first)), one) == first  # from the result file
+    assert worked_through(elsewhere, json.loads(json.dumps(first)), one) == first  # from the result file
     assert len(made) == 4
     longer = plan(tmp_path, budget=replace(SMALL, steps=3))
-    assert len(work_through(longer, first, one)) == 4
+    assert len(worked_through(longer, first, one)) == 4
     assert len(made) == 8, "figures of another budget are not these"
 
 
@@ -55,8 +74,8 @@ def test_no_run_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch: 
         now[0] += 60 * 10
         return {}
 
-    assert list(work_through(plan(tmp_path, minutes=25), {}, one)) == ["full, seed 1", "no mask network, seed 1"]
-    assert len(work_through(plan(tmp_path, minutes=10), {}, one)) == 3
+    assert list(worked_through(plan(tmp_path, minutes=25), {}, one)) == ["full, seed 1", "no mask network, seed 1"]
+    assert len(worked_through(plan(tmp_path, minutes=10), {}, one)) == 3
 
 
 def test_seeds_differ_in_all_but_their_clips(tmp_path: Path):
@@ -81,6 +100,26 @@ def test_each_variant_is_trained_and_sampled_as_it_says(tmp_path_factory: pytest
         otherwise = from_text(model, Variant(), 2, 17, steps=2)[1]
         assert torch.equal(videos[:, 0], otherwise[:, 0])
         assert not torch.equal(videos[:, 2:], otherwise[:, 2:])
+
+
+def test_a_rollout_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, clips = load_checkpoint(resolve_checkpoint("tiny")), quality_clips(2)
+    folder, made = tmp_path / "1 / 2 / 1, seed 0", []
+    cut_off = GenerateOptions(num_frames=14, batch_size=2, steps=2)
+    rollout(model, [clip.caption for clip in clips], cut_off, recording=Recording(folder))
+
+    def counted(*args: Any, **named: Any) -> Any:
+        made.append(args[3])
+        return sample_frame(*args, **named)
+
+    sample_frame = generate.sample_frame
+    monkeypatch.setattr(generate, "sample_frame", counted)
+    found, videos = from_text(model, Variant(), 2, 17, folder=folder, steps=2)
+    assert made == [14, 15, 16]
+    assert not folder.exists()
+    whole, uncut = from_text(model, Variant(), 2, 17, steps=2)
+    assert torch.equal(videos, uncut)
+    assert found == whole
 
 
 def test_a_frozen_video_fails_what_the_shipped_model_is_held_to():
@@ -121,7 +160,7 @@ def test_tables_show_all_that_was_measured():
 
 def test_each_part_has_a_module_and_its_table():
     parts = set(ablations.BARS)
-    assert set(ablations.TRAINED) | set(ablations.OTHERS) | {"mask", "metrics"} == parts
+    assert set(ablations.TRAINED) | set(ablations.SAMPLED) | set(ablations.ONCE) == parts
     assert set(written.TABLES) - {"mask while sampling"} <= parts
 
 

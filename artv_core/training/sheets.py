@@ -14,16 +14,24 @@ from ..evaluation.synthetic import score_clip, summarise
 from ..generate import GenerateOptions, generate_frames
 from ..media import contact_sheet, mask_frames
 from ..models.artv import ARTV
+from ..recording import Recording, record_frames
 from ..synthetic import VALIDATION_SEED, Clip, sample_clip
 from ..text_track import TextSegment, TextTrack
 from .config import DiffusionStage
 
 
-def rollout(model: ARTV, captions: list[str], options: GenerateOptions, given: Tensor | tuple = ()) -> Tensor:
-    """Videos [N, T, 3, H, W] on the CPU, one for each caption, all in one batch. `given`: latents [t, N, C, h, w]."""
+def rollout(
+    model: ARTV,
+    captions: list[str],
+    options: GenerateOptions,
+    given: Tensor | tuple = (),
+    recording: Recording | None = None,
+) -> Tensor:
+    """Videos [N, T, 3, H, W] on the CPU, one for each caption, all in one batch. `given`: latents [t, N, C, h, w].
+    With a `recording`, one that was cut off goes on from its last frame."""
     track = TextTrack([TextSegment(0, model.encode_text(captions))])
-    latents = [*given, *(frame.latent for frame in generate_frames(model, track, options, given=given))]
-    return torch.stack([model.decode_latents(latent).cpu() for latent in latents], dim=1)
+    frames = record_frames(model, track, options.resolved(model.config), recording, given=tuple(given))
+    return torch.stack([model.decode_latents(frame.latent).cpu() for frame in frames], dim=1)
 
 
 def held_out_clips(count: int) -> list[Clip]:

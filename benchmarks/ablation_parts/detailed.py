@@ -4,6 +4,7 @@ Videos go on from two true frames, so that the scene is known and what is left o
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ablation_parts.measured import rounded
 from ablation_parts.pictures import save_rows
-from ablation_parts.runs import Budget, Plan, clips_of, in_sampling, trained, work_through
+from ablation_parts.runs import Budget, TrainingPlan, clips_of, in_sampling, trained, work_through
 from ablation_parts.variants import VARIANTS
 from artv_core.evaluation.detailed import (
     WINDOW,
@@ -36,7 +37,7 @@ def names(everything: bool) -> tuple[str, ...]:
     return ("full", "no mask network", *(["no noise augmentation"] if everything else []))
 
 
-def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
+def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Every run of the plan that is in `kept`, or that there is time for, and what the autoencoder alone would keep."""
     prompts, frames = (4, 32) if quick else (PROMPTS, FRAMES)
     clips = detailed_clips(prompts)
@@ -58,7 +59,7 @@ def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
         }
 
     clips_of(plan)
-    runs = work_through(plan, kept.get("runs", {}), one)
+    runs = work_through(plan, asdict(plan.budget), kept.get("runs", {}), one)
     return {"budget": str(plan.budget), "prompts": PROMPTS, "frames": FRAMES, "runs": runs, "bars": {}}
 
 

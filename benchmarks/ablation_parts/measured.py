@@ -1,7 +1,9 @@
 """What is measured of videos from text: the quality table's rows, and how they change from frame to frame."""
 
 import math
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from artv_core.evaluation.quality import (
 )
 from artv_core.generate import GenerateOptions
 from artv_core.models.artv import ARTV
+from artv_core.recording import Recording
 from artv_core.synthetic import Clip
 from artv_core.training.sheets import rollout
 
@@ -31,15 +34,25 @@ CURVE = 4
 
 
 def from_text(
-    model: ARTV, variant: Variant, prompts: int, frames: int, seed: int = 0, **options: Any
+    model: ARTV,
+    variant: Variant,
+    prompts: int,
+    frames: int,
+    seed: int = 0,
+    folder: Path | None = None,
+    **options: Any,
 ) -> tuple[dict[str, Any], Tensor]:
     """Figures of videos from held-out prompts, and the videos [N, T, 3, H, W]. What neither the variant nor `options`
-    say is as the model recommends."""
+    say is as the model recommends. A call that was cut off goes on from what it left in `folder`."""
     clips = quality_clips(prompts)
     chosen = GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed, **(variant.options | options))
     with in_sampling(variant), torch.no_grad():
-        videos = rollout(model, [clip.caption for clip in clips], chosen)
-    return figures(videos, clips), videos
+        recording = None if folder is None else Recording(folder)
+        videos = rollout(model, [clip.caption for clip in clips], chosen, recording=recording)
+    found = figures(videos, clips)
+    if folder is not None:
+        shutil.rmtree(folder)
+    return found, videos
 
 
 def figures(videos: Tensor, clips: Sequence[Clip]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Models trained to be compared: the same clips and number of steps, seed by seed, as long as time allows."""
+"""Runs to be compared, seed by seed, as long as time allows; of models trained on the same clips for as many steps."""
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,41 +63,53 @@ class Plan:
 
     part: str
     names: tuple[str, ...]
-    seeds: int
-    budget: Budget
+    seeds: Sequence[int]
     work: Path
     minutes: float | None = None
 
     def runs(self) -> Iterator[tuple[str, int]]:
         """(name, seed), seed by seed, so that what is finished can be compared wherever the time ends."""
-        for seed in range(1, self.seeds + 1):
+        for seed in self.seeds:
             for name in self.names:
                 yield name, seed
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Where a run's frames are kept while it is under way."""
+        return self.work / self.part / f"{name}, seed {seed}".replace("/", "-")
+
+
+@dataclass(frozen=True)
+class TrainingPlan(Plan):
+    """And what each run is trained with."""
+
+    budget: Budget = field(default_factory=Budget)
 
 
 Measure = Callable[[str, int], dict[str, Any]]
 """measure(name, seed): figures of one run, training included."""
 
 
-def work_through(plan: Plan, kept: dict[str, Any], measure: Measure) -> dict[str, Any]:
-    """Figures by "name, seed n": those in `kept` that had the same budget, those that an interrupted call left in
+def work_through(
+    plan: Plan, conditions: Mapping[str, Any], kept: Mapping[str, Any], measure: Measure
+) -> dict[str, Any]:
+    """Figures by "name, seed n": those in `kept` that had the same conditions, those that an interrupted call left in
     `plan.work`, and all others that there is time for. As long as the longest so far is what the next may take.
     """
-    found = {key: figures for key, figures in kept.items() if figures["budget"] == asdict(plan.budget)}
+    found = {key: figures for key, figures in kept.items() if figures["conditions"] == conditions}
     started, longest = time.monotonic(), 0.0
     for name, seed in plan.runs():
         key = f"{name}, seed {seed}"
-        file = plan.work / plan.part / f"{key}.json"
+        file = plan.folder(name, seed).with_name(f"{plan.folder(name, seed).name}.json")
         if key not in found and file.is_file():
             left = json.loads(file.read_text())
-            found |= {key: left} if left["budget"] == asdict(plan.budget) else {}
+            found |= {key: left} if left["conditions"] == conditions else {}
         if key in found:
             continue
         spent = (time.monotonic() - started) / 60
         if plan.minutes is not None and spent + longest > plan.minutes:
             print(f"  {key}: left for another time, {spent:.0f} of {plan.minutes:g} minutes are spent", flush=True)
             continue
-        found[key] = {"budget": asdict(plan.budget)} | measure(name, seed)
+        found[key] = {"conditions": dict(conditions)} | measure(name, seed)
         longest = max(longest, (time.monotonic() - started) / 60 - spent)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found[key], indent=1))
@@ -105,7 +117,7 @@ def work_through(plan: Plan, kept: dict[str, Any], measure: Measure) -> dict[str
     return found
 
 
-def trained(variant: Variant, name: str, seed: int, plan: Plan) -> tuple[ARTV, float]:
+def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple[ARTV, float]:
     """The model of one run, trained as far as it is not yet; and how many seconds of processor time that took now."""
     config, data = run_config(variant, name, seed, plan.budget), clips_of(plan)
     folder = plan.work / config.name
@@ -141,7 +153,7 @@ def run_config(variant: Variant, name: str, seed: int, budget: Budget) -> TrainC
     )
 
 
-def clips_of(plan: Plan) -> Path:
+def clips_of(plan: TrainingPlan) -> Path:
     """The folder of the autoencoder and the clips that all runs of a plan share; made where it is not there."""
     base, budget = read_config(CONFIG), plan.budget
     still = {"decay_steps": budget.vae_steps // 2, "learning_rate": 7e-4}

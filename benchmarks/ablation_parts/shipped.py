@@ -1,19 +1,18 @@
-"""The shipped checkpoint for 1,000 frames, and at sizes that it was never trained at."""
+"""The shipped checkpoint for 1,000 frames, and what a video that repeats its first frame would get."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from documents import save_lines
 from result_files import holds
 
 from ablation_parts.measured import figures, from_text
-from ablation_parts.pictures import FOLDER, save_sheet
-from ablation_parts.runs import Variant
+from ablation_parts.pictures import save_sheet
+from ablation_parts.runs import Plan, Variant, work_through
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.evaluation.quality import quality_clips
 
-LONG = 1000
-PROMPTS = 16
-FACTORS = (1.0, 1.5, 2.0)
+NAME = "shipped"
+PROMPTS, FRAMES = 16, 1000
 
 DRIFT = "1,000 frames of the shipped checkpoint: background drift at frame 999"
 SHARPNESS = "1,000 frames of the shipped checkpoint: sharpness at frame 999 over frame 1, away from 1"
@@ -27,34 +26,35 @@ LIMITS: dict[str, tuple[str, float]] = {
     LOST: ("at most", 0.3),
     DIRECTION: ("at least", 0.6),
 }
-LONG_BARS = LIMITS | {FROZEN: ("at least", 1)}
+BARS = LIMITS | {FROZEN: ("at least", 1)}
 
 
-def measure(part: str, quick: bool) -> dict[str, Any]:
-    """`part` is "long" or "sizes"."""
-    return measure_long(quick) if part == "long" else measure_sizes(quick)
-
-
-def measure_long(quick: bool) -> dict[str, Any]:
-    """Videos from text, and beside them what a video that repeats its first frame would get."""
+def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """Videos from text; the bars are of the mean over the seeds."""
     model = load_checkpoint(resolve_checkpoint("tiny"))
-    prompts, frames = (2, 40) if quick else (PROMPTS, LONG)
-    found, videos = from_text(model, Variant(), prompts, frames)
-    frozen = figures(videos[:, :1].expand(-1, frames, -1, -1, -1), quality_clips(prompts))
-    bars, still = bars_of(found["measured"], frames), bars_of(frozen["measured"], frames)
-    if not quick:
-        save_sheet(videos, "1000-frames", rows=8, columns=10)
-        draw(found["curves"])
-    return {
-        "checkpoint": model.config.name,
-        "prompts": prompts,
-        **found,
-        "frozen": frozen["measured"],
-        "bars": bars | {FROZEN: sum(not holds(still[name], *limit) for name, limit in LIMITS.items())},
-    }
+    prompts, frames = (2, 40) if quick else (PROMPTS, FRAMES)
+    facts = {"checkpoint": model.config.name, "prompts": prompts, "frames": frames}
+
+    def one(name: str, seed: int) -> dict[str, Any]:
+        found, videos = from_text(model, Variant(), prompts, frames, seed, folder=plan.folder(name, seed))
+        if seed == 0 and not quick:
+            save_sheet(videos, "1000-frames", rows=8, columns=10)
+        still = figures(videos[:, :1].expand(-1, frames, -1, -1, -1), quality_clips(prompts))
+        return found | {"frozen": still["measured"]}
+
+    runs = work_through(plan, facts, kept.get("runs", {}), one)
+    return facts | {"runs": runs, "bars": bars_of_all(list(runs.values()), frames)}
 
 
-def bars_of(measured: dict[str, float], frames: int) -> dict[str, float]:
+def bars_of_all(runs: Sequence[Mapping[str, Any]], frames: int) -> dict[str, float]:
+    """Of the runs and of what a frozen video would get; nothing where there are no runs."""
+    if not runs:
+        return {}
+    ours, still = (bars_of(mean([run[of] for run in runs]), frames) for of in ("measured", "frozen"))
+    return ours | {FROZEN: sum(not holds(still[name], *limit) for name, limit in LIMITS.items())}
+
+
+def bars_of(measured: Mapping[str, float], frames: int) -> dict[str, float]:
     last = frames - 1
     return {
         DRIFT: measured[f"background drift at frame {last}"],
@@ -64,20 +64,7 @@ def bars_of(measured: dict[str, float], frames: int) -> dict[str, float]:
     }
 
 
-def draw(curves: dict[str, list[float]]) -> None:
-    panels = {name: {"shipped": [(curves["frame"], values)]} for name, values in curves.items() if name != "frame"}
-    save_lines(FOLDER / "drift-1000-frames.png", panels, "frame")
-
-
-def measure_sizes(quick: bool) -> dict[str, Any]:
-    """64 frames at each size, no setting changed."""
-    model, found = load_checkpoint(resolve_checkpoint("tiny")), {}
-    prompts, frames = (2, 20) if quick else (32, 64)
-    for factor in FACTORS:
-        height, width = (round(side * factor) for side in model.config.size)
-        name = f"{width}x{height}"
-        found[name], videos = from_text(model, Variant(), prompts, frames, height=height, width=width)
-        print(f"  {name}: {found[name]['measured']}", flush=True)
-        if not quick:
-            save_sheet(videos, f"size-{name}")
-    return {"checkpoint": model.config.name, "prompts": prompts, "frames": frames, "ways": found, "bars": {}}
+def mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of figures that each of the tables has."""
+    names = [name for name in tables[0] if all(table.get(name) is not None for table in tables)]
+    return {name: sum(table[name] for table in tables) / len(tables) for name in names}

@@ -1,10 +1,11 @@
 """`tiny` trained from nothing as the paper has it, and without one part of it each."""
 
+from dataclasses import asdict
 from typing import Any
 
 from ablation_parts.measured import PROMPTS, from_text
 from ablation_parts.pictures import save_sheet
-from ablation_parts.runs import Budget, Plan, Variant, levels, trained, work_through
+from ablation_parts.runs import Budget, TrainingPlan, Variant, levels, trained, work_through
 
 MAIN = ("full", "no mask network", "no noise augmentation")
 """What a CPU alone does unless more is asked for."""
@@ -32,7 +33,7 @@ def names(everything: bool) -> tuple[str, ...]:
     return tuple(VARIANTS) if everything else MAIN
 
 
-def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
+def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Every run of the plan that is in `kept`, or that there is time for."""
 
     def one(name: str, seed: int) -> dict[str, Any]:
@@ -46,6 +47,6 @@ def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
         "budget": str(plan.budget),
         "prompts": PROMPTS,
         "frames": FRAMES,
-        "runs": work_through(plan, kept.get("runs", {}), one),
+        "runs": work_through(plan, asdict(plan.budget), kept.get("runs", {}), one),
         "bars": {},
     }

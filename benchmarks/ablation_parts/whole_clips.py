@@ -1,6 +1,7 @@
 """One frame at a time against all 16 at once: networks of as many parameters, shown as many frames in training."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ablation_parts.measured import PROMPTS, figures, from_text
 from ablation_parts.one_shot import build, flops_per_step, sample_one_shot, train_one_shot
 from ablation_parts.pictures import save_sheet
-from ablation_parts.runs import WORLD_SEED, Budget, Plan, Variant, clips_of, run_config, trained, work_through
+from ablation_parts.runs import WORLD_SEED, Budget, TrainingPlan, Variant, clips_of, run_config, trained, work_through
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
 from artv_core.evaluation.quality import quality_clips
@@ -31,7 +32,7 @@ def names(everything: bool) -> tuple[str, ...]:
     return ("full", ONE_SHOT)
 
 
-def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
+def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Videos of 16 frames from text by either, with the same text guidance for what has no earlier frames to go by: the
     first frame of the one, all frames of the other."""
     prompts = 4 if quick else PROMPTS
@@ -47,12 +48,12 @@ def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
             save_sheet(videos, f"one-shot-{name}")
         return found | {"training, CPU s": round(seconds)}
 
-    runs = work_through(plan, kept.get("runs", {}), one)
+    runs = work_through(plan, asdict(plan.budget), kept.get("runs", {}), one)
     facts = {"budget": str(plan.budget), "prompts": prompts, "frames": FRAMES, "size and work": sizes(plan.budget)}
     return facts | {"runs": runs, "bars": {}}
 
 
-def all_at_once(plan: Plan, seed: int, prompts: int) -> tuple[Tensor, float]:
+def all_at_once(plan: TrainingPlan, seed: int, prompts: int) -> tuple[Tensor, float]:
     """Videos [N, 16, 3, H, W] of a model trained on the same clips, and the processor seconds that took."""
     config, folder = run_config(Variant(), ONE_SHOT, seed, plan.budget), clips_of(plan)
     with safe_open(folder / "latents.safetensors", "pt") as file:

@@ -12,11 +12,14 @@ from ablation_parts.runs import mean_and_spread
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/evidence.md"
 Parts = Mapping[str, dict[str, Any]]
 
+CURVES = ("variants", "far", "detailed", "one-shot", "noise", "sizes", "long")
+"""Parts whose curves are drawn."""
+
 
 def write_document(parts: Parts) -> None:
     """Put each measured part's table under its marker, and draw the curves."""
     put_tables(DOCUMENT, tables(parts))
-    for name in ("variants", "far", "detailed", "one-shot"):
+    for name in CURVES:
         if name in parts and parts[name]["runs"]:
             draw_curves(name, parts[name]["runs"])
 
@@ -29,7 +32,7 @@ def tables(parts: Parts) -> dict[str, str]:
     return found
 
 
-def runs_table(part: dict[str, Any]) -> str:
+def runs_table(part: Mapping[str, Any]) -> str:
     """Mean over the seeds, and the largest distance of a seed from it."""
     groups: dict[str, list[dict[str, float | None]]] = {}
     for key, run in part["runs"].items():
@@ -39,9 +42,8 @@ def runs_table(part: dict[str, Any]) -> str:
         measure: [spread([run.get(measure) for run in runs]) for runs in groups.values()]
         for measure in measures(groups)
     }
-    said = [part["budget"], f"{part['prompts']} prompts, {part['frames']} frames"]
-    facts = dict(zip(("training", "measured on"), ([text] * len(groups) for text in said), strict=True))
-    return as_table(header, rows | facts)
+    said = {"training": part.get("budget"), "measured on": f"{part['prompts']} prompts, {part['frames']} frames"}
+    return as_table(header, rows | {what: [text] * len(groups) for what, text in said.items() if text})
 
 
 def measures(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -56,20 +58,13 @@ def spread(values: Sequence[float | None]) -> str:
     return f"{mean:.3g}" + (f" ± {distance:.2g}" if len(known) > 1 else "")
 
 
-def ways_table(part: dict[str, Any]) -> str:
-    """One column for each way of sampling."""
-    measured = {name: way["measured"] for name, way in part["ways"].items()}
-    rows = {
-        name: [spread([figures.get(name)]) for figures in measured.values()]
-        for name in measures({"": list(measured.values())})
-    }
-    return as_table(list(measured), rows)
-
-
-def long_table(part: dict[str, Any]) -> str:
+def long_table(part: Mapping[str, Any]) -> str:
     """The shipped checkpoint beside a video that repeats its first frame."""
-    rows = {name: [spread([value]), spread([part["frozen"].get(name)])] for name, value in part["measured"].items()}
-    return as_table([part["checkpoint"], "first frame for ever"], rows)
+    still = {
+        f"first frame for ever, {key.partition(', ')[2]}": {"measured": run["frozen"]}
+        for key, run in part["runs"].items()
+    }
+    return runs_table({**part, "runs": part["runs"] | still})
 
 
 def mask_table(part: dict[str, Any]) -> str:
@@ -120,9 +115,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "far": runs_table,
     "detailed": runs_table,
     "one-shot": runs_table,
-    "noise": ways_table,
-    "guidance": ways_table,
-    "sizes": ways_table,
+    "noise": runs_table,
+    "guidance": runs_table,
+    "sizes": runs_table,
     "long": long_table,
     "mask": mask_table,
     "metrics": metrics_table,
