@@ -18,7 +18,7 @@ from artv_core.data.decode import read_frames
 from artv_core.data.sources import Entry
 from artv_core.evaluation.distances import frechet_distance, inception_score
 from artv_core.evaluation.features import Reading, common_size, keep_features, kept_features, videos_of
-from artv_core.evaluation.networks import I3D, Clip, Inception
+from artv_core.evaluation.networks import C3D, I3D, Clip, Inception
 from artv_core.evaluation.prompt_sets import read_prompts
 from artv_core.media import VideoWriter, read_video
 from tests.clip_files import clip_model
@@ -42,6 +42,17 @@ class PretendI3D(nn.Module):
         return self.net(x / 127.5 - 1).mean([2, 3, 4])
 
 
+class PretendC3D(nn.Module):
+    """Takes 16 frames of bytes and gives probabilities, as the published TorchScript does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv3d(3, 101, (16, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(30 * self.net(x.float() / 255 - 0.5).mean([2, 3, 4]), dim=1)
+
+
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
@@ -58,6 +69,14 @@ def i3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "i3d.pt"
     torch.manual_seed(0)
     torch.jit.script(PretendI3D()).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def c3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "c3d.pt"
+    torch.manual_seed(0)
+    torch.jit.script(PretendC3D()).save(str(path))
     return path
 
 
@@ -175,9 +194,36 @@ def test_i3d_sees_the_whole_video(i3d: Path):
         network(frames[:2], "")
 
 
+def test_c3d_gives_the_logarithms_of_its_probabilities(c3d: Path, i3d: Path):
+    frames = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    network = C3D(c3d, CPU)
+    logits = network(frames, "")["logits"]
+    expected = torch.jit.load(str(c3d))((255 * frames).round().to(torch.uint8).movedim(0, 1)[None])
+    assert logits.shape == (1, 101)
+    assert torch.allclose(logits.softmax(1), expected, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(logits, network(frames.flip(0), "")["logits"], rtol=1e-3)
+    with pytest.raises(ValueError, match=r"does not take a video \[1, 3, 12, height, width\] of bytes"):
+        network(frames[:12], "")
+    with pytest.raises(ValueError, match="gives no probabilities of classes"):
+        C3D(i3d, CPU)(frames, "")
+
+
+def test_the_is_on_c3d_is_of_whole_videos(tmp_path: Path, c3d: Path, capsys: pytest.CaptureFixture[str]):
+    videos = write_videos(tmp_path / "videos", 20, 0, frames=16)
+    assert main(["evaluate", str(videos), "--c3d", str(c3d), "--report", str(tmp_path / "report.json")]) == 0
+    assert "IS on C3D: mean" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    network = C3D(c3d, CPU)
+    seen = [network(read_frames(entry, [k / 8 for k in range(16)], (32, 48)), "") for entry in videos_of(videos)]
+    score = inception_score(torch.cat([found["logits"] for found in seen]), splits=10)
+    assert score.mean > 1.1
+    assert report["figures"]["IS on C3D"] == {"mean": score.mean, "deviation": score.deviation}
+    assert report["weights"] == {"c3d": "c3d.pt"}
+
+
 def test_weights_that_cannot_be_used_are_one_line(tmp_path: Path, i3d: Path):
     nothing = tmp_path / "nothing.pth"
-    for network, source in ((Inception, "torch-fidelity"), (I3D, "StyleGAN-V")):
+    for network, source in ((Inception, "torch-fidelity"), (I3D, "StyleGAN-V"), (C3D, "StyleGAN-V")):
         with pytest.raises(ValueError, match=f"cannot read .*: no such file or directory; get it from .*{source}"):
             network(nothing, CPU)
         nothing.write_bytes(b"nothing")
@@ -328,6 +374,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
     [
         (["--i3d", "x.pt"], "--i3d is for FVD, which compares with true videos; give --true DIR"),
         (["--true", "t", "--i3d", "x.pt", "--frames", "4"], "an I3D needs 10 or more"),
+        (["--c3d", "x.pt", "--frames", "12"], "--frames is 12, and a C3D takes 16; give --frames 16"),
         (["--frames", "1"], "--frames is 1; give 2 or more"),
         (["--fps", "nan"], "--fps is nan"),
         (["--size", "4x4"], "--size is '4x4'; give width and height in pixels, 8 to 4096"),

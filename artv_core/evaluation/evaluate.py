@@ -25,7 +25,7 @@ from ..pipeline import Pipeline, pick_device
 from .distances import clip_similarity, frechet_distance, inception_score
 from .features import READINGS, Everyday, Reading, common_size, keep_features, kept_features, videos_of
 from .making import check_folder, make_videos
-from .networks import I3D, Clip, FeatureNetwork, Inception
+from .networks import C3D, I3D, Clip, FeatureNetwork, Inception
 from .options import EvaluateOptions
 from .prompt_sets import Prompt, read_prompts
 
@@ -73,6 +73,8 @@ def _networks(options: EvaluateOptions, device: torch.device) -> dict[str, Featu
         networks["inception"] = Inception(options.inception, device)
     if options.i3d:
         networks["i3d"] = I3D(options.i3d, device)
+    if options.c3d:
+        networks["c3d"] = C3D(options.c3d, device)
     if options.clip:
         networks["clip"] = Clip(*options.clip, device)
     return networks
@@ -127,12 +129,13 @@ def _judged(
     figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(broken) + len(true_broken)}
     if "inception" in networks:
         ours = _joined(kept["inception"][0])
-        score = inception_score(ours["logits"], splits=min(10, len(ours["logits"])))
-        figures["IS"] = {"mean": score.mean, "deviation": score.deviation}
+        figures["IS"] = _inception_score(ours["logits"])
         if len(true_read):
             figures["FID"] = frechet_distance(_joined(theirs["inception"][0])["features"], ours["features"])
     if "i3d" in networks:
         figures["FVD"] = frechet_distance(_joined(theirs["i3d"][0])["features"], _joined(kept["i3d"][0])["features"])
+    if "c3d" in networks:
+        figures["IS on C3D"] = _inception_score(_joined(kept["c3d"][0])["logits"])
     if "clip" in networks:
         figures["CLIPSIM"] = _clipsim(kept["clip"][0], read)
     figures["drift from the first frame, at the last"] = _last(drift)
@@ -141,6 +144,11 @@ def _judged(
 
 def _joined(features: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat(list(tensors)) for name, tensors in features.items()}
+
+
+def _inception_score(logits: Tensor) -> dict[str, float]:
+    score = inception_score(logits, splits=min(10, len(logits)))
+    return {"mean": score.mean, "deviation": score.deviation}
 
 
 def _clipsim(features: Mapping[str, Sequence[Tensor]], read: Sequence[Entry]) -> float:
@@ -175,7 +183,12 @@ def _number(value: float) -> str:
 def _write(options: EvaluateOptions, figures: Figures, reading: Reading) -> None:
     assert options.report is not None
     named = {"videos": options.videos, "true": options.true, "prompts": options.prompts}
-    weights = {"inception": options.inception, "i3d": options.i3d, "clip": options.clip and options.clip[0]}
+    weights = {
+        "inception": options.inception,
+        "i3d": options.i3d,
+        "c3d": options.c3d,
+        "clip": options.clip and options.clip[0],
+    }
     used = {name: Path(str(path)).name for name, path in weights.items() if path}
     with replacing(options.report) as path:
         path.write_text(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..prepare.clip_score import ClipScorer, clip_identity
-from .options import I3D_FROM, INCEPTION_FROM
+from .options import C3D_FROM, I3D_FROM, INCEPTION_FROM
 
 
 class FeatureNetwork(Protocol):
@@ -58,10 +58,7 @@ class I3D:
         """Raises ValueError, one line, for a file that is not there or no TorchScript."""
         self.identity = f"i3d-{_digest(script, f'get it from {I3D_FROM}')}"
         self._path, self._device = script, device
-        try:
-            self._network: Any = torch.jit.load(str(script), map_location=device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{script} is no TorchScript: {_one_line(error)}") from None
+        self._network = _script(script, device)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
@@ -75,6 +72,33 @@ class I3D:
                 f"return_features): {_one_line(error)}; get an I3D that does from {I3D_FROM}"
             ) from None
         return {"features": features.float().cpu()}
+
+
+class C3D:
+    """The C3D that the IS of UCF-101 is usually reckoned with (Saito et al. 2020, arXiv 1811.09245), as TorchScript:
+    probabilities of the 101 classes, of 16 frames at once."""
+
+    def __init__(self, script: str | Path, device: torch.device) -> None:
+        """Raises ValueError, one line, for a file that is not there or no TorchScript."""
+        self.identity = f"c3d-{_digest(script, f'get it from {C3D_FROM}')}"
+        self._path, self._device = script, device
+        self._network = _script(script, device)
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
+        """`logits` [1, classes]: logarithms of the probabilities. Raises ValueError, one line, where the network does
+        not take a video or gives something else."""
+        video = (255 * frames).round().clamp(0, 255).to(self._device, torch.uint8).movedim(0, 1)[None]
+        try:
+            found = self._network(video).float().cpu()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self._path} does not take a video [1, 3, {len(frames)}, height, width] of bytes: "
+                f"{_one_line(error)}; get a C3D that does from {C3D_FROM}"
+            ) from None
+        if found.ndim != 2 or found.min() < 0 or not torch.allclose(found.sum(1), torch.ones(1), atol=1e-3):
+            raise ValueError(f"{self._path} gives no probabilities of classes; get a C3D that does from {C3D_FROM}")
+        return {"logits": found.clamp(min=torch.finfo(torch.float32).tiny).log()}
 
 
 class Clip:
@@ -93,6 +117,13 @@ class Clip:
         )
         seen = self._scorer.embed_images(scaled.clamp(0, 1))
         return {"frames": seen.cpu(), "text": self._scorer.embed_text(caption)[None].cpu()}
+
+
+def _script(path: str | Path, device: torch.device) -> Any:
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no TorchScript: {_one_line(error)}") from None
 
 
 def _digest(path: str | Path, advice: str) -> str:

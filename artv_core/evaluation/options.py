@@ -8,6 +8,8 @@ from pathlib import Path
 
 INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inception-2015-12-05-6726825d.pth)"
 I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"
+C3D_FROM = "where StyleGAN-V's src/metrics/video_inception_score.py says (c3d_ucf101.pt)"
+C3D_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class EvaluateOptions:
     sampler: str | None
     inception: Path | None
     i3d: Path | None
+    c3d: Path | None
     clip: tuple[str, Path] | None
     report: Path | None
     features: Path | None
@@ -41,6 +44,8 @@ class EvaluateOptions:
             raise ValueError("--i3d is for FVD, which compares with true videos; give --true DIR")
         if self.i3d and self.frames < 10:
             raise ValueError(f"--frames is {self.frames}, and an I3D needs 10 or more; 16 are usual")
+        if self.c3d and self.frames != C3D_FRAMES:
+            raise ValueError(f"--frames is {self.frames}, and a C3D takes {C3D_FRAMES}; give --frames {C3D_FRAMES}")
         if self.count is not None and self.prompts is None:
             raise ValueError("--count says how many videos are made; give --prompts too, or leave it out")
 
@@ -54,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_argument_group("weights (nothing is downloaded)")
     weights.add_argument("--inception", type=Path, metavar="F.pth", help=f"for FID and IS; from {INCEPTION_FROM}")
     weights.add_argument("--i3d", type=Path, metavar="F.pt", help=f"for FVD; from {I3D_FROM}")
+    weights.add_argument("--c3d", type=Path, metavar="F.pt", help=f"for the IS of UCF-101; from {C3D_FROM}")
     weights.add_argument(
         "--clip-model", metavar="M", help="for CLIPSIM: open_clip's name of a model (ViT-B-32), or its JSON"
     )
@@ -98,6 +104,7 @@ def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
         sampler=args.sampler,
         inception=args.inception,
         i3d=args.i3d,
+        c3d=args.c3d,
         clip=None if args.clip_model is None else (args.clip_model, args.clip_weights),
         report=args.report,
         features=args.features,
