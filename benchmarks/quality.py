@@ -21,6 +21,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from documents import put_tables  # noqa: E402
 from result_files import commit  # noqa: E402
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
@@ -100,7 +101,7 @@ def main() -> None:
         RESULT.write_text(json.dumps(whole, indent=1) + "\n")
         if "bars" in whole and path == resolve_checkpoint("tiny"):
             for text in (ROOT / "README.md", path.with_suffix(".md")):
-                replace_table(text, markdown(whole))
+                put_tables(text, {"quality": markdown(whole)})
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -130,14 +131,6 @@ def written(measure: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if "drift" in measure or "sharpness" in measure else f"{value:.0%}"
-
-
-def replace_table(path: Path, table: str) -> None:
-    """Put `table` where the text has its marker, in place of what stands there up to the next empty line."""
-    before, marker, rest = path.read_text(encoding="utf-8").partition("<!-- quality table -->\n")
-    if marker:
-        after = rest.partition("\n\n")[2]
-        path.write_text(f"{before}{marker}{table}\n\n{after}", encoding="utf-8")
 
 
 def kept_result(name: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -4,24 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from documents import put_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks/results"
 TABLES = {
-    "<!-- long video table -->\n": ("long_video", "faults"),
-    "<!-- training table -->\n": ("training",),
-    "<!-- front end table -->\n": ("front_end",),
-    "<!-- speed table -->\n": ("speed",),
+    "long video": ("long_video", "faults"),
+    "training": ("training",),
+    "front end": ("front_end",),
+    "speed": ("speed",),
 }
-"""By the marker they stand under in the README: the results whose bars they show."""
+"""By name in the README: the results whose bars they show."""
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    for marker, names in TABLES.items():
-        before, _, rest = text.partition(marker)
-        text = before + marker + table(read_bars(names)) + "\n\n" + rest.partition("\n\n")[2]
-    README.write_text(text, encoding="utf-8")
+    put_tables(README, {name: table(read_bars(results)) for name, results in TABLES.items()})
 
 
 def read_bars(names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -96,20 +96,19 @@ def test_readme_and_model_card_say_what_was_measured():
     table = quality.markdown(result)
     assert len(table.splitlines()) == 2 + len(quality.BARS) + 1 + 2 + 2
     for path in (ROOT / "README.md", shipped_checkpoint("tiny").with_suffix(".md")):
-        assert f"<!-- quality table -->\n{table}\n\n" in path.read_text(), path
+        assert f"<!-- table: quality -->\n{table}\n\n" in path.read_text(), path
 
 
 def test_tables_are_replaced_where_they_stand(tmp_path: Path):
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    import quality
+    from documents import put_tables
 
     path = tmp_path / "text.md"
-    path.write_text("Before.\n\n<!-- quality table -->\n| old |\n| table |\n\nAfter.\n\nMore.\n")
-    quality.replace_table(path, "| new |")
-    assert path.read_text() == "Before.\n\n<!-- quality table -->\n| new |\n\nAfter.\n\nMore.\n"
-    path.write_text("No marker.\n")
-    quality.replace_table(path, "| new |")
-    assert path.read_text() == "No marker.\n"
+    path.write_text("Before.\n\n<!-- table: one -->\n| old |\n| table |\n\nAfter.\n\n<!-- table: two -->\n\nMore.\n")
+    put_tables(path, {"one": "| new |", "two": "| first |", "three": "| nowhere |"})
+    assert path.read_text() == (
+        "Before.\n\n<!-- table: one -->\n| new |\n\nAfter.\n\n<!-- table: two -->\n| first |\n\nMore.\n"
+    )
 
 
 def test_denoising_error_is_nothing_for_a_perfect_model_and_rises_with_noise():

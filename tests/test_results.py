@@ -53,10 +53,10 @@ def test_quality_is_strict_json():
     assert read("quality")["bars"]
 
 
-@pytest.mark.parametrize("marker", tables.TABLES)
-def test_readme_says_what_was_measured(marker):
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_readme_says_what_was_measured(name: str):
     text = tables.README.read_text(encoding="utf-8")
-    assert f"{marker}{tables.table(tables.read_bars(tables.TABLES[marker]))}\n\n" in text
+    assert f"{marker_of(name)}{tables.table(tables.read_bars(tables.TABLES[name]))}\n\n" in text
 
 
 @pytest.mark.parametrize("name", ["long_video", "faults", "front_end", "training", "speed"])
