@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .evaluation.drift import DriftLog, DriftMeter, drift_table, plot_drift, read_drift_csv
+from .evaluation.drift import DriftLog, DriftMeter, drift_table, plot_path, read_drift_csv, save_plot
 from .media import VideoWriter, check_writable, mask_frames, replacing
 from .pipeline import DecodedFrame, save_latents
 
@@ -33,7 +33,7 @@ def check_outputs(job: Job) -> None:
 def output_paths(job: Job) -> list[Path]:
     """All files of a job that is run to its end."""
     latents = [job.latents] if job.latents else []
-    return [*job.videos, *job.masks, *latents, *job.drift, *map(_plot_path, job.drift)]
+    return [*job.videos, *job.masks, *latents, *job.drift, *map(plot_path, job.drift)]
 
 
 class Outputs:
@@ -102,12 +102,7 @@ class _DriftReadout:
     def show(self) -> None:
         readings = read_drift_csv(self._log.path)
         print(drift_table(readings), file=sys.stderr)
-        with replacing(_plot_path(self._log.path)) as temporary:
-            plot_drift(readings, self._log.path.stem).save(temporary, format="PNG")
-
-
-def _plot_path(readout: Path) -> Path:
-    return readout.with_suffix(".png")
+        save_plot(self._log.path, readings)
 
 
 def _video_writers(job: Job) -> list[VideoWriter]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.utils import get_featuresdict_from_dataset
@@ -17,7 +18,16 @@ from artv_core.cli import main
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import Entry
 from artv_core.evaluation.distances import frechet_distance, inception_score
-from artv_core.evaluation.features import Reading, common_size, keep_features, kept_features, videos_of
+from artv_core.evaluation.drift import plot_path, read_drift_csv
+from artv_core.evaluation.features import (
+    READINGS,
+    Everyday,
+    Reading,
+    common_size,
+    keep_features,
+    kept_features,
+    videos_of,
+)
 from artv_core.evaluation.networks import C3D, I3D, Clip, Inception
 from artv_core.evaluation.prompt_sets import read_prompts
 from artv_core.media import VideoWriter, read_video
@@ -270,6 +280,26 @@ def test_videos_are_made_and_judged(judged: tuple[Path, list[str]]):
     assert report["read"] == {"frames": 12, "fps": 8.0, "size": [32, 32]}
 
 
+def test_drift_is_told_by_frame_and_drawn_beside_that_of_true_videos(tmp_path: Path):
+    videos, true = (write_videos(tmp_path / name, 3, seed) for seed, name in enumerate(("videos", "true")))
+    readout = tmp_path / "drift.csv"
+    command = ["evaluate", str(videos), "--frames", "12", "--drift", str(readout), "--report", str(tmp_path / "r.json")]
+    assert main(command) == 0
+    readings = read_drift_csv(readout)
+    each = [Everyday()(read_frames(entry, [k / 8 for k in range(12)], (32, 48)), "") for entry in videos_of(videos)]
+    by_hand = torch.stack([found["drift"] for found in each])
+    assert [reading.index for reading in readings] == list(range(12))
+    assert [reading.shift for reading in readings] == pytest.approx(by_hand[:, :, 0].mean(0).tolist(), rel=1e-5)
+    assert [reading.sharpness for reading in readings] == pytest.approx(by_hand[:, :, 2].median(0).values.tolist())
+    assert readings[11].shift > readings[3].shift > 0  # colours change from frame to frame
+    last = json.loads((tmp_path / "r.json").read_text())["figures"]["drift from the first frame, at the last"]
+    assert last == {name: getattr(readings[-1], name) for name in READINGS}
+    alone = Image.open(plot_path(readout)).convert("RGB")
+    assert main([*command, "--true", str(true)]) == 0
+    assert read_drift_csv(readout) == readings
+    assert Image.open(plot_path(readout)).convert("RGB").tobytes() != alone.tobytes()
+
+
 def test_clipsim_is_open_clips_mean_cosine(judged: tuple[Path, list[str]]):
     root, command = judged
     model, weights = (command[command.index(f"--clip-{name}") + 1] for name in ("model", "weights"))
@@ -375,6 +405,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
         (["--i3d", "x.pt"], "--i3d is for FVD, which compares with true videos; give --true DIR"),
         (["--true", "t", "--i3d", "x.pt", "--frames", "4"], "an I3D needs 10 or more"),
         (["--c3d", "x.pt", "--frames", "12"], "--frames is 12, and a C3D takes 16; give --frames 16"),
+        (["--drift", "a.png"], "--drift is a.png, which the plot will be called; give a name that ends in .csv"),
         (["--frames", "1"], "--frames is 1; give 2 or more"),
         (["--fps", "nan"], "--fps is nan"),
         (["--size", "4x4"], "--size is '4x4'; give width and height in pixels, 8 to 4096"),

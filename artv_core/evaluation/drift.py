@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..media import check_writable, evenly_spaced
+from ..media import check_writable, evenly_spaced, replacing
 
 COLUMNS = ("frame", "shift", "spread", "sharpness", "motion", "distance", "copied")
 """The fields of a reading as tables and files head them."""
@@ -208,8 +208,9 @@ def _parsed(line: str, place: str) -> DriftReading:
 # Plot
 
 
-def plot_drift(readings: Sequence[DriftReading], title: str = "") -> Image.Image:
-    """All measures over the frames as one RGB picture of 1000x750 pixels; of a long video, evenly thinned out.
+def plot_drift(readings: Sequence[DriftReading], title: str = "", true: Sequence[DriftReading] = ()) -> Image.Image:
+    """All measures over the frames as one RGB picture of 1000x750 pixels; of a long video, evenly thinned out. Those of
+    `true` videos, if there are any, are drawn beside them.
 
     Raises ValueError, one line, without readings and where matplotlib is missing.
     """
@@ -221,14 +222,16 @@ def plot_drift(readings: Sequence[DriftReading], title: str = "") -> Image.Image
         from matplotlib.ticker import MaxNLocator
     except ImportError:
         raise ValueError("the plot needs matplotlib: pip install matplotlib") from None
-    chosen = [readings[index] for index in evenly_spaced(len(readings), _PLOT_POINTS)]
+    chosen, beside = (
+        [each[index] for index in evenly_spaced(len(each), _PLOT_POINTS)] if each else [] for each in (readings, true)
+    )
     figure = Figure(figsize=(10, 7.5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     shown = "\n".join(textwrap.wrap(textwrap.shorten(title, 190, placeholder=" ..."), 100))
     figure.suptitle(shown, fontsize=12, parse_math=False)
     panels = figure.subplots(3, 2, sharex=True).flat
     for axes, name in zip(panels, _PANELS, strict=True):
-        _draw_panel(axes, name, chosen)
+        _draw_panel(axes, name, chosen, beside)
     for axes in figure.axes[-2:]:
         axes.set_xlabel("frame")
         axes.set_xlim(chosen[0].index - 0.5, chosen[-1].index + 0.5)
@@ -237,14 +240,37 @@ def plot_drift(readings: Sequence[DriftReading], title: str = "") -> Image.Image
     return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
 
 
-def _draw_panel(axes: Any, name: str, readings: Sequence[DriftReading]) -> None:
-    frames = [reading.index for reading in readings]
-    values = [getattr(reading, name) for reading in readings]
+def plot_path(readout: str | Path) -> Path:
+    """Where the plot of a file of readings goes: beside it."""
+    return Path(readout).with_suffix(".png")
+
+
+def save_plot(readout: str | Path, readings: Sequence[DriftReading], true: Sequence[DriftReading] = ()) -> None:
+    """As `plot_drift`, beside the file of these readings and titled with its name."""
+    with replacing(plot_path(readout)) as temporary:
+        plot_drift(readings, Path(readout).stem, true).save(temporary, format="PNG")
+
+
+def write_drift(path: str | Path, readings: Sequence[DriftReading], true: Sequence[DriftReading] = ()) -> None:
+    """A file of these readings, and the plot beside it. Raises ValueError, one line, where that cannot be."""
+    with DriftLog(path) as log:
+        for reading in readings:
+            log.append(reading)
+    save_plot(path, readings, true)
+
+
+def _draw_panel(axes: Any, name: str, readings: Sequence[DriftReading], true: Sequence[DriftReading]) -> None:
     unchanged = float(name in _RATIOS)
     axes.axhline(unchanged, color="#999999", linewidth=1, linestyle="--")
-    axes.plot(frames, values, color="#1f5fa8", linewidth=1.2, marker="o" if len(frames) <= 64 else "", markersize=2.5)
-    axes.set_title(_PANELS[name], fontsize=10, loc="left")
-    axes.set_ylim(*_limits(name, values))
+    marker = "o" if len(readings) <= 64 else ""
+    for each, color, label in ((true, "#8a8a8a", "true videos"), (readings, "#1f5fa8", "these videos")):
+        frames, values = [reading.index for reading in each], [getattr(reading, name) for reading in each]
+        axes.plot(frames, values, color=color, label=label, linewidth=1.2, marker=marker, markersize=2.5)
+    if true:
+        axes.legend(fontsize=8, frameon=False)
+    copied_none = name == "copied" and not any(reading.copied for reading in readings)
+    axes.set_title("copied (no masks)" if copied_none else _PANELS[name], fontsize=10, loc="left")
+    axes.set_ylim(*_limits(name, [getattr(reading, name) for reading in (*readings, *true)]))
     axes.ticklabel_format(useOffset=False)
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)

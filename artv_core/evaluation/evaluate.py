@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..job import say
 from ..media import check_writable, replacing
 from ..pipeline import Pipeline, pick_device
 from .distances import clip_similarity, frechet_distance, inception_score
+from .drift import DriftReading, plot_path, write_drift
 from .features import READINGS, Everyday, Reading, common_size, keep_features, kept_features, videos_of
 from .making import check_folder, make_videos
 from .networks import C3D, I3D, Clip, FeatureNetwork, Inception
@@ -35,14 +36,23 @@ if TYPE_CHECKING:
 Figures = dict[str, Any]
 
 
+class Judged(NamedTuple):
+    """What was found, and the drift frame by frame of these and of the true videos (none: empty)."""
+
+    figures: Figures
+    drift: list[DriftReading]
+    true_drift: list[DriftReading]
+
+
 def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pipeline]) -> int:
     """Run it; returns the exit code. Raises ValueError, one line, on whatever cannot be done, as far as possible before
     anything is made."""
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    if options.report:
-        check_writable(options.report)
+    for path in (options.report, options.drift, options.drift and plot_path(options.drift)):
+        if path:
+            check_writable(path)
     device = state.device if state.num_processes > 1 else pick_device(options.model.device)
     networks = _networks(options, device)
     true = videos_of(options.true) if options.true else []
@@ -59,10 +69,12 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
         keep_features([*made, *true], networks, reading, folder, share, bar.update)
     state.wait_for_everyone()
     if state.is_main_process:
-        figures = _judged(made, true, networks, reading, folder)
-        _show(figures)
+        judged = _judged(made, true, networks, reading, folder)
+        _show(judged.figures)
         if options.report:
-            _write(options, figures, reading)
+            _write(options, judged.figures, reading)
+        if options.drift:
+            write_drift(options.drift, judged.drift, judged.true_drift)
     state.destroy_process_group()
     return 0
 
@@ -118,7 +130,7 @@ def _judged(
     networks: Mapping[str, FeatureNetwork],
     reading: Reading,
     folder: Path,
-) -> Figures:
+) -> Judged:
     kept = {name: kept_features(made, network, reading, folder) for name, network in networks.items()}
     theirs = {name: kept_features(true, network, reading, folder) for name, network in networks.items()}
     (drift, read, broken), (_, true_read, true_broken) = kept["everyday"], theirs["everyday"]
@@ -138,8 +150,9 @@ def _judged(
         figures["IS on C3D"] = _inception_score(_joined(kept["c3d"][0])["logits"])
     if "clip" in networks:
         figures["CLIPSIM"] = _clipsim(kept["clip"][0], read)
-    figures["drift from the first frame, at the last"] = _last(drift)
-    return figures
+    curves = [mean_drift(found["drift"]) if found else [] for found in (drift, theirs["everyday"][0])]
+    figures["drift from the first frame, at the last"] = {name: getattr(curves[0][-1], name) for name in READINGS}
+    return Judged(figures, *curves)
 
 
 def _joined(features: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
@@ -160,13 +173,17 @@ def _clipsim(features: Mapping[str, Sequence[Tensor]], read: Sequence[Entry]) ->
     return clip_similarity(frames, torch.cat([features["text"][index] for index in told]))
 
 
-def _last(features: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """Means over videos; ratios as medians, which one flat frame does not spoil."""
-    last = torch.stack([tensor[-1] for tensor in features["drift"]])
-    return {
-        name: float(column.median() if name in ("spread", "sharpness") else column.mean())
-        for name, column in zip(READINGS, last.T, strict=True)
+def mean_drift(videos: Sequence[Tensor]) -> list[DriftReading]:
+    """Of each video's readings [T, 5] (`READINGS`): means, frame by frame; ratios as medians, which one flat frame
+    does not spoil."""
+    columns = {
+        name: column.median(dim=0).values if name in ("spread", "sharpness") else column.mean(dim=0)
+        for name, column in zip(READINGS, torch.stack(list(videos)).unbind(-1), strict=True)
     }
+    return [
+        DriftReading(index, **{name: float(column[index]) for name, column in columns.items()}, copied=0.0)
+        for index in range(len(videos[0]))
+    ]
 
 
 def _show(figures: Figures) -> None:

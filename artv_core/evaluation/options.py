@@ -32,6 +32,7 @@ class EvaluateOptions:
     c3d: Path | None
     clip: tuple[str, Path] | None
     report: Path | None
+    drift: Path | None
     features: Path | None
     model: argparse.Namespace
 
@@ -46,6 +47,8 @@ class EvaluateOptions:
             raise ValueError(f"--frames is {self.frames}, and an I3D needs 10 or more; 16 are usual")
         if self.c3d and self.frames != C3D_FRAMES:
             raise ValueError(f"--frames is {self.frames}, and a C3D takes {C3D_FRAMES}; give --frames {C3D_FRAMES}")
+        if self.drift and self.drift.suffix.lower() == ".png":
+            raise ValueError(f"--drift is {self.drift}, which the plot will be called; give a name that ends in .csv")
         if self.count is not None and self.prompts is None:
             raise ValueError("--count says how many videos are made; give --prompts too, or leave it out")
 
@@ -83,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
     parser.add_argument("--report", type=Path, metavar="F.json", help="write the figures to a file, too")
     parser.add_argument(
+        "--drift",
+        type=Path,
+        metavar="F.csv",
+        help="how far frames are from the first, by frame, over all videos; and a plot (F.png), true videos beside",
+    )
+    parser.add_argument(
         "--features", type=Path, metavar="DIR", help="where features are kept; default: artv-features beside VIDEOS"
     )
 
@@ -107,6 +116,7 @@ def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
         c3d=args.c3d,
         clip=None if args.clip_model is None else (args.clip_model, args.clip_weights),
         report=args.report,
+        drift=args.drift,
         features=args.features,
         model=args,
     )
