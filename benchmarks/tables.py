@@ -14,6 +14,7 @@ TABLES = {
     "training": ("training",),
     "front end": ("front_end",),
     "speed": ("speed",),
+    "evidence": ("ablations",),
 }
 """By name in the README: the results whose bars they show."""
 

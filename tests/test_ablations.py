@@ -164,6 +164,12 @@ def test_each_part_has_a_module_and_its_table():
     assert set(written.TABLES) - {"mask while sampling"} <= parts
 
 
+def test_every_bar_is_there_and_those_measured_hold():
+    bars = json.loads(ablations.RESULT.read_text())["bars"]
+    assert {bar["name"] for bar in bars} == {bar for part in ablations.BARS.values() for bar in part}
+    assert [bar["name"] for bar in bars if bar["value"] is not None and not bar["holds"]] == []
+
+
 def test_the_document_says_what_was_measured():
     if not ablations.RESULT.is_file():
         pytest.skip("nothing of the evidence is measured yet")

@@ -59,7 +59,7 @@ def test_readme_says_what_was_measured(name: str):
     assert f"{marker_of(name)}{tables.table(tables.read_bars(tables.TABLES[name]))}\n\n" in text
 
 
-@pytest.mark.parametrize("name", ["long_video", "faults", "front_end", "training", "speed"])
+@pytest.mark.parametrize("name", ["long_video", "faults", "front_end", "training", "speed", "ablations"])
 def test_a_bar_holds_where_its_value_is_within_its_limit(name):
     bars = read(name)["bars"]
     assert len({bar["name"] for bar in bars}) == len(bars)
