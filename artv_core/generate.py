@@ -17,13 +17,12 @@ from .models.artv import ARTV
 from .randomness import normal, stream
 from .sampling import StepInfo, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
+from .sizes import MAX_SIDE
 from .text_track import TextTrack
 
 NoiseLevel = int | tuple[tuple[int, int], ...]
 """A condition's noise level (time step) for all frames; or (first frame, level) pairs from frame 0 on, ascending."""
 
-MAX_SIDE = 16_384
-"""Pixels along one side; more is a slip of the keyboard."""
 MAX_SEED = 2**64 - 1
 
 

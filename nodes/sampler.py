@@ -6,9 +6,10 @@ from comfy_api.latest import io
 
 from ..artv_core.denoiser import Shortcuts
 from ..artv_core.frames import AnchorPolicy
-from ..artv_core.generate import MAX_SIDE, GenerateOptions
+from ..artv_core.generate import GenerateOptions
 from ..artv_core.sampling import SAMPLERS
 from ..artv_core.schedule import SPACINGS
+from ..artv_core.sizes import MAX_SIDE
 from . import bridge
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..sizes import parse_size
 from .variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def run_bench(args: argparse.Namespace) -> int:
 
     device = pick_device(args.device)
     config = preset(args.preset) if args.preset else _config_of(args.checkpoint)
-    sizes = [_size(text) for text in args.sizes] or [(config.size[1], config.size[0])]
+    sizes = [parse_size(text, "--sizes") for text in args.sizes] or [config.size]
     if args.frames < 2:
         raise ValueError(f"--frames is {args.frames}; give 2 or more, so that there is a first frame and later ones")
     if args.peers and not has_modelscope():
         raise ValueError("--peers needs the package diffusers: pip install diffusers, or leave it out")
-    cases = [options for width, height in sizes if (options := _options(args, width, height)).resolved(config)]
+    cases = [options for height, width in sizes if (options := _options(args, width, height)).resolved(config)]
     model = f"preset:{args.preset}" if args.preset else str(args.checkpoint)
     names = list(VARIANTS) if "all" in args.variants else args.variants
     print(_machine(device, args.dtype))
@@ -103,13 +103,6 @@ def _config_of(checkpoint: str) -> ARTVConfig:
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
 
     return describe_checkpoint(resolve_checkpoint(checkpoint)).config
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not match:
-        raise ValueError(f"--sizes holds {text[:50]!r}; give width and height in pixels, as in 512x512")
-    return int(match[1]), int(match[2])
 
 
 def _machine(device: torch.device, dtype: str) -> str:

@@ -19,14 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sizes import MAX_SIDE
 from .clips import BrokenClip
 from .sources import Entry
 
 HELD_SECONDS = 0.5
 """For how long the last frame stays where a file says nothing: files tend to end a little before they claim to."""
-
-MAX_SIDE = 16_384
-"""Pixels, also while a frame is scaled."""
 
 # Also so that no file makes FFmpeg open another one. In other containers frames are not found by their times exactly.
 _OPTIONS = {"protocol_whitelist": "file,subfile", "format_whitelist": "mov,matroska,avi,mpegts"}

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..sizes import parse_size
+
 INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inception-2015-12-05-6726825d.pth)"
 I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"
 C3D_FROM = "where StyleGAN-V's src/metrics/video_inception_score.py says (c3d_ucf101.pt)"
@@ -107,7 +109,7 @@ def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
         count=args.count,
         frames=args.frames,
         fps=args.fps,
-        size=None if args.size is None else _size(args.size),
+        size=None if args.size is None else parse_size(args.size, "--size"),
         seed=args.seed,
         steps=args.steps,
         sampler=args.sampler,
@@ -120,12 +122,3 @@ def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
         features=args.features,
         model=args,
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    """(height, width)."""
-    width, _, height = text.partition("x")
-    sides = [int(side) if side.isdecimal() and len(side) <= 5 else 0 for side in (height, width)]
-    if not all(8 <= side <= 4096 for side in sides):
-        raise ValueError(f"--size is {text[:50]!r}; give width and height in pixels, 8 to 4096, as in 256x256")
-    return sides[0], sides[1]

@@ -87,7 +87,7 @@ def clip_buckets(options: PrepareOptions, config: ARTVConfig) -> tuple[tuple[int
     size = options.size or config.size
     multiple = BUCKET_MULTIPLE if min(size) >= 4 * BUCKET_MULTIPLE else SMALL_MULTIPLE
     if any(side % config.vae.factor for side in size):
-        raise ValueError(f"--size is {size[0]}x{size[1]}; both sides must be multiples of {config.vae.factor}")
+        raise ValueError(f"--size is {size[1]}x{size[0]}; both sides must be multiples of {config.vae.factor}")
     return make_buckets(size, multiple) if options.buckets else (size,)
 
 

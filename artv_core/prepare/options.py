@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..sizes import parse_size
+
 SHOTS = ("drop", "split", "keep")
 ENGINES = ("auto", "plain", "ray")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -72,7 +74,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_clips(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what becomes of a clip")
-    group.add_argument("--size", metavar="N|HxW", help="pixels; default: the checkpoint's")
+    group.add_argument("--size", metavar="N|WxH", help="pixels; default: the checkpoint's")
     group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: the checkpoint's (8)")
     group.add_argument("--one-size", action="store_true", help="crop all to that size; else each to the nearest bucket")
     group.add_argument("--min-frames", type=int, default=8, metavar="N", help="shorter is dropped; default: 8")
@@ -133,7 +135,7 @@ def from_arguments(args: argparse.Namespace) -> PrepareOptions:
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= {
         "buckets": not args.one_size,
-        "size": None if args.size is None else _size(args.size),
+        "size": None if args.size is None else parse_size(args.size, "--size"),
         "motion_range": tuple(args.motion_range),
     }
     options = PrepareOptions(**given)
@@ -190,10 +192,3 @@ def select_settings(options: PrepareOptions) -> dict[str, Any]:
     """What the choice of clips depends on, beside their scores and their length in frames."""
     names = ("shots", "motion_range", "min_clip_score", "top", "min_frames", "max_frames")
     return {name: getattr(options, name) for name in names}
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= 16_384 for part in parts):
-        raise ValueError(f"--size is {text!r}; accepted are 256, or height x width such as 256x384")
-    return int(parts[0]), int(parts[-1])
