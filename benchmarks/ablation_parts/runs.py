@@ -98,8 +98,8 @@ def work_through(
     found = {key: figures for key, figures in kept.items() if figures["conditions"] == conditions}
     started, longest = time.monotonic(), 0.0
     for name, seed in plan.runs():
-        key = f"{name}, seed {seed}"
-        file = plan.folder(name, seed).with_name(f"{plan.folder(name, seed).name}.json")
+        key, folder = f"{name}, seed {seed}", plan.folder(name, seed)
+        file = folder.with_name(f"{folder.name}.json")
         if key not in found and file.is_file():
             left = json.loads(file.read_text())
             found |= {key: left} if left["conditions"] == conditions else {}
