@@ -1,7 +1,8 @@
 """What the paper claims, tested at small scale: `python benchmarks/ablations.py [--minutes N] [--parts NAME ...]`.
 
 variants  `tiny` trained from nothing as the paper has it, and without one part of it each, several seeds
-far       the first two of these, 1,000 frames on
+settled   the same variants gone on with from the shipped checkpoint, whose thousands of steps all of them then share
+far       the first two of "settled", 1,000 frames on
 detailed  with and without the mask network where copying should matter: fine textures and many objects
 one-shot  a 3D UNet of as many parameters that makes 16 frames at once, trained as long
 noise     the shipped checkpoint at noise levels of 0 to 400
@@ -30,8 +31,18 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from ablation_parts import detailed, far, mask, metrics, sampling, shipped, variants, whole_clips  # noqa: E402
-from ablation_parts.runs import Budget, Plan, TrainingPlan  # noqa: E402
+from ablation_parts import (  # noqa: E402
+    detailed,
+    far,
+    mask,
+    metrics,
+    sampling,
+    settled,
+    shipped,
+    variants,
+    whole_clips,
+)
+from ablation_parts.runs import Plan, TrainingPlan  # noqa: E402
 from ablation_parts.written import write_document  # noqa: E402
 from result_files import kept_parts, run_parts  # noqa: E402
 
@@ -39,6 +50,7 @@ RESULT = ROOT / "benchmarks/results/ablations.json"
 
 BARS: dict[str, dict[str, tuple[str, float]]] = {
     "variants": {},
+    "settled": {},
     "far": {},
     "detailed": {},
     "one-shot": {},
@@ -50,7 +62,7 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
     "metrics": metrics.BARS,
 }
 
-TRAINED = {"variants": variants, "far": far, "detailed": detailed, "one-shot": whole_clips}
+TRAINED = {"variants": variants, "settled": settled, "far": far, "detailed": detailed, "one-shot": whole_clips}
 SAMPLED = {"noise": sampling, "guidance": sampling, "long": shipped, "sizes": sampling}
 ONCE = {"mask": mask, "metrics": metrics}
 
@@ -59,13 +71,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="begin no run that would likely end later than this, in a part")
     parser.add_argument("--seeds", type=int, default=3, help="of each run")
-    parser.add_argument("--steps", type=int, default=Budget.steps, help="training steps of each run")
+    parser.add_argument("--steps", type=int, help="training steps of each run, in place of each part's own")
     parser.add_argument(
         "--variants",
         nargs="+",
         choices=list(variants.VARIANTS),
         metavar="NAME",
-        help="of the part variants, which to train",
+        help="of the parts variants and settled, which to train",
     )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where finished runs are kept")
     args = run_parts(parser, RESULT, BARS, measure)
@@ -85,8 +97,9 @@ def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def training_plan(part: str, args: argparse.Namespace) -> TrainingPlan:
     """Which runs the part has, and what each gets."""
-    budget = replace(TRAINED[part].BUDGET, steps=args.steps)
-    named = args.variants if part == "variants" else None
+    budget = TRAINED[part].BUDGET
+    budget = replace(budget, steps=args.steps or budget.steps)
+    named = args.variants if part in ("variants", "settled") else None
     names = tuple(named or TRAINED[part].names(everything=torch.cuda.is_available()))
     if args.quick:
         budget = replace(budget, steps=5, batch_size=16, clips=8, vae_steps=min(2, budget.vae_steps))

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 pytest.importorskip("diffusers", reason="the one-shot baseline is diffusers' 3D UNet: pip install diffusers")
 
 import ablations  # noqa: E402
-from ablation_parts import mask, shipped, variants, written  # noqa: E402
+from ablation_parts import mask, runs, shipped, variants, written  # noqa: E402
 from ablation_parts.measured import figures, from_text  # noqa: E402
 from ablation_parts.runs import (  # noqa: E402
     Budget,
@@ -100,6 +101,21 @@ def test_each_variant_is_trained_and_sampled_as_it_says(tmp_path_factory: pytest
         otherwise = from_text(model, Variant(), 2, 17, steps=2)[1]
         assert torch.equal(videos[:, 0], otherwise[:, 0])
         assert not torch.equal(videos[:, 2:], otherwise[:, 2:])
+
+
+@pytest.mark.parametrize("name", ["full", "no mask network"])
+def test_what_goes_on_from_the_shipped_checkpoint_is_it_at_first(tmp_path: Path, name: str):
+    """After one step at next to no rate, without its mask network or with it."""
+    budget = replace(SMALL, steps=1, start_from="tiny")
+    still = Variant(overrides=variants.VARIANTS[name].overrides, stage={"ema_decay": 0.0})
+    with patch.object(runs, "LATER_RATES", {"muon_learning_rate": 1e-12, "learning_rate": 1e-12}):
+        model, _ = trained(still, name, 1, plan(tmp_path, budget=budget))
+    shipped_model = load_checkpoint(resolve_checkpoint("tiny"), without=("mask",) if name != "full" else ())
+    assert (model.mask is None) == (name == "no mask network")
+    there = dict(model.named_parameters())
+    for key, weight in shipped_model.named_parameters():
+        assert torch.allclose(there[key], weight, atol=1e-5), key
+    assert set(there) == set(dict(shipped_model.named_parameters()))
 
 
 def test_a_rollout_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""With and without the mask network, 1,000 frames on: the models of the part "variants"."""
+"""With and without the mask network, 1,000 frames on: the models of the part "settled"."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from ablation_parts.measured import from_text
 from ablation_parts.pictures import save_sheet
 from ablation_parts.runs import TrainingPlan, trained, work_through
-from ablation_parts.variants import BUDGET, VARIANTS
+from ablation_parts.settled import BUDGET
+from ablation_parts.variants import VARIANTS
 
 __all__ = ["BUDGET", "measure", "names"]
 PROMPTS, FRAMES = 8, 1000
@@ -22,8 +23,8 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
 
     def one(name: str, seed: int) -> dict[str, Any]:
         model, _ = trained(VARIANTS[name], name, seed, plan)
-        folder = plan.folder(name, seed)
-        found, videos = from_text(model, VARIANTS[name], *((2, 40) if quick else (PROMPTS, FRAMES)), seed, folder)
+        prompts, frames = (2, 40) if quick else (PROMPTS, FRAMES)
+        found, videos = from_text(model, VARIANTS[name], prompts, frames, seed, plan.folder(name, seed))
         if seed == 1 and not quick:
             save_sheet(videos, f"far-{name}")
         return found

@@ -13,7 +13,7 @@ from unittest.mock import patch
 from decisions import noised_copy_in_training
 
 from artv_core import generate
-from artv_core.checkpoint import load_checkpoint
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.frames import AnchorPolicy
 from artv_core.models.artv import ARTV
 from artv_core.training.config import LatentsStage, TrainConfig, read_config
@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/tiny.toml"
 WORLD_SEED = 3
 """Of the clips, which all runs share."""
+LATER_RATES = {"muon_learning_rate": 1e-3, "learning_rate": 3e-4}
+"""Of runs that go on from a trained checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def levels(level: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Budget:
-    """What each run of a comparison gets. `vae_steps` 0: the shipped autoencoder as it is."""
+    """What each run of a comparison gets. `vae_steps` 0: the shipped autoencoder as it is. `start_from`: a checkpoint
+    that all go on from; without one they begin with nothing."""
 
     steps: int = 1500
     batch_size: int = 64
@@ -52,9 +55,12 @@ class Budget:
     frames: int = 16
     world: str = "plain"
     vae_steps: int = 0
+    start_from: str = ""
 
     def __str__(self) -> str:
-        return f"{self.steps} steps of {self.batch_size} samples, {self.clips} clips of the {self.world} world"
+        before = f" after those of {self.start_from}" if self.start_from else ""
+        clips = f"{self.clips} clips of the {self.world} world"
+        return f"{self.steps} steps of {self.batch_size} samples{before}, {clips}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ def work_through(
 def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple[ARTV, float]:
     """The model of one run, trained as far as it is not yet; and how many seconds of processor time that took now."""
     config, data = run_config(variant, name, seed, plan.budget), clips_of(plan)
+    if plan.budget.start_from:
+        config = going_on(config, variant, plan)
     folder = plan.work / config.name
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("vae.safetensors", "latents.safetensors"):
@@ -144,13 +152,28 @@ def run_config(variant: Variant, name: str, seed: int, budget: Budget) -> TrainC
     quiet = {"sheet_every": 10 * steps, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.998}
     return replace(
         base,
-        name="-".join([*(str(value) for value in asdict(budget).values()), *name.split(), "seed", str(seed)]),
+        name="-".join(
+            [*(str(value) for value in asdict(budget).values() if value != ""), *name.split(), "seed", str(seed)]
+        ),
         seed=seed,
         world=budget.world,
         overrides=variant.overrides,
         latents=latents_stage(budget),
         diffusion=replace(base.diffusion, **(short | quiet | variant.stage)),
     )
+
+
+def going_on(config: TrainConfig, variant: Variant, plan: TrainingPlan) -> TrainConfig:
+    """The run from the plan's checkpoint on, at lower rates; where the variant has no mask network, from a copy of the
+    checkpoint without it."""
+    start = resolve_checkpoint(plan.budget.start_from)
+    if config.model.mask is None:
+        whole, start = start, plan.work / f"{start.stem}-without-mask.safetensors"
+        if not start.is_file():
+            model = load_checkpoint(whole, without=("mask",))
+            model.config = replace(model.config, mask=None)
+            save_checkpoint(model, start)
+    return replace(config, diffusion=replace(config.diffusion, start_from=str(start), **LATER_RATES))
 
 
 def clips_of(plan: TrainingPlan) -> Path:

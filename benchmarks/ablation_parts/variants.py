@@ -38,9 +38,10 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
 
     def one(name: str, seed: int) -> dict[str, Any]:
         model, seconds = trained(VARIANTS[name], name, seed, plan)
-        found, videos = from_text(model, VARIANTS[name], *((4, 20) if quick else (PROMPTS, FRAMES)), seed=seed)
+        prompts, frames = (4, 20) if quick else (PROMPTS, FRAMES)
+        found, videos = from_text(model, VARIANTS[name], prompts, frames, seed, plan.folder(name, seed))
         if seed == 1 and not quick:
-            save_sheet(videos, f"variant-{name}")
+            save_sheet(videos, f"{plan.part}-{name}")
         return found | {"training, CPU s": round(seconds)}
 
     return {

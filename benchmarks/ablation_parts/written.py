@@ -12,7 +12,7 @@ from ablation_parts.runs import mean_and_spread
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/evidence.md"
 Parts = Mapping[str, dict[str, Any]]
 
-CURVES = ("variants", "far", "detailed", "one-shot", "noise", "sizes", "long")
+CURVES = ("variants", "settled", "far", "detailed", "one-shot", "noise", "sizes", "long")
 """Parts whose curves are drawn."""
 
 
@@ -112,6 +112,7 @@ def draw_curves(part: str, runs: Mapping[str, dict[str, Any]]) -> None:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "variants": runs_table,
+    "settled": runs_table,
     "far": runs_table,
     "detailed": runs_table,
     "one-shot": runs_table,
