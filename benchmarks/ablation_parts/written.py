@@ -12,7 +12,7 @@ from ablation_parts.runs import mean_and_spread
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/evidence.md"
 Parts = Mapping[str, dict[str, Any]]
 
-CURVES = ("variants", "settled", "far", "detailed", "one-shot", "noise", "sizes", "long")
+CURVES = ("variants", "settled", "far", "detailed", "one-shot", "noise", "guidance", "sizes", "long")
 """Parts whose curves are drawn."""
 
 
