@@ -7,9 +7,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from einops import rearrange
 from torch import Tensor, nn
 
 from artv_core.config import AdapterConfig, AnchorConfig, NetworkConfig, UNetConfig, preset
+from artv_core.models.attention import attend
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import UNet
 
@@ -391,3 +393,18 @@ def test_every_parameter_lives_in_a_layer_of_the_host():
     assert len(owners) > 100
     assert all(isinstance(owner, kinds) for owner in owners)
     assert not list(network.buffers())
+
+
+def test_attention_trained_in_half_precision_on_a_cpu_is_computed_in_float32() -> None:
+    torch.manual_seed(0)
+    parts = [torch.randn(2, 4, tokens, 16, dtype=torch.bfloat16, requires_grad=True) for tokens in (64, 17, 17)]
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attend(parts[0], (parts[1], parts[2]))
+    wanted = rearrange(torch.nn.functional.scaled_dot_product_attention(*exact), "b heads n d -> b n (heads d)")
+    wanted.sum().backward()
+    found.sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert (found == wanted.bfloat16()).float().mean() > 0.99, "more than the last rounding"
+    for part, true in zip(parts, exact, strict=True):
+        torch.testing.assert_close(part.grad, true.grad.bfloat16(), rtol=0.01, atol=1e-4)

@@ -191,4 +191,13 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(queries: Tensor, keys_values: KeysValues) -> Tensor:
     """Scaled dot-product attention of split queries; the heads come back joined, [B, tokens, heads * d]."""
-    return rearrange(F.scaled_dot_product_attention(queries, *keys_values), "b heads n d -> b n (heads d)")
+    return rearrange(_attended(queries, *keys_values), "b heads n d -> b n (heads d)")
+
+
+def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """In float32 where a CPU trains in half precision, whose fused backward pass is slow for few keys: on two cores a
+    training step of `tiny` takes 0.8 s instead of 1.35."""
+    if not (queries.device.type == "cpu" and queries.requires_grad and queries.dtype in (torch.bfloat16, torch.half)):
+        return F.scaled_dot_product_attention(queries, keys, values)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(queries.float(), keys.float(), values.float()).to(queries.dtype)
