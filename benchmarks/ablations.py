@@ -77,7 +77,7 @@ def main() -> None:
         nargs="+",
         choices=list(variants.VARIANTS),
         metavar="NAME",
-        help="of the parts variants and settled, which to train",
+        help="of the parts variants, settled, far and detailed, which to train",
     )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where finished runs are kept")
     args = run_parts(parser, RESULT, BARS, measure)
@@ -99,7 +99,7 @@ def training_plan(part: str, args: argparse.Namespace) -> TrainingPlan:
     """Which runs the part has, and what each gets."""
     budget = TRAINED[part].BUDGET
     budget = replace(budget, steps=args.steps or budget.steps)
-    named = args.variants if part in ("variants", "settled") else None
+    named = None if part == "one-shot" else args.variants
     names = tuple(named or TRAINED[part].names(everything=torch.cuda.is_available()))
     if args.quick:
         budget = replace(budget, steps=5, batch_size=16, clips=8, vae_steps=min(2, budget.vae_steps))

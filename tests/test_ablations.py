@@ -67,6 +67,24 @@ def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path: Path):
     assert len(made) == 8, "figures of another budget are not these"
 
 
+def test_processor_time_is_counted_over_all_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr("ablation_parts.runs.time.process_time", lambda: now[0])
+    file = tmp_path / "run" / "seconds.json"
+
+    def spend(seconds: float, end: BaseException | None = None) -> None:
+        with runs.counted_seconds(file):
+            now[0] += seconds
+            if end is not None:
+                raise end
+
+    with pytest.raises(SystemExit):
+        spend(20, SystemExit(0))
+    now[0] += 100
+    spend(3)
+    assert json.loads(file.read_text()) == 23
+
+
 def test_no_run_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr("ablation_parts.runs.time.monotonic", lambda: now[0])

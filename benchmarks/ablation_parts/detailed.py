@@ -28,7 +28,7 @@ from artv_core.models.artv import ARTV
 from artv_core.synthetic import Clip, render
 from artv_core.training.sheets import rollout
 
-BUDGET = Budget(world="detailed", vae_steps=1500)
+BUDGET = Budget(world="detailed", vae_steps=1500, start_from="tiny")
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
 
 

@@ -124,7 +124,7 @@ def work_through(
 
 
 def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple[ARTV, float]:
-    """The model of one run, trained as far as it is not yet; and how many seconds of processor time that took now."""
+    """The model of one run, trained as far as it is not yet; and the seconds of processor time of all calls."""
     config, data = run_config(variant, name, seed, plan.budget), clips_of(plan)
     if plan.budget.start_from:
         config = going_on(config, variant, plan)
@@ -133,10 +133,21 @@ def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple
     for part in ("vae.safetensors", "latents.safetensors"):
         if not (folder / part).exists():
             os.link(data / part, folder / part)
-    started = time.process_time()
-    with in_training(variant):
+    with in_training(variant), counted_seconds(folder / "cpu-seconds.json"):
         train(config, str(plan.work), ["diffusion", "export"], resume=True)
-    return load_checkpoint(folder / f"{config.name}.safetensors"), time.process_time() - started
+    seconds = json.loads((folder / "cpu-seconds.json").read_text())
+    return load_checkpoint(folder / f"{config.name}.safetensors"), seconds
+
+
+@contextmanager
+def counted_seconds(file: Path) -> Iterator[None]:
+    """Processor time spent in here is added to the number in `file`, also where a signal ends it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before, started = json.loads(file.read_text()) if file.is_file() else 0.0, time.process_time()
+    try:
+        yield
+    finally:
+        file.write_text(json.dumps(before + time.process_time() - started))
 
 
 def run_config(variant: Variant, name: str, seed: int, budget: Budget) -> TrainConfig:

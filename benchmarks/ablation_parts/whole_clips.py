@@ -1,6 +1,6 @@
 """One frame at a time against all 16 at once: networks of as many parameters, shown as many frames in training."""
 
-import time
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from ablation_parts.measured import PROMPTS, figures, from_text
 from ablation_parts.one_shot import build, flops_per_step, sample_one_shot, train_one_shot
 from ablation_parts.pictures import save_sheet
-from ablation_parts.runs import WORLD_SEED, Budget, TrainingPlan, Variant, clips_of, run_config, trained, work_through
+from ablation_parts.runs import (
+    WORLD_SEED,
+    Budget,
+    TrainingPlan,
+    Variant,
+    clips_of,
+    counted_seconds,
+    run_config,
+    trained,
+    work_through,
+)
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
 from artv_core.evaluation.quality import quality_clips
@@ -59,20 +69,20 @@ def all_at_once(plan: TrainingPlan, seed: int, prompts: int) -> tuple[Tensor, fl
     with safe_open(folder / "latents.safetensors", "pt") as file:
         latents = file.get_tensor("latents")
     captions = [sample_clip(WORLD_SEED + CLIP_SEED_OFFSET, index).caption for index in range(len(latents))]
-    started = time.process_time()
-    model = train_one_shot(
-        latents,
-        captions,
-        config=config,
-        seed=seed,
-        steps=plan.budget.steps,
-        clips_per_step=plan.budget.batch_size // FRAMES,
-        folder=plan.work / config.name,
-    )
-    seconds = time.process_time() - started
+    spent = plan.work / config.name / "cpu-seconds.json"
+    with counted_seconds(spent):
+        model = train_one_shot(
+            latents,
+            captions,
+            config=config,
+            seed=seed,
+            steps=plan.budget.steps,
+            clips_per_step=plan.budget.batch_size // FRAMES,
+            folder=plan.work / config.name,
+        )
     prompted = [clip.caption for clip in quality_clips(prompts)]
     made = sample_one_shot(model.eval(), prompted, config=config.model, seed=seed, frames=FRAMES)
-    return decoded(load_checkpoint(resolve_checkpoint("tiny")), made), seconds
+    return decoded(load_checkpoint(resolve_checkpoint("tiny")), made), json.loads(spent.read_text())
 
 
 @torch.no_grad()
