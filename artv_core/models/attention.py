@@ -195,8 +195,8 @@ def attend(queries: Tensor, keys_values: KeysValues) -> Tensor:
 
 
 def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """In float32 where a CPU trains in half precision: its fused backward pass is several times slower in bfloat16 where
-    keys are few, as those of text and anchor."""
+    """In float32 where a CPU trains in half precision: its fused backward pass is several times slower in bfloat16
+    where keys are few, as those of text and anchor."""
     if not (queries.device.type == "cpu" and queries.requires_grad and queries.dtype in (torch.bfloat16, torch.half)):
         return F.scaled_dot_product_attention(queries, keys, values)
     with torch.autocast("cpu", enabled=False):
