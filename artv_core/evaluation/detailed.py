@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..synthetic import COLORS, Clip, add_scenery, ground, held_out_combinations
+from ..synthetic import COLORS, GRAIN_PERIOD, Clip, add_scenery, ground, held_out_combinations
 from .quality import Rollout, direction, linear_clip, sharpness, speed, survival
 from .synthetic import FrameReading, read_object
 
@@ -42,12 +42,12 @@ def ground_drift(videos: Tensor, clips: Sequence[Clip], frame: int, window: int 
 def texture_kept(videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW) -> float:
     """How much of the ground's fine texture is left at `frame`: 1 as it was, 0 gone or another one; mean over videos.
 
-    What is finer than 5/64 of the short side is projected on what is true of it. Left out are the bystanders and what
-    is close to them: their edges can outlast the texture. ValueError as `ground_drift`.
+    What is finer than 19/64 of the short side is projected on what is true of it. Left out are the bystanders and two
+    pixels of 64 around them: their edges can outlast the texture. ValueError as `ground_drift`.
     """
     away = _away_from_bystanders(clips, *videos.shape[-2:])
-    true = _fine(_true_ground(videos, clips)) * away
-    seen = _fine(_seen_ground(videos, clips, frame, window))
+    true = _texture(_true_ground(videos, clips), away)
+    seen = _texture(_seen_ground(videos, clips, frame, window), away)
     return ((seen * true).sum(dim=(1, 2, 3)) / true.square().sum(dim=(1, 2, 3))).mean().item()
 
 
@@ -95,25 +95,23 @@ def _seen_ground(videos: Tensor, clips: Sequence[Clip], frame: int, window: int)
 
 
 def _away_from_bystanders(clips: Sequence[Clip], height: int, width: int) -> Tensor:
-    """1 where blurring brings nothing of a bystander in, else 0: [N, 1, H, W]."""
+    """0 on bystanders and close to them, else 1: [N, 1, H, W]."""
     bare = ground([replace(clip, bystanders=()) for clip in clips], height, width)
     differs = (ground(clips, height, width) != bare).any(dim=1, keepdim=True).float()
-    side = _blur_side(height, width)
-    return 1 - F.max_pool2d(differs, side, stride=1, padding=side // 2)
+    reach = min(height, width) // 32
+    return 1 - F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)
 
 
-def _fine(images: Tensor) -> Tensor:
-    return images - _blurred(images)
+def _texture(images: Tensor, away: Tensor) -> Tensor:
+    """What is finer than the coarsest texture of images [N, 3, H, W], where `away` [N, 1, H, W] is 1; 0 elsewhere."""
+    reach = round(max(GRAIN_PERIOD) * min(images.shape[-2:]) / 2)
+    mean = _blurred(images * away, reach) / _blurred(away, reach).clamp(min=1e-6)
+    return (images - mean) * away
 
 
-def _blurred(images: Tensor) -> Tensor:
-    """Means over squares [N, 3, H, W]; those at the borders are of what lies in the frame."""
-    side = _blur_side(*images.shape[-2:])
-    return F.avg_pool2d(images, side, stride=1, padding=side // 2, count_include_pad=False)
-
-
-def _blur_side(height: int, width: int) -> int:
-    return 2 * (min(height, width) // 32) + 1  # 5 pixels at 64x64
+def _blurred(images: Tensor, reach: int) -> Tensor:
+    """Means over squares of 2 * reach + 1 pixels; those at the borders are of what lies in the frame."""
+    return F.avg_pool2d(images, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
 
 
 def _read_object(video: Tensor, scene: Tensor, clip: Clip) -> list[FrameReading]:
@@ -122,7 +120,7 @@ def _read_object(video: Tensor, scene: Tensor, clip: Clip) -> list[FrameReading]
     others = {clip.background, *(bystander.color for bystander in clip.bystanders)}
     nearest_other = torch.stack([_squares(video, color) for color in others]).amin(dim=0)
     # Blurred, for where texture is gone there is no object.
-    distance = _blurred(video - scene).square().sum(dim=1).sqrt()
+    distance = _blurred(video - scene, reach=min(scene.shape[-2:]) // 32).square().sum(dim=1).sqrt()
     distance = distance * (_squares(video, clip.color) < nearest_other)
     background = scene.flatten(1).median(dim=1).values
     return [read_object(image, background, far) for image, far in zip(video, distance, strict=True)]
