@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from artv_core.evaluation.detailed import (
     detailed_clips,
     ground_drift,
+    never_near,
     object_direction,
     object_readings,
     object_speed,
@@ -156,6 +158,18 @@ def test_what_goes_wrong_with_the_ground_is_seen(videos: Tensor, clips: list[Cli
     assert ground_drift(drifting, clips, LAST) > 5
     others = videos.roll(1, dims=0)
     assert abs(texture_kept(others, clips, LAST)) < 0.2
+
+
+def test_where_the_object_never_was_the_texture_is_told_apart(videos: Tensor, clips: list[Clip]):
+    never = never_near(clips, LAST + 1, 64, 64)
+    assert torch.equal(videos * never[:, None], ground(clips, 64, 64)[:, None].expand_as(videos) * never[:, None])
+    assert 0.15 < never.mean() < 0.6
+    flat = ground([replace(clip, grain=0.0, bystanders=()) for clip in clips], 64, 64)[:, None]
+    wiped = videos * never[:, None] + flat * (1 - never[:, None])
+    assert texture_kept(wiped, clips, LAST, where=never) > 0.9
+    assert abs(texture_kept(wiped, clips, LAST, where=1 - never)) < 0.1
+    assert 0.1 < texture_kept(wiped, clips, LAST) < 0.7
+    assert math.isnan(texture_kept(videos, clips, LAST, where=torch.zeros_like(never)))
 
 
 def test_what_goes_wrong_with_the_object_is_seen(videos: Tensor, clips: list[Clip]):

@@ -11,12 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..synthetic import COLORS, GRAIN_PERIOD, Clip, add_scenery, ground, held_out_combinations
+from ..synthetic import COLORS, GRAIN_PERIOD, Clip, add_scenery, ground, held_out_combinations, render
 from .quality import Rollout, direction, linear_clip, sharpness, speed, survival
 from .synthetic import FrameReading, read_object
 
 WINDOW = 27
 """Frames: about two rounds at the lower speed, so that small and medium objects cover hardly a pixel half the time."""
+NEAR = 1 / 8
+"""Of the short side: one cell of latents at 64x64."""
+LEAST_GROUND = 1 / 20
+"""Of the frame, for a video to count where only a part of its ground is looked at."""
 
 
 def detailed_clips(count: int = 32) -> list[Clip]:
@@ -39,16 +43,31 @@ def ground_drift(videos: Tensor, clips: Sequence[Clip], frame: int, window: int 
     return 255 * (_seen_ground(videos, clips, frame, window) - _true_ground(videos, clips)).abs().mean().item()
 
 
-def texture_kept(videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW) -> float:
+def texture_kept(
+    videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW, where: Tensor | None = None
+) -> float:
     """How much of the ground's fine texture is left at `frame`: 1 as it was, 0 gone or another one; mean over videos.
 
     What is finer than 19/64 of the short side is projected on what is true of it. Left out are the bystanders and two
-    pixels of 64 around them: their edges can outlast the texture. ValueError as `ground_drift`.
+    pixels of 64 around them: their edges can outlast the texture. With `where` [N, 1, H, W] only pixels of 1 count,
+    and only videos with a twentieth of such; NaN where there are none. ValueError as `ground_drift`.
     """
     away = _away_from_bystanders(clips, *videos.shape[-2:])
     true = _texture(_true_ground(videos, clips), away)
     seen = _texture(_seen_ground(videos, clips, frame, window), away)
-    return ((seen * true).sum(dim=(1, 2, 3)) / true.square().sum(dim=(1, 2, 3))).mean().item()
+    counted = away if where is None else away * where
+    kept = (seen * true * counted).sum(dim=(1, 2, 3)) / (true.square() * counted).sum(dim=(1, 2, 3))
+    return kept[counted.mean(dim=(1, 2, 3)) >= (0 if where is None else LEAST_GROUND)].mean().item()
+
+
+def never_near(clips: Sequence[Clip], frames: int, height: int, width: int) -> Tensor:
+    """1 where the object does not come closer than a cell in the true frames 0..frames-1, else 0: [N, 1, H, W]."""
+    bare = [replace(clip, bystanders=(), grain=0.0) for clip in clips]
+    scenes = ground(bare, height, width)[:, None]
+    covered = (render(bare, frames, height, width) != scenes).any(dim=2).any(dim=1, keepdim=True).float()
+    reach = round(NEAR * min(height, width))
+    around = F.pad(covered, (reach,) * 4, mode="circular")
+    return 1 - F.max_pool2d(around, 2 * reach + 1, stride=1)
 
 
 def object_readings(videos: Tensor, clips: Sequence[Clip]) -> Rollout:

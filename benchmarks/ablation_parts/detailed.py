@@ -3,8 +3,10 @@
 Videos go on from two true frames, so that the scene is known and what is left of it can be told exactly.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from artv_core.evaluation.detailed import (
     WINDOW,
     detailed_clips,
     ground_drift,
+    never_near,
     object_direction,
     object_speed,
     object_there,
@@ -25,10 +28,11 @@ from artv_core.evaluation.detailed import (
 )
 from artv_core.generate import GenerateOptions
 from artv_core.models.artv import ARTV
+from artv_core.recording import Recording
 from artv_core.synthetic import Clip, render
 from artv_core.training.sheets import rollout
 
-BUDGET = Budget(world="detailed", vae_steps=1500, start_from="tiny")
+BUDGET = Budget(steps=600, world="detailed", vae_steps=1500, start_from="tiny")
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
 
 
@@ -46,7 +50,7 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
         model, seconds = trained(VARIANTS[name], name, seed, plan)
         true = render(clips, frames, *model.config.size)
         with in_sampling(VARIANTS[name]), torch.no_grad():
-            videos = go_on(model, clips, true, seed, VARIANTS[name].options)
+            videos = go_on(model, clips, true, seed, VARIANTS[name].options, plan.folder(name, seed))
         if seed == 1 and not quick:
             rows = [(clip.caption, video) for clip, video in zip(clips[:6], videos[:6], strict=True)]
             save_rows([(rows[0][0] + ", true", true[0]), *rows], f"detailed-{name}")
@@ -63,19 +67,24 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
     return {"budget": str(plan.budget), "prompts": PROMPTS, "frames": FRAMES, "runs": runs, "bars": {}}
 
 
-def go_on(model: ARTV, clips: Sequence[Clip], true: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
-    """Videos [N, T, 3, H, W] that begin with the first true frames."""
+def go_on(model: ARTV, clips: Sequence[Clip], true: Tensor, seed: int, options: dict[str, Any], folder: Path) -> Tensor:
+    """Videos [N, T, 3, H, W] that begin with the first true frames. What was cut off goes on from `folder`."""
     chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **options)
     given = torch.stack([model.encode_images(true[:, index]) for index in range(GIVEN)])
-    return rollout(model, [clip.caption for clip in clips], chosen, given)
+    videos = rollout(model, [clip.caption for clip in clips], chosen, given, Recording(folder))
+    shutil.rmtree(folder)
+    return videos
 
 
 def figures(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float | None]:
     last = videos.shape[1] - 1
     start = last - 15
+    never = never_near(clips, last + 1, *videos.shape[-2:])
     table = {
         f"ground drift at frame {last}": ground_drift(videos, clips, last),
         f"texture kept at frame {last}": texture_kept(videos, clips, last),
+        "texture kept where the object never was near": texture_kept(videos, clips, last, where=never),
+        "texture kept where it was": texture_kept(videos, clips, last, where=1 - never),
         f"object there at frame {last}": object_there(videos, clips, last),
         f"direction at frames {start}-{last}": object_direction(videos, clips, start, last + 1),
         f"speed at frames {start}-{last}": object_speed(videos, clips, start, last + 1),
@@ -85,9 +94,13 @@ def figures(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float | None]:
 
 def curves(videos: Tensor, clips: Sequence[Clip]) -> dict[str, list[Any]]:
     at = list(range(WINDOW - 1, videos.shape[1], 4))
+    never = never_near(clips, *videos.shape[1:2], *videos.shape[-2:])
     return {
         "frame": at,
         "ground drift": [rounded(ground_drift(videos, clips, frame)) for frame in at],
         "texture kept": [rounded(texture_kept(videos, clips, frame)) for frame in at],
+        "texture kept where the object never was near": [
+            rounded(texture_kept(videos, clips, frame, where=never)) for frame in at
+        ],
         "object there": [rounded(object_there(videos, clips, frame)) for frame in at],
     }
