@@ -94,7 +94,7 @@ def figures(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float | None]:
 
 def curves(videos: Tensor, clips: Sequence[Clip]) -> dict[str, list[Any]]:
     at = list(range(WINDOW - 1, videos.shape[1], 4))
-    never = never_near(clips, *videos.shape[1:2], *videos.shape[-2:])
+    never = never_near(clips, videos.shape[1], *videos.shape[-2:])
     return {
         "frame": at,
         "ground drift": [rounded(ground_drift(videos, clips, frame)) for frame in at],
