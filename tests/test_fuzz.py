@@ -8,6 +8,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 from random import Random
 
@@ -28,7 +29,15 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import fuzz  # noqa: E402
 
+from tests.counted import counted_calls  # noqa: E402
+
 SLICE = {"schedule": 1000, "checkpoint": 300}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """Of a busy machine too. That it takes no second is measured by `benchmarks/faults.py`."""
+    monkeypatch.setattr(fuzz, "SECONDS", 20.0)
 
 
 # A slice
@@ -41,7 +50,6 @@ def test_no_input_gets_through(name):
     assert measured["inputs"] == SLICE.get(name, 500)
     assert measured["accepted"] > measured["inputs"] / 10
     assert measured["refused"] > measured["inputs"] / 10
-    assert measured["slowest_seconds"] < fuzz.SECONDS
     assert measured["memory_mb"] < fuzz.MEGABYTES
 
 
@@ -116,8 +124,8 @@ def test_what_is_in_order_is_no_fault():
 
 def test_slowness_is_a_fault_only_where_it_stays(monkeypatch):
     monkeypatch.setattr(fuzz, "SECONDS", 0.05)
-    assert "took 0.1 seconds" in faults(lambda folder: time.sleep(0.1))
-    naps = iter([0.1, 0.0])
+    assert "took 0." in faults(lambda folder: time.sleep(0.1))
+    naps = chain([0.1], repeat(0.0))
     assert faults(lambda folder: time.sleep(next(naps))) == ""
 
 
@@ -150,10 +158,10 @@ def test_long_times_are_not_repeated_in_full(text):
 
 
 def test_more_prompts_than_anyone_has_are_refused_soon():
-    started = time.process_time()
-    message = parsed("a\n" * (MAX_CHARACTERS // 2))
+    with counted_calls() as calls:
+        message = parsed("a\n" * (MAX_CHARACTERS // 2))
     assert message.startswith(f"prompts, line {MAX_PROMPTS + 1}, column 1: this is one prompt more than")
-    assert time.process_time() - started < 1
+    assert calls.number < 8 * MAX_CHARACTERS
     assert len(parse_schedule("a\n" * MAX_PROMPTS, segment_frames=1).segments) == MAX_PROMPTS
 
 
@@ -202,9 +210,10 @@ def test_a_crowded_header_costs_little(read, content, tmp_path):
     path = tmp_path / "crowded.safetensors"
     path.write_bytes(header(CROWDED[content]))
     assert path.stat().st_size <= checkpoint._HEADER_LIMIT + 8
-    memory, started = fuzz.Memory(), time.process_time()
-    refusal(read, path)
-    assert time.process_time() - started < 1
+    memory = fuzz.Memory()
+    with counted_calls() as calls:
+        refusal(read, path)
+    assert calls.number < checkpoint._HEADER_LIMIT
     assert memory.grown() < 60
 
 
@@ -367,10 +376,11 @@ def test_the_largest_model_is_refused_soon(unet, small):
     rewrite(small, lambda parts: parts["__metadata__"].pop("artv_parts"))
     with_config(small, json.dumps(config))
     load_checkpoint(ROOT / "artv_core/checkpoints/tiny-v3.safetensors")  # what a text encoder needs is loaded
-    memory, started = fuzz.Memory(), time.process_time()
-    message = refusal(load_checkpoint, small)
+    memory = fuzz.Memory()
+    with counted_calls() as calls:
+        message = refusal(load_checkpoint, small)
     assert "missing keys" in message
-    assert time.process_time() - started < 1
+    assert calls.number < 2_000_000
     assert memory.grown() < 60
 
 

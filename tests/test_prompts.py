@@ -17,6 +17,7 @@ from artv_core.prompts import (
     parse_schedule,
     read_prompt_file,
 )
+from tests.counted import counted_calls
 
 FOX = [(0, "a fox"), (24, "a fox asleep")]
 
@@ -297,20 +298,21 @@ def test_nothing_but_a_value_error_comes_of_any_text():
 )
 @pytest.mark.parametrize("start", ["", "0: ", '0: "', "[0-1: ", '{"0": ', '"'])
 def test_no_text_is_read_slowly(start, piece):
+    """A regular expression cannot be counted: one that tries every end of what it began would be at it for minutes."""
     text = start + piece * ((MAX_CHARACTERS - 10) // len(piece) // 10)
     started = time.process_time()
     with suppress(ScheduleError):
         parse_schedule(text, segment_frames=1)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20
 
 
-def test_many_prompts_are_read_quickly():
+def test_the_work_of_many_prompts_grows_with_their_number():
     text = "\n".join(f'"{frame}": "a fox",' for frame in range(40_000))
-    started = time.process_time()
-    schedule = parse_schedule(text, segment_frames=1)
+    with counted_calls() as calls:
+        schedule = parse_schedule(text, segment_frames=1)
     assert len(schedule.segments) == 40_000
     assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
-    assert time.process_time() - started < 5
+    assert calls.number < 150 * 40_000
 
 
 # There and back
