@@ -19,6 +19,8 @@ WINDOW = 27
 """Frames: about two rounds at the lower speed, so that small and medium objects cover hardly a pixel half the time."""
 NEAR = 1 / 8
 """Of the short side: one cell of latents at 64x64."""
+EDGE = 1 / 32
+"""Of the short side: how far what an edge does to the pixels around it is taken to reach."""
 LEAST_GROUND = 1 / 20
 """Of the frame, for a video to count where only a part of its ground is looked at."""
 
@@ -117,7 +119,7 @@ def _away_from_bystanders(clips: Sequence[Clip], height: int, width: int) -> Ten
     """0 on bystanders and close to them, else 1: [N, 1, H, W]."""
     bare = ground([replace(clip, bystanders=()) for clip in clips], height, width)
     differs = (ground(clips, height, width) != bare).any(dim=1, keepdim=True).float()
-    reach = min(height, width) // 32
+    reach = int(EDGE * min(height, width))
     return 1 - F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)
 
 
@@ -138,8 +140,8 @@ def _read_object(video: Tensor, scene: Tensor, clip: Clip) -> list[FrameReading]
     video = video.float().clamp(0, 1)
     others = {clip.background, *(bystander.color for bystander in clip.bystanders)}
     nearest_other = torch.stack([_squares(video, color) for color in others]).amin(dim=0)
-    # Blurred, for where texture is gone there is no object.
-    distance = _blurred(video - scene, reach=min(scene.shape[-2:]) // 32).square().sum(dim=1).sqrt()
+    # Blurred, so that a texture lost or changed weighs less than the object.
+    distance = _blurred(video - scene, reach=int(EDGE * min(scene.shape[-2:]))).square().sum(dim=1).sqrt()
     distance = distance * (_squares(video, clip.color) < nearest_other)
     background = scene.flatten(1).median(dim=1).values
     return [read_object(image, background, far) for image, far in zip(video, distance, strict=True)]

@@ -25,10 +25,12 @@ WAYS: dict[str, dict[str, Variant]] = {
         **{f"{n:g} / 1 / 1": Variant(options={"guidance_references": n}) for n in (0.5, 1.5, 2.0)},
         **{f"1 / {n:g} / 1": Variant(options={"guidance_anchor": n}) for n in (0.5, 1.5, 2.0)},
         **{f"1 / 1 / {n:g}": Variant(options={"guidance_text": n}) for n in (1.5, 2.0, 4.0)},
+        "1 / none / 1": Variant(anchor="none"),
     },
     "sizes": dict(at_size(factor) for factor in (1.0, 1.5, 2.0)),
 }
-"""Guidance: scales of references, anchor and text of the frames after the first."""
+"""Guidance: scales of references, anchor and text of the frames after the first. "none": no anchor is given, which the
+checkpoint knows from a tenth of its training samples."""
 
 
 def measure(plan: Plan, kept: dict[str, Any], quick: bool) -> dict[str, Any]:
