@@ -67,6 +67,15 @@ def test_what_is_finished_is_kept_and_the_rest_is_made(tmp_path: Path):
     assert len(made) == 8, "figures of another budget are not these"
 
 
+def test_runs_stand_in_the_plans_order_whichever_came_first(tmp_path: Path):
+    one = {"conditions": asdict(SMALL)}
+    kept = {"no mask network, seed 1": one, "full, seed 2": one, "full, seed 1": one, "no mask network, seed 2": one}
+    found = worked_through(plan(tmp_path), kept, lambda name, seed: {})
+    assert [key[:4] for key in found] == ["full", "full", "no m", "no m"]
+    part = replace(plan(tmp_path), names=("full",))
+    assert list(worked_through(part, kept, lambda name, seed: {})) == list(kept)
+
+
 def test_processor_time_is_counted_over_all_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr("ablation_parts.runs.time.process_time", lambda: now[0])

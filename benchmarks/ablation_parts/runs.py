@@ -120,7 +120,15 @@ def work_through(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found[key], indent=1))
         print(f"  {key}: {json.dumps(found[key].get('measured', {}))}", flush=True)
-    return found
+    return in_order(found, plan.names)
+
+
+def in_order(found: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The runs by name as `names` has them, or as they are where it lacks one of them."""
+    of = {key: key.rpartition(", seed")[0] for key in found}
+    if not set(of.values()) <= set(names):
+        return dict(found)
+    return dict(sorted(found.items(), key=lambda run: names.index(of[run[0]])))
 
 
 def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple[ARTV, float]:
