@@ -2,7 +2,8 @@
 
 variants  `tiny` trained from nothing as the paper has it, and without one part of it each, several seeds
 settled   the same variants gone on with from the shipped checkpoint, whose thousands of steps all of them then share
-far       the first two of "settled", 1,000 frames on
+stalled   whether the first two of "settled" have anything left to gain
+far       the same two, 1,000 frames on
 detailed  with and without the mask network where copying should matter: fine textures and many objects
 one-shot  a 3D UNet of as many parameters that makes 16 frames at once, trained as long
 noise     the shipped checkpoint at noise levels of 0 to 400
@@ -39,6 +40,7 @@ from ablation_parts import (  # noqa: E402
     sampling,
     settled,
     shipped,
+    stalled,
     variants,
     whole_clips,
 )
@@ -51,6 +53,7 @@ RESULT = ROOT / "benchmarks/results/ablations.json"
 BARS: dict[str, dict[str, tuple[str, float]]] = {
     "variants": {},
     "settled": {},
+    "stalled": {},
     "far": {},
     "detailed": {},
     "one-shot": {},
@@ -62,7 +65,14 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
     "metrics": metrics.BARS,
 }
 
-TRAINED = {"variants": variants, "settled": settled, "far": far, "detailed": detailed, "one-shot": whole_clips}
+TRAINED = {
+    "variants": variants,
+    "settled": settled,
+    "stalled": stalled,
+    "far": far,
+    "detailed": detailed,
+    "one-shot": whole_clips,
+}
 SAMPLED = {"noise": sampling, "guidance": sampling, "long": shipped, "sizes": sampling}
 ONCE = {"mask": mask, "metrics": metrics}
 
@@ -77,7 +87,7 @@ def main() -> None:
         nargs="+",
         choices=list(variants.VARIANTS),
         metavar="NAME",
-        help="of the parts variants, settled, far and detailed, which to train",
+        help="of the parts variants, settled, stalled, far and detailed, which to train",
     )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where finished runs are kept")
     args = run_parts(parser, RESULT, BARS, measure)

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from artv_core import generate
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
@@ -17,6 +18,7 @@ from artv_core.generate import GenerateOptions
 from artv_core.recording import Recording
 from artv_core.synthetic import render
 from artv_core.training.sheets import rollout
+from artv_core.training.start import starting_model
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -24,7 +26,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 pytest.importorskip("diffusers", reason="the one-shot baseline is diffusers' 3D UNet: pip install diffusers")
 
 import ablations  # noqa: E402
-from ablation_parts import mask, runs, shipped, variants, written  # noqa: E402
+from ablation_parts import mask, runs, shipped, stalled, variants, written  # noqa: E402
 from ablation_parts.measured import figures, from_text  # noqa: E402
 from ablation_parts.runs import (  # noqa: E402
     Budget,
@@ -32,6 +34,7 @@ from ablation_parts.runs import (  # noqa: E402
     TrainingPlan,
     Variant,
     mean_and_spread,
+    planned,
     run_config,
     trained,
     work_through,
@@ -143,6 +146,23 @@ def test_what_goes_on_from_the_shipped_checkpoint_is_it_at_first(tmp_path: Path,
     for key, weight in shipped_model.named_parameters():
         assert torch.allclose(there[key], weight, atol=1e-5), key
     assert set(there) == set(dict(shipped_model.named_parameters()))
+
+
+def test_what_a_run_gained_is_measured_on_clips_that_none_learns_from(tmp_path: Path):
+    """The same samples for each model; a network that knows less has the larger loss."""
+    here = plan(tmp_path, budget=replace(SMALL, start_from="tiny"))
+    variant = variants.VARIANTS["no mask network"]
+    trained(variant, "no mask network", 1, here)
+    config = planned(variant, "no mask network", 1, here)
+    clips = stalled.fresh_clips(config, here, 4)
+    learnt = load_file(tmp_path / config.name / "latents.safetensors")["latents"]
+    assert not torch.isin(clips.source.frames(0, [0]), learnt.float()).all()
+    model, worse = (starting_model(config).eval() for _ in range(2))
+    first = stalled.fresh_loss(model, config, clips, 4)
+    assert stalled.fresh_loss(starting_model(config).eval(), config, clips, 4) == first
+    with torch.no_grad():
+        worse.noise.diffusion_model.out[2].weight.mul_(0.5)
+    assert stalled.fresh_loss(worse, config, clips, 4) > 1.2 * first
 
 
 def test_a_rollout_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -133,9 +133,7 @@ def in_order(found: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[
 
 def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple[ARTV, float]:
     """The model of one run, trained as far as it is not yet; and the seconds of processor time of all calls."""
-    config, data = run_config(variant, name, seed, plan.budget), clips_of(plan)
-    if plan.budget.start_from:
-        config = going_on(config, variant, plan)
+    config, data = planned(variant, name, seed, plan), clips_of(plan)
     folder = plan.work / config.name
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("vae.safetensors", "latents.safetensors"):
@@ -156,6 +154,12 @@ def counted_seconds(file: Path) -> Iterator[None]:
         yield
     finally:
         file.write_text(json.dumps(before + time.process_time() - started))
+
+
+def planned(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> TrainConfig:
+    """How one run is trained, from nothing or from the plan's checkpoint on."""
+    config = run_config(variant, name, seed, plan.budget)
+    return going_on(config, variant, plan) if plan.budget.start_from else config
 
 
 def run_config(variant: Variant, name: str, seed: int, budget: Budget) -> TrainConfig:

@@ -113,6 +113,7 @@ def draw_curves(part: str, runs: Mapping[str, dict[str, Any]]) -> None:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "variants": runs_table,
     "settled": runs_table,
+    "stalled": runs_table,
     "far": runs_table,
     "detailed": runs_table,
     "one-shot": runs_table,
