@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from artv_core import generate
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
+from artv_core.evaluation.detailed import detailed_clips, never_near
 from artv_core.evaluation.quality import quality_clips
 from artv_core.generate import GenerateOptions
 from artv_core.recording import Recording
@@ -26,7 +27,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 pytest.importorskip("diffusers", reason="the one-shot baseline is diffusers' 3D UNet: pip install diffusers")
 
 import ablations  # noqa: E402
-from ablation_parts import mask, runs, shipped, stalled, variants, written  # noqa: E402
+from ablation_parts import detailed, mask, runs, shipped, stalled, variants, written  # noqa: E402
 from ablation_parts.measured import figures, from_text  # noqa: E402
 from ablation_parts.runs import (  # noqa: E402
     Budget,
@@ -219,6 +220,15 @@ def test_tables_show_all_that_was_measured():
     assert lines[0] == "| measure | full (2 seeds) | no mask network (1 seed) |"
     assert "| drift | 1.5 ± 0.5 | 5 |" in lines
     assert all(line.count("|") == 4 for line in lines)
+
+
+def test_the_mask_is_read_where_the_object_never_comes():
+    clips = detailed_clips(4)
+    never = never_near(clips, 64, 64, 64)
+    cells = never.unflatten(2, (8, 8)).unflatten(4, (8, 8)).amin(dim=(3, 5))
+    assert 0 < cells.mean() < 1
+    assert detailed.copied([0.75 * cells, 0.25 * cells + (1 - cells)], clips, 64) == 0.5
+    assert detailed.copied([], clips, 64) is None
 
 
 def test_each_part_has_a_module_and_its_table():

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ablation_parts.measured import rounded
 from ablation_parts.pictures import save_rows
 from ablation_parts.runs import Budget, TrainingPlan, clips_of, in_sampling, trained, work_through
 from ablation_parts.variants import VARIANTS
+from artv_core.config import preset
 from artv_core.evaluation.detailed import (
     WINDOW,
     detailed_clips,
@@ -28,9 +30,9 @@ from artv_core.evaluation.detailed import (
 )
 from artv_core.generate import GenerateOptions
 from artv_core.models.artv import ARTV
-from artv_core.recording import Recording
+from artv_core.recording import Recording, record_frames
 from artv_core.synthetic import Clip, render
-from artv_core.training.sheets import rollout
+from artv_core.text_track import TextSegment, TextTrack
 
 BUDGET = Budget(steps=600, world="detailed", vae_steps=1500, start_from="tiny")
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
@@ -50,13 +52,13 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
         model, seconds = trained(VARIANTS[name], name, seed, plan)
         true = render(clips, frames, *model.config.size)
         with in_sampling(VARIANTS[name]), torch.no_grad():
-            videos = go_on(model, clips, true, seed, VARIANTS[name].options, plan.folder(name, seed))
+            videos, masks = go_on(model, clips, true, seed, VARIANTS[name].options, plan.folder(name, seed))
         if seed == 1 and not quick:
             rows = [(clip.caption, video) for clip, video in zip(clips[:6], videos[:6], strict=True)]
             save_rows([(rows[0][0] + ", true", true[0]), *rows], f"detailed-{name}")
         decoded = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
         return {
-            "measured": figures(videos, clips),
+            "measured": figures(videos, clips) | {"mask where the object never was near": copied(masks, clips, frames)},
             "curves": curves(videos, clips),
             "true frames through the autoencoder": figures(decoded, clips[:8]),
             "training, CPU s": round(seconds),
@@ -67,13 +69,29 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
     return {"budget": str(plan.budget), "prompts": PROMPTS, "frames": FRAMES, "runs": runs, "bars": {}}
 
 
-def go_on(model: ARTV, clips: Sequence[Clip], true: Tensor, seed: int, options: dict[str, Any], folder: Path) -> Tensor:
-    """Videos [N, T, 3, H, W] that begin with the first true frames. What was cut off goes on from `folder`."""
-    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **options)
-    given = torch.stack([model.encode_images(true[:, index]) for index in range(GIVEN)])
-    videos = rollout(model, [clip.caption for clip in clips], chosen, given, Recording(folder))
+def go_on(
+    model: ARTV, clips: Sequence[Clip], true: Tensor, seed: int, options: dict[str, Any], folder: Path
+) -> tuple[Tensor, list[Tensor]]:
+    """Videos [N, T, 3, H, W] that begin with the first true frames, and the masks [N, 1, h, w] at each frame's last
+    step. What was cut off goes on from `folder`."""
+    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **options).resolved(
+        model.config
+    )
+    given = tuple(model.encode_images(true[:, index]) for index in range(GIVEN))
+    track = TextTrack([TextSegment(0, model.encode_text([clip.caption for clip in clips]))])
+    frames = list(record_frames(model, track, chosen.resolved(model.config), Recording(folder), given=given))
     shutil.rmtree(folder)
-    return videos
+    masks = [frame.mask.cpu() for frame in frames if frame.mask is not None]
+    return torch.stack([model.decode_latents(frame.latent).cpu() for frame in frames], dim=1), masks
+
+
+def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float | None:
+    """Mean of the masks over the cells that the object never comes near; None where there is no mask."""
+    if not masks:
+        return None
+    never = never_near(clips, frames, *preset("tiny").size)
+    cells = F.adaptive_avg_pool2d(never, masks[0].shape[-2:]) == 1
+    return rounded(sum(float(mask[cells].mean()) for mask in masks) / len(masks))
 
 
 def figures(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float | None]:
