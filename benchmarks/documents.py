@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 COLORS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e5aa8", "#c98a1b", "#4d4d4d", "#17a2b8")
+DASHES = ("-", "--", ":")
+"""Of the lines for which no color is left."""
 
 
 def put_tables(document: Path, tables: Mapping[str, str]) -> None:
@@ -41,7 +43,7 @@ def save_lines(
     reverse: bool = False,
     from_zero: bool = False,
 ) -> None:
-    """Panels side by side: title -> label -> lines as (x, y) each; lines of one label share a colour. `log` and
+    """Panels side by side: title -> label -> lines as (x, y) each; lines of one label look alike. `log` and
     `reverse` are of x, `from_zero` of y."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -50,9 +52,12 @@ def save_lines(
     FigureCanvasAgg(figure)
     axes: Any
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for color, (label, each) in zip(COLORS, lines.items(), strict=False):
+        looks = ((color, dashes) for dashes in DASHES for color in COLORS)
+        for label, each in lines.items():
+            color, dashes = next(looks)
             for index, (at, values) in enumerate(each):
-                axes.plot(at, values, color=color, linewidth=1.3, alpha=0.85, label=None if index else label)
+                shown = None if index else label
+                axes.plot(at, values, dashes, color=color, linewidth=1.3, alpha=0.85, label=shown)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel(x)
         if log:

@@ -40,7 +40,7 @@ from ablation_parts.runs import (  # noqa: E402
     trained,
     work_through,
 )
-from documents import marker_of  # noqa: E402
+from documents import COLORS, marker_of, save_lines  # noqa: E402
 
 SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
 
@@ -229,6 +229,16 @@ def test_the_mask_is_read_where_the_object_never_comes():
     assert 0 < cells.mean() < 1
     assert detailed.copied([0.75 * cells, 0.25 * cells + (1 - cells)], clips, 64) == 0.5
     assert detailed.copied([], clips, 64) is None
+
+
+def test_every_line_is_drawn_and_looks_its_own_way(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    names = [f"way {number}" for number in range(len(COLORS) + 4)]
+    save_lines(tmp_path / "curves.svg", {"drift": {name: [([0, 1], [0, 1])] for name in names}}, "frame")
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in names)
+    dashed = [line for line in drawn.splitlines() if "stroke-dasharray" in line]
+    assert len(dashed) == 2 * 4, "in the picture and in its legend"
 
 
 def test_each_part_has_a_module_and_its_table():
