@@ -51,6 +51,7 @@ def save_lines(
     figure = Figure(figsize=(5.2 * len(panels), 4), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any
+    last = list(panels)[-1]
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         looks = ((color, dashes) for dashes in DASHES for color in COLORS)
         for label, each in lines.items():
@@ -67,6 +68,9 @@ def save_lines(
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.grid(color="#e5e5e5", linewidth=0.6)
-        axes.legend(fontsize=8, frameon=False)
+        if len(lines) <= len(COLORS):
+            axes.legend(fontsize=8, frameon=False)
+        elif title == last:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
