@@ -135,14 +135,19 @@ def trained(variant: Variant, name: str, seed: int, plan: TrainingPlan) -> tuple
     """The model of one run, trained as far as it is not yet; and the seconds of processor time of all calls."""
     config, data = planned(variant, name, seed, plan), clips_of(plan)
     folder = plan.work / config.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("vae.safetensors", "latents.safetensors"):
-        if not (folder / part).exists():
-            os.link(data / part, folder / part)
+    share(("vae.safetensors", "latents.safetensors"), data, folder)
     with in_training(variant), counted_seconds(folder / "cpu-seconds.json"):
         train(config, str(plan.work), ["diffusion", "export"], resume=True)
     seconds = json.loads((folder / "cpu-seconds.json").read_text())
     return load_checkpoint(folder / f"{config.name}.safetensors"), seconds
+
+
+def share(names: Sequence[str], source: Path, folder: Path) -> None:
+    """The files of `source` in `folder` too, where they are not yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not (folder / name).exists():
+            os.link(source / name, folder / name)
 
 
 @contextmanager

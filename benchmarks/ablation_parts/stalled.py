@@ -1,13 +1,12 @@
 """Have the runs of "settled" anything left to gain? Loss on fresh clips and drift, before their steps and after."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from ablation_parts.measured import PROMPTS, from_text
-from ablation_parts.runs import TrainingPlan, planned, trained, work_through
+from ablation_parts.runs import TrainingPlan, planned, share, trained, work_through
 from ablation_parts.settled import BUDGET
 from ablation_parts.variants import FRAMES, VARIANTS
 from artv_core.models.artv import ARTV
@@ -61,18 +60,11 @@ def fresh_clips(config: TrainConfig, plan: TrainingPlan, count: int) -> Clips:
     """Clips of the run's world that are held out in full."""
     stage = replace(config.latents, clips=count, seed=FRESH_SEED)
     fresh = replace(config, name=f"{config.world}-{count}-fresh-clips", latents=stage)
-    vae, folder = plan.work / config.name / "vae.safetensors", plan.work / fresh.name
-    folder.mkdir(parents=True, exist_ok=True)
-    link(vae, folder / vae.name)
+    folder, vae = plan.work / fresh.name, plan.work / fresh.name / "vae.safetensors"
+    share([vae.name], plan.work / config.name, folder)
     train(fresh, str(plan.work), ["latents"], resume=True)
     clips = synthetic_clips(fresh, read_clips(fresh, provenance(fresh, vae), folder / "latents.safetensors"))
     return replace(clips, held_out=clips.learnt)
-
-
-def link(file: Path, to: Path) -> None:
-    """The same file by another name, in place of what was there."""
-    to.unlink(missing_ok=True)
-    to.hardlink_to(file)
 
 
 def fresh_loss(model: ARTV, config: TrainConfig, clips: Clips, samples: int) -> float:
