@@ -1,6 +1,6 @@
 """Sample sheets while training: held-out prompts or clips rolled out, and what can be measured of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from torchvision.utils import save_image
 
 from ..data.clips import BrokenClip, ClipSource
 from ..evaluation.synthetic import score_clip, summarise
+from ..frames import Frame
 from ..generate import GenerateOptions, generate_frames
 from ..media import contact_sheet, mask_frames
 from ..models.artv import ARTV
@@ -29,8 +30,23 @@ def rollout(
 ) -> Tensor:
     """Videos [N, T, 3, H, W] on the CPU, one for each caption, all in one batch. `given`: latents [t, N, C, h, w].
     With a `recording`, one that was cut off goes on from its last frame."""
+    return decoded(model, rollout_frames(model, captions, options, given, recording))
+
+
+def rollout_frames(
+    model: ARTV,
+    captions: list[str],
+    options: GenerateOptions,
+    given: Iterable[Tensor] = (),
+    recording: Recording | None = None,
+) -> Iterator[Frame]:
+    """The frames of `rollout` with their masks, each as soon as it is made."""
     track = TextTrack([TextSegment(0, model.encode_text(captions))])
-    frames = record_frames(model, track, options.resolved(model.config), recording, given=tuple(given))
+    return record_frames(model, track, options.resolved(model.config), recording, given=tuple(given))
+
+
+def decoded(model: ARTV, frames: Iterable[Frame]) -> Tensor:
+    """Images [N, T, 3, H, W] on the CPU."""
     return torch.stack([model.decode_latents(frame.latent).cpu() for frame in frames], dim=1)
 
 

@@ -30,9 +30,9 @@ from artv_core.evaluation.detailed import (
 )
 from artv_core.generate import GenerateOptions
 from artv_core.models.artv import ARTV
-from artv_core.recording import Recording, record_frames
+from artv_core.recording import Recording
 from artv_core.synthetic import Clip, render
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.training.sheets import decoded, rollout_frames
 
 BUDGET = Budget(steps=600, world="detailed", vae_steps=1500, start_from="tiny")
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
@@ -56,11 +56,11 @@ def measure(plan: TrainingPlan, kept: dict[str, Any], quick: bool) -> dict[str, 
         if seed == 1 and not quick:
             rows = [(clip.caption, video) for clip, video in zip(clips[:6], videos[:6], strict=True)]
             save_rows([(rows[0][0] + ", true", true[0]), *rows], f"detailed-{name}")
-        decoded = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
+        through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
         return {
             "measured": figures(videos, clips) | {"mask where the object never was near": copied(masks, clips, frames)},
             "curves": curves(videos, clips),
-            "true frames through the autoencoder": figures(decoded, clips[:8]),
+            "true frames through the autoencoder": figures(through, clips[:8]),
             "training, CPU s": round(seconds),
         }
 
@@ -74,15 +74,12 @@ def go_on(
 ) -> tuple[Tensor, list[Tensor]]:
     """Videos [N, T, 3, H, W] that begin with the first true frames, and the masks [N, 1, h, w] at each frame's last
     step. What was cut off goes on from `folder`."""
-    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **options).resolved(
-        model.config
-    )
-    given = tuple(model.encode_images(true[:, index]) for index in range(GIVEN))
-    track = TextTrack([TextSegment(0, model.encode_text([clip.caption for clip in clips]))])
-    frames = list(record_frames(model, track, chosen.resolved(model.config), Recording(folder), given=given))
+    chosen = GenerateOptions(num_frames=true.shape[1], batch_size=len(clips), seed=seed, **options)
+    given = [model.encode_images(true[:, index]) for index in range(GIVEN)]
+    captions = [clip.caption for clip in clips]
+    frames = list(rollout_frames(model, captions, chosen, given, Recording(folder)))
     shutil.rmtree(folder)
-    masks = [frame.mask.cpu() for frame in frames if frame.mask is not None]
-    return torch.stack([model.decode_latents(frame.latent).cpu() for frame in frames], dim=1), masks
+    return decoded(model, frames), [frame.mask.cpu() for frame in frames if frame.mask is not None]
 
 
 def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float | None:
