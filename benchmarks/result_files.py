@@ -37,7 +37,8 @@ def run_parts(
         started = time.monotonic()
         figures = measure(name, args)
         minutes = round((time.monotonic() - started) / 60, 1)
-        parts[name] = {"commit": commit(), "minutes": minutes} | figures
+        once = {} if "runs" in figures else {"commit": commit(), "minutes": minutes}  # runs say it one by one
+        parts[name] = once | figures
         if not args.quick:
             parts = kept_parts(result) | {name: parts[name]}  # other parts may have been run meanwhile
             result.write_text(json.dumps(as_result(command, limits, parts), indent=1) + "\n")

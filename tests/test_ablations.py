@@ -106,7 +106,9 @@ def test_no_run_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch: 
         now[0] += 60 * 10
         return {}
 
-    assert list(worked_through(plan(tmp_path, minutes=25), {}, one)) == ["full, seed 1", "no mask network, seed 1"]
+    found = worked_through(plan(tmp_path, minutes=25), {}, one)
+    assert list(found) == ["full, seed 1", "no mask network, seed 1"]
+    assert [run["minutes"] for run in found.values()] == [10, 10]
     assert len(worked_through(plan(tmp_path, minutes=10), {}, one)) == 3
 
 

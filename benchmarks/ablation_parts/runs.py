@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from decisions import noised_copy_in_training
+from result_files import commit
 
 from artv_core import generate
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
@@ -99,7 +100,8 @@ def work_through(
     plan: Plan, conditions: Mapping[str, Any], kept: Mapping[str, Any], measure: Measure
 ) -> dict[str, Any]:
     """Figures by "name, seed n": those in `kept` that had the same conditions, those that an interrupted call left in
-    `plan.work`, and all others that there is time for. As long as the longest so far is what the next may take.
+    `plan.work`, and all others that there is time for, each with its commit and minutes (of the call that ended it).
+    As long as the longest so far is what the next may take.
     """
     found = {key: figures for key, figures in kept.items() if figures["conditions"] == conditions}
     started, longest = time.monotonic(), 0.0
@@ -115,8 +117,10 @@ def work_through(
         if plan.minutes is not None and spent + longest > plan.minutes:
             print(f"  {key}: left for another time, {spent:.0f} of {plan.minutes:g} minutes are spent", flush=True)
             continue
-        found[key] = {"conditions": dict(conditions)} | measure(name, seed)
-        longest = max(longest, (time.monotonic() - started) / 60 - spent)
+        measured = measure(name, seed)
+        minutes = (time.monotonic() - started) / 60 - spent
+        longest = max(longest, minutes)
+        found[key] = {"conditions": dict(conditions), "commit": commit(), "minutes": round(minutes, 1)} | measured
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found[key], indent=1))
         print(f"  {key}: {json.dumps(found[key].get('measured', {}))}", flush=True)
