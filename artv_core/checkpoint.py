@@ -6,13 +6,9 @@ Face's); they are read, and what is written has SD 2.x's. Reading is strict, and
 that a user can cause is one line.
 """
 
-import math
 import os
 import re
-import secrets
-import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -20,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import ARTVConfig, VAEConfig
 from .models.artv import ARTV
 from .models.taesd import TAESD
+from .partial_file import one_line
+from .tensor_file import TensorFile, open_tensor_file, write_tensor_file
 
 PARTS = {
     "unet": "noise UNet",
@@ -105,17 +101,9 @@ _VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
 _UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
 
 _FLOAT_TYPES = ("F16", "BF16", "F32")
-# What a header may hold. SD 2's has 150 KB and 6,000 names; what training tools note in one can take some megabytes.
-_HEADER_LIMIT = 4 * 2**20
-_NAMES_LIMIT = 60_000
-_NUMBERS_LIMIT = 2**20
-_DIMENSIONS_LIMIT = 16
-_SIZE_LIMIT = 2**48
 _METADATA_LIMIT = 1_000_000
 _SD1, _SD2 = "a Stable Diffusion 1.x checkpoint", "a Stable Diffusion 2.x checkpoint"
 _DIFFUSION_FAMILIES = (_SD1, _SD2, "an SDXL checkpoint", "a diffusion model of another kind")
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_READ_AT_ONCE = 256 * 2**20
 _OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
 
 
@@ -135,7 +123,7 @@ def save_checkpoint(
     `parts` are names in `PARTS`, by default all that the model has. A file without "unet" or "branches" must name in
     `base` the file that has them (its name, for the reader; no path is followed). `extra_metadata` travels along.
 
-    Raises OSError where the file cannot be written (a full disk, no such folder), and ValueError for parts that the
+    Raises ValueError, one line, where the file cannot be written (a full disk, no such folder), for parts that the
     model lacks, for more than a million characters of metadata, and for weights that `dtype` cannot hold (infinite or
     not a number).
     """
@@ -157,7 +145,7 @@ def save_checkpoint(
     }
     if "vae" in chosen and isinstance(model.vae, TAESD):
         tensors |= _host_scale(model.config)
-    _write_atomically(Path(path), tensors, metadata)
+    write_tensor_file(path, tensors, metadata)
 
 
 def _parts_to_save(model: ARTV, parts: Collection[str] | None, base: str | None) -> list[str]:
@@ -182,39 +170,6 @@ def _for_file(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _host_scale(config: ARTVConfig) -> dict[str, Tensor]:
     """What the host needs to use a TAESD as its own VAE: host latent = core latent / scale + shift."""
     return {"vae_scale": torch.tensor(config.vae.scale), "vae_shift": torch.tensor(config.vae.shift)}
-
-
-def _write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise OSError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise OSError(f"cannot write {path}: it is {_kind_of_node(path)}")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
-    try:
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(mode)  # newer releases of safetensors leave a file that only its owner can read
-        _flush(temporary)
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot write {path}: {_reason(error)}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    text = " ".join(str(error).split()).partition("I/O error: ")
-    return (text[2] or text[0]).partition(" at path")[0]
 
 
 # Reading
@@ -346,7 +301,8 @@ def _parts_to_fill(model: ARTV, parts: Collection[str] | None) -> list[str]:
         held.append("text")
     for part in parts or ():
         if part not in held:
-            raise ValueError(f"cannot fill {_clip(part, 60)!r} from a public file: this model takes {', '.join(held)}")
+            named = one_line(part, 60)
+            raise ValueError(f"cannot fill {named!r} from a public file: this model takes {', '.join(held)}")
     return [part for part in held if parts is None or part in parts]
 
 
@@ -380,7 +336,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointSummary:
         if part in parameters and key not in ("vae_scale", "vae_shift"):
             parameters[part] += tensor.count
     held = tuple(part for part, count in parameters.items() if count)
-    base = _clip(file.metadata["artv_base"]) if "artv_base" in file.metadata else None
+    base = one_line(file.metadata["artv_base"]) if "artv_base" in file.metadata else None
     return CheckpointSummary(
         path=file.path,
         config=config,
@@ -390,7 +346,9 @@ def describe_checkpoint(path: str | Path) -> CheckpointSummary:
         file_bytes=file.path.stat().st_size,
         dtypes=tuple(sorted({tensor.dtype for tensor in file.tensors.values()})),
         missing=_missing_uses(held, base),
-        metadata={_clip(name, 60): _clip(text) for name, text in file.metadata.items() if name not in _OWN_METADATA},
+        metadata={
+            one_line(name, 60): one_line(text) for name, text in file.metadata.items() if name not in _OWN_METADATA
+        },
     )
 
 
@@ -443,155 +401,7 @@ def _shipped() -> dict[str, Path]:
     return {name: path for name, (_, path) in sorted(versions.items())}
 
 
-# Files
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor as the header has it; `dtype` is safetensors' name, e.g. "F16"."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class TensorFile:
-    """A safetensors file whose header was found sound."""
-
-    path: Path
-    metadata: dict[str, str]
-    tensors: dict[str, TensorInfo]
-
-    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Each key with its tensor, which lies in the file's memory map: copy what is to be kept.
-
-        The map is dropped now and then, since its pages would otherwise count as this process's memory until the end.
-        Raises ValueError, one line, on a type of numbers that torch lacks.
-        """
-        for batch in self._batches(keys):
-            with safe_open(self.path, framework="pt", device="cpu") as file:
-                for key in batch:
-                    yield key, self._tensor(file, key)
-
-    def _tensor(self, file: Any, key: str) -> Tensor:
-        try:
-            return file.get_tensor(key)
-        except (SafetensorError, AttributeError) as error:  # the latter where this torch has no such type
-            raise ValueError(f"{self.path}: cannot read {_clip(key, 160)}: {_clip(str(error))}") from None
-
-    def _batches(self, keys: Iterable[str]) -> Iterator[list[str]]:
-        batch: list[str] = []
-        size = 0
-        for key in keys:
-            batch.append(key)
-            size += 4 * self.tensors[key].count
-            if size > _READ_AT_ONCE:
-                yield batch
-                batch, size = [], 0
-        yield batch
-
-
-def open_tensor_file(path: str | Path) -> TensorFile:
-    """Read the header of a safetensors file and no tensor.
-
-    Raises ValueError, one line, for whatever is no such file. The length that the header claims, and how much there is
-    in it, are held against limits before anything is parsed, so that a hostile file costs neither memory nor time.
-    """
-    path = Path(path)
-    _check_node(path)
-    _check_start(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping: it has no iterator)
-            tensors = {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        if "not fully covered" in str(error):
-            raise ValueError(f"{path} is damaged: its length is not what its header says; copy it again") from None
-        raise ValueError(f"{path} is damaged: {_clip(str(error))}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
-    for key, tensor in tensors.items():
-        if len(tensor.shape) > _DIMENSIONS_LIMIT or max(tensor.shape, default=0) > _SIZE_LIMIT:
-            raise ValueError(f"{path} is damaged: no tensor has the shape that it says {_clip(key, 160)} has")
-    return TensorFile(path, metadata, tensors)
-
-
-def _check_node(path: Path) -> None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ValueError(f"no such checkpoint: {path}") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is {_kind_of_node(path)}, expected a safetensors file")
-    if status.st_size == 0:
-        raise ValueError(f"{path} is empty, expected a safetensors file")
-
-
-def _kind_of_node(path: Path) -> str:
-    return "a folder" if path.is_dir() else "not an ordinary file"
-
-
-def _check_start(path: Path) -> None:
-    start = _read_bytes(path, 0, 64)
-    size = path.stat().st_size
-    header = int.from_bytes(start[:8], "little")
-    opens_as_json = start[8:9] == b"{"
-    if opens_as_json and header <= min(size - 8, _HEADER_LIMIT):
-        _check_header(path, _read_bytes(path, 8, header))
-        return
-    kind = _foreign_kind(start)
-    if kind:
-        raise ValueError(f"{path} is {kind}, expected a safetensors file")
-    if opens_as_json and header <= _HEADER_LIMIT:
-        raise ValueError(f"{path} is truncated: its header alone takes {header} bytes, the file has {size}")
-    if opens_as_json:
-        raise ValueError(f"{path} is damaged: its header claims {header} bytes, at most {_HEADER_LIMIT} are accepted")
-    raise ValueError(f"{path} is not a safetensors file")
-
-
-def _check_header(path: Path, header: bytes) -> None:
-    """Raises ValueError where there is more in it than in any model's, and parsing it could take gigabytes."""
-    # Every string begins with a quotation mark that no backslash precedes, so this counts at least half of them.
-    names = (header.count(b'"') - header.count(b'\\"')) // 2
-    if names > _NAMES_LIMIT:
-        raise ValueError(f"{path} is damaged: its header holds {names} names; accepted are up to {_NAMES_LIMIT}")
-    numbers = len(header) - sum(match.end() - match.start() for match in _STRING.finditer(header))
-    if numbers > _NUMBERS_LIMIT:
-        raise ValueError(
-            f"{path} is damaged: its header holds {numbers} bytes of numbers; accepted are up to {_NUMBERS_LIMIT}"
-        )
-
-
-def _read_bytes(path: Path, start: int, count: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(count)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
-
-
-def _foreign_kind(start: bytes) -> str | None:
-    pickled = "which could run code and is never opened; convert it to safetensors"
-    if start.startswith(b"PK"):
-        return f"a zip archive (a PyTorch .ckpt or .pt file?), {pickled}"
-    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
-        return f"a pickle, {pickled}"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file it points to; fetch it with git lfs pull"
-    if start.startswith(b"GGUF"):
-        return "a GGUF file"
-    if start.lstrip()[:1] == b"<":
-        return "a web page or XML, perhaps saved in place of a download"
-    return None
+# What a file is
 
 
 def _read_config(file: TensorFile) -> ARTVConfig:
@@ -603,7 +413,7 @@ def _read_config(file: TensorFile) -> ARTVConfig:
     try:
         return ARTVConfig.from_json(text)
     except (ValueError, ArithmeticError) as error:
-        raise ValueError(f"{file.path}: {_clip(str(error))}") from None
+        raise ValueError(f"{file.path}: {one_line(str(error))}") from None
 
 
 def _guess_family(file: TensorFile) -> str:
@@ -621,7 +431,7 @@ def _guess_family(file: TensorFile) -> str:
             return family
     first = next(iter(file.tensors), None)
     return (
-        f"a safetensors file of another kind (first key: {_clip(first, 60)})"
+        f"a safetensors file of another kind (first key: {one_line(first, 60)})"
         if first
         else "a safetensors file without tensors"
     )
@@ -784,7 +594,7 @@ def _declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
 def _check_names(names: Iterable[str], known: Iterable[str], where: str = "parts") -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"{where}: got {_clip(name, 60)!r}, accepted are {', '.join(known)}")
+            raise ValueError(f"{where}: got {one_line(name, 60)!r}, accepted are {', '.join(known)}")
 
 
 def _choose_sources(
@@ -802,7 +612,7 @@ def _choose_sources(
             sources[part] = base
         elif part not in OPTIONAL_PARTS:
             tried = "name it with --base" if base is None else f"{base.path} has no {PARTS[part]} either"
-            called = f" ({_clip(file.metadata['artv_base'])})" if "artv_base" in file.metadata else ""
+            called = f" ({one_line(file.metadata['artv_base'])})" if "artv_base" in file.metadata else ""
             raise ValueError(f"{file.path} holds no {PARTS[part]} and needs its base checkpoint{called}: {tried}")
     return sources
 
@@ -813,7 +623,8 @@ def _build_empty(file: TensorFile, config: ARTVConfig, parts: Collection[str], o
         with torch.device("meta"):
             return ARTV(config, mask="mask" in parts, vae="vae" in parts, text="text" in parts, operations=operations)
     except (ValueError, RuntimeError, ArithmeticError, TypeError, IndexError) as error:
-        raise ValueError(f"{file.path}: artv_config describes networks that cannot be: {_clip(str(error))}") from None
+        why = one_line(str(error))
+        raise ValueError(f"{file.path}: artv_config describes networks that cannot be: {why}") from None
 
 
 def _check_tensors(
@@ -848,7 +659,7 @@ def _check_tensors(
     }
     found = [f"{len(names)} {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
     if found:
-        raise ValueError(f"{file.path} does not fit: {_clip('; '.join(found), 900)}")
+        raise ValueError(f"{file.path} does not fit: {one_line('; '.join(found), 900)}")
 
 
 def _check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
@@ -865,11 +676,5 @@ def _check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
 
 
 def _first_few(names: list[str], limit: int = 4) -> str:
-    shown = ", ".join(_clip(name, 160) for name in names[:limit])
+    shown = ", ".join(one_line(name, 160) for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _clip(text: str, limit: int = 300) -> str:
-    """One line, and not a long one: names and messages may come from a hostile file."""
-    line = "".join(character if character.isprintable() else " " for character in text[: limit + 1])
-    return line if len(line) <= limit else line[: limit - 3] + "..."

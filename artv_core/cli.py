@@ -622,8 +622,8 @@ def _demo_by_core(args: argparse.Namespace) -> list[Path]:
     """What was made; nothing where it was stopped."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
     from .demo import demo_reels, write_sheet
-    from .media import check_writable
     from .outputs import check_outputs
+    from .partial_file import check_writable
 
     config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
     sheet = args.output / "contact-sheet.png"

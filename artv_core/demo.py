@@ -9,7 +9,8 @@ from torch import Tensor
 from .config import ARTVConfig
 from .generate import GenerateOptions
 from .job import Job
-from .media import contact_sheet, replacing
+from .media import contact_sheet
+from .partial_file import replacing
 from .pipeline import DecodedFrame
 
 DEMO_FRAMES = 16

@@ -9,7 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .comfyui import PACK, Graph, Host, Result, Server
-from .media import check_writable, contact_sheet, read_video, replacing
+from .media import contact_sheet, read_video
+from .partial_file import check_writable, replacing
 from .pipeline import pick_device
 
 WORKFLOWS = ("text_to_video", "image_to_video", "multi_prompt_long_video")

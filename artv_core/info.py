@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import PARTS, CheckpointSummary, describe_checkpoint, open_tensor_file
+from .checkpoint import PARTS, CheckpointSummary, describe_checkpoint
 from .config import ARTVConfig, NetworkConfig
+from .tensor_file import open_tensor_file
 
 _PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
 

@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .frames import Frame
+from .partial_file import one_line
 
 SUFFIX = ".artvj"
 FOLDER = "artv_journals"
@@ -476,7 +477,9 @@ def journal_table(journals: Sequence[JournalInfo]) -> str:
     lines = [f"{len(journals)} journals, {readable_size(total)}"]
     for journal in journals:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(journal.modified))
-        what = ", ".join(f"{name} {_shown(value)}" for name, value in journal.about.items() if name in _SHOWN)
+        what = ", ".join(
+            f"{name} {one_line(str(value), 60)}" for name, value in journal.about.items() if name in _SHOWN
+        )
         lines.append(
             f"{journal.path.name}  {journal.num_frames} frames  {readable_size(journal.num_bytes)}  {when}  {what}"
         )
@@ -484,11 +487,6 @@ def journal_table(journals: Sequence[JournalInfo]) -> str:
 
 
 _SHOWN = ("checkpoint", "width", "height", "seed", "prompt")
-
-
-def _shown(value: Any) -> str:
-    text = "".join(character if character.isprintable() else " " for character in str(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def readable_size(num_bytes: int) -> str:

@@ -2,8 +2,6 @@
 
 import math
 import os
-import secrets
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -15,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
+from .partial_file import PartialFile, check_target, reason
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """File name endings a video may have, and FFmpeg's names for them."""
@@ -91,7 +91,7 @@ def _image_fault(error: Exception) -> str:
         return "it is not an image of a known kind"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return f"it is damaged or too large ({_one_line(error)})"
+    return f"it is damaged or too large ({reason(error)})"
 
 
 # Video
@@ -149,7 +149,7 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         if self.growing:
             with self._failures_named():
-                _check_target(self.growing_path)
+                check_target(self.growing_path)
         self._file = PartialFile(self.path)
         return self
 
@@ -245,7 +245,7 @@ class VideoWriter:
         try:
             yield
         except (OSError, av.FFmpegError) as error:
-            raise ValueError(f"cannot write {self.path}: {_write_fault(error)}") from None
+            raise ValueError(f"cannot write {self.path}: {reason(error)}") from None
 
 
 class _Sink:
@@ -350,7 +350,7 @@ def read_video(path: str | Path) -> Tensor:
         with av.open(str(Path(path).absolute())) as container:
             frames = [_from_video_frame(frame) for frame in container.decode(video=0)]
     except (OSError, av.FFmpegError, IndexError) as error:
-        raise ValueError(f"cannot read video {path}: {_write_fault(error)}") from None
+        raise ValueError(f"cannot read video {path}: {reason(error)}") from None
     if not frames:
         raise ValueError(f"cannot read video {path}: it holds no frames")
     return torch.stack(frames)
@@ -433,79 +433,5 @@ def evenly_spaced(count: int, columns: int) -> list[int]:
     return [round(column * (count - 1) / max(1, columns - 1)) for column in range(columns)]
 
 
-# Files
-
-
-class PartialFile:
-    """An empty file beside `target` (`path` is where) to be written to; `keep` gives it the target's name."""
-
-    def __init__(self, target: str | Path) -> None:
-        """Raises ValueError, one line, where no file can be made."""
-        try:
-            self.target = Path(os.path.realpath(target))
-            _check_target(self.target)
-            self.path = self.target.with_name(f".{secrets.token_hex(8)}.partial")
-            self.path.touch(exist_ok=False)
-            self._mode = stat.S_IMODE(self.path.stat().st_mode)
-        except OSError as error:
-            raise ValueError(f"cannot write {target}: {_write_fault(error)}") from None
-
-    def move(self, path: Path) -> None:
-        """Let it lie at `path`, in the same folder, in place of what is there. Raises OSError."""
-        os.replace(self.path, path)
-        self.path = path
-
-    def keep(self) -> None:
-        """Flush it to the disk and put it in its target's place. Raises OSError."""
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
-        self.path.chmod(self._mode)  # some libraries put a file that only its owner can read in its place
-        os.replace(self.path, self.target)
-
-    def discard(self) -> None:
-        """Remove it, unless it was kept."""
-        with suppress(OSError):
-            self.path.unlink()
-
-
-@contextmanager
-def replacing(target: str | Path) -> Iterator[Path]:
-    """A path to write to, whose file becomes `target` when the block ends, and goes when the block raises. Raises
-    ValueError, one line, where the file cannot be written, be it at once or later on."""
-    file = PartialFile(target)
-    try:
-        yield file.path
-        file.keep()
-    except OSError as error:
-        raise ValueError(f"cannot write {target}: {_write_fault(error)}") from None
-    finally:
-        file.discard()
-
-
-def check_writable(target: str | Path) -> None:
-    """Raises ValueError, one line, where no file can be made at `target`. Nothing that is there is touched."""
-    PartialFile(target).discard()
-
-
-def _check_target(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; give a file's name")
-    if os.path.exists(path) and not path.is_file():
-        raise ValueError(f"cannot write {path}: it is not an ordinary file")
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
-    if len(os.fsencode(path.name)) > 255:
-        raise ValueError(f"cannot write {path.name[:40]}...: the name is too long")
-
-
 def _part_beside(target: Path) -> Path:
     return target.with_name(f"{target.stem}.part{target.suffix}")
-
-
-def _write_fault(error: Exception) -> str:
-    strerror = getattr(error, "strerror", None)
-    return strerror.lower() if strerror else _one_line(error)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .evaluation.drift import DriftLog, DriftMeter, drift_table, plot_path, read_drift_csv, save_plot
-from .media import VideoWriter, check_writable, mask_frames, replacing
+from .media import VideoWriter, mask_frames
+from .partial_file import check_writable
 from .pipeline import DecodedFrame, save_latents
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ class Outputs:
         if kind is not None or not self.count:
             return
         if self.job.latents:
-            with replacing(self.job.latents) as temporary:
-                save_latents(temporary, self._latents, self.job.options.seed, self.job.settings())
+            save_latents(self.job.latents, self._latents, self.job.options.seed, self.job.settings())
         for readout in self._readouts:
             readout.show()
 

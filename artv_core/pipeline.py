@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .acceleration import Compiled, SideStream, one_behind
-from .checkpoint import load_checkpoint, load_taesd_decoder, open_tensor_file, resolve_checkpoint
+from .checkpoint import load_checkpoint, load_taesd_decoder, resolve_checkpoint
 from .denoiser import Evaluate, evaluate
 from .frames import AnchorPolicy, Frame
 from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
@@ -19,6 +19,7 @@ from .models.artv import ARTV
 from .packing import can_pack, pack_weights
 from .recording import Recording, record_frames
 from .storage import store_fp8
+from .tensor_file import open_tensor_file, write_tensor_file
 from .text_track import TextSegment, TextTrack
 
 TAESD_CHANNELS = 4
@@ -209,15 +210,9 @@ def pick_device(name: str) -> torch.device:
 
 def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int, made_with: str = "") -> None:
     """Write frames' latents (each [B, C, h, w]) to one safetensors file, `latents` [T, B, C, h, w] float32, with the
-    seed and `made_with` (settings, as text) in its metadata. Raises OSError where it cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    stacked = torch.stack([latent.detach().cpu().float() for latent in latents]).contiguous()
-    try:
-        save_file({"latents": stacked}, path, {"artv_latents": "1", "seed": str(seed), "made_with": made_with})
-    except SafetensorError as error:
-        raise OSError(" ".join(str(error).split())) from None
+    seed and `made_with` (settings, as text) in its metadata. Raises ValueError, one line, where that cannot be."""
+    stacked = torch.stack([latent.detach().cpu().float() for latent in latents])
+    write_tensor_file(path, {"latents": stacked}, {"artv_latents": "1", "seed": str(seed), "made_with": made_with})
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ from artv_core.bench import measure as bench_measure  # noqa: E402
 from artv_core.checkpoint import (  # noqa: E402
     describe_checkpoint,
     load_checkpoint,
-    open_tensor_file,
     read_part,
     save_checkpoint,
 )
@@ -78,6 +77,7 @@ from artv_core.prompts import (  # noqa: E402
     parse_schedule,
     read_prompt_file,
 )
+from artv_core.tensor_file import open_tensor_file  # noqa: E402
 
 INPUTS = 100_000
 SECONDS = 1.0

@@ -40,6 +40,7 @@ from artv_core.models import artv
 from artv_core.models.artv import ARTV
 from artv_core.models.autoencoder_kl import AutoencoderKL
 from artv_core.models.unet import UNet
+from artv_core.tensor_file import open_tensor_file
 
 UNET = UNetConfig(
     model_channels=16,
@@ -572,8 +573,8 @@ class Malicious:
 def test_foreign_and_damaged_files(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     path.write_bytes(content)
-    for read in (load_checkpoint, describe_checkpoint, checkpoint.open_tensor_file):
-        if read is not checkpoint.open_tensor_file or words not in ("without tensors", "another kind"):
+    for read in (load_checkpoint, describe_checkpoint, open_tensor_file):
+        if read is not open_tensor_file or words not in ("without tensors", "another kind"):
             message = refusal(functools.partial(read, path))
             assert words in message
             assert str(path) in message
@@ -678,11 +679,11 @@ def test_invalid_parts(path: Path) -> None:
 
 
 def test_nothing_is_left_where_writing_fails(model: ARTV, path: Path, tmp_path: Path) -> None:
-    assert "no folder" in refusal(lambda: save_checkpoint(model, tmp_path / "absent" / "a.safetensors"), OSError)
-    assert "a folder" in refusal(lambda: save_checkpoint(model, tmp_path), OSError)
-    assert "not an ordinary file" in refusal(lambda: save_checkpoint(model, "/dev/null"), OSError)
-    assert "no folder" in refusal(lambda: save_checkpoint(model, path / "a.safetensors"), OSError)
-    assert "too long" in refusal(lambda: save_checkpoint(model, tmp_path / ("x" * 300)), OSError)
+    assert "no folder" in refusal(lambda: save_checkpoint(model, tmp_path / "absent" / "a.safetensors"))
+    assert "a folder" in refusal(lambda: save_checkpoint(model, tmp_path))
+    assert "not an ordinary file" in refusal(lambda: save_checkpoint(model, "/dev/null"))
+    assert "no folder" in refusal(lambda: save_checkpoint(model, path / "a.safetensors"))
+    assert "too long" in refusal(lambda: save_checkpoint(model, tmp_path / ("x" * 300)))
     assert list(tmp_path.iterdir()) == [path]
     assert same(load_checkpoint(path), model)
 
@@ -693,7 +694,7 @@ def test_a_full_disk_keeps_the_file_that_was_there(model: ARTV, path: Path) -> N
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     try:
-        message = refusal(lambda: save_checkpoint(model, path), OSError)
+        message = refusal(lambda: save_checkpoint(model, path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert message.startswith(f"cannot write {path}: File too large")

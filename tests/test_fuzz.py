@@ -16,13 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from artv_core import checkpoint
-from artv_core.checkpoint import describe_checkpoint, load_checkpoint, open_tensor_file, read_part, save_checkpoint
+from artv_core import tensor_file
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
 from artv_core.config import MAX_BLOCKS, MAX_JSON_CHARACTERS, ARTVConfig, from_dict, preset, validate
 from artv_core.info import info_lines
 from artv_core.models.artv import ARTV
 from artv_core.pipeline import load_latents, save_latents
 from artv_core.prompts import MAX_CHARACTERS, MAX_PROMPTS, parse_schedule
+from artv_core.tensor_file import open_tensor_file
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -185,7 +186,7 @@ def refusal(read: Callable[[Path], object], path: Path) -> str:
     return str(caught.value)
 
 
-LIMIT = checkpoint._HEADER_LIMIT - 200
+LIMIT = tensor_file._HEADER_LIMIT - 200
 CROWDED = {
     "tensors": "{" + ",".join(f'"{i:x}":{tensor("U8", "[0]")}' for i in range(LIMIT // 60)) + "}",
     "fewer tensors": "{" + ",".join(f'"{i:x}":{tensor("U8", "[0]")}' for i in range(11_000)) + "}",
@@ -209,11 +210,11 @@ CROWDED = {
 def test_a_crowded_header_costs_little(read, content, tmp_path):
     path = tmp_path / "crowded.safetensors"
     path.write_bytes(header(CROWDED[content]))
-    assert path.stat().st_size <= checkpoint._HEADER_LIMIT + 8
+    assert path.stat().st_size <= tensor_file._HEADER_LIMIT + 8
     memory = fuzz.Memory()
     with counted_calls() as calls:
         refusal(read, path)
-    assert calls.number < checkpoint._HEADER_LIMIT
+    assert calls.number < tensor_file._HEADER_LIMIT
     assert memory.grown() < 60
 
 

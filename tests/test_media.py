@@ -16,14 +16,13 @@ from PIL import Image
 from artv_core import media
 from artv_core.media import (
     VideoWriter,
-    check_writable,
     contact_sheet,
     evenly_spaced,
     mask_frames,
     read_image,
     read_video,
-    replacing,
 )
+from artv_core.partial_file import check_writable
 
 
 def smooth(count: int = 6, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -290,19 +289,6 @@ def test_a_disk_that_is_full_only_at_the_end(tmp_path, file_size_limit):
     with file_size_limit(16 * 1024), refused, VideoWriter(tmp_path / "a.mp4", 8) as writer:
         writer.append(torch.rand(3, 256, 256))
     assert os.listdir(tmp_path) == []
-
-
-def test_replacing(tmp_path):
-    target = tmp_path / "a.txt"
-    with replacing(target) as path:
-        path.write_text("new")
-        assert not target.exists()
-    assert target.read_text() == "new"
-    with pytest.raises(ValueError, match=r"cannot write .*a\.txt: no space left"), replacing(target):
-        raise OSError(28, "No space left on device")
-    assert os.listdir(tmp_path) == ["a.txt"]
-    check_writable(target)
-    assert target.read_text() == "new"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"\x00\x00\x00\x20ftypisom" + bytes(100)])

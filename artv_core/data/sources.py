@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from ..media import replacing
+from ..partial_file import replacing
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 """What a video's name may end in, in lower or upper case."""

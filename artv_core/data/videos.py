@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from ..media import replacing
+from ..partial_file import replacing
 from .buckets import make_buckets, nearest_bucket
 from .clips import BrokenClip, ClipIndex
 from .decode import count_frames, probe, read_frames

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..media import check_writable, evenly_spaced, replacing
+from ..media import evenly_spaced
+from ..partial_file import check_writable, replacing
 
 COLUMNS = ("frame", "shift", "spread", "sharpness", "motion", "distance", "copied")
 """The fields of a reading as tables and files head them."""

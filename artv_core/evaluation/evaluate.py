@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..data.sources import Entry
 from ..generate import GenerateOptions
 from ..job import say
-from ..media import check_writable, replacing
+from ..partial_file import check_writable, replacing
 from ..pipeline import Pipeline, pick_device
 from .distances import clip_similarity, frechet_distance, inception_score
 from .drift import DriftReading, plot_path, write_drift

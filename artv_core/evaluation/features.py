@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import open_tensor_file
 from ..data.clips import BrokenClip
 from ..data.decode import probe, read_frames
 from ..data.sources import Entry, is_video, list_entries
-from ..media import replacing
+from ..tensor_file import open_tensor_file, write_tensor_file
 from .drift import DriftMeter
 from .networks import FeatureNetwork
 
@@ -124,12 +123,9 @@ def _looked_at(
 
 
 def _keep(place: Path, found: dict[str, Tensor] | str) -> None:
-    from safetensors.torch import save_file
-
     place.parent.mkdir(parents=True, exist_ok=True)
     tensors, metadata = (found, {}) if isinstance(found, dict) else ({}, {BROKEN: found})
-    with replacing(place) as path:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    write_tensor_file(place, tensors, metadata)
 
 
 def _place(folder: Path, entry: Entry, network: FeatureNetwork, reading: Reading) -> Path:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..generate import GenerateOptions
-from ..media import VideoWriter, replacing
+from ..media import VideoWriter
+from ..partial_file import replacing
 from ..pipeline import Pipeline
 from .prompt_sets import Prompt
 

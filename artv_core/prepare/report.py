@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..media import replacing
+from ..partial_file import replacing
 from .options import PrepareOptions
 from .selecting import REASONS, Selection
 

@@ -7,7 +7,6 @@ of the tasks in hand, and the settings of the shards. Every file is written besi
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ import numpy as np
 from ..data.prepared import INDEX, MANIFEST, SHARDS, ShardRecord, read_record, write_dataset
 from ..data.sources import Entry, list_entries
 from ..job import INTERRUPTED, say
-from ..media import replacing
+from ..partial_file import LEFT_BEHIND, replacing
 from ..pipeline import pick_device
 from . import encoding, scoring
 from .options import PrepareOptions, score_settings, select_settings
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 USUAL_FPS = 8.0
-_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
 
 
 def prepare(options: PrepareOptions) -> int:
@@ -287,7 +285,7 @@ def _as_text(value: str | Path | None) -> str | None:
 def _make_ready(folder: Path) -> None:
     """There, and without what killed workers left behind."""
     folder.mkdir(parents=True, exist_ok=True)
-    _remove(path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name))
+    _remove(path for path in folder.iterdir() if LEFT_BEHIND.fullmatch(path.name))
 
 
 def _remove(paths: Any) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..media import replacing
+from ..partial_file import replacing
 from ..pipeline import pick_device
 
 MAX_BLOCKS = 2000

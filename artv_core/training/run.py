@@ -5,18 +5,19 @@ With several processes (torchrun, accelerate launch) all train, and the main one
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoint import PARTS, part_of_weight, save_checkpoint
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
+from ..tensor_file import write_tensor_file
 from .config import TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
 from .loop import PATIENCE, run_stage
@@ -100,7 +101,7 @@ def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
     trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
     assert isinstance(trained, MaskedDiffusionLoss)
     if PartialState().is_main_process:
-        _save(_trained_weights(with_networks(model, trained), config), folder / "diffusion.safetensors")
+        write_tensor_file(folder / "diffusion.safetensors", _trained_weights(with_networks(model, trained), config))
 
 
 def _own_clips(config: TrainConfig, folder: Path) -> Clips:
@@ -170,13 +171,7 @@ def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
 
 def _save_part(module: torch.nn.Module, path: Path) -> None:
     if PartialState().is_main_process:
-        _save(module.state_dict(), path)
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
-    partial.rename(path)
+        write_tensor_file(path, module.state_dict())
 
 
 def _read_part(folder: Path, name: str) -> dict[str, Tensor]:

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, open_tensor_file, resolve_checkpoint
+from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, resolve_checkpoint
 from ..config import ARTVConfig
 from ..data.clips import ClipSource
 from ..data.order import ClipOrder, hold_out
 from ..data.prepared import fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
 from ..models.artv import ARTV
+from ..tensor_file import open_tensor_file
 from .config import TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips

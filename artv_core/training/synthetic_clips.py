@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.clips import ClipIndex
 from ..models.taesd import TAESD
 from ..synthetic import render, sample_clip
+from ..tensor_file import write_tensor_file
 from .config import TrainConfig
 
 CLIP_SEED_OFFSET = 1_000_003
@@ -95,14 +95,8 @@ def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path:
         with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
             latents = vae.encode(images.contiguous(memory_format=torch.channels_last))
         parts.append(latents.unflatten(0, (len(clips), stage.frames)).to("cpu", torch.float16).contiguous())
-    _save(path, torch.cat(parts), made_of)
-
-
-def _save(path: Path, latents: Tensor, made_of: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"latents": latents.contiguous()}, partial, made_of)
-    partial.rename(path)
+    write_tensor_file(path, {"latents": torch.cat(parts)}, made_of)
 
 
 def _metadata(path: Path) -> dict[str, str]:

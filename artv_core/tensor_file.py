@@ -1,0 +1,194 @@
+"""safetensors files, read with suspicion and written whole or not at all.
+
+Nothing is ever unpickled, no tensor is read before the header was found sound, and every error that a user can cause is
+one line.
+"""
+
+import math
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .partial_file import one_line, reason, replacing
+
+# What a header may hold. SD 2's has 150 KB and 6,000 names; what training tools note in one can take some megabytes.
+_HEADER_LIMIT = 4 * 2**20
+_NAMES_LIMIT = 60_000
+_NUMBERS_LIMIT = 2**20
+_DIMENSIONS_LIMIT = 16
+_SIZE_LIMIT = 2**48
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_READ_AT_ONCE = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as the header has it; `dtype` is safetensors' name, e.g. "F16"."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file whose header was found sound."""
+
+    path: Path
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+
+    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Each key with its tensor, which lies in the file's memory map: copy what is to be kept.
+
+        The map is dropped now and then, since its pages would otherwise count as this process's memory until the end.
+        Raises ValueError, one line, on a type of numbers that torch lacks.
+        """
+        for batch in self._batches(keys):
+            with safe_open(self.path, framework="pt", device="cpu") as file:
+                for key in batch:
+                    yield key, self._tensor(file, key)
+
+    def _tensor(self, file: Any, key: str) -> Tensor:
+        try:
+            return file.get_tensor(key)
+        except (SafetensorError, AttributeError) as error:  # the latter where this torch has no such type
+            raise ValueError(f"{self.path}: cannot read {one_line(key, 160)}: {one_line(str(error))}") from None
+
+    def _batches(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        batch: list[str] = []
+        size = 0
+        for key in keys:
+            batch.append(key)
+            size += 4 * self.tensors[key].count
+            if size > _READ_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+        yield batch
+
+
+def open_tensor_file(path: str | Path) -> TensorFile:
+    """Read the header of a safetensors file and no tensor.
+
+    Raises ValueError, one line, for whatever is no such file. The length that the header claims, and how much there is
+    in it, are held against limits before anything is parsed, so that a hostile file costs neither memory nor time.
+    """
+    path = Path(path)
+    _check_node(path)
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping: it has no iterator)
+            tensors = {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        if "not fully covered" in str(error):
+            raise ValueError(f"{path} is damaged: its length is not what its header says; copy it again") from None
+        raise ValueError(f"{path} is damaged: {one_line(str(error))}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {reason(error)}") from None
+    for key, tensor in tensors.items():
+        if len(tensor.shape) > _DIMENSIONS_LIMIT or max(tensor.shape, default=0) > _SIZE_LIMIT:
+            raise ValueError(f"{path} is damaged: no tensor has the shape that it says {one_line(key, 160)} has")
+    return TensorFile(path, metadata, tensors)
+
+
+def _check_node(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ValueError(f"no such checkpoint: {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {reason(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is {_kind_of_node(path)}, expected a safetensors file")
+    if status.st_size == 0:
+        raise ValueError(f"{path} is empty, expected a safetensors file")
+
+
+def _kind_of_node(path: Path) -> str:
+    return "a folder" if path.is_dir() else "not an ordinary file"
+
+
+def _check_start(path: Path) -> None:
+    start = _read_bytes(path, 0, 64)
+    size = path.stat().st_size
+    header = int.from_bytes(start[:8], "little")
+    opens_as_json = start[8:9] == b"{"
+    if opens_as_json and header <= min(size - 8, _HEADER_LIMIT):
+        _check_header(path, _read_bytes(path, 8, header))
+        return
+    kind = _foreign_kind(start)
+    if kind:
+        raise ValueError(f"{path} is {kind}, expected a safetensors file")
+    if opens_as_json and header <= _HEADER_LIMIT:
+        raise ValueError(f"{path} is truncated: its header alone takes {header} bytes, the file has {size}")
+    if opens_as_json:
+        raise ValueError(f"{path} is damaged: its header claims {header} bytes, at most {_HEADER_LIMIT} are accepted")
+    raise ValueError(f"{path} is not a safetensors file")
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    """Raises ValueError where there is more in it than in any model's, and parsing it could take gigabytes."""
+    # Every string begins with a quotation mark that no backslash precedes, so this counts at least half of them.
+    names = (header.count(b'"') - header.count(b'\\"')) // 2
+    if names > _NAMES_LIMIT:
+        raise ValueError(f"{path} is damaged: its header holds {names} names; accepted are up to {_NAMES_LIMIT}")
+    numbers = len(header) - sum(match.end() - match.start() for match in _STRING.finditer(header))
+    if numbers > _NUMBERS_LIMIT:
+        raise ValueError(
+            f"{path} is damaged: its header holds {numbers} bytes of numbers; accepted are up to {_NUMBERS_LIMIT}"
+        )
+
+
+def _read_bytes(path: Path, start: int, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {reason(error)}") from None
+
+
+def _foreign_kind(start: bytes) -> str | None:
+    pickled = "which could run code and is never opened; convert it to safetensors"
+    if start.startswith(b"PK"):
+        return f"a zip archive (a PyTorch .ckpt or .pt file?), {pickled}"
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        return f"a pickle, {pickled}"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file it points to; fetch it with git lfs pull"
+    if start.startswith(b"GGUF"):
+        return "a GGUF file"
+    if start.lstrip()[:1] == b"<":
+        return "a web page or XML, perhaps saved in place of a download"
+    return None
+
+
+def write_tensor_file(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """What is at `path` stays until all of it is written. Raises ValueError, one line, where that cannot be (a full
+    disk, no such folder)."""
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(_said(error)) from None
+
+
+def _said(error: SafetensorError) -> str:
+    text = " ".join(str(error).split()).partition("I/O error: ")
+    return (text[2] or text[0]).partition(" at path")[0]
