@@ -1,6 +1,7 @@
 """The evidence: what is trained and kept, how it is written down, and that the document says what was measured."""
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 pytest.importorskip("diffusers", reason="the one-shot baseline is diffusers' 3D UNet: pip install diffusers")
 
 import ablations  # noqa: E402
-from ablation_parts import detailed, mask, runs, shipped, stalled, variants, written  # noqa: E402
+from ablation_parts import detailed, mask, runs, seeds, shipped, stalled, variants, written  # noqa: E402
 from ablation_parts.measured import figures, from_text  # noqa: E402
 from ablation_parts.runs import (  # noqa: E402
     Budget,
@@ -222,6 +223,43 @@ def test_tables_show_all_that_was_measured():
     assert lines[0] == "| measure | full (2 seeds) | no mask network (1 seed) |"
     assert "| drift | 1.5 ± 0.5 | 5 |" in lines
     assert all(line.count("|") == 4 for line in lines)
+
+
+def test_each_seed_is_held_against_the_spread_of_the_others():
+    def part(*drift: float) -> dict:
+        runs = {f"full, seed {seed}": {"measured": {"drift": value}} for seed, value in enumerate(drift)}
+        return {"runs": runs | {"one reference, seed 1": {"measured": {"drift": 9.0}}}}
+
+    assert seeds.seeds_left_out(part(1.0, 2.0)) == [], "too few"
+    assert seeds.seeds_left_out(part(0.0, 2.0, 4.0)) == [3.0, 0.0, 3.0]
+    assert seeds.seeds_left_out(part(1.0, 1.0, 2.0)) == [1.0, 1.0, math.inf]
+    assert seeds.seeds_left_out(part(1.0, 1.0, 1.0)) == [0.0, 0.0, 0.0]
+    table = seeds.another_seed_table({"far": [0.5, 3.0], "long": [math.inf, 1.0]})
+    assert "| far | 2 | 50% | 50% | 100% |" in table
+    assert "| all | 4 | 50% | 50% | 75% |" in table
+
+
+def test_two_ways_are_compared_seed_by_seed():
+    drift = {"full": (1.0, 2.0, 4.0), "no mask network": (2.0, 4.0, 5.0, 9.0)}
+    runs = {
+        f"{way}, seed {seed}": {"measured": {"background drift at frame 999": value}}
+        for way, values in drift.items()
+        for seed, value in enumerate(values, 1)
+    }
+    claim = ("far", "background drift at frame 999")
+    pairs = seeds.common_seeds({"far": {"runs": runs}}, *claim)
+    assert pairs == [(1, 2), (2, 4), (4, 5)]
+    row = seeds.pairs_table({claim: pairs}).splitlines()[-1]
+    assert row == "| far: background drift at frame 999 | 2.33 | 3.67 | +1, +2, +1 | -0.61 to +3.3 |"
+    assert seeds.common_seeds({}, *claim) == []
+
+
+def test_another_value_is_expected_where_it_mostly_is():
+    """Of many triples of normally distributed values, nine in ten have the next one within."""
+    draws = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    bounds = [seeds.expected_of_another(values[:3]) for values in draws]
+    within = sum(low <= values[3] <= high for (low, high), values in zip(bounds, draws, strict=True))
+    assert within / len(draws) == pytest.approx(seeds.CERTAINTY, abs=0.02)
 
 
 def test_the_mask_is_read_where_the_object_never_comes():

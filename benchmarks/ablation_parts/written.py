@@ -6,6 +6,7 @@ from typing import Any
 
 from documents import as_table, put_tables, save_lines
 
+from ablation_parts import seeds
 from ablation_parts.pictures import FOLDER
 from ablation_parts.runs import mean_and_spread
 
@@ -29,25 +30,19 @@ def tables(parts: Parts) -> dict[str, str]:
     found = {name: TABLES[name](part) for name, part in parts.items() if name in TABLES}
     if "mask" in parts:
         found["mask while sampling"] = sampled_table(parts["mask"])
-    return found
+    return found | seeds.tables(parts)
 
 
 def runs_table(part: Mapping[str, Any]) -> str:
     """Mean over the seeds, and the largest distance of a seed from it."""
-    groups: dict[str, list[dict[str, float | None]]] = {}
-    for key, run in part["runs"].items():
-        groups.setdefault(key.partition(", seed")[0], []).append(run["measured"])
+    groups = seeds.by_way(part)
     header = [f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})" for name, runs in groups.items()]
     rows = {
         measure: [spread([run.get(measure) for run in runs]) for runs in groups.values()]
-        for measure in measures(groups)
+        for measure in seeds.measures(groups)
     }
     said = {"training": part.get("budget"), "measured on": f"{part['prompts']} prompts, {part['frames']} frames"}
     return as_table(header, rows | {what: [text] * len(groups) for what, text in said.items() if text})
-
-
-def measures(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    return list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run))
 
 
 def spread(values: Sequence[float | None]) -> str:
