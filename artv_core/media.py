@@ -22,7 +22,7 @@ CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 ENCODERS = {
     "libx264": {"crf": "14", "preset": "medium"},
     "libopenh264": {"b": "8M"},
-    "mpeg4": {"qscale": "2"},
+    "mpeg4": {"qmin": "2", "qmax": "2"},
 }
 """Video encoders in order of preference, with options for a picture without visible losses."""
 

@@ -152,6 +152,17 @@ def test_an_encoder_that_is_missing_is_replaced(tmp_path, monkeypatch, encoder):
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
+def test_fine_detail_is_kept_whichever_the_encoder(tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr(media, "_is_encoder", lambda name: name == encoder)
+    noise = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1)
+    frames = torch.stack([noise.roll(step, 2) for step in range(10)])
+    with VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        for frame in frames:
+            writer.append(frame)
+    assert (read_video(tmp_path / "a.mp4") / 255 - frames).abs().mean() < 0.01
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (33, 65), (1, 1), (100, 30)])
 def test_any_size(tmp_path, height, width):
     frames = smooth(3, height, width)
