@@ -252,6 +252,8 @@ def test_two_ways_are_compared_seed_by_seed():
     row = seeds.pairs_table({claim: pairs}).splitlines()[-1]
     assert row == "| far: background drift at frame 999 | 2.33 | 3.67 | +1, +2, +1 | -0.61 to +3.3 |"
     assert seeds.common_seeds({}, *claim) == []
+    curved = {"measured": {}, "curves": {"frame": [0, 4], "drift": [1.0, 2.0]}}
+    assert seeds.figure(curved, "drift, mean over the frames") == 1.5
 
 
 def test_another_value_is_expected_where_it_mostly_is():

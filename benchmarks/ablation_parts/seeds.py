@@ -19,11 +19,13 @@ CLAIMS = (
     ("settled", "object's colour, drift at frame 63"),
     ("stalled", "change of the loss, percent"),
     ("far", "background drift at frame 999"),
+    ("far", "background drift, mean over the frames"),
     ("far", "object's colour, drift at frame 999"),
     ("detailed", "ground drift at frame 63"),
     ("detailed", "texture kept at frame 63"),
 )
-"""Part and measure by which the two ways in `COMPARED` are told apart."""
+"""Part and measure by which the two ways in `COMPARED` are told apart; or a curve's name and `OVER_FRAMES`."""
+OVER_FRAMES = ", mean over the frames"
 
 
 def tables(parts: Parts) -> dict[str, str]:
@@ -76,9 +78,16 @@ def another_seed_table(left_out: Mapping[str, Sequence[float]]) -> str:
 def common_seeds(parts: Parts, part: str, measure: str) -> list[tuple[float, float]]:
     """The figures of both ways in `COMPARED`, of each seed that both have, in order."""
     runs = parts.get(part, {}).get("runs", {})
-    of = {key: run["measured"].get(measure) for key, run in runs.items()}
+    of = {key: figure(run, measure) for key, run in runs.items()}
     keys = ([f"{way}, seed {seed}" for way in COMPARED] for seed in range(len(runs) + 1))
     return [(of[one], of[other]) for one, other in keys if of.get(one) is not None and of.get(other) is not None]
+
+
+def figure(run: Mapping[str, Any], measure: str) -> float | None:
+    """What a run has of it."""
+    if not measure.endswith(OVER_FRAMES):
+        return run["measured"].get(measure)
+    return statistics.mean(run["curves"][measure.removesuffix(OVER_FRAMES)])
 
 
 def pairs_table(pairs: Mapping[tuple[str, str], Sequence[tuple[float, float]]]) -> str:
