@@ -469,6 +469,9 @@ def remove_journal(path: str | Path) -> None:
         _remove_quietly(_lock_path(path))
 
 
+_SHOWN = ("checkpoint", "width", "height", "seed", "prompt")
+
+
 def journal_table(journals: Sequence[JournalInfo]) -> str:
     """Lines for people: name, frames, size, when, what."""
     if not journals:
@@ -484,9 +487,6 @@ def journal_table(journals: Sequence[JournalInfo]) -> str:
             f"{journal.path.name}  {journal.num_frames} frames  {readable_size(journal.num_bytes)}  {when}  {what}"
         )
     return "\n".join(lines)
-
-
-_SHOWN = ("checkpoint", "width", "height", "seed", "prompt")
 
 
 def readable_size(num_bytes: int) -> str:

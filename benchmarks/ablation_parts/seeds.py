@@ -92,15 +92,15 @@ def figure(run: Mapping[str, Any], measure: str) -> float | None:
 
 def pairs_table(pairs: Mapping[tuple[str, str], Sequence[tuple[float, float]]]) -> str:
     """The differences seed by seed, and between what another seed's would be."""
-    rows = {}
-    for (part, measure), pair in pairs.items():
-        differences = [other - one for one, other in pair]
-        low, high = expected_of_another(differences)
-        told = ", ".join(f"{difference:+.3g}" for difference in differences)
-        rows[f"{part}: {measure}"] = [*(f"{statistics.mean(of):.3g}" for of in zip(*pair, strict=True)), told]
-        rows[f"{part}: {measure}"].append(f"{low:+.2g} to {high:+.2g}")
     header = [*COMPARED, "difference, seed by seed", f"of another seed, {CERTAINTY:.0%}"]
-    return as_table(header, rows)
+    return as_table(header, {f"{part}: {measure}": pair_cells(pair) for (part, measure), pair in pairs.items()})
+
+
+def pair_cells(pair: Sequence[tuple[float, float]]) -> list[str]:
+    differences = [other - one for one, other in pair]
+    low, high = expected_of_another(differences)
+    means = [f"{statistics.mean(of):.3g}" for of in zip(*pair, strict=True)]
+    return [*means, ", ".join(f"{difference:+.3g}" for difference in differences), f"{low:+.2g} to {high:+.2g}"]
 
 
 def expected_of_another(values: Sequence[float]) -> tuple[float, float]:
