@@ -12,7 +12,16 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .denoiser import Branch, Evaluate, GuidanceScales, MaskedDenoiser, Shortcuts, evaluate, guidance_branches
+from .denoiser import (
+    Branch,
+    Evaluate,
+    GuidanceScales,
+    Levels,
+    MaskedDenoiser,
+    Shortcuts,
+    evaluate,
+    guidance_branches,
+)
 from .models.artv import ARTV
 from .models.attention import KeysValues, TokenProjections
 from .models.branches import Expansion
@@ -20,6 +29,7 @@ from .models.network import FrameConditions, FrameNetwork
 from .randomness import normal, stream
 from .schedule import NoiseSchedule
 from .text_track import lengthened
+from .transfer import to_device
 
 Made = TypeVar("Made")
 
@@ -37,7 +47,8 @@ def noised(
 ) -> NoisedLatents:
     """Corrupt latents [B, ...] to `level` with noise from each video's own stream (seed, *key)."""
     noise = torch.stack([normal(tuple(latents.shape[1:]), stream(seed, *key)) for seed in seeds])
-    return NoisedLatents(schedule.augment(latents, noise.to(latents), level), level)
+    noise = to_device(noise, latents.device, latents.dtype)
+    return NoisedLatents(schedule.augment(latents, noise, level), level)
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Conditioner:
 
     def _project_text(self, context: Tensor) -> list[KeysValues]:
         tokens = context if context.ndim == 3 else context[None]
-        return self.network.diffusion_model.project_text(tokens.to(self.network.device, self.network.dtype))
+        return self.network.diffusion_model.project_text(to_device(tokens, self.network.device, self.network.dtype))
 
     def _anchor(self, inputs: FrameInputs, branches: Sequence[Branch]) -> list[KeysValues]:
         latents, projections = inputs.anchor.latents, {}
@@ -124,7 +135,7 @@ class Conditioner:
         return self.network.reference_adapter(latents.to(self.network.dtype))
 
     def _levels(self, pairs: Sequence[tuple[int, int]], videos: int) -> Tensor:
-        levels = torch.tensor(pairs, device=self.network.device).repeat_interleave(videos, dim=0)
+        levels = to_device(torch.tensor(pairs).repeat_interleave(videos, dim=0), self.network.device)
         return self.network.diffusion_model.embed_levels(levels[:, 0], levels[:, 1], self.network.dtype)
 
 
@@ -189,6 +200,7 @@ def frame_denoiser(
     mix_mode: str = "after_guidance",
     shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
     evaluate: Evaluate = evaluate,
+    levels: Levels | None = None,
 ) -> MaskedDenoiser:
     """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
     noise, mask = conditioners
@@ -213,4 +225,5 @@ def frame_denoiser(
         shortcuts=shortcuts,
         evaluate=evaluate,
         network_dtype=noise.network.dtype,
+        levels=levels,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .models.unet import Reuse
 from .schedule import NoiseSchedule, x0_from_prediction
+from .transfer import to_device
 
 MIX_MODES = ("after_guidance", "every_branch")
 
@@ -87,8 +88,10 @@ def guidance_branches(
     return branches
 
 
-class FrameTask(NamedTuple):
-    """One frame's networks and conditions, for some guidance branches.
+@dataclass(frozen=True, eq=False)
+class FrameTask:
+    """One frame's networks and conditions, for some guidance branches. Two tasks are equal only if they are the same
+    object, so that a faster `evaluate` can tell when conditions change.
 
     `coefficients` [K] of the branches, in the order of `conditions`. `mixed` are the branches that are mixed with a
     mask each, before they are guided; None: one mask, after that. Without `mask_network` nothing is mixed.
@@ -113,22 +116,60 @@ class Evaluated(NamedTuple):
     features: tuple[Any, Any] = (None, None)
 
 
-def evaluate(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
-    """One evaluation: x [B, C, h, w] = x_0 + sigma eps, `level` the three numbers a, s and time step of that sigma.
+def predict(
+    network: Network, x_t: Tensor, timesteps: Tensor, conditions: Any, dtype: torch.dtype, reuse: Reuse | None
+) -> tuple[Tensor, Any]:
+    """What a network makes of x_t, computed in `dtype` and returned in x_t's, and its deep features with `reuse`."""
+    if reuse is None:
+        return network(x_t.to(dtype), timesteps, conditions).to(x_t.dtype), None
+    output, features = network(x_t.to(dtype), timesteps, conditions, reuse)
+    return output.to(x_t.dtype), features
 
-    Of tensors all are arguments and nothing is kept, so that it can be compiled as a whole. `reuse` is for the noise
-    and for the mask network.
+
+Predict = Callable[..., tuple[Tensor, Any]]
+"""`predict`, or something faster that does the same."""
+
+Beside = Callable[[Callable[[], Any]], Callable[[], Any]]
+"""beside(work) begins `work()` and returns a function that gives its result: work that may go on beside other work."""
+
+
+def at_once(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The plain `Beside`: the work is done before anything else is begun."""
+    result = work()
+    return lambda: result
+
+
+def evaluate(
+    task: FrameTask,
+    x: Tensor,
+    level: Tensor,
+    reuse: tuple[Reuse, Reuse] | None = None,
+    predict: Predict = predict,
+    beside: Beside = at_once,
+) -> Evaluated:
+    """One evaluation: x [B, C, h, w] = x_0 + sigma eps, `level` [3] the numbers a, s and time step of that sigma.
+
+    Pure function: every tensor is an argument and no state is kept, so that it can be compiled or captured whole.
+    `reuse` is for the noise and for the mask network. The mask network's work is handed to `beside`.
     """
     a, s, timestep = level.unbind()
     x_t = x.to(level.dtype) * a
     timesteps = timestep.float().expand(x.shape[0])
-    prediction, deep = _call(task.noise_network, x_t, timesteps, task.conditions, task, reuse and reuse[0])
+
+    def logits_and_features() -> tuple[Tensor, Any]:
+        return predict(task.mask_network, x_t, timesteps, task.mask_conditions, task.network_dtype, reuse and reuse[1])
+
+    copies = task.mask_network is not None and task.reference_latent is not None
+    mask_result = beside(logits_and_features) if copies else None
+    prediction, deep = predict(
+        task.noise_network, x_t, timesteps, task.conditions, task.network_dtype, reuse and reuse[0]
+    )
     branches = len(task.coefficients)
     dynamic = x0_from_prediction(task.prediction, prediction, x_t.repeat(branches, 1, 1, 1), a, s)
     dynamic = rearrange(dynamic, "(k b) c h w -> k b c h w", k=branches)
-    if task.mask_network is None or task.reference_latent is None:
+    if mask_result is None or task.reference_latent is None:
         return Evaluated(_guide(task.coefficients, dynamic), None, (deep, None))
-    logits, deep_mask = _call(task.mask_network, x_t, timesteps, task.mask_conditions, task, reuse and reuse[1])
+    logits, deep_mask = mask_result()
     masks, kept = logits.sigmoid(), (deep, deep_mask)
     if task.mixed is None:
         return Evaluated(mix(masks, task.reference_latent, _guide(task.coefficients, dynamic)), masks, kept)
@@ -137,16 +178,6 @@ def evaluate(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reus
     for index, mask in zip(task.mixed, each, strict=True):
         results[index] = mix(mask, task.reference_latent, results[index])
     return Evaluated(_guide(task.coefficients, torch.stack(results)), each[-1], kept)
-
-
-def _call(
-    network: Network, x_t: Tensor, timesteps: Tensor, conditions: Any, task: FrameTask, reuse: Reuse | None
-) -> tuple[Tensor, Any]:
-    x_t, dtype = x_t.to(task.network_dtype), x_t.dtype
-    if reuse is None:
-        return network(x_t, timesteps, conditions).to(dtype), None
-    output, features = network(x_t, timesteps, conditions, reuse)
-    return output.to(dtype), features
 
 
 def _guide(coefficients: Tensor, denoised_of_branches: Tensor) -> Tensor:
@@ -189,6 +220,32 @@ class Shortcuts:
         return self.guidance_interval != (0.0, 1.0)
 
 
+class Levels:
+    """The numbers that an evaluation needs of its noise level, on a device: those of a whole run in one copy."""
+
+    def __init__(
+        self, schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device, sigmas: Sequence[float] = ()
+    ) -> None:
+        self._schedule, self._dtype, self._device = schedule, dtype, device
+        self._rows: dict[float, Tensor] = {}
+        self._add(list(dict.fromkeys(sigmas)))
+
+    def at(self, sigma: float) -> Tensor:
+        """[3]: a and s of Eq. 3 and the time step. A level that was not named before is copied by itself."""
+        if sigma not in self._rows:
+            self._add([sigma])
+        return self._rows[sigma]
+
+    def _add(self, sigmas: Sequence[float]) -> None:
+        if not sigmas:
+            return
+        signals = [1 / math.sqrt(1 + sigma**2) for sigma in sigmas]
+        steps = [float(self._schedule.timestep(sigma)) for sigma in sigmas]
+        numbers = [(a, sigma * a, step) for sigma, a, step in zip(sigmas, signals, steps, strict=True)]
+        table = to_device(torch.tensor(numbers, dtype=self._dtype), self._device)
+        self._rows |= dict(zip(sigmas, table.unbind(), strict=True))
+
+
 class MaskedDenoiser:
     """`denoiser(x, sigma) -> denoised`: guide the noise network's x_0, then mix in what did not move.
 
@@ -201,7 +258,8 @@ class MaskedDenoiser:
     `mask_conditions` have batch [such branches * B], branch-major.
 
     `unguided` are the conditions of both networks for the fully conditioned branch alone; `shortcuts` that limit
-    guidance need them. Networks get `network_dtype`; everything else is float32, or float64 if that is. `mask` is the
+    guidance need them. Networks get `network_dtype`; everything else is float32, or float64 if that is. `levels` may be
+    shared by the frames of a run. `mask` is the
     last evaluation's [B, 1, h, w] (with "every_branch", that of the last branch mixed), or None where nothing was
     mixed. Raises ValueError on arguments that do not fit together.
     """
@@ -221,6 +279,7 @@ class MaskedDenoiser:
         unguided: tuple[Any, Any] | None = None,
         shortcuts: Shortcuts = Shortcuts(),
         evaluate: Evaluate = evaluate,
+        levels: Levels | None = None,
     ):
         if mix_mode not in MIX_MODES:
             raise ValueError(f"unknown mix_mode {mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
@@ -239,27 +298,28 @@ class MaskedDenoiser:
         self.dtype = torch.promote_types(network_dtype, torch.float32)
         self.unguided, self.shortcuts = unguided, shortcuts
         self.mask: Tensor | None = None
-        self._evaluate = evaluate
+        self._evaluate, self._levels = evaluate, levels
         self._tasks: dict[bool, FrameTask] = {}
         self._reused = _Reused(shortcuts)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, C, h, w] = x_0 + sigma eps, sigma a scalar > 0. Returns denoised [B, C, h, w]."""
-        level = float(sigma)
-        timestep = float(self.schedule.timestep(level))
-        guided = self._is_guided(timestep)
+        if self._levels is None:
+            self._levels = Levels(self.schedule, self.dtype, x.device)
+        guided = self._is_guided(float(sigma))
         if guided not in self._tasks:
             self._tasks[guided] = self._task(guided, x.device)
-        a = 1 / math.sqrt(1 + level**2)
-        numbers = torch.tensor([a, level * a, timestep], dtype=self.dtype).to(x.device)
-        evaluated = self._evaluate(self._tasks[guided], x, numbers, self._reused.now(guided))
+        level = self._levels.at(float(sigma))
+        evaluated = self._evaluate(self._tasks[guided], x, level, self._reused.now(guided))
         self._reused.keep(evaluated.features)
         self.mask = evaluated.mask
         return evaluated.denoised
 
-    def _is_guided(self, timestep: float) -> bool:
+    def _is_guided(self, sigma: float) -> bool:
+        if not self.shortcuts.limits_guidance:
+            return True
         low, high = self.shortcuts.guidance_interval
-        return low <= timestep / (self.schedule.num_timesteps - 1) <= high
+        return low <= float(self.schedule.timestep(sigma)) / (self.schedule.num_timesteps - 1) <= high
 
     def _task(self, guided: bool, device: torch.device) -> FrameTask:
         conditions, mask_conditions, branches = self.conditions, self.mask_conditions, self.branches
@@ -274,7 +334,7 @@ class MaskedDenoiser:
             self.mask_network if mixed or not literal else None,
             conditions,
             mask_conditions,
-            torch.tensor([coefficient for _, coefficient in branches], dtype=self.dtype).to(device),
+            to_device(torch.tensor([coefficient for _, coefficient in branches], dtype=self.dtype), device),
             self.reference_latent,
             mixed if literal else None,
             self.network_dtype,

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
 from .config import ARTVConfig
-from .denoiser import MIX_MODES, Evaluate, GuidanceScales, Shortcuts, evaluate
+from .denoiser import MIX_MODES, Evaluate, GuidanceScales, Levels, Shortcuts, evaluate
 from .drift_correction import match_statistics
 from .frames import AnchorPolicy, Frame, FrameBuffer
 from .models.artv import ARTV
 from .randomness import normal, stream
-from .sampling import StepInfo, gaussian_noise, get_sampler
+from .sampling import StepInfo, evaluated_sigmas, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
 from .sizes import MAX_SIDE
 from .text_track import TextTrack
+from .transfer import to_device
 
 NoiseLevel = int | tuple[tuple[int, int], ...]
 """A condition's noise level (time step) for all frames; or (first frame, level) pairs from frame 0 on, ascending."""
@@ -113,13 +114,14 @@ def generate_frames(
         take_frame(buffer, text, as_batch(latent, options, model))
     conditioners = Conditioners.of(model, options.use_mask)
     null_context = model.null_context if negative is None else negative
+    levels = _levels(model, schedule, options)
 
     while not options.num_frames or buffer.count < options.num_frames:
         index = buffer.count
         if text.starts_segment(index):
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
-        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, evaluate)
+        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, evaluate, levels)
         if options.adain_strength:
             latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
         buffer.append(latent)
@@ -141,7 +143,7 @@ def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
     if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
         got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
         raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
-    return latent.to(model.noise.device, dtype_of(model)).expand(shape)
+    return to_device(latent, model.noise.device, dtype_of(model)).expand(shape)
 
 
 def gather_inputs(
@@ -190,10 +192,12 @@ def sample_frame(
     options: GenerateOptions,
     on_step: StepCallback | None,
     evaluate: Evaluate = evaluate,
+    levels: Levels | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
+    scales = _scales(inputs, options)
     denoiser = frame_denoiser(
-        schedule, conditioners, inputs, _scales(inputs, options), options.mix_mode, options.shortcuts, evaluate
+        schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, evaluate, levels
     )
     masks: list[Tensor] = []
 
@@ -206,7 +210,7 @@ def sample_frame(
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
     seeds, like = seeds_at(options, index), inputs.anchor.latents
     start = torch.stack([normal(tuple(like.shape[1:]), stream(seed, index, "initial")) for seed in seeds])
-    x = start.to(like) * float(sigmas[0])
+    x = to_device(start, like.device, like.dtype) * float(sigmas[0])
     latent = get_sampler(options.sampler or "")(
         denoiser,
         x,
@@ -217,6 +221,13 @@ def sample_frame(
         callback=after_step,
     )
     return latent, torch.stack(masks).mean(dim=0) if masks else None
+
+
+def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> Levels:
+    """Of all evaluations of a frame; every frame has the same."""
+    sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
+    evaluated = evaluated_sigmas(options.sampler or "", sigmas, options.eta or 0.0)
+    return Levels(schedule, dtype_of(model), model.noise.device, evaluated)
 
 
 def _scales(inputs: FrameInputs, options: GenerateOptions) -> GuidanceScales:

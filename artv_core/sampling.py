@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .randomness import normal
+from .transfer import to_device
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
@@ -64,13 +65,14 @@ def gaussian_noise(generator: torch.Generator | Sequence[torch.Generator], like:
     if their number is another.
     """
     if isinstance(generator, torch.Generator):
-        return lambda sigma, sigma_next: normal(tuple(like.shape), generator, like.device).to(like.dtype)
+        return lambda sigma, sigma_next: to_device(normal(tuple(like.shape), generator), like.device, like.dtype)
     generators = tuple(generator)
     if len(generators) != like.shape[0]:
         raise ValueError(f"got {len(generators)} generators for a batch of {like.shape[0]}; give one for each item")
 
     def draw(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        return torch.stack([normal(tuple(like.shape[1:]), item) for item in generators]).to(like)
+        drawn = torch.stack([normal(tuple(like.shape[1:]), item) for item in generators])
+        return to_device(drawn, like.device, like.dtype)
 
     return draw
 
@@ -214,6 +216,19 @@ def num_evaluations(name: str, num_steps: int) -> int:
     """Calls of the denoiser in a run of `num_steps` steps that ends at sigma 0, for eta up to 1. Raises ValueError."""
     get_sampler(name)
     return 2 * num_steps - 1 if name == "dpmpp_2s_ancestral" else num_steps
+
+
+def evaluated_sigmas(name: str, sigmas: Tensor, eta: float = 1.0) -> list[float]:
+    """The noise levels at which the sampler of that name calls its denoiser, in order; `sigmas` as it takes them. They
+    do not depend on what the denoiser answers. Raises ValueError that lists the names."""
+    seen: list[float] = []
+
+    def note(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(float(sigma))
+        return x
+
+    get_sampler(name)(note, torch.zeros(1), sigmas, noise_sampler=lambda sigma, sigma_next: torch.zeros(1), eta=eta)
+    return seen
 
 
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:

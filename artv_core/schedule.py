@@ -80,16 +80,26 @@ class NoiseSchedule:
         Level 0 means clean and returns the latent's own bits; level k > 0 is Eq. 3 at time step k. So time step 0 is
         the one that no level reaches (ours; its noise is hardly visible). Raises ValueError for levels outside 0..N-1.
         """
-        levels = torch.as_tensor(level).expand(latent.shape[0])
+        levels = torch.as_tensor(level)
         lowest, highest = int(levels.min()), int(levels.max())
         if lowest < 0 or highest >= self.num_timesteps:
             wrong = lowest if lowest < 0 else highest
             raise ValueError(f"noise level is {wrong}, accepted are 0 (clean) to {self.num_timesteps - 1}")
         if highest == 0:
             return latent
+        if isinstance(level, int):
+            return self._augment_all(latent, noise, level)
+        levels = levels.expand(latent.shape[0])
         noisy = self.add_noise(latent, noise, levels)
         clean = (levels == 0).to(latent.device).reshape(-1, *[1] * (latent.ndim - 1))
         return torch.where(clean, latent, noisy)
+
+    def _augment_all(self, latent: Tensor, noise: Tensor, level: int) -> Tensor:
+        # Scales as plain numbers: a tensor of them would have to be copied to the latent's device.
+        sigma = self.sigma(level)
+        a = (1 + sigma**2).rsqrt()
+        dtype = torch.promote_types(latent.dtype, torch.float32)
+        return float(a) * latent.to(dtype) + float(sigma * a) * noise.to(dtype)
 
     def static_noise(self, x_t: Tensor, x_ref: Tensor, timesteps: Tensor) -> Tensor:
         """Eq. 6: `(x_t - a x_ref) / s`, the noise there would be in x_t had the frame not moved. [B, C, h, w]."""
