@@ -1,5 +1,6 @@
 """Stable Diffusion's spatial transformer, with room beside the text for the anchor's own cross-attention."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ..config import UNetConfig
 from .branches import Expansion, matched
+from .fused import gelu_gate, norm_only
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, heads, tokens, head_channels]."""
@@ -46,7 +48,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, tokens: TokenProjections, expansion: Expansion | None = None) -> Tensor:
         """[B, C, h, w] of any size -> the same shape, with an entry for each branch."""
         height = x.shape[2]
-        normed = self.norm(x)
+        normed = norm_only(self.norm, x)
         cells = self.proj_in(_to_cells(normed)) if self.linear else _to_cells(self.proj_in(normed))
         for block in self.transformer_blocks:
             cells = block(cells, tokens, expansion)
@@ -96,11 +98,31 @@ class SelfAttention(nn.Module):
         self.to_k = operations.Linear(channels, channels, bias=False)
         self.to_v = operations.Linear(channels, channels, bias=False)
         self.to_out = nn.ModuleList([operations.Linear(channels, channels)])
+        self._joined: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, cells, C] -> the same shape."""
-        queries, keys, values = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
+        queries, keys, values = (split_heads(part, self.heads) for part in self._project(x))
         return self.to_out[0](attend(queries, (keys, values)))
+
+    def join(self) -> None:
+        """Lay the three weights one behind the other in memory: one product then makes queries, keys and values. They
+        stay parameters of their own, and may still be changed in place. For inference. Not in the paper."""
+        layers = self._layers()
+        if any(type(layer) is not nn.Linear for layer in layers):
+            return
+        self._joined = torch.cat([layer.weight.detach() for layer in layers])
+        for layer, part in zip(layers, self._joined.chunk(3), strict=True):
+            layer.weight.data = part
+
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        joined, layers = self._joined, self._layers()
+        if joined is None or torch.is_grad_enabled() or not _lie_in(joined, layers):
+            return [layer(x) for layer in layers]
+        return F.linear(x, joined).chunk(3, dim=-1)
+
+    def _layers(self) -> list[Any]:
+        return [self.to_q, self.to_k, self.to_v]
 
 
 class CrossAttention(nn.Module):
@@ -169,11 +191,11 @@ class GatedLinear(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, operations: Any = torch.nn):
         super().__init__()
         self.proj = operations.Linear(in_channels, 2 * out_channels)
+        self.may_fuse = False
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_channels] -> [..., out_channels]."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return gelu_gate(self.proj(x), self.may_fuse)
 
 
 def _to_cells(x: Tensor) -> Tensor:
@@ -182,6 +204,12 @@ def _to_cells(x: Tensor) -> Tensor:
 
 def _to_map(cells: Tensor, height: int) -> Tensor:
     return rearrange(cells, "b (h w) c -> b c h w", h=height)
+
+
+def _lie_in(joined: Tensor, layers: Sequence[Any]) -> bool:
+    """Whether the layers' weights are still parts of `joined`. A move to another device puts others in their place."""
+    parts = zip(layers, joined.chunk(3), strict=True)
+    return all(layer.weight.data_ptr() == part.data_ptr() and layer.weight.dtype == part.dtype for layer, part in parts)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .fused import norm_only, norm_silu
+
 
 class AutoencoderKL(nn.Module):
     """Images to latents an eighth as large and back, in the host's latent scale (not multiplied by 0.18215).
@@ -75,7 +77,7 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for stage in self.down:
             x = stage(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(x)))
 
 
 class Decoder(nn.Module):
@@ -99,7 +101,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for stage in reversed(self.up):
             x = stage(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(norm_silu(self.norm_out, x))
 
 
 class EncoderStage(nn.Module):
@@ -160,8 +162,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, h, w] -> [B, out_channels, h, w]."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(norm_silu(self.norm1, x))
+        h = self.conv2(norm_silu(self.norm2, h))
         return self.nin_shortcut(x) + h
 
 
@@ -178,7 +180,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> the same shape."""
-        normed = self.norm(x)
+        normed = norm_only(self.norm, x)
         queries, keys, values = (
             rearrange(layer(normed), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v)
         )

@@ -54,6 +54,11 @@ class FrameNetwork(nn.Module):
         self.diffusion_model.gradient_checkpointing = value
 
     @property
+    def is_fused(self) -> bool:
+        """Whether layers may run in fused kernels (`fused.fuse`), whose results differ by rounding."""
+        return getattr(self.diffusion_model.out[0], "may_fuse", False)
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go."""
         return self.compute_device or next(self.parameters()).device

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..config import UNetConfig
 from .attention import CrossAttention, KeysValues, SpatialTransformer, TokenProjections, zeroed
 from .branches import Expansion, matched
+from .fused import norm_silu
 
 
 class BlockInputs(NamedTuple):
@@ -176,7 +177,7 @@ class UNet(nn.Module):
         x, skips = self._encode(encoder, x, given, adapter_features)
         if features is None:
             features = self._decode(decoder[:inner], self._run(self.middle_block, x, given), given, skips)
-        output = self.out(self._decode(decoder[inner:], features, given, skips))
+        output = self.out[2](norm_silu(self.out[0], self._decode(decoder[inner:], features, given, skips)))
         return output if reuse is None else (output, features)
 
     def _encode(
@@ -251,8 +252,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, expansion: Expansion | None = None) -> Tensor:
         """[B, in_channels, h, w] and [B, embedding_width] -> [B, out_channels, h, w]; B is the larger one's."""
-        h, shift = matched(self.in_layers(x), self.emb_layers(embedding)[:, :, None, None], expansion)
-        skip, changes = matched(self.skip_connection(x), self.out_layers(h + shift), expansion)
+        h = self.in_layers[2](norm_silu(self.in_layers[0], x))
+        h, shift = matched(h, self.emb_layers(embedding)[:, :, None, None], expansion)
+        changes = self.out_layers[3](norm_silu(self.out_layers[0], h + shift))
+        skip, changes = matched(self.skip_connection(x), changes, expansion)
         return skip + changes
 
 
