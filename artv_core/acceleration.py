@@ -1,4 +1,4 @@
-"""The same results, sooner: evaluations compiled as a whole and captured, frames decoded beside the sampling. Ours."""
+"""The same results, sooner: evaluations compiled, frames decoded beside the sampling. Not in the paper."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .denoiser import Evaluated, FrameTask, Reuse, evaluate
+from .captured import Captured
+from .denoiser import Evaluated, FrameTask, Reuse, evaluate, predict
 
 MOST_SIZES = 64
 """Compiled for before evaluations of another size run as they are; torch's own limit, 8, would be four sizes."""
@@ -17,33 +18,30 @@ Made = TypeVar("Made")
 
 
 class Compiled:
-    """`denoiser.evaluate`, compiled by `torch.compile` for each size: both networks, guidance and mix in one.
+    """`denoiser.evaluate`, compiled by `torch.compile` for each size.
 
-    The first frame from text and the frames after it are compiled apart, as they run other networks. That takes
-    minutes, once: the compiler keeps what it made in its cache on disk. On a GPU an evaluation is replayed as a CUDA
-    graph, which costs one launch. Raises ValueError, one line, where there is no compiler.
+    On a CPU both networks, guidance and mix are compiled as one. On a GPU each network is compiled, and the whole
+    evaluation is replayed as a CUDA graph (`Captured`). The first frame from text and the frames after it are compiled
+    apart, as they run other networks. That takes minutes, once: the compiler keeps what it made in its cache on disk.
+    Raises ValueError where there is no compiler.
     """
 
     def __init__(self, device: torch.device, backend: str = "inductor") -> None:
-        """`backend` is `torch.compile`'s; only the usual one captures graphs and needs a compiler."""
-        self.graphs = device.type == "cuda" and backend == "inductor"
+        """`backend` is `torch.compile`'s; only the usual one needs a compiler."""
         if backend == "inductor":
             check_compiler(device)
-        mode = "reduce-overhead" if self.graphs else None
-        self._run: Any = torch.compile(evaluate, dynamic=False, mode=mode, backend=backend)
+        self._run: Any
+        if device.type == "cuda":
+            self._run = Captured(device, torch.compile(predict, dynamic=False, backend=backend))
+        else:
+            self._run = torch.compile(evaluate, dynamic=False, backend=backend)
 
     def __call__(
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
     ) -> Evaluated:
         """As `denoiser.evaluate`."""
         with _many_graphs():
-            if not self.graphs:
-                return self._run(task, x, level, reuse)
-            torch.compiler.cudagraph_mark_step_begin()
-            made = self._run(task, x, level, reuse)
-        # The next replay writes to the same memory.
-        noise, mask = made.features
-        return Evaluated(made.denoised.clone(), _copied(made.mask), (_copied(noise), _copied(mask)))
+            return self._run(task, x, level, reuse)
 
 
 def check_compiler(device: torch.device) -> None:
@@ -96,7 +94,3 @@ def _many_graphs() -> Any:
     config: Any = torch._dynamo.config
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.6
     return config.patch({name: 2 * MOST_SIZES})
-
-
-def _copied(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()

@@ -30,6 +30,7 @@ MODEL_DEFAULTS = {
     "compile": False,
     "fp8": False,
     "taesd": None,
+    "graph": True,
 }
 MAX_BATCH = 256
 MAX_SEED = 2**64 - 1
@@ -199,9 +200,17 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_speed_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("speed and memory", "All off by default; all but --compile cost some quality.")
+    group = parser.add_argument_group(
+        "speed and memory", "All off by default; all but --compile and --no-graph cost some quality."
+    )
     group.add_argument(
         "--compile", action="store_true", help="compile the networks: minutes the first time, then faster frames"
+    )
+    group.add_argument(
+        "--no-graph",
+        dest="graph",
+        action="store_false",
+        help="on a GPU, launch every kernel by itself instead of replaying CUDA graphs: same frames, but slower",
     )
     group.add_argument("--fp8", action="store_true", help="keep weights as 8-bit floats: less memory, but slower")
     group.add_argument(
@@ -530,6 +539,7 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
         compiled=args.compile,
         fp8=args.fp8,
         taesd=args.taesd,
+        graph=args.graph,
     )
 
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from .acceleration import Compiled, SideStream, one_behind
+from .captured import Captured
 from .checkpoint import load_checkpoint, load_taesd_decoder, resolve_checkpoint
 from .denoiser import Evaluate, evaluate
 from .frames import AnchorPolicy, Frame
 from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
 from .journal import JournalReader
 from .models.artv import ARTV
+from .models.attention import SelfAttention
+from .models.fused import fuse
 from .packing import can_pack, pack_weights
 from .recording import Recording, record_frames
 from .storage import store_fp8
@@ -65,12 +68,13 @@ class Pipeline:
         compiled: bool = False,
         fp8: bool = False,
         taesd: str | Path | None = None,
+        graph: bool = True,
     ) -> "Pipeline":
         """From a checkpoint's path or shipped name, made ready as `make_pipeline` says. Raises ValueError, one line, as
         that and `load_checkpoint` do."""
         model = load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype)
         decoder = None if taesd is None else load_taesd_decoder(taesd, device, dtype)
-        return make_pipeline(model, compiled=compiled, fp8=fp8, taesd=decoder)
+        return make_pipeline(model, compiled=compiled, fp8=fp8, taesd=decoder, graph=graph)
 
     @property
     def device(self) -> torch.device:
@@ -173,21 +177,39 @@ class Pipeline:
 
 
 def make_pipeline(
-    model: ARTV, *, compiled: bool = False, fp8: bool = False, taesd: nn.Module | None = None
+    model: ARTV,
+    *,
+    compiled: bool = False,
+    fp8: bool = False,
+    taesd: nn.Module | None = None,
+    graph: bool = True,
 ) -> Pipeline:
-    """A model as kernels like it best: channels last, and on the CPU with packed weights. To sample with and not to
-    train or to move, which packed weights do not allow. Changes the model.
+    """A model in the form that is fastest to sample with: channels last, on the CPU with packed weights, on a GPU with
+    fused layers and, with `graph`, replayed as CUDA graphs (`captured.Captured`). Not to train or to move, which packed
+    weights do not allow. Changes the model.
 
     `compiled` is `acceleration.Compiled`, with weights that are not packed; `fp8` halves the networks' memory
-    (`storage.store_fp8`) and costs some time and exactness. Raises ValueError, one line, where there is no compiler.
+    (`storage.store_fp8`) and costs some time and exactness. Raises ValueError where there is no compiler.
     """
     model.to(memory_format=torch.channels_last)
+    device, on_gpu = model.noise.device, model.noise.device.type == "cuda"
     for network in filter(None, (model.noise, model.mask)):
         if fp8:
             store_fp8(network)
-        elif not compiled and network.device.type == "cpu" and can_pack(network.dtype):
+        elif not compiled and device.type == "cpu" and can_pack(network.dtype):
             pack_weights(network)
-    return Pipeline(model, Compiled(model.noise.device) if compiled else evaluate, taesd)
+    if on_gpu:
+        prepare_for_gpu(model)
+    way = Compiled(device) if compiled else Captured(device) if graph and on_gpu else evaluate
+    return Pipeline(model, way, taesd)
+
+
+def prepare_for_gpu(model: ARTV) -> None:
+    """Layers in fewer kernels where the GPU can: group norm with SiLU, gated GELU, self-attention's projections."""
+    fuse(model, model.noise.device, model.noise.dtype)
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            module.join()
 
 
 def pick_device(name: str) -> torch.device:

@@ -128,6 +128,12 @@ def _on_device(frame: Frame, model: ARTV) -> Frame:
     return Frame(frame.index, frame.latent.to(device), mask)
 
 
+def _way_of(model: ARTV, evaluate: Evaluate) -> str:
+    """Ways that give the same bits have the same name."""
+    name = str(getattr(evaluate, "plain_name", type(evaluate).__name__))
+    return f"{name}, fused" if model.noise.is_fused else name
+
+
 class FrameDigests:
     """What decides each frame of a run, as digests; see `journal.RunInputs`."""
 
@@ -150,7 +156,7 @@ class FrameDigests:
             "method": METHOD,
             "weights": weights or weights_digest(model),
             "config": model.config.to_json(),
-            "computed": [model.noise.device.type, str(model.noise.dtype), type(evaluate).__name__],
+            "computed": [model.noise.device.type, str(model.noise.dtype), _way_of(model, evaluate)],
             "settings": settings,
             "anchor": [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)],
             "negative": tensor_digest(model.null_context if negative is None else negative),

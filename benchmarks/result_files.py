@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ def run_parts(
     parser: argparse.ArgumentParser,
     result: Path,
     limits: Limits,
-    measure: Callable[[str, argparse.Namespace], dict[str, Any]],
+    measure: Callable[[str, argparse.Namespace], dict[str, Any] | Iterator[dict[str, Any]]],
     asked_for: Sequence[str] = (),
 ) -> argparse.Namespace:
     """The whole of such a benchmark: `measure(part, args)` for each part wanted, the result file, the bars printed.
-    Parts in `asked_for` are only run where they are named. Adds `--parts` and `--quick`, with which nothing is written.
-    Returns the arguments.
+    A part may yield its figures, more of them each time; the file then has what there is so far. Parts in `asked_for`
+    are only run where they are named. Adds `--parts` and `--quick`, with which nothing is written. Returns what
+    was parsed.
     """
     usual = [name for name in limits if name not in asked_for]
     parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
@@ -35,17 +36,21 @@ def run_parts(
     for name in args.parts:
         print(name, flush=True)
         started = time.monotonic()
-        figures = measure(name, args)
-        minutes = round((time.monotonic() - started) / 60, 1)
-        once = {} if "runs" in figures else {"commit": commit(), "minutes": minutes}  # runs say it one by one
-        parts[name] = once | figures
-        if not args.quick:
-            parts = kept_parts(result) | {name: parts[name]}  # other parts may have been run meanwhile
-            result.write_text(json.dumps(as_result(command, limits, parts), indent=1) + "\n")
+        for figures in _so_far(measure(name, args)):
+            minutes = round((time.monotonic() - started) / 60, 1)
+            once = {} if "runs" in figures else {"commit": commit(), "minutes": minutes}  # runs say it one by one
+            parts[name] = once | figures
+            if not args.quick:
+                parts = kept_parts(result) | {name: parts[name]}  # other parts may have been run meanwhile
+                result.write_text(json.dumps(as_result(command, limits, parts), indent=1) + "\n")
     for bar in as_result(command, limits, parts)["bars"]:
         value = "" if bar["value"] is None else f"{bar['value']:.4g}"
         print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
     return args
+
+
+def _so_far(figures: dict[str, Any] | Iterator[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    return [figures] if isinstance(figures, dict) else figures
 
 
 def as_result(command: str, limits: Limits, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:

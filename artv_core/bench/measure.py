@@ -62,11 +62,11 @@ def measure_case(case: Case) -> Row:
     options = replace(case.options, **dict(variant.options)).resolved(pipeline.model.config)
     text = _any_text(pipeline.model)
     started = time.perf_counter()
-    _times(pipeline.frames(text, replace(options, num_frames=min(WARM_UP_FRAMES, options.num_frames))))
+    times_of_frames(pipeline.frames(text, replace(options, num_frames=min(WARM_UP_FRAMES, options.num_frames))))
     warm_up = time.perf_counter() - started
     if pipeline.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(pipeline.device)
-    first, last = _times(pipeline.frames(text, options))
+    first, last = times_of_frames(pipeline.frames(text, options))
     later = max(1, options.num_frames - 1)
     size = f"{options.width}x{options.height}"
     return Row(case.variant, size, warm_up, first, (last - first) / later, peak_megabytes(pipeline.device))
@@ -93,7 +93,8 @@ def _pipeline(case: Case) -> Pipeline:
             model = ARTV(preset(case.model.removeprefix("preset:")), text=False).to(dtype).eval()
     else:
         model = load_checkpoint(resolve_checkpoint(case.model), base=case.base, device=device, dtype=dtype)
-    return make_pipeline(model.requires_grad_(False), compiled=variant.compiled, fp8=variant.fp8)
+    model.requires_grad_(False)
+    return make_pipeline(model, compiled=variant.compiled, fp8=variant.fp8, graph=variant.graph)
 
 
 def _any_text(model: ARTV) -> TextTrack:
@@ -101,7 +102,7 @@ def _any_text(model: ARTV) -> TextTrack:
     return TextTrack([TextSegment(0, context.to(model.null_context))])
 
 
-def _times(frames: Iterator[DecodedFrame]) -> tuple[float, float]:
+def times_of_frames(frames: Iterator[DecodedFrame]) -> tuple[float, float]:
     """Seconds until the first and until the last frame is an image in main memory."""
     started, times = time.perf_counter(), []
     for frame in frames:

@@ -1,6 +1,7 @@
 """What others need for the same: one-shot text-to-video with the architecture of ModelScope's model, by diffusers."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..captured import CudaGraphs
 from .measure import Row, peak_megabytes
 
 NUM_FRAMES, NUM_STEPS = 16, 50
@@ -17,7 +19,7 @@ NUM_FRAMES, NUM_STEPS = 16, 50
 @dataclass(frozen=True)
 class PeerCase:
     """`steps` of the 50 are computed, and the time of the others reckoned from them; `sliced`: the VAE decodes frame by
-    frame, in place of the whole clip at once."""
+    frame, in place of the whole clip at once; `captured`: its UNet is replayed as a CUDA graph."""
 
     width: int
     height: int
@@ -26,6 +28,7 @@ class PeerCase:
     steps: int = NUM_STEPS
     compiled: bool = False
     sliced: bool = False
+    captured: bool = False
 
 
 def has_modelscope() -> bool:
@@ -37,15 +40,23 @@ def measure_modelscope(case: PeerCase) -> Row:
     """A clip with random weights: all its frames are there when the last one is."""
     device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     unet, vae, step = _networks(device, dtype)
-    predict = torch.compile(unet, dynamic=False) if case.compiled else unet
+    network = torch.compile(unet, dynamic=False) if case.compiled else unet
     latent = torch.randn(1, 4, NUM_FRAMES, case.height // 8, case.width // 8, device=device, dtype=dtype)
     context = torch.randn(2, 77, 1024, device=device, dtype=dtype)
+
+    def both_branches(x: Tensor, timestep: Tensor) -> Tensor:
+        return network(torch.cat([x, x]), timestep, encoder_hidden_states=context).sample
+
+    predict: Callable[[Tensor, Tensor], Tensor] = both_branches
+    if case.captured:
+        with torch.inference_mode():
+            predict = _captured(both_branches, latent, step.timesteps[0])
 
     def denoise(steps: int) -> Tensor:
         x = latent
         for number in range(steps):
             timestep = step.timesteps[number]
-            unguided, guided = predict(torch.cat([x, x]), timestep, encoder_hidden_states=context).sample.chunk(2)
+            unguided, guided = predict(x, timestep).chunk(2)
             x = step.step(unguided + 9 * (guided - unguided), timestep, x).prev_sample
         return x
 
@@ -64,9 +75,23 @@ def measure_modelscope(case: PeerCase) -> Row:
         _decode(vae, x, case.sliced)
         clip = denoised * NUM_STEPS / case.steps + time.perf_counter() - started
     note = "" if case.steps == NUM_STEPS else f"reckoned from {case.steps} of {NUM_STEPS} steps"
-    name = "ModelScope's UNet in diffusers" + ", compiled" * case.compiled + ", VAE sliced" * case.sliced
+    ways = {"compiled": case.compiled, "captured": case.captured, "VAE sliced": case.sliced}
+    name = ", ".join(["ModelScope's UNet in diffusers", *(way for way, used in ways.items() if used)])
     size = f"{case.width}x{case.height}"
     return Row(name, size, warm_up, clip, clip / NUM_FRAMES, peak_megabytes(device), note)
+
+
+def _captured(predict: Callable[[Tensor, Tensor], Tensor], *inputs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    buffers = [tensor.clone() for tensor in inputs]
+    replay, result = CudaGraphs(buffers[0].device).capture(lambda: predict(*buffers))
+
+    def replayed(*now: Tensor) -> Tensor:
+        for buffer, tensor in zip(buffers, now, strict=True):
+            buffer.copy_(tensor)
+        replay()
+        return result
+
+    return replayed
 
 
 def _networks(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:

@@ -10,11 +10,13 @@ class Variant:
 
     compiled: bool = False
     fp8: bool = False
+    graph: bool = True
     options: tuple[tuple[str, Any], ...] = ()
 
 
 VARIANTS = {
     "plain": Variant(),
+    "no graph": Variant(graph=False),
     "compiled": Variant(compiled=True),
     "fp8": Variant(fp8=True),
     "reuse 2": Variant(options=(("reuse_every", 2),)),
