@@ -201,8 +201,8 @@ def load_checkpoint(
     wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
     sources = _choose_sources(file, held, base_file, wanted, config.vae)
 
-    model = _build_empty(file, config, sources, operations)
-    expected = _expected_tensors(model)
+    # From plain layers: a host's own may have no tensors at all before they are loaded.
+    expected = _expected_tensors(_build_empty(file, config, sources, nn))
     _check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     _check_host_scale(file, config)
     if base_file is not None:
@@ -218,6 +218,7 @@ def load_checkpoint(
             # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
             kept = torch.float32 if slot.model_key == "null_context" else dtype
             _collect(state, slot, tensor.to(device, kept, copy=True))
+    model = _build_empty(file, config, sources, operations)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
