@@ -22,7 +22,7 @@ from .config import ARTVConfig, VAEConfig
 from .models.artv import ARTV
 from .models.taesd import TAESD
 from .partial_file import one_line
-from .tensor_file import TensorFile, open_tensor_file, write_tensor_file
+from .tensor_file import Reader, TensorFile, open_tensor_file, write_tensor_file
 
 PARTS = {
     "unet": "noise UNet",
@@ -183,6 +183,7 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     operations: Any = torch.nn,
     without: Collection[str] = (),
+    reader: Reader | None = None,
 ) -> ARTV:
     """Build the model a checkpoint describes and fill it, on `device` in `dtype`, in evaluation mode.
 
@@ -190,19 +191,22 @@ def load_checkpoint(
     checkpoint; of these, `mask`, `vae` and `text` may be in neither and are then None. `without` leaves optional parts
     out. `operations` is the class of layers to build the networks from.
 
+    `reader` reads the tensors in place of safetensors. What it gives in the right type and place becomes the model's
+    weights as it is, without a copy.
+
     Peak memory is the model's own and at most 256 MiB more. Raises ValueError, one line, for a file that is not an ARTV
     checkpoint (truncated, pickled, of another kind), and for missing and unexpected keys, wrong shapes and types.
     """
     _check_names(without, OPTIONAL_PARTS)
-    file = open_tensor_file(path)
+    file = open_tensor_file(path, reader)
     config = _read_config(file)
     held = _declared_parts(file, config)
-    base_file = None if base is None else open_tensor_file(base)
+    base_file = None if base is None else open_tensor_file(base, reader)
     wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
     sources = _choose_sources(file, held, base_file, wanted, config.vae)
 
-    model = _build_empty(file, config, sources, operations)
-    expected = _expected_tensors(model)
+    # From plain layers: a host's own may have no tensors at all before they are loaded.
+    expected = _expected_tensors(_build_empty(file, config, sources, nn))
     _check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     _check_host_scale(file, config)
     if base_file is not None:
@@ -217,24 +221,47 @@ def load_checkpoint(
         for slot, tensor in _read_slots(source, slots):
             # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
             kept = torch.float32 if slot.model_key == "null_context" else dtype
-            _collect(state, slot, tensor.to(device, kept, copy=True))
+            _collect(state, slot, tensor.to(device, kept, copy=reader is None))
+    model = _build_empty(file, config, sources, operations)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
-def read_part(path: str | Path, part: str, *, base: str | Path | None = None) -> dict[str, Tensor]:
+def read_part(
+    path: str | Path, part: str, *, base: str | Path | None = None, reader: Reader | None = None
+) -> dict[str, Tensor]:
     """The tensors of one part (a name in `PARTS`) under the keys that ARTV writes; from `base` where the file has none
-    of them, and empty where neither has. For a host that fills networks of its own. Raises ValueError, one line, also
-    where the base is of another family than the checkpoint at `path`."""
+    of them, and empty where neither has. For a host that fills networks of its own. With a `reader` they are as it
+    gives them, else copies.
+
+    Of an ARTV checkpoint and its base a part is read as strictly as by `load_checkpoint`, but for the text encoder:
+    which tensors it has depends on open_clip, which a host need not have. Raises ValueError, one line, also where the
+    base is of another family than the checkpoint at `path`.
+    """
     _check_names([part], PARTS)
-    file = open_tensor_file(path)
-    found = _read_all(file, part)
-    if found or base is None:
-        return found
-    base_file = open_tensor_file(base)
-    if "artv_config" in file.metadata:
-        _check_base_family(base_file, [part], file, _read_config(file))
-    return _read_all(base_file, part)
+    file = open_tensor_file(path, reader)
+    config = _read_config(file) if "artv_config" in file.metadata else None
+    source = file
+    if base is not None and not any(_part_of(key) == part for key in file.tensors):
+        source = open_tensor_file(base, reader)
+    if config is not None:
+        if part not in (_parts_in(source) if source is file else _parts_in(source, config.vae)):
+            return {}
+        _check_part(source, part, file, config)
+    return _read_all(source, part)
+
+
+def _check_part(source: TensorFile, part: str, file: TensorFile, config: ARTVConfig) -> None:
+    """Raises ValueError where `source`, the checkpoint `file` or its base, does not hold the part as configured."""
+    if source is not file:
+        _check_base_family(source, [part], file, config)
+    if part == "text":
+        return
+    expected = _expected_tensors(_build_empty(file, config, [part], nn))
+    if source is file:
+        _check_tensors(file, [part], expected, PARTS, extras=())
+        return
+    _check_tensors(source, [part], _as_named_in(source, expected), PARTS, extras=PUBLIC_SD_EXTRAS)
 
 
 def load_taesd_decoder(
@@ -550,8 +577,9 @@ def _collect(state: dict[str, Tensor], slot: _Slot, tensor: Tensor) -> None:
 
 
 def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
-    """All tensors of a part, each a copy, under the keys that ARTV writes."""
-    found = {key: tensor.clone() for key, tensor in file.read(k for k in file.tensors if _part_of(k) == part)}
+    """All tensors of a part under the keys that ARTV writes; copies, unless the file has a reader of its own."""
+    read = file.read(key for key in file.tensors if _part_of(key) == part)
+    found = {key: tensor if file.reader else tensor.clone() for key, tensor in read}
     prefix = _sd1_text_prefix(file) if part == "text" else None
     if prefix is None:
         return found
@@ -601,9 +629,7 @@ def _choose_sources(
     file: TensorFile, held: list[str], base: TensorFile | None, wanted: list[str], vae: VAEConfig
 ) -> dict[str, TensorFile]:
     """Where each wanted part comes from: the file, else its base, else, for an optional part, nowhere."""
-    in_base = set() if base is None else {_part_of(key) for key in base.tensors}
-    if base is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in base.tensors):
-        in_base.discard("vae")
+    in_base = set() if base is None else _parts_in(base, vae)
     sources = {}
     for part in wanted:
         if part in held:
@@ -615,6 +641,14 @@ def _choose_sources(
             called = f" ({one_line(file.metadata['artv_base'])})" if "artv_base" in file.metadata else ""
             raise ValueError(f"{file.path} holds no {PARTS[part]} and needs its base checkpoint{called}: {tried}")
     return sources
+
+
+def _parts_in(file: TensorFile, vae: VAEConfig | None = None) -> set[str]:
+    """The parts that a file has tensors of; where `vae` is given, a VAE of another kind is none."""
+    parts = {_part_of(key) or "" for key in file.tensors}
+    if vae is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in file.tensors):
+        parts.discard("vae")
+    return parts
 
 
 def _build_empty(file: TensorFile, config: ARTVConfig, parts: Collection[str], operations: Any) -> ARTV:

@@ -7,7 +7,7 @@ one line.
 import math
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ _SIZE_LIMIT = 2**48
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _READ_AT_ONCE = 256 * 2**20
 
+Reader = Callable[[str], Mapping[str, Tensor]]
+"""All tensors of the file at a path, such as a host's own way of reading; they may lie in a memory map."""
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -43,22 +46,36 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header was found sound."""
+    """A safetensors file whose header was found sound. With a `reader` the tensors are as that gives them."""
 
     path: Path
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
+    reader: Reader | None = None
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Each key with its tensor, which lies in the file's memory map: copy what is to be kept.
+        """Each key with its tensor, which lies in the file's memory map: copy what is to be kept, unless a `reader`
+        gave it.
 
         The map is dropped now and then, since its pages would otherwise count as this process's memory until the end.
-        Raises ValueError, one line, on a type of numbers that torch lacks.
+        Raises ValueError, one line, on a type of numbers that torch lacks, and where a reader gives something else than
+        the header says.
         """
+        if self.reader is not None:
+            yield from self._read_with(self.reader, keys)
+            return
         for batch in self._batches(keys):
             with safe_open(self.path, framework="pt", device="cpu") as file:
                 for key in batch:
                     yield key, self._tensor(file, key)
+
+    def _read_with(self, reader: Reader, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        tensors = reader(str(self.path))
+        for key in keys:
+            tensor = tensors.get(key)
+            if tensor is None or tuple(tensor.shape) != self.tensors[key].shape:
+                raise ValueError(f"{self.path}: cannot read {one_line(key, 160)}: the file was changed meanwhile")
+            yield key, tensor
 
     def _tensor(self, file: Any, key: str) -> Tensor:
         try:
@@ -78,8 +95,8 @@ class TensorFile:
         yield batch
 
 
-def open_tensor_file(path: str | Path) -> TensorFile:
-    """Read the header of a safetensors file and no tensor.
+def open_tensor_file(path: str | Path, reader: Reader | None = None) -> TensorFile:
+    """Read the header of a safetensors file and no tensor. `reader` is what will read the tensors.
 
     Raises ValueError, one line, for whatever is no such file. The length that the header claims, and how much there is
     in it, are held against limits before anything is parsed, so that a hostile file costs neither memory nor time.
@@ -101,7 +118,7 @@ def open_tensor_file(path: str | Path) -> TensorFile:
     for key, tensor in tensors.items():
         if len(tensor.shape) > _DIMENSIONS_LIMIT or max(tensor.shape, default=0) > _SIZE_LIMIT:
             raise ValueError(f"{path} is damaged: no tensor has the shape that it says {one_line(key, 160)} has")
-    return TensorFile(path, metadata, tensors)
+    return TensorFile(path, metadata, tensors, reader)
 
 
 def _check_node(path: Path) -> None:

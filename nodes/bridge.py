@@ -1,46 +1,29 @@
-"""All glue between the host and the core: memory, types, scales and layouts, and the run itself.
+"""Glue between the host and the core: types, scales and layouts, and the run itself. Memory is in `weights`, images are
+in `images`.
 
 No mathematics and no frame loop live here: frames come from `artv_core.generate.generate_frames`.
 """
 
 import dataclasses
-import hashlib
-import json
-import logging
-from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import comfy.model_management as memory
-import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artv_core.acceleration import Compiled
-from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig, VAEConfig
-from ..artv_core.denoiser import evaluate
 from ..artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.frames import AnchorPolicy, Frame
 from ..artv_core.generate import GenerateOptions, as_batch
-from ..artv_core.models.artv import ARTV
-from ..artv_core.recording import Recording, record_frames, tensor_digest, weights_digest
+from ..artv_core.recording import Recording, record_frames
+from .images import Decoder
 from .live import Run
 from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
-
-logger = logging.getLogger(__name__)
-
-STORAGE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
-"""What the host may choose to keep weights in, best first."""
-
-UPDATE_SECONDS = 0.05
-"""Between messages about progress: each goes to the browser through the host's event loop."""
-
+from .weights import Evaluations, run_weights
 
 # The host's schema
 
@@ -49,80 +32,6 @@ def schema(**fields: Any) -> io.Schema:
     """The host's node description, without the fields that an older host does not know (such as search aliases)."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
-
-
-# Weights under the host's memory management
-
-
-def load_model(path: str, base: str | None, compiled: bool = False) -> Any:
-    """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
-
-    Where the weights lie, in what they are stored and in what is computed is the host's choice. VAE and text encoder
-    are left to the host's own classes. `compiled` is `acceleration.Compiled`. Raises ValueError, one line, as that and
-    `load_checkpoint` do.
-    """
-    device, offload = memory.get_torch_device(), memory.unet_offload_device()
-    way = Compiled(device) if compiled else evaluate
-    summary = describe_checkpoint(path)
-    count = sum(summary.parameters.get(part, 0) for part in ("unet", "branches", "mask"))
-    storage = memory.unet_dtype(
-        device=device, model_params=count, supported_dtypes=STORAGE_DTYPES, weight_dtype=_stored_dtype(summary.dtypes)
-    )
-    compute = memory.unet_manual_cast(storage, device, STORAGE_DTYPES) or storage
-    model = load_checkpoint(
-        path, base=base, device=offload, dtype=storage, operations=comfy.ops.manual_cast, without=("vae", "text")
-    )
-    model.requires_grad_(False)
-    model.weights_digest = weights_digest(model)  # now: the host may patch the weights in place later
-    for network in (model.noise, model.mask):
-        if network is not None:
-            network.compute_device, network.compute_dtype = device, compute
-    model.evaluate = way
-    usual = comfy.model_patcher.ModelPatcher
-    # A newer host may have weights come and go within a pass, which cannot be compiled.
-    patcher = usual if compiled else getattr(comfy.model_patcher, "CoreModelPatcher", usual)
-    return patcher(model, load_device=device, offload_device=offload)
-
-
-def run_weights(patcher: Any) -> str:
-    """A digest of the weights that the host will sample with: the file's, and what patches (LoRA) make of them."""
-    patches = {str(key): _plain(patch) for key, patch in patcher.patches.items()}
-    text = json.dumps([patcher.model.weights_digest, patches], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """A patch as lists, numbers and digests of tensors, the same in every process."""
-    if isinstance(value, Tensor):
-        return tensor_digest(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return [type(value).__name__, _plain(getattr(value, "weights", getattr(value, "__qualname__", repr(value))))]
-
-
-def is_trained(model: ARTV) -> bool:
-    """Whether the reference adapter's closing layers, zero at the start, have ever been changed."""
-    return any(bool(parameter.float().any()) for parameter in model.noise.reference_adapter.zero_out.parameters())
-
-
-def _stored_dtype(names: Sequence[str]) -> torch.dtype | None:
-    """A file's one dtype, by safetensors' name, or None where it has several."""
-    dtypes = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-    return dtypes.get(names[0]) if len(names) == 1 else None
-
-
-def _make_resident(patcher: Any, options: GenerateOptions) -> None:
-    """Have the host bring the weights to the device, or as many of them as fit beside the activations."""
-    memory.load_models_gpu([patcher], memory_required=_activation_bytes(patcher.model, options))
-
-
-def _activation_bytes(model: ARTV, options: GenerateOptions) -> int:
-    """A generous guess: up to four guidance branches, each with some sixty feature maps of the finest level alive."""
-    factor, channels = model.config.vae.factor, model.config.noise.unet.model_channels
-    cells = ((options.height or 0) // factor) * ((options.width or 0) // factor)
-    return 4 * options.batch_size * cells * channels * 60 * model.noise.dtype.itemsize
 
 
 # Scales and layouts
@@ -136,11 +45,6 @@ def to_core(latents: Tensor, vae: VAEConfig) -> Tensor:
 def to_host(latents: Tensor, vae: VAEConfig) -> Tensor:
     """The core's latent scale to the host's LATENT, float32."""
     return latents.float() / vae.scale + vae.shift
-
-
-def to_channels_first(images: Tensor) -> Tensor:
-    """The host's IMAGE [B, H, W, C] to the core's [B, C, H, W]."""
-    return images.movedim(-1, 1)
 
 
 def latent_samples(latent: dict[str, Any], name: str) -> Tensor:
@@ -224,33 +128,33 @@ def sample(
         _check_size(given, model.config, options, "the references' image")
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
     policy = _core_anchor(anchor, model.config, options)
-    _make_resident(patcher, options)
     collector = _Collector(options, model.config)
     size = (options.width or 0, options.height or 0)
     run = Run(options.num_frames, *size, model.config.fps, workflow, options.batch_size)
-    monitor = Monitor(run, len(given), options.steps or 1, _decoder(patcher, options, vae))
-    recording = None
-    if journal is not None:
-        recording = Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
-    frames = record_frames(
-        model,
-        texts.track,
-        options,
-        recording,
-        negative=texts.negative,
-        given=[as_batch(latent, options, model) for latent in given],
-        anchor=policy,
-        on_step=monitor.step,
-        evaluate=model.evaluate,
-    )
-    with monitor, streams or nullcontext(), closing(frames):
-        for frame in frames:
-            latents, reading = collector.add(frame)
-            image = None
-            if streams is not None:
-                image = streams.append(latents)[:1]
-                _make_resident(patcher, options)  # decoding may have pushed the model out
-            monitor.finished(frame, reading, image)
+    with Evaluations(patcher, options) as evaluations:
+        monitor = Monitor(run, len(given), options.steps or 1, _decoder(model.config, vae, evaluations))
+        recording = None
+        if journal is not None:
+            recording = Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
+        frames = record_frames(
+            model,
+            texts.track,
+            options,
+            recording,
+            negative=texts.negative,
+            given=[as_batch(latent, options, model) for latent in given],
+            anchor=policy,
+            on_step=monitor.step,
+            evaluate=evaluations.function,
+        )
+        with monitor, streams or nullcontext(), closing(frames):
+            for frame in frames:
+                latents, reading = collector.add(frame)
+                image = None
+                if streams is not None:
+                    image = streams.append(latents)[:1]
+                    evaluations.make_sure()
+                monitor.finished(frame, reading, image)
     videos = collector.videos()
     run.came_out(videos[0].latents)
     return Sampled(videos, monitor.journal)
@@ -326,22 +230,15 @@ class _Collector:
         ]
 
 
-# Images
-
-
-def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Latents [T, C, h, w] of the host's scale to images [T, 3, H, W] in [0, 1], by the host's VAE."""
-    return to_channels_first(vae.decode(latents))
-
-
-def _decoder(patcher: Any, options: GenerateOptions, vae: Any) -> Decode | None:
+def _decoder(config: ARTVConfig, vae: Any, evaluations: Evaluations) -> Decode | None:
     """Decodes the core's latents with the host's VAE, and has the model brought back where that pushed it out."""
     if vae is None:
         return None
+    decode = Decoder(vae)
 
     def show(latents: Tensor) -> Tensor:
-        images = decode(vae, to_host(latents, patcher.model.config.vae))
-        _make_resident(patcher, options)
+        images = decode(to_host(latents, config.vae))
+        evaluations.make_sure()
         return images
 
     return show

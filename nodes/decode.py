@@ -1,4 +1,4 @@
-"""Latents to a video file, one frame at a time."""
+"""Latents to a video file, a few frames at a time."""
 
 from typing import Any
 
@@ -6,12 +6,13 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import VideoWriter
 from . import bridge
+from .images import Decoder, decoded_frames
 from .monitor import completes, counter
 from .output_files import graph_metadata, output_file, video_file_inputs, video_suffix
 
 
 class ARTVDecodeVideo(io.ComfyNode):
-    """Decodes and encodes frame by frame, so that memory does not grow with the video."""
+    """Decodes and encodes a few frames at a time, so that memory does not grow with the video."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -37,13 +38,12 @@ class ARTVDecodeVideo(io.ComfyNode):
     def execute(
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:
-        """One frame after the other: decode, encode, forget."""
+        """A few frames after the others: decode, encode, forget."""
         samples = bridge.latent_samples(latent, "the latent")
         file = output_file(filename_prefix, video_suffix(format))
         progress, show = counter(len(samples)), completes(samples)
         with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
-            for index in range(len(samples)):
-                image = bridge.decode(vae, samples[index : index + 1])[0]
+            for index, image in enumerate(decoded_frames(Decoder(vae), samples)):
                 video.append(image)
                 show(index, image)
                 progress()

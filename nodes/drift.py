@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..artv_core.evaluation.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
+from .images import Decoder, decoded_frames
 from .monitor import counter
 from .output_files import output_file
 
@@ -76,12 +77,12 @@ class ARTVDriftReadout(io.ComfyNode):
                 f"anchor_frame is {anchor_frame}, but the latent has {len(samples)} frames, 0 to {len(samples) - 1}"
             )
         file = output_file(filename_prefix, ".csv")
-        meter = DriftMeter(bridge.decode(vae, samples[anchor_frame : anchor_frame + 1])[0])
+        decode = Decoder(vae)
+        meter = DriftMeter(decode(samples[anchor_frame : anchor_frame + 1])[0])
         readings: list[DriftReading] = []
         progress = counter(len(samples))
         with DriftLog(file.path) as log:
-            for index in range(len(samples)):
-                image = bridge.decode(vae, samples[index : index + 1])[0]
+            for index, image in enumerate(decoded_frames(decode, samples)):
                 readings.append(meter.read(index, image, None if masks is None else masks[index]))
                 log.append(readings[-1])
                 progress()

@@ -8,8 +8,7 @@ from comfy_api.latest import io
 
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.info import checkpoint_facts
-from ..artv_core.models.artv import ARTV
-from . import bridge, model_files, native_models
+from . import bridge, model_files, native_models, weights
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
@@ -50,6 +49,13 @@ class ARTVLoader(io.ComfyNode):
                     tooltip="Compile the networks (torch.compile): faster frames, but the first frames of each new "
                     "size take minutes longer, also after a restart. Worth it for long videos and many runs.",
                 ),
+                io.Boolean.Input(
+                    "graph",
+                    default=True,
+                    optional=True,
+                    tooltip="Replay each evaluation of the networks as one CUDA graph: the same frames, much faster on "
+                    "NVIDIA cards. Needs room on the card for the whole model; without it frames are made as usual.",
+                ),
             ],
             outputs=[
                 ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler."),
@@ -64,30 +70,30 @@ class ARTVLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: str, base: str, compile: bool = False) -> io.NodeOutput:
+    def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
         try:
-            model = bridge.load_model(path, base_path, compile)
+            model = weights.load_model(path, base_path, compile, graph)
             config = model.model.config
             clip = native_models.load_clip(path, base_path, config.text)
             vae = native_models.load_vae(path, base_path, config.vae)
         except ValueError as error:
             raise ValueError(_for_the_page(error)) from None
-        if not bridge.is_trained(model.model):
+        if not model.model.trained:
             logger.warning("%s %s", path, UNTRAINED)
         return io.NodeOutput(model, clip, vae, about(model.model))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, base: str, compile: bool = False) -> list[int]:
+    def fingerprint_inputs(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> list[int]:
         """A file that was replaced under its name is loaded anew. No path is named: the host stores this in what it
         saves, which is sent to others."""
         paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
         return [os.stat(path).st_mtime_ns for path in paths if path]
 
 
-def about(model: ARTV) -> str:
-    """A few lines on a model, for people."""
+def about(model: Any) -> str:
+    """A few lines, for people, on an `ARTV` that `weights.load_model` loaded."""
     config = model.config
     (height, width), sampling = config.size, config.sampling
     lines = [
@@ -98,7 +104,7 @@ def about(model: ARTV) -> str:
     ]
     if config.vocabulary:
         lines.append(f"knows these words only: {', '.join(config.vocabulary)}")
-    if not bridge.is_trained(model):
+    if not model.trained:
         lines.append(f"{config.name} {UNTRAINED}")
     return "\n".join(lines)
 

@@ -11,11 +11,13 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy import sd1_clip
+from comfy.clip_model import CLIPTextModel
 from torch import Tensor
 
 from ..artv_core.checkpoint import PUBLIC_SD_EXTRAS, read_part
 from ..artv_core.config import TextConfig, VAEConfig
 from ..artv_core.models.text import VOCABULARY_SIZE
+from .weights import can_be_made_again
 
 _TEXT_PREFIX = "cond_stage_model.model."
 _KL_PREFIX = "first_stage_model."
@@ -23,19 +25,23 @@ _START, _END = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
 
 
 def load_vae(path: str, base: str | None, config: VAEConfig) -> Any:
-    """The host's VAE. Where neither file has one it is the host's empty VAE, which says so when it is used."""
-    tensors = read_part(path, "vae", base=base)
+    """The host's VAE. Where neither file has one it is the host's empty VAE, which says so when it is used. Raises
+    ValueError, one line, where the tensors are not those that `config` describes."""
+    tensors = _read(path, "vae", base)
     if config.kind == "kl":
         tensors = {key.removeprefix(_KL_PREFIX): tensor for key, tensor in tensors.items()}
-    return comfy.sd.VAE(sd=tensors)
+    vae = comfy.sd.VAE(sd=tensors)
+    can_be_made_again(getattr(vae, "patcher", None), _vae_patcher, path, base, config)
+    return vae
 
 
-def load_clip(path: str, base: str | None, config: TextConfig) -> Any:
+def load_clip(path: str, base: str | None, config: TextConfig, disable_dynamic: bool = False) -> Any:
     """The host's CLIP, or None where neither file has a text encoder; CLIP Text Encode then says so.
+    `disable_dynamic` is as in `weights.load_model`.
 
     Raises ValueError, one line, where the tensors are not those that `config` describes.
     """
-    tensors = read_part(path, "text", base=base)
+    tensors = _read(path, "text", base)
     if not tensors:
         return None
     tensors = {key: tensor for key, tensor in tensors.items() if not _is_extra(key)}
@@ -43,7 +49,39 @@ def load_clip(path: str, base: str | None, config: TextConfig) -> Any:
     tensors = comfy.utils.clip_text_transformers_convert(tensors, _TEXT_PREFIX, prefix)
     # Only the pooled output, which this model does not read, passes through the projection; the file has none.
     tensors[f"{prefix}text_projection.weight"] = torch.eye(config.width)
-    return _fill(_new_clip, tensors, config, path)
+    _check(tensors, prefix, config, path)
+    clip = _new_clip(config, tensors, disable_dynamic)
+    can_be_made_again(clip.patcher, _clip_patcher, path, base, config)
+    return clip
+
+
+def _read(path: str, part: str, base: str | None) -> dict[str, Tensor]:
+    """By the host's own reading: the tensors may stay in the file's memory map, from where the host takes them."""
+    return read_part(path, part, base=base, reader=comfy.utils.load_torch_file)
+
+
+def _vae_patcher(path: str, base: str | None, config: VAEConfig, disable_dynamic: bool = False) -> Any:
+    """As the host's `load_vae_patcher`, which knows no other kind of patcher for a VAE either."""
+    return load_vae(path, base, config).patcher
+
+
+def _clip_patcher(path: str, base: str | None, config: TextConfig, disable_dynamic: bool = False) -> Any:
+    return load_clip(path, base, config, disable_dynamic).patcher
+
+
+def _check(tensors: Mapping[str, Tensor], prefix: str, config: TextConfig, path: str) -> None:
+    """Raises ValueError where these are not the host's weights for such a text encoder. Taken from plain layers: a
+    host's may have no weights yet, and then takes whatever shapes it is given."""
+    plain = CLIPTextModel(_description(config), torch.float32, "meta", torch.nn)
+    expected = {prefix + key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        got, wanted = (list(shapes[wrong[0]]) if wrong[0] in shapes else "none" for shapes in (found, expected))
+        raise ValueError(
+            f"{path}: its text encoder does not fit: {len(wrong)} tensors differ, such as {wrong[0]} "
+            f"(got {got}, expected {wanted})"
+        )
 
 
 def _clip_name(config: TextConfig) -> str:
@@ -51,29 +89,24 @@ def _clip_name(config: TextConfig) -> str:
     return "l" if config.activation == "quick_gelu" else "h"
 
 
-def _fill(new_clip: Any, tensors: dict[str, Tensor], config: TextConfig, path: str) -> Any:
-    clip = new_clip(config, tensors)
-    try:
-        missing, unexpected = clip.load_sd(tensors, full_model=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its text encoder does not fit: {' '.join(str(error).split())[:300]}") from None
-    wrong = [key for key in missing if not key.endswith("logit_scale")] + list(unexpected)
-    if wrong:
-        raise ValueError(f"{path}: its text encoder does not fit: {len(wrong)} keys differ, such as {wrong[0]}")
+def _new_clip(config: TextConfig, tensors: dict[str, Tensor], disable_dynamic: bool) -> Any:
+    """Filled once: newer hosts fill it while they build it, and may put it on the device there."""
+    target = SimpleNamespace(clip=_clip_model(config), tokenizer=_tokenizer(config), params={})
+    options: dict[str, Any] = {"parameters": comfy.utils.calculate_parameters(tensors)}
+    known = inspect.signature(comfy.sd.CLIP.__init__).parameters
+    if "disable_dynamic" in known:
+        options["disable_dynamic"] = disable_dynamic
+    if "state_dict" in known:
+        options["state_dict"] = tensors
+    clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), **options)
+    if "state_dict" not in known:
+        clip.load_sd(tensors, full_model=True)
     return clip
 
 
-def _new_clip(config: TextConfig, tensors: Mapping[str, Tensor]) -> Any:
-    target = SimpleNamespace(clip=_clip_model(config), tokenizer=_tokenizer(config), params={})
-    options: dict[str, Any] = {"parameters": comfy.utils.calculate_parameters(tensors)}
-    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
-        options["state_dict"] = tensors  # newer hosts may put the weights on the device while building
-    return comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), **options)
-
-
-def _clip_model(config: TextConfig) -> type:
-    """The host's class of text encoders, of this size. A class, since the host makes the object."""
-    description = {
+def _description(config: TextConfig) -> dict[str, Any]:
+    """As Hugging Face's configuration files have it, which the host reads."""
+    return {
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
         "num_attention_heads": config.heads,
@@ -82,6 +115,10 @@ def _clip_model(config: TextConfig) -> type:
         "max_position_embeddings": config.context_length,
         "eos_token_id": _END,
     }
+
+
+def _clip_model(config: TextConfig) -> type:
+    """The host's class of text encoders, of this size. A class, since the host makes the object."""
     layer = {"layer": "last"} if config.layer == "last" else {"layer": "hidden", "layer_idx": -2}
 
     class TextModel(sd1_clip.SDClipModel):
@@ -90,7 +127,7 @@ def _clip_model(config: TextConfig) -> type:
                 device=device,
                 dtype=dtype,
                 max_length=config.context_length,
-                textmodel_json_config=dict(description),
+                textmodel_json_config=_description(config),
                 special_tokens={"start": _START, "end": _END, "pad": _END if config.pad_with_end else 0},
                 model_options=model_options or {},
                 **layer,

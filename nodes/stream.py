@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..artv_core.media import VideoWriter
 from . import bridge
+from .images import Decoder
 from .output_files import output_files, video_file_inputs, video_suffix
 from .types import ARTVStream
 
@@ -58,6 +59,7 @@ class Streams:
 
     def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str]) -> None:
         self.settings = settings
+        self._decode = Decoder(settings.vae)
         self.files = output_files(settings.prefix, settings.suffix, num_videos)
         self._writers = [
             VideoWriter(file.path, settings.fps, upscale=settings.upscale, metadata=metadata, growing=True)
@@ -76,7 +78,7 @@ class Streams:
     def append(self, latents: Tensor) -> Tensor:
         """The next frame of each video, latents [B, C, h, w] in the host's scale, decoded and written. Returns the
         images [B, 3, H, W] in [0, 1]."""
-        images = bridge.decode(self.settings.vae, latents)
+        images = self._decode(latents)
         for writer, image in zip(self._writers, images, strict=True):
             writer.append(image)
         return images

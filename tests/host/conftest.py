@@ -1,6 +1,10 @@
-"""One server of each host for the whole session. Without a host the tests here are skipped, and say so."""
+"""One server of each host for the whole session. Without a host the tests here are skipped, and say so.
+
+Modules that say `LAZY_TOO = True` also run on each host that has lazily made layers (dynamic VRAM), with them.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,25 +15,48 @@ from artv_core.comfyui import Host, Server, find_hosts
 from artv_core.config import preset
 from artv_core.models.artv import ARTV
 
+
+
+@dataclass(frozen=True)
+class LazyHost(Host):
+    """A host whose layers have no weights until they are loaded."""
+
+
+def _makes_lazy_layers(host: Host) -> bool:
+    place = host.root / "comfy" / "memory_management.py"
+    return place.is_file() and "aimdo_enabled" in place.read_text(encoding="utf-8")
+
+
 HOSTS = find_hosts()
+LAZY_HOSTS = [LazyHost(host.root) for host in HOSTS if _makes_lazy_layers(host)]
 NO_HOST = "no ComfyUI found: set COMFYUI_PATH to its folder to run these tests"
 FAULTS = Path(__file__).parent / "artv_faults"
+LAZY_LAYERS = Path(__file__).parent / "artv_lazy_layers"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "host" in metafunc.fixturenames:
-        params = HOSTS or [pytest.param(None, marks=pytest.mark.skip(NO_HOST))]
-        ids = [f"ComfyUI-{host.version}" for host in HOSTS] or ["ComfyUI"]
+        hosts = HOSTS + (LAZY_HOSTS if getattr(metafunc.module, "LAZY_TOO", False) else [])
+        params = hosts or [pytest.param(None, marks=pytest.mark.skip(NO_HOST))]
+        ids = [f"ComfyUI-{host.version}" + "-lazy" * is_lazy(host) for host in hosts] or ["ComfyUI"]
         metafunc.parametrize("host", params, ids=ids, scope="session")
+
+
+def is_lazy(host: Host) -> bool:
+    return isinstance(host, LazyHost)
+
+
+def skip_without(host: Host) -> None:
+    missing = host.missing()
+    if missing:
+        pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session")
 def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    missing = host.missing()
-    if missing:
-        pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(missing)}")
+    skip_without(host)
     base = tmp_path_factory.mktemp("comfyui")
-    server = Server(host, base, FAULTS)
+    server = Server(host, base, FAULTS, *[LAZY_LAYERS] * is_lazy(host))
     for name in ("test", "other", "slow"):
         save_random_model(base / "models" / "artv" / f"{name}.safetensors")
     with server:

@@ -21,6 +21,7 @@ from artv_core.text_track import TextSegment, TextTrack
 
 from .graphs import STEPS, node, text_to_video, with_video
 
+LAZY_TOO = True
 PROMPT = "a red circle moving right"
 NODES = {
     "ARTVLoader",

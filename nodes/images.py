@@ -1,0 +1,85 @@
+"""Images from latents, by the host's VAE."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import comfy.model_management as memory
+import torch
+from torch import Tensor
+
+from .weights import Loaded
+
+MOST_AT_ONCE = 16
+"""Frames that are decoded together where a whole video is at hand."""
+
+MOST_PIXELS = 2**24
+"""Of the frames decoded together: 200 MB of images in float32."""
+
+
+def to_channels_first(images: Tensor) -> Tensor:
+    """The host's IMAGE [B, H, W, C] to the core's [B, C, H, W]."""
+    return images.movedim(-1, 1)
+
+
+class Decoder:
+    """Latents to images by the host's VAE, which loads its weights once and not for each call.
+
+    The host's own `decode` asks for its weights each time. It does the first call, and every one for which it has to
+    make room: where its weights were taken away, for more cells than before, and where memory runs out.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+        self._loaded = Loaded(getattr(vae, "patcher", None))
+        self._cells = 0
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Latents [T, C, h, w] of the host's scale to images [T, 3, H, W] in [0, 1], as the host's `decode`."""
+        if self._can_be_called(latents):
+            try:
+                return self._call(latents)
+            except memory.InterruptProcessingException:
+                raise
+            except memory.OOM_EXCEPTION:
+                memory.soft_empty_cache()  # the host then makes room, or decodes in tiles
+        images = to_channels_first(self._vae.decode(latents))
+        if self._loaded.patcher is not None:
+            self._loaded.note()
+            self._cells = latents[0, 0].numel()
+        return images
+
+    def _can_be_called(self, latents: Tensor) -> bool:
+        model = getattr(self._vae, "first_stage_model", None)
+        of_images = getattr(self._vae, "latent_dim", 0) == 2 and getattr(self._vae, "extra_1d_channel", None) is None
+        whole = not getattr(model, "comfy_has_chunked_io", False)
+        fits = latents.ndim == 4 and 0 < latents[0, 0].numel() <= self._cells
+        return of_images and whole and fits and self._loaded.is_there
+
+    def _call(self, latents: Tensor) -> Tensor:
+        """What the host's `decode` does once its weights are there."""
+        vae, pieces = self._vae, []
+        dtype = getattr(vae, "vae_output_dtype", lambda: torch.float32)()
+        with getattr(memory, "cuda_device_context", lambda _: nullcontext())(vae.device):
+            for part in latents.split(self._at_once(latents)):
+                decoded = vae.first_stage_model.decode(part.to(vae.device, vae.vae_dtype))
+                pieces.append(vae.process_output(decoded.to(vae.output_device, dtype, copy=True)))
+        return torch.cat(pieces)
+
+    def _at_once(self, latents: Tensor) -> int:
+        ask = getattr(self._vae.patcher, "get_free_memory", memory.get_free_memory)
+        needed = self._vae.memory_used_decode(latents.shape, self._vae.vae_dtype)
+        return max(1, int(ask(self._vae.device) / max(1, needed)))
+
+
+def decoded_frames(decode: Decoder, latents: Tensor) -> Iterator[Tensor]:
+    """The image [3, H, W] in [0, 1] of each of the latents [T, C, h, w], a few decoded together, so that memory does
+    not grow with the video."""
+    for part in latents.split(frames_at_once(latents)):
+        yield from decode(part)
+
+
+def frames_at_once(latents: Tensor, factor: int = 8) -> int:
+    """How many frames of these latents [T, C, h, w] to decode together."""
+    pixels = latents.shape[-2] * latents.shape[-1] * factor**2
+    return max(1, min(MOST_AT_ONCE, MOST_PIXELS // max(1, pixels)))

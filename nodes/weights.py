@@ -1,0 +1,282 @@
+"""Weights under the host's memory management: who keeps them, when they are loaded, and how evaluations are run."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import comfy.model_management as memory
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ..artv_core import acceleration
+from ..artv_core.acceleration import Compiled
+from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
+from ..artv_core.config import ARTVConfig
+from ..artv_core.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
+from ..artv_core.generate import GenerateOptions
+from ..artv_core.models.artv import ARTV
+from ..artv_core.recording import tensor_digest, weights_digest
+
+logger = logging.getLogger(__name__)
+
+STORAGE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+"""What the host may choose to keep weights in, best first."""
+
+ROOM = 2**30
+"""Bytes beside weights and activations that a card must have free for the whole model to be kept on it."""
+
+
+# Loading
+
+
+def load_model(
+    path: str, base: str | None, compiled: bool = False, graph: bool = True, disable_dynamic: bool = False
+) -> Any:
+    """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
+
+    Where the weights lie, in what they are stored and in what is computed is the host's choice. VAE and text encoder
+    are left to the host's own classes. `compiled` is `acceleration.Compiled`; `graph` is whether evaluations may be
+    captured. With `disable_dynamic` the patcher is a plain one, as the host asks for where it needs weights that stay.
+    Raises ValueError, one line, as `Compiled` and `load_checkpoint` do.
+    """
+    device, offload = memory.get_torch_device(), memory.unet_offload_device()
+    way = Compiled(device) if compiled else None
+    summary = describe_checkpoint(path)
+    count = sum(summary.parameters.get(part, 0) for part in ("unet", "branches", "mask"))
+    storage = memory.unet_dtype(
+        device=device, model_params=count, supported_dtypes=STORAGE_DTYPES, weight_dtype=_stored_dtype(summary.dtypes)
+    )
+    compute = memory.unet_manual_cast(storage, device, STORAGE_DTYPES) or storage
+    usual = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    free = _free_for_all_of_it(usual, device, offload)
+    wanted = whole_model_bytes(summary.config, count * storage.itemsize, compute)
+    plain = compiled or disable_dynamic or (graph and device.type == "cuda" and wanted < free)
+    kind = comfy.model_patcher.ModelPatcher if plain else usual
+    dynamic = _is_dynamic(kind, device, offload)
+    model = load_checkpoint(
+        path,
+        base=base,
+        device="cpu" if dynamic else offload,
+        dtype=storage,
+        operations=comfy.ops.manual_cast,
+        without=("vae", "text"),
+        # A dynamic patcher never writes to the weights, so they may stay in the file's memory map.
+        reader=comfy.utils.load_torch_file if dynamic else None,
+    )
+    model.requires_grad_(False)
+    model.weights_digest = weights_digest(model)  # now: the host may patch the weights in place later
+    model.trained = _is_trained(model)
+    model.compiled, model.graph = way, graph
+    for network in (model.noise, model.mask):
+        if network is not None:
+            network.compute_device, network.compute_dtype = device, compute
+    patcher = kind(model, load_device=device, offload_device=offload)
+    can_be_made_again(patcher, load_model, path, base, compiled, graph)
+    return patcher
+
+
+def can_be_made_again(patcher: Any, load: Any, *arguments: Any) -> None:
+    """Tells the host how to load a second one of what the patcher holds, which it does for another device, and where
+    hooks need weights that stay: `load(*arguments, disable_dynamic=...)` gives a patcher. Older hosts never ask."""
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (load, arguments)
+
+
+def whole_model_bytes(config: ARTVConfig, weights: int, dtype: torch.dtype) -> int:
+    """What a card must have free for all weights (so many bytes) to stay on it while frames of the checkpoint's size
+    are made, with room to spare."""
+    height, width = config.size
+    options = GenerateOptions(height=height, width=width)
+    return weights * 5 // 4 + activation_bytes(config, options, dtype) + ROOM
+
+
+def activation_bytes(config: ARTVConfig, options: GenerateOptions, dtype: torch.dtype) -> int:
+    """A generous guess: up to four guidance branches, each with some sixty feature maps of the finest level alive."""
+    factor, channels = config.vae.factor, config.noise.unet.model_channels
+    cells = ((options.height or 0) // factor) * ((options.width or 0) // factor)
+    return 4 * options.batch_size * cells * channels * 60 * dtype.itemsize
+
+
+def _stored_dtype(names: Sequence[str]) -> torch.dtype | None:
+    """A file's one dtype, by safetensors' name, or None where it has several."""
+    dtypes = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+    return dtypes.get(names[0]) if len(names) == 1 else None
+
+
+def _free_for_all_of_it(kind: Any, device: torch.device, offload: torch.device) -> float:
+    """Bytes of the device that are free or that the host would free: it gives up weights it loads as they are used."""
+    patcher = kind(nn.Module(), load_device=device, offload_device=offload)
+    ask = getattr(patcher, "get_free_memory", memory.get_free_memory)
+    return float(ask(device))
+
+
+def _is_dynamic(kind: Any, device: torch.device, offload: torch.device) -> bool:
+    """Whether patchers of that kind load weights as they are used. They themselves know: it depends on the device."""
+    return is_dynamic(kind(nn.Module(), load_device=device, offload_device=offload))
+
+
+def is_dynamic(patcher: Any) -> bool:
+    """Whether the patcher loads weights as they are used; older hosts have none that does."""
+    return bool(getattr(patcher, "is_dynamic", bool)())
+
+
+def _is_trained(model: ARTV) -> bool:
+    """Whether the reference adapter's closing layers, zero at the start, have ever been changed."""
+    closing = [tensor for name, tensor in model.state_dict().items() if name.startswith(_CLOSING)]
+    return any(bool(tensor.float().any()) for tensor in closing)
+
+
+_CLOSING = "noise.reference_adapter.zero_out."
+
+
+# What will be sampled with
+
+
+def run_weights(patcher: Any) -> str:
+    """A digest of the weights that the host will sample with: the file's, and what patches (LoRA) make of them."""
+    patches = {str(key): _plain(patch) for key, patch in patcher.patches.items()}
+    text = json.dumps([patcher.model.weights_digest, patches], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A patch as lists, numbers and digests of tensors, the same in every process."""
+    if isinstance(value, Tensor):
+        return tensor_digest(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return [type(value).__name__, _plain(getattr(value, "weights", getattr(value, "__qualname__", repr(value))))]
+
+
+# One run
+
+
+class Loaded:
+    """Has the host load what a patcher holds, and again only where it was taken away since.
+
+    Each asking has a price: the host frees memory, and a patcher that loads weights as they are used moves its small
+    ones anew.
+    """
+
+    def __init__(self, patcher: Any) -> None:
+        self.patcher = patcher
+        self._held: int | None = None
+
+    def note(self) -> None:
+        """The host has just loaded it."""
+        self._held = self._now()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is loaded as it was when that was noted."""
+        among = any(patcher is self.patcher for patcher in memory.loaded_models())
+        return among and self._held is not None and self._now() >= self._held
+
+    def _now(self) -> int:
+        # Not the patcher's own sum: weights that are loaded as they are used may go, and come back by themselves.
+        return int(self.patcher.model.model_loaded_weight_memory)
+
+
+class Way(NamedTuple):
+    """Whether evaluations are captured, and what the log says of it."""
+
+    captured: bool
+    reason: str
+
+
+def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missing: int) -> Way:
+    """How a run's evaluations are made. `compiled` and `graph` are the loader's switches, `device` the kind of device,
+    `dynamic` whether weights are loaded as they are used, `missing` how many bytes of them are not on the device."""
+    if compiled:
+        return Way(False, "evaluations are compiled")
+    if not graph:
+        return Way(False, "evaluations run as they are: graph is off in the ARTV Loader")
+    if device != "cuda":
+        return Way(False, f"evaluations run as they are: only a GPU has graphs, this is {device}")
+    if dynamic:
+        return Way(
+            False,
+            "evaluations run as they are: when the model was loaded the card had no room for all of it, "
+            "so its weights come and go as they are used",
+        )
+    if missing:
+        return Way(False, f"evaluations run as they are: {missing / 2**20:.0f} MB of the weights are not on the card")
+    return Way(True, "evaluations are replayed as CUDA graphs: all weights are on the card")
+
+
+class Evaluations:
+    """Context manager: the weights of one run, loaded when it begins, and the way its evaluations are made.
+
+    A captured graph holds the addresses of weights. So graphs live no longer than the run, and not beyond the host's
+    moving of weights within it.
+    """
+
+    def __init__(self, patcher: Any, options: GenerateOptions, capture: Any = None) -> None:
+        """`capture(device)` gives what captures evaluations; by default `acceleration.Captured`."""
+        self._patcher, self._model = patcher, patcher.model
+        self._loaded = Loaded(patcher)
+        self._capture = capture or getattr(acceleration, "Captured", None)
+        self._captured: Any = None
+        for network in (self._model.noise, self._model.mask):
+            if network is not None:
+                network.compute_device = patcher.load_device  # nodes of the host's may have chosen another one
+        self._bytes = activation_bytes(self._model.config, options, self._model.noise.dtype)
+
+    def __enter__(self) -> "Evaluations":
+        self._load()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._drop()
+
+    def make_sure(self) -> None:
+        """Call it after whatever may have had the host load something else, such as a VAE."""
+        if not self._loaded.is_there:
+            self._load()
+
+    @property
+    def function(self) -> Evaluate:
+        """Evaluates as `denoiser.evaluate`, in the way chosen last."""
+        return self._model.compiled or self._run
+
+    def _run(self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
+        return (self._captured or evaluate)(task, x, level, reuse)
+
+    def _load(self) -> None:
+        self._drop()
+        memory.load_models_gpu([self._patcher], memory_required=self._bytes)
+        self._loaded.note()
+        device, dynamic = torch.device(self._patcher.load_device), is_dynamic(self._patcher)
+        way = choose_way(
+            compiled=self._model.compiled is not None,
+            graph=self._model.graph and self._capture is not None,
+            device=device.type,
+            dynamic=dynamic,
+            missing=0 if dynamic else missing_bytes(self._model, device),
+        )
+        logger.info("ARTV: %s", way.reason)
+        if way.captured:
+            self._captured = self._capture(device)
+
+    def _drop(self) -> None:
+        captured, self._captured = self._captured, None
+        if captured is not None:
+            captured.reset()
+
+
+def missing_bytes(model: nn.Module, device: torch.device) -> int:
+    """Bytes of a plain patcher's weights that are not on the device, or that the host patches at each use."""
+    missing = 0
+    for layer in model.modules():
+        at_use = getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ())
+        for weight in layer.parameters(recurse=False):
+            if at_use or weight.device.type != device.type:
+                missing += weight.nbytes
+    return missing
