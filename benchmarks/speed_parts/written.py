@@ -68,6 +68,26 @@ def shortcuts_table(part: dict[str, Any]) -> str:
     return as_table(measures, rows, first="way")
 
 
+def gpu_table(part: dict[str, Any]) -> str:
+    """Clips of the sections that were not left out."""
+    rows = {}
+    for section in ("four branches", "four branches, eager", "two branches", "compiled", "tiny"):
+        for name, row in part.get(section, {}).items():
+            if isinstance(row, dict):
+                side = f"{name}x{name}" if name.isdecimal() else name
+                seconds = [readable(row[what]) for what in ("warm_up", "first_frame", "per_frame")]
+                rows[f"{section}, {side}"] = [*seconds, f"{row['peak_mb'] / 1000:.2f}"]
+    if "clip" in (peer := part.get("ModelScope's UNet", {})):
+        rows["ModelScope's UNet, 512x512: the whole clip"] = [
+            "",
+            f"{peer['clip']:.3g}",
+            "",
+            f"{peer['peak_mb'] / 1000:.2f}",
+        ]
+    header = ["warm-up, s", "first frame, s", "each later frame, s", "memory, GB"]
+    return as_table(header, rows, first=part["device"])
+
+
 def draw_growth(part: dict[str, Any]) -> None:
     seconds = part["seconds per frame"]
     block = part["frames"] // len(seconds)
@@ -76,4 +96,10 @@ def draw_growth(part: dict[str, Any]) -> None:
     save_lines(CURVE, {"processor seconds per frame, medians": panel}, "frame", from_zero=True)
 
 
-TABLES = {"counted": counted_table, "unet": unet_table, "cpu": cpu_table, "options": shortcuts_table}
+TABLES = {
+    "counted": counted_table,
+    "unet": unet_table,
+    "cpu": cpu_table,
+    "options": shortcuts_table,
+    "gpu": gpu_table,
+}
