@@ -3,18 +3,20 @@
 Modules that say `LAZY_TOO = True` also run on each host that has lazily made layers (dynamic VRAM), with them.
 """
 
+import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from artv_core.checkpoint import save_checkpoint, shipped_names
-from artv_core.comfyui import Host, Server, find_hosts
+from artv_core.comfyui import PACK, Host, Server, find_hosts
 from artv_core.config import preset
 from artv_core.models.artv import ARTV
-
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ def checkpoint() -> str:
 
 
 def save_random_model(path: Path) -> None:
+    save_checkpoint(random_model(), path)
+
+
+def random_model() -> ARTV:
     """An untrained `tiny` none of whose layers is zero, so that every condition has an effect."""
     torch.manual_seed(0)
     model = ARTV(preset("tiny"))
@@ -77,4 +83,22 @@ def save_random_model(path: Path) -> None:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
     model.update_null_context()
-    save_checkpoint(model, path)
+    return model
+
+
+def checkpoint_in(base: Path) -> Path:
+    """Where `in_process` looks for a checkpoint; its folder is made."""
+    path = base / "models" / "artv" / "test.safetensors"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def in_process(host: Host, check: str, base: Path, layers: str | None = None) -> Any:
+    """What `in_process.py` finds, by default with the layers that the host is to be tested with."""
+    skip_without(host)
+    script = Path(__file__).parent / "in_process.py"
+    layers = layers or ("lazy" if is_lazy(host) else "plain")
+    command = [host.python, str(script), check, layers, str(PACK), str(base), "test.safetensors"]
+    ran = subprocess.run(command, cwd=host.root, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])

@@ -1,27 +1,30 @@
-"""Run by a host's Python, in its folder, without its server: `in_process.py CHECK PACK BASE CHECKPOINT` prints numbers.
+"""Run by a host's Python, in its folder, without its server: `in_process.py CHECK LAYERS PACK BASE CHECKPOINT` prints,
+as its last line, what the check found, as JSON. Checks are the functions below whose names have no underscore.
 
-`partial`: samples with all weights loaded, then with few, without and with a patch: the two greatest differences. On a
-CPU the host loads everything, whatever it is told. So its memory management is asked directly here to leave most layers
-where they are, as it does on a small GPU: they then fetch, cast and patch their weights at every use.
-
-`compiled`: samples as it is, then compiled, without and with a patch: the two greatest differences, how many graphs
-there are, and at how many places they break.
+LAYERS is how the host keeps weights: `plain`; `lazy`, its layers have none until they are loaded (dynamic VRAM); or
+`dynamic`, its patchers are those of dynamic VRAM too, which otherwise want a card. On a CPU those load and sample, but
+apply no patches to large weights, for that is the work of the host's library for cards.
 """
 
 import asyncio
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 ROOM = 200_000  # bytes for weights
+PROMPT = "a red circle moving right"
+PATCHED = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 
 
-def main(check: str, pack: str, base: str, checkpoint: str) -> None:
+def main(check: str, layers: str, pack: str, base: str, checkpoint: str) -> None:
     sys.argv = ["main.py", "--cpu", "--base-directory", base]
     sys.path.insert(0, ".")
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    if layers != "plain":
+        _make_lazy(layers == "dynamic")
     import torch
     import utils.install_util  # noqa: F401 (before another module of that name comes in)
     from server import PromptServer
@@ -29,39 +32,259 @@ def main(check: str, pack: str, base: str, checkpoint: str) -> None:
     PromptServer(asyncio.new_event_loop())  # it serves nobody, but nodes may ask who listens
     nodes = _load_nodes(pack)
     with torch.inference_mode():
-        {"partial": _partial, "compiled": _compiled}[check](nodes, checkpoint)
+        found = globals()[check](nodes, checkpoint, Path(base))
+    print(json.dumps(found))
 
 
-def _partial(nodes: dict, checkpoint: str) -> None:
-    model, clip, *_ = nodes["ARTVLoader"].execute(checkpoint, "none").args
-    text = _text(clip)
-    for patcher in (model, _patched(model)):
-        print(float((_sample(nodes, patcher, text) - _sample_partially(nodes, patcher, text)).abs().max()))
+def partial(nodes: dict, checkpoint: str, base: Path) -> list[float]:
+    """Samples with all weights loaded, then with few, without and with a patch: the two greatest differences. On a CPU
+    the host loads everything, whatever it is told. So its memory management is asked directly here to leave most layers
+    where they are, as it does on a small GPU: they then fetch, cast and patch their weights at every use."""
+    model, clip, _ = _load(nodes, checkpoint)
+    return [
+        _difference(_sample(nodes, patcher, clip), _sample_partially(nodes, patcher, clip))
+        for patcher in (model, _patched(model))
+    ]
 
 
-def _compiled(nodes: dict, checkpoint: str) -> None:
+def compiled(nodes: dict, checkpoint: str, base: Path) -> list[float]:
+    """Samples as it is, then compiled, without and with a patch: the two greatest differences, how many graphs there
+    are, and at how many places they break."""
     from torch._dynamo.utils import counters
 
-    plain, clip, *_ = nodes["ARTVLoader"].execute(checkpoint, "none").args
-    compiled = nodes["ARTVLoader"].execute(checkpoint, "none", compile=True).args[0]
-    text = _text(clip)
-    for patch in (lambda model: model, _patched):
-        both = [_sample(nodes, patch(model), text) for model in (plain, compiled)]
-        print(float((both[0] - both[1]).abs().max()))
-    print(counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()))
+    plain, clip, _ = _load(nodes, checkpoint)
+    fast, *_ = _load(nodes, checkpoint, compile=True)
+    differences = [
+        _difference(_sample(nodes, patch(plain), clip), _sample(nodes, patch(fast), clip))
+        for patch in (lambda model: model, _patched)
+    ]
+    return [*differences, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())]
+
+
+def sampled(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Latents, images and those of a run that goes on from the first two frames, into a file, and how it went."""
+    import torch
+
+    model, clip, vae = _load(nodes, checkpoint)
+    latents = _sample(nodes, model, clip)
+    on = _sample(nodes, model, clip, references={"samples": latents[:2]})
+    torch.save({"latents": latents, "images": vae.decode(latents)}, base / "sampled.pt")
+    weight = model.model.state_dict()[PATCHED]
+    return {
+        "went on": _difference(latents, on),
+        "patcher": type(model).__name__,
+        "in the file's memory map": hasattr(weight.untyped_storage(), "_comfy_tensor_file_slice"),
+    }
+
+
+def patched(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """A LoRA on the model and on CLIP: whether both were changed, and the result's difference from the unchanged one
+    and from one whose weight was changed by hand."""
+    import torch
+
+    model, clip, _ = _load(nodes, checkpoint)
+    before = _sample(nodes, model, clip)
+    made = nodes["ARTVLoRA"].execute(model, "lora.safetensors", 0.5, 1.0, clip).args
+    after, text = _sample(nodes, made[0], clip), _text(made[1])
+    model, clip, _ = _load(nodes, checkpoint)
+    lora = _load_lora()
+    weight = model.model.get_parameter(PATCHED)
+    weight.data = weight.data + 0.5 * (lora["up"] @ lora["down"]).to(weight.dtype)
+    return {
+        "report": made[2].splitlines()[0],
+        "changed": _difference(before, after),
+        "from by hand": _difference(after, _sample(nodes, model, clip)),
+        "text": _difference(text[0][0], _text(clip)[0][0]),
+        "again unchanged": _difference(before, _sample(nodes, _load(nodes, checkpoint)[0], clip)),
+        "finite": bool(torch.isfinite(after).all()),
+    }
+
+
+def saved(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """The host's own nodes save CLIP and VAE: how many tensors of each, and their greatest difference from what the
+    checkpoint holds."""
+    import comfy.utils
+    from comfy_extras.nodes_model_merging import CLIPSave, VAESave
+
+    _, clip, vae = _load(nodes, checkpoint)
+    _text(clip)
+    CLIPSave().save(clip=clip, filename_prefix="clip")
+    VAESave().save(vae=vae, filename_prefix="vae")
+    files = {path.stem: comfy.utils.load_torch_file(str(path)) for path in (base / "output").glob("*.safetensors")}
+    text, images = (next(tensors for name, tensors in files.items() if kind in name) for kind in ("clip", "vae"))
+    whole = comfy.utils.load_torch_file(str(base / "models" / "artv" / checkpoint))
+    key = "taesd_decoder.1.weight"
+    same = "text_model.encoder.layers.0.mlp.fc1.weight"
+    ours = "cond_stage_model.model.transformer.resblocks.0.mlp.c_fc.weight"
+    return {
+        "clip": _difference(next(tensor for name, tensor in text.items() if name.endswith(same)), whole[ours]),
+        "vae": _difference(images[key], whole[key]),
+    }
+
+
+def loads(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """How often the host is asked to load the model and the VAE: 16 frames streamed, then decoded to a video; and how
+    far those images are from the host's decoding, frame by frame."""
+    import comfy.model_management as memory
+
+    model, clip, vae = _load(nodes, checkpoint)
+    text, images = _text(clip), []
+    asked, usual = [], memory.load_models_gpu
+
+    def count(models, *arguments, **named):
+        asked.extend("model" if patcher.model is model.model else "vae" for patcher in models)
+        return usual(models, *arguments, **named)
+
+    def counts() -> dict:
+        found = {name: asked.count(name) for name in ("model", "vae")}
+        asked.clear()
+        return found
+
+    memory.load_models_gpu = count
+    settings = {"fps": 8.0, "format": "mp4", "upscale": 1}
+    stream = nodes["ARTVStreamVideo"].execute(vae, filename_prefix="stream", **settings).args[0]
+    with _written(nodes, images):
+        latents = _sample(nodes, model, text=text, frames=16, stream=stream)
+        found = {"streamed": counts()}
+        _sample(nodes, model, text=text, frames=16, seed=8, vae=vae)
+        found["previewed"] = counts()
+        nodes["ARTVDecodeVideo"].execute({"samples": latents}, vae, filename_prefix="video", **settings)
+        found["decoded"] = counts()
+    expected = [vae.decode(latent[None])[0].movedim(-1, 0) for latent in latents]
+    found["frames"] = [len(images), [_difference(*both) for both in zip(images, [*expected, *expected], strict=True)]]
+    return found
+
+
+def made_again(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What hooks and nodes for several cards ask of a loader: copies of model, CLIP and VAE that share no weights with
+    the first, made by the loader, and how far they are from those. A patcher of dynamic VRAM on a CPU cannot be taken to another device."""
+    import torch
+
+    model, clip, vae = _load(nodes, checkpoint)
+    found = {}
+    for name, patcher in {"model": model, "clip": clip.patcher, "vae": vae.patcher}.items():
+        if not hasattr(patcher, "cached_patcher_init"):
+            return {}
+        if patcher.is_dynamic():
+            again = patcher.clone(disable_dynamic=True)
+        else:
+            again = patcher.deepclone_multigpu(torch.device("cpu"))
+        both = [dict(one.model.state_dict()) for one in (patcher, again)]
+        same = max(_difference(both[0][key], both[1][key]) for key in both[0] | both[1])
+        apart = not any(both[0][key].data_ptr() == both[1][key].data_ptr() for key in both[0] if both[0][key].numel())
+        found[name] = [type(again).__name__, same, apart]
+        if name == "model":
+            found["difference"] = _difference(_sample(nodes, model, clip), _sample(nodes, again, clip))
+    return found
+
+
+def ways(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Which way evaluations are made, by what is known of host and weights."""
+    from itertools import product
+
+    weights = _module("weights")
+    names = ("compiled", "graph", "device", "dynamic", "missing")
+    values = ((False, True), (False, True), ("cpu", "cuda"), (False, True), (0, 3 * 2**20))
+    chosen = [(case, weights.choose_way(**dict(zip(names, case, strict=True)))) for case in product(*values)]
+    return {
+        "captured": [case for case, way in chosen if way.captured],
+        "reasons": sorted({way.reason for _, way in chosen}),
+    }
+
+
+def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """A stand-in that replays the same function takes the place of captured graphs: differences from the usual way
+    without and with a patch, and what was asked of each stand-in. In the last run the host takes the weights away
+    between two frames."""
+    import comfy.model_management as memory
+
+    weights = _module("weights")
+    model, clip, vae = _load(nodes, checkpoint)
+    usual = [_sample(nodes, patcher, clip) for patcher in (model, _patched(model), model)]
+    stand_ins = []
+
+    class Captured:
+        def __init__(self, device) -> None:
+            self.device, self.evaluations, self.resets = str(device), 0, 0
+            stand_ins.append(self)
+
+        def __call__(self, *arguments):
+            assert not self.resets, "a graph was replayed after its weights were moved"
+            self.evaluations += 1
+            return weights.evaluate(*arguments)
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    class TakesAway:
+        """A VAE's place: decoding pushes the model out."""
+
+        patcher, taken = None, 0
+
+        def decode(self, latents):
+            if self.taken == 1:
+                memory.unload_all_models()
+            self.taken += 1
+            return vae.decode(latents)
+
+    weights.acceleration.Captured = Captured
+    weights.choose_way = lambda **_: weights.Way(True, "a test says so")
+    made = [_sample(nodes, patcher, clip) for patcher in (model, _patched(model))]
+    settings = {"fps": 8.0, "filename_prefix": "taken", "format": "mp4", "upscale": 1}
+    stream = nodes["ARTVStreamVideo"].execute(TakesAway(), **settings).args[0]
+    made.append(_sample(nodes, model, clip, stream=stream))
+    return {
+        "differences": [_difference(*both) for both in zip(usual, made, strict=True)],
+        "stand-ins": [[one.device, one.evaluations, one.resets] for one in stand_ins],
+    }
+
+
+# Parts
+
+
+def _make_lazy(with_patchers: bool) -> None:
+    import comfy_aimdo.control
+
+    comfy_aimdo.control.init()  # before what follows, which binds to it
+    import comfy.memory_management
+    import comfy.model_patcher
+    import comfy.ops
+
+    comfy.memory_management.aimdo_enabled = True
+    assert comfy.ops.manual_cast.Linear(1, 1).weight is None, "layers are not made lazily"
+    if with_patchers:
+
+        class OnAnyDevice(comfy.model_patcher.ModelPatcherDynamic):
+            def __new__(cls, *_, **__):
+                return object.__new__(cls)  # the host's gives a plain one on a CPU
+
+        comfy.model_patcher.CoreModelPatcher = OnAnyDevice
+
+
+def _load(nodes: dict, checkpoint: str, **settings) -> tuple:
+    return nodes["ARTVLoader"].execute(checkpoint, "none", **settings).args[:3]
 
 
 def _text(clip):
-    return clip.encode_from_tokens_scheduled(clip.tokenize("a red circle moving right"))
+    return clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))
+
+
+def _load_lora() -> dict:
+    """The one that the test wrote: as one product, whatever its own scale."""
+    import comfy.utils
+    import folder_paths
+
+    tensors = comfy.utils.load_torch_file(folder_paths.get_full_path("loras", "lora.safetensors"))
+    stem = next(name for name in tensors if name.startswith("lora_unet")).partition(".")[0]
+    return {"up": tensors[f"{stem}.lora_up.weight"], "down": tensors[f"{stem}.lora_down.weight"]}
 
 
 def _patched(model):
     import torch
 
     torch.manual_seed(0)
-    key = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     patched = model.clone()
-    patched.add_patches({key: ("diff", (torch.randn_like(model.model.state_dict()[key]),))}, 0.5)
+    patched.add_patches({PATCHED: ("diff", (torch.randn_like(model.model.state_dict()[PATCHED]),))}, 0.5)
     return patched
 
 
@@ -74,28 +297,58 @@ def _load_nodes(pack: str) -> dict:
     return {node.__name__: node for node in asyncio.run(extension.get_node_list())}
 
 
-def _sample(nodes: dict, model, text):
+def _module(name: str):
+    return sys.modules[f"/pack.nodes.{name}"]
+
+
+def _sample(nodes: dict, model, clip=None, text=None, **changed):
     settings = {"frames": 3, "width": 0, "height": 0, "seed": 7, "videos": 1, "steps": 2}
     settings |= dict.fromkeys(("cfg", "cfg_references", "cfg_anchor", "cfg_first_frame"), 1.5)
-    settings |= {"sampler_name": "recommended", "scheduler": "uniform", "use_mask": True}
-    return nodes["ARTVMaskedDiffusionSampler"].execute(model=model, positive=text, **settings).args[0][0]["samples"]
+    settings |= {"sampler_name": "recommended", "scheduler": "uniform", "use_mask": True} | changed
+    positive = _text(clip) if text is None else text
+    return nodes["ARTVMaskedDiffusionSampler"].execute(model=model, positive=positive, **settings).args[0][0]["samples"]
 
 
-def _sample_partially(nodes: dict, model, text):
+def _sample_partially(nodes: dict, model, clip):
     import comfy.model_management as memory
 
+    text = _text(clip)
     memory.unload_all_models()
     load = memory.load_models_gpu
     memory.load_models_gpu = lambda models, **_: [
         patcher.load(patcher.load_device, lowvram_model_memory=ROOM) for patcher in models
     ]
     try:
-        samples = _sample(nodes, model, text)
+        samples = _sample(nodes, model, text=text)
         assert model.model.model_lowvram, "nothing was left out"
     finally:
         memory.load_models_gpu = load
         model.detach()
     return samples
+
+
+class _written:  # noqa: N801
+    """Context manager: the images that videos are given, before they are encoded."""
+
+    def __init__(self, nodes: dict, images: list) -> None:
+        self.writers, self.images = [_module("decode").VideoWriter, _module("stream").VideoWriter], images
+
+    def __enter__(self) -> None:
+        self.append = self.writers[0].append
+        images, append = self.images, self.append
+
+        def noted(writer, image):
+            images.append(image.clone())
+            append(writer, image)
+
+        self.writers[0].append = noted
+
+    def __exit__(self, *_) -> None:
+        self.writers[0].append = self.append
+
+
+def _difference(first, second) -> float:
+    return float((first.float() - second.float()).abs().max())
 
 
 if __name__ == "__main__":

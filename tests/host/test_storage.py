@@ -1,7 +1,6 @@
 """The host decides in what weights are kept and computed; each choice needs a process of its own."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from artv_core.checkpoint import save_checkpoint
-from artv_core.comfyui import PACK, Host, Server
+from artv_core.comfyui import Host, Server
 from artv_core.generate import GenerateOptions
 from artv_core.pipeline import Pipeline
 from tests.models import smallest
 
-from .conftest import save_random_model
+from .conftest import LAZY_LAYERS, checkpoint_in, in_process, is_lazy, save_random_model, skip_without
 from .graphs import STEPS, text_to_video
 
+LAZY_TOO = True
 PROMPT = "a red circle moving right"
 
 
@@ -27,10 +27,9 @@ PROMPT = "a red circle moving right"
 )
 def test_weights_stored_smaller(host: Host, tmp_path: Path, argument: str, tolerance: float) -> None:
     """The file is fp16, so fp16 storage loses nothing; the CPU computes in float32 in all cases."""
-    if host.missing():
-        pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(host.missing())}")
+    skip_without(host)
     base = tmp_path / "base"
-    server = Server(host, base, arguments=(argument,))
+    server = Server(host, base, *[LAZY_LAYERS] * is_lazy(host), arguments=(argument,))
     checkpoint = base / "models" / "artv" / "test.safetensors"
     save_random_model(checkpoint)
     with server:
@@ -45,32 +44,15 @@ def test_weights_stored_smaller(host: Host, tmp_path: Path, argument: str, toler
 
 def test_results_are_equal_when_hardly_any_weight_is_loaded(host: Host, tmp_path: Path) -> None:
     """With and without a patch such as a LoRA's."""
-    save_random_model(_checkpoint(tmp_path))
-    differences = _in_process(host, "partial", tmp_path)
+    save_random_model(checkpoint_in(tmp_path))
+    differences = in_process(host, "partial", tmp_path)
     assert [difference < 1e-4 for difference in differences] == [True, True], differences
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
 def test_results_are_equal_when_compiled(host: Host, tmp_path: Path) -> None:
     """With and without a patch; one graph for the first frame and one for the others, whole with the host's layers."""
-    save_checkpoint(smallest(), _checkpoint(tmp_path))
-    *differences, graphs, breaks = _in_process(host, "compiled", tmp_path)
+    save_checkpoint(smallest(), checkpoint_in(tmp_path))
+    *differences, graphs, breaks = in_process(host, "compiled", tmp_path)
     assert [difference < 1e-3 for difference in differences] == [True, True], differences
     assert (graphs, breaks) == (2, 0)
-
-
-def _checkpoint(base: Path) -> Path:
-    path = base / "models" / "artv" / "test.safetensors"
-    path.parent.mkdir(parents=True)
-    return path
-
-
-def _in_process(host: Host, check: str, base: Path) -> list[float]:
-    """What `in_process.py` prints."""
-    if host.missing():
-        pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(host.missing())}")
-    script = Path(__file__).parent / "in_process.py"
-    command = [host.python, str(script), check, str(PACK), str(base), "test.safetensors"]
-    ran = subprocess.run(command, cwd=host.root, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return [float(word) for word in ran.stdout.split()[-2 if check == "partial" else -4 :]]
