@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -138,25 +139,28 @@ class Training:
         self.state = RunState(folder, self.plain, inner, self.average, accelerator.scaler)
         self.inner_optimizer = inner
         self.meter = self._make_meter()
+        self.finished = torch.cuda.Event() if accelerator.device.type == "cuda" else None
+        self.group = _host_group(accelerator)
 
     def run(self, first: int, stop: Any) -> None:
         """From step `first` to the last one; SystemExit(0) where `stop()` says so."""
         accelerator, config = self.accelerator, self.config
         saved_at, logged = time.monotonic(), first
         bar = tqdm(
-            self._batches(first), initial=first, total=config.steps, desc=self.stage.name, mininterval=5,
+            self.batches(first), initial=first, total=config.steps, desc=self.stage.name, mininterval=5,
             disable=not accelerator.is_main_process,
         )  # fmt: skip
         for step, batch, waited in bar:
             done = step + 1
+            starved = waited if self.idle() else 0.0
             self.step(step, batch)
-            self.meter.add(config.batch_size, waited)
+            self.meter.add(config.batch_size, starved)
             if step % config.log_every == 0:
                 bar.set_postfix(self._log(step, done - logged), refresh=False)
                 logged = done
             self._look(done)
             due = time.monotonic() - saved_at > 60 * config.save_minutes
-            stopping, due = _agreed(accelerator, stop(), due)
+            stopping, due = _agreed(self.group, stop(), due)
             if stopping or due or done == config.steps:
                 with self._beside():
                     self.state.save(done)
@@ -172,7 +176,7 @@ class Training:
         whole = whole_weights(self.plain)
         return (self.plain.to("cpu") if whole is None else filled(self.stage.empty_module(), whole)).eval()
 
-    def _batches(self, first: int) -> Iterator[tuple[int, list, float]]:
+    def batches(self, first: int) -> Iterator[tuple[int, list, float]]:
         """Each step with its micro-batches, and how long they were waited for."""
         accelerator, config = self.accelerator, self.config
         share = config.batch_size // accelerator.num_processes
@@ -207,6 +211,13 @@ class Training:
         self.passes.sums.add({"gradient_norm": _whole(norm)})
         self.optimizer.step()
         self.average.update()
+        if self.finished is not None:
+            self.finished.record()
+
+    def idle(self) -> bool:
+        """Whether the device has nothing left to do. A host launches several steps ahead, and while it waits for a
+        batch the device mostly does not."""
+        return self.finished is None or self.finished.query()
 
     def _log(self, step: int, steps: int) -> dict[str, str]:
         """Write the scalars, as they are over all processes and the last `steps` steps, and return what the progress
@@ -311,12 +322,19 @@ def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
+def _host_group(accelerator: Accelerator) -> Any:
+    """What the processes' hosts agree by, each step, without their devices, which would have to be waited for; None
+    where there is one process."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
+
+
+def _agreed(group: Any, *flags: bool) -> list[bool]:
     """Each flag as all processes see it: set if it is set in any, for they must save and stop at the same step."""
-    if accelerator.num_processes == 1:
+    if group is None:
         return list(flags)
-    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), reduction="sum")
-    return [bool(count) for count in counts]
+    seen = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(seen, dist.ReduceOp.MAX, group=group)
+    return [bool(flag) for flag in seen]
 
 
 @contextmanager

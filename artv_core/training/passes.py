@@ -118,6 +118,11 @@ class CapturedPasses(Passes):
         self._inputs: dict[tuple, list[Tensor]] = {}
         self._replays: dict[tuple, Work] = {}
 
+    @property
+    def graphs(self) -> int:
+        """How many there are."""
+        return len(self._replays)
+
     def begin(self) -> None:
         """A step begins: gradients are zeros, where graphs know them to be."""
         held = [parameter.grad for parameter in self.trained if parameter.grad is not None]
