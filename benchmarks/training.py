@@ -7,14 +7,16 @@ full_size  `sd21-adapter` as large as it is: three steps on a CPU, memory, what 
 prepare    `artv prepare` on 500 clips: what is kept, a kill in between, Ray against a plain run
 loading    how fast clips are read, against what a training step takes
 tiny       the retrained `tiny` against the bars of `benchmarks/quality.py`
-gpu        sd21 and sd21-adapter on a GPU: steps per second, memory, MFU, waiting for data
+waits      how often a step of either stage waits for its device, counted on a CPU
+gpu        sd21-adapter and sd21 on a GPU: steps per second, memory, MFU, waiting for data, within `--seconds`
 
-Writes `benchmarks/results/training.json`; what it holds of parts that are not run now is kept. `--quick` does a little
-of each part and writes nothing. Pictures go to `build/training`.
+Writes `benchmarks/results/training.json`; what it holds of parts that are not run now is kept. The part `gpu` writes
+after each row. `--quick` does a little of each part and writes nothing. Pictures go to `build/training`.
 """
 
 import argparse
 import importlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import run_parts  # noqa: E402
+from result_files import as_result, commit, kept_parts, run_parts  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/training.json"
 
@@ -62,6 +64,7 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
         "loading: samples per second over those of a training step of tiny, prepared clips": ("at least", 3),
     },
     "tiny": {"tiny retrained: bars of the shipped model that it misses": ("at most", 0)},
+    "waits": {"training: device waits inside a training step": ("at most", 0)},
     "gpu": {
         "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
         "GPU, sd21 at 256x256: MFU": ("at least", 0.25),
@@ -73,13 +76,24 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=110, help="for the part gpu, from its start (default: 110)")
     run_parts(parser, RESULT, BARS, measure, asked_for=("gpu",))
 
 
 def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
     """A part's figures."""
+    module = importlib.import_module(f"training_parts.{part}")
+    if part == "gpu":
+        return module.measure(args.quick, args.seconds, lambda figures: save(part, figures, args.quick))
     with tempfile.TemporaryDirectory() as folder:
-        return importlib.import_module(f"training_parts.{part}").measure(Path(folder), args.quick)
+        return module.measure(Path(folder), args.quick)
+
+
+def save(part: str, figures: dict[str, Any], quick: bool) -> None:
+    """Write what is known of a part so far."""
+    if not quick:
+        parts = kept_parts(RESULT) | {part: {"commit": commit(), **figures}}
+        RESULT.write_text(json.dumps(as_result("python benchmarks/training.py", BARS, parts), indent=1) + "\n")
 
 
 if __name__ == "__main__":

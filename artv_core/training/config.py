@@ -27,7 +27,9 @@ class LoopConfig:
     which the matrices and kernels inside the networks are updated at `muon_learning_rate`, all else by AdamW at
     `learning_rate`.
 
-    `ema_decay` 0 keeps no averaged weights; `ema_device` "cpu" keeps them in main memory. `workers` are processes, for
+    `ema_decay` 0 keeps no averaged weights; `ema_device` "cpu" keeps them in main memory. `graph`: on one CUDA device,
+    forward and backward pass are captured as CUDA graphs, one for each shape of micro-batch. `log_every`: steps after
+    which means of loss and other scalars are written. `workers` are processes, for
     each that trains, that read ahead. `start_from`: a checkpoint, shipped name or path, whose weights training goes on
     from instead of from nothing. `wandb_project`: also log to Weights & Biases, which must be installed.
     """
@@ -46,6 +48,7 @@ class LoopConfig:
     ema_decay: float = 0.999
     ema_device: str = "model"
     mixed_precision: str = "no"
+    graph: bool = True
     workers: int = 0
     save_minutes: float = 5.0
     log_every: int = 20

@@ -127,14 +127,14 @@ class DiffusionTraining(Stage):
         """Arguments of `MaskedDiffusionLoss.forward`: encoded, noised, and with the model's own frames where drawn."""
         for line in self.broken.add(batch.broken):
             print(f"\nreplaced: {line}")
-        shown = batch.present.flatten().nonzero().flatten()  # before the GPU has it, which would have to be waited for
+        rolled, seeds = batch.rolled, batch.seeds  # read by the host, for whom the device would have to be waited for
         batch = batch.to(device)
-        latents = batch.frames if self.clips.source.holds_latents else self._encode(batch.frames, shown.to(device))
+        latents = batch.frames if self.clips.source.holds_latents else self._encode(batch.frames, batch.shown)
         text = self._context(batch.text, device)
         count = self.samples.num_references
         if self.config.rollout_share:
             context = text if self.module.text is None else self.module.text(text)
-            own = go_on(self.model, latents[:, :count], context, batch, self.config)
+            own = go_on(self.model, latents[:, :count], context, rolled, seeds, self.config)
             latents = torch.cat([own, latents[:, count:]], dim=1)
         scales = (batch.signal[..., None, None, None], batch.spread[..., None, None, None])
         noisy = scales[0] * latents + scales[1] * batch.noise

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from .config import LoopConfig
 from .ema import MovingAverage
 from .optimizers import make_optimizer, set_learning_rate
+from .passes import Capture, make_passes
 from .state import RunState
 from .throughput import Meter, peak_flops
 
@@ -38,7 +40,8 @@ class Samples(Protocol):
 
 
 class Stage:
-    """What the loop trains. `module`'s forward takes `arguments(...)` and returns (loss, scalars to log)."""
+    """What the loop trains. `module`'s forward takes `arguments(...)`, all of them tensors, and returns (loss, scalars
+    to log): each step the same scalars, and gradients for the same weights. Neither may wait for the device."""
 
     name: str
     """Also the name of the stage's folder."""
@@ -48,9 +51,9 @@ class Stage:
     evaluate_every: int = 0
     """Steps between two evaluations; 0: never."""
 
-    def arguments(self, batch: Any, device: torch.device) -> tuple:
+    def arguments(self, batch: Any, device: torch.device) -> tuple[Tensor, ...]:
         """What `module` is called with: the batch on the device, encoded if need be."""
-        return tuple(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in batch)
+        return tuple(part.to(device, non_blocking=True) for part in batch)
 
     def empty_module(self) -> nn.Module:
         """One like `module`, on the meta device."""
@@ -70,15 +73,16 @@ class Stage:
         return {}
 
 
-def run_stage(stage: Stage, run_dir: Path, resume: bool) -> nn.Module:
+def run_stage(stage: Stage, run_dir: Path, resume: bool, capture: Capture | None = None) -> nn.Module:
     """Train one stage to its last step and return the module with its averaged (EMA) weights.
 
     State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
-    process exits with code 0). A finished stage is loaded, not trained again.
+    process exits with code 0). A finished stage is loaded, not trained again. `capture`: what captures forward and
+    backward pass, where CUDA graphs are not to do it.
     """
     folder = run_dir / stage.name
     accelerator = make_accelerator(stage.config, folder)
-    training = Training(stage, accelerator, folder)
+    training = Training(stage, accelerator, folder, capture)
     first = training.state.load() if resume else 0
     with _stop_on_signal() as stop:
         training.run(first, stop)
@@ -120,36 +124,43 @@ def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
 class Training:
     """One stage under way."""
 
-    def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path) -> None:
+    def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path, capture: Capture | None = None) -> None:
         self.stage, self.accelerator, self.folder, self.config = stage, accelerator, folder, stage.config
-        stage.module.train()
-        self.module, self.optimizer = prepare(accelerator, stage.module, make_optimizer(stage.module, stage.config))
+        fused = accelerator.device.type == "cuda" and accelerator.distributed_type != "FSDP"
+        if fused:
+            stage.module.to(accelerator.device)  # the fused optimiser wants its weights there from the start
+        optimizer = make_optimizer(stage.module.train(), stage.config, fused)
+        self.module, self.optimizer = prepare(accelerator, stage.module, optimizer)
         self.plain = accelerator.unwrap_model(self.module)
+        self.passes = make_passes(accelerator, self.module, stage.config, capture)
         self.average = MovingAverage(self.plain, self.config.ema_decay, self.config.ema_device)
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         self.rates = [float(group["lr"]) for group in inner.param_groups]
         self.state = RunState(folder, self.plain, inner, self.average, accelerator.scaler)
         self.inner_optimizer = inner
         self.meter = self._make_meter()
+        self.finished = torch.cuda.Event() if accelerator.device.type == "cuda" else None
+        self.group = _host_group(accelerator)
 
     def run(self, first: int, stop: Any) -> None:
         """From step `first` to the last one; SystemExit(0) where `stop()` says so."""
         accelerator, config = self.accelerator, self.config
-        saved_at = time.monotonic()
+        saved_at, logged = time.monotonic(), first
         bar = tqdm(
-            self._batches(first), initial=first, total=config.steps, desc=self.stage.name, mininterval=5,
+            self.batches(first), initial=first, total=config.steps, desc=self.stage.name, mininterval=5,
             disable=not accelerator.is_main_process,
         )  # fmt: skip
         for step, batch, waited in bar:
-            logs = self._step(step, batch)
-            self.average.update()
-            self.meter.add(config.batch_size, waited)
-            if step % config.log_every == 0:
-                bar.set_postfix(self._log(step, logs), refresh=False)
             done = step + 1
+            starved = waited if self.idle() else 0.0
+            self.step(step, batch)
+            self.meter.add(config.batch_size, starved)
+            if step % config.log_every == 0:
+                bar.set_postfix(self._log(step, done - logged), refresh=False)
+                logged = done
             self._look(done)
             due = time.monotonic() - saved_at > 60 * config.save_minutes
-            stopping, due = _agreed(accelerator, stop(), due)
+            stopping, due = _agreed(self.group, stop(), due)
             if stopping or due or done == config.steps:
                 with self._beside():
                     self.state.save(done)
@@ -165,7 +176,7 @@ class Training:
         whole = whole_weights(self.plain)
         return (self.plain.to("cpu") if whole is None else filled(self.stage.empty_module(), whole)).eval()
 
-    def _batches(self, first: int) -> Iterator[tuple[int, list, float]]:
+    def batches(self, first: int) -> Iterator[tuple[int, list, float]]:
         """Each step with its micro-batches, and how long they were waited for."""
         accelerator, config = self.accelerator, self.config
         share = config.batch_size // accelerator.num_processes
@@ -184,28 +195,35 @@ class Training:
             yield step, batch, time.perf_counter() - started
             started = time.perf_counter()
 
-    def _step(self, step: int, batch: list) -> dict[str, Tensor]:
-        """The scalars stay tensors: reading one makes a GPU wait, and only some steps are logged."""
+    def step(self, step: int, batch: list) -> None:
+        """Learn from a step's micro-batches. Nothing in here waits for the device: scalars are added up there, and
+        `_log` reads them."""
         accelerator, module = self.accelerator, self.module
-        rate = set_learning_rate(self.inner_optimizer, self.rates, step, self.config)
-        self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
+        set_learning_rate(self.inner_optimizer, self.rates, step, self.config)
+        self.passes.begin()
         for number, part in enumerate(batch):
             with accelerator.autocast(), torch.no_grad():
                 arguments = self.stage.arguments(part, accelerator.device)
             last = number == len(batch) - 1
             with nullcontext() if last else accelerator.no_sync(module):
-                loss, logs = module(*arguments)
-                accelerator.backward(loss / len(batch))
-            for name, value in {"loss": loss.detach(), **logs}.items():
-                sums[name] = sums.get(name, 0) + value / len(batch)
+                self.passes.run(arguments, len(batch))
         norm = accelerator.clip_grad_norm_(module.parameters(), self.config.gradient_clip or float("inf"))
+        self.passes.sums.add({"gradient_norm": _whole(norm)})
         self.optimizer.step()
-        return sums | {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        self.average.update()
+        if self.finished is not None:
+            self.finished.record()
 
-    def _log(self, step: int, logs: Mapping[str, Tensor]) -> dict[str, str]:
-        """Write the scalars, as they are over all processes, and return what the progress bar shows."""
-        scalars = _mean_over_processes(self.accelerator, logs) | self.meter.read()
+    def idle(self) -> bool:
+        """Whether the device has nothing left to do. A host launches several steps ahead, and while it waits for a
+        batch the device mostly does not."""
+        return self.finished is None or self.finished.query()
+
+    def _log(self, step: int, steps: int) -> dict[str, str]:
+        """Write the scalars, as they are over all processes and the last `steps` steps, and return what the progress
+        bar shows."""
+        scalars = _mean_over_processes(self.accelerator, self.passes.sums.take(steps)) | self.meter.read()
+        scalars["learning_rate"] = float(self.inner_optimizer.param_groups[0]["lr"])
         if not self.stage_flops:
             del scalars["mfu"]
         self.accelerator.log(scalars, step=step)
@@ -296,7 +314,7 @@ def filled(empty: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _mean_over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
-    values = torch.stack([torch.as_tensor(_whole(value)).float().to(accelerator.device) for value in logs.values()])
+    values = torch.stack(list(logs.values()))
     return dict(zip(logs, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
 
 
@@ -304,12 +322,19 @@ def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
+def _host_group(accelerator: Accelerator) -> Any:
+    """What the processes' hosts agree by, each step, without their devices, which would have to be waited for; None
+    where there is one process."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
+
+
+def _agreed(group: Any, *flags: bool) -> list[bool]:
     """Each flag as all processes see it: set if it is set in any, for they must save and stop at the same step."""
-    if accelerator.num_processes == 1:
+    if group is None:
         return list(flags)
-    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), reduction="sum")
-    return [bool(count) for count in counts]
+    seen = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(seen, dist.ReduceOp.MAX, group=group)
+    return [bool(flag) for flag in seen]
 
 
 @contextmanager

@@ -8,17 +8,19 @@ from torch import Tensor, nn
 from .config import LoopConfig
 
 
-def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, config: LoopConfig, fused: bool = False) -> torch.optim.Optimizer:
     """The optimiser that the configuration names, over what requires gradients. Norms, biases and embeddings are not
     decayed. "muon": Muon for the matrices and kernels inside the networks and AdamW for the rest, that is embeddings,
-    norms, biases, and the layers at a network's ends, whose sides are no features. ValueError where it is not
-    installed."""
+    norms, biases, and the layers at a network's ends, whose sides are no features. `fused`: AdamW in a few kernels for
+    all weights, which then must be on their device already. ValueError where an optimiser is not installed."""
     decayed, plain = _by_decay(module)
     adamw = {"lr": config.learning_rate, "weight_decay": 0.0}
     if config.optimizer != "muon":
         groups = [{"params": decayed, **adamw, "weight_decay": config.weight_decay}, {"params": plain, **adamw}]
         groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups) if config.optimizer == "adamw" else _adamw_of_8_bits(groups)
+        return (
+            torch.optim.AdamW(groups, fused=fused or None) if config.optimizer == "adamw" else _adamw_of_8_bits(groups)
+        )
     from pytorch_optimizer import Muon
 
     inner = _inner_layers(module)
@@ -36,9 +38,9 @@ def learning_rate_factor(step: int, config: LoopConfig) -> float:
     return min(warm, left, 1.0)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], step: int, config: LoopConfig) -> float:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], step: int, config: LoopConfig) -> None:
     """Give every group of the optimiser its rate at `step`, of `rates` when it is full: the course depends on the
-    configuration and the step, not on what a saved state has. Returns the first group's."""
+    configuration and the step, not on what a saved state has."""
     factor = learning_rate_factor(step, config)
     for group, full in zip(optimizer.param_groups, rates, strict=True):
         rate = full * factor
@@ -46,7 +48,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], 
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-    return float(optimizer.param_groups[0]["lr"])
 
 
 def _adamw_of_8_bits(groups: list[dict]) -> torch.optim.Optimizer:

@@ -10,19 +10,22 @@ from ..randomness import normal, stream
 from ..sampling import gaussian_noise, get_sampler
 from ..schedule import NoiseSchedule
 from .config import DiffusionStage
-from .samples import Batch
 
 
 @torch.no_grad()
-def go_on(model: ARTV, references: Tensor, context: Tensor, batch: Batch, stage: DiffusionStage) -> Tensor:
-    """References [B, R, C, h, w], with those of samples that are `rolled` replaced by what the networks, as they are
-    now, make of them: `rollout_frames` frames further on, the oldest one as the anchor, at recommended noise levels."""
-    chosen = batch.rolled.nonzero().flatten()
+def go_on(
+    model: ARTV, references: Tensor, context: Tensor, rolled: Tensor, seeds: Tensor, stage: DiffusionStage
+) -> Tensor:
+    """References [B, R, C, h, w], with those of samples that are `rolled` [B] replaced by what the networks, as they
+    are now, make of them: `rollout_frames` frames further on, the oldest one as the anchor, at recommended noise
+    levels, with noise by `seeds` [B]. `rolled` and `seeds` are on the CPU."""
+    chosen = rolled.nonzero().flatten()
     if not len(chosen):
         return references
-    frames, seeds = references[chosen], batch.seeds[chosen].tolist()
+    numbers, chosen = seeds[chosen].tolist(), chosen.to(references.device)
+    frames = references[chosen]
     for k in range(stage.rollout_frames):
-        latent = _next_frame(model, frames, context[chosen], references[chosen, 0], seeds, k, stage.rollout_steps)
+        latent = _next_frame(model, frames, context[chosen], references[chosen, 0], numbers, k, stage.rollout_steps)
         frames = torch.cat([frames[:, 1:], latent[:, None]], dim=1)
     return references.index_copy(0, chosen, frames)
 

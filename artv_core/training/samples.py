@@ -99,6 +99,7 @@ class Batch:
 
     frames: Tensor  # [B, R + 2, 3, H, W] in [0, 1], or latents [B, R + 2, C, h, w]
     present: Tensor  # [B, R + 2], 1 or 0
+    shown: Tensor  # [n], where frames are present among all B * (R + 2), ascending
     noise: Tensor  # [B, R + 2, C, h, w]
     levels: Tensor  # [B, 2], time steps: of the references and of the anchor
     signal: Tensor  # [B, R + 2], `a` of Eq. 3 for each frame
@@ -198,8 +199,10 @@ class ClipSamples:
     def collate(self, samples: Sequence[dict[str, Any]]) -> Batch:
         """Samples of one bucket as a batch."""
         broken = {clip: reason for sample in samples for clip, reason in sample["broken"].items()}
-        tensors = {name for name in samples[0] if name != "broken"}
-        return Batch(**{name: torch.stack([sample[name] for sample in samples]) for name in tensors}, broken=broken)
+        names = [name for name in samples[0] if name != "broken"]
+        tensors = {name: torch.stack([sample[name] for sample in samples]) for name in names}
+        shown = tensors["present"].flatten().nonzero().flatten()  # here, for a GPU would have to be waited for
+        return Batch(**tensors, shown=shown, broken=broken)
 
     def _latent_shape(self, frames: Tensor) -> tuple[int, ...]:
         return (self.latent_channels, frames.shape[-2] // self.factor, frames.shape[-1] // self.factor)

@@ -73,7 +73,8 @@ class Meter:
         self.started = time.perf_counter()
 
     def add(self, samples: int, waited: float) -> None:
-        """`samples` were learnt from (by all processes), after `waited` seconds in which they were waited for."""
+        """`samples` were learnt from (by all processes), after `waited` seconds in which the device had nothing to do
+        and they were waited for."""
         self.samples += samples
         self.waiting += waited
 

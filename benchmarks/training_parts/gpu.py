@@ -1,143 +1,231 @@
-"""What training takes on a GPU: steps per second, memory, MFU, a profile, waiting for data.
+"""What training takes on a GPU, in less than two minutes: steps per second, memory, MFU. If time is left, also which
+kernels take it, and how long data is waited for.
 
-Weights are random (no public file is needed) and latents are made up: the arithmetic is the same. `--quick` runs the
-same code on whatever device there is, with `tiny`. FSDP needs two GPUs and is not measured here.
+Weights are random (no public file is needed) and latents are made up: the arithmetic is the same. The steps are those
+of `train.py`. `quick` runs the same on whatever device there is, with `tiny`. FSDP needs two GPUs and is not measured.
 """
 
+import gc
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining
-from artv_core.training.optimizers import make_optimizer
-from artv_core.training.samples import Batch, Clips
+from artv_core.training.loop import Training
+from artv_core.training.passes import Passes, make_passes
+from artv_core.training.samples import Clips
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.throughput import peak_flops
 
 from .programs import ROOT
 
 STEPS, WARM = 8, 3
+LARGEST = 64
 
 
-def measure(folder: Path, quick: bool) -> dict[str, Any]:
-    """Tables by configuration and batch size, and the best MFU of each."""
+@dataclass(frozen=True)
+class Row:
+    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured."""
+
+    batch: int
+    checkpointing: bool = False
+    plain: bool = False
+
+
+ROWS = {
+    "sd21-adapter": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
+    "sd21": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
+    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True)],
+}
+"""What matters most comes first: time may run out."""
+
+
+class Report:
+    """The figures so far. `save` gets them after each row, so that what was measured is there whatever comes next."""
+
+    def __init__(self, device: torch.device, seconds: float, save: Callable[[dict[str, Any]], None]) -> None:
+        self.end, self.save = time.monotonic() + seconds, save
+        self.figures: dict[str, Any] = {
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+            "torch": torch.__version__,
+            "tables": {},
+            "left out": [],
+            "bars": {},
+        }
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.end - time.monotonic()
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        """A row of a configuration's table; the best MFU is its bar."""
+        rows = self.figures["tables"].setdefault(name, [])
+        rows.append(row)
+        print(f"  {name}: {row}", flush=True)
+        best = max((row.get("mfu", 0.0) for row in rows), default=0.0)
+        if name != "tiny":
+            self.figures["bars"][f"GPU, {name} at 256x256: MFU"] = best
+        self.save(self.figures)
+
+    def leave_out(self, what: str) -> None:
+        """Something for which there was no time."""
+        self.figures["left out"].append(what)
+        self.save(self.figures)
+
+
+def measure(quick: bool, seconds: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """A table for each configuration, within `seconds`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda" and not quick:
         raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
-    names = ("tiny",) if quick else ("sd21-adapter", "sd21")
-    tables = {name: table(name, device, quick) for name in names}
-    best = {name: max(row["mfu"] for row in rows) for name, rows in tables.items()}
-    return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "tables": tables,
-        "profile of the largest batch": {
-            name: profiled(name, rows[-1]["batch"], device) for name, rows in tables.items()
-        },
-        "bars": {
-            "GPU, sd21-adapter at 256x256: MFU": best.get("sd21-adapter"),
-            "GPU, sd21 at 256x256: MFU": best.get("sd21"),
-            "GPU, sd21: share of the time waited for data": None if quick else waited(device),
-        },
-    }
+    report, names = Report(device, seconds, save), ("tiny",) if quick else ("sd21-adapter", "sd21")
+    for name in names:
+        first_of_two = name != names[-1]
+        training = begun(name, device)
+        table(name, training, report, keep=report.left / 2 if first_of_two else 0.0)
+        if not first_of_two:
+            beside(name, training, report)
+        del training
+        clear()
+    return report.figures
 
 
-def table(name: str, device: torch.device, quick: bool) -> list[dict[str, float]]:
-    """Batch 1, 2, 4, ... until the memory is full."""
-    rows: list[dict[str, float]] = []
-    batch = 1
-    while batch <= (2 if quick else 256):
+def table(name: str, training: Training, report: Report, keep: float) -> None:
+    """The configuration's rows, until only `keep` seconds are left."""
+    flops, longest = training.stage_flops, 12.0
+    for chosen in ROWS[name]:
+        if report.left - keep < 1.2 * longest:
+            report.leave_out(f"{name}: {chosen}")
+            continue
+        started = time.monotonic()
         try:
-            rows.append(row(name, batch, device))
+            figures = measured(training, chosen, flops)
         except torch.cuda.OutOfMemoryError:
-            break
-        finally:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-        print(f"  {name}: {rows[-1]}", flush=True)
-        batch *= 2
-    return rows
+            figures = {**asdict(chosen), "out of memory": True}
+        training.passes = Passes(training.module, training.accelerator.backward)
+        clear()
+        report.add(name, figures)
+        longest = max(1.0, time.monotonic() - started)
 
 
-def row(name: str, batch: int, device: torch.device) -> dict[str, float]:
-    """Figures of `STEPS` steps at a batch size."""
-    training, optimizer = begun(name, batch, device)
-    samples = training.samples.batch(0, range(batch))
-    for _ in range(WARM):
-        learn(training, optimizer, samples, device)
+def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
+    """Figures of `STEPS` steps."""
+    device = training.accelerator.device
+    prepared(training, chosen)
+    batch = [batch_of(training, chosen.batch)]
+    for step in range(WARM):
+        training.step(step, batch)
+    wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
     started = time.perf_counter()
-    for _ in range(STEPS):
-        learn(training, optimizer, samples, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    for step in range(STEPS):
+        training.step(step, batch)
+    launched = (time.perf_counter() - started) / STEPS
+    wait(device)
     seconds = (time.perf_counter() - started) / STEPS
     peak, _ = peak_flops(device, half=True)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return {
-        "batch": batch,
-        "steps_per_second": 1 / seconds,
-        "memory_gib": memory,
-        "mfu": batch * training.flops_per_sample() / seconds / peak,
+        **asdict(chosen),
+        "captured": getattr(training.passes, "graphs", 0),
+        "steps_per_second": round(1 / seconds, 3),
+        "milliseconds": round(1000 * seconds, 1),
+        "milliseconds until the host had launched it": round(1000 * launched, 1),
+        "memory_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if device.type == "cuda" else 0.0,
+        "mfu": round(chosen.batch * flops / seconds / peak, 4),
     }
 
 
-def profiled(name: str, batch: float, device: torch.device) -> list[str]:
-    """The twenty operations that take most time of two steps."""
-    training, optimizer = begun(name, int(batch), device)
-    samples = training.samples.batch(0, range(int(batch)))
-    learn(training, optimizer, samples, device)
+def prepared(training: Training, chosen: Row) -> None:
+    """No gradients and no graphs of the rows before."""
+    for network in (training.stage.model.noise, training.stage.model.mask):
+        network.gradient_checkpointing = chosen.checkpointing
+    plain = Passes(training.module, training.accelerator.backward)
+    plain.begin()
+    training.passes = plain if chosen.plain else make_passes(training.accelerator, training.module, training.config)
+    clear()
+
+
+def beside(name: str, training: Training, report: Report) -> None:
+    """What is measured if there is time: the kernels of a step, and the share of the time waited for data."""
+    rows = [row for row in report.figures["tables"].get(name, []) if row.get("mfu")]
+    if not rows:
+        return
+    best = max(rows, key=lambda row: row["mfu"])
+    chosen = Row(best["batch"], best["checkpointing"], best["plain"])
+    for what, seconds, measure_it in (("kernels", 20, kernels), ("waited", 25, waited)):
+        if report.left < seconds:
+            report.leave_out(f"{name}: {what}")
+            continue
+        prepared(training, chosen)
+        for step in range(WARM):
+            training.step(step, [batch_of(training, chosen.batch)])
+        report.figures[what] = measure_it(training, chosen)
+        if what == "waited" and name == "sd21":
+            report.figures["bars"]["GPU, sd21: share of the time waited for data"] = report.figures[what]
+        report.save(report.figures)
+
+
+def kernels(training: Training, chosen: Row) -> list[str]:
+    """The thirty kernels that take most of two steps: their share of the time, how many, and the name."""
+    batch, cuda = [batch_of(training, chosen.batch)], training.accelerator.device.type == "cuda"
     with torch.profiler.profile() as profile:
-        for _ in range(2):
-            learn(training, optimizer, samples, device)
-    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    return profile.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=70).splitlines()
+        for step in range(2):
+            training.step(step, batch)
+        wait(training.accelerator.device)
+    name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    events = [(getattr(event, name), event.count, event.key) for event in profile.key_averages()]
+    total = sum(time for time, *_ in events) or 1.0
+    return [f"{time / total:.1%} {count}x {key[:90]}" for time, count, key in sorted(events, reverse=True)[:30]]
 
 
-def waited(device: torch.device) -> float:
-    """Share of 30 steps of `sd21` at micro-batch size that the GPU waits for eight processes that make batches."""
-    from torch.utils.data import DataLoader
-
-    from artv_core.training.loop import Steps
-
-    config = configured("sd21")
-    batch = config.diffusion.micro_batch
-    training, optimizer = begun("sd21", batch, device)
-    steps = Steps(training.samples, range(batch), batch)
-    loader = iter(DataLoader(steps, sampler=range(34), batch_size=None, num_workers=8, pin_memory=True))
-    for _ in range(4):
-        learn(training, optimizer, next(loader)[0], device)
-    torch.cuda.synchronize()
+def waited(training: Training, chosen: Row) -> float:
+    """Share of 20 steps that the device waits for eight processes that make batches."""
+    workers = 8 if training.accelerator.device.type == "cuda" else 0
+    training.config = replace(training.config, batch_size=chosen.batch, micro_batch=0, steps=24, workers=workers)
     started, waiting = time.perf_counter(), 0.0
-    for _ in range(30):
-        before = time.perf_counter()
-        (samples,) = next(loader)
-        waiting += time.perf_counter() - before
-        learn(training, optimizer, samples, device)
-        torch.cuda.synchronize()
-    return waiting / (time.perf_counter() - started)
+    for step, batch, seconds in training.batches(0):
+        if step == 4:
+            started, waiting = time.perf_counter(), 0.0
+        waiting += seconds if training.idle() and step >= 4 else 0.0
+        training.step(step, batch)
+    wait(training.accelerator.device)
+    return round(waiting / (time.perf_counter() - started), 4)
 
 
-def begun(name: str, batch: int, device: torch.device) -> tuple[DiffusionTraining, torch.optim.Optimizer]:
+class PreparedClips(LatentClips):
+    """Latents and text embeddings, as `artv prepare` keeps them."""
+
+    def __init__(self, config: TrainConfig, count: int = 8) -> None:
+        height, width = (side // config.model.vae.factor for side in config.model.size)
+        latents = torch.randn(count, 12, config.model.vae.latent_channels, height, width).half()
+        super().__init__(latents, [f"clip {index}" for index in range(count)])
+        self.embedding = torch.randn(config.model.text.context_length, config.model.text.width)
+
+    def context(self, clip: int) -> torch.Tensor:  # type: ignore[override]
+        return self.embedding
+
+
+def begun(name: str, device: torch.device) -> Training:
+    """The configuration's stage as `train.py` begins it, with all samples of a step in one micro-batch."""
     config = configured(name)
-    config = replace(config, diffusion=replace(config.diffusion, batch_size=batch, mixed_precision="bf16"))
+    changes = {"batch_size": LARGEST, "micro_batch": 0, "mixed_precision": "bf16", "gradient_checkpointing": False}
+    config = replace(config, diffusion=replace(config.diffusion, **changes))
     torch.manual_seed(0)
     with torch.device(device):
         model = ARTV(config.model)
-    height, width = (side // config.model.vae.factor for side in config.model.size)
-    latents = torch.randn(8, 12, config.model.vae.latent_channels, height, width).half()
-    clips = LatentClips(latents, [f"clip {index}" for index in range(8)])
-    every = np.arange(8)
-    training = DiffusionTraining(config, model.train(), Clips(clips, RandomOrder(8, batch, 0), every, every[:0]))
-    training.module.train().to(device)
-    return training, make_optimizer(training.module, config.diffusion)
+    clips, every = PreparedClips(config), np.arange(8)
+    stage = DiffusionTraining(config, model.train(), Clips(clips, RandomOrder(8, LARGEST, 0), every, every[:0]))
+    return Training(stage, Accelerator(mixed_precision="bf16", cpu=device.type == "cpu"), Path())
 
 
 def configured(name: str) -> TrainConfig:
@@ -145,12 +233,18 @@ def configured(name: str) -> TrainConfig:
     return read_config(ROOT / f"configs/{name}.toml", changes)
 
 
-def learn(training: DiffusionTraining, optimizer: torch.optim.Optimizer, samples: Batch, device: torch.device) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        with torch.no_grad():
-            arguments = training.arguments(samples, device)
-        loss, _ = training.module(*arguments)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(training.module.parameters(), 1.0)
-    optimizer.step()
+def batch_of(training: Training, size: int) -> Any:
+    batch = training.stage.samples.batch(0, range(size))
+    return batch.pin_memory() if training.accelerator.device.type == "cuda" else batch
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def clear() -> None:
+    """Memory that nothing uses goes back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
