@@ -47,11 +47,7 @@ class DeviceWaits:
 
     def __init__(self, *on_device: Any) -> None:
         self.where: list[str] = []
-<<<<<<< HEAD
-        self.device, self.pinned = _Memory(), _Memory()
-=======
         self.device, self.pinned, self.numbers = _Memory(), _Memory(), _Memory()
->>>>>>> train
         self._modes = (_Operations(self), _Functions(self))
         self.place(*on_device)
 
@@ -159,11 +155,8 @@ class _Operations(TorchDispatchMode):
     ) -> Any:
         kwargs, device = kwargs or {}, self.waits.device
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-<<<<<<< HEAD
-=======
         if operation._schema.name == "aten::scalar_tensor":  # of a number within an operation; a device fills it in
             return _on(self.waits.numbers, operation(*args, **kwargs))
->>>>>>> train
         if not any(tensor in device for tensor in inputs):
             return operation(*args, **kwargs)
         reason = self._reason(operation._schema.name, args, kwargs)
@@ -178,24 +171,15 @@ class _Operations(TorchDispatchMode):
 
     def _reason(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Why an operation on the device's memory would wait; empty where it would not."""
-<<<<<<< HEAD
-        device = self.waits.device
-=======
         device, numbers = self.waits.device, self.waits.numbers
->>>>>>> train
         if name in VALUES or name in SIZES:
             return name
         if name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
             return self._indexing(name, args)
         if name == "aten::repeat_interleave" and kwargs.get("output_size") is None:
             return name
-<<<<<<< HEAD
-        if name == "aten::where" and any(isinstance(x, Tensor) and x not in device for x in args):
-            return "aten::where with a number"  # which is copied first
-=======
         if name == "aten::where" and any(isinstance(x, Tensor) and x not in device and x not in numbers for x in args):
             return "aten::where with a number of the host"  # which is copied first
->>>>>>> train
         if name in ("aten::copy_", "aten::_foreach_copy_"):
             pairs = list(zip(_listed(args[0]), _listed(args[1]), strict=True))
             non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
@@ -240,13 +224,8 @@ def _running_line() -> str:
     """The innermost line of this repository, this file apart."""
     frame = sys._getframe(1)
     while frame is not None:
-<<<<<<< HEAD
-        path = Path(frame.f_code.co_filename)
-        if path != Path(__file__) and path.is_relative_to(ROOT):
-=======
         path = Path(frame.f_code.co_filename).resolve()
         if path != Path(__file__).resolve() and path.is_relative_to(ROOT):
->>>>>>> train
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere:0"
