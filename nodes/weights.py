@@ -13,13 +13,14 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..artv_core import acceleration
 from ..artv_core.acceleration import Compiled
+from ..artv_core.captured import Captured
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
 from ..artv_core.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
 from ..artv_core.generate import GenerateOptions
 from ..artv_core.models.artv import ARTV
+from ..artv_core.models.fused import fuse, unfuse
 from ..artv_core.recording import tensor_digest, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -219,10 +220,10 @@ class Evaluations:
     """
 
     def __init__(self, patcher: Any, options: GenerateOptions, capture: Any = None) -> None:
-        """`capture(device)` gives what captures evaluations; by default `acceleration.Captured`."""
+        """`capture(device)` gives what captures evaluations; by default `captured.Captured`."""
         self._patcher, self._model = patcher, patcher.model
         self._loaded = Loaded(patcher)
-        self._capture = capture or getattr(acceleration, "Captured", None)
+        self._capture = capture or Captured
         self._captured: Any = None
         for network in (self._model.noise, self._model.mask):
             if network is not None:
@@ -254,16 +255,25 @@ class Evaluations:
         memory.load_models_gpu([self._patcher], memory_required=self._bytes)
         self._loaded.note()
         device, dynamic = torch.device(self._patcher.load_device), is_dynamic(self._patcher)
+        missing = 0 if dynamic else missing_bytes(self._model, device)
+        self._fuse_layers(device, all_there=not dynamic and not missing)
         way = choose_way(
             compiled=self._model.compiled is not None,
-            graph=self._model.graph and self._capture is not None,
+            graph=self._model.graph,
             device=device.type,
             dynamic=dynamic,
-            missing=0 if dynamic else missing_bytes(self._model, device),
+            missing=missing,
         )
         logger.info("ARTV: %s", way.reason)
         if way.captured:
             self._captured = self._capture(device)
+
+    def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
+        # A fused layer reads its weights itself, so the host must have nothing left to do to them.
+        if all_there and device.type == "cuda":
+            fuse(self._model, device, self._model.noise.dtype)
+        else:
+            unfuse(self._model)
 
     def _drop(self) -> None:
         captured, self._captured = self._captured, None

@@ -23,10 +23,19 @@ def fuse(module: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
     """Mark the layers of `module` that may run fused, if kernels for that device and dtype can be made. Returns whether
     they can. Parameters, names and classes stay as they are."""
     able = can_fuse(device, dtype)
+    _mark(module, able)
+    return able
+
+
+def unfuse(module: nn.Module) -> None:
+    """Have all layers of `module` run the plain way."""
+    _mark(module, False)
+
+
+def _mark(module: nn.Module, may_fuse: bool) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.GroupNorm) or hasattr(layer, "may_fuse"):
-            layer.may_fuse = able  # type: ignore[assignment]
-    return able
+            layer.may_fuse = may_fuse  # type: ignore[assignment]
 
 
 @functools.cache

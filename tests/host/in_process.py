@@ -157,7 +157,8 @@ def loads(nodes: dict, checkpoint: str, base: Path) -> dict:
 
 def made_again(nodes: dict, checkpoint: str, base: Path) -> dict:
     """What hooks and nodes for several cards ask of a loader: copies of model, CLIP and VAE that share no weights with
-    the first, made by the loader, and how far they are from those. A patcher of dynamic VRAM on a CPU cannot be taken to another device."""
+    the first, made by the loader, and how far they are from those. A patcher of dynamic VRAM
+    on a CPU cannot be taken to another device."""
     import torch
 
     model, clip, vae = _load(nodes, checkpoint)
@@ -227,7 +228,7 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
             self.taken += 1
             return vae.decode(latents)
 
-    weights.acceleration.Captured = Captured
+    weights.Captured = Captured
     weights.choose_way = lambda **_: weights.Way(True, "a test says so")
     made = [_sample(nodes, patcher, clip) for patcher in (model, _patched(model))]
     settings = {"fps": 8.0, "filename_prefix": "taken", "format": "mp4", "upscale": 1}
