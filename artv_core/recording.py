@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -131,8 +130,7 @@ def _on_device(frame: Frame, model: ARTV) -> Frame:
 
 def _way_of(model: ARTV, evaluate: Evaluate) -> str:
     """Ways that give the same bits have the same name."""
-    plain = isinstance(evaluate, FunctionType | MethodType)
-    name = "function" if plain else str(getattr(evaluate, "plain_name", type(evaluate).__name__))
+    name = str(getattr(evaluate, "plain_name", type(evaluate).__name__))
     return f"{name}, fused" if model.noise.is_fused else name
 
 

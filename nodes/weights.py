@@ -56,7 +56,8 @@ def load_model(
     usual = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     free = _free_for_all_of_it(usual, device, offload)
     wanted = whole_model_bytes(summary.config, count * storage.itemsize, compute)
-    plain = compiled or disable_dynamic or (graph and device.type == "cuda" and wanted < free)
+    whole = device.type == "cuda" and wanted < free
+    plain = compiled or disable_dynamic or (graph and whole)
     kind = comfy.model_patcher.ModelPatcher if plain else usual
     dynamic = _is_dynamic(kind, device, offload)
     model = load_checkpoint(
@@ -76,6 +77,8 @@ def load_model(
     for network in (model.noise, model.mask):
         if network is not None:
             network.compute_device, network.compute_dtype = device, compute
+    if plain and whole:
+        model.to(memory_format=torch.channels_last)
     patcher = kind(model, load_device=device, offload_device=offload)
     can_be_made_again(patcher, load_model, path, base, compiled, graph)
     return patcher
@@ -186,44 +189,40 @@ class Loaded:
 
 
 class Way(NamedTuple):
-    """Whether evaluations are captured, and what the log says of it."""
+    """How a run's evaluations are made: "compiled", "captured" or "plain", and what the log says of it."""
 
-    captured: bool
+    name: str
     reason: str
 
 
 def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missing: int) -> Way:
-    """How a run's evaluations are made. `compiled` and `graph` are the loader's switches, `device` the kind of device,
-    `dynamic` whether weights are loaded as they are used, `missing` how many bytes of them are not on the device."""
-    if compiled:
-        return Way(False, "evaluations are compiled")
-    if not graph:
-        return Way(False, "evaluations run as they are: graph is off in the ARTV Loader")
+    """`compiled` and `graph` are the loader's switches, `device` the kind of device, `dynamic` whether weights are
+    loaded as they are used, `missing` how many bytes of them are not on the device for good."""
+    plain, lack = "evaluations run as they are: ", f"{missing / 2**20:.0f} MB of the weights are not on the card"
+    if compiled and (not missing or device != "cuda"):
+        return Way("compiled", "evaluations are compiled")
+    if not compiled and not graph:
+        return Way("plain", plain + "graph is off in ARTV Loader")
     if device != "cuda":
-        return Way(False, f"evaluations run as they are: only a GPU has graphs, this is {device}")
+        return Way("plain", f"{plain}CUDA graphs need an NVIDIA card, this is {device}")
     if dynamic:
-        return Way(
-            False,
-            "evaluations run as they are: when the model was loaded the card had no room for all of it, "
-            "so its weights come and go as they are used",
-        )
+        return Way("plain", plain + "the card had no room for the whole model, so weights come and go as they are used")
     if missing:
-        return Way(False, f"evaluations run as they are: {missing / 2**20:.0f} MB of the weights are not on the card")
-    return Way(True, "evaluations are replayed as CUDA graphs: all weights are on the card")
+        return Way("plain", plain + lack)
+    return Way("captured", "evaluations are replayed as CUDA graphs: all weights are on the card")
 
 
 class Evaluations:
     """Context manager: the weights of one run, loaded when it begins, and the way its evaluations are made.
 
-    A captured graph holds the addresses of weights. So graphs live no longer than the run, and not beyond the host's
-    moving of weights within it.
+    A captured graph holds the addresses of weights, and memory. So graphs live no longer than the run, nor than the
+    weights stay where they are.
     """
 
-    def __init__(self, patcher: Any, options: GenerateOptions, capture: Any = None) -> None:
-        """`capture(device)` gives what captures evaluations; by default `captured.Captured`."""
+    def __init__(self, patcher: Any, options: GenerateOptions) -> None:
         self._patcher, self._model = patcher, patcher.model
         self._loaded = Loaded(patcher)
-        self._capture = capture or Captured
+        self._evaluate: Evaluate = evaluate
         self._captured: Any = None
         for network in (self._model.noise, self._model.mask):
             if network is not None:
@@ -244,11 +243,14 @@ class Evaluations:
 
     @property
     def function(self) -> Evaluate:
-        """Evaluates as `denoiser.evaluate`, in the way chosen last."""
-        return self._model.compiled or self._run
+        """As `denoiser.evaluate`, always in the way chosen last. A journal tells compiled runs from others."""
 
-    def _run(self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
-        return (self._captured or evaluate)(task, x, level, reuse)
+        def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
+            return self._evaluate(task, x, level, reuse)
+
+        if self._model.compiled is not None:
+            run.plain_name = type(self._model.compiled).__name__  # type: ignore[attr-defined]
+        return run
 
     def _load(self) -> None:
         self._drop()
@@ -265,8 +267,10 @@ class Evaluations:
             missing=missing,
         )
         logger.info("ARTV: %s", way.reason)
-        if way.captured:
-            self._captured = self._capture(device)
+        if way.name == "captured":
+            self._evaluate = self._captured = Captured(device)
+        elif way.name == "compiled":
+            self._evaluate = self._model.compiled
 
     def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
         # A fused layer reads its weights itself, so the host must have nothing left to do to them.
@@ -276,7 +280,7 @@ class Evaluations:
             unfuse(self._model)
 
     def _drop(self) -> None:
-        captured, self._captured = self._captured, None
+        captured, self._captured, self._evaluate = self._captured, None, evaluate
         if captured is not None:
             captured.reset()
 

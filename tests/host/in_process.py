@@ -157,8 +157,8 @@ def loads(nodes: dict, checkpoint: str, base: Path) -> dict:
 
 def made_again(nodes: dict, checkpoint: str, base: Path) -> dict:
     """What hooks and nodes for several cards ask of a loader: copies of model, CLIP and VAE that share no weights with
-    the first, made by the loader, and how far they are from those. A patcher of dynamic VRAM
-    on a CPU cannot be taken to another device."""
+    the first, made by the loader, and how far those are from the first. A patcher of dynamic VRAM on a CPU cannot be
+    taken to another device."""
     import torch
 
     model, clip, vae = _load(nodes, checkpoint)
@@ -188,7 +188,8 @@ def ways(nodes: dict, checkpoint: str, base: Path) -> dict:
     values = ((False, True), (False, True), ("cpu", "cuda"), (False, True), (0, 3 * 2**20))
     chosen = [(case, weights.choose_way(**dict(zip(names, case, strict=True)))) for case in product(*values)]
     return {
-        "captured": [case for case, way in chosen if way.captured],
+        "captured": [case for case, way in chosen if way.name == "captured"],
+        "compiled": [case for case, way in chosen if way.name == "compiled"],
         "reasons": sorted({way.reason for _, way in chosen}),
     }
 
@@ -229,7 +230,7 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
             return vae.decode(latents)
 
     weights.Captured = Captured
-    weights.choose_way = lambda **_: weights.Way(True, "a test says so")
+    weights.choose_way = lambda **_: weights.Way("captured", "a test says so")
     made = [_sample(nodes, patcher, clip) for patcher in (model, _patched(model))]
     settings = {"fps": 8.0, "filename_prefix": "taken", "format": "mp4", "upscale": 1}
     stream = nodes["ARTVStreamVideo"].execute(TakesAway(), **settings).args[0]

@@ -1,0 +1,1 @@
+"""What `benchmarks/host.py` measures, part by part."""
