@@ -17,6 +17,7 @@ from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
 from artv_core.training.loop import Stage, Training, make_accelerator, run_stage
+from artv_core.training.norms import BFloat16GroupNorm, in_bfloat16, keep_norms_in_bfloat16
 from artv_core.training.passes import Capture, CapturedPasses, Passes
 from artv_core.training.samples import Batch, Clips
 from artv_core.training.vae import VAETraining
@@ -260,3 +261,42 @@ def test_logged_are_means_over_the_steps_since_the_last_time(tmp_path: Path):
         run_stage(diffusion(config), tmp_path / name, resume=False)
     losses, means = (logged(tmp_path / name / "diffusion")["loss"] for name in ("each", "third"))
     assert means == pytest.approx([losses[0], sum(losses[1:4]) / 3])
+
+
+# Norms
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 16), nn.LayerNorm(8)])
+def test_a_norm_in_bfloat16_is_as_exact_as_bfloat16(norm: nn.GroupNorm | nn.LayerNorm):
+    torch.manual_seed(0)
+    nn.init.normal_(norm.weight, 1.0, 0.3)
+    nn.init.normal_(norm.bias)
+    x = (3 * torch.randn(2, 16, 8, 8) + 20).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = in_bfloat16(norm, x)
+    exact = norm.double()(x.double())
+    norm.float()
+    assert made.dtype == torch.bfloat16
+    assert (made - exact).abs().max() <= 0.012 * exact.abs().max()
+    made.sum().backward()
+    assert norm.weight.grad.dtype == torch.float32
+
+
+def test_networks_in_training_have_such_norms_and_the_same_weights(tmp_path: Path):
+    config = configured(tmp_path)
+    names = set(ARTV(config.model).state_dict())
+    model = diffusion(config).model
+    kinds = {type(layer) for network in (model.noise, model.mask) for layer in network.modules()}
+    assert not kinds & {nn.GroupNorm, nn.LayerNorm}
+    assert set(model.state_dict()) == names
+    keep_norms_in_bfloat16(model.noise, False)
+    assert BFloat16GroupNorm not in {type(layer) for layer in model.noise.modules()}
+
+
+def test_on_a_cpu_such_norms_change_nothing():
+    torch.manual_seed(0)
+    norm, x = nn.GroupNorm(4, 16), torch.randn(2, 16, 8, 8).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = norm(x)
+        keep_norms_in_bfloat16(norm)
+        assert torch.equal(norm(x), before)

@@ -19,6 +19,7 @@ from ..synthetic import vocabulary
 from .config import DiffusionStage, TrainConfig
 from .held_out import held_out_losses
 from .loop import Stage
+from .norms import keep_norms_in_bfloat16
 from .rollouts import go_on
 from .samples import Batch, Clips, ClipSamples
 from .sheets import clips_sheet, rollout_sheet
@@ -121,6 +122,7 @@ class DiffusionTraining(Stage):
         for network in (model.noise, model.mask):
             if network is not None:
                 network.gradient_checkpointing = config.diffusion.gradient_checkpointing
+                keep_norms_in_bfloat16(network)
         self.module = MaskedDiffusionLoss(model, config.diffusion).to(memory_format=torch.channels_last)
 
     def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ one. A graph holds them all and is launched at once. It reads the same memory ea
 the graph expects it, and gradients stay where they are: they are set to zero at the start of a step, not dropped.
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -43,9 +44,14 @@ class CudaCapture:
 
     def capture(self, work: Work) -> Work:
         """Other threads, such as the one that pins batches, may use the device meanwhile."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            work()
+        graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        gc.collect()  # what is freed now need not be kept beside the graph's own memory
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError:
+            torch.cuda.set_stream(usual)  # some versions of PyTorch stay on the other one
+            raise
         return graph.replay
 
 

@@ -20,6 +20,7 @@ from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining
 from artv_core.training.loop import Training
+from artv_core.training.norms import keep_norms_in_bfloat16
 from artv_core.training.passes import Passes, make_passes
 from artv_core.training.samples import Clips
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
@@ -33,17 +34,26 @@ LARGEST = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured."""
+    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured;
+    whether norms are float32, as autocast has them."""
 
     batch: int
     checkpointing: bool = False
     plain: bool = False
+    float_norms: bool = False
 
 
 ROWS = {
-    "sd21-adapter": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
+    "sd21-adapter": [
+        Row(32),
+        Row(64),
+        Row(32, float_norms=True),
+        Row(16),
+        Row(16, plain=True),
+        Row(64, checkpointing=True),
+    ],
     "sd21": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
-    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True)],
+    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True), Row(1, float_norms=True)],
 }
 """What matters most comes first: time may run out."""
 
@@ -149,6 +159,7 @@ def prepared(training: Training, chosen: Row) -> None:
     """No gradients and no graphs of the rows before."""
     for network in (training.stage.model.noise, training.stage.model.mask):
         network.gradient_checkpointing = chosen.checkpointing
+        keep_norms_in_bfloat16(network, not chosen.float_norms)
     plain = Passes(training.module, training.accelerator.backward)
     plain.begin()
     training.passes = plain if chosen.plain else make_passes(training.accelerator, training.module, training.config)
@@ -161,7 +172,7 @@ def beside(name: str, training: Training, report: Report) -> None:
     if not rows:
         return
     best = max(rows, key=lambda row: row["mfu"])
-    chosen = Row(best["batch"], best["checkpointing"], best["plain"])
+    chosen = Row(best["batch"], best["checkpointing"], best["plain"], best["float_norms"])
     for what, seconds, measure_it in (("kernels", 20, kernels), ("waited", 25, waited)):
         if report.left < seconds:
             report.leave_out(f"{name}: {what}")
