@@ -7,6 +7,8 @@ host's own memory management runs, as its `main.py` sets it up, but no server.
 import asyncio
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +37,7 @@ class Host:
     """The host's nodes and its memory management, in this process."""
 
     def __init__(self, memory: str, pack: str, base: str, on_card: bool) -> None:
-        import torch
-
-        self.on_card, self.base = on_card and torch.cuda.is_available(), Path(base)
+        self.on_card, self.base = on_card and has_card(), Path(base)
         options = [] if self.on_card else ["--cpu"]
         if memory == "plain" and self._has_dynamic():
             options.append("--disable-dynamic-vram")
@@ -46,6 +46,8 @@ class Host:
         import comfy.options
 
         comfy.options.enable_args_parsing()
+        if self.on_card:
+            import cuda_malloc  # noqa: F401 (chooses torch's allocator, so before torch, as in the host's `main.py`)
         if memory == "dynamic":
             self._load_as_used(for_counting=not on_card)
         import utils.install_util  # noqa: F401 (before another module of that name comes in)
@@ -62,14 +64,16 @@ class Host:
         patchers are then those of dynamic VRAM too, which load and sample there, but apply no patches."""
         import comfy_aimdo.control as control
 
-        control.init()  # before what follows, which binds to it
+        try:
+            control.init(simple_vram_headroom=None, nvml_pressure=True)  # before what follows, which binds to it
+        except TypeError:
+            control.init()
         import comfy.memory_management
         import comfy.model_management
         import comfy.model_patcher as patchers
 
         if self.on_card:
-            devices = comfy.model_management.get_all_torch_devices()
-            if not control.init_devices(device.index for device in devices):
+            if not self._take_over(control, comfy.model_management.get_all_torch_devices()):
                 raise SystemExit("the host's dynamic VRAM cannot be used here")
             patchers.CoreModelPatcher = patchers.ModelPatcherDynamic
         elif for_counting:
@@ -77,6 +81,15 @@ class Host:
                 "OnAnyDevice", (patchers.ModelPatcherDynamic,), {"__new__": lambda cls, *_, **__: object.__new__(cls)}
             )
         comfy.memory_management.aimdo_enabled = True
+
+    def _take_over(self, control: Any, devices: Any) -> bool:
+        from comfy.cli_args import args
+
+        headroom = int(getattr(args, "vram_headroom", 0) * 2**30)
+        try:
+            return bool(control.init_devices((device.index, headroom) for device in devices))
+        except TypeError:
+            return bool(control.init_devices(device.index for device in devices))
 
     def load(self, name: str, **switches: bool) -> tuple[Any, Any, Any]:
         model, clip, vae, _ = self.nodes["ARTVLoader"].execute(name, "none", **switches).args
@@ -88,6 +101,14 @@ class Host:
         settings |= {"sampler_name": "recommended", "scheduler": "uniform", "use_mask": True} | changed
         sampler = self.nodes["ARTVMaskedDiffusionSampler"]
         return sampler.execute(model=model, positive=positive, **settings).args[0][0]["samples"]
+
+
+def has_card() -> bool:
+    """Asked without torch, which a host sets up before it is imported."""
+    return (
+        shutil.which("nvidia-smi") is not None
+        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout != b""
+    )
 
 
 def _nodes_of(pack: str) -> dict[str, Any]:
@@ -159,7 +180,7 @@ class Card:
         self.name = torch.cuda.get_device_name(self.device) if host.on_card else "CPU"
         side = 64 if self.quick else 512
         self.usual = {"width": side, "height": side, "steps": 2 if self.quick else 25, **FOUR}
-        self.usual |= {"sampler_name": "dpmpp_2s_ancestral", "frames": 3}
+        self.usual |= {"sampler_name": "dpmpp_2s_ancestral", "frames": 2 if self.quick else 8}
         self.reference: Any = None
         self.model: Any = None
         self.positive: Any = None
