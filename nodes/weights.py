@@ -20,7 +20,7 @@ from ..artv_core.config import ARTVConfig
 from ..artv_core.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
 from ..artv_core.generate import GenerateOptions
 from ..artv_core.models.artv import ARTV
-from ..artv_core.models.fused import fuse
+from ..artv_core.models.fused import fuse, unfuse
 from ..artv_core.recording import tensor_digest, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,6 @@ def load_model(
             network.compute_device, network.compute_dtype = device, compute
     if plain and whole:
         model.to(memory_format=torch.channels_last)
-        fuse(model, device, compute)
     patcher = kind(model, load_device=device, offload_device=offload)
     can_be_made_again(patcher, load_model, path, base, compiled, graph)
     return patcher
@@ -258,18 +257,27 @@ class Evaluations:
         memory.load_models_gpu([self._patcher], memory_required=self._bytes)
         self._loaded.note()
         device, dynamic = torch.device(self._patcher.load_device), is_dynamic(self._patcher)
+        missing = 0 if dynamic else missing_bytes(self._model, device)
+        self._fuse_layers(device, all_there=not dynamic and not missing)
         way = choose_way(
             compiled=self._model.compiled is not None,
             graph=self._model.graph,
             device=device.type,
             dynamic=dynamic,
-            missing=0 if dynamic else missing_bytes(self._model, device),
+            missing=missing,
         )
         logger.info("ARTV: %s", way.reason)
         if way.name == "captured":
             self._evaluate = self._captured = Captured(device)
         elif way.name == "compiled":
             self._evaluate = self._model.compiled
+
+    def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
+        # A fused layer reads its weights itself, so the host must have nothing left to do to them.
+        if all_there and device.type == "cuda":
+            fuse(self._model, device, self._model.noise.dtype)
+        else:
+            unfuse(self._model)
 
     def _drop(self) -> None:
         captured, self._captured, self._evaluate = self._captured, None, evaluate
