@@ -290,8 +290,9 @@ def _is_dataclass(value: Any) -> bool:
 
 
 def _copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    if pairs:
-        torch._foreach_copy_([buffer for buffer, _ in pairs], [tensor for _, tensor in pairs])
+    for dtype in {buffer.dtype for buffer, _ in pairs}:  # one kernel for all of a type
+        of_type = [(buffer, tensor) for buffer, tensor in pairs if buffer.dtype == dtype]
+        torch._foreach_copy_([buffer for buffer, _ in of_type], [tensor for _, tensor in of_type])
 
 
 def _version(tensor: Tensor) -> int:

@@ -87,6 +87,9 @@ def kept_parts(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def commit() -> str:
-    """The commit that is checked out, short."""
+    """The commit that is checked out, short; empty where this is no checkout."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
