@@ -5,6 +5,7 @@ for each size, number of branches and set of weights. Conditions are copied into
 noise level before each replay. The mask network runs on a second stream. Not in the paper.
 """
 
+import ctypes
 import dataclasses
 import logging
 import weakref
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .capture_trial import survives_capture
 from .denoiser import Evaluated, FrameTask, Predict, evaluate, predict
 from .models.unet import Reuse
 
@@ -64,27 +66,44 @@ class CudaGraphs:
             current = torch.cuda.current_stream()
             self._warm_up.wait_stream(current)
             with torch.cuda.stream(self._warm_up):
-                work()
+                result = mapped(work(), torch.empty_like)
             current.wait_stream(self._warm_up)
+
+            def into_result() -> None:
+                # Nothing that was allocated while capturing may outlive it: cudaMallocAsync cannot free it later.
+                _copy_all(list(zip(tensors_in(result), tensors_in(work()), strict=True)))
+
             graph = torch.cuda.CUDAGraph()
             # Other threads of a host may use the device meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                result = work()
+                into_result()
         return graph.replay, result
+
+
+def why_not(device: torch.device) -> str:
+    """Why evaluations on that device are not captured; empty where they are."""
+    if device.type != "cuda":
+        return f"CUDA graphs need an NVIDIA card, this is {device.type}"
+    if torch.cuda.get_allocator_backend() != "native" and not survives_capture(str(device)):
+        return "a trial with cudaMallocAsync failed; start ComfyUI with --disable-cuda-malloc to have them captured"
+    return ""
 
 
 class Captured:
     """`denoiser.evaluate`, replayed. Gives the results of the plain way to the bit.
 
-    Where capturing fails, one line is logged, and such evaluations run the plain way from then on. `predict` may be a
-    compiled one. `replays` counts.
+    Where evaluations cannot be captured, one line is logged, and they run the plain way. `predict` may be a compiled
+    one. `replays` counts.
     """
 
     plain_name = "function"
     """What a journal calls the way that frames were computed in: the results are those of the plain function."""
 
     def __init__(self, device: torch.device, predict: Predict = predict, graphs: Graphs | None = None) -> None:
-        self._graphs: Graphs = CudaGraphs(device) if graphs is None else graphs
+        reason = "" if graphs is not None else why_not(device)
+        if reason:
+            logger.warning("evaluations are not captured as CUDA graphs, so frames take longer: %s", reason)
+        self._graphs: Graphs | None = graphs or (None if reason else CudaGraphs(device))
         self._predict = predict
         self._weights = weakref.WeakKeyDictionary[nn.Module, _Weights]()
         self.reset()
@@ -102,6 +121,8 @@ class Captured:
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
     ) -> Evaluated:
         """As `denoiser.evaluate`."""
+        if self._graphs is None:
+            return evaluate(task, x, level, reuse, self._predict)
         key = (self._number(task), outline((x, reuse)))
         if key in self._failed:
             return evaluate(task, x, level, reuse, self._predict)
@@ -135,12 +156,14 @@ class Captured:
     def _capture(
         self, key: Hashable, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None
     ) -> "_Capture | None":
+        assert self._graphs is not None
         number = self._number(task)
         if number not in self._conditions:
             self._conditions[number] = _Conditions(task)
         try:
             capture = _Capture(self._graphs, self._predict, self._conditions[number], task, x, level, reuse)
-        except RuntimeError as error:
+        except Exception as error:  # if it is not of capturing, the plain way raises it again
+            keep_for_ever(error)
             reason = str(error).strip().partition("\n")[0]
             logger.warning("an evaluation cannot be captured as a CUDA graph, so frames take longer: %s", reason)
             self._failed.add(key)
@@ -234,6 +257,13 @@ class _Weights:
 
     def _look(self) -> tuple[int, ...]:
         return tuple(_address(tensors.get(name)) for tensors, name in self._places)
+
+
+def keep_for_ever(error: Exception) -> None:
+    """The tensors of a failed capture, which its traceback holds, must not be freed with cudaMallocAsync: that would end
+    the process."""
+    if torch.cuda.is_available() and torch.cuda.get_allocator_backend() != "native":
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..artv_core.acceleration import Compiled
-from ..artv_core.captured import Captured
+from ..artv_core.captured import Captured, why_not
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
 from ..artv_core.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
@@ -266,6 +266,8 @@ class Evaluations:
             dynamic=dynamic,
             missing=missing,
         )
+        if way.name == "captured" and (obstacle := why_not(device)):
+            way = Way("plain", f"evaluations run as they are: {obstacle}")
         logger.info("ARTV: %s", way.reason)
         if way.name == "captured":
             self._evaluate = self._captured = Captured(device)

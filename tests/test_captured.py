@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from artv_core import captured as captured_module
 from artv_core import transfer
 from artv_core.acceleration import Compiled
+from artv_core.capture_trial import survives_capture
 from artv_core.captured import MOST_GRAPHS, Captured, tensors_in
 from artv_core.denoiser import at_once, evaluate
 from artv_core.generate import GenerateOptions, generate_frames
@@ -177,6 +179,25 @@ def test_where_capturing_fails_one_line_is_logged_and_frames_are_the_same(model,
     message = caplog.records[0].getMessage()
     assert message.endswith("so frames take longer: operation not permitted when stream is capturing")
     assert captured.replays == 0
+
+
+def test_cudamallocasync_is_tried_in_another_process_first(monkeypatch, caplog, model):
+    tried: list[str] = []
+    monkeypatch.setattr(captured_module, "survives_capture", lambda device: bool(tried.append(device)))
+    for allocator in ("native", "cudaMallocAsync"):
+        monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda allocator=allocator: allocator)
+        reason = captured_module.why_not(torch.device("cuda:0"))
+        assert bool(reason) == (allocator != "native")
+    assert tried == ["cuda:0"]
+    with caplog.at_level(logging.WARNING):
+        refused = Captured(torch.device("cuda:0"))
+    assert "--disable-cuda-malloc" in caplog.records[-1].getMessage()
+    options, text = replace(OPTIONS, num_frames=2), text_of(model)
+    assert torch.equal(latents(model, text, options, refused), latents(model, text, options))
+
+
+def test_the_trial_fails_where_there_is_no_card():
+    assert not survives_capture("cuda:63")
 
 
 def test_a_journal_takes_captured_frames_for_plain_ones_and_compiled_ones_for_others(model):

@@ -49,6 +49,7 @@ def test_kernels_that_cannot_be_made_cost_one_line(monkeypatch, caplog):
         raise ImportError("No module named 'triton'")
 
     monkeypatch.setattr(fused, "_kernels_agree", fail)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
     fused.can_fuse.cache_clear()
     with caplog.at_level(logging.INFO):
         assert not fused.can_fuse(torch.device("cuda"), torch.bfloat16)
@@ -56,6 +57,11 @@ def test_kernels_that_cannot_be_made_cost_one_line(monkeypatch, caplog):
         "fused kernels are not used: ImportError: No module named 'triton'"
     ]
     assert not fused.can_fuse(torch.device("cuda"), torch.float64)
+    monkeypatch.setattr(fused, "_kernels_agree", lambda device, dtype: True)
+    for allocator, able in (("native", True), ("cudaMallocAsync", False)):
+        monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda allocator=allocator: allocator)
+        fused.can_fuse.cache_clear()
+        assert fused.can_fuse(torch.device("cuda"), torch.bfloat16) == able
     fused.can_fuse.cache_clear()
 
 
