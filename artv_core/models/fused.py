@@ -40,8 +40,8 @@ def _mark(module: nn.Module, may_fuse: bool) -> None:
 
 @functools.cache
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton's kernels can be compiled here, give what PyTorch gives, and can be captured. Tried once, on a small
-    map."""
+    """Whether Triton's kernels can be compiled here, give what PyTorch gives, and can be captured. Tried once, on a
+    small map."""
     if device.type != "cuda" or dtype not in DTYPES:
         return False
     if torch.cuda.get_allocator_backend() != "native":

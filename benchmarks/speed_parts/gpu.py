@@ -15,6 +15,7 @@ import torch
 
 from artv_core.bench.measure import peak_megabytes, times_of_frames
 from artv_core.bench.peers import PeerCase, has_modelscope, measure_modelscope
+from artv_core.captured import Captured
 from artv_core.config import preset
 from artv_core.generate import GenerateOptions
 from artv_core.models.artv import ARTV
@@ -96,7 +97,11 @@ class Card:
             torch.cuda.empty_cache()
 
     def clip(self, pipeline: Pipeline, side: int, frames: int, **options: Any) -> dict[str, float]:
-        """A clip, after a few frames that warm up: seconds to the first frame and for each later one, and memory."""
+        """A clip, after a few frames that warm up: seconds to the first frame and for each later one, and memory.
+        Graphs of clips before it are dropped, so that memory is that of one size."""
+        if isinstance(pipeline.evaluate, Captured):
+            pipeline.evaluate.reset()
+            self.tidy()
         steps = {"steps": 2} if self.quick else {}
         chosen = replace(GenerateOptions(num_frames=frames, width=side, height=side), **options | steps)
         text = any_text(pipeline.model)
