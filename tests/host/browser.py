@@ -29,7 +29,9 @@ FLAGS = [
 PAGE_SECONDS = 90
 RUN_SECONDS = 300
 
-LOADED = "() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ARTVLoader)"
+# The page restores its last graph after the nodes are known; its spinner goes when that is done.
+LOADED = """() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ARTVLoader)
+    && app.extensionManager?.spinner === false && !!app.extensionManager.workflow?.activeWorkflow"""
 LAID_OUT = """() => app.graph.nodes.map(node => {
     const [x, y, width, height] = node.getBounding()
     return {type: node.type, title: node.title, faulty: !!node.has_errors, x, y, width, height}
