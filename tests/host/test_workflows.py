@@ -32,7 +32,6 @@ def read_frames(path: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_workflow_runs_as_shipped(server: Server, checkpoint: str, name: str) -> None:
-    workflow_format.write_start_video(server.base / "input")
     graph = quick(workflow_format.read_api(name), checkpoint)
     result = server.run(graph)
     assert result.status == "success", result.error
