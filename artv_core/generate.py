@@ -17,7 +17,7 @@ from .models.artv import ARTV
 from .randomness import normal, stream
 from .sampling import StepInfo, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
-from .sizes import MAX_SIDE
+from .sizes import check_side
 from .text_track import TextTrack
 
 NoiseLevel = int | tuple[tuple[int, int], ...]
@@ -247,10 +247,7 @@ def latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
 def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     factor = config.vae.factor
     for name in ("height", "width"):
-        side = getattr(options, name)
-        if not factor <= side <= MAX_SIDE or side % factor:
-            nearest = max(1, round(min(max(side, 0), MAX_SIDE) / factor)) * factor
-            raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")
+        check_side(name, getattr(options, name), factor)
     if options.num_frames < 0:
         raise ValueError(f"number of frames is {options.num_frames}; give 1 or more, or 0 to go on until stopped")
     if options.batch_size < 1:
