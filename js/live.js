@@ -72,7 +72,7 @@ class LivePanel {
     if (run !== this.run) {
       this.run = run
       this.frame = 0
-      this.drawn = undefined
+      this.drawn = null // so that the last run's picture goes, too, where this one has none
       this.setPlaying(true)
     }
     this.describe()

@@ -16,6 +16,8 @@ const MAX_LINES = 3
 
 /** The run to show for each node of each graph, the latest last. */
 const runs = new Map()
+/** What the server told, by the ids of the runs. */
+const known = new Map()
 /** Prompts whose result the host took from its cache, by the id of the run that made it. */
 const cached = new Map()
 /** What was refused when a sampler last said so, by the host's name of it. */
@@ -105,13 +107,14 @@ function store(id) {
 }
 
 function receive(message) {
-  const known = runs.get(keyOf(message))
-  const isNew = known?.id !== message.run
-  const run = isNew || message.whole ? new LiveRun(message.run) : known
+  const before = known.get(message.run)
+  const run = before && !message.whole ? before : new LiveRun(message.run)
   run.take(message)
   run.cachedFor = cached.get(run.id)
-  if (isNew) store(run.id)
-  put(run)
+  latest(known, run.id, run)
+  if (!before) store(run.id)
+  // What comes late, such as frames that are decoded after the run, brings no run back.
+  if (run !== before || runs.get(keyOf(run)) === run) put(run)
 }
 
 function put(run) {

@@ -103,6 +103,15 @@ def laid_out(page: "Page") -> list[dict[str, Any]]:
     return page.evaluate(LAID_OUT)
 
 
+def missing_files(page: "Page") -> list[str]:
+    """Types of the nodes whose menus do not have what is chosen in them."""
+    return page.evaluate(
+        """() => app.graph.nodes.filter(node => node.widgets?.some(({type, options, value}) =>
+            type == "combo" && Array.isArray(options?.values) && !options.values.includes(value)
+        )).map(node => node.type)"""
+    )
+
+
 def exported(page: "Page") -> Graph:
     """What the page would queue."""
     return page.evaluate("async () => (await app.graphToPrompt()).output")

@@ -50,6 +50,18 @@ def test_templates_are_found_and_open(context: Any, server: Server) -> None:
     page.close()
 
 
+def test_every_template_opens_with_nothing_missing(context: Any, server: Server) -> None:
+    page = browser.open_page(context, server)
+    for name in workflow_format.names():
+        front_end.open_template(page, name)
+        page.wait_for_timeout(1000)  # in which newer front ends look for files
+        needed = [workflow_format.NEEDS_A_FILE[name]] if name in workflow_format.NEEDS_A_FILE else []
+        assert browser.missing_files(page) == needed, name
+        faulty = {node["type"] for node in browser.laid_out(page) if node["faulty"]}
+        assert faulty <= set(needed), name
+    page.close()
+
+
 def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any, server: Server) -> None:
     page = browser.open_page(context, server)
     for name in workflow_format.names():
@@ -86,6 +98,8 @@ def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped
 def test_a_fault_is_told_on_the_page(context: Any, server: Server, checkpoint: str) -> None:
     page = browser.open_page(context, server)
     browser.load(page, text_to_video(checkpoint, width=72, height=68), "fault")
+    front_end.show_node(page, front_end.SAMPLER)
     browser.run(page)
-    page.get_by_text("multiple of 8").first.wait_for()
+    front_end.wait_for(page, "state == 'refused'")
+    assert front_end.status(page) == "Nothing was made | height is 68; it must be a positive multiple of 8, such as 64"
     page.close()

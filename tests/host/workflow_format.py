@@ -37,6 +37,9 @@ SHOWN_HEIGHT = {
 }
 """Room for what a node shows after a run, beside what its sockets and widgets need."""
 
+NEEDS_A_FILE = {"sdxl_image_to_video": "CheckpointLoaderSimple"}
+"""Templates that do not run as they are opened, and the node whose file people must have; their notes say so."""
+
 NOTES = {
     "text_to_video": "Change the prompt. The shipped tiny model knows sizes (small, medium, large), colours, circle, "
     "square, triangle, star, directions (right, up and left, ...), slowly and fast, and coloured backgrounds. Change "
