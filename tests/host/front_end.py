@@ -125,11 +125,8 @@ class Faults:
             self.seen.append(f"exception: {error.stack or error.message}")
 
     def _console(self, message: "ConsoleMessage") -> None:
-        if (
-            REGISTRY not in message.text
-            and message.type in ("error", "warning")
-            and _ours(f"{message.text} {message.location.get('url', '')}")
-        ):
+        told = f"{message.text} {message.location.get('url', '')}"
+        if REGISTRY not in told and message.type in ("error", "warning") and _ours(told):
             self.seen.append(f"console: {message.text}")
 
     def _response(self, response: "Response") -> None:
