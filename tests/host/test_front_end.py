@@ -195,6 +195,24 @@ def test_a_timeline_is_edited_by_mouse_keyboard_and_text(opened: tuple[Any, Fron
     keep(page, shown, host, "timeline")
 
 
+def test_a_page_opened_later_finds_the_run_in_the_same_browser_only(
+    context: Any, server: Server, checkpoint: str
+) -> None:
+    workflow = workflow_format.read_ui("text_to_video")
+    with front_end.opened(context, server, OWN) as (page, _):
+        browser.load(page, workflow, "text_to_video")
+        front_end.set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+        front_end.set_widgets(page, SAMPLER, frames=4, seed=next(SEEDS))
+        front_end.watch_run(page, frames=4)
+    other_browser = "localStorage.removeItem('ARTV.runs')"
+    for script, state in (("", "finished"), (other_browser, "empty")):
+        page = browser.open_page(context, server, listen=lambda page, script=script: page.add_init_script(script))
+        browser.load(page, workflow, "text_to_video")
+        page.wait_for_timeout(2000)
+        front_end.wait_for(page, f"state == '{state}'", seconds=10)
+        page.close()
+
+
 def test_what_a_page_keeps_of_a_run_has_bounds(context: Any, server: Server) -> None:
     with front_end.opened(context, server, OWN) as (page, _):
         kept = page.evaluate(
