@@ -235,12 +235,14 @@ def look_at_side_panel(page: "Page", kind: str) -> bool:
 
 
 def widths(page: "Page", kind: str, panel: str) -> tuple[float, float]:
-    """Of the first node of that kind, and of its panel (a class), both in the graph's units."""
+    """Of the first node of that kind as it is shown, and of its panel (a class), both in the graph's units."""
     return page.evaluate(
         """([kind, panel]) => {
             const node = app.graph.nodes.find(node => node.type == kind)
             const root = node.widgets.find(widget => widget.element?.classList.contains(panel)).element
-            return [node.size[0], root.getBoundingClientRect().width / app.canvas.ds.scale]
+            const width = (element) => element.getBoundingClientRect().width / app.canvas.ds.scale
+            const shown = document.querySelector(`[data-node-id="${node.id}"]`) // in Nodes 2.0
+            return [shown ? width(shown) : node.size[0], width(root)]
         }""",
         [kind, panel],
     )
