@@ -156,7 +156,7 @@ def test_a_cached_result_is_traced_to_the_run_that_made_it(server: Server) -> No
         answer = server.post("/artv/recall", {"client_id": "cached", "prompt_id": first["prompt_id"]})
         assert answer == {"workflow": WORKFLOW["workflow"]["id"], "runs": {"sample": first["run"]}}
         again = queue(server, "cached", graph(seed=4014))  # all hosts keep what the last prompt gave
-        assert "execution_success" in kinds_within(socket, 60, until="execution_success")
+        wait_until_done(socket, again)
         answer = server.post("/artv/recall", {"client_id": "cached", "prompt_id": again})
         assert answer["runs"] == {"sample": second["run"]}
         message = told(socket, second["run"])
@@ -191,11 +191,21 @@ def finished(socket: ClientConnection, run: str) -> dict[str, Any]:
     return message
 
 
-def kinds_within(socket: ClientConnection, seconds: float, until: str = "") -> set[str]:
-    """Of all messages that are there or come within a while, or until one of a kind comes."""
+def wait_until_done(socket: ClientConnection, prompt: str) -> None:
+    """Until the host says that a prompt was run."""
+    done = {"type": "execution_success", "prompt_id": prompt}
+    while True:
+        payload = socket.recv(60)
+        message = json.loads(payload) if isinstance(payload, str) else {}
+        if {"type": message.get("type"), "prompt_id": message.get("data", {}).get("prompt_id")} == done:
+            return
+
+
+def kinds_within(socket: ClientConnection, seconds: float) -> set[str]:
+    """Of all messages that are there or come within a while."""
     kinds: set[str] = set()
     end = time.monotonic() + seconds
-    while until not in kinds and (left := end - time.monotonic()) > 0:
+    while (left := end - time.monotonic()) > 0:
         try:
             payload = socket.recv(left)
         except TimeoutError:
