@@ -30,12 +30,11 @@ class LivePanel {
     addPanel(node, "artv_live", this.root, HEIGHT)
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
-    const follow = () => this.follow()
-    const listeners = onRuns(follow)
+    const stop = onRuns(() => this.follow())
     this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
     onRemoved(node, () => {
       clearTimeout(this.timer)
-      listeners.delete(follow)
+      stop()
     })
   }
 

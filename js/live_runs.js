@@ -48,10 +48,10 @@ app.registerExtension({
   },
 })
 
-/** Have `listener` called, until it is removed from the set that this gives, whenever a run has changed. */
+/** Have `listener` called whenever a run has changed, until what this gives is called. */
 export function onRuns(listener) {
   listeners.add(listener)
-  return listeners
+  return () => listeners.delete(listener)
 }
 
 /** The run of a node of the graph that is open, or undefined. */
