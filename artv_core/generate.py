@@ -17,7 +17,7 @@ from .models.artv import ARTV
 from .randomness import normal, stream
 from .sampling import StepInfo, evaluated_sigmas, gaussian_noise, get_sampler
 from .schedule import NoiseSchedule
-from .sizes import MAX_SIDE
+from .sizes import check_side
 from .text_track import TextTrack
 from .transfer import to_device
 
@@ -258,10 +258,7 @@ def latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
 def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     factor = config.vae.factor
     for name in ("height", "width"):
-        side = getattr(options, name)
-        if not factor <= side <= MAX_SIDE or side % factor:
-            nearest = max(1, round(min(max(side, 0), MAX_SIDE) / factor)) * factor
-            raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")
+        check_side(name, getattr(options, name), factor)
     if options.num_frames < 0:
         raise ValueError(f"number of frames is {options.num_frames}; give 1 or more, or 0 to go on until stopped")
     if options.batch_size < 1:
@@ -279,17 +276,18 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     if not 0 <= options.adain_strength <= 1:
         raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
     _ = options.shortcuts
-    _check_redo(options)
+    check_redo(options.redo, options.batch_size)
     for name in ("reference_noise_level", "anchor_noise_level"):
         _check_level(name, getattr(options, name), config.schedule.num_timesteps)
 
 
-def _check_redo(options: GenerateOptions) -> None:
-    starts = [start for start, _ in options.redo]
+def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
+    """Raises ValueError, one line, where frames of `GenerateOptions.redo` do not ascend, or seeds are out of range."""
+    starts = [start for start, _ in redo]
     if any(start < 1 for start in starts) or any(later <= earlier for earlier, later in pairwise(starts)):
         raise ValueError(f"redo names frames {starts}; give 1 or more, each later than the one before it")
-    for start, seed in options.redo:
-        if not 0 <= seed <= MAX_SEED + 1 - options.batch_size:
+    for start, seed in redo:
+        if not 0 <= seed <= MAX_SEED + 1 - batch_size:
             raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED}")
 
 

@@ -18,3 +18,10 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
             "512x288, or one number for a square"
         )
     return height, width
+
+
+def check_side(name: str, side: int, factor: int) -> None:
+    """Raises ValueError, one line, unless `side` pixels are a positive multiple of `factor`, at most `MAX_SIDE`."""
+    if not factor <= side <= MAX_SIDE or side % factor:
+        nearest = max(1, round(min(max(side, 0), MAX_SIDE) / factor)) * factor
+        raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")

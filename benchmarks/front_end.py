@@ -205,15 +205,13 @@ def resident() -> float:
 
 @contextmanager
 def opened(host: Host, shown: FrontEnd, *packs: Path) -> Iterator[tuple[Server, Any, front_end.Faults]]:
-    with tempfile.TemporaryDirectory() as base:
-        (Path(base) / "input").mkdir()
-        workflow_format.write_start_video(Path(base) / "input")
-        with (
-            Server(host, Path(base), *packs, arguments=shown.arguments) as server,
-            browser.open_browser() as context,
-            front_end.opened(context, server, shown) as (page, faults),
-        ):
-            yield server, page, faults
+    with (
+        tempfile.TemporaryDirectory() as base,
+        Server(host, Path(base), *packs, arguments=shown.arguments) as server,
+        browser.open_browser() as context,
+        front_end.opened(context, server, shown) as (page, faults),
+    ):
+        yield server, page, faults
 
 
 PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {"use": use, "previews": previews, "memory": memory}

@@ -1,87 +1,23 @@
 /** In the sampler: the video so far, playing in a loop while it is made, with its masks and its drift. */
 
-import { addPanel, api, app, ask, element, onRemoved, setting, text, watch, widen } from "./page.js"
-import { LiveRun } from "./live_run.js"
+import { addPanel, app, element, onRemoved, text, watch, widen } from "./page.js"
+import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
-const EVENT = "artv.live"
-const PICTURES = "ARTV.LivePictures"
 const WIDTH = 380
 const HEIGHT = 330
-const MAX_RUNS = 8
 const LOOP_SECONDS = 20
 const SHORTEST_TICK = 40
 const SMOOTH_FROM = 160 // pixels: what is smaller is shown as squares
 
-/** The latest run of each node of each graph, as the server told. */
-const runs = new Map()
-const panels = new Set()
-
-api.addEventListener(EVENT, ({ detail }) => receive(detail)) // before the settings are read, which may subscribe
-
 app.registerExtension({
-  name: "ARTV.live",
-  settings: [
-    {
-      id: PICTURES,
-      category: ["ARTV", "Live view", "Pictures"],
-      name: "Show frames in the sampler while they are made",
-      tooltip: "Takes about a fiftieth of the run's time. Off: numbers and the drift curve only.",
-      type: "boolean",
-      defaultValue: true,
-      onChange: () => subscribe(),
-    },
-  ],
-  setup() {
-    api.addEventListener("reconnected", subscribe)
-    subscribe()
-  },
+  name: "ARTV.livePanel",
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return
-    panels.add(new LivePanel(node))
+    new LivePanel(node)
     widen(node, WIDTH)
   },
 })
-
-/** Have the server tell this page of its runs, and at once of those it knows. The page's id comes with the socket. */
-async function subscribe() {
-  while (!api.clientId) await new Promise((go) => setTimeout(go, 100))
-  await ask("live", { client_id: api.clientId, pictures: setting(PICTURES) ?? true }).catch(() => {})
-}
-
-function receive(message) {
-  const key = `${message.workflow}/${message.node}`
-  const known = runs.get(key)
-  const run = known?.id === message.run && !message.whole ? known : new LiveRun(message.run)
-  run.take(message)
-  runs.delete(key)
-  runs.set(key, run)
-  if (runs.size > MAX_RUNS) runs.delete(runs.keys().next().value)
-  for (const panel of panels) panel.follow()
-}
-
-/** The run of a node of the graph that is open, or undefined. */
-function runOf(node) {
-  for (const run of [...runs.values()].reverse()) {
-    const here = !run.workflow || run.workflow === rootGraph()?.id
-    if (here && nodeAt(run.node) === node) return run
-  }
-}
-
-function rootGraph() {
-  return app.rootGraph ?? app.graph
-}
-
-/** The node that the host calls "5", or "3:5" in the subgraph of node 3. */
-function nodeAt(path) {
-  let graph = rootGraph()
-  let node
-  for (const part of String(path).split(":")) {
-    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part))
-    graph = node?.subgraph
-  }
-  return node
-}
 
 class LivePanel {
   constructor(node) {
@@ -93,15 +29,18 @@ class LivePanel {
     this.build()
     addPanel(node, "artv_live", this.root, HEIGHT)
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
+    watch(node, refusal, (faults) => refuse(node, faults))
+    const stop = onRuns(() => this.follow())
     this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
     onRemoved(node, () => {
       clearTimeout(this.timer)
-      panels.delete(this)
+      stop()
     })
   }
 
   build() {
     this.status = element("div", { class: "artv-live-status" }, text("live.empty"))
+    this.problem = element("div", { class: "artv-live-problem", role: "alert", hidden: true })
     this.picture = element("canvas", { class: "artv-live-picture", role: "img", "aria-label": text("live.picture") })
     this.mask = element("canvas", { class: "artv-live-mask", hidden: true, "aria-hidden": "true" })
     this.advice = element("div", { class: "artv-live-advice" })
@@ -121,7 +60,7 @@ class LivePanel {
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.status, this.stage, controls, plot, this.drift)
+      this.status, this.problem, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
     this.setPlaying(true)
   }
@@ -132,7 +71,7 @@ class LivePanel {
     if (run !== this.run) {
       this.run = run
       this.frame = 0
-      this.drawn = undefined
+      this.drawn = null // so that the last run's picture goes, too, where this one has none
       this.setPlaying(true)
     }
     this.describe()
@@ -141,10 +80,12 @@ class LivePanel {
 
   describe() {
     const run = this.run
-    this.root.dataset.state = run?.state ?? "empty"
+    this.root.dataset.state = run?.shownState ?? "empty"
     this.root.dataset.done = run?.done ?? 0
     this.root.dataset.pictures = run?.pictures.items.length ?? 0
     this.status.textContent = run ? statusOf(run) : text("live.empty")
+    this.problem.textContent = run?.problem ?? ""
+    this.problem.hidden = !run?.problem
     const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
     this.advice.textContent = isBlind ? text(`live.blind.${run.blind}`) : ""
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
@@ -244,9 +185,13 @@ function statusOf(run) {
     pace: run.pace === null ? "" : run.pace.toFixed(run.pace < 10 ? 2 : 1),
     left: duration(run.left),
   }
-  const kind = run.state !== "running" ? run.state : run.pace === null ? "starting" : "running"
-  const told = text(`live.${kind}`, values)
+  const told = text(`live.${kindOf(run)}`, values)
   return run.videos > 1 ? `${told} · ${text("live.firstOf", run)}` : told
+}
+
+function kindOf(run) {
+  if (run.shownState === "cached") return run.id ? "cached" : "cachedUnknown"
+  return run.state === "running" && run.pace === null ? "starting" : run.state
 }
 
 /** Such as "8 s", "3 min 20 s", "2 h 5 min". */

@@ -5,20 +5,30 @@ const MAX_READINGS = 480
 
 export class LiveRun {
   constructor(id) {
-    this.id = id
+    this.id = id // null where nothing was made
+    this.done = this.total = 0
+    this.fps = 8
+    this.pace = null
+    this.cachedFor = undefined // the prompt whose result the host took from this run
     this.pictures = new Thinned(MAX_PICTURES)
     this.readings = new Thinned(MAX_READINGS)
   }
 
   /** A message of `nodes/live.py`. */
   take(message) {
-    const { node, workflow, state, total, known, blind, done, fps, width, height, videos } = message
-    Object.assign(this, { node, workflow, state, total, known, blind, done, fps, width, height, videos })
+    const { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos } = message
+    Object.assign(this, { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos })
+    this.prompt = message.prompt_id
     this.pace = message.seconds_per_frame
     this.left = message.seconds_left
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))
     for (const [index, shift, sharpness, copied] of message.readings)
       this.readings.add({ index, shift, sharpness, copied })
+  }
+
+  /** As the panel says it: "cached" where the host took the result from its cache. */
+  get shownState() {
+    return this.cachedFor ? "cached" : this.state
   }
 
   /** The latest picture that is not after a frame; the first where there is none. */

@@ -33,12 +33,22 @@ export function addPanel(node, name, root, height) {
   const widget = node.addDOMWidget(name, name, root, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // the page's side panel would show an empty row
     getMinHeight: () => height,
   })
   widget.serialize = false
+  keepNodesWidth(widget)
   root.addEventListener("wheel", passToCanvas, { passive: false })
   watch(node, () => root.isConnected || takePlace(node, name, root), () => {})
   return widget
+}
+
+/**
+ * A panel is as wide as its node. Drawing a widget in the page's side panel sets its width to that of the side panel, and
+ * the canvas would go on with that one.
+ */
+function keepNodesWidth(widget) {
+  Object.defineProperty(widget, "width", { configurable: true, get: () => undefined, set() {} })
 }
 
 /** Undoing makes nodes anew under their old numbers; Nodes 2.0 go on showing the old one's panel. */

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..artv_core.generate import NoiseLevel
 from ..artv_core.prompts import parse_schedule
 from . import bridge
+from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
 
 POLICIES = {
@@ -157,6 +158,15 @@ class ARTVNoiseAugment(io.ComfyNode):
             ],
             outputs=[ARTVNoise.Output(display_name="noise", tooltip="For the sampler's noise_augment input.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, reference_levels: str = "", anchor_levels: str = "") -> bool | str:
+        """The levels by frame. Whether each is one of the model's time steps is known when it is loaded."""
+        for name, levels in (("reference_levels", reference_levels), ("anchor_levels", anchor_levels)):
+            told = verdict(_levels, 0, levels, name)
+            if told is not True:
+                return told
+        return True
 
     @classmethod
     def execute(

@@ -8,7 +8,7 @@ from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
-from .live import watch
+from .live import recall, watch
 from .loader import ARTVLoader, answer_checkpoint
 from .lora import ARTVLoRA
 from .routes import Answer, add_routes
@@ -35,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 ANSWERS: dict[str, Answer] = {
     "live": watch,
+    "recall": recall,
     "checkpoint": answer_checkpoint,
     "schedule": answer_schedule,
 }

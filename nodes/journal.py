@@ -12,10 +12,11 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..artv_core.generate import GenerateOptions
+from ..artv_core.generate import GenerateOptions, check_redo
 from ..artv_core.journal import FOLDER, JournalReader, journal_table, list_journals, readable_size, remove_journal
 from ..artv_core.recording import JOURNAL_FROM, parse_redo, wants_journal
 from . import bridge
+from .checks import verdict
 from .types import ARTVJournal
 
 MODES = ("automatic", "on", "off")
@@ -80,6 +81,11 @@ class ARTVJournalSettings(io.ComfyNode):
             ],
             outputs=[ARTVJournal.Output(display_name="journal", tooltip="For the sampler's journal input.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, redo: str | None = None) -> bool | str:
+        """Frames and seeds of `redo`."""
+        return verdict(lambda text: check_redo(parse_redo(text)), redo)
 
     @classmethod
     def execute(cls, mode: str, start_over: bool, redo: str) -> io.NodeOutput:

@@ -1,11 +1,18 @@
 """What the page is shown of a sampler's run while it goes on: numbers, small pictures, masks, drift.
 
-A page that has the pack's scripts says so once (`watch`) and is then told of its runs by `PromptServer.send_sync`; no
-other client ever gets such a message. What was told is kept, within bounds, so that a page that was loaded anew is told
-all of it again.
+A page that has the pack's scripts says so once (`watch`) and is then told of its runs by `PromptServer.send_sync`. Its
+runs are those that its client id queued and those that it names by their ids. It is told of no other run, so people who
+share a server do not see each other's frames here. The id of a run is a random number that only the page that queued it
+is told. What was told is kept, within bounds, and told again to a page that was reloaded: it has the same client id,
+which the host's page keeps in its tab. A page opened later in the same browser names the ids, which `js/live_runs.js`
+keeps in the browser's storage.
+
+This is no lock: the host shows its queue, its history and its output folder to everyone who can reach it.
 """
 
 import base64
+import hashlib
+import json
 import threading
 import time
 import uuid
@@ -21,11 +28,15 @@ from server import PromptServer
 from ..artv_core.watching import Thinned
 
 EVENT = "artv.live"
+SAMPLER = "ARTVMaskedDiffusionSampler"
 MAX_PICTURES = 120
 MAX_READINGS = 480
 MAX_MASKS = 480
 MAX_UNTOLD = 32
-MAX_RUNS = 8
+MAX_RUNS = 16
+MAX_RUNS_OF_NODE = 4
+MAX_NAMED = 64
+MAX_PROBLEM = 300
 PACE_FRAMES = 20
 """Seconds per frame are those of so many frames."""
 
@@ -71,6 +82,7 @@ class Run:
     of several `videos` the first is shown.
 
     `workflow` is the id of the graph in the page it was queued from; the node and the client are the host's.
+    `followers` are other clients that named the run's id.
     """
 
     total: int
@@ -85,10 +97,13 @@ class Run:
         context = get_executing_context()
         self.node, self.prompt = (context.node_id, context.prompt_id) if context else (None, None)
         self.client: str | None = PromptServer.instance.client_id
+        self.followers: frozenset[str] = frozenset()
+        self.recipe = _recipe(_queued(self.prompt)[0], self.node)
         self.latents: Callable[[], Any] = lambda: None
         self.done = self.known = 0
         self.blind: str | None = None  # why there are no pictures: "vae" where none is wired
         self.state = "running"
+        self.problem: str | None = None  # one line, where it failed
         self.pictures = Thinned[LivePicture](MAX_PICTURES)
         self.readings = Thinned[LiveReading](MAX_READINGS)
         self.masks = Thinned[LiveMask](MAX_MASKS)
@@ -117,13 +132,14 @@ class Run:
             self.pictures.add(picture)
             self._untold[0].add(picture)
 
-    def tell(self, state: str | None = None) -> None:
-        """Send what is new to the page that queued this run, or to all that watch where that one is gone."""
+    def tell(self, state: str | None = None, problem: str | None = None) -> None:
+        """Send what is new to those who are told of this run."""
         self.state = state or self.state
+        self.problem = _first_line(problem)
         with self._lock:
             pictures, readings = self._untold
             self._untold = (Thinned(MAX_UNTOLD), Thinned(MAX_READINGS))
-        recipients = _recipients(self.client)
+        recipients = self._recipients()
         if recipients:
             message = self._message(pictures.items, readings.items, whole=False)
             for client, _ in recipients:
@@ -149,7 +165,17 @@ class Run:
     def wants_pictures(self) -> bool:
         """Whether anyone who is told of it wants to see its frames. The host's own setting for previews, off where it
         is not told otherwise, is for the host's own: here the page has a switch."""
-        return any(watcher.pictures for _, watcher in _recipients(self.client))
+        return any(watcher.pictures for _, watcher in self._recipients())
+
+    def belongs_to(self, client: str) -> bool:
+        """Whether a client may be told of this run: it queued it, or named its id."""
+        return client == self.client or client in self.followers
+
+    def _recipients(self) -> list[tuple[str, "_Watcher"]]:
+        """Those that may be told, watch and are there."""
+        sockets = PromptServer.instance.sockets
+        found = [(one, _watchers.get(one)) for one in filter(None, {self.client, *self.followers})]
+        return [(one, watcher) for one, watcher in found if watcher and watcher.socket is sockets.get(one)]
 
     def _message(self, pictures: Sequence[LivePicture], readings: Sequence[LiveReading], whole: bool) -> dict[str, Any]:
         pace = self._seconds_per_frame()
@@ -159,6 +185,7 @@ class Run:
             "node": self.node,
             "workflow": self.workflow,
             "state": self.state,
+            "problem": self.problem,
             "total": self.total,
             "known": self.known,
             "blind": self.blind or (None if self.wants_pictures else "off"),
@@ -190,28 +217,52 @@ class _Watcher(NamedTuple):
     pictures: bool
 
 
-_runs: OrderedDict[tuple[str | None, str | None], Run] = OrderedDict()
+_runs: OrderedDict[str, Run] = OrderedDict()
 _watchers: dict[str, _Watcher] = {}
 _lock = threading.Lock()
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:
-    """`POST /artv/live {client_id, pictures}`: from now on that client is told of its runs, with pictures of frames or
-    (`pictures` false) without; at once it is told all that is kept of earlier ones. Answers with how many there are."""
-    client, pictures = question.get("client_id"), question.get("pictures", True)
+    """`POST /artv/live {client_id, pictures, runs}`: from now on that client is told of the runs that it queues and of
+    those whose ids are in `runs`, with pictures of frames or (`pictures` false) without. At once it is told all that is
+    kept of the latest of them for each node. Answers with how many these are."""
+    pictures, named = question.get("pictures", True), _named(question.get("runs", []))
     if not isinstance(pictures, bool):
         raise ValueError(f"pictures is {type(pictures).__name__}; accepted are true and false")
-    sockets = PromptServer.instance.sockets
-    if not isinstance(client, str) or client not in sockets:
-        raise ValueError("client_id is not known; give the id that a socket is open with")
+    client, sockets = _client(question), PromptServer.instance.sockets
     with _lock:
         for gone in [one for one in _watchers if one not in sockets]:
             del _watchers[gone]
         _watchers[client] = _Watcher(sockets[client], pictures)
-        runs = list(_runs.values())
-    for run in runs:
+        for run in _runs.values():
+            follower = {client} if run.id in named else set()
+            run.followers = frozenset(one for one in run.followers if one in sockets) | follower
+        runs = {(run.workflow, run.node): run for run in _runs.values() if run.belongs_to(client)}
+    for run in runs.values():
         run.tell_all(client)
     return {"runs": len(runs)}
+
+
+def recall(question: dict[str, Any]) -> dict[str, Any]:
+    """`POST /artv/recall {client_id, prompt_id}`: which run made what each sampler gives in a prompt, for results that
+    the host took from its cache. The client is told all that is kept of these runs, if they are its own. Answers with
+    the id of the graph in the page (`workflow`), and for each sampler the id of its run (`runs`), None where the client
+    has none."""
+    client, prompt = _client(question), question.get("prompt_id")
+    graph, workflow = _queued(prompt) if isinstance(prompt, str) else (None, None)
+    if graph is None:
+        raise ValueError("prompt_id is not known; give the id of a prompt that is running or in the history")
+    found = {}
+    with _lock:
+        for node, part in graph.items():
+            if part.get("class_type") == SAMPLER:
+                recipe = _recipe(graph, node)
+                made = [run for run in _runs.values() if run.recipe == recipe and run.belongs_to(client)]
+                found[node] = next((run for run in reversed(made) if run.state == "finished"), None)
+    for run in filter(None, found.values()):
+        if run.prompt != prompt:  # else it was told while it was made
+            run.tell_all(client)
+    return {"workflow": workflow, "runs": {node: run and run.id for node, run in found.items()}}
 
 
 def run_of(latents: Any) -> Run | None:
@@ -220,20 +271,68 @@ def run_of(latents: Any) -> Run | None:
         return next((run for run in _runs.values() if run.latents() is latents), None)
 
 
+def _client(question: dict[str, Any]) -> str:
+    client = question.get("client_id")
+    if not isinstance(client, str) or client not in PromptServer.instance.sockets:
+        raise ValueError("client_id is not known; give the id that a socket is open with")
+    return client
+
+
+def _named(runs: Any) -> set[str]:
+    if not isinstance(runs, list) or len(runs) > MAX_NAMED or not all(isinstance(one, str) for one in runs):
+        raise ValueError(f"runs is no list of run ids; accepted are up to {MAX_NAMED} of them")
+    return set(runs)
+
+
 def _keep(run: Run) -> None:
-    """The latest run of each node, and not of too many."""
+    """The latest runs of each node of a page, and not of too many; older ones are for results from the host's cache."""
     with _lock:
-        _runs.pop((run.workflow, run.node), None)
-        _runs[run.workflow, run.node] = run
+        same = [one.id for one in _runs.values() if _place(one) == _place(run)]
+        for old in same[: max(0, len(same) + 1 - MAX_RUNS_OF_NODE)]:
+            del _runs[old]
+        _runs[run.id] = run
         while len(_runs) > MAX_RUNS:
             _runs.popitem(last=False)
 
 
-def _recipients(client: str | None) -> list[tuple[str, _Watcher]]:
-    """The client itself where it watches; where its page is gone, everyone who does."""
-    if client is None:
-        return []
-    sockets = PromptServer.instance.sockets
-    wanted = [client] if client in sockets else list(sockets)
-    watchers = [(one, _watchers.get(one)) for one in wanted]
-    return [(one, watcher) for one, watcher in watchers if watcher and watcher.socket is sockets.get(one)]
+def _place(run: Run) -> tuple[str | None, str | None, str | None]:
+    return run.client, run.workflow, run.node
+
+
+# What a run is made from
+
+
+def workflow_id(extra_pnginfo: Any) -> str | None:
+    """Of the graph in the page; None where the prompt came from elsewhere."""
+    workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
+    found = workflow.get("id") if isinstance(workflow, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _queued(prompt: str | None) -> tuple[dict[str, Any] | None, str | None]:
+    """The graph of a prompt that is running or was run, and the graph's id in the page; by the host's id of it."""
+    queue = PromptServer.instance.prompt_queue
+    items = [item for item in queue.get_current_queue_volatile()[0] if item[1] == prompt]
+    if not items and prompt is not None:
+        items = [done["prompt"] for done in queue.get_history(prompt_id=prompt).values()]
+    return (items[0][2], workflow_id(items[0][3].get("extra_pnginfo"))) if items else (None, None)
+
+
+def _recipe(graph: dict[str, Any] | None, node: str | None) -> str | None:
+    """Stands for a node and all that it is made from: where it is the same, so is what the node gives."""
+    if graph is None or node not in graph:
+        return None
+    wanted, parts = [node], {}
+    while wanted:
+        one = wanted.pop()
+        if one in parts or one not in graph:
+            continue
+        inputs = graph[one].get("inputs", {})
+        parts[one] = [graph[one].get("class_type"), inputs]
+        wanted += [str(value[0]) for value in inputs.values() if isinstance(value, list) and len(value) == 2]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _first_line(text: str | None) -> str | None:
+    lines = (text or "").strip().splitlines()
+    return lines[0][:MAX_PROBLEM] if lines else None

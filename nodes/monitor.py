@@ -71,12 +71,13 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: Any) -> None:
         if kind is None:
             self.run.tell("finished")
+        elif issubclass(kind, memory.InterruptProcessingException | GeneratorExit):
+            self.run.tell("stopped")
         else:
-            stopped = issubclass(kind, memory.InterruptProcessingException | GeneratorExit)
-            self.run.tell("stopped" if stopped else "failed")
+            self.run.tell("failed", str(error) or kind.__name__)
 
     def opened(self, journal: Journal) -> None:
         """Before the first frame: some may be there already."""

@@ -4,21 +4,27 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..artv_core.config import VAEConfig
 from ..artv_core.denoiser import Shortcuts
 from ..artv_core.frames import AnchorPolicy
 from ..artv_core.generate import GenerateOptions
 from ..artv_core.sampling import SAMPLERS
 from ..artv_core.schedule import SPACINGS
-from ..artv_core.sizes import MAX_SIDE
+from ..artv_core.sizes import MAX_SIDE, check_side
 from . import bridge
+from .checks import verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
+from .live import workflow_id
 from .output_files import graph_metadata
 from .stream import Streams, StreamSettings
 from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
 
 RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
+
+FACTOR = VAEConfig().factor
+"""Sides are multiples of so many pixels, whatever the checkpoint."""
 
 
 class ARTVMaskedDiffusionSampler(io.ComfyNode):
@@ -59,6 +65,15 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
+        """Both sides, as far as they are known; 0 leaves one to the references or the checkpoint."""
+        for name, side in (("width", width), ("height", height)):
+            told = verdict(check_side, name, side or None, FACTOR)
+            if told is not True:
+                return told
+        return True
 
     @classmethod
     def execute(
@@ -126,7 +141,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             journal=journal.folder(options),
             start_over=journal.start_over,
             streams=streams,
-            workflow=_workflow_id(cls.hidden),
+            workflow=workflow_id(cls.hidden and cls.hidden.extra_pnginfo),
         )
         return io.NodeOutput(
             [{"samples": video.latents} for video in made.videos],
@@ -135,13 +150,6 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             made.journal,
             ui=streams and streams.shown(),
         )
-
-
-def _workflow_id(hidden: Any) -> str | None:
-    """Of the graph in the page; None where the prompt came from elsewhere."""
-    workflow = ((hidden and hidden.extra_pnginfo) or {}).get("workflow")
-    found = workflow.get("id") if isinstance(workflow, dict) else None
-    return found if isinstance(found, str) else None
 
 
 def _scale(cfg: float) -> float | None:
@@ -203,7 +211,7 @@ def _size_and_seed() -> list[io.Input]:
             default=0,
             min=0,
             max=MAX_SIDE,
-            step=8,
+            step=FACTOR,
             tooltip="Width in pixels, a multiple of 8. 0: that of the references, else the checkpoint's.",
         ),
         io.Int.Input(
@@ -211,7 +219,7 @@ def _size_and_seed() -> list[io.Input]:
             default=0,
             min=0,
             max=MAX_SIDE,
-            step=8,
+            step=FACTOR,
             tooltip="Height in pixels, a multiple of 8. 0: that of the references, else the checkpoint's.",
         ),
         io.Int.Input(

@@ -4,9 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.prompts import MAX_FRAME, parse_schedule
+from ..artv_core.prompts import MAX_FRAME, PromptSchedule, parse_schedule
 from ..artv_core.text_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 from .bridge import schema
+from .checks import verdict
 
 EXAMPLE = """"0": "a large red circle moving right on a blue background",
 "16": "a large red circle moving up on a blue background"\
@@ -102,6 +103,17 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        text: str | None = None,
+        segment_frames: int | None = None,
+        fps: float | None = None,
+        num_frames: int | None = None,
+    ) -> bool | str:
+        """The text as `execute` reads it."""
+        return verdict(_read, text, segment_frames, fps, num_frames)
+
+    @classmethod
     def execute(
         cls,
         clip: Any,
@@ -116,7 +128,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         """Read, encode each text once, and say of each for which frames it counts."""
         if clip is None:
             raise ValueError("the clip input is empty: the checkpoint it comes from has no text encoder")
-        schedule = parse_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
+        schedule = _read(text, segment_frames, fps, num_frames)
         segments = schedule.surrounded(pre_text, app_text).segments
         encoded = {prompt: encode(clip, prompt) for prompt in dict.fromkeys(segment.text for segment in segments)}
         conditioning = []
@@ -124,6 +136,10 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
             keys = {RANGE_KEY: (span.start, span.end), WEIGHT_KEY: 1.0, FADE_KEY: (span.fade_in, span.fade_out)}
             conditioning += [[context, {**options, **keys}] for context, options in encoded[segment.text]]
         return io.NodeOutput(conditioning, schedule.canonical())
+
+
+def _read(text: str, segment_frames: int, fps: float, num_frames: int) -> PromptSchedule:
+    return parse_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
 
 
 def encode(clip: Any, text: str) -> list[Any]:

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..artv_core.denoiser import Shortcuts
 from . import bridge
+from .checks import verdict
 from .types import ARTVShortcuts
 
 
@@ -59,11 +60,21 @@ class ARTVShortcutSettings(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, guidance_from: float | None = None, guidance_to: float | None = None) -> bool | str:
+        """Whether guidance begins before it ends."""
+        return verdict(_check_interval, guidance_from, guidance_to)
+
+    @classmethod
     def execute(cls, reuse_every: int, reuse_blocks: int, guidance_from: float, guidance_to: float) -> io.NodeOutput:
         """Settings only."""
-        if guidance_from > guidance_to:
-            raise ValueError(
-                f"guidance_from is {guidance_from:g} and guidance_to {guidance_to:g}; set guidance_from to "
-                f"{guidance_to:g} or less"
-            )
+        _check_interval(guidance_from, guidance_to)
         return io.NodeOutput(Shortcuts(reuse_every, reuse_blocks, (guidance_from, guidance_to)))
+
+
+def _check_interval(guidance_from: float, guidance_to: float) -> None:
+    if guidance_from > guidance_to:
+        raise ValueError(
+            f"guidance_from is {guidance_from:g} and guidance_to {guidance_to:g}; set guidance_from to "
+            f"{guidance_to:g} or less"
+        )
+    Shortcuts(guidance_interval=(guidance_from, guidance_to))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from artv_core.sizes import parse_size
+from artv_core.sizes import check_side, parse_size
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,12 @@ def test_what_is_no_size_is_one_line_that_names_the_option(text: str):
         parse_size(text, "--sizes")
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("side", "nearest"), [(0, 8), (-8, 8), (60, 64), (68, 64), (16_385, 16_384), (16_392, 16_384), (10**9, 16_384)]
+)
+def test_a_side_that_is_no_multiple_is_one_line_with_one_that_is(side: int, nearest: int):
+    with pytest.raises(ValueError, match=f"^height is {side}; it must be a positive multiple of 8, such as {nearest}$"):
+        check_side("height", side, 8)
+    check_side("height", nearest, 8)

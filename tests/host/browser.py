@@ -29,7 +29,9 @@ FLAGS = [
 PAGE_SECONDS = 90
 RUN_SECONDS = 300
 
-LOADED = "() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ARTVLoader)"
+# The page restores its last graph after the nodes are known; its spinner goes when that is done.
+LOADED = """() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ARTVLoader)
+    && app.extensionManager?.spinner === false && !!app.extensionManager.workflow?.activeWorkflow"""
 LAID_OUT = """() => app.graph.nodes.map(node => {
     const [x, y, width, height] = node.getBounding()
     return {type: node.type, title: node.title, faulty: !!node.has_errors, x, y, width, height}
@@ -99,6 +101,15 @@ def load(page: "Page", workflow: dict[str, Any], name: str) -> None:
 def laid_out(page: "Page") -> list[dict[str, Any]]:
     """Type, title and box of each node with its title bar, in the graph's units, and whether it is marked as faulty."""
     return page.evaluate(LAID_OUT)
+
+
+def missing_files(page: "Page") -> list[str]:
+    """Types of the nodes whose menus do not have what is chosen in them."""
+    return page.evaluate(
+        """() => app.graph.nodes.filter(node => node.widgets?.some(({type, options, value}) =>
+            type == "combo" && Array.isArray(options?.values) && !options.values.includes(value)
+        )).map(node => node.type)"""
+    )
 
 
 def exported(page: "Page") -> Graph:

@@ -27,10 +27,14 @@ NEWEST = "comfyui-frontend-package"
 NODES_2 = "Comfy.VueNodes.Enabled"
 SCREENSHOTS = PACK / "build" / "screenshots"
 SAMPLER = "ARTVMaskedDiffusionSampler"
+REGISTRY = "https://api.comfy.org/"  # where newer front ends look up a node's pack; not reachable from here
+SIDE_PANEL = "Toggle properties panel"
 
 # In Nodes 2.0 a panel that is out of sight may be in no document.
 PANELS = """app.graph.nodes.flatMap(node => node.widgets ?? [])
     .filter(widget => widget.name == "artv_live").map(widget => widget.element)"""
+STATUS = f"""[".artv-live-status", ".artv-live-problem"]
+    .map(part => {PANELS}[0].querySelector(part).textContent).filter(Boolean).join(" | ")"""
 # Notes every state of the first sampler's panel, so that nothing is missed between two looks.
 RECORD = f"""() => {{
     window.artvSeen = []
@@ -121,7 +125,8 @@ class Faults:
             self.seen.append(f"exception: {error.stack or error.message}")
 
     def _console(self, message: "ConsoleMessage") -> None:
-        if message.type in ("error", "warning") and _ours(f"{message.text} {message.location.get('url', '')}"):
+        told = f"{message.text} {message.location.get('url', '')}"
+        if REGISTRY not in told and message.type in ("error", "warning") and _ours(told):
             self.seen.append(f"console: {message.text}")
 
     def _response(self, response: "Response") -> None:
@@ -207,6 +212,55 @@ def start(page: "Page") -> None:
     browser.run(page)
 
 
+def status(page: "Page") -> str:
+    """What the first sampler's panel says of its run, and what it says is wrong."""
+    return page.evaluate(f"() => {STATUS}")
+
+
+def look_at_side_panel(page: "Page", kind: str) -> bool:
+    """Select a node, open the page's side panel on it and close that again; False where the page has none."""
+    page.evaluate(
+        "(kind) => app.canvas.selectNodes([app.graph.nodes.find(node => node.type == kind)])",
+        kind,
+    )
+    toggle = page.get_by_label(SIDE_PANEL)
+    if not toggle.count():
+        return False
+    toggle.first.click()
+    page.wait_for_timeout(1500)
+    toggle.first.click()
+    page.wait_for_timeout(500)
+    page.evaluate("() => app.canvas.deselectAll()")
+    return True
+
+
+def widths(page: "Page", kind: str, panel: str) -> tuple[float, float]:
+    """Of the first node of that kind as it is shown, and of its panel (a class), both in the graph's units."""
+    return page.evaluate(
+        """([kind, panel]) => {
+            const node = app.graph.nodes.find(node => node.type == kind)
+            const root = node.widgets.find(widget => widget.element?.classList.contains(panel)).element
+            const width = (element) => element.getBoundingClientRect().width / app.canvas.ds.scale
+            const shown = document.querySelector(`[data-node-id="${node.id}"]`) // in Nodes 2.0
+            return [shown ? width(shown) : node.size[0], width(root)]
+        }""",
+        [kind, panel],
+    )
+
+
+def widen(page: "Page", kind: str, by: float) -> None:
+    """As dragging its corner does."""
+    page.evaluate(
+        """([kind, by]) => {
+            const node = app.graph.nodes.find(node => node.type == kind)
+            node.setSize([node.size[0] + by, node.size[1]])
+            app.canvas.setDirty(true, true)
+        }""",
+        [kind, by],
+    )
+    page.wait_for_timeout(500)
+
+
 def wait_for(page: "Page", condition: str, seconds: float = browser.RUN_SECONDS) -> None:
     """`condition` is of `state`, `done` and `pictures` as all samplers' panels show them at some time from now on."""
     page.wait_for_function(
@@ -220,6 +274,12 @@ def watch_run(page: "Page", frames: int) -> Watched:
     page.wait_for_function(f"() => {PANELS}.some(panel => panel.dataset.state == 'running')")
     wait_for(page, "state == 'finished'")
     return Watched([tuple(one) for one in page.evaluate("() => artvSeen")], frames)
+
+
+def dismiss(page: "Page") -> None:
+    """Older front ends open a dialog on every fault."""
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(500)
 
 
 def cancel(page: "Page") -> None:

@@ -284,16 +284,6 @@ def test_streams_stay_in_the_output_folder(server: Server, prefix: str) -> None:
     assert "leads out of the output folder" in result.message
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"redo": "12"}, "redo holds '12'; give a frame and a seed a line"), ({"redo": "0: 7"}, "redo names frames [0]")],
-)
-def test_journal_settings_that_will_not_do(server: Server, changes: dict, message: str) -> None:
-    result = server.run(journaled(**changes))
-    assert result.status == "error"
-    assert message in result.message
-
-
 def test_statistics_follow_the_anchor_when_asked(server: Server) -> None:
     anchor = node("ARTVAnchorFrame", policy="previous segment", strength=1.0, window=10)
     held = anchor | {"inputs": anchor["inputs"] | {"adain_strength": 1.0}}

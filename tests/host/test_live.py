@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def test_a_page_that_comes_later_is_told_all(server: Server) -> None:
     result = watched(server, graph(seed=4005))
     run = result.live[-1]["run"]
     with client(server, "later") as socket:
-        assert server.post("/artv/live", {"client_id": "later"})["runs"] >= 1
+        assert server.post("/artv/live", {"client_id": "later", "runs": [run]})["runs"] == 1
         message = told(socket, run)
     assert message["whole"]
     assert message["state"] == "finished"
@@ -115,21 +116,102 @@ def test_a_page_that_was_loaded_anew_is_told_nothing_before_it_listens(server: S
     assert "preview" not in kinds  # it will listen in a moment, and a second preview would stay on the node
 
 
-def test_a_run_whose_page_is_gone_is_told_to_who_watches(server: Server) -> None:
-    with client(server, "gone") as leaving, client(server, "staying") as staying:
-        for name in ("gone", "staying"):
+def test_another_page_is_told_nothing_unless_it_names_the_run(server: Server) -> None:
+    with client(server, "mine") as mine, client(server, "other") as other, client(server, "friend") as friend:
+        for name in ("mine", "other"):
             server.post("/artv/live", {"client_id": name})
-        slow = graph(seed=4006, frames=40, steps=20)
-        server.post("/prompt", {"prompt": slow, "client_id": "gone", "extra_data": {"extra_pnginfo": WORKFLOW}})
-        run = next(message["run"] for message in iter(lambda: live(leaving), None) if message["state"] == "running")
-        leaving.close()
-        message = told(staying, run)
-        assert message["state"] == "running"
+        queue(server, "mine", graph(seed=4006, frames=40, steps=20))
+        run = live(mine)["run"]
+        assert server.post("/artv/live", {"client_id": "friend", "runs": [run, "no such run"]})["runs"] == 1
+        assert told(friend, run)["whole"]
+        while not told(friend, run)["pictures"]:
+            pass
         server.interrupt()
-        while message["state"] == "running":
-            message = told(staying, run)
-        assert message["state"] == "stopped"
-        assert message["done"] < 40
+        assert finished(mine, run)["state"] == finished(friend, run)["state"] == "stopped"
+        assert server.post("/artv/live", {"client_id": "other"})["runs"] == 0
+        assert kinds_within(other, 1) <= {"status", "feature_flags"}
+
+
+def test_a_page_finds_its_run_again_by_the_same_client_id_and_no_other_does(server: Server) -> None:
+    with client(server, "gone") as leaving:
+        server.post("/artv/live", {"client_id": "gone"})
+        queue(server, "gone", graph(seed=4012, frames=40, steps=20))
+        run = live(leaving)["run"]
+    with client(server, "stranger") as stranger, client(server, "gone") as back:
+        assert server.post("/artv/live", {"client_id": "stranger"})["runs"] == 0
+        assert server.post("/artv/live", {"client_id": "gone"})["runs"] >= 1
+        assert told(back, run)["whole"]
+        assert told(back, run)["state"] == "running"
+        server.interrupt()
+        assert finished(back, run)["state"] == "stopped"
+        assert "artv.live" not in kinds_within(stranger, 1)
+
+
+def test_a_cached_result_is_traced_to_the_run_that_made_it(server: Server) -> None:
+    with client(server, "cached") as socket, client(server, "curious"):
+        server.post("/artv/live", {"client_id": "cached"})
+        first = made(server, socket, graph(seed=4013))
+        second = made(server, socket, graph(seed=4014))
+        assert first["run"] != second["run"]
+        answer = server.post("/artv/recall", {"client_id": "cached", "prompt_id": first["prompt_id"]})
+        assert answer == {"workflow": WORKFLOW["workflow"]["id"], "runs": {"sample": first["run"]}}
+        again = queue(server, "cached", graph(seed=4014))  # all hosts keep what the last prompt gave
+        wait_until_done(socket, again)
+        answer = server.post("/artv/recall", {"client_id": "cached", "prompt_id": again})
+        assert answer["runs"] == {"sample": second["run"]}
+        message = told(socket, second["run"])
+        assert (message["whole"], message["state"], message["done"]) == (True, "finished", FRAMES)
+        stranger = server.post("/artv/recall", {"client_id": "curious", "prompt_id": again})
+        assert stranger["runs"] == {"sample": None}
+
+
+@pytest.mark.parametrize("prompt", [None, 7, "no such prompt"])
+def test_a_prompt_that_is_not_there_cannot_be_recalled(server: Server, prompt: Any) -> None:
+    with client(server, "asks"), pytest.raises(urllib.error.HTTPError) as refusal:
+        server.post("/artv/recall", {"client_id": "asks", "prompt_id": prompt})
+    assert "prompt_id" in json.load(refusal.value)["error"]
+
+
+def queue(server: Server, name: str, graph: Graph) -> str:
+    """Returns the id of the prompt."""
+    extra = {"extra_pnginfo": WORKFLOW}
+    return server.post("/prompt", {"prompt": graph, "client_id": name, "extra_data": extra})["prompt_id"]
+
+
+def made(server: Server, socket: ClientConnection, graph: Graph) -> dict[str, Any]:
+    """The last that is told of a run that the client "cached" queues."""
+    queue(server, "cached", graph)
+    return finished(socket, live(socket)["run"])
+
+
+def finished(socket: ClientConnection, run: str) -> dict[str, Any]:
+    """The last that is told of a run, however it ended."""
+    while (message := told(socket, run))["state"] == "running":
+        pass
+    return message
+
+
+def wait_until_done(socket: ClientConnection, prompt: str) -> None:
+    """Until the host says that a prompt was run."""
+    done = {"type": "execution_success", "prompt_id": prompt}
+    while True:
+        payload = socket.recv(60)
+        message = json.loads(payload) if isinstance(payload, str) else {}
+        if {"type": message.get("type"), "prompt_id": message.get("data", {}).get("prompt_id")} == done:
+            return
+
+
+def kinds_within(socket: ClientConnection, seconds: float) -> set[str]:
+    """Of all messages that are there or come within a while."""
+    kinds: set[str] = set()
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        try:
+            payload = socket.recv(left)
+        except TimeoutError:
+            break
+        kinds.add(json.loads(payload)["type"] if isinstance(payload, str) else "picture")
+    return kinds
 
 
 def live(socket: ClientConnection) -> dict[str, Any]:
@@ -180,6 +262,15 @@ def test_a_run_that_fails_says_so(server: Server) -> None:
     assert result.status == "error"
     assert result.live[-1]["state"] == "failed"
     assert 0 < result.live[-1]["done"] < FRAMES
+    assert "memory" in result.live[-1]["problem"]
+    assert "\n" not in result.live[-1]["problem"]
+
+
+@pytest.mark.parametrize("runs", [7, ["one", 7], ["x"] * 65])
+def test_runs_are_named_by_a_list_of_ids(server: Server, runs: Any) -> None:
+    with client(server, "names"), pytest.raises(urllib.error.HTTPError) as refusal:
+        server.post("/artv/live", {"client_id": "names", "runs": runs})
+    assert "up to 64" in json.load(refusal.value)["error"]
 
 
 @pytest.mark.parametrize("question", [{}, {"client_id": 7}, {"client_id": ""}, {"client_id": "nobody"}])

@@ -12,8 +12,7 @@ from artv_core.comfyui import Graph, Server
 
 from . import workflow_format
 
-NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
-RUNNABLE = [name for name in workflow_format.names() if name not in NEEDS_OTHER_WEIGHTS]
+RUNNABLE = [name for name in workflow_format.names() if name not in workflow_format.NEEDS_A_FILE]
 
 
 def quick(graph: Graph, checkpoint: str) -> Graph:
@@ -32,7 +31,6 @@ def read_frames(path: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_workflow_runs_as_shipped(server: Server, checkpoint: str, name: str) -> None:
-    workflow_format.write_start_video(server.base / "input")
     graph = quick(workflow_format.read_api(name), checkpoint)
     result = server.run(graph)
     assert result.status == "success", result.error
@@ -80,5 +78,7 @@ def test_both_formats_describe_one_graph(server: Server, name: str) -> None:
 @pytest.mark.parametrize("name", workflow_format.names())
 def test_workflow_has_a_note_and_fixed_seeds(name: str) -> None:
     workflow = workflow_format.read_ui(name)
-    assert [node for node in workflow["nodes"] if node["type"] == "Note"]
+    notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "Note")
+    assert notes
+    assert ("only template that needs another file" in notes) == (name in workflow_format.NEEDS_A_FILE)
     assert "randomize" not in str([node.get("widgets_values") for node in workflow["nodes"]])

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from artv_core.media import VideoWriter, evenly_spaced, read_video
+from artv_core.media import evenly_spaced, read_video
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 COLUMN_GAP, ROW_GAP, TOP = 80, 60, 120
 WIDTH = 340
 TEXT_HEIGHT = 100
@@ -37,6 +37,9 @@ SHOWN_HEIGHT = {
 }
 """Room for what a node shows after a run, beside what its sockets and widgets need."""
 
+NEEDS_A_FILE = {"sdxl_image_to_video": "CheckpointLoaderSimple"}
+"""Templates that do not run as they are opened, and the node whose file people must have; their notes say so."""
+
 NOTES = {
     "text_to_video": "Change the prompt. The shipped tiny model knows sizes (small, medium, large), colours, circle, "
     "square, triangle, star, directions (right, up and left, ...), slowly and fast, and coloured backgrounds. Change "
@@ -49,10 +52,12 @@ NOTES = {
     "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it grows with "
     "each frame. Cancel the run, or end ComfyUI, and queue it again: it goes on where it was. In redo, '40: 7' makes "
     "all from frame 40 on again with the seed 7.",
-    "sdxl_image_to_video": "SDXL draws the first frame, ARTV moves it. Needs sd_xl_base_1.0.safetensors in "
-    "models/checkpoints. With an ARTV checkpoint of another size, change the size in Upscale Image.",
-    "go_on_from_video": "Choose a video; it is scaled to the model's size and goes on. frames counts the frames that "
-    "are there already: set it higher than their number.",
+    "sdxl_image_to_video": "SDXL draws the first frame, ARTV moves it. This is the only template that needs another "
+    "file: put sd_xl_base_1.0.safetensors into models/checkpoints. With an ARTV checkpoint of another size, change the "
+    "size in Upscale Image.",
+    "go_on_from_video": "The first sampler makes a short video, the second one goes on from it with another prompt. To "
+    "go on from a video of your own, put Load Video in the place of Create Video; it is scaled to the model's size. "
+    "frames counts the frames that are there already: set it higher than their number.",
     "see_the_masks": "The second video shows what was copied: white cells come from the frame before, dark ones were "
     "drawn anew.",
     "compare_anchor_mask_noise": "Four videos from one seed: as recommended, without the anchor frame, without the "
@@ -88,16 +93,35 @@ def without_sdxl(graph: Graph) -> Graph:
     return graph
 
 
+def is_own(kind: str) -> bool:
+    """Whether a node is this pack's, so that every one of its inputs is known here. Newer hosts give theirs more."""
+    return kind.startswith("ARTV")
+
+
+def known_inputs(graph: Graph, other: Graph) -> dict[str, Any]:
+    """Class and inputs of each node of a graph to compare with another one. Of the host's own nodes these are their
+    wires, and of their widgets those that the other graph has too."""
+    return {
+        key: (part["class_type"], {name: value for name, value in part["inputs"].items() if _counts(name, part, other)})
+        for key, part in graph.items()
+    }
+
+
+def _counts(name: str, part: dict[str, Any], other: Graph) -> bool:
+    twins = [node["inputs"] for node in other.values() if node["class_type"] == part["class_type"]]
+    return is_own(part["class_type"]) or isinstance(part["inputs"][name], list) or any(name in one for one in twins)
+
+
 def api_from_ui(workflow: dict[str, Any], info: Info) -> Graph:
-    """What the browser would queue."""
+    """What the browser would queue, but for inputs that the host's own nodes got since the workflow was made."""
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     graph: Graph = {}
     for node in workflow["nodes"]:
         if node["type"] not in info:
             continue  # a note
-        widgets = _widget_names(info[node["type"]])
-        assert len(widgets) == len(node.get("widgets_values", [])), node["type"]
-        inputs = {name: value for name, value in zip(widgets, node.get("widgets_values", []), strict=True) if name}
+        widgets, values = _widget_names(info[node["type"]]), node.get("widgets_values", [])
+        assert len(widgets) == len(values) or (len(widgets) > len(values) and not is_own(node["type"])), node["type"]
+        inputs = {name: value for name, value in zip(widgets, values, strict=False) if name}
         inputs |= {slot["name"]: sources[slot["link"]] for slot in node.get("inputs", []) if slot["link"] is not None}
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return graph
@@ -270,19 +294,8 @@ def main() -> None:
                 _write_thumbnail(server, name)
 
 
-def write_start_video(folder: Path) -> None:
-    """What the workflow that goes on from a video starts with: a red square that moves over blue."""
-    with VideoWriter(folder / "start.mp4", 8.0) as video:
-        for index in range(4):
-            frame = np.zeros((3, 64, 64), np.uint8)
-            frame[2] = 200
-            frame[:, 24:44, 4 + 8 * index : 24 + 8 * index] = np.array([210, 30, 30])[:, None, None]
-            video.append(frame)
-
-
 def _write_thumbnail(server: Any, name: str) -> None:
     """Four frames of the workflow's last video, in reading order."""
-    write_start_video(server.base / "input")
     graph = read_api(name)
     result = server.run(without_sdxl(graph) if name == "sdxl_image_to_video" else graph)
     if result.status != "success":

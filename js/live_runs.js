@@ -1,0 +1,215 @@
+/**
+ * What the page knows of the samplers' runs: what the server tells while they go on, which run a result from the host's
+ * cache came from, and what was wrong where nothing was made.
+ */
+
+import { api, app, ask, setting } from "./page.js"
+import { LiveRun } from "./live_run.js"
+
+const EVENT = "artv.live"
+const SAMPLER = "ARTVMaskedDiffusionSampler"
+const PICTURES = "ARTV.LivePictures"
+const STORED = "ARTV.runs"
+const MAX_RUNS = 8
+const MAX_STORED = 32
+const MAX_LINES = 3
+
+/** The run to show for each node of each graph, the latest last. */
+const runs = new Map()
+/** What the server told, by the ids of the runs. */
+const known = new Map()
+/** Prompts whose result the host took from its cache, by the id of the run that made it. */
+const cached = new Map()
+/** What was refused when a sampler last said so, by the host's name of it. */
+const refused = new Map()
+const listeners = new Set()
+
+api.addEventListener(EVENT, ({ detail }) => receive(detail)) // before the settings are read, which may subscribe
+api.addEventListener("execution_cached", ({ detail }) => recall(detail.prompt_id, detail.nodes))
+api.addEventListener("execution_success", ({ detail }) => recall(detail.prompt_id))
+api.addEventListener("execution_error", ({ detail }) => fail(detail))
+
+app.registerExtension({
+  name: "ARTV.live",
+  settings: [
+    {
+      id: PICTURES,
+      category: ["ARTV", "Live view", "Pictures"],
+      name: "Show frames in the sampler while they are made",
+      tooltip: "Takes about a fiftieth of the run's time. Off: numbers and the drift curve only.",
+      type: "boolean",
+      defaultValue: true,
+      onChange: () => subscribe(),
+    },
+  ],
+  setup() {
+    api.addEventListener("reconnected", subscribe)
+    subscribe()
+  },
+})
+
+/** Have `listener` called whenever a run has changed, until what this gives is called. */
+export function onRuns(listener) {
+  listeners.add(listener)
+  return () => listeners.delete(listener)
+}
+
+/** The run of a node of the graph that is open, or undefined. */
+export function runOf(node) {
+  for (const run of [...runs.values()].reverse()) {
+    const here = !run.workflow || run.workflow === rootGraph()?.id
+    if (here && nodeAt(run.node) === node) return run
+  }
+}
+
+export function rootGraph() {
+  return app.rootGraph ?? app.graph
+}
+
+/** The node that the host calls "5", or "3:5" in the subgraph of node 3. */
+function nodeAt(path) {
+  let graph = rootGraph()
+  let node
+  for (const part of String(path).split(":")) {
+    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part))
+    graph = node?.subgraph
+  }
+  return node
+}
+
+/**
+ * Have the server tell this page of its runs, and at once of those it knows. The page's id comes with the socket and is
+ * the same after the page is loaded again; runs that the browser was told of earlier are named.
+ */
+async function subscribe() {
+  while (!api.clientId) await new Promise((go) => setTimeout(go, 100))
+  const question = { client_id: api.clientId, pictures: setting(PICTURES) ?? true, runs: storedRuns() }
+  await ask("live", question).catch(() => {})
+}
+
+function storedRuns() {
+  try {
+    const stored = JSON.parse(localStorage.getItem(STORED) ?? "[]")
+    return Array.isArray(stored) ? stored.filter((one) => typeof one === "string").slice(-MAX_STORED) : []
+  } catch {
+    return []
+  }
+}
+
+/** So that a page that is opened later in this browser can name the run. */
+function store(id) {
+  const others = storedRuns().filter((one) => one !== id)
+  try {
+    localStorage.setItem(STORED, JSON.stringify([...others, id].slice(-MAX_STORED)))
+  } catch {
+    // Where nothing can be stored, a page that is opened later does not find the run.
+  }
+}
+
+function receive(message) {
+  const before = known.get(message.run)
+  const run = before && !message.whole ? before : new LiveRun(message.run)
+  run.take(message)
+  run.cachedFor = cached.get(run.id)
+  latest(known, run.id, run)
+  if (!before) store(run.id)
+  // What comes late, such as frames that are decoded after the run, brings no run back.
+  if (run !== before || runs.get(keyOf(run)) === run) put(run)
+}
+
+function put(run) {
+  latest(runs, keyOf(run), run)
+  for (const listener of listeners) listener()
+}
+
+/** Into a map whose latest are last, and which holds no more than `MAX_RUNS`. */
+function latest(map, key, value) {
+  map.delete(key)
+  map.set(key, value)
+  if (map.size > MAX_RUNS) map.delete(map.keys().next().value)
+}
+
+function keyOf({ workflow, node }) {
+  return `${workflow}/${node}`
+}
+
+/**
+ * Show the runs that made what is in the host's cache, where samplers of a prompt (all, or those of `nodes`) were not
+ * run for it.
+ */
+async function recall(prompt, nodes) {
+  if (nodes && !nodes.some((path) => nodeAt(path)?.comfyClass === SAMPLER)) return
+  const answer = await asked(prompt)
+  for (const [node, id] of Object.entries(answer.runs)) {
+    const shown = runs.get(keyOf({ workflow: answer.workflow, node }))
+    if (shown?.prompt === prompt || (nodes && !nodes.includes(node))) continue
+    if (id) latest(cached, id, prompt)
+    if (id && shown?.id === id) put(Object.assign(shown, { cachedFor: prompt }))
+    if (!id) put(unmade({ workflow: answer.workflow, node, prompt, state: "cached" }))
+  }
+}
+
+/** What the server answers of a prompt's samplers; it tells of their runs by the socket, before or after that. */
+async function asked(prompt) {
+  const question = { client_id: api.clientId, prompt_id: prompt }
+  return ask("recall", question).catch(() => ({ workflow: null, runs: {} }))
+}
+
+/** A node ended a prompt: samplers that made nothing for it say why. */
+async function fail({ prompt_id: prompt, node_id: faulty, exception_message: message }) {
+  const answer = await asked(prompt)
+  for (const [node, id] of Object.entries(answer.runs)) {
+    const shown = runs.get(keyOf({ workflow: answer.workflow, node }))
+    if (id || shown?.prompt === prompt || shown?.cachedFor === prompt) continue
+    const problem = said(node, faulty, firstLine(message))
+    put(unmade({ workflow: answer.workflow, node, prompt, state: "refused", problem }))
+  }
+}
+
+/** What the host refused to run; null where it refused nothing in the graph that is open. */
+export function refusal() {
+  const faults = Object.entries(app.extensionManager?.lastNodeErrors ?? app.lastNodeErrors ?? {})
+  const isHere = faults.every(([path, { class_type: kind }]) => nodeAt(path)?.comfyClass === kind)
+  if (!faults.length || !isHere) return null
+  return faults.map(([path, { errors }]) => [path, errors.map(lineOf)])
+}
+
+/** Have a sampler say what the host refused to run, once; null is nothing. */
+export function refuse(node, faults) {
+  const path = pathOf(node)
+  const told = JSON.stringify(faults)
+  if (!path || refused.get(path) === told) return
+  refused.set(path, told)
+  if (!faults) return
+  const lines = faults.flatMap(([faulty, found]) => found.map((line) => said(path, faulty, line)))
+  const problem = [...new Set(lines)].slice(0, MAX_LINES).join("\n")
+  put(unmade({ workflow: rootGraph().id, node: path, prompt: null, state: "refused", problem }))
+}
+
+/** What the host calls a node of the graph that is open: the reverse of `nodeAt`. */
+function pathOf(node, graph = rootGraph(), before = "") {
+  for (const one of graph?.nodes ?? []) {
+    if (one === node) return `${before}${one.id}`
+    const found = one.subgraph && pathOf(node, one.subgraph, `${before}${one.id}:`)
+    if (found) return found
+  }
+}
+
+function unmade(values) {
+  return Object.assign(new LiveRun(null), values)
+}
+
+function said(node, faulty, line) {
+  return String(faulty) === String(node) ? line : `${nodeAt(faulty)?.title ?? faulty}: ${line}`
+}
+
+/** A fault as one line; the name of the input that the host puts before it stays where nothing else names it. */
+function lineOf({ type, message, details, extra_info: about }) {
+  const told = String(details ?? "")
+  if (type !== "custom_validation_failed") return firstLine([message, told].filter(Boolean).join(": "))
+  return firstLine(told.replace(`${about?.input_name} - `, ""))
+}
+
+function firstLine(told) {
+  return String(told ?? "").trim().split("\n")[0]
+}
