@@ -163,7 +163,7 @@ class Captured:
         try:
             capture = _Capture(self._graphs, self._predict, self._conditions[number], task, x, level, reuse)
         except Exception as error:  # if it is not of capturing, the plain way raises it again
-            keep_for_ever(error)
+            keep_failed_capture(error)
             reason = str(error).strip().partition("\n")[0]
             logger.warning("an evaluation cannot be captured as a CUDA graph, so frames take longer: %s", reason)
             self._failed.add(key)
@@ -259,9 +259,9 @@ class _Weights:
         return tuple(_address(tensors.get(name)) for tensors, name in self._places)
 
 
-def keep_for_ever(error: Exception) -> None:
-    """The tensors of a failed capture, which its traceback holds, must not be freed with cudaMallocAsync: that would end
-    the process."""
+def keep_failed_capture(error: Exception) -> None:
+    """With cudaMallocAsync, keeps the tensors of a failed capture, which its traceback holds: to free them would end the
+    process."""
     if torch.cuda.is_available() and torch.cuda.get_allocator_backend() != "native":
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
 
