@@ -260,8 +260,8 @@ class _Weights:
 
 
 def keep_failed_capture(error: Exception) -> None:
-    """With cudaMallocAsync, keeps the tensors of a failed capture, which its traceback holds: to free them would end the
-    process."""
+    """With cudaMallocAsync, keep the tensors of a failed capture, which its traceback holds. To free them would end
+    the process."""
     if torch.cuda.is_available() and torch.cuda.get_allocator_backend() != "native":
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
 
