@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from .colors import color_options
 from .partial_file import PartialFile, check_target, reason
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -357,7 +358,8 @@ def read_video(path: str | Path) -> Tensor:
 
 
 def _from_video_frame(frame: Any) -> Tensor:
-    return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    rgb = frame.reformat(format="rgb24", **color_options(frame)).to_ndarray()
+    return torch.from_numpy(rgb).permute(2, 0, 1)
 
 
 def mask_frames(mask: Tensor, height: int, width: int) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..colors import color_options
 from ..sizes import MAX_SIDE
 from .clips import BrokenClip
 from .sources import Entry
@@ -350,7 +351,7 @@ def _image(video: _Video, frame: Any, size: tuple[int, int]) -> Tensor:
     if max(scaled) > MAX_SIDE:
         raise _ClipError(f"it is {frame.width}x{frame.height} pixels, which is too narrow for {size[1]}x{size[0]}")
     # Bicubic in swscale widens its filter when it makes an image smaller, so that nothing aliases.
-    how = {"interpolation": "BICUBIC", **_one_thread()}
+    how = {"interpolation": "BICUBIC", **_one_thread(), **color_options(frame)}
     rgb = video.reformatter.reformat(frame, scaled[1], scaled[0], "rgb24", **how).to_ndarray()
     top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
     image = torch.from_numpy(rgb[top : top + height, left : left + width])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from ..colors import color_options
 from ..data.clips import BrokenClip
 from ..data.decode import iterate_frames
 from ..data.sources import Entry
@@ -77,4 +78,4 @@ def _small(frame: Any) -> Any:
     """[H, W, 3] uint8 in PySceneDetect's order of colours."""
     width = min(frame.width, WIDTH)
     height = max(1, round(frame.height * width / frame.width))
-    return frame.reformat(width, height, "bgr24", interpolation="AREA").to_ndarray()
+    return frame.reformat(width, height, "bgr24", interpolation="AREA", **color_options(frame)).to_ndarray()
