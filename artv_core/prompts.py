@@ -16,7 +16,10 @@ A time is a frame (`24`) or seconds (`1.5s`: the nearest frame). The first promp
 end out, and the next prompt starts there; any other prompt holds until the next. The last one holds to the end of the
 video, whatever its range. Braces round it all (JSON) are passed over, and so are `#` comments where a prompt could
 begin. Text in quotes, of either kind, ends on its line and knows JSON's escapes (any other backslash stays, as in
-`\(`); text without quotes goes on to the end of its line or to its bracket.
+`\(`); text without quotes goes on to the end of its line or to its bracket. A full-width colon is a colon.
+
+What other programs would compute (`pw_a`, expressions in backticks), lists, and times that cannot be read are errors,
+so that they do not end up in a prompt.
 """
 
 import json
@@ -204,26 +207,38 @@ def _check_settings(segment_frames: int, fps: float | None, num_frames: int) -> 
 # Quantifiers are possessive (`*+`): no text makes matching slow. `_SPACE` does not leave the line.
 _SPACE = r"[^\S\n]*+"
 _TIME = r"[-+]?[0-9][0-9.]*+[A-Za-z]*+"
+_COLONS = ":\uff1a"  # the second one is full-width, as Chinese and Japanese keyboards write it
 _MARKS = "\"'\u2018\u2019\u201c\u201d"
 
 _SPACES = re.compile(_SPACE)
 _BETWEEN = re.compile(r"(?:[\s,]|#[^\n]*+)*+")
 _KEY = re.compile(
-    rf"(?:(?P<mark>[{_MARKS}])(?P<quoted>[^\n{_MARKS}]{{0,100}})[{_MARKS}]|(?P<bare>{_TIME})){_SPACE}[:=]{_SPACE}"
+    rf"(?:(?P<mark>[{_MARKS}])(?P<quoted>[^\n{_MARKS}]{{0,100}})[{_MARKS}]|(?P<bare>{_TIME})){_SPACE}[{_COLONS}=]{_SPACE}"
 )
 _BRACE = re.compile(rf"{_BETWEEN.pattern}\{{(?=\s*+(?:\}}|{_KEY.pattern}))")
 _RANGE_BEGIN = re.compile(rf"\[{_SPACE}[-+]?[0-9]")
 _RANGE = re.compile(
-    rf"\[{_SPACE}(?P<start>{_TIME}){_SPACE}(?P<dash>[-\u2013\u2014]){_SPACE}(?P<end>{_TIME})?+{_SPACE}:{_SPACE}"
+    rf"\[{_SPACE}(?P<start>{_TIME}){_SPACE}(?P<dash>[-\u2013\u2014]){_SPACE}(?P<end>{_TIME})?+{_SPACE}[{_COLONS}]{_SPACE}"
 )
 _RANGE_END = re.compile(r"\]")
 _BRACKET = re.compile(r"\\.|[\[\]\n]")
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"' + "|" + r"'(?:[^'\\\n]|\\.)*+'")
 _QUOTED_END = re.compile(r"(?=[,#\n]|\Z)")
 _LINE = re.compile(r"[^\n]*+")
-_SECOND_KEY = re.compile(rf",{_SPACE}(?P<key>[\"']?[0-9]++s?[\"']?){_SPACE}[:=](?=[\s\"'])")
+_SECOND_KEY = re.compile(rf"[,\uff0c]{_SPACE}(?P<key>[\"']?[0-9]++s?[\"']?){_SPACE}(?:[:=](?=[\s\"'])|\uff1a)")
 _TIME_PARTS = re.compile(r"(?P<number>[0-9]++(?:\.[0-9]++)?+)(?P<seconds>[sS])?+")
 _NEGATIVE = re.compile(r"(?<!\S)--neg")
+_EXPRESSION = re.compile(r"`[^`]*+`|(?<!\w)pw_[a-d](?!\w)")
+_BYTE_ORDER_MARK = "\ufeff"
+_INVISIBLE = re.compile(rf"[\u200b-\u200f\u202a-\u202e\u2060-\u2069]++(?:{_KEY.pattern}|{_RANGE_BEGIN.pattern}|\{{)")
+_LIST = re.compile(
+    rf"\[\s*+(?:(?:{_QUOTED.pattern})\s*+(?:,|(?:\]\s*+)?,?\s*+\Z)|\{{\s*+[\"']|[\[(]\s*+[\"'0-9]|\]\s*+\Z)"
+)
+_DASHED_KEY = re.compile(rf"[-*\u2022][^\S\n]++{_KEY.pattern}")
+_WIDE_TIME = re.compile(
+    rf"(?:[\uff3b\u3010]{_SPACE}[\"']?\d[\d.]*+|\[?{_SPACE}[\"']?[0-9.]*+(?![0-9])\d[\d.]*+)"
+    rf"[sS]?{_SPACE}[\"']?{_SPACE}[{_COLONS}=\uff1d\-\u2013\u2014\uff0d]"
+)
 _ESCAPE = re.compile(r"(?P<units>(?:\\u[0-9a-fA-F]{4})++)|\\(?P<character>[\"'\\/bfnrt])")
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
@@ -279,6 +294,7 @@ class _Reader:
         if len(self.text) > MAX_CHARACTERS:
             raise self.error(0, f"the schedule has {len(self.text)} characters; accepted are up to {MAX_CHARACTERS}")
         text = self.text
+        self.check_beginning()
         self.blank_braces()
         while not self.at_end():
             prompt = self.read_prompt()
@@ -329,6 +345,18 @@ class _Reader:
         self.take(_BETWEEN)
         return self.at == len(self.text)
 
+    def check_beginning(self) -> None:
+        """Raises where the text is something else than a schedule: a JSON list, or files put together."""
+        mark, first = self.text.find(_BYTE_ORDER_MARK), _BETWEEN.match(self.text)
+        if mark >= 0:
+            raise self.error(mark, "got a byte order mark (U+FEFF), which is invisible; delete it")
+        at = first.end() if first else 0
+        if _LIST.match(self.text, at):
+            raise self.error(
+                at,
+                'got a list; accepted are prompts without brackets, one on each line, or {"0": "text", "24": "text"}',
+            )
+
     def blank_braces(self) -> None:
         """Put spaces for the braces round a JSON object, so that all else keeps its place."""
         opening = _BRACE.match(self.text)
@@ -344,12 +372,24 @@ class _Reader:
 
     def read_prompt(self) -> WrittenPrompt:
         at = self.at
+        if problem := self.foreign_key():
+            raise self.error(at, problem)
         if _RANGE_BEGIN.match(self.text, at):
             return self.read_range(at)
         if key := self.take(_KEY):
             return self.read_keyed(at, key)
         text, start = self.read_line(), len(self.prompts) * self.segment_frames
         return WrittenPrompt(start, None, text, at, at + len(text), None, None, (at, at + len(text)))
+
+    def foreign_key(self) -> str | None:
+        """What is wrong with a time that is written so that it would be read as a prompt."""
+        if _INVISIBLE.match(self.text, self.at):
+            return f"got U+{ord(self.text[self.at]):04X}, which is invisible, before the prompt; delete it"
+        if _DASHED_KEY.match(self.text, self.at):
+            return f"got {self.rest()}; a prompt begins with its time, without the mark before it"
+        if _WIDE_TIME.match(self.text, self.at):
+            return f"got {self.rest()}; accepted are times in the digits 0 to 9, and the brackets [ and ]"
+        return None
 
     def read_keyed(self, at: int, key: re.Match[str]) -> WrittenPrompt:
         """A prompt after `"24":`, `24:` or `24 =`."""
@@ -456,6 +496,8 @@ def _text_problem(prompt: WrittenPrompt) -> str | None:
         return f"the prompt of frame {prompt.start} is empty; say what is to be seen"
     if _NEGATIVE.search(prompt.text):
         return "got --neg, which prompts do not know; the negative prompt is an input of its own, for all frames"
+    if expression := _EXPRESSION.search(prompt.text):
+        return f"got {_shown(expression[0])}, but nothing is computed in prompts; write a number, as in (fox:1.2)"
     return None
 
 

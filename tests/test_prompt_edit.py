@@ -54,6 +54,8 @@ COMMENTED = """\
         ("0: a fox\n24: b", [(0, 0, "a (fox:1.2), red"), (1, 24, "b")], "0: a (fox:1.2), red\n24: b"),
         ("0: a fox\n24: b", [(0, 0, "a, 24: b"), (1, 24, "b")], '0: "a, 24: b"\n24: b'),
         ("0: a fox\n24: b", [(1, 0, "b"), (0, 24, "a\nfox")], '0: b\n24: "a\\nfox"'),
+        ("0\uff1aa\n24\uff1ab", [(0, 0, "a"), (1, 20, "b"), (None, 32, "c")], "0\uff1aa\n20\uff1ab\n32\uff1ac"),
+        ("[0-24\uff1aa] [24-\uff1ab]", [(0, 0, "a"), (1, 12, "b")], "[0-12\uff1aa] [12-\uff1ab]"),
         ("0: a \\(fox", [(0, 0, 'a \\(fox, "red"')], '0: a \\(fox, "red"'),
         ('"0": "a \\(fox"', [(0, 0, "a \\(fox, red")], '"0": "a \\(fox, red"'),
         ("[0-24: a] [24-48: b]", [(0, 0, "a"), (1, 12, "b")], "[0-12: a] [12-: b]"),
@@ -358,6 +360,16 @@ def test_the_page_is_told_where_a_text_is_wrong():
     settings = answer_schedule(question("0: a", fps=0))["error"]
     assert (settings["line"], settings["column"]) == (None, None)
     assert "0 frames per second" in settings["message"]
+
+
+def test_the_page_is_told_what_cannot_be_a_prompt():
+    error = answer_schedule(question("0: a\n24: (b:`pw_a`)"))["error"]
+    assert "nothing is computed" in error["message"]
+    assert (error["line"], error["column"]) == (2, 1)
+    wanted = {"prompts": [{"source": 0, "start": 0, "text": "(a:`pw_a`)"}], "end": None}
+    answer = answer_schedule(question("0: a", wanted=wanted))
+    assert answer["text"] == "0: a"
+    assert "nothing is computed" in answer["error"]["message"]
 
 
 def test_the_page_gets_the_text_it_wants():

@@ -64,6 +64,9 @@ def test_lines_follow_one_another_in_segments():
         "[ 0 - 24 : a fox ],[24-:a fox asleep]",
         '[0-24: "a fox"]\n24: a fox asleep',
         "[0\u201324: a fox], '24': 'a fox asleep'",
+        "0\uff1aa fox\n24\uff1a a fox asleep",
+        '{"0"\uff1a"a fox", "24" \uff1a "a fox asleep"}',
+        "[0-24\uff1aa fox] [3s- \uff1a a fox asleep]",
     ],
 )
 def test_time_may_be_named_in_the_styles_of_other_schedulers(text):
@@ -139,6 +142,25 @@ def test_text_before_and_after_every_prompt():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "[dawn] a fox",
+        '["noir"] a fox',
+        "[[a fox]] asleep",
+        "[{day|night}] a fox",
+        "- a fox",
+        "a fox ` a hare",
+        "a pw_able fox",
+        "\uff17\u53ea\u72d0\u72f8",
+        "\u200f\u062b\u0639\u0644\u0628",
+        "a fox\uff1aasleep",
+    ],
+)
+def test_prompts_that_only_look_like_something_else(text):
+    assert parse_prompts(text, 16) == [(0, text)]
+
+
+@pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
         ("", 1, 1, "holds no prompt"),
@@ -195,6 +217,26 @@ def test_text_before_and_after_every_prompt():
         ('  {"0": "a fox"', 1, 3, "begins with { but does not end with }"),
         ('{"0": "a fox"} more', 1, 1, "begins with { but does not end with }"),
         ('"0": "a fox --neg blur"', 1, 1, "got --neg"),
+        ('"0": "a fox",\n "8": "a (hare:`pw_a`)"', 2, 2, "got '`pw_a`', but nothing is computed in prompts"),
+        ("0: a fox\n8: a (hare:pw_d), asleep", 2, 1, "got 'pw_d', but nothing is computed"),
+        ("a fox\na (hare:`(0.5*sin(t/8)+1)`)", 2, 1, "got '`(0.5*sin(t/8)+1)`', but nothing is computed"),
+        ('[0-8: "a \\u0060t\\u0060 fox"]', 1, 1, "got '`t`', but nothing is computed"),
+        ('```json\n{"0": "a fox"}\n```', 1, 1, "but nothing is computed"),
+        ('["a fox", "a hare"]', 1, 1, "got a list; accepted are prompts without brackets"),
+        ('# foxes\n [\n  "a fox",\n  "a hare"\n]\n', 2, 2, "got a list"),
+        ("['a fox']", 1, 1, "got a list"),
+        ('[{"frame": 0, "prompt": "a fox"}]', 1, 1, "got a list"),
+        ('[[0, "a fox"], [8, "a hare"]]', 1, 1, "got a list"),
+        ("[(0, 'a fox')]", 1, 1, "got a list"),
+        ("[ ]", 1, 1, "got a list"),
+        ("\ufeff0: a fox", 1, 1, "got a byte order mark (U+FEFF), which is invisible; delete it"),
+        ("0: a fox\n\ufeff8: a hare", 2, 1, "got a byte order mark"),
+        ("\u200b0: a fox", 1, 1, "got U+200B, which is invisible"),
+        ("- 0: a fox\n- 8: a hare", 1, 1, "got '- 0: a fox'; a prompt begins with its time"),
+        ("\uff10\uff1aa fox\n\uff18\uff1aa hare", 1, 1, "accepted are times in the digits 0 to 9"),
+        ("\u30100-8\uff1aa fox\u3011", 1, 1, "accepted are times in the digits 0 to 9, and the brackets [ and ]"),
+        ("0: a fox\n[8-1\uff16: a hare]", 2, 1, "a range is written [0s-3s: text]"),
+        ("0\uff1aa fox\uff0c8\uff1aa hare", 1, 9, "got 8 on another prompt's line"),
         ("0: a\n100: b", 2, 1, "starts at frame 100, but the video ends with frame 99"),
         ("0: a\n[90-101: b]", 2, 1, "ends at frame 101, but the video has 100 frames"),
         ("a\n" * 7, 7, 1, "starts at frame 102, but the video ends with frame 99"),
@@ -294,6 +336,13 @@ def test_nothing_but_a_value_error_comes_of_any_text():
         "=",
         "-",
         "--neg",
+        "`",
+        "pw_",
+        "[ ",
+        "['a',",
+        "\u200b",
+        "\uff10",
+        "- ",
     ],
 )
 @pytest.mark.parametrize("start", ["", "0: ", '0: "', "[0-1: ", '{"0": ', '"'])
