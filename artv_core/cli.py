@@ -124,7 +124,9 @@ def _add_generate(commands: Any) -> None:
         description="Makes a video. Settings that are not given are those that the checkpoint recommends.",
         allow_abbrev=False,
     )
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what is to be seen")
+    parser.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="what is to be seen; (words:1.3) count more or less"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4", help="the video to write")
     for add in (
         _add_input_options,
@@ -545,9 +547,12 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
 
 def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
     """One line on stderr for each text that is too long, and one for all words that the checkpoint never saw."""
+    from .prompt_weights import without_weights
+
     encoder, vocabulary = pipeline.model.text, pipeline.model.config.vocabulary
     if encoder is None:
         return
+    texts = [without_weights(text) for text in texts]
     for text in texts:
         lost = encoder.lost_words(text)
         if lost:

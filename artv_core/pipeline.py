@@ -83,8 +83,9 @@ class Pipeline:
 
     def encode_prompts(self, prompts: Prompts) -> TextTrack:
         """Prompts to the text of each frame: contexts [L, D], or [B, L, D] where each video has a text of its own.
+        Weights in them, as in `a (red:1.3) circle`, mean what they mean in ComfyUI (`prompt_weights`).
 
-        Raises ValueError without a text encoder, and unless starts begin at 0 and ascend.
+        Raises ValueError without a text encoder, on weights that cannot be, and unless starts begin at 0 and ascend.
         """
         if isinstance(prompts, TextTrack):
             return prompts
@@ -172,8 +173,8 @@ class Pipeline:
         # One at a time: a text's context must not depend, in its last bits, on what else was encoded with it.
         with torch.no_grad():
             if isinstance(prompt, str):
-                return self.model.encode_text([prompt])[0]
-            return torch.cat([self.model.encode_text([text]) for text in prompt])
+                return self.model.encode_weighted(prompt)
+            return torch.stack([self.model.encode_weighted(text) for text in prompt])
 
 
 def make_pipeline(

@@ -11,6 +11,7 @@ from ..generate import GenerateOptions
 from ..media import VideoWriter
 from ..partial_file import replacing
 from ..pipeline import Pipeline
+from ..prompt_weights import escape_parentheses
 from .prompt_sets import Prompt
 
 MADE_WITH = "made-with.json"
@@ -55,5 +56,5 @@ def make_videos(
 def _make(pipeline: Pipeline, text: str, options: GenerateOptions, path: Path) -> None:
     comment = json.dumps({"prompt": text, "seed": options.seed})
     with VideoWriter(path, pipeline.model.config.fps, comment=comment) as writer:
-        for frame in pipeline.frames(text, options):
+        for frame in pipeline.frames(escape_parentheses(text), options):
             writer.append(frame.image[0])

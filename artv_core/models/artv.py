@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ARTVConfig, VAEConfig
+from ..prompt_weights import read_weights
 from .autoencoder_kl import AutoencoderKL
 from .network import FrameNetwork
 from .taesd import TAESD
@@ -68,16 +69,36 @@ class ARTV(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """B texts to context `[B, L, D]`, float32. Raises ValueError without a text encoder."""
-        if self.text is None:
-            raise ValueError(
-                "this checkpoint holds no text encoder; name a base checkpoint with --base, or give a context"
-            )
-        return self.text(self.text.tokenize(texts))
+        text = self.require_text()
+        return text(text.tokenize(texts))
+
+    def encode_weighted(self, prompt: str) -> Tensor:
+        """A prompt with weights, as `prompt_weights.read_weights`, to context `[L, D]`, float32.
+
+        As in ComfyUI, a token's weight w moves its encoding away from the one that the empty prompt has there, e:
+        (encoding - e) * w + e. Raises ValueError as `encode_text` and `read_weights`.
+        """
+        text, parts = self.require_text(), read_weights(prompt)
+        tokens, weights = text.tokenize_weighted(parts)
+        context = text(tokens)[0]
+        if bool((weights == 1).all()):
+            return context
+        empty = text(text.tokenize([""]))[0]
+        weight = weights.to(context.device)[:, None]
+        return torch.where(weight == 1, context, (context - empty) * weight + empty)
 
     @torch.no_grad()
     def update_null_context(self) -> None:
         """Set `null_context` to the encoding of the empty prompt, as in Stable Diffusion. Raises as `encode_text`."""
         self.null_context.copy_(self.encode_text([""])[0])
+
+    def require_text(self) -> TextEncoder:
+        """The text encoder. Raises ValueError where there is none."""
+        if self.text is None:
+            raise ValueError(
+                "this checkpoint holds no text encoder; name a base checkpoint with --base, or give a context"
+            )
+        return self.text
 
     def require_vae(self) -> TAESD | AutoencoderKL:
         """The VAE. Raises ValueError where there is none."""

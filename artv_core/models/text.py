@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TextConfig
+from ..prompt_weights import WeightedText
 
 VOCABULARY_SIZE = 49408
 _END = VOCABULARY_SIZE - 1
@@ -33,6 +34,16 @@ class TextEncoder(nn.Module):
         """Texts to `[B, L]` int64: start, words, end, zeros (more ends with `config.pad_with_end`). A text that is too
         long is cut and keeps its end token."""
         return tokenize(texts, self.config)
+
+    def tokenize_weighted(self, parts: Sequence[WeightedText]) -> tuple[Tensor, Tensor]:
+        """Parts of one text to its tokens `[1, L]`, as `tokenize`, and how much each of them counts, `[L]` float32."""
+        pairs = [(token, part.weight) for part in parts for token in _tokenizer().encode(part.text)]
+        pairs = pairs[: self.config.context_length - 2]
+        tokens, weights = self.tokenize([""]), torch.ones(self.config.context_length)
+        for place, (token, weight) in enumerate(pairs, start=1):
+            tokens[0, place], weights[place] = token, weight
+        tokens[0, len(pairs) + 1] = _END
+        return tokens, weights
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, L]` to context `[B, L, width]`, float32."""

@@ -241,6 +241,19 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
     }
 
 
+def weighted(nodes: dict, checkpoint: str, base: Path) -> list[list[tuple[str, float]]]:
+    """What the host reads in each of the prompts in a file, as parts with weights; their encodings into another."""
+    import torch
+    from comfy import sd1_clip
+
+    _, clip, _ = _load(nodes, checkpoint)
+    prompts = json.loads((base / "prompts.json").read_text(encoding="utf-8"))
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0][0] for prompt in prompts]
+    torch.save([context.clone() for context in encoded], base / "weighted.pt")
+    parts = [sd1_clip.token_weights(sd1_clip.escape_important(prompt), 1.0) for prompt in prompts]
+    return [[(sd1_clip.unescape_important(text), weight) for text, weight in found if text] for found in parts]
+
+
 # Parts
 
 
