@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..artv_core.evaluation.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
-from .images import Decoder, decoded_frames
+from .images import Decoder, decoded_frame, decoded_frames
 from .monitor import counter
 from .output_files import output_file
 
@@ -78,7 +78,7 @@ class ARTVDriftReadout(io.ComfyNode):
             )
         file = output_file(filename_prefix, ".csv")
         decode = Decoder(vae)
-        meter = DriftMeter(decode(samples[anchor_frame : anchor_frame + 1])[0])
+        meter = DriftMeter(decoded_frame(decode, samples, anchor_frame))
         readings: list[DriftReading] = []
         progress = counter(len(samples))
         with DriftLog(file.path) as log:

@@ -79,6 +79,13 @@ def decoded_frames(decode: Decoder, latents: Tensor) -> Iterator[Tensor]:
         yield from decode(part)
 
 
+def decoded_frame(decode: Decoder, latents: Tensor, index: int) -> Tensor:
+    """One of the images that `decoded_frames` gives, to the bit: what is decoded together differs by rounding."""
+    count = frames_at_once(latents)
+    start = index // count * count
+    return decode(latents[start : start + count])[index - start]
+
+
 def frames_at_once(latents: Tensor, factor: int = 8) -> int:
     """How many frames of these latents [T, C, h, w] to decode together."""
     pixels = latents.shape[-2] * latents.shape[-1] * factor**2

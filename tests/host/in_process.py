@@ -231,6 +231,7 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
 
     weights.Captured = Captured
     weights.choose_way = lambda **_: weights.Way("captured", "a test says so")
+    weights.why_not = lambda device: ""
     made = [_sample(nodes, patcher, clip) for patcher in (model, _patched(model))]
     settings = {"fps": 8.0, "filename_prefix": "taken", "format": "mp4", "upscale": 1}
     stream = nodes["ARTVStreamVideo"].execute(TakesAway(), **settings).args[0]

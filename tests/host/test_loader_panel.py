@@ -214,11 +214,11 @@ def test_faults_and_missing_parts_are_told(page: Any, panel: Any, partial: str) 
 @NO_BROWSER
 def test_it_is_no_part_of_what_is_saved_or_queued(page: Any, panel: Any) -> None:
     saved = page.evaluate("() => app.graph.nodes.find(node => node.type == 'ARTVLoader').serialize()")
-    assert saved["widgets_values"] == ["tiny (shipped)", "none", False]
+    assert saved["widgets_values"] == ["tiny (shipped)", "none", False, True]
     shipped = next(node for node in workflow_format.read_ui("text_to_video")["nodes"] if node["type"] == LOADER)
     assert (saved["color"], saved["bgcolor"]) == (shipped["color"], shipped["bgcolor"])
     loader = next(part for part in browser.exported(page).values() if part["class_type"] == LOADER)
-    assert loader["inputs"] == {"checkpoint": "tiny (shipped)", "base": "none", "compile": False}
+    assert loader["inputs"] == {"checkpoint": "tiny (shipped)", "base": "none", "compile": False, "graph": True}
 
 
 @NO_BROWSER
