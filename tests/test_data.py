@@ -340,6 +340,73 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, name: str, tex
         list_entries(tmp_path / "nowhere")
 
 
+def written_list(folder: Path, text: str, ending: str = "csv") -> list[tuple[str, str]]:
+    return [(entry.name, entry.caption) for entry in list_entries(put(folder / f"a.{ending}", text))[0]]
+
+
+def test_what_a_hand_wrote_into_a_list_is_read_whole(tmp_path: Path) -> None:
+    header = "path,caption,note\n"
+    assert written_list(tmp_path, header + '0.mp4, "a dog, running", x\n\n1.mp4,a 5" screen') == [
+        ("0.mp4", "a dog, running"),
+        ("1.mp4", 'a 5" screen'),
+    ]
+    assert written_list(tmp_path, header + '0.mp4,"one line\nand a ""second"", longer",x,,\n') == [
+        ("0.mp4", 'one line and a "second", longer')
+    ]
+    assert written_list(tmp_path, '{" Path": "0.mp4", "Caption": "a", "more": {"path": 1, "path": 2}}', "jsonl") == [
+        ("0.mp4", "a")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,caption\n0.mp4,a dog, running, fast\n1.mp4,b", r"line 2 has 4 cells, and the first line 2; put quotes"),
+        ("caption,path\nb,1.mp4\na dog, running,0.mp4", r"line 3 has 3 cells, and the first line 2; put quotes"),
+        ('path,caption\n0.mp4,a\n\n1.mp4,"a dog\n2.mp4,b\n', r"line 4: a quote is opened and not closed"),
+        ('path,caption\n0.mp4,"a dog\n1.mp4,b\n2.mp4,c"\n', r"line 2: a quote is opened .* takes in the row '1.mp4,b'"),
+        ('caption,path\n"a dog,0.mp4\nb,1.mp4\nc"\n', r"line 2: a quote is opened .* takes in the row 'b,1.mp4'"),
+        ('path,caption\n0.mp4,"a dog\n1.mp4,"b"\n', r"line 2: text goes on behind a closing quote"),
+        ('path,caption\n0.mp4,"a sign that says "stop", red"', r"line 2: text goes on behind a closing quote"),
+        (
+            'path,caption\n0.mp4,"' + "a dog\n" * 30000,
+            r"line 2: a cell has more than \d+ characters; is a quote opened",
+        ),
+        ("path,caption,Caption\n0.mp4,a,b", r"has 2 columns caption; keep one of them"),
+        ("path;caption\n0.mp4;a", r"needed are path, caption; separate its cells by commas, not by ';'"),
+        (
+            "file_name,caption\n0.mp4,a",
+            r"no column path \(its first line: file_name, caption\).*; rename its file_name",
+        ),
+        ("path,prompt\n0.mp4,a", r"no column caption .*; rename its prompt to caption"),
+    ],
+)
+def test_a_csv_that_would_lose_words_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        written_list(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"video_path": "0.mp4", "caption": "a"}',
+            r"line 1 has no path \(it has: video_path, caption\).*; rename its",
+        ),
+        (
+            '{"path": "0.mp4", "caption": "a"}\n{"path": "1.mp4", "text": "b"}',
+            r"line 2 has no caption .*rename its text",
+        ),
+        ('{"caption": "a"}', r"line 1 has no path \(it has: caption\); needed are path, caption$"),
+        ('{"path": "0.mp4", "caption": "a", "caption": "b"}', r"line 1 has caption 2 times; keep one of them"),
+    ],
+)
+def test_a_jsonl_that_would_lose_words_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        written_list(tmp_path, text, "jsonl")
+
+
 def test_shards_are_read_by_pattern_folder_and_url(
     tmp_path: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

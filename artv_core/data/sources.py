@@ -3,7 +3,6 @@
 Nothing is decoded here. A source gives the same entries in the same order on every machine that sees the same files.
 """
 
-import csv
 import hashlib
 import json
 import math
@@ -20,12 +19,8 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from ..partial_file import replacing
-
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
-"""What a video's name may end in, in lower or upper case."""
-
-COLUMNS = ("path", "caption", "start", "end")
-"""Of a list; the last two, in seconds, may be absent. Others are passed over."""
+from .endings import VIDEO_ENDINGS, is_video
+from .lists import READERS, Row, read_rows
 
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
 _MAX_CAPTION_BYTES = 1 << 20
@@ -81,8 +76,8 @@ def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[l
         sought = f"videos ({', '.join(VIDEO_ENDINGS)}) with a caption beside each (.txt), or shards (.tar)"
     elif not Path(text).is_file():
         raise ValueError(f"there is no source {text}; give a folder, a .csv, a .jsonl, or shards (.tar)")
-    elif (read := _READERS.get(Path(text).suffix.lower())) is not None:
-        entries, problems = _from_list(Path(text), read(Path(text)))
+    elif Path(text).suffix.lower() in READERS:
+        entries, problems = _from_list(Path(text), read_rows(Path(text)))
         sought = "rows with a path and a caption"
     else:
         raise ValueError(f"cannot read {text} as a source; accepted are a folder, a .csv, a .jsonl, and shards (.tar)")
@@ -90,11 +85,6 @@ def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[l
         first = f"; {len(problems)} not usable, the first: {problems[0]}" if problems else ""
         raise ValueError(f"no clips found in {text}: looked for {sought}{first}")
     return entries, problems
-
-
-def is_video(name: str) -> bool:
-    """Whether a file of this name is taken for a video."""
-    return name.lower().endswith(VIDEO_ENDINGS)
 
 
 def _is_pattern(text: str) -> bool:
@@ -175,7 +165,7 @@ def _collapsed(text: str) -> str:
 # Lists
 
 
-def _from_list(file: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> tuple[list[Entry], list[str]]:
+def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
     last, path, label = "", file, ""
@@ -195,45 +185,6 @@ def _from_list(file: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> tuple[
         else:
             problems.append(f"{entry.name}: its caption is empty ({where})")
     return _numbered(entries), problems
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of each row that is not blank."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        try:
-            header = [name.strip().lower() for name in next(rows, [])]
-            missing = [name for name in COLUMNS[:2] if name not in header]
-            if missing:
-                found = ", ".join(header[:20]) or "nothing"
-                raise ValueError(
-                    f"{path} has no column {missing[0]} (its first line: {found}); needed are path, caption"
-                )
-            columns = {name: header.index(name) for name in COLUMNS if name in header}
-            for row in rows:
-                if row:
-                    yield rows.line_num, {name: row[at] if at < len(row) else "" for name, at in columns.items()}
-        except UnicodeDecodeError:
-            raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-        except csv.Error as error:
-            raise ValueError(f"{path} line {rows.line_num}: {error}") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for line, data in enumerate(file, 1):
-            if not data.strip():
-                continue
-            try:
-                row = json.loads(data.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path} line {line} is not valid JSON: {_one_line(error)}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path} line {line} is a {type(row).__name__}, expected an object: path, caption")
-            yield line, row
-
-
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl}
 
 
 def _text(value: object, column: str, where: str) -> str:
