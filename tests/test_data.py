@@ -1,9 +1,11 @@
 """Reading clips to train on: what a source holds, the frame shown at a time, the order of clips."""
 
+import io
 import json
 import os
 import pickle
 import random
+import tarfile
 from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
@@ -452,6 +454,61 @@ def test_shards_are_read_by_pattern_folder_and_url(
         ValueError, match=r"no clips found in pipe:.*; 1 not usable, the first: .*cannot fetch pipe:false"
     ):
         list_entries("pipe:false /x/y.tar", tmp_path / "cache")
+
+
+def indexed(folder: Path, members: list[tuple[str, bytes]], links: dict[str, str] | None = None) -> tuple[dict, list]:
+    """{member: caption} and problems of one shard, whose members may repeat a name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "s.tar", "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            tar.addfile(member)
+    entries, problems = list_entries(folder / "s.tar")
+    return {entry.name.partition("/")[2]: entry.caption for entry in entries}, problems
+
+
+def test_names_in_a_shard_may_hold_dots(tmp_path: Path) -> None:
+    parts = ["v1.0/ep1.00-05", "v1.0/ep1.05-10", "v1.0/ep1.10.5-15", "plain"]
+    members = [(f"{part}{ending}", part.encode()) for part in parts for ending in (".mp4", ".txt")]
+    told = {f"{part}.mp4": part for part in parts}
+    assert indexed(tmp_path / "pairs", members) == (told, [])
+    assert indexed(tmp_path / "upper", [(name.upper(), data) for name, data in members])[0] == {
+        name.upper(): caption for name, caption in told.items()
+    }
+    apart = sorted(members, key=lambda member: member[0].endswith(".txt"))
+    assert indexed(tmp_path / "videos-first", apart) == (told, [])
+    assert indexed(tmp_path / "captions-first", apart[::-1]) == (dict(reversed(told.items())), [])
+
+
+def test_every_video_of_a_shard_is_a_clip_or_is_named(tmp_path: Path) -> None:
+    shared = [("0.left.mp4", b""), ("0.right.mp4", b""), ("0.txt", b"a dog"), ("0.right.txt", b"its other side")]
+    assert indexed(tmp_path / "shared", shared) == ({"0.left.mp4": "a dog", "0.right.mp4": "its other side"}, [])
+    two = [("0.mp4", b""), ("0.webm", b""), ("0.txt", b"a dog"), ("0.b.mp4", b"")]
+    clips, problems = indexed(tmp_path / "two", two)
+    assert clips == {"0.mp4": "a dog", "0.webm": "a dog"}
+    assert problems == ["s.tar/0.b.mp4: its caption cannot be read (there is neither .txt nor .json beside it)"]
+    again = [("0.mp4", b""), ("0.txt", b"a"), ("1.mp4", b""), ("1.txt", b"b"), ("0.mp4", b"2"), ("0.txt", b"c")]
+    assert indexed(tmp_path / "joined", again) == ({"0.mp4": "a", "1.mp4": "b", "0.mp4#~2": "c"}, [])
+    lacking = [("0.mp4", b""), ("1.mp4", b""), ("1.txt", b"b"), ("0.mp4", b"2"), ("0.txt", b"c")]
+    assert len(indexed(tmp_path / "no-neighbour", lacking)[1]) == 1  # the other part's caption is not its own
+    odd = [("a.xyz", b""), ("a.txt", b"a"), ("b.1.xyz", b""), ("b.1.txt", b"b"), ("b.2.mp4", b""), ("b.2.txt", b"c")]
+    odd += [("d.mp4", b""), ("d.jpg", b""), ("d.json", b'{"prompt": "d"}'), ("e.mp4", b""), ("e.cap", b"e")]
+    odd += [(".h.mp4", b""), ("._b.mp4", b"")]
+    clips, problems = indexed(tmp_path / "odd", odd, {"l.mp4": "b.2.mp4"})
+    assert clips == {"b.2.mp4": "c"}
+    assert sorted(line.removeprefix("s.tar/").replace(": ", "|", 1) for line in problems) == [
+        ".h.mp4|its name begins with a dot; such files are passed over",
+        "a.xyz|it has a caption and is no kind of video that can be read; convert it to .mp4",
+        "b.1.xyz|it has a caption and is no kind of video that can be read; convert it to .mp4",
+        "d.mp4|its caption cannot be read (there is no text under caption; rename its prompt to caption)",
+        "e.mp4|its caption cannot be read (there is neither .txt nor .json beside it, only .cap)",
+        "l.mp4|it is a link to b.2.mp4; put the file itself into the shard",
+    ]
 
 
 # Buckets

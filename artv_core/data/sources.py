@@ -21,9 +21,7 @@ from filelock import FileLock
 from ..partial_file import replacing
 from .endings import VIDEO_ENDINGS, is_video
 from .lists import READERS, Row, read_rows
-
-_META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
-_MAX_CAPTION_BYTES = 1 << 20
+from .shards import INDEX_VERSION, MAX_CAPTION_BYTES, as_caption, collapsed, index_shard, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,26 +138,11 @@ def _sidecar_caption(video: Path) -> tuple[str, str]:
     path = video.with_suffix(".txt")
     try:
         with path.open("rb") as file:
-            return _caption(file.read(_MAX_CAPTION_BYTES)), ""
+            return as_caption(file.read(MAX_CAPTION_BYTES)), ""
     except FileNotFoundError:
         return "", f"there is no caption beside it ({path.name})"
     except (OSError, ValueError) as error:
-        return "", f"its caption {path.name} cannot be read ({_one_line(error)})"
-
-
-def _caption(data: bytes) -> str:
-    """Raises ValueError where there is none."""
-    try:
-        text = _collapsed(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
-    if not text:
-        raise ValueError("it is empty")
-    return text
-
-
-def _collapsed(text: str) -> str:
-    return " ".join(text.split())
+        return "", f"its caption {path.name} cannot be read ({one_line(error)})"
 
 
 # Lists
@@ -179,7 +162,7 @@ def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]
             raise ValueError(f"{where}: end is {end:g}, accepted are seconds after the start ({start or 0:g})")
         if text != last:  # the parts of one video, in rows that follow one another, share what they can
             last, path, label = text, file.parent / text, os.path.normpath(text).replace(os.sep, "/")
-        entry = Entry(path, None, _collapsed(caption), start or 0.0, end, label)
+        entry = Entry(path, None, collapsed(caption), start or 0.0, end, label)
         if entry.caption:
             entries.append(entry)
         else:
@@ -246,7 +229,7 @@ def _fetched(url: str, cache: str | Path | None) -> Path:
             return Path(files.get_file(url))
     # What a transfer can raise depends on the scheme and on the command that webdataset runs for it.
     except Exception as error:
-        raise ValueError(f"cannot fetch {url} ({_one_line(error)})") from None
+        raise ValueError(f"cannot fetch {url} ({one_line(error)})") from None
 
 
 def _default_cache() -> Path:
@@ -263,7 +246,7 @@ def _add_shard(path: Path, label: str, cache: str | Path | None, entries: list[E
     try:
         index = _shard_index(path, cache)
     except (OSError, tarfile.TarError) as error:
-        problems.append(f"{label}: it cannot be read as a shard ({_one_line(error)})")
+        problems.append(f"{label}: it cannot be read as a shard ({one_line(error)})")
         return
     for member, offset, size, caption in index["clips"]:
         entries.append(Entry(path, member, caption, label=label, offset=offset, size=size))
@@ -275,74 +258,19 @@ def _shard_index(path: Path, cache: str | Path | None) -> dict[str, list[Any]]:
     """`clips` (member, offset, size, caption) and `problems` (member, what); kept in the cache for as long as the shard
     is the same."""
     if cache is None:
-        return _index_shard(path)
+        return index_shard(path)
     status = path.stat()
     folder = Path(cache) / "shards"
-    kept = folder / f"{_digest(f'{path.absolute()} {status.st_size} {status.st_mtime_ns}')}.json"
+    kept = folder / f"{_digest(f'{INDEX_VERSION} {path.absolute()} {status.st_size} {status.st_mtime_ns}')}.json"
     try:
         return json.loads(kept.read_bytes())
     except (OSError, ValueError):
         pass
-    index = _index_shard(path)
+    index = index_shard(path)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(kept) as temporary:
         temporary.write_text(json.dumps(index))
     return index
-
-
-def _index_shard(path: Path) -> dict[str, list[Any]]:
-    from webdataset.tariterators import base_plus_ext
-
-    index: dict[str, list[Any]] = {"clips": [], "problems": []}
-    key: str | None = None
-    members: dict[str, tarfile.TarInfo] = {}
-    with tarfile.open(path, "r:") as tar:
-        try:
-            for member in tar:
-                base, ending = base_plus_ext(member.name)
-                if not member.isreg() or base is None or _META_MEMBER.search(member.name):
-                    continue
-                if base != key:
-                    _add_sample(tar, members, index)
-                    key, members = base, {}
-                members[ending.lower()] = member
-        except (OSError, tarfile.TarError):
-            index["problems"].append(("", "the shard ends early; what comes before is used"))
-        _add_sample(tar, members, index)
-    return index
-
-
-def _add_sample(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], index: dict[str, list[Any]]) -> None:
-    """The members of one key, by their endings. One without a video is no clip."""
-    video = next((member for member in members.values() if is_video(member.name)), None)
-    if video is None:
-        return
-    if video.offset_data + video.size > os.path.getsize(tar.name):  # type: ignore[arg-type]
-        index["problems"].append((video.name, "the shard ends within it"))
-        return
-    try:
-        caption = _member_caption(tar, members)
-    except (OSError, ValueError, tarfile.TarError, RecursionError) as error:
-        index["problems"].append((video.name, f"its caption cannot be read ({_one_line(error)})"))
-    else:
-        index["clips"].append((video.name, video.offset_data, video.size, caption))
-
-
-def _member_caption(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> str:
-    """Raises ValueError where there is none."""
-    for ending in ("txt", "json"):
-        if ending not in members:
-            continue
-        file = tar.extractfile(members[ending])
-        data = file.read(_MAX_CAPTION_BYTES) if file is not None else b""
-        if ending == "txt":
-            return _caption(data)
-        fields = json.loads(data)
-        caption = fields.get("caption") if isinstance(fields, dict) else None
-        if not isinstance(caption, str):
-            raise ValueError("there is no text under caption")
-        return _caption(caption.encode())
-    raise ValueError("there is neither .txt nor .json beside it")
 
 
 def _numbered(entries: list[Entry]) -> list[Entry]:
@@ -360,7 +288,3 @@ def _numbered(entries: list[Entry]) -> list[Entry]:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or " ".join(str(error).split()))[:200] or type(error).__name__
