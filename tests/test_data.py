@@ -22,7 +22,7 @@ from artv_core.data.order import BrokenCount, ClipOrder, RepairedClips, hold_out
 from artv_core.data.sources import Entry, list_entries
 from artv_core.data.videos import open_videos
 from artv_core.media import read_video
-from tests.clip_files import HEIGHT, WIDTH, number_of, numbered_frame, write_shard, write_video
+from tests.clip_files import HEIGHT, WIDTH, number_of, numbered_frame, write_animation, write_shard, write_video
 
 SMALL = (24, 32)
 
@@ -46,13 +46,30 @@ VIDEOS = {
     "24.ts": {"fps": 24},
     "mpeg4.mp4": {"fps": 30, "codec": "mpeg4"},
     "mpeg4.avi": {"fps": 24, "codec": "mpeg4"},
+    "x.mts": {"b_frames": 3},
+    "x.m2ts": {"codec": "mpeg2video"},
+    "x.3gp": {"codec": "mpeg4"},
+    "x.f4v": {},
+    "x.mpg": {"codec": "mpeg1video", "gop": 12},
+    "x.vob": {"codec": "mpeg2video", "gop": 15},
+    "x.mpeg": {"codec": "mpeg2video", "gop": 200},
+    "x.wmv": {"codec": "wmv2", "b_frames": 0},
+    "x.asf": {"codec": "msmpeg4v3", "b_frames": 0},
+    "x.flv": {"b_frames": 3, "gop": 30},
+    "old.flv": {"codec": "flv", "b_frames": 0, "gop": 50},
+    "x.ogv": {"codec": "libvpx", "b_frames": 0},
+    "x.nut": {"b_frames": 3},
+    "x.ivf": {"codec": "libvpx", "b_frames": 0},
+    "x.mxf": {"fps": 25, "codec": "mpeg2video"},
+    "x.gif": {"fps": 25},
 }
 
 
 @pytest.mark.parametrize("name", VIDEOS)
 def test_the_frame_shown_at_a_time_is_found_exactly(tmp_path: Path, name: str) -> None:
     how = VIDEOS[name]
-    video = entry(write_video(tmp_path / name, 120, **how))
+    written = write_animation if name.endswith(".gif") else write_video
+    video = entry(written(tmp_path / name, 120, **({} if name.endswith(".gif") else how)))
     tick = float(how.get("tick", 1 / Fraction(how.get("fps", 24)).limit_denominator(1001)))
     stamps = how.get("stamps", range(120))
     shown_from = [(stamp - stamps[0]) * tick for stamp in stamps]
@@ -166,7 +183,7 @@ def test_turned_videos_and_oblong_pixels_are_read_as_they_are_shown(tmp_path: Pa
 def test_broken_files_are_named_with_the_reason(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", 100).read_bytes()
     streamed = write_video(tmp_path / "streamed.mp4", 100, container={"movflags": "faststart"}).read_bytes()
-    no_video = "it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
+    no_video = "it is damaged, or no kind of video that can be read; those that can are MP4, MKV, AVI and the like"
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
     broken = {
@@ -210,7 +227,10 @@ def test_damage_of_any_kind_is_a_broken_clip_and_never_more(tmp_path: Path) -> N
             damaged.path.write_bytes(data)
             outcomes |= {fault_of(probe, damaged), fault_of(read_frames, damaged, [1.0, 2.2], SMALL)}
     assert "" in outcomes
-    assert "damaged: it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file" in outcomes
+    assert (
+        "damaged: it is damaged, or no kind of video that can be read; those that can are MP4, MKV, AVI and the like"
+        in outcomes
+    )
     assert all(fault == "" or (fault.startswith("damaged: ") and "\n" not in fault) for fault in outcomes)
 
 
@@ -267,6 +287,31 @@ def test_a_folder_is_read_at_any_depth_in_a_lasting_order(tmp_path: Path) -> Non
         "dogs/empty.mp4: its caption empty.txt cannot be read (it is empty)",
         "dogs/none.mkv: there is no caption beside it (none.txt)",
     ]
+
+
+def test_whatever_may_be_a_clip_in_a_folder_is_read_or_named(tmp_path: Path) -> None:
+    read = ["a.gif", "b.MPG", "c.wmv", "d.flv", "e.3gp", "f.mts", "g.m2ts", "h.mpeg", "i.vob", "j.ogv"]
+    named = ["a.webp.webp", "b.rmvb", "k.swf", "d.m2v", "l.xyz", "no ending", "m.jpg"]
+    archives = ["a.zip", "clips.tar.gz"]
+    beside = ["a.webp", "a.jpg", "a.json", "x.pdf", "e.srt"]
+    for name in (*read, *named, *archives, *beside):
+        put(tmp_path / "in" / name, b"")
+    for name in (*read, "l.xyz", "no ending", "m.jpg"):
+        put((tmp_path / "in" / name).with_suffix(".txt"), "a clip")
+    entries, problems = list_entries(tmp_path)
+    assert sorted(entry.name.removeprefix("in/") for entry in entries) == read
+    why = dict(line.removeprefix("in/").split(": ") for line in problems)
+    assert set(why) == {*named, *archives}
+    assert {why[name] for name in archives} == {"it is an archive; unpack it, or make it a .tar"}
+    assert why["l.xyz"] == "it is no kind of video that can be read; convert it to .mp4"
+
+    write_video(tmp_path / "in/f.mts", 48)
+    write_animation(tmp_path / "in/a.gif", 50)
+    clips, skipped = open_videos(tmp_path, 8, (24, 32), 8, cache=None)
+    assert [clips.name(clip) for clip in range(len(clips.index))] == ["in/a.gif", "in/f.mts"]
+    assert {line.partition(":")[0] for line in skipped.lines} == {f"in/{name}" for name in why} | {
+        f"in/{name}" for name in read if name not in ("a.gif", "f.mts")
+    }
 
 
 ROWS = [
@@ -503,8 +548,8 @@ def test_every_video_of_a_shard_is_a_clip_or_is_named(tmp_path: Path) -> None:
     assert clips == {"b.2.mp4": "c"}
     assert sorted(line.removeprefix("s.tar/").replace(": ", "|", 1) for line in problems) == [
         ".h.mp4|its name begins with a dot; such files are passed over",
-        "a.xyz|it has a caption and is no kind of video that can be read; convert it to .mp4",
-        "b.1.xyz|it has a caption and is no kind of video that can be read; convert it to .mp4",
+        "a.xyz|it is no kind of video that can be read; convert it to .mp4",
+        "b.1.xyz|it is no kind of video that can be read; convert it to .mp4",
         "d.mp4|its caption cannot be read (there is no text under caption; rename its prompt to caption)",
         "e.mp4|its caption cannot be read (there is neither .txt nor .json beside it, only .cap)",
         "l.mp4|it is a link to b.2.mp4; put the file itself into the shard",

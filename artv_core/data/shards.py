@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .endings import is_video
+from .endings import NO_VIDEO, ends_as_unread, is_video
 from .lists import renaming
 
 INDEX_VERSION = 2
@@ -22,7 +22,6 @@ INDEX_VERSION = 2
 
 MAX_CAPTION_BYTES = 1 << 20
 CAPTION_ENDINGS = (".txt", ".json")
-_NO_VIDEO = "it has a caption and is no kind of video that can be read; convert it to .mp4"
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
 
 
@@ -42,7 +41,7 @@ def index_shard(path: Path) -> dict[str, list[Any]]:
         length = os.path.getsize(path)
         used = {_add_clip(tar, video, sample, loose, length, index) for sample in samples for video in sample.videos}
     for sample in samples:
-        index["problems"] += [(name, _NO_VIDEO) for name in _captioned_others(sample, loose, used)]
+        index["problems"] += [(name, NO_VIDEO) for name in _unread_members(sample, loose, used)]
     return index
 
 
@@ -111,13 +110,15 @@ def _add_clip(
     return caption
 
 
-def _captioned_others(
+def _unread_members(
     sample: _Sample, loose: dict[str, tarfile.TarInfo], used: set[tarfile.TarInfo | None]
 ) -> Iterator[str]:
-    """Members that are no video and have a caption that no video has: those would go unnoticed."""
+    """Members that end as a video does that cannot be read, or have a caption that no video has."""
+    stems = {_stem(video.name) for video in sample.videos}
     for other in sample.others:
-        caption = _caption_of(_stem(other.name) or other.name, set(), sample.captions, loose)
-        if caption is not None and caption not in used:
+        stem = _stem(other.name) or other.name
+        caption = _caption_of(stem, set(), sample.captions, loose)
+        if ends_as_unread(other.name, stem in stems) or (caption is not None and caption not in used):
             yield other.name
 
 

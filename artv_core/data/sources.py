@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from ..partial_file import replacing
-from .endings import VIDEO_ENDINGS, is_video
+from .endings import VIDEO_ENDINGS, is_video, unread
 from .lists import READERS, Row, read_rows
 from .shards import INDEX_VERSION, MAX_CAPTION_BYTES, as_caption, collapsed, index_shard, one_line
 
@@ -105,32 +105,44 @@ def _expanded(text: str) -> list[str]:
 def _from_folder(root: Path, cache: str | Path | None) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
-    for path in _walk(root):
-        label = path.relative_to(root).as_posix()
-        if path.suffix.lower() == ".tar":
-            _add_shard(path, label, cache, entries, problems)
-            continue
-        caption, problem = _sidecar_caption(path)
-        if problem:
-            problems.append(f"{label}: {problem}")
-        else:
-            entries.append(Entry(path, None, caption, label=label))
+    for folder, names, fault in _walk(root):
+        if fault:
+            problems.append(f"{_within(root, folder)}: {fault}")
+        passed_over = unread(names)
+        for name in names:
+            path, label = folder / name, _within(root, folder / name)
+            if name in passed_over:
+                problems.append(f"{label}: {passed_over[name]}")
+            elif name.lower().endswith(".tar"):
+                _add_shard(path, label, cache, entries, problems)
+            elif is_video(name):
+                caption, problem = _sidecar_caption(path)
+                if problem:
+                    problems.append(f"{label}: {problem}")
+                else:
+                    entries.append(Entry(path, None, caption, label=label))
     return _numbered(entries), problems
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Videos and shards under `root`, sorted; links to folders are followed, once each."""
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], str]]:
+    """Folders from `root` on, each with the names of its files, sorted, or with what keeps it from being read. Hidden
+    ones are passed over; links to folders are followed, once each."""
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=unreadable.append, followlinks=True):
         status = os.stat(folder)
         if status.st_ino and (status.st_dev, status.st_ino) in seen:
             subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and (is_video(name) or name.lower().endswith(".tar")):
-                yield Path(folder, name)
+        yield Path(folder), sorted(name for name in files if not name.startswith(".")), ""
+    for error in unreadable:
+        yield Path(error.filename), [], f"the folder cannot be read ({one_line(error)})"
+
+
+def _within(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _sidecar_caption(video: Path) -> tuple[str, str]:
