@@ -18,7 +18,7 @@ import torch
 from artv_core.data.buckets import make_buckets, nearest_bucket
 from artv_core.data.clips import BrokenClip, ClipIndex
 from artv_core.data.decode import count_frames, iterate_frames, probe, read_frames
-from artv_core.data.order import BrokenCount, ClipOrder, RepairedClips, hold_out
+from artv_core.data.order import BrokenCount, ClipOrder, RepairedClips, fitting_held_out, hold_out
 from artv_core.data.sources import Entry, list_entries
 from artv_core.data.videos import open_videos
 from artv_core.media import read_video
@@ -700,8 +700,14 @@ def test_held_out_clips_stay_so_when_others_come() -> None:
     parts = Named([f"{number // 5}.mp4#{number}-" for number in range(100)])
     assert len({parts.name(clip).partition("#")[0] for clip in hold_out(parts, 20, seed=0)[1]}) == 4
     assert [len(ids) for ids in hold_out(few, 0, seed=0)] == [1000, 0]
-    with pytest.raises(ValueError, match="cannot hold out 1000 of 1000 clips; accepted are 0 to 999"):
+    with pytest.raises(ValueError, match=r"data.held_out is 1000, and .* 1000 clips; accepted are 0 to 999, or -1"):
         hold_out(few, 1000, seed=0)
+
+
+def test_as_many_clips_are_held_out_as_fit_their_number() -> None:
+    assert [fitting_held_out(total) for total in (1, 3, 4, 8, 31, 32, 10**7)] == [0, 0, 1, 2, 7, 8, 8]
+    for total in range(1, 40):
+        assert len(hold_out(Named([f"{number}.mp4" for number in range(total)]), fitting_held_out(total), 0)[0]) > 0
 
 
 def test_a_clip_that_breaks_is_replaced_by_one_that_fits(folder: Path) -> None:

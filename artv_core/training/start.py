@@ -10,12 +10,12 @@ from accelerate import PartialState
 from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, resolve_checkpoint
 from ..config import ARTVConfig
 from ..data.clips import ClipSource
-from ..data.order import ClipOrder, hold_out
+from ..data.order import ClipOrder, fitting_held_out, hold_out
 from ..data.prepared import fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
 from ..models.artv import ARTV
 from ..tensor_file import open_tensor_file
-from .config import TrainConfig
+from .config import FITTING, TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips
 from .synthetic_clips import LatentClips, RandomOrder
@@ -79,7 +79,10 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     with PartialState().main_process_first():
         source = _open(config, model, folder)
     data, stage = config.data, config.diffusion
-    learnt, held_out = hold_out(source, data.held_out, config.seed)
+    total = len(source.index)
+    count = fitting_held_out(total) if data.held_out == FITTING else data.held_out
+    learnt, held_out = hold_out(source, count, config.seed)
+    PartialState().print(f"{total} clips: {len(learnt)} to train on, {count} held out to measure with")
     order = ClipOrder(source.index, learnt, stage.batch_size, config.seed, data.window)
     return Clips(source, order, learnt, held_out)
 
