@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import tarfile
@@ -22,6 +23,8 @@ from artv_core.data.sources import list_entries
 from artv_core.media import VideoWriter
 from artv_core.prepare.motion import measure_motion
 from artv_core.synthetic import Clip, render, sample_clip
+from artv_core.training.config import read_config
+from artv_core.training.start import open_clips, starting_model
 from tests.clip_files import clip_model
 
 SECOND_SHOT = 24
@@ -69,6 +72,33 @@ def test_latents_and_embeddings_are_the_models_own(source: Path, prepared: Path)
     assert torch.equal(copied.frames(1, [3]), clips.frames(1, [3]))
     with pytest.raises(ValueError, match=r"has frames 0 to 15, asked for \[16\]"):
         clips.frames(0, [16])
+
+
+def test_captions_that_are_cut_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "clips", tmp_path / "out"
+    source.mkdir()
+    long = "a red circle " + " ".join(f"word{number}" for number in range(240))
+    for name, caption in (("long", long), ("short", "a red circle")):
+        _write(source / f"{name}.mp4", _frames(_moving(0), (64, 64), 16), 24, caption)
+    assert main(_command(source, output)) == 0
+    said = capsys.readouterr().err
+    assert "warning: 1 caption is longer than the" in said
+    assert "long.mp4: " in said
+    (line,) = (output / "captions-cut.txt").read_text().splitlines()
+    assert re.fullmatch(r"long\.mp4: \d+ of 243 words are not read: word\d+ .* \.\.\.", line)
+    assert json.loads((output / "report.json").read_text())["captions_cut"] == 1
+
+    for data, file in ((output, output / "captions-cut.txt"), (source, tmp_path / "run/captions-cut.txt")):
+        (tmp_path / "a.toml").write_text(f'name = "a"\npreset = "tiny"\nbase = "tiny"\n[data]\npath = "{data}"\n')
+        config = read_config(tmp_path / "a.toml", ["data.bucket_multiple=0"])
+        open_clips(config, starting_model(config), tmp_path / "run")
+        assert f"{file}" in capsys.readouterr().out
+        assert file.read_text() == f"{line}\n"
+
+    (source / "long.txt").write_text("a red circle")
+    assert main(_command(source, output)) == 0
+    assert "longer" not in capsys.readouterr().err
+    assert not (output / "captions-cut.txt").exists()
 
 
 def test_a_shard_is_a_webdataset(prepared: Path) -> None:

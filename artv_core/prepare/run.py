@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.captions import cut_captions, note_cut_captions
 from ..data.prepared import INDEX, MANIFEST, SHARDS, ShardRecord, read_record, write_dataset
 from ..data.sources import Entry, list_entries
 from ..job import INTERRUPTED, say
@@ -27,7 +28,7 @@ from ..partial_file import LEFT_BEHIND, replacing
 from ..pipeline import pick_device
 from . import encoding, scoring
 from .options import PrepareOptions, score_settings, select_settings
-from .selecting import Selection, drop_line, select
+from .selecting import Selection, clip_entry, drop_line, select
 from .tasks import Engine, Task, check_installed, disconnect, run_tasks, single_threaded
 
 if TYPE_CHECKING:
@@ -78,12 +79,13 @@ class _Run:
         keys = scoring.entry_keys(entries)
         store = self._score(entries, keys, settings["score"])
         if options.report_only or model is None or buckets is None:
-            return self._preview(entries, problems, keys, store, fps)
+            return self._preview(model, entries, problems, keys, store, fps)
         with replacing(options.output / "dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
             selection = select(options, fps, entries, problems, keys, store, dropped)
             records = self._encode(model, fps, buckets, settings, selection, entries, keys)
             counts = _add_left_out(selection.counts, records, dropped)
-        return self._finish(model, fps, buckets, settings, selection, records, counts)
+        cut = _tell_cut_captions(model, selection, entries, options.output)
+        return self._finish(model, fps, buckets, settings, selection, records, counts, cut)
 
     def _settings(self, model: encoding.ModelFacts | None, fps: float) -> dict[str, dict[str, Any]]:
         """What each step's results depend on."""
@@ -164,7 +166,13 @@ class _Run:
                 bar.update(count)
 
     def _preview(
-        self, entries: Sequence[Entry], problems: Sequence[str], keys: np.ndarray, store: scoring.ScoreStore, fps: float
+        self,
+        model: encoding.ModelFacts | None,
+        entries: Sequence[Entry],
+        problems: Sequence[str],
+        keys: np.ndarray,
+        store: scoring.ScoreStore,
+        fps: float,
     ) -> list[Path]:
         """Of --report-only: as the report would be, under names of its own."""
         from .report import write_report
@@ -173,7 +181,9 @@ class _Run:
         with replacing(output / "preview-dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
             selection = select(self.options, fps, entries, problems, keys, store, dropped)
         say(_summary(len(selection.kept), selection.counts))
-        paths = write_report(output / "preview", self.options, selection, selection.counts, {})
+        cut = 0 if model is None else _tell_cut_captions(model, selection, entries, output, "preview-")
+        facts = {"captions_cut": cut} if cut else {}
+        paths = write_report(output / "preview", self.options, selection, selection.counts, facts)
         return [*paths, output / "preview-dropped.jsonl"]
 
     def _finish(
@@ -185,12 +195,14 @@ class _Run:
         selection: Selection,
         records: Sequence[ShardRecord],
         counts: Counter[str],
+        cut: int,
     ) -> list[Path]:
         from .report import write_report
 
         output, kept = self.options.output, sum(len(record.names) for record in records)
         frames = sum(sum(record.rows["frames"]) for record in records)
         facts = {"frames": frames, "hours": round(frames / fps / 3600, 3), "shards": len(records)}
+        facts |= {"captions_cut": cut} if cut else {}
         report = write_report(output / "report", self.options, selection, counts, facts)
         say(_summary(kept, counts))
         if not kept:
@@ -201,6 +213,7 @@ class _Run:
             "frames": frames,
             "considered": selection.considered,
             "dropped": dict(sorted(counts.items())),
+            "captions_cut": cut,
             "fps": fps,
             "buckets": buckets,
             **model.manifest(),
@@ -208,6 +221,18 @@ class _Run:
         }
         write_dataset(output, manifest, records, model.null_context)
         return [output / MANIFEST, *report]
+
+
+def _tell_cut_captions(
+    model: encoding.ModelFacts, selection: Selection, entries: Sequence[Entry], folder: Path, prefix: str = ""
+) -> int:
+    """Warns of captions of kept clips that the model's text encoder reads in part. Returns how many they are."""
+    clips = (clip_entry(selection.clips, entries, clip) for clip in selection.kept.tolist())
+    lines = cut_captions(((clip.name, clip.caption) for clip in clips), model.config.text)
+    warning = note_cut_captions(lines, folder, model.config.text, prefix)
+    if warning:
+        say(warning)
+    return len(lines)
 
 
 def _engine(options: PrepareOptions) -> Engine:

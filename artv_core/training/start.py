@@ -9,9 +9,10 @@ from accelerate import PartialState
 
 from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, resolve_checkpoint
 from ..config import ARTVConfig
+from ..data.captions import CUT_CAPTIONS, cut_captions, note_cut_captions
 from ..data.clips import ClipSource
 from ..data.order import ClipOrder, fitting_held_out, hold_out
-from ..data.prepared import fingerprint, is_prepared, open_prepared
+from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
 from ..models.artv import ARTV
 from ..tensor_file import open_tensor_file
@@ -84,7 +85,22 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     learnt, held_out = hold_out(source, count, config.seed)
     PartialState().print(f"{total} clips: {len(learnt)} to train on, {count} held out to measure with")
     order = ClipOrder(source.index, learnt, stage.batch_size, config.seed, data.window)
+    if PartialState().is_main_process:
+        _tell_cut_captions(source, config, folder)
     return Clips(source, order, learnt, held_out)
+
+
+def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:
+    """Those of prepared clips were counted when they were prepared."""
+    if isinstance(source, PreparedClips):
+        cut = int(source.manifest.get("captions_cut", 0))
+        warning = f"warning: {cut} captions are read in part: {source.folder / CUT_CAPTIONS}" if cut else ""
+    else:
+        captions = ((source.name(clip), source.caption(clip)) for clip in range(len(source.index)))
+        text = config.model.text
+        warning = note_cut_captions(cut_captions(captions, text), folder, text)
+    if warning:
+        print(warning)
 
 
 def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
