@@ -387,6 +387,33 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, name: str, tex
         list_entries(tmp_path / "nowhere")
 
 
+WEBVID = """videoid,contentUrl,duration,page_dir,name
+21179416,https://x/a.mp4,PT00H00M11S,006001_006050,Aerial shot winter forest
+1,https://x/b.mp4,PT00H00M09S,000001_000050,"A dog, running"
+"""
+
+
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [
+        ("006001_006050/21179416.mp4", "006001_006050/21179416.mp4"),
+        ("videos/000001_000050/1.mp4", "videos/000001_000050/1.mp4"),
+        ("21179416.mp4", "21179416.mp4"),
+        ("videos/1.mp4", "videos/1.mp4"),
+        ("elsewhere.mp4", "006001_006050/21179416.mp4"),
+    ],
+)
+def test_webvids_own_lists_are_read_wherever_the_videos_lie(tmp_path: Path, there: str, name: str) -> None:
+    put(tmp_path / there, b"")
+    entries, problems = list_entries(put(tmp_path / "results_10M_train.csv", WEBVID))
+    assert [entry.caption for entry in entries] == ["Aerial shot winter forest", "A dog, running"]
+    assert name in [entry.name for entry in entries]
+    assert not problems
+    row = {"videoid": 1, "page_dir": "000001_000050", "name": "A dog, running"}
+    assert written_list(tmp_path, json.dumps(row), "jsonl")[0][1] == "A dog, running"
+    assert list_entries(put(tmp_path / "b.csv", "videoid,name\n7,a dog"))[0][0].path.name == "7.mp4"
+
+
 def written_list(folder: Path, text: str, ending: str = "csv") -> list[tuple[str, str]]:
     return [(entry.name, entry.caption) for entry in list_entries(put(folder / f"a.{ending}", text))[0]]
 
@@ -413,6 +440,10 @@ def test_what_a_hand_wrote_into_a_list_is_read_whole(tmp_path: Path) -> None:
         ('path,caption\n0.mp4,a\n\n1.mp4,"a dog\n2.mp4,b\n', r"line 4: a quote is opened and not closed"),
         ('path,caption\n0.mp4,"a dog\n1.mp4,b\n2.mp4,c"\n', r"line 2: a quote is opened .* takes in the row '1.mp4,b'"),
         ('caption,path\n"a dog,0.mp4\nb,1.mp4\nc"\n', r"line 2: a quote is opened .* takes in the row 'b,1.mp4'"),
+        (
+            'videoid,name,page_dir\n1,"a dog,x\n2,b,x\n3,c",x\n',
+            r"line 2: a quote is opened .* takes in the row '2,b,x'",
+        ),
         ('path,caption\n0.mp4,"a dog\n1.mp4,"b"\n', r"line 2: text goes on behind a closing quote"),
         ('path,caption\n0.mp4,"a sign that says "stop", red"', r"line 2: text goes on behind a closing quote"),
         (
