@@ -442,7 +442,7 @@ def test_what_a_hand_wrote_into_a_list_is_read_whole(tmp_path: Path) -> None:
         ('caption,path\n"a dog,0.mp4\nb,1.mp4\nc"\n', r"line 2: a quote is opened .* takes in the row 'b,1.mp4'"),
         (
             'videoid,name,page_dir\n1,"a dog,x\n2,b,x\n3,c",x\n',
-            r"line 2: a quote is opened .* takes in the row '2,b,x'",
+            r"line 2: a quote .* takes in the row '2,b,x'",
         ),
         ('path,caption\n0.mp4,"a dog\n1.mp4,"b"\n', r"line 2: text goes on behind a closing quote"),
         ('path,caption\n0.mp4,"a sign that says "stop", red"', r"line 2: text goes on behind a closing quote"),

@@ -21,6 +21,8 @@ from artv_core.data.decode import read_frames
 from artv_core.data.prepared import fingerprint, open_prepared
 from artv_core.data.sources import list_entries
 from artv_core.media import VideoWriter
+from artv_core.prepare import run as running
+from artv_core.prepare import scoring
 from artv_core.prepare.motion import measure_motion
 from artv_core.synthetic import Clip, render, sample_clip
 from artv_core.training.config import read_config
@@ -158,6 +160,67 @@ def test_finished_pieces_are_kept_and_give_the_same_bytes(source: Path, prepared
     assert _digests(output) == before
     assert (scores.stat().st_mtime_ns, kept.stat().st_mtime_ns) == (made, unchanged)
     assert not list(output.glob("shards/.*"))
+
+
+def _scored(folder: Path, numbers: range, name: str) -> None:
+    """A worker's small file."""
+    lines = [json.dumps({"key": 2**63 + 7 * number, "motion": number / 3}) for number in numbers]
+    (folder / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_small_files_of_scores_become_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SHARD", 100)
+    for number in range(20):
+        _scored(tmp_path, range(16 * number, 16 * number + 16), f"{number:016x}.jsonl")
+    keys = np.array([2**63 + 7 * number for number in range(330)], np.uint64)
+
+    def found() -> list[float]:
+        store = scoring.ScoreStore(tmp_path)
+        held = store.holds(keys)
+        return [record["motion"] for record in store.records(keys[held])]
+
+    before = found()  # of an earlier release, which left the small files
+    assert before == [number / 3 for number in range(320)]
+    scoring.gather_scores(tmp_path)
+    shards = sorted(tmp_path.glob("*.jsonl"))
+    assert [int(shard.name.split("-")[1]) for shard in shards] == [96, 112, 112]
+    assert [shard.with_suffix(".npz") for shard in shards] == sorted(tmp_path.glob("*.npz"))
+    assert found() == before
+
+    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    scoring.gather_scores(tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made
+
+    _scored(tmp_path, range(320, 328), "more.jsonl")
+    _scored(tmp_path, range(0, 16), "again.jsonl")  # as after a kill between writing a shard and removing its parts
+    assert found() == [number / 3 for number in range(328)]
+    scoring.gather_scores(tmp_path)
+    assert found() == [number / 3 for number in range(328)]
+    assert len(list(tmp_path.glob("*.jsonl"))) == 4  # one more, which is not full
+
+    shard = next(tmp_path.glob("*.jsonl"))
+    whole = shard.read_bytes()
+    shard.write_bytes(b"x" * len(whole))
+    assert scoring.ScoreStore(tmp_path).holds(keys).sum() == 328  # no record is read at a start
+    shard.write_bytes(whole)
+    for damage in (b"", b"damaged", whole):
+        shard.with_suffix(".npz").write_bytes(damage)
+        assert found() == [number / 3 for number in range(328)]
+    np.savez(shard.with_suffix(".npz"), keys=keys[:3], starts=np.arange(3), size=1)  # of another file
+    assert found() == [number / 3 for number in range(328)]
+
+
+def test_scores_are_gathered_while_clips_are_scored(
+    source: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", 1)
+    monkeypatch.setattr(scoring, "SHARD", 3)
+    monkeypatch.setattr(running, "GATHERED_TASKS", 2)
+    assert main(_command(source, tmp_path / "out")) == 0
+    files = list((tmp_path / "out/work").glob("scores-*/*.jsonl"))
+    assert len(files) == 3
+    assert all(path.name.startswith("shard-") for path in files)
+    assert _digests(tmp_path / "out") == _digests(prepared)
 
 
 def test_ray_gives_the_same_bytes(

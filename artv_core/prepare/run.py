@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 USUAL_FPS = 8.0
+GATHERED_TASKS = 2 * scoring.SHARD // scoring.CHUNK
+"""After as many small files of scores these become shards."""
 
 
 def prepare(options: PrepareOptions) -> int:
@@ -108,6 +110,7 @@ class _Run:
         options, work = self.options, self.options.output / "work"
         folder = work / f"scores-{_hash([settings, scoring.VERSION])}"
         _make_ready(folder)
+        scoring.gather_scores(folder)
         tasks = scoring.plan_scores(folder, entries, keys, work / "to-score.jsonl")
         worker = {
             "cut_threshold": options.cut_threshold,
@@ -117,7 +120,12 @@ class _Run:
             "dtype": options.dtype,
         }
         engine = self.engine if options.clip_model is not None else replace(self.engine, device="cpu")
-        self._work("scoring", engine, scoring.Scorer, worker, work / "to-score.jsonl", tasks, len(np.unique(keys)))
+        path, total = work / "to-score.jsonl", len(np.unique(keys))
+
+        def gather() -> None:
+            scoring.gather_scores(folder)
+
+        self._work("scoring", engine, scoring.Scorer, worker, path, tasks, total, gather)
         return scoring.ScoreStore(folder)
 
     def _encode(
@@ -154,16 +162,27 @@ class _Run:
         return [_record(target, key) for target, key in shards]
 
     def _work(
-        self, label: str, engine: Engine, build: Any, worker: dict[str, Any], path: Path, tasks: list[Task], total: int
+        self,
+        label: str,
+        engine: Engine,
+        build: Any,
+        worker: dict[str, Any],
+        path: Path,
+        tasks: list[Task],
+        total: int,
+        gather: Callable[[], None] | None = None,
     ) -> None:
+        """Do the tasks; `gather` tidies up what they make, now and then and at the end."""
         left = sum(task.count for task in tasks)
         if left < total:
             say(f"{label}: {total - left} of {total} clips are there already")
         if not tasks:
             return
         with _bar(label, total, total - left) as bar:
-            for count in run_tasks(engine, build, worker, path, tasks):
+            for number, count in enumerate(run_tasks(engine, build, worker, path, tasks), 1):
                 bar.update(count)
+                if gather is not None and (number % GATHERED_TASKS == 0 or number == len(tasks)):
+                    gather()
 
     def _preview(
         self,
