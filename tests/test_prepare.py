@@ -97,6 +97,13 @@ def test_captions_that_are_cut_are_counted_and_named(tmp_path: Path, capsys: pyt
         assert f"{file}" in capsys.readouterr().out
         assert file.read_text() == f"{line}\n"
 
+    manifest = json.loads((output / "dataset.json").read_text())
+    assert manifest.pop("captions_cut") == 1
+    (output / "dataset.json").write_text(json.dumps(manifest))  # as an earlier release wrote it
+    config = replace(config, data=replace(config.data, path=str(output)))
+    open_clips(config, starting_model(config), tmp_path / "old")
+    assert (tmp_path / "old/captions-cut.txt").read_text() == f"{line}\n"
+
     (source / "long.txt").write_text("a red circle")
     assert main(_command(source, output)) == 0
     assert "longer" not in capsys.readouterr().err
@@ -192,6 +199,11 @@ def test_small_files_of_scores_become_shards_with_an_index(tmp_path: Path, monke
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made
 
     _scored(tmp_path, range(320, 328), "more.jsonl")
+    old = "it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"  # of a WMV, which is read now
+    (tmp_path / "wmv.jsonl").write_text(json.dumps({"key": 2**63 + 7 * 329, "broken": old, "motion": -1}) + "\n")
+    assert found() == [*(number / 3 for number in range(328)), -1]
+    scoring.gather_scores(tmp_path)
+    _scored(tmp_path, range(320, 328), "again-more.jsonl")
     _scored(tmp_path, range(0, 16), "again.jsonl")  # as after a kill between writing a shard and removing its parts
     assert found() == [number / 3 for number in range(328)]
     scoring.gather_scores(tmp_path)

@@ -35,6 +35,9 @@ CHUNK = 32
 SHARD = 8192
 """Entries in a shard, or a few more."""
 
+_OUTDATED = b"or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
+"""In records of earlier releases, of kinds of videos that can be read by now: those are scored again."""
+
 _SHARD_NAME = re.compile(r"shard-(\d+)-[0-9a-f]{16}\.jsonl")
 
 
@@ -185,7 +188,8 @@ def gather_scores(folder: Path) -> None:
     records: dict[int, bytes] = {}
     for path in (*(path for path, count in shards if count < SHARD), *loose):
         for line in path.read_bytes().splitlines(keepends=True):
-            records.setdefault(json.loads(line)["key"], line)
+            if _OUTDATED not in line:
+                records.setdefault(json.loads(line)["key"], line)
         sources.append(path)
         if len(records) >= SHARD:
             _write_shard(folder, records, sources)

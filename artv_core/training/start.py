@@ -10,7 +10,7 @@ from accelerate import PartialState
 from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, resolve_checkpoint
 from ..config import ARTVConfig
 from ..data.captions import CUT_CAPTIONS, cut_captions, note_cut_captions
-from ..data.clips import ClipSource
+from ..data.clips import BrokenClip, ClipSource
 from ..data.order import ClipOrder, fitting_held_out, hold_out
 from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
@@ -91,16 +91,24 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
 
 
 def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:
-    """Those of prepared clips were counted when they were prepared."""
-    if isinstance(source, PreparedClips):
-        cut = int(source.manifest.get("captions_cut", 0))
+    """Those of prepared clips were counted when they were prepared, unless an earlier release did that."""
+    cut = source.manifest.get("captions_cut") if isinstance(source, PreparedClips) else None
+    if isinstance(source, PreparedClips) and cut is not None:
         warning = f"warning: {cut} captions are read in part: {source.folder / CUT_CAPTIONS}" if cut else ""
     else:
-        captions = ((source.name(clip), source.caption(clip)) for clip in range(len(source.index)))
+        captions = ((source.name(clip), _caption(source, clip)) for clip in range(len(source.index)))
         text = config.model.text
         warning = note_cut_captions(cut_captions(captions, text), folder, text)
     if warning:
         print(warning)
+
+
+def _caption(source: ClipSource, clip: int) -> str:
+    """Of a broken clip none; it is named when its frames are read."""
+    try:
+        return source.caption(clip)
+    except BrokenClip:
+        return ""
 
 
 def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
