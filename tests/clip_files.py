@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -60,6 +61,14 @@ def write_video(
             frame.pts, frame.time_base = stamp, tick
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
+    return path
+
+
+def write_animation(path: Path, frames: int, milliseconds: int = 40, height: int = HEIGHT, width: int = WIDTH) -> Path:
+    """Numbered frames as an animated GIF, WebP or PNG."""
+    images = [Image.fromarray(numbered_frame(number, height, width)) for number in range(frames)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds)
     return path
 
 

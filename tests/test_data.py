@@ -1,9 +1,11 @@
 """Reading clips to train on: what a source holds, the frame shown at a time, the order of clips."""
 
+import io
 import json
 import os
 import pickle
 import random
+import tarfile
 from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,11 +18,11 @@ import torch
 from artv_core.data.buckets import make_buckets, nearest_bucket
 from artv_core.data.clips import BrokenClip, ClipIndex
 from artv_core.data.decode import count_frames, iterate_frames, probe, read_frames
-from artv_core.data.order import BrokenCount, ClipOrder, RepairedClips, hold_out
+from artv_core.data.order import BrokenCount, ClipOrder, RepairedClips, fitting_held_out, hold_out
 from artv_core.data.sources import Entry, list_entries
 from artv_core.data.videos import open_videos
 from artv_core.media import read_video
-from tests.clip_files import HEIGHT, WIDTH, number_of, numbered_frame, write_shard, write_video
+from tests.clip_files import HEIGHT, WIDTH, number_of, numbered_frame, write_animation, write_shard, write_video
 
 SMALL = (24, 32)
 
@@ -44,13 +46,30 @@ VIDEOS = {
     "24.ts": {"fps": 24},
     "mpeg4.mp4": {"fps": 30, "codec": "mpeg4"},
     "mpeg4.avi": {"fps": 24, "codec": "mpeg4"},
+    "x.mts": {"b_frames": 3},
+    "x.m2ts": {"codec": "mpeg2video"},
+    "x.3gp": {"codec": "mpeg4"},
+    "x.f4v": {},
+    "x.mpg": {"codec": "mpeg1video", "gop": 12},
+    "x.vob": {"codec": "mpeg2video", "gop": 15},
+    "x.mpeg": {"codec": "mpeg2video", "gop": 200},
+    "x.wmv": {"codec": "wmv2", "b_frames": 0},
+    "x.asf": {"codec": "msmpeg4v3", "b_frames": 0},
+    "x.flv": {"b_frames": 3, "gop": 30},
+    "old.flv": {"codec": "flv", "b_frames": 0, "gop": 50},
+    "x.ogv": {"codec": "libvpx", "b_frames": 0},
+    "x.nut": {"b_frames": 3},
+    "x.ivf": {"codec": "libvpx", "b_frames": 0},
+    "x.mxf": {"fps": 25, "codec": "mpeg2video"},
+    "x.gif": {"fps": 25},
 }
 
 
 @pytest.mark.parametrize("name", VIDEOS)
 def test_the_frame_shown_at_a_time_is_found_exactly(tmp_path: Path, name: str) -> None:
     how = VIDEOS[name]
-    video = entry(write_video(tmp_path / name, 120, **how))
+    written = write_animation if name.endswith(".gif") else write_video
+    video = entry(written(tmp_path / name, 120, **({} if name.endswith(".gif") else how)))
     tick = float(how.get("tick", 1 / Fraction(how.get("fps", 24)).limit_denominator(1001)))
     stamps = how.get("stamps", range(120))
     shown_from = [(stamp - stamps[0]) * tick for stamp in stamps]
@@ -164,7 +183,7 @@ def test_turned_videos_and_oblong_pixels_are_read_as_they_are_shown(tmp_path: Pa
 def test_broken_files_are_named_with_the_reason(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", 100).read_bytes()
     streamed = write_video(tmp_path / "streamed.mp4", 100, container={"movflags": "faststart"}).read_bytes()
-    no_video = "it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
+    no_video = "it is damaged, or no kind of video that can be read; those that can are MP4, MKV, AVI and the like"
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
     broken = {
@@ -208,7 +227,10 @@ def test_damage_of_any_kind_is_a_broken_clip_and_never_more(tmp_path: Path) -> N
             damaged.path.write_bytes(data)
             outcomes |= {fault_of(probe, damaged), fault_of(read_frames, damaged, [1.0, 2.2], SMALL)}
     assert "" in outcomes
-    assert "damaged: it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file" in outcomes
+    assert (
+        "damaged: it is damaged, or no kind of video that can be read; those that can are MP4, MKV, AVI and the like"
+        in outcomes
+    )
     assert all(fault == "" or (fault.startswith("damaged: ") and "\n" not in fault) for fault in outcomes)
 
 
@@ -265,6 +287,31 @@ def test_a_folder_is_read_at_any_depth_in_a_lasting_order(tmp_path: Path) -> Non
         "dogs/empty.mp4: its caption empty.txt cannot be read (it is empty)",
         "dogs/none.mkv: there is no caption beside it (none.txt)",
     ]
+
+
+def test_whatever_may_be_a_clip_in_a_folder_is_read_or_named(tmp_path: Path) -> None:
+    read = ["a.gif", "b.MPG", "c.wmv", "d.flv", "e.3gp", "f.mts", "g.m2ts", "h.mpeg", "i.vob", "j.ogv"]
+    named = ["a.webp.webp", "b.rmvb", "k.swf", "d.m2v", "l.xyz", "no ending", "m.jpg"]
+    archives = ["a.zip", "clips.tar.gz"]
+    beside = ["a.webp", "a.jpg", "a.json", "x.pdf", "e.srt"]
+    for name in (*read, *named, *archives, *beside):
+        put(tmp_path / "in" / name, b"")
+    for name in (*read, "l.xyz", "no ending", "m.jpg"):
+        put((tmp_path / "in" / name).with_suffix(".txt"), "a clip")
+    entries, problems = list_entries(tmp_path)
+    assert sorted(entry.name.removeprefix("in/") for entry in entries) == read
+    why = dict(line.removeprefix("in/").split(": ") for line in problems)
+    assert set(why) == {*named, *archives}
+    assert {why[name] for name in archives} == {"it is an archive; unpack it, or make it a .tar"}
+    assert why["l.xyz"] == "it is no kind of video that can be read; convert it to .mp4"
+
+    write_video(tmp_path / "in/f.mts", 48)
+    write_animation(tmp_path / "in/a.gif", 50)
+    clips, skipped = open_videos(tmp_path, 8, (24, 32), 8, cache=None)
+    assert [clips.name(clip) for clip in range(len(clips.index))] == ["in/a.gif", "in/f.mts"]
+    assert {line.partition(":")[0] for line in skipped.lines} == {f"in/{name}" for name in why} | {
+        f"in/{name}" for name in read if name not in ("a.gif", "f.mts")
+    }
 
 
 ROWS = [
@@ -340,6 +387,104 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, name: str, tex
         list_entries(tmp_path / "nowhere")
 
 
+WEBVID = """videoid,contentUrl,duration,page_dir,name
+21179416,https://x/a.mp4,PT00H00M11S,006001_006050,Aerial shot winter forest
+1,https://x/b.mp4,PT00H00M09S,000001_000050,"A dog, running"
+"""
+
+
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [
+        ("006001_006050/21179416.mp4", "006001_006050/21179416.mp4"),
+        ("videos/000001_000050/1.mp4", "videos/000001_000050/1.mp4"),
+        ("21179416.mp4", "21179416.mp4"),
+        ("videos/1.mp4", "videos/1.mp4"),
+        ("elsewhere.mp4", "006001_006050/21179416.mp4"),
+    ],
+)
+def test_webvids_own_lists_are_read_wherever_the_videos_lie(tmp_path: Path, there: str, name: str) -> None:
+    put(tmp_path / there, b"")
+    entries, problems = list_entries(put(tmp_path / "results_10M_train.csv", WEBVID))
+    assert [entry.caption for entry in entries] == ["Aerial shot winter forest", "A dog, running"]
+    assert name in [entry.name for entry in entries]
+    assert not problems
+    row = {"videoid": 1, "page_dir": "000001_000050", "name": "A dog, running"}
+    assert written_list(tmp_path, json.dumps(row), "jsonl")[0][1] == "A dog, running"
+    assert list_entries(put(tmp_path / "b.csv", "videoid,name\n7,a dog"))[0][0].path.name == "7.mp4"
+
+
+def written_list(folder: Path, text: str, ending: str = "csv") -> list[tuple[str, str]]:
+    return [(entry.name, entry.caption) for entry in list_entries(put(folder / f"a.{ending}", text))[0]]
+
+
+def test_what_a_hand_wrote_into_a_list_is_read_whole(tmp_path: Path) -> None:
+    header = "path,caption,note\n"
+    assert written_list(tmp_path, header + '0.mp4, "a dog, running", x\n\n1.mp4,a 5" screen') == [
+        ("0.mp4", "a dog, running"),
+        ("1.mp4", 'a 5" screen'),
+    ]
+    assert written_list(tmp_path, header + '0.mp4,"one line\nand a ""second"", longer",x,,\n') == [
+        ("0.mp4", 'one line and a "second", longer')
+    ]
+    assert written_list(tmp_path, '{" Path": "0.mp4", "Caption": "a", "more": {"path": 1, "path": 2}}', "jsonl") == [
+        ("0.mp4", "a")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,caption\n0.mp4,a dog, running, fast\n1.mp4,b", r"line 2 has 4 cells, and the first line 2; put quotes"),
+        ("caption,path\nb,1.mp4\na dog, running,0.mp4", r"line 3 has 3 cells, and the first line 2; put quotes"),
+        ('path,caption\n0.mp4,a\n\n1.mp4,"a dog\n2.mp4,b\n', r"line 4: a quote is opened and not closed"),
+        ('path,caption\n0.mp4,"a dog\n1.mp4,b\n2.mp4,c"\n', r"line 2: a quote is opened .* takes in the row '1.mp4,b'"),
+        ('caption,path\n"a dog,0.mp4\nb,1.mp4\nc"\n', r"line 2: a quote is opened .* takes in the row 'b,1.mp4'"),
+        (
+            'videoid,name,page_dir\n1,"a dog,x\n2,b,x\n3,c",x\n',
+            r"line 2: a quote .* takes in the row '2,b,x'",
+        ),
+        ('path,caption\n0.mp4,"a dog\n1.mp4,"b"\n', r"line 2: text goes on behind a closing quote"),
+        ('path,caption\n0.mp4,"a sign that says "stop", red"', r"line 2: text goes on behind a closing quote"),
+        (
+            'path,caption\n0.mp4,"' + "a dog\n" * 30000,
+            r"line 2: a cell has more than \d+ characters; is a quote opened",
+        ),
+        ("path,caption,Caption\n0.mp4,a,b", r"has 2 columns caption; keep one of them"),
+        ("path;caption\n0.mp4;a", r"needed are path, caption; separate its cells by commas, not by ';'"),
+        (
+            "file_name,caption\n0.mp4,a",
+            r"no column path \(its first line: file_name, caption\).*; rename its file_name",
+        ),
+        ("path,prompt\n0.mp4,a", r"no column caption .*; rename its prompt to caption"),
+    ],
+)
+def test_a_csv_that_would_lose_words_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        written_list(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"video_path": "0.mp4", "caption": "a"}',
+            r"line 1 has no path \(it has: video_path, caption\).*; rename its",
+        ),
+        (
+            '{"path": "0.mp4", "caption": "a"}\n{"path": "1.mp4", "text": "b"}',
+            r"line 2 has no caption .*rename its text",
+        ),
+        ('{"caption": "a"}', r"line 1 has no path \(it has: caption\); needed are path, caption$"),
+        ('{"path": "0.mp4", "caption": "a", "caption": "b"}', r"line 1 has caption 2 times; keep one of them"),
+    ],
+)
+def test_a_jsonl_that_would_lose_words_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        written_list(tmp_path, text, "jsonl")
+
+
 def test_shards_are_read_by_pattern_folder_and_url(
     tmp_path: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,6 +530,61 @@ def test_shards_are_read_by_pattern_folder_and_url(
         ValueError, match=r"no clips found in pipe:.*; 1 not usable, the first: .*cannot fetch pipe:false"
     ):
         list_entries("pipe:false /x/y.tar", tmp_path / "cache")
+
+
+def indexed(folder: Path, members: list[tuple[str, bytes]], links: dict[str, str] | None = None) -> tuple[dict, list]:
+    """{member: caption} and problems of one shard, whose members may repeat a name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "s.tar", "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            tar.addfile(member)
+    entries, problems = list_entries(folder / "s.tar")
+    return {entry.name.partition("/")[2]: entry.caption for entry in entries}, problems
+
+
+def test_names_in_a_shard_may_hold_dots(tmp_path: Path) -> None:
+    parts = ["v1.0/ep1.00-05", "v1.0/ep1.05-10", "v1.0/ep1.10.5-15", "plain"]
+    members = [(f"{part}{ending}", part.encode()) for part in parts for ending in (".mp4", ".txt")]
+    told = {f"{part}.mp4": part for part in parts}
+    assert indexed(tmp_path / "pairs", members) == (told, [])
+    assert indexed(tmp_path / "upper", [(name.upper(), data) for name, data in members])[0] == {
+        name.upper(): caption for name, caption in told.items()
+    }
+    apart = sorted(members, key=lambda member: member[0].endswith(".txt"))
+    assert indexed(tmp_path / "videos-first", apart) == (told, [])
+    assert indexed(tmp_path / "captions-first", apart[::-1]) == (dict(reversed(told.items())), [])
+
+
+def test_every_video_of_a_shard_is_a_clip_or_is_named(tmp_path: Path) -> None:
+    shared = [("0.left.mp4", b""), ("0.right.mp4", b""), ("0.txt", b"a dog"), ("0.right.txt", b"its other side")]
+    assert indexed(tmp_path / "shared", shared) == ({"0.left.mp4": "a dog", "0.right.mp4": "its other side"}, [])
+    two = [("0.mp4", b""), ("0.webm", b""), ("0.txt", b"a dog"), ("0.b.mp4", b"")]
+    clips, problems = indexed(tmp_path / "two", two)
+    assert clips == {"0.mp4": "a dog", "0.webm": "a dog"}
+    assert problems == ["s.tar/0.b.mp4: its caption cannot be read (there is neither .txt nor .json beside it)"]
+    again = [("0.mp4", b""), ("0.txt", b"a"), ("1.mp4", b""), ("1.txt", b"b"), ("0.mp4", b"2"), ("0.txt", b"c")]
+    assert indexed(tmp_path / "joined", again) == ({"0.mp4": "a", "1.mp4": "b", "0.mp4#~2": "c"}, [])
+    lacking = [("0.mp4", b""), ("1.mp4", b""), ("1.txt", b"b"), ("0.mp4", b"2"), ("0.txt", b"c")]
+    assert len(indexed(tmp_path / "no-neighbour", lacking)[1]) == 1  # the other part's caption is not its own
+    odd = [("a.xyz", b""), ("a.txt", b"a"), ("b.1.xyz", b""), ("b.1.txt", b"b"), ("b.2.mp4", b""), ("b.2.txt", b"c")]
+    odd += [("d.mp4", b""), ("d.jpg", b""), ("d.json", b'{"prompt": "d"}'), ("e.mp4", b""), ("e.cap", b"e")]
+    odd += [(".h.mp4", b""), ("._b.mp4", b"")]
+    clips, problems = indexed(tmp_path / "odd", odd, {"l.mp4": "b.2.mp4"})
+    assert clips == {"b.2.mp4": "c"}
+    assert sorted(line.removeprefix("s.tar/").replace(": ", "|", 1) for line in problems) == [
+        ".h.mp4|its name begins with a dot; such files are passed over",
+        "a.xyz|it is no kind of video that can be read; convert it to .mp4",
+        "b.1.xyz|it is no kind of video that can be read; convert it to .mp4",
+        "d.mp4|its caption cannot be read (there is no text under caption; rename its prompt to caption)",
+        "e.mp4|its caption cannot be read (there is neither .txt nor .json beside it, only .cap)",
+        "l.mp4|it is a link to b.2.mp4; put the file itself into the shard",
+    ]
 
 
 # Buckets
@@ -531,8 +731,14 @@ def test_held_out_clips_stay_so_when_others_come() -> None:
     parts = Named([f"{number // 5}.mp4#{number}-" for number in range(100)])
     assert len({parts.name(clip).partition("#")[0] for clip in hold_out(parts, 20, seed=0)[1]}) == 4
     assert [len(ids) for ids in hold_out(few, 0, seed=0)] == [1000, 0]
-    with pytest.raises(ValueError, match="cannot hold out 1000 of 1000 clips; accepted are 0 to 999"):
+    with pytest.raises(ValueError, match=r"data.held_out is 1000, and .* 1000 clips; accepted are 0 to 999, or -1"):
         hold_out(few, 1000, seed=0)
+
+
+def test_as_many_clips_are_held_out_as_fit_their_number() -> None:
+    assert [fitting_held_out(total) for total in (1, 3, 4, 8, 31, 32, 10**7)] == [0, 0, 1, 2, 7, 8, 8]
+    for total in range(1, 40):
+        assert len(hold_out(Named([f"{number}.mp4" for number in range(total)]), fitting_held_out(total), 0)[0]) > 0
 
 
 def test_a_clip_that_breaks_is_replaced_by_one_that_fits(folder: Path) -> None:

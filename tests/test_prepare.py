@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import tarfile
@@ -20,8 +21,12 @@ from artv_core.data.decode import read_frames
 from artv_core.data.prepared import fingerprint, open_prepared
 from artv_core.data.sources import list_entries
 from artv_core.media import VideoWriter
+from artv_core.prepare import run as running
+from artv_core.prepare import scoring
 from artv_core.prepare.motion import measure_motion
 from artv_core.synthetic import Clip, render, sample_clip
+from artv_core.training.config import read_config
+from artv_core.training.start import open_clips, starting_model
 from tests.clip_files import clip_model
 
 SECOND_SHOT = 24
@@ -69,6 +74,40 @@ def test_latents_and_embeddings_are_the_models_own(source: Path, prepared: Path)
     assert torch.equal(copied.frames(1, [3]), clips.frames(1, [3]))
     with pytest.raises(ValueError, match=r"has frames 0 to 15, asked for \[16\]"):
         clips.frames(0, [16])
+
+
+def test_captions_that_are_cut_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "clips", tmp_path / "out"
+    source.mkdir()
+    long = "a red circle " + " ".join(f"word{number}" for number in range(240))
+    for name, caption in (("long", long), ("short", "a red circle")):
+        _write(source / f"{name}.mp4", _frames(_moving(0), (64, 64), 16), 24, caption)
+    assert main(_command(source, output)) == 0
+    said = capsys.readouterr().err
+    assert "warning: 1 caption is longer than the" in said
+    assert "long.mp4: " in said
+    (line,) = (output / "captions-cut.txt").read_text().splitlines()
+    assert re.fullmatch(r"long\.mp4: \d+ of 243 words are not read: word\d+ .* \.\.\.", line)
+    assert json.loads((output / "report.json").read_text())["captions_cut"] == 1
+
+    for data, file in ((output, output / "captions-cut.txt"), (source, tmp_path / "run/captions-cut.txt")):
+        (tmp_path / "a.toml").write_text(f'name = "a"\npreset = "tiny"\nbase = "tiny"\n[data]\npath = "{data}"\n')
+        config = read_config(tmp_path / "a.toml", ["data.bucket_multiple=0"])
+        open_clips(config, starting_model(config), tmp_path / "run")
+        assert f"{file}" in capsys.readouterr().out
+        assert file.read_text() == f"{line}\n"
+
+    manifest = json.loads((output / "dataset.json").read_text())
+    assert manifest.pop("captions_cut") == 1
+    (output / "dataset.json").write_text(json.dumps(manifest))  # as an earlier release wrote it
+    config = replace(config, data=replace(config.data, path=str(output)))
+    open_clips(config, starting_model(config), tmp_path / "old")
+    assert (tmp_path / "old/captions-cut.txt").read_text() == f"{line}\n"
+
+    (source / "long.txt").write_text("a red circle")
+    assert main(_command(source, output)) == 0
+    assert "longer" not in capsys.readouterr().err
+    assert not (output / "captions-cut.txt").exists()
 
 
 def test_a_shard_is_a_webdataset(prepared: Path) -> None:
@@ -128,6 +167,72 @@ def test_finished_pieces_are_kept_and_give_the_same_bytes(source: Path, prepared
     assert _digests(output) == before
     assert (scores.stat().st_mtime_ns, kept.stat().st_mtime_ns) == (made, unchanged)
     assert not list(output.glob("shards/.*"))
+
+
+def _scored(folder: Path, numbers: range, name: str) -> None:
+    """A worker's small file."""
+    lines = [json.dumps({"key": 2**63 + 7 * number, "motion": number / 3}) for number in numbers]
+    (folder / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_small_files_of_scores_become_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SHARD", 100)
+    for number in range(20):
+        _scored(tmp_path, range(16 * number, 16 * number + 16), f"{number:016x}.jsonl")
+    keys = np.array([2**63 + 7 * number for number in range(330)], np.uint64)
+
+    def found() -> list[float]:
+        store = scoring.ScoreStore(tmp_path)
+        held = store.holds(keys)
+        return [record["motion"] for record in store.records(keys[held])]
+
+    before = found()  # of an earlier release, which left the small files
+    assert before == [number / 3 for number in range(320)]
+    scoring.gather_scores(tmp_path)
+    shards = sorted(tmp_path.glob("*.jsonl"))
+    assert [int(shard.name.split("-")[1]) for shard in shards] == [96, 112, 112]
+    assert [shard.with_suffix(".npz") for shard in shards] == sorted(tmp_path.glob("*.npz"))
+    assert found() == before
+
+    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    scoring.gather_scores(tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made
+
+    _scored(tmp_path, range(320, 328), "more.jsonl")
+    old = "it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"  # of a WMV, which is read now
+    (tmp_path / "wmv.jsonl").write_text(json.dumps({"key": 2**63 + 7 * 329, "broken": old, "motion": -1}) + "\n")
+    assert found() == [*(number / 3 for number in range(328)), -1]
+    scoring.gather_scores(tmp_path)
+    _scored(tmp_path, range(320, 328), "again-more.jsonl")
+    _scored(tmp_path, range(0, 16), "again.jsonl")  # as after a kill between writing a shard and removing its parts
+    assert found() == [number / 3 for number in range(328)]
+    scoring.gather_scores(tmp_path)
+    assert found() == [number / 3 for number in range(328)]
+    assert len(list(tmp_path.glob("*.jsonl"))) == 4  # one more, which is not full
+
+    shard = next(tmp_path.glob("*.jsonl"))
+    whole = shard.read_bytes()
+    shard.write_bytes(b"x" * len(whole))
+    assert scoring.ScoreStore(tmp_path).holds(keys).sum() == 328  # no record is read at a start
+    shard.write_bytes(whole)
+    for damage in (b"", b"damaged", whole):
+        shard.with_suffix(".npz").write_bytes(damage)
+        assert found() == [number / 3 for number in range(328)]
+    np.savez(shard.with_suffix(".npz"), keys=keys[:3], starts=np.arange(3), size=1)  # of another file
+    assert found() == [number / 3 for number in range(328)]
+
+
+def test_scores_are_gathered_while_clips_are_scored(
+    source: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", 1)
+    monkeypatch.setattr(scoring, "SHARD", 3)
+    monkeypatch.setattr(running, "GATHERED_TASKS", 2)
+    assert main(_command(source, tmp_path / "out")) == 0
+    files = list((tmp_path / "out/work").glob("scores-*/*.jsonl"))
+    assert len(files) == 3
+    assert all(path.name.startswith("shard-") for path in files)
+    assert _digests(tmp_path / "out") == _digests(prepared)
 
 
 def test_ray_gives_the_same_bytes(

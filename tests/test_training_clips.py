@@ -182,6 +182,26 @@ def test_a_clip_that_breaks_later_is_replaced_and_named(
     assert capsys.readouterr().out.count(f"replaced: {name}") == 1
 
 
+def test_four_clips_fill_a_batch_of_64_with_one_held_out(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in [f"{index}{ending}" for index in range(4) for ending in (".mp4", ".txt")]:
+        (folder / name).write_bytes((clips / name).read_bytes())
+    text = CLIPS.format(clips=folder).replace("held_out = 1\n", "").replace("batch_size = 8", "batch_size = 64")
+    config = configured(tmp_path, text)
+    model = starting_model(config)
+    opened = open_clips(config, model, tmp_path / "mine")
+    assert (len(opened.learnt), len(opened.held_out)) == (3, 1)
+    assert "4 clips: 3 to train on, 1 held out" in capsys.readouterr().out
+    batch = DiffusionTraining(config, model, opened).samples.batch(0, range(64))
+    assert len(batch.frames) == 64
+    assert set(opened.order.batch(0).tolist()) == set(opened.learnt.tolist())
+    with pytest.raises(ValueError, match=r"data.held_out is 8, and there are 4 clips; .* \(--set data.held_out=-1\)"):
+        open_clips(configured(tmp_path, text, "data.held_out=8"), model, tmp_path / "mine")
+
+
 def test_clips_keep_their_shapes_and_a_batch_has_one(clips: Path, tmp_path: Path):
     folder = tmp_path / "clips"
     folder.mkdir()

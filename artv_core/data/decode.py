@@ -27,8 +27,13 @@ from .sources import Entry
 HELD_SECONDS = 0.5
 """For how long the last frame stays where a file says nothing: files tend to end a little before they claim to."""
 
-# Also so that no file makes FFmpeg open another one. In other containers frames are not found by their times exactly.
-_OPTIONS = {"protocol_whitelist": "file,subfile", "format_whitelist": "mov,matroska,avi,mpegts"}
+# Also so that no file makes FFmpeg open another one. In these containers frames are found by their times exactly.
+_OPTIONS = {
+    "protocol_whitelist": "file,subfile",
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,gif,mxf,dv,nut,ivf,yuv4mpegpipe",
+}
+_UNSEEKABLE = ("mpeg",)
+"""Formats in which a seek may end at frames that lack what they are decoded from: these are read from their start."""
 _TOLERANCE = 0.0005  # seconds; time stamps are rounded to the file's clock, by at most half a tick of it
 _MAX_REORDERED = 16  # frames that may come before an earlier one in a file; H.264 and HEVC allow no more
 _SKIPPABLE = ("h264", "mpeg4")  # codecs in which a frame says of itself whether another one needs it
@@ -110,6 +115,11 @@ class _Video:
         """Whether packets say only when they are decoded, which is, in another order, when frames are shown."""
         return self.container.format.name == "avi"
 
+    @property
+    def unseekable(self) -> bool:
+        """Whether reading must begin at the file's start."""
+        return self.container.format.name in _UNSEEKABLE
+
     def ticks(self, seconds: float) -> float:
         return self.origin + seconds / self.tick
 
@@ -154,7 +164,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _ClipError):
         return str(error)
     if isinstance(error, (av.InvalidDataError, EOFError)) or getattr(error, "errno", None) == errno.EINVAL:
-        return "it is damaged, or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
+        return "it is damaged, or no kind of video that can be read; those that can are MP4, MKV, AVI and the like"
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     return f"it cannot be read ({text[:150]})"
 
@@ -209,7 +219,7 @@ def _check_reach(video: _Video, packets: list[Any], stamp: int, time: float) -> 
 def _packets(video: _Video, first: float, last: float) -> list[Any]:
     """Undecoded, in the file's order: from a key frame not after `first` on, until all that is shown up to `last` is
     there."""
-    back = first if video.counted else 0.0
+    back = first if video.counted or video.unseekable else 0.0
     while True:
         start = first - back
         packets = _packets_from(video, start, video.ticks(last) + 1)

@@ -3,7 +3,6 @@
 Nothing is decoded here. A source gives the same entries in the same order on every machine that sees the same files.
 """
 
-import csv
 import hashlib
 import json
 import math
@@ -20,15 +19,9 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from ..partial_file import replacing
-
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
-"""What a video's name may end in, in lower or upper case."""
-
-COLUMNS = ("path", "caption", "start", "end")
-"""Of a list; the last two, in seconds, may be absent. Others are passed over."""
-
-_META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
-_MAX_CAPTION_BYTES = 1 << 20
+from .endings import VIDEO_ENDINGS, is_video, unread
+from .lists import READERS, Row, read_rows
+from .shards import INDEX_VERSION, MAX_CAPTION_BYTES, as_caption, collapsed, index_shard, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +74,8 @@ def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[l
         sought = f"videos ({', '.join(VIDEO_ENDINGS)}) with a caption beside each (.txt), or shards (.tar)"
     elif not Path(text).is_file():
         raise ValueError(f"there is no source {text}; give a folder, a .csv, a .jsonl, or shards (.tar)")
-    elif (read := _READERS.get(Path(text).suffix.lower())) is not None:
-        entries, problems = _from_list(Path(text), read(Path(text)))
+    elif Path(text).suffix.lower() in READERS:
+        entries, problems = _from_list(Path(text), read_rows(Path(text)))
         sought = "rows with a path and a caption"
     else:
         raise ValueError(f"cannot read {text} as a source; accepted are a folder, a .csv, a .jsonl, and shards (.tar)")
@@ -90,11 +83,6 @@ def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[l
         first = f"; {len(problems)} not usable, the first: {problems[0]}" if problems else ""
         raise ValueError(f"no clips found in {text}: looked for {sought}{first}")
     return entries, problems
-
-
-def is_video(name: str) -> bool:
-    """Whether a file of this name is taken for a video."""
-    return name.lower().endswith(VIDEO_ENDINGS)
 
 
 def _is_pattern(text: str) -> bool:
@@ -117,32 +105,44 @@ def _expanded(text: str) -> list[str]:
 def _from_folder(root: Path, cache: str | Path | None) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
-    for path in _walk(root):
-        label = path.relative_to(root).as_posix()
-        if path.suffix.lower() == ".tar":
-            _add_shard(path, label, cache, entries, problems)
-            continue
-        caption, problem = _sidecar_caption(path)
-        if problem:
-            problems.append(f"{label}: {problem}")
-        else:
-            entries.append(Entry(path, None, caption, label=label))
+    for folder, names, fault in _walk(root):
+        if fault:
+            problems.append(f"{_within(root, folder)}: {fault}")
+        passed_over = unread(names)
+        for name in names:
+            path, label = folder / name, _within(root, folder / name)
+            if name in passed_over:
+                problems.append(f"{label}: {passed_over[name]}")
+            elif name.lower().endswith(".tar"):
+                _add_shard(path, label, cache, entries, problems)
+            elif is_video(name):
+                caption, problem = _sidecar_caption(path)
+                if problem:
+                    problems.append(f"{label}: {problem}")
+                else:
+                    entries.append(Entry(path, None, caption, label=label))
     return _numbered(entries), problems
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Videos and shards under `root`, sorted; links to folders are followed, once each."""
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], str]]:
+    """Folders from `root` on, each with the names of its files, sorted, or with what keeps it from being read. Hidden
+    ones are passed over; links to folders are followed, once each."""
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=unreadable.append, followlinks=True):
         status = os.stat(folder)
         if status.st_ino and (status.st_dev, status.st_ino) in seen:
             subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and (is_video(name) or name.lower().endswith(".tar")):
-                yield Path(folder, name)
+        yield Path(folder), sorted(name for name in files if not name.startswith(".")), ""
+    for error in unreadable:
+        yield Path(error.filename), [], f"the folder cannot be read ({one_line(error)})"
+
+
+def _within(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _sidecar_caption(video: Path) -> tuple[str, str]:
@@ -150,32 +150,17 @@ def _sidecar_caption(video: Path) -> tuple[str, str]:
     path = video.with_suffix(".txt")
     try:
         with path.open("rb") as file:
-            return _caption(file.read(_MAX_CAPTION_BYTES)), ""
+            return as_caption(file.read(MAX_CAPTION_BYTES)), ""
     except FileNotFoundError:
         return "", f"there is no caption beside it ({path.name})"
     except (OSError, ValueError) as error:
-        return "", f"its caption {path.name} cannot be read ({_one_line(error)})"
-
-
-def _caption(data: bytes) -> str:
-    """Raises ValueError where there is none."""
-    try:
-        text = _collapsed(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
-    if not text:
-        raise ValueError("it is empty")
-    return text
-
-
-def _collapsed(text: str) -> str:
-    return " ".join(text.split())
+        return "", f"its caption {path.name} cannot be read ({one_line(error)})"
 
 
 # Lists
 
 
-def _from_list(file: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> tuple[list[Entry], list[str]]:
+def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
     last, path, label = "", file, ""
@@ -189,51 +174,12 @@ def _from_list(file: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> tuple[
             raise ValueError(f"{where}: end is {end:g}, accepted are seconds after the start ({start or 0:g})")
         if text != last:  # the parts of one video, in rows that follow one another, share what they can
             last, path, label = text, file.parent / text, os.path.normpath(text).replace(os.sep, "/")
-        entry = Entry(path, None, _collapsed(caption), start or 0.0, end, label)
+        entry = Entry(path, None, collapsed(caption), start or 0.0, end, label)
         if entry.caption:
             entries.append(entry)
         else:
             problems.append(f"{entry.name}: its caption is empty ({where})")
     return _numbered(entries), problems
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of each row that is not blank."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        try:
-            header = [name.strip().lower() for name in next(rows, [])]
-            missing = [name for name in COLUMNS[:2] if name not in header]
-            if missing:
-                found = ", ".join(header[:20]) or "nothing"
-                raise ValueError(
-                    f"{path} has no column {missing[0]} (its first line: {found}); needed are path, caption"
-                )
-            columns = {name: header.index(name) for name in COLUMNS if name in header}
-            for row in rows:
-                if row:
-                    yield rows.line_num, {name: row[at] if at < len(row) else "" for name, at in columns.items()}
-        except UnicodeDecodeError:
-            raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-        except csv.Error as error:
-            raise ValueError(f"{path} line {rows.line_num}: {error}") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for line, data in enumerate(file, 1):
-            if not data.strip():
-                continue
-            try:
-                row = json.loads(data.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path} line {line} is not valid JSON: {_one_line(error)}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path} line {line} is a {type(row).__name__}, expected an object: path, caption")
-            yield line, row
-
-
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl}
 
 
 def _text(value: object, column: str, where: str) -> str:
@@ -295,7 +241,7 @@ def _fetched(url: str, cache: str | Path | None) -> Path:
             return Path(files.get_file(url))
     # What a transfer can raise depends on the scheme and on the command that webdataset runs for it.
     except Exception as error:
-        raise ValueError(f"cannot fetch {url} ({_one_line(error)})") from None
+        raise ValueError(f"cannot fetch {url} ({one_line(error)})") from None
 
 
 def _default_cache() -> Path:
@@ -312,7 +258,7 @@ def _add_shard(path: Path, label: str, cache: str | Path | None, entries: list[E
     try:
         index = _shard_index(path, cache)
     except (OSError, tarfile.TarError) as error:
-        problems.append(f"{label}: it cannot be read as a shard ({_one_line(error)})")
+        problems.append(f"{label}: it cannot be read as a shard ({one_line(error)})")
         return
     for member, offset, size, caption in index["clips"]:
         entries.append(Entry(path, member, caption, label=label, offset=offset, size=size))
@@ -324,74 +270,19 @@ def _shard_index(path: Path, cache: str | Path | None) -> dict[str, list[Any]]:
     """`clips` (member, offset, size, caption) and `problems` (member, what); kept in the cache for as long as the shard
     is the same."""
     if cache is None:
-        return _index_shard(path)
+        return index_shard(path)
     status = path.stat()
     folder = Path(cache) / "shards"
-    kept = folder / f"{_digest(f'{path.absolute()} {status.st_size} {status.st_mtime_ns}')}.json"
+    kept = folder / f"{_digest(f'{INDEX_VERSION} {path.absolute()} {status.st_size} {status.st_mtime_ns}')}.json"
     try:
         return json.loads(kept.read_bytes())
     except (OSError, ValueError):
         pass
-    index = _index_shard(path)
+    index = index_shard(path)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(kept) as temporary:
         temporary.write_text(json.dumps(index))
     return index
-
-
-def _index_shard(path: Path) -> dict[str, list[Any]]:
-    from webdataset.tariterators import base_plus_ext
-
-    index: dict[str, list[Any]] = {"clips": [], "problems": []}
-    key: str | None = None
-    members: dict[str, tarfile.TarInfo] = {}
-    with tarfile.open(path, "r:") as tar:
-        try:
-            for member in tar:
-                base, ending = base_plus_ext(member.name)
-                if not member.isreg() or base is None or _META_MEMBER.search(member.name):
-                    continue
-                if base != key:
-                    _add_sample(tar, members, index)
-                    key, members = base, {}
-                members[ending.lower()] = member
-        except (OSError, tarfile.TarError):
-            index["problems"].append(("", "the shard ends early; what comes before is used"))
-        _add_sample(tar, members, index)
-    return index
-
-
-def _add_sample(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], index: dict[str, list[Any]]) -> None:
-    """The members of one key, by their endings. One without a video is no clip."""
-    video = next((member for member in members.values() if is_video(member.name)), None)
-    if video is None:
-        return
-    if video.offset_data + video.size > os.path.getsize(tar.name):  # type: ignore[arg-type]
-        index["problems"].append((video.name, "the shard ends within it"))
-        return
-    try:
-        caption = _member_caption(tar, members)
-    except (OSError, ValueError, tarfile.TarError, RecursionError) as error:
-        index["problems"].append((video.name, f"its caption cannot be read ({_one_line(error)})"))
-    else:
-        index["clips"].append((video.name, video.offset_data, video.size, caption))
-
-
-def _member_caption(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> str:
-    """Raises ValueError where there is none."""
-    for ending in ("txt", "json"):
-        if ending not in members:
-            continue
-        file = tar.extractfile(members[ending])
-        data = file.read(_MAX_CAPTION_BYTES) if file is not None else b""
-        if ending == "txt":
-            return _caption(data)
-        fields = json.loads(data)
-        caption = fields.get("caption") if isinstance(fields, dict) else None
-        if not isinstance(caption, str):
-            raise ValueError("there is no text under caption")
-        return _caption(caption.encode())
-    raise ValueError("there is neither .txt nor .json beside it")
 
 
 def _numbered(entries: list[Entry]) -> list[Entry]:
@@ -409,7 +300,3 @@ def _numbered(entries: list[Entry]) -> list[Entry]:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or " ".join(str(error).split()))[:200] or type(error).__name__

@@ -21,7 +21,7 @@ from .clips import BrokenClip, ClipIndex
 from .decode import count_frames, probe, read_frames
 from .sources import Entry, list_entries
 
-_FACTS_VERSION = 1  # to be raised when `probe` finds other facts than before
+_FACTS_VERSION = 2  # to be raised when `probe` finds other facts than before
 _BLOCK = 4096  # clips that wait to be looked at
 
 

@@ -59,13 +59,7 @@ class TextEncoder(nn.Module):
 
     def lost_words(self, text: str) -> list[str]:
         """The words of `text` that lie, wholly or in part, beyond what the encoder reads. Empty: everything is read."""
-        room = self.config.context_length - 2
-        words = text.split()
-        for index, word in enumerate(words):
-            room -= len(_tokenizer().encode(word))
-            if room < 0:
-                return words[index:]
-        return []
+        return lost_words(text, self.config)
 
     def unknown_words(self, text: str, vocabulary: Sequence[str]) -> list[str]:
         """The words of `text` that `vocabulary` lacks, each once and in order. An empty vocabulary knows all words."""
@@ -82,6 +76,22 @@ def tokenize(texts: Sequence[str], config: TextConfig) -> Tensor:
     if config.pad_with_end:
         tokens[(tokens == _END).cumsum(dim=1) > 0] = _END
     return tokens
+
+
+def lost_words(text: str, config: TextConfig) -> list[str]:
+    """As `TextEncoder.lost_words`, for where there is no encoder."""
+    room = config.context_length - 2
+    words = text.split()
+    for index, word in enumerate(words):
+        room -= _count_tokens(word)
+        if room < 0:
+            return words[index:]
+    return []
+
+
+@lru_cache(maxsize=1 << 18)
+def _count_tokens(word: str) -> int:
+    return len(_tokenizer().encode(word))
 
 
 def _build_transformer(config: TextConfig) -> Any:

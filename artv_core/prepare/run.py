@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.captions import cut_captions, note_cut_captions
 from ..data.prepared import INDEX, MANIFEST, SHARDS, ShardRecord, read_record, write_dataset
 from ..data.sources import Entry, list_entries
 from ..job import INTERRUPTED, say
@@ -27,13 +28,15 @@ from ..partial_file import LEFT_BEHIND, replacing
 from ..pipeline import pick_device
 from . import encoding, scoring
 from .options import PrepareOptions, score_settings, select_settings
-from .selecting import Selection, drop_line, select
+from .selecting import Selection, clip_entry, drop_line, select
 from .tasks import Engine, Task, check_installed, disconnect, run_tasks, single_threaded
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 USUAL_FPS = 8.0
+GATHERED_TASKS = 2 * scoring.SHARD // scoring.CHUNK
+"""After as many small files of scores these become shards."""
 
 
 def prepare(options: PrepareOptions) -> int:
@@ -78,12 +81,13 @@ class _Run:
         keys = scoring.entry_keys(entries)
         store = self._score(entries, keys, settings["score"])
         if options.report_only or model is None or buckets is None:
-            return self._preview(entries, problems, keys, store, fps)
+            return self._preview(model, entries, problems, keys, store, fps)
         with replacing(options.output / "dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
             selection = select(options, fps, entries, problems, keys, store, dropped)
             records = self._encode(model, fps, buckets, settings, selection, entries, keys)
             counts = _add_left_out(selection.counts, records, dropped)
-        return self._finish(model, fps, buckets, settings, selection, records, counts)
+        cut = _tell_cut_captions(model, selection, entries, options.output)
+        return self._finish(model, fps, buckets, settings, selection, records, counts, cut)
 
     def _settings(self, model: encoding.ModelFacts | None, fps: float) -> dict[str, dict[str, Any]]:
         """What each step's results depend on."""
@@ -106,6 +110,7 @@ class _Run:
         options, work = self.options, self.options.output / "work"
         folder = work / f"scores-{_hash([settings, scoring.VERSION])}"
         _make_ready(folder)
+        scoring.gather_scores(folder)
         tasks = scoring.plan_scores(folder, entries, keys, work / "to-score.jsonl")
         worker = {
             "cut_threshold": options.cut_threshold,
@@ -115,7 +120,12 @@ class _Run:
             "dtype": options.dtype,
         }
         engine = self.engine if options.clip_model is not None else replace(self.engine, device="cpu")
-        self._work("scoring", engine, scoring.Scorer, worker, work / "to-score.jsonl", tasks, len(np.unique(keys)))
+        path, total = work / "to-score.jsonl", len(np.unique(keys))
+
+        def gather() -> None:
+            scoring.gather_scores(folder)
+
+        self._work("scoring", engine, scoring.Scorer, worker, path, tasks, total, gather)
         return scoring.ScoreStore(folder)
 
     def _encode(
@@ -152,19 +162,36 @@ class _Run:
         return [_record(target, key) for target, key in shards]
 
     def _work(
-        self, label: str, engine: Engine, build: Any, worker: dict[str, Any], path: Path, tasks: list[Task], total: int
+        self,
+        label: str,
+        engine: Engine,
+        build: Any,
+        worker: dict[str, Any],
+        path: Path,
+        tasks: list[Task],
+        total: int,
+        gather: Callable[[], None] | None = None,
     ) -> None:
+        """Do the tasks; `gather` tidies up what they make, now and then and at the end."""
         left = sum(task.count for task in tasks)
         if left < total:
             say(f"{label}: {total - left} of {total} clips are there already")
         if not tasks:
             return
         with _bar(label, total, total - left) as bar:
-            for count in run_tasks(engine, build, worker, path, tasks):
+            for number, count in enumerate(run_tasks(engine, build, worker, path, tasks), 1):
                 bar.update(count)
+                if gather is not None and (number % GATHERED_TASKS == 0 or number == len(tasks)):
+                    gather()
 
     def _preview(
-        self, entries: Sequence[Entry], problems: Sequence[str], keys: np.ndarray, store: scoring.ScoreStore, fps: float
+        self,
+        model: encoding.ModelFacts | None,
+        entries: Sequence[Entry],
+        problems: Sequence[str],
+        keys: np.ndarray,
+        store: scoring.ScoreStore,
+        fps: float,
     ) -> list[Path]:
         """Of --report-only: as the report would be, under names of its own."""
         from .report import write_report
@@ -173,7 +200,9 @@ class _Run:
         with replacing(output / "preview-dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
             selection = select(self.options, fps, entries, problems, keys, store, dropped)
         say(_summary(len(selection.kept), selection.counts))
-        paths = write_report(output / "preview", self.options, selection, selection.counts, {})
+        cut = 0 if model is None else _tell_cut_captions(model, selection, entries, output, "preview-")
+        facts = {"captions_cut": cut} if cut else {}
+        paths = write_report(output / "preview", self.options, selection, selection.counts, facts)
         return [*paths, output / "preview-dropped.jsonl"]
 
     def _finish(
@@ -185,12 +214,14 @@ class _Run:
         selection: Selection,
         records: Sequence[ShardRecord],
         counts: Counter[str],
+        cut: int,
     ) -> list[Path]:
         from .report import write_report
 
         output, kept = self.options.output, sum(len(record.names) for record in records)
         frames = sum(sum(record.rows["frames"]) for record in records)
         facts = {"frames": frames, "hours": round(frames / fps / 3600, 3), "shards": len(records)}
+        facts |= {"captions_cut": cut} if cut else {}
         report = write_report(output / "report", self.options, selection, counts, facts)
         say(_summary(kept, counts))
         if not kept:
@@ -201,6 +232,7 @@ class _Run:
             "frames": frames,
             "considered": selection.considered,
             "dropped": dict(sorted(counts.items())),
+            "captions_cut": cut,
             "fps": fps,
             "buckets": buckets,
             **model.manifest(),
@@ -208,6 +240,18 @@ class _Run:
         }
         write_dataset(output, manifest, records, model.null_context)
         return [output / MANIFEST, *report]
+
+
+def _tell_cut_captions(
+    model: encoding.ModelFacts, selection: Selection, entries: Sequence[Entry], folder: Path, prefix: str = ""
+) -> int:
+    """Warns of captions of kept clips that the model's text encoder reads in part. Returns how many they are."""
+    clips = (clip_entry(selection.clips, entries, clip) for clip in selection.kept.tolist())
+    lines = cut_captions(((clip.name, clip.caption) for clip in clips), model.config.text)
+    warning = note_cut_captions(lines, folder, model.config.text, prefix)
+    if warning:
+        say(warning)
+    return len(lines)
 
 
 def _engine(options: PrepareOptions) -> Engine:

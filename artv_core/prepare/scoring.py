@@ -1,4 +1,7 @@
-"""Step 2: facts and scores of every entry, kept in files of a few entries each, so that none is scored twice.
+"""Step 2: facts and scores of every entry, kept in files, so that none is scored twice.
+
+Workers write files of a few entries each. These are gathered into shards of thousands, each with an index beside it
+(keys, and where their records begin), so that ten million clips are a thousand files and a start reads no record.
 
 An entry's key is a hash of its name, caption and seconds, and of its file's size and time. Records are found by it:
 clips that are added, removed or reordered leave the scores of the others as they are.
@@ -9,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,15 @@ VERSION = 1
 """Of how scores are made: a higher one makes all anew."""
 
 CHUNK = 32
-"""Entries in a file. Ours: what is lost when a worker is killed, against the number of files."""
+"""Entries in a worker's file, which is what is lost when it is killed. Not in the paper."""
+
+SHARD = 8192
+"""Entries in a shard, or a few more."""
+
+_OUTDATED = b"or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
+"""In records of earlier releases, of kinds of videos that can be read by now: those are scored again."""
+
+_SHARD_NAME = re.compile(r"shard-(\d+)-[0-9a-f]{16}\.jsonl")
 
 
 class Scorer:
@@ -81,7 +94,7 @@ class Scorer:
 
 
 class ScoreStore:
-    """All records under a folder, found by key; only where each lies is held in memory."""
+    """All records under a folder, in shards or in small files, found by key; only where each lies is in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("*.jsonl"))
@@ -162,8 +175,77 @@ def read_entry(line: dict[str, Any]) -> Entry:
     return Entry(**{name: line[name] for name in Entry.__dataclass_fields__} | {"path": Path(line["path"])})
 
 
+def gather_scores(folder: Path) -> None:
+    """Move the records of all small files under `folder` into shards. A folder of an earlier release becomes one of
+    shards; one that has no small files stays as it is. Safe to be killed, and while workers write more.
+
+    The one shard that is not full yet is written anew with what is added to it.
+    """
+    shards, loose = _files_in(folder)
+    if not loose:
+        return
+    sources: list[Path] = []
+    records: dict[int, bytes] = {}
+    for path in (*(path for path, count in shards if count < SHARD), *loose):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if _OUTDATED not in line:
+                records.setdefault(json.loads(line)["key"], line)
+        sources.append(path)
+        if len(records) >= SHARD:
+            _write_shard(folder, records, sources)
+            sources, records = [], {}
+    if sources:
+        _write_shard(folder, records, sources)
+
+
+def _files_in(folder: Path) -> tuple[list[tuple[Path, int]], list[Path]]:
+    """Shards, each with the number of its records, and small files."""
+    names = sorted(path.name for path in folder.glob("*.jsonl"))
+    found = [(name, _SHARD_NAME.fullmatch(name)) for name in names]
+    shards = [(folder / name, int(match[1])) for name, match in found if match]
+    return shards, [folder / name for name, match in found if not match]
+
+
+def _write_shard(folder: Path, records: dict[int, bytes], sources: Sequence[Path]) -> None:
+    """Write a shard and its index; then what it was made of is no longer needed."""
+    digest = hashlib.sha256(np.array(list(records), np.uint64).tobytes()).hexdigest()[:16]
+    shard = folder / f"shard-{len(records):08d}-{digest}.jsonl"
+    with replacing(shard) as partial, partial.open("wb") as file:
+        file.writelines(records.values())
+    _indexed(shard)
+    for path in sources:
+        if path != shard:
+            path.unlink(missing_ok=True)
+            _index_of(path).unlink(missing_ok=True)
+
+
 def _keys_in(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of a file's records and where these begin."""
+    """Keys of a file's records and where these begin: of a shard by its index, which is made where it is not there or
+    not this file's."""
+    if not _SHARD_NAME.fullmatch(path.name):
+        return _parsed(path)
+    try:
+        with np.load(_index_of(path), allow_pickle=False) as index:
+            if int(index["size"]) == path.stat().st_size:
+                return index["keys"], index["starts"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+        pass
+    return _indexed(path)
+
+
+def _indexed(shard: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write a shard's index, and return what is in it."""
+    keys, starts = _parsed(shard)
+    with replacing(_index_of(shard)) as partial, partial.open("wb") as file:
+        np.savez(file, keys=keys, starts=starts, size=shard.stat().st_size)
+    return keys, starts
+
+
+def _index_of(path: Path) -> Path:
+    return path.with_suffix(".npz")
+
+
+def _parsed(path: Path) -> tuple[np.ndarray, np.ndarray]:
     data = path.read_bytes()
     keys, starts, start = [], [], 0
     for line in data.splitlines(keepends=True):

@@ -13,6 +13,9 @@ from ..synthetic import WORLDS, vocabulary
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
+FITTING = -1
+"""Of `data.held_out`: as many clips as fit their number."""
+
 TRAINABLE = ("unet", "branches", "mask", "text")
 """Names of parts of a checkpoint that the stage "diffusion" can train."""
 
@@ -91,14 +94,15 @@ class DataConfig:
     `path`: a folder of videos with captions beside them, a CSV or JSONL list, WebDataset shards, or what `artv prepare`
     wrote. `bucket_multiple`: videos keep about their own shape, in sizes of about the training size's area whose sides
     are multiples of this; 0 crops all to the training size. `held_out` clips are never trained on: losses and sheets
-    are made with them. `window`: groups (shards, files) among whose clips is shuffled.
+    are made with them; -1 takes a quarter of all clips, up to 8. `window`: groups (shards, files) among whose clips is
+    shuffled.
     """
 
     path: str = ""
     fps: float = 8.0
     bucket_multiple: int = 64
     min_frames: int = 3
-    held_out: int = 8
+    held_out: int = FITTING
     window: int = 16
 
 
@@ -265,7 +269,7 @@ def _check_data(config: TrainConfig, path: str) -> None:
     resolve_checkpoint(config.base)
     data, multiple = config.data, config.data.bucket_multiple
     _at_least(3, f"{path}.data", data, "min_frames")
-    _at_least(0, f"{path}.data", data, "held_out")
+    _at_least(FITTING, f"{path}.data", data, "held_out")
     _at_least(1, f"{path}.data", data, "window")
     if not 0 < data.fps <= 240:
         raise ValueError(f"{path}.data.fps: got {data.fps}, accepted are numbers above 0 and up to 240")

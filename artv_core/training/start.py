@@ -9,13 +9,14 @@ from accelerate import PartialState
 
 from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, resolve_checkpoint
 from ..config import ARTVConfig
-from ..data.clips import ClipSource
-from ..data.order import ClipOrder, hold_out
-from ..data.prepared import fingerprint, is_prepared, open_prepared
+from ..data.captions import CUT_CAPTIONS, cut_captions, note_cut_captions
+from ..data.clips import BrokenClip, ClipSource
+from ..data.order import ClipOrder, fitting_held_out, hold_out
+from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
 from ..models.artv import ARTV
 from ..tensor_file import open_tensor_file
-from .config import TrainConfig
+from .config import FITTING, TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips
 from .synthetic_clips import LatentClips, RandomOrder
@@ -79,9 +80,35 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     with PartialState().main_process_first():
         source = _open(config, model, folder)
     data, stage = config.data, config.diffusion
-    learnt, held_out = hold_out(source, data.held_out, config.seed)
+    total = len(source.index)
+    count = fitting_held_out(total) if data.held_out == FITTING else data.held_out
+    learnt, held_out = hold_out(source, count, config.seed)
+    PartialState().print(f"{total} clips: {len(learnt)} to train on, {count} held out to measure with")
     order = ClipOrder(source.index, learnt, stage.batch_size, config.seed, data.window)
+    if PartialState().is_main_process:
+        _tell_cut_captions(source, config, folder)
     return Clips(source, order, learnt, held_out)
+
+
+def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:
+    """Those of prepared clips were counted when they were prepared, unless an earlier release did that."""
+    cut = source.manifest.get("captions_cut") if isinstance(source, PreparedClips) else None
+    if isinstance(source, PreparedClips) and cut is not None:
+        warning = f"warning: {cut} captions are read in part: {source.folder / CUT_CAPTIONS}" if cut else ""
+    else:
+        captions = ((source.name(clip), _caption(source, clip)) for clip in range(len(source.index)))
+        text = config.model.text
+        warning = note_cut_captions(cut_captions(captions, text), folder, text)
+    if warning:
+        print(warning)
+
+
+def _caption(source: ClipSource, clip: int) -> str:
+    """Of a broken clip none; it is named when its frames are read."""
+    try:
+        return source.caption(clip)
+    except BrokenClip:
+        return ""
 
 
 def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:

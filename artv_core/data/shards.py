@@ -1,0 +1,189 @@
+"""What lies in a tar shard: clips with their captions, where each begins, and all that is left out, with the reason.
+
+A member's name is divided at an ending that is known (a video's, .txt, .json), so a name may hold dots: the caption of
+`ep1.05-10.mp4` is `ep1.05-10.txt`. WebDataset divides at the first dot instead; `000.txt` is therefore the caption of
+`000.left.mp4` too, unless there is `000.left.txt` or `000.mp4`.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .endings import NO_VIDEO, ends_as_unread, is_video
+from .lists import renaming
+
+INDEX_VERSION = 2
+"""Of what is found in a shard; raised when it is more, or other, than before."""
+
+MAX_CAPTION_BYTES = 1 << 20
+CAPTION_ENDINGS = (".txt", ".json")
+_META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
+
+
+def index_shard(path: Path) -> dict[str, list[Any]]:
+    """`clips` (member, offset, size, caption) and `problems` (member, what), both in the shard's order. Raises OSError
+    and TarError where it is no shard."""
+    index: dict[str, list[Any]] = {"clips": [], "problems": []}
+    with tarfile.open(path, "r:") as tar:
+        members: list[tarfile.TarInfo] = []
+        try:
+            members.extend(member for member in tar if not (member.isdir() or _META_MEMBER.search(member.name)))
+        except (OSError, tarfile.TarError):
+            index["problems"].append(("", "the shard ends early; what comes before is used"))
+        length = os.path.getsize(path)
+        samples = list(_samples(members))
+        loose = {stem: found for sample in samples if not sample.videos for stem, found in sample.captions.items()}
+        length = os.path.getsize(path)
+        used = {_add_clip(tar, video, sample, loose, length, index) for sample in samples for video in sample.videos}
+    for sample in samples:
+        index["problems"] += [(name, NO_VIDEO) for name in _unread_members(sample, loose, used)]
+    return index
+
+
+@dataclass
+class _Sample:
+    """Members that follow one another and share a name up to its first dot."""
+
+    base: str
+    videos: list[tarfile.TarInfo]
+    captions: dict[str, tarfile.TarInfo]  # by the whole of their names before .txt or .json, and that ending
+    others: list[tarfile.TarInfo]
+    names: set[str]
+
+
+def _samples(members: Sequence[tarfile.TarInfo]) -> Iterator[_Sample]:
+    sample: _Sample | None = None
+    for member in members:
+        folder, _, name = member.name.rpartition("/")
+        if name.startswith("._"):  # what macOS keeps of a file beside it
+            continue
+        base = f"{folder}/{name.partition('.')[0]}"
+        if sample is None or base != sample.base or member.name in sample.names:
+            if sample is not None:
+                yield sample
+            sample = _Sample(base, [], {}, [], set())
+        sample.names.add(member.name)
+        if is_video(name):
+            sample.videos.append(member)
+        elif name.lower().endswith(CAPTION_ENDINGS):
+            sample.captions[_lowered(member.name)] = member
+        else:
+            sample.others.append(member)
+    if sample is not None:
+        yield sample
+
+
+def _lowered(name: str) -> str:
+    """With its ending in lower case."""
+    stem, dot, ending = name.rpartition(".")
+    return stem + dot + ending.lower()
+
+
+def _add_clip(
+    tar: tarfile.TarFile,
+    video: tarfile.TarInfo,
+    sample: _Sample,
+    loose: dict[str, tarfile.TarInfo],
+    length: int,
+    index: dict[str, list[Any]],
+) -> tarfile.TarInfo | None:
+    """A clip, or a problem. `loose` are captions of samples without a video. Returns the member that is its caption."""
+    fault, caption, text = _video_fault(video, length), None, ""
+    try:
+        stems = {_stem(other.name) for other in sample.videos}
+        caption = _caption_of(_stem(video.name), stems, sample.captions, loose)
+        if caption is None:
+            beside = ", ".join(sorted({Path(other.name).suffix or other.name for other in sample.others}))
+            raise ValueError("there is neither .txt nor .json beside it" + (f", only {beside}" if beside else ""))
+        text = "" if fault else _read_caption(tar, caption)
+    except (OSError, ValueError, KeyError, tarfile.TarError, RecursionError) as error:
+        fault = fault or f"its caption cannot be read ({one_line(error)})"
+    if fault:
+        index["problems"].append((video.name, fault))
+    else:
+        index["clips"].append((video.name, video.offset_data, video.size, text))
+    return caption
+
+
+def _unread_members(
+    sample: _Sample, loose: dict[str, tarfile.TarInfo], used: set[tarfile.TarInfo | None]
+) -> Iterator[str]:
+    """Members that end as a video does that cannot be read, or have a caption that no video has."""
+    stems = {_stem(video.name) for video in sample.videos}
+    for other in sample.others:
+        stem = _stem(other.name) or other.name
+        caption = _caption_of(stem, set(), sample.captions, loose)
+        if ends_as_unread(other.name, stem in stems) or (caption is not None and caption not in used):
+            yield other.name
+
+
+def _video_fault(video: tarfile.TarInfo, length: int) -> str:
+    if video.issym() or video.islnk():
+        return f"it is a link to {video.linkname}; put the file itself into the shard"
+    if not video.isreg() or video.issparse():
+        return "it is not stored as an ordinary file"
+    if Path(video.name).name.startswith("."):
+        return "its name begins with a dot; such files are passed over"
+    return "the shard ends within it" if video.offset_data + video.size > length else ""
+
+
+def _caption_of(
+    name: str, videos: set[str], captions: dict[str, tarfile.TarInfo], loose: dict[str, tarfile.TarInfo]
+) -> tarfile.TarInfo | None:
+    """The member of this name and .txt or .json, beside it or, where all videos come first, apart from it; else
+    that of the nearest shorter name that is no video's own."""
+    while True:
+        for found in (captions, loose):
+            for ending in CAPTION_ENDINGS:
+                if name + ending in found:
+                    return found[name + ending]
+        folder, slash, short = name.rpartition("/")
+        shorter = short.rpartition(".")[0]
+        name = folder + slash + shorter
+        if not shorter or name in videos:
+            return None
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _read_caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """Raises ValueError where there is none in it."""
+    file = tar.extractfile(member)
+    data = file.read(MAX_CAPTION_BYTES) if file is not None else b""
+    if member.name.lower().endswith(".txt"):
+        return as_caption(data)
+    fields = json.loads(data)
+    caption = fields.get("caption") if isinstance(fields, dict) else None
+    if not isinstance(caption, str):
+        raise ValueError(
+            "there is no text under caption" + renaming("caption", fields if isinstance(fields, dict) else {})
+        )
+    return as_caption(caption.encode())
+
+
+def as_caption(data: bytes) -> str:
+    """Text without line breaks and double spaces. Raises ValueError where there is none."""
+    try:
+        text = collapsed(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if not text:
+        raise ValueError("it is empty")
+    return text
+
+
+def collapsed(text: str) -> str:
+    """With one space wherever there is white space."""
+    return " ".join(text.split())
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line of no more than 200 characters."""
+    return (getattr(error, "strerror", None) or " ".join(str(error).split()))[:200] or type(error).__name__
