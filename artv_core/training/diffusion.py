@@ -188,6 +188,8 @@ class DiffusionTraining(Stage):
     def sheet(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """Held-out prompts, or held-out clips from their first frames, rolled out; where none are held out, others."""
         assert isinstance(module, MaskedDiffusionLoss)
+        if self.model.vae is None:
+            return {}  # the start has said so
         model, path, stage = with_networks(self.model, module), folder / f"sheet-{step:06d}.png", self.config
         if not self.run.data.path:
             return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns)
