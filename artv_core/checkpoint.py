@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ARTVConfig, TextConfig, VAEConfig
+from .finite import is_finite
 from .models.artv import ARTV
 from .models.taesd import TAESD
 from .partial_file import one_line
@@ -207,7 +208,10 @@ def load_checkpoint(
         for slot, tensor in _read_slots(source, slots):
             # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
             kept = torch.float32 if slot.model_key == "null_context" else dtype
-            _collect(state, slot, tensor.to(device, kept, copy=reader is None))
+            moved = tensor.to(device, kept, copy=reader is None)
+            if reader is None:  # one that a host reads may not be in memory yet
+                _check_numbers(source, slot, moved)
+            _collect(state, slot, moved)
     model = _build_empty(file, config, sources, operations)
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
@@ -290,7 +294,8 @@ def initialise_from_stable_diffusion(
     `parts` names those of "unet", "vae" and "text" that are wanted, by default all that the model has. Weights keep the
     model's own types and devices; tensors are read one by one. ARTV's own branches stay as they are; with the text
     encoder, `null_context` becomes the encoding of the empty prompt. Returns the names of the parts filled. Raises
-    ValueError, one line, before anything is changed, where the file does not fit exactly or the model lacks a part.
+    ValueError, one line, before anything is changed, where the file does not fit exactly or the model lacks a part; and
+    while filling, where a weight is infinite or not a number.
     """
     chosen = _parts_to_fill(model, parts)
     file = _open(path)
@@ -303,6 +308,7 @@ def initialise_from_stable_diffusion(
     filled = set()
     for part in chosen:
         for slot, tensor in _read_slots(file, expected[part]):
+            _check_numbers(file, slot, tensor.to(state[slot.model_key].dtype))
             slot.place_in(state[slot.model_key]).copy_(tensor)
             filled.add(slot.model_key)
     if "text" in chosen:
@@ -632,6 +638,15 @@ def _read_slots(file: TensorFile, slots: Mapping[str, _Slot]) -> Iterator[tuple[
     wanted = {key: slot for key, slot in slots.items() if slot.model_key}
     for key, tensor in file.read(wanted):
         yield wanted[key], tensor
+
+
+def _check_numbers(file: TensorFile, slot: _Slot, tensor: Tensor) -> None:
+    """Raises ValueError where a weight is not finite in the type that it is to have."""
+    if not is_finite(tensor):
+        raise ValueError(
+            f"{file.path} cannot be used: {file_key(slot.model_key)} holds values that are infinite or not a number in "
+            f"{tensor.dtype}; the file is damaged, or was merged or saved wrongly"
+        )
 
 
 def _collect(state: dict[str, Tensor], slot: _Slot, tensor: Tensor) -> None:
