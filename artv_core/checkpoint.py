@@ -18,10 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import ARTVConfig, VAEConfig
+from .config import ARTVConfig, TextConfig, VAEConfig
+from .finite import is_finite
 from .models.artv import ARTV
 from .models.taesd import TAESD
 from .partial_file import one_line
+from .public_files import (
+    PUBLIC_SD_EXTRAS,
+    SD1,
+    SD2,
+    has_weights,
+    input_channels,
+    kind_of,
+    prediction_of,
+    with_shapes,
+    with_usual_names,
+)
 from .tensor_file import Reader, TensorFile, open_tensor_file, write_tensor_file
 
 PARTS = {
@@ -34,29 +46,6 @@ PARTS = {
 """What a file may hold. "unet" is what a public SD file has too; "branches" is what ARTV adds to it."""
 
 OPTIONAL_PARTS = ("mask", "vae", "text")
-
-PUBLIC_SD_EXTRAS = (
-    "betas",
-    "alphas_cumprod*",
-    "sqrt_*alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "posterior_*",
-    "logvar",
-    "lvlb_weights",
-    "scale_factor",
-    "model_ema.*",
-    "cond_stage_model.model.logit_scale",
-    "cond_stage_model.model.text_projection",
-    "cond_stage_model.model.attn_mask",
-    "cond_stage_model.*.position_ids",
-    "cond_stage_model.logit_scale",
-    "cond_stage_model.text_projection",
-    "cond_stage_model.transformer.logit_scale",
-    "cond_stage_model.transformer.text_projection.weight",
-    "first_stage_model.model_ema.*",
-    "first_stage_model.loss.*",
-)
-"""What public SD files carry besides the weights: patterns of keys that are passed over. All else is refused."""
 
 _MODEL_TO_FILE = (
     ("noise.diffusion_model.", "model.diffusion_model."),
@@ -101,9 +90,8 @@ _VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
 _UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
 
 _FLOAT_TYPES = ("F16", "BF16", "F32")
+_PUBLIC_FLOAT_TYPES = (*_FLOAT_TYPES, "F64", "F8_E4M3", "F8_E5M2")
 _METADATA_LIMIT = 1_000_000
-_SD1, _SD2 = "a Stable Diffusion 1.x checkpoint", "a Stable Diffusion 2.x checkpoint"
-_DIFFUSION_FAMILIES = (_SD1, _SD2, "an SDXL checkpoint", "a diffusion model of another kind")
 _OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
 
 
@@ -198,10 +186,10 @@ def load_checkpoint(
     checkpoint (truncated, pickled, of another kind), and for missing and unexpected keys, wrong shapes and types.
     """
     _check_names(without, OPTIONAL_PARTS)
-    file = open_tensor_file(path, reader)
+    file = _open(path, reader)
     config = _read_config(file)
     held = _declared_parts(file, config)
-    base_file = None if base is None else open_tensor_file(base, reader)
+    base_file = None if base is None else _open(base, reader)
     wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
     sources = _choose_sources(file, held, base_file, wanted, config.vae)
 
@@ -212,17 +200,20 @@ def load_checkpoint(
     if base_file is not None:
         from_base = [part for part, source in sources.items() if source is base_file]
         _check_base_family(base_file, from_base, file, config)
-        expected_of_base = _as_named_in(base_file, expected)
-        _check_tensors(base_file, from_base, expected_of_base, PARTS, extras=PUBLIC_SD_EXTRAS)
+        fitted, expected_of_base = _fitted(base_file, from_base, expected, config)
 
     state: dict[str, Tensor] = {}
-    for part, source in sources.items():
-        slots = (expected if source is file else expected_of_base)[part]
+    for part, chosen in sources.items():
+        source, slots = (file, expected[part]) if chosen is file else (fitted, expected_of_base[part])
         for slot, tensor in _read_slots(source, slots):
             # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
             kept = torch.float32 if slot.model_key == "null_context" else dtype
-            _collect(state, slot, tensor.to(device, kept, copy=reader is None))
+            moved = tensor.to(device, kept, copy=reader is None)
+            if reader is None:  # one that a host reads may not be in memory yet
+                _check_numbers(source, slot, moved)
+            _collect(state, slot, moved)
     model = _build_empty(file, config, sources, operations)
+    state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
@@ -239,29 +230,33 @@ def read_part(
     base is of another family than the checkpoint at `path`.
     """
     _check_names([part], PARTS)
-    file = open_tensor_file(path, reader)
+    file = _open(path, reader)
     config = _read_config(file) if "artv_config" in file.metadata else None
     source = file
     if base is not None and not any(_part_of(key) == part for key in file.tensors):
-        source = open_tensor_file(base, reader)
+        source = _open(base, reader)
     if config is not None:
         if part not in (_parts_in(source) if source is file else _parts_in(source, config.vae)):
             return {}
-        _check_part(source, part, file, config)
-    return _read_all(source, part)
+        source = _checked_part(source, part, file, config)
+    tensors = _read_all(source, part)
+    if part == "text" and config is not None and source is not file:
+        tensors |= _last_block_as_zeros(tensors, config.text)
+    return tensors
 
 
-def _check_part(source: TensorFile, part: str, file: TensorFile, config: ARTVConfig) -> None:
-    """Raises ValueError where `source`, the checkpoint `file` or its base, does not hold the part as configured."""
+def _checked_part(source: TensorFile, part: str, file: TensorFile, config: ARTVConfig) -> TensorFile:
+    """`source`, the checkpoint `file` or its base, as it is to be read. Raises ValueError where it does not hold the
+    part as configured."""
     if source is not file:
         _check_base_family(source, [part], file, config)
     if part == "text":
-        return
+        return source
     expected = _expected_tensors(_build_empty(file, config, [part], nn))
-    if source is file:
-        _check_tensors(file, [part], expected, PARTS, extras=())
-        return
-    _check_tensors(source, [part], _as_named_in(source, expected), PARTS, extras=PUBLIC_SD_EXTRAS)
+    if source is not file:
+        return _fitted(source, [part], expected, config)[0]
+    _check_tensors(file, [part], expected, PARTS, extras=())
+    return source
 
 
 def load_taesd_decoder(
@@ -299,22 +294,26 @@ def initialise_from_stable_diffusion(
     `parts` names those of "unet", "vae" and "text" that are wanted, by default all that the model has. Weights keep the
     model's own types and devices; tensors are read one by one. ARTV's own branches stay as they are; with the text
     encoder, `null_context` becomes the encoding of the empty prompt. Returns the names of the parts filled. Raises
-    ValueError, one line, before anything is changed, where the file does not fit exactly or the model lacks a part.
+    ValueError, one line, before anything is changed, where the file does not fit exactly or the model lacks a part; and
+    while filling, where a weight is infinite or not a number.
     """
     chosen = _parts_to_fill(model, parts)
-    file = open_tensor_file(path)
+    file = _open(path)
     if "artv_config" in file.metadata:
         raise ValueError(f"{file.path} is an ARTV checkpoint, not a Stable Diffusion one; load it as a checkpoint")
-    family, needed = _guess_family(file), _family_of(model.config)
-    if family != needed:
-        raise ValueError(f"{file.path} is {family}; this model needs {needed} with LDM keys")
-    expected = _as_named_in(file, _expected_tensors(model))
-    _check_tensors(file, chosen, expected, PARTS, extras=PUBLIC_SD_EXTRAS)
+    _check_family(file, model.config, "this model needs {} with LDM keys")
+    file, expected = _fitted(file, chosen, _expected_tensors(model), model.config)
 
     state = model.state_dict()
+    filled = set()
     for part in chosen:
         for slot, tensor in _read_slots(file, expected[part]):
+            _check_numbers(file, slot, tensor.to(state[slot.model_key].dtype))
             slot.place_in(state[slot.model_key]).copy_(tensor)
+            filled.add(slot.model_key)
+    if "text" in chosen:
+        for name in _last_block(model.config.text, state, "text.model.") - filled:
+            state[name].zero_()
     if "text" in chosen:
         model.update_null_context()
     return tuple(chosen)
@@ -431,59 +430,73 @@ def _shipped() -> dict[str, Path]:
 # What a file is
 
 
+def _open(path: str | Path, reader: Reader | None = None) -> TensorFile:
+    """As `open_tensor_file`; a public file's tensors go by Stable Diffusion's usual names."""
+    file = open_tensor_file(path, reader)
+    return file if "artv_config" in file.metadata else with_usual_names(file)
+
+
+def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
+    """One line where the UNet of a public SD file predicts, or seems to predict, something else than `config` says:
+    trained on such a base a model has to learn all of it again. Else None."""
+    file, schedule = _open(path), config.schedule
+    found = None if "artv_config" in file.metadata else prediction_of(file)
+    if found is None:
+        return None
+    # That the configuration asks for zero terminal SNR and the base does not is no fault: a training can add it.
+    if found.kind == schedule.prediction and found.zero_terminal_snr <= schedule.zero_terminal_snr:
+        return None
+    wanted = schedule.prediction + (", with zero terminal SNR" if schedule.zero_terminal_snr else "")
+    setting = f'prediction = "{found.kind}"' + (", zero_terminal_snr = true" if found.zero_terminal_snr else "")
+    return f"{file.path} {found}, the configuration says {wanted}; take another base, or train with {setting}"
+
+
+def _described(file: TensorFile) -> str:
+    """What a public file is, in words."""
+    kind = kind_of(file)
+    if kind not in (SD1, SD2):
+        return f"{kind}, not an ARTV checkpoint"
+    prediction, held = prediction_of(file), _parts_in(file)
+    told = f" that {prediction}" if prediction else ""
+    lacks = [PARTS[part] for part in ("unet", "vae", "text") if part not in held]
+    without = f" (without {' and '.join(lacks)})" if lacks else ""
+    use = "it can be the base of one (--base) and start a training (initialise_from_stable_diffusion)"
+    return f"{kind}{told}, not an ARTV checkpoint; {use}{without}"
+
+
 def _read_config(file: TensorFile) -> ARTVConfig:
     text = file.metadata.get("artv_config")
     if text is None:
-        family = _guess_family(file)
-        use = "; it can be the base of one (--base) and start a training (initialise_from_stable_diffusion)"
-        raise ValueError(f"{file.path} is {family}, not an ARTV checkpoint{use if family in (_SD1, _SD2) else ''}")
+        raise ValueError(f"{file.path} is {_described(file)}")
     try:
         return ARTVConfig.from_json(text)
     except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{file.path}: {one_line(str(error))}") from None
 
 
-def _guess_family(file: TensorFile) -> str:
-    marks = {
-        "conditioner.embedders.": "an SDXL checkpoint",
-        "cond_stage_model.transformer.": _SD1,
-        "model.diffusion_model.input_blocks.": _SD1 if _has_convolutional_projections(file) else _SD2,
-        "model.diffusion_model.": "a diffusion model of another kind",
-        "first_stage_model.": "a VAE",
-        "taesd_": "a VAE",
-        "lora_": "a LoRA",
-    }
-    for mark, family in marks.items():
-        if any(key.startswith(mark) for key in file.tensors):
-            return family
-    first = next(iter(file.tensors), None)
-    return (
-        f"a safetensors file of another kind (first key: {one_line(first, 60)})"
-        if first
-        else "a safetensors file without tensors"
-    )
-
-
-def _has_convolutional_projections(file: TensorFile) -> bool:
-    """What tells a UNet of SD 1.x from one of 2.x where the file has no text encoder."""
-    return any(
-        key.startswith("model.diffusion_model.") and key.endswith(".proj_in.weight") and len(tensor.shape) == 4
-        for key, tensor in file.tensors.items()
-    )
-
-
 def _family_of(config: ARTVConfig) -> str:
     """What public files the model's UNet and text encoder come from."""
-    return _SD2 if config.noise.unet.linear_projections else _SD1
+    return SD2 if config.noise.unet.linear_projections else SD1
 
 
 def _check_base_family(base: TensorFile, parts: Collection[str], file: TensorFile, config: ARTVConfig) -> None:
     """Raises ValueError where a public base is of the wrong kind for these parts. VAEs are alike in 1.x and 2.x."""
     if "artv_config" in base.metadata or not {"unet", "text"} & set(parts):
         return
-    family, needed = _guess_family(base), _family_of(config)
-    if family in _DIFFUSION_FAMILIES and family != needed:
-        raise ValueError(f"{base.path} is {family}; {file.path} needs {needed} as its base")
+    _check_family(base, config, f"{file.path} needs {{}} as its base")
+
+
+def _check_family(public: TensorFile, config: ARTVConfig, needs: str) -> None:
+    """Raises ValueError where a public file is not of the model's family; `needs` has a {} for what is needed."""
+    kind, needed = kind_of(public), _family_of(config)
+    if kind != needed:
+        raise ValueError(f"{public.path} is {kind}; {needs.format(needed)}")
+    channels, wanted = input_channels(public), config.noise.unet.in_channels
+    if channels not in (None, wanted):
+        raise ValueError(
+            f"{public.path} is {kind} of another purpose: its UNet takes {channels} channels; "
+            f"{needs.format(f'{needed} with {wanted}')}"
+        )
 
 
 # Matching tensors to networks
@@ -531,17 +544,77 @@ def _expected_tensors(model: ARTV) -> dict[str, dict[str, _Slot]]:
     return expected
 
 
+def _fitted(
+    file: TensorFile, parts: Collection[str], expected: dict[str, dict[str, _Slot]], config: ARTVConfig
+) -> tuple[TensorFile, dict[str, dict[str, _Slot]]]:
+    """A public file as it is to be read for these parts, and what is expected of it by its own names. Raises ValueError
+    where it does not fit."""
+    for part in parts:
+        if not any(_part_of(key) == part for key in file.tensors):
+            raise ValueError(f"{file.path} holds no {PARTS[part]}; take one that does")
+    named = _as_named_in(file, expected)
+    file = with_shapes(file, {key: slot.shape for part in parts for key, slot in named[part].items()})
+    unused = _last_block(config.text, {slot.model_key for slot in named["text"].values()}, "text.model.")
+    of_unused = {key for key, slot in named["text"].items() if slot.model_key in unused}
+    if of_unused and not of_unused & file.tensors.keys():
+        named["text"] = {key: slot for key, slot in named["text"].items() if key not in of_unused}
+    _check_scaled(file)
+    _check_tensors(file, parts, named, PARTS, extras=PUBLIC_SD_EXTRAS, types=_PUBLIC_FLOAT_TYPES)
+    return file, named
+
+
+def _last_block(config: TextConfig, keys: Iterable[str], prefix: str) -> set[str]:
+    """Those of `keys` that are of a block that is never computed, and that some public files lack for that reason."""
+    if config.layer != "penultimate":
+        return set()
+    last = f"{prefix}transformer.resblocks.{config.layers - 1}."
+    return {key for key in keys if key.startswith(last)}
+
+
+def _never_computed(
+    model: ARTV, state: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Zeros for the text encoder's last block, where it is never computed and was not read."""
+    if model.text is None:
+        return {}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in state}
+    lacking = _last_block(model.config.text, shapes, "text.model.")
+    return {name: torch.zeros(shapes[name], device=device, dtype=dtype) for name in lacking}
+
+
+def _last_block_as_zeros(tensors: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
+    """The text encoder's last block as zeros, under the keys that ARTV writes, where it is never computed and none of
+    it is there: a host builds it all the same. Its shapes are those of the block before."""
+    if config.layer != "penultimate" or _last_block(config, tensors, _TEXT_PREFIX):
+        return {}
+    stems = [f"{_TEXT_PREFIX}transformer.resblocks.{config.layers - offset}." for offset in (2, 1)]
+    return {
+        stems[1] + key.removeprefix(stems[0]): torch.zeros_like(tensor)
+        for key, tensor in tensors.items()
+        if key.startswith(stems[0])
+    }
+
+
+def _check_scaled(file: TensorFile) -> None:
+    """Raises ValueError where numbers mean something only together with scales that stand beside them."""
+    marks = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", ".quant_map")
+    scaled = next((key for key in file.tensors if key.endswith(marks)), None)
+    if scaled:
+        key = one_line(scaled, 160)
+        raise ValueError(f"{file.path} holds quantised weights with scales ({key}); take its float16 version")
+
+
 def _as_named_in(file: TensorFile, expected: dict[str, dict[str, _Slot]]) -> dict[str, dict[str, _Slot]]:
     """The same for a public file, whose text encoder may have SD 1.x's names."""
     prefix = _sd1_text_prefix(file)
     if prefix is None:
-        return expected
+        return dict(expected)
     text = {prefix + name: slot for key, slot in expected["text"].items() for name, slot in _sd1_text_slots(key, slot)}
     return {**expected, "text": text}
 
 
 def _sd1_text_prefix(file: TensorFile) -> str | None:
-    return next((prefix for prefix in _SD1_TEXT_PREFIXES if any(key.startswith(prefix) for key in file.tensors)), None)
+    return next((prefix for prefix in _SD1_TEXT_PREFIXES if has_weights(file, prefix)), None)
 
 
 def _sd1_text_slots(key: str, slot: _Slot) -> Iterator[tuple[str, _Slot]]:
@@ -567,6 +640,15 @@ def _read_slots(file: TensorFile, slots: Mapping[str, _Slot]) -> Iterator[tuple[
         yield wanted[key], tensor
 
 
+def _check_numbers(file: TensorFile, slot: _Slot, tensor: Tensor) -> None:
+    """Raises ValueError where a weight is not finite in the type that it is to have."""
+    if not is_finite(tensor):
+        raise ValueError(
+            f"{file.path} cannot be used: {file_key(slot.model_key)} holds values that are infinite or not a number in "
+            f"{tensor.dtype}; the file is damaged, or was merged or saved wrongly"
+        )
+
+
 def _collect(state: dict[str, Tensor], slot: _Slot, tensor: Tensor) -> None:
     if slot.third is None:
         state[slot.model_key] = tensor
@@ -579,7 +661,7 @@ def _collect(state: dict[str, Tensor], slot: _Slot, tensor: Tensor) -> None:
 def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
     """All tensors of a part under the keys that ARTV writes; copies, unless the file has a reader of its own."""
     read = file.read(key for key in file.tensors if _part_of(key) == part)
-    found = {key: tensor if file.reader else tensor.clone() for key, tensor in read}
+    found = {key: _in_common_type(tensor if file.reader else tensor.clone()) for key, tensor in read}
     prefix = _sd1_text_prefix(file) if part == "text" else None
     if prefix is None:
         return found
@@ -591,6 +673,13 @@ def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
         return {key: _cat([thirds[index] for index in sorted(thirds)]) for key, thirds in joined.items()}
     except RuntimeError:
         raise ValueError(f"{file.path} does not fit: its queries, keys and values differ in shape") from None
+
+
+def _in_common_type(tensor: Tensor) -> Tensor:
+    """Numbers of 8 bits in 16, which hold all of them, and of 64 in 32: hosts take neither everywhere."""
+    if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        return tensor.to(torch.float16)
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 def _cat(tensors: list[Tensor]) -> Tensor:
@@ -667,6 +756,7 @@ def _check_tensors(
     expected: dict[str, dict[str, _Slot]],
     accepted: Collection[str],
     extras: tuple[str, ...],
+    types: tuple[str, ...] = _FLOAT_TYPES,
 ) -> None:
     """`parts` of the file must be exactly as expected; other `accepted` parts are passed over, and so are `extras`."""
     slots = {key: slot for part in parts for key, slot in expected[part].items()}
@@ -686,9 +776,9 @@ def _check_tensors(
             if file.tensors[key].shape != slots[key].shape
         ],
         "wrong types": [
-            f"{key} (got {file.tensors[key].dtype}, expected {', '.join(_FLOAT_TYPES)})"
+            f"{key} (got {file.tensors[key].dtype}, expected {', '.join(types)})"
             for key in shared
-            if file.tensors[key].dtype not in _FLOAT_TYPES
+            if file.tensors[key].dtype not in types
         ],
     }
     found = [f"{len(names)} {fault}: {_first_few(names)}" for fault, names in faults.items() if names]

@@ -533,6 +533,7 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
     from .pipeline import Pipeline, pick_device
 
     device = pick_device(args.device)
+    _warn_of_base(args)
     return Pipeline.from_checkpoint(
         args.checkpoint,
         base=args.base,
@@ -543,6 +544,17 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
         taesd=args.taesd,
         graph=args.graph,
     )
+
+
+def _warn_of_base(args: argparse.Namespace) -> None:
+    from .checkpoint import describe_checkpoint, prediction_warning, resolve_checkpoint
+
+    if not args.base:
+        return
+    summary = describe_checkpoint(resolve_checkpoint(args.checkpoint))
+    warning = None if "unet" in summary.parts else prediction_warning(args.base, summary.config)
+    if warning:
+        say(f"warning: {warning}")
 
 
 def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from .checkpoint import PARTS, CheckpointSummary, describe_checkpoint
 from .config import ARTVConfig, NetworkConfig
+from .public_files import with_usual_names
 from .tensor_file import open_tensor_file
 
 _PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
@@ -78,6 +79,7 @@ def parts_in(path: str | Path) -> tuple[str, ...]:
     file = open_tensor_file(path)
     if "artv_config" in file.metadata:
         return describe_checkpoint(path).parts
+    file = with_usual_names(file)
     return tuple(part for part, prefix in _PUBLIC_PREFIX.items() if any(key.startswith(prefix) for key in file.tensors))
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from .colors import color_options
+from .finite import NotFiniteError, is_finite
 from .partial_file import PartialFile, check_target, reason
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -155,8 +156,9 @@ class VideoWriter:
         return self
 
     def append(self, frame: Tensor | np.ndarray) -> None:
-        """Encode one frame [3, H, W]: floats in [0, 1] or uint8. All frames have one size. Raises ValueError."""
-        pixels = _enlarged(_to_bytes(torch.as_tensor(frame)), self.upscale)
+        """Encode one frame [3, H, W]: floats in [0, 1] or uint8. All frames have one size. Raises ValueError; among
+        others where a value is infinite or not a number, which would be black."""
+        pixels = _enlarged(_to_bytes(torch.as_tensor(frame), self.count), self.upscale)
         with self._failures_named():
             if self._stream is None:
                 self._open(*pixels.shape[:2])
@@ -328,12 +330,14 @@ def _steady_options(name: str) -> dict[str, str]:
     return {}
 
 
-def _to_bytes(frame: Tensor) -> np.ndarray:
+def _to_bytes(frame: Tensor, index: int) -> np.ndarray:
     """[3, H, W], floats in [0, 1] or uint8, to [H, W, 3] uint8 with even sides (an odd one repeats its last pixels)."""
     if frame.ndim != 3 or frame.shape[0] != 3:
         raise ValueError(f"a frame is {list(frame.shape)}, expected [3, height, width]")
     if frame.dtype != torch.uint8:
-        frame = (frame.detach().float().nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+        if not is_finite(frame):
+            raise NotFiniteError(index)
+        frame = (frame.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return frame.cpu().permute(1, 2, 0).contiguous().numpy()
 
 
@@ -390,7 +394,7 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor | Sequence[Tensor]]], columns
 
 def _strip(label: str, frames: Tensor | Sequence[Tensor], columns: int) -> Image.Image:
     indices = evenly_spaced(len(frames), columns)
-    tiles = [_tile(frames[index]) for index in indices]
+    tiles = [_tile(frames[index], index) for index in indices]
     gap, font, small = 6, ImageFont.load_default(16), ImageFont.load_default(11)
     width, height = tiles[0].size
     full_width = columns * (width + gap) - gap
@@ -408,8 +412,8 @@ def _strip(label: str, frames: Tensor | Sequence[Tensor], columns: int) -> Image
     return strip
 
 
-def _tile(frame: Tensor) -> Image.Image:
-    image = Image.fromarray(_to_bytes(frame))
+def _tile(frame: Tensor, index: int) -> Image.Image:
+    image = Image.fromarray(_to_bytes(frame, index))
     factor = max(1, round(_SHEET_TILE / min(image.size)))
     if factor > 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -13,6 +13,7 @@ from .acceleration import Compiled, SideStream, one_behind
 from .captured import Captured
 from .checkpoint import load_checkpoint, load_taesd_decoder, resolve_checkpoint
 from .denoiser import Evaluate, evaluate
+from .finite import NotFiniteError, is_finite
 from .frames import AnchorPolicy, Frame
 from .generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
 from .journal import JournalReader
@@ -235,6 +236,9 @@ def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int, made_wi
     """Write frames' latents (each [B, C, h, w]) to one safetensors file, `latents` [T, B, C, h, w] float32, with the
     seed and `made_with` (settings, as text) in its metadata. Raises ValueError, one line, where that cannot be."""
     stacked = torch.stack([latent.detach().cpu().float() for latent in latents])
+    for index, latent in enumerate(stacked):
+        if not is_finite(latent):
+            raise NotFiniteError(index)
     write_tensor_file(path, {"latents": stacked}, {"artv_latents": "1", "seed": str(seed), "made_with": made_with})
 
 

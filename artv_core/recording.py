@@ -6,6 +6,7 @@ frames is no input: a longer run goes on from a shorter one. Ours.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .config import ARTVConfig
 from .denoiser import Evaluate, evaluate
+from .finite import checked, finite_only
 from .frames import AnchorPolicy, Frame
 from .generate import GenerateOptions, StepCallback, generate_frames, latent_shape, level_at, seeds_at
 from .journal import Journal, journaled, open_journal
@@ -81,7 +83,8 @@ def record_frames(
 ) -> Generator[Frame, None, None]:
     """All frames of the video, given ones too (each [B, C, h, w]): those that a journal has come from there, to the
     bit; the others are made by `generate_frames`, and journaled. `options` are resolved ones. Without a `recording` all
-    are made. Raises ValueError, one line, as `generate_frames` and `open_journal`.
+    are made. Raises ValueError, one line, as `generate_frames` and `open_journal`, and `NotFiniteError` where a frame
+    holds values that are no numbers; it is not journaled.
     """
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
@@ -90,8 +93,8 @@ def record_frames(
         )
 
     if recording is None:
-        yield from (Frame(index, latent, None) for index, latent in enumerate(given))
-        yield from make(given)
+        before = (Frame(index, latent, None) for index, latent in enumerate(given))
+        yield from finite_only(itertools.chain(before, make(given)))
         return
     inputs = FrameDigests(model, text, options, negative, given, anchor, recording.weights, evaluate)
     about = _about(model.config, options) | dict(recording.about)
@@ -106,8 +109,9 @@ def record_frames(
     with journal:
         if recording.on_open is not None:
             recording.on_open(journal)
-        for frame in journaled(journal, given, make):
-            yield _on_device(frame, model)
+        # The journal copies every frame to main memory before it is handed on, so looking at it there waits no longer.
+        for frame in journaled(journal, given, lambda frames: map(checked, make(frames))):
+            yield _on_device(frame if frame.index >= max(journal.found, len(given)) else checked(frame), model)
 
 
 def _about(config: ARTVConfig, options: GenerateOptions) -> dict[str, Any]:

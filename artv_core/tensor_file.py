@@ -7,8 +7,8 @@ one line.
 import math
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .partial_file import one_line, reason, replacing
 
-# What a header may hold. SD 2's has 150 KB and 6,000 names; what training tools note in one can take some megabytes.
-_HEADER_LIMIT = 4 * 2**20
+# What a header may hold. SD 2's has 150 KB and 6,000 names; what a training tool notes, or a picture, takes megabytes.
+_HEADER_LIMIT = 32 * 2**20
 _NAMES_LIMIT = 60_000
 _NUMBERS_LIMIT = 2**20
 _DIMENSIONS_LIMIT = 16
@@ -46,12 +46,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header was found sound. With a `reader` the tensors are as that gives them."""
+    """A safetensors file whose header was found sound. With a `reader` the tensors are as that gives them.
+
+    `stored` has the names in the file of tensors that go by another name here. A tensor may have another shape here
+    than in the file where they differ in ones at the end alone.
+    """
 
     path: Path
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
     reader: Reader | None = None
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Each key with its tensor, which lies in the file's memory map: copy what is to be kept, unless a `reader`
@@ -67,19 +72,27 @@ class TensorFile:
         for batch in self._batches(keys):
             with safe_open(self.path, framework="pt", device="cpu") as file:
                 for key in batch:
-                    yield key, self._tensor(file, key)
+                    yield key, self._shaped(key, self._tensor(file, key))
 
     def _read_with(self, reader: Reader, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         tensors = reader(str(self.path))
         for key in keys:
-            tensor = tensors.get(key)
-            if tensor is None or tuple(tensor.shape) != self.tensors[key].shape:
+            tensor = tensors.get(self.stored.get(key, key))
+            if tensor is None:
                 raise ValueError(f"{self.path}: cannot read {one_line(key, 160)}: the file was changed meanwhile")
-            yield key, tensor
+            yield key, self._shaped(key, tensor)
+
+    def _shaped(self, key: str, tensor: Tensor) -> Tensor:
+        shape = self.tensors[key].shape
+        if tuple(tensor.shape) == shape:
+            return tensor
+        if _without_last_ones(tensor.shape) != _without_last_ones(shape):
+            raise ValueError(f"{self.path}: cannot read {one_line(key, 160)}: the file was changed meanwhile")
+        return tensor.reshape(shape)
 
     def _tensor(self, file: Any, key: str) -> Tensor:
         try:
-            return file.get_tensor(key)
+            return file.get_tensor(self.stored.get(key, key))
         except (SafetensorError, AttributeError) as error:  # the latter where this torch has no such type
             raise ValueError(f"{self.path}: cannot read {one_line(key, 160)}: {one_line(str(error))}") from None
 
@@ -93,6 +106,13 @@ class TensorFile:
                 yield batch
                 batch, size = [], 0
         yield batch
+
+
+def _without_last_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    sizes = list(shape)
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
 
 
 def open_tensor_file(path: str | Path, reader: Reader | None = None) -> TensorFile:
@@ -152,7 +172,8 @@ def _check_start(path: Path) -> None:
     if opens_as_json and header <= _HEADER_LIMIT:
         raise ValueError(f"{path} is truncated: its header alone takes {header} bytes, the file has {size}")
     if opens_as_json:
-        raise ValueError(f"{path} is damaged: its header claims {header} bytes, at most {_HEADER_LIMIT} are accepted")
+        advice = "it is damaged, or its metadata is too large: save it without that"
+        raise ValueError(f"{path}: its header claims {header} bytes, at most {_HEADER_LIMIT} are accepted; {advice}")
     raise ValueError(f"{path} is not a safetensors file")
 
 

@@ -364,9 +364,9 @@ def test_initialise_is_strict(tmp_path: Path, path: Path) -> None:
     model = ARTV(SMALL_SD, text=False, vae=False)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     stem = "model.diffusion_model.input_blocks.0.0.weight"
-    inpainting = public_sd_file(tmp_path / "a.safetensors", 4, **{stem: torch.zeros(16, 9, 3, 3)})
-    message = refusal(lambda: initialise_from_stable_diffusion(model, inpainting))
-    assert f"{stem} (got [16, 9, 3, 3], expected [16, 4, 3, 3])" in message
+    wider = public_sd_file(tmp_path / "a.safetensors", 4, **{stem: torch.zeros(24, 4, 3, 3)})
+    message = refusal(lambda: initialise_from_stable_diffusion(model, wider))
+    assert f"{stem} (got [24, 4, 3, 3], expected [16, 4, 3, 3])" in message
     strange = public_sd_file(tmp_path / "b.safetensors", 4, **{"model.diffusion_model.strange": torch.zeros(1)})
     assert "1 unexpected keys: model.diffusion_model.strange" in refusal(
         lambda: initialise_from_stable_diffusion(model, strange)

@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from artv_core.checkpoint import describe_checkpoint, load_checkpoint, part_of_weight
+from artv_core.checkpoint import (
+    describe_checkpoint,
+    load_checkpoint,
+    part_of_weight,
+    save_checkpoint,
+    shipped_checkpoint,
+)
 from artv_core.cli import main
 from artv_core.config import preset
 from artv_core.media import VideoWriter
@@ -220,7 +226,9 @@ def test_clips_keep_their_shapes_and_a_batch_has_one(clips: Path, tmp_path: Path
     run(config, str(tmp_path), ["diffusion"])
 
 
-def test_prepared_clips_are_learnt_from_without_vae_and_text_encoder(clips: Path, tmp_path: Path):
+def test_prepared_clips_are_learnt_from_without_vae_and_text_encoder(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     prepared = tmp_path / "prepared"
     assert main(["prepare", str(clips), str(prepared), "--checkpoint", "tiny", "--motion-range", "0", "100"]) == 0
     changes = [f"data.path={prepared}", 'diffusion.train=["unet", "branches", "mask"]', "diffusion.steps=2"]
@@ -234,6 +242,15 @@ def test_prepared_clips_are_learnt_from_without_vae_and_text_encoder(clips: Path
         next(model.require_vae().parameters()).add_(0.1)
     with pytest.raises(ValueError, match="VAE"):
         open_clips(config, model, tmp_path / "mine")
+
+    base = tmp_path / "no-vae.safetensors"
+    save_checkpoint(load_checkpoint(shipped_checkpoint(), without=("vae",)), base)
+    changes += [f"base={base}", "name=bare"]
+    run(configured(tmp_path, CLIPS.format(clips="x"), *changes), str(tmp_path))
+    assert "has no VAE; the clips are prepared, so training goes on" in capsys.readouterr().out
+    assert "images in and out" in describe_checkpoint(tmp_path / "bare" / "bare.safetensors").missing
+    with pytest.raises(ValueError, match="it has no VAE or no text encoder"):
+        starting_model(configured(tmp_path, CLIPS.format(clips=clips), f"base={base}"))
 
 
 # Stable Diffusion files
@@ -298,6 +315,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "x.toml").write_text(ADAPTER.format(base="tiny", train='["mask"]'))
     write_public_base(path, read_config(folder / "x.toml").model)
     return path
+
+
+def test_a_base_that_predicts_something_else_is_warned_of(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    marked = tmp_path / "marked.safetensors"
+    save_file({**load_file(base), "v_pred": torch.tensor([])}, marked)
+    text = ADAPTER.format(base=marked, train='["branches", "mask"]')
+    starting_model(configured(tmp_path, text))
+    assert f"warning: {marked} predicts v, the configuration says eps" in capsys.readouterr().out
+    starting_model(configured(tmp_path, text + '[overrides.schedule]\nprediction = "v"\n'))
+    assert "warning" not in capsys.readouterr().out
 
 
 def latent_clips(config: TrainConfig, *_: object) -> Clips:

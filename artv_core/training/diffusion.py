@@ -11,6 +11,7 @@ from ..checkpoint import part_of_weight
 from ..config import ARTVConfig
 from ..data.order import BrokenCount
 from ..denoiser import mix
+from ..finite import NotFiniteError
 from ..models.artv import ARTV
 from ..models.attention import CrossAttention
 from ..models.network import FrameNetwork
@@ -188,11 +189,17 @@ class DiffusionTraining(Stage):
     def sheet(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
         """Held-out prompts, or held-out clips from their first frames, rolled out; where none are held out, others."""
         assert isinstance(module, MaskedDiffusionLoss)
+        if self.model.vae is None:
+            return {}  # the start has said so
         model, path, stage = with_networks(self.model, module), folder / f"sheet-{step:06d}.png", self.config
-        if not self.run.data.path:
-            return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns)
         shown = self.clips.held_out if len(self.clips.held_out) else self.clips.learnt
-        return clips_sheet(model, self.clips.source, shown, path, stage)
+        try:
+            if not self.run.data.path:
+                return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns)
+            return clips_sheet(model, self.clips.source, shown, path, stage)
+        except NotFiniteError as error:
+            print(f"\n{path.name} was not drawn: {error}")
+            return {}
 
 
 def choose_trained(model: ARTV, parts: Sequence[str]) -> None:

@@ -7,13 +7,19 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from ..checkpoint import initialise_from_stable_diffusion, load_checkpoint, resolve_checkpoint
+from ..checkpoint import (
+    initialise_from_stable_diffusion,
+    load_checkpoint,
+    prediction_warning,
+    resolve_checkpoint,
+)
 from ..config import ARTVConfig
 from ..data.captions import CUT_CAPTIONS, cut_captions, note_cut_captions
 from ..data.clips import BrokenClip, ClipSource
 from ..data.order import ClipOrder, fitting_held_out, hold_out
 from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
+from ..info import parts_in
 from ..models.artv import ARTV
 from ..tensor_file import open_tensor_file
 from .config import FITTING, TrainConfig
@@ -33,7 +39,9 @@ def starting_model(config: TrainConfig) -> ARTV:
     model = ARTV(config.model)
     start_mask(model, config.diffusion)
     if config.base:
-        _fill(model, resolve_checkpoint(config.base))
+        _fill(
+            model, resolve_checkpoint(config.base), needs_vae=not (config.data.path and is_prepared(config.data.path))
+        )
     else:
         forget_other_words(model)
     return model.train()
@@ -43,22 +51,41 @@ def _going_on(config: TrainConfig) -> ARTV:
     path = resolve_checkpoint(config.diffusion.start_from)
     base = resolve_checkpoint(config.base) if config.base else None
     model = load_checkpoint(path, base=base)
+    if base:
+        _warn_of_prediction(base, model)
     _check_same(path, model.config, config.model, ("noise", "mask", "text", "vae", "schedule"), "leave out start_from")
     model.config = config.model
     return model.train()
 
 
-def _fill(model: ARTV, path: Path) -> None:
-    """From a public Stable Diffusion file the UNet, VAE and text encoder; from an ARTV checkpoint the latter two."""
-    if "artv_config" not in open_tensor_file(path).metadata:
+def _fill(model: ARTV, path: Path, needs_vae: bool) -> None:
+    """From a public Stable Diffusion file the UNet, VAE and text encoder; from an ARTV checkpoint the latter two. Of
+    clips that were prepared, whose latents are there, the VAE only draws sheets: without one there are none."""
+    is_public = "artv_config" not in open_tensor_file(path).metadata
+    if not needs_vae and "vae" not in parts_in(path):
+        model.vae = None
+        _say(f"note: {path} has no VAE; the clips are prepared, so training goes on, but draws no sheets")
+    if is_public:
         initialise_from_stable_diffusion(model, path)
+        _warn_of_prediction(path, model)
         return
     base = load_checkpoint(path, without=("mask",))
     _check_same(path, base.config, model.config, ("vae", "text"), "name another base")
-    if base.vae is None or base.text is None:
+    if (base.vae is None and needs_vae) or base.text is None:
         raise ValueError(f"{path} cannot be the base: it has no VAE or no text encoder; name one that has both")
     model.vae, model.text = base.vae, base.text
     model.null_context.copy_(base.null_context)
+
+
+def _warn_of_prediction(path: Path, model: ARTV) -> None:
+    warning = prediction_warning(path, model.config)
+    if warning:
+        _say(f"warning: {warning}")
+
+
+def _say(line: str) -> None:
+    if PartialState().is_main_process:
+        print(line)
 
 
 def _check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence[str], advice: str) -> None:
@@ -115,7 +142,8 @@ def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
     path, data = Path(config.data.path), config.data
     if is_prepared(path):
         text = None if "text" in config.diffusion.train or model.text is None else fingerprint(model.text)
-        source = open_prepared(path, vae=fingerprint(model.require_vae()), text=text)
+        vae = None if model.vae is None else fingerprint(model.vae)
+        source = open_prepared(path, vae=vae, text=text)
         if source.fps != data.fps:
             raise ValueError(f"{path} was prepared at {source.fps:g} frames per second, not {data.fps:g}; set data.fps")
         return source
