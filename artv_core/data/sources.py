@@ -17,8 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from filelock import FileLock
-
+from ..file_locks import locked
 from ..partial_file import replacing
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
@@ -291,7 +290,7 @@ def _fetched(url: str, cache: str | Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = FileCache(str(folder), url_to_name=_fetched_name, validator=tarfile.is_tarfile)
-        with FileLock(folder / f"{_fetched_name(url)}.lock"):
+        with locked(folder / f"{_fetched_name(url)}.lock"):
             return Path(files.get_file(url))
     # What a transfer can raise depends on the scheme and on the command that webdataset runs for it.
     except Exception as error:
