@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -86,6 +87,13 @@ class RunState:
         if generators.exists():  # not where there are more processes than before
             _set_generators(torch.load(generators, weights_only=True))
         return steps[-1]
+
+    def numbers(self) -> Iterator[Tensor]:
+        """All tensors of which each number matters: weights in training, their averages, the optimiser's state."""
+        yield from (parameter for parameter in self.module.parameters() if parameter.requires_grad)
+        yield from self.average.averages.values()
+        for values in self.optimizer.state.values():
+            yield from (value for value in values.values() if isinstance(value, Tensor))
 
     def _tensors(self) -> dict[str, Any]:
         state = {
