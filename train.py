@@ -6,11 +6,13 @@ import sys
 
 from safetensors import SafetensorError
 
+from artv_core.terminal import escape_unprintable
 from artv_core.training.config import read_config
 
 
 def main() -> int:
     """Parse, read the configuration, train. Exit code 2 and one line for a user's error."""
+    escape_unprintable()
     parser = argparse.ArgumentParser(description="Train ARTV from a TOML configuration.")
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")

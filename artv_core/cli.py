@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .job import INTERRUPTED, Job, changed_settings, check_images, run_job, say, version
+from .terminal import escape_unprintable
 
 if TYPE_CHECKING:
     from .comfyui import Host
@@ -38,6 +39,7 @@ MAX_SEED = 2**64 - 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `artv` with these arguments (by default the process's own). Returns the exit code."""
+    escape_unprintable()
     try:
         args = build_parser().parse_args(argv)
         return args.run(args)
