@@ -42,6 +42,14 @@ def main() -> int:
     except (ValueError, OSError, SafetensorError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError, TypeError) as error:
+        from artv_core.abilities import is_out_of_memory, lacking_ability
+
+        no_room = "out of memory; set a smaller micro_batch, or train fewer parts" * is_out_of_memory(error)
+        if not (no_room or lacking_ability(error)):
+            raise
+        print(f"train.py: {no_room or lacking_ability(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

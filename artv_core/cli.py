@@ -50,16 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except (ValueError, OSError) as error:
         say(str(error) or type(error).__name__)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        say("out of memory; try a smaller size, a smaller batch, or --dtype bfloat16")
+    except (MemoryError, RuntimeError, TypeError) as error:
+        say(_device_fault(error))
     return USER_ERROR
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+def _device_fault(error: Exception) -> str:
+    """What a device lacks, in one line; any other error is raised again."""
+    from .abilities import is_out_of_memory, lacking_ability
+
+    if is_out_of_memory(error):
+        return "out of memory; try a smaller size, a smaller batch, or --dtype bfloat16"
+    lacking = lacking_ability(error)
+    if not lacking:
+        raise error
+    return lacking
 
 
 # Parsing

@@ -15,12 +15,13 @@ from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..abilities import check_training_precision
 from .config import LoopConfig
 from .ema import MovingAverage
 from .numbers import FirstFaults, all_finite
@@ -96,6 +97,7 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool, capture: Capture | None
 
 def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
     """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds besides."""
+    check_training_precision(config.mixed_precision, PartialState(cpu=not torch.cuda.is_available()).device)
     AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
