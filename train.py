@@ -6,11 +6,13 @@ import sys
 
 from safetensors import SafetensorError
 
+from artv_core.terminal import escape_unprintable
 from artv_core.training.config import read_config
 
 
 def main() -> int:
     """Parse, read the configuration, train. Exit code 2 and one line for a user's error."""
+    escape_unprintable()
     parser = argparse.ArgumentParser(description="Train ARTV from a TOML configuration.")
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
@@ -39,6 +41,14 @@ def main() -> int:
         run(config, args.output, [stage for stage in args.stages.split(",") if stage], resume=args.resume)
     except (ValueError, OSError, SafetensorError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError, TypeError) as error:
+        from artv_core.abilities import is_out_of_memory, lacking_ability
+
+        no_room = "out of memory; set a smaller micro_batch, or train fewer parts" * is_out_of_memory(error)
+        if not (no_room or lacking_ability(error)):
+            raise
+        print(f"train.py: {no_room or lacking_ability(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .abilities import check_compute_capability
 from .captured import Captured
 from .denoiser import Evaluated, FrameTask, Reuse, evaluate, predict
 
@@ -53,6 +54,7 @@ def check_compiler(device: torch.device) -> None:
             import triton  # noqa: F401
         except ImportError:
             raise ValueError("compiling for a GPU needs the package triton; install it, or do not compile") from None
+        check_compute_capability(device)
     if device.type == "mps":
         raise ValueError("device mps cannot be compiled for; do not compile")
 

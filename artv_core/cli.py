@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .job import INTERRUPTED, Job, changed_settings, check_images, run_job, say, version
+from .terminal import escape_unprintable
 
 if TYPE_CHECKING:
     from .comfyui import Host
@@ -38,6 +39,7 @@ MAX_SEED = 2**64 - 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `artv` with these arguments (by default the process's own). Returns the exit code."""
+    escape_unprintable()
     try:
         args = build_parser().parse_args(argv)
         return args.run(args)
@@ -48,16 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except (ValueError, OSError) as error:
         say(str(error) or type(error).__name__)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        say("out of memory; try a smaller size, a smaller batch, or --dtype bfloat16")
+    except (MemoryError, RuntimeError, TypeError) as error:
+        say(_device_fault(error))
     return USER_ERROR
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+def _device_fault(error: Exception) -> str:
+    """What a device lacks, in one line; any other error is raised again."""
+    from .abilities import is_out_of_memory, lacking_ability
+
+    if is_out_of_memory(error):
+        return "out of memory; try a smaller size, a smaller batch, or --dtype bfloat16"
+    lacking = lacking_ability(error)
+    if not lacking:
+        raise error
+    return lacking
 
 
 # Parsing

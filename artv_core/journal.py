@@ -31,8 +31,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from .file_locks import acquire
 from .frames import Frame
-from .partial_file import one_line
+from .partial_file import flush_to_disk, one_line
 
 SUFFIX = ".artvj"
 FOLDER = "artv_journals"
@@ -43,6 +44,7 @@ MAX_RECORD = 2**28
 FLUSH_SECONDS = 2.0
 """Between two times that the disk is made to hold what was written: what a power cut may cost."""
 
+_OTHERWISE = "name another folder, or do without a journal (--no-journal)"
 _MAGIC = b"ARTVJRN1"
 _LENGTH = struct.Struct("<I")
 _RECORD_START = struct.Struct("<QI16s")
@@ -249,7 +251,7 @@ class Journal:
             self._cut()
             raise ValueError(
                 f"cannot write journal {self.path}: {_fault(error)}; its {self.count} frames are kept, make room and "
-                "run the same again"
+                "run the same again, or do without a journal (--no-journal)"
             ) from None
         self.count += 1
         self._digest = digest
@@ -258,7 +260,7 @@ class Journal:
         """Have the disk hold what was written, and let others use the journal."""
         if self._file is not None:
             with suppress(OSError):
-                os.fsync(self._file.fileno())
+                flush_to_disk(self._file.fileno())
             self._file.close()
             self._file = None
         self._reader.__exit__()
@@ -274,7 +276,7 @@ class Journal:
         while rest:
             rest = rest[self._file.write(rest) :]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            os.fsync(self._file.fileno())
+            flush_to_disk(self._file.fileno())
             self._flushed = time.monotonic()
 
     def _cut(self) -> None:
@@ -332,7 +334,7 @@ def open_journal(
             return Journal(match.path, inputs, match.count, match.digest, lock)
         return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), match)
     except OSError as error:
-        raise ValueError(f"cannot keep a journal in {folder}: {_fault(error)}") from None
+        raise ValueError(f"cannot keep a journal in {folder}: {_fault(error)}; {_OTHERWISE}") from None
 
 
 def chained(before: bytes, inputs: bytes) -> bytes:
@@ -387,7 +389,7 @@ def _create(folder: Path, inputs: RunInputs, header: JournalHeader, match: _Matc
                     for frame, digest in reader.records(limit=match.count):
                         file.write(_pack(frame, digest, header, crc))
             file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         if lock is not None:
@@ -409,14 +411,10 @@ def _sweep(folder: Path) -> None:
 
 def _lock(path: Path) -> FileLock | None:
     """The right to append to a journal, or None while another has it. It ends with the process."""
-    lock = FileLock(_lock_path(path), timeout=0, thread_local=False)
     try:
-        lock.acquire()
+        return acquire(_lock_path(path), timeout=0)
     except Timeout:
         return None
-    except NotImplementedError:  # a file system without locks: nobody is kept from using it twice
-        pass
-    return lock
 
 
 def _lock_path(path: Path) -> Path:
@@ -457,7 +455,10 @@ def remove_journal(path: str | Path) -> None:
     """Raises ValueError, one line, where it is no journal, or in use."""
     with JournalReader(path) as reader:
         path = reader.path
-    lock = _lock(path)
+    try:
+        lock = _lock(path)
+    except OSError as error:
+        raise ValueError(f"cannot remove {path}: {_fault(error)}") from None
     if lock is None:
         raise ValueError(f"{path} is in use; stop the run that writes it first")
     try:

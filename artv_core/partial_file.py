@@ -1,15 +1,23 @@
 """Files that are written whole or not at all, and what is said of those that cannot be."""
 
+import errno
 import os
 import re
 import secrets
+import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LEFT_BEHIND = re.compile(r"\.[0-9a-f]{16}\.partial")
 """Names of the files that a killed process was writing to."""
+
+_CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOTTY}
+_CANNOT_RENAME = {errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_IN_USE_SECONDS = (0.1, 0.3, 1.0)
+"""Pauses between attempts to rename, for a program that looks at the file just now (Windows, network shares)."""
 
 
 class PartialFile:
@@ -18,7 +26,7 @@ class PartialFile:
     def __init__(self, target: str | Path) -> None:
         """Raises ValueError, one line, where no file can be made."""
         try:
-            self.target = Path(os.path.realpath(target))
+            self.target, self._left = Path(os.path.realpath(target)), False
             check_target(self.target)
             self.path = self.target.with_name(f".{secrets.token_hex(8)}.partial")
             self.path.touch(exist_ok=False)
@@ -32,16 +40,85 @@ class PartialFile:
         self.path = path
 
     def keep(self) -> None:
-        """Flush it to the disk and put it in its target's place. Raises OSError."""
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
-        self.path.chmod(self._mode)  # some libraries put a file that only its owner can read in its place
-        os.replace(self.path, self.target)
+        """Flush it to the disk and put it in its target's place. Raises OSError where the disk has lost some of it, and
+        ValueError where it is whole but its name cannot be given: then it stays, under the name that the error says."""
+        with suppress(PermissionError), self.path.open("rb+") as file:
+            flush_to_disk(file.fileno())
+        with suppress(OSError):  # some libraries make it readable to its owner alone; some drives have no such modes
+            self.path.chmod(self._mode)
+        try:
+            _put_in_place(self.path, self.target)
+        except OSError as error:
+            left = self._leave()
+            raise ValueError(f"cannot write {self.target}: {reason(error)}; the finished file is {left}") from None
 
     def discard(self) -> None:
         """Remove it, unless it was kept."""
+        if not self._left:
+            with suppress(OSError):
+                self.path.unlink()
+
+    def _leave(self) -> Path:
+        """Where it is to stay, under a name that people see if the drive lets it have one."""
+        self._left = True
+        if LEFT_BEHIND.fullmatch(self.path.name):
+            shown = self.target.with_name(f"finished-{self.path.name[1:17]}{self.target.suffix}")
+            with suppress(OSError):
+                _put_in_place(self.path, shown)
+                self.path = shown
+        return self.path
+
+
+def flush_to_disk(file: int) -> None:
+    """Make the disk hold what was written to an open file (its number), where the drive can do that: some network
+    drives cannot, and the file is no worse for it. Raises OSError where the disk is full or failed."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+
+
+def can_flush(folder: Path) -> bool:
+    """Whether the folder's drive can be made to hold what was written. Raises OSError where no file can be made."""
+    probe = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        with probe.open("wb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+        return False
+    finally:
         with suppress(OSError):
-            self.path.unlink()
+            probe.unlink()
+    return True
+
+
+def _put_in_place(path: Path, target: Path) -> None:
+    """Rename; where the drive cannot, or puts the folder's files on several disks, copy. Raises OSError."""
+    for pause in (*_IN_USE_SECONDS, None):
+        try:
+            os.replace(path, target)
+            return
+        except PermissionError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+        except OSError as error:
+            if error.errno not in _CANNOT_RENAME:
+                raise
+            break
+    new = not target.exists()
+    try:
+        shutil.copyfile(path, target)
+    except OSError:
+        if new:
+            with suppress(OSError):
+                target.unlink()
+        raise
+    with suppress(OSError):
+        path.unlink()
 
 
 @contextmanager
@@ -73,6 +150,12 @@ def check_target(path: Path) -> None:
         raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
     if len(os.fsencode(path.name)) > 255:
         raise ValueError(f"cannot write {path.name[:40]}...: the name is too long")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that this drive does not take
+        raise ValueError(f"cannot write {path}: {reason(error)}") from None
 
 
 def reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .abilities import check_storage
 from .acceleration import Compiled, SideStream, one_behind
 from .captured import Captured
 from .checkpoint import load_checkpoint, load_taesd_decoder, resolve_checkpoint
@@ -191,10 +192,13 @@ def make_pipeline(
     weights do not allow. Changes the model.
 
     `compiled` is `acceleration.Compiled`, with weights that are not packed; `fp8` halves the networks' memory
-    (`storage.store_fp8`) and costs some time and exactness. Raises ValueError where there is no compiler.
+    (`storage.store_fp8`) and costs some time and exactness. Raises ValueError where there is no compiler, and
+    where the device has no 8-bit floats.
     """
-    model.to(memory_format=torch.channels_last)
     device, on_gpu = model.noise.device, model.noise.device.type == "cuda"
+    if fp8:
+        check_storage(device)
+    model.to(memory_format=torch.channels_last)
     for network in filter(None, (model.noise, model.mask)):
         if fp8:
             store_fp8(network)

@@ -1,5 +1,6 @@
 """Journals: what is written comes back to the bit; a crash costs what was not whole, and nothing else."""
 
+import errno
 import json
 import os
 import signal
@@ -186,6 +187,40 @@ def test_a_journal_in_use_is_copied_and_not_shared(tmp_path):
             holder.append(frame(3))
     with JournalReader(first) as one, JournalReader(other.path) as two:
         assert one.count_sound() == two.count_sound() == 4
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_on_a_drive_without_locks_a_run_goes_on_in_its_journal(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    first = write(tmp_path, 3)
+    assert write(tmp_path, 5) == first
+    assert [info.num_frames for info in list_journals(tmp_path)] == [5]
+    remove_journal(first)
+    assert not first.exists()
+
+
+def test_on_a_drive_that_cannot_flush_frames_are_kept(tmp_path, monkeypatch):
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr("artv_core.journal.FLUSH_SECONDS", 0.0)
+    write(tmp_path, 3)
+    assert found(tmp_path) == 3
+
+
+def test_where_no_lock_can_be_made_the_error_says_how_to_do_without(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("artv_core.journal.acquire", refuse)
+    with pytest.raises(ValueError, match=r"read-only file system; .*--no-journal"):
+        opened(tmp_path)
 
 
 def test_frames_come_in_order(tmp_path):

@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from filelock import FileLock
-
+from ..file_locks import locked
 from ..partial_file import replacing
 from .endings import VIDEO_ENDINGS, is_video, unread
 from .lists import READERS, Row, read_rows
@@ -237,7 +236,7 @@ def _fetched(url: str, cache: str | Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = FileCache(str(folder), url_to_name=_fetched_name, validator=tarfile.is_tarfile)
-        with FileLock(folder / f"{_fetched_name(url)}.lock"):
+        with locked(folder / f"{_fetched_name(url)}.lock"):
             return Path(files.get_file(url))
     # What a transfer can raise depends on the scheme and on the command that webdataset runs for it.
     except Exception as error:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
+from ..file_locks import locked
 from ..partial_file import replacing
 from .buckets import make_buckets, nearest_bucket
 from .clips import BrokenClip, ClipIndex
@@ -291,7 +291,7 @@ def _locked(cache: Path | None) -> AbstractContextManager[object]:
     if cache is None:
         return nullcontext()
     cache.mkdir(parents=True, exist_ok=True)
-    return FileLock(cache / "videos.lock")
+    return locked(cache / "videos.lock")
 
 
 def _facts_file(source: str | Path, cache: Path | None) -> Path | None:

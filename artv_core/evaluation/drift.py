@@ -228,6 +228,7 @@ def plot_drift(readings: Sequence[DriftReading], title: str = "", true: Sequence
     )
     figure = Figure(figsize=(10, 7.5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
+    title = title.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
     shown = "\n".join(textwrap.wrap(textwrap.shorten(title, 190, placeholder=" ..."), 100))
     figure.suptitle(shown, fontsize=12, parse_math=False)
     panels = figure.subplots(3, 2, sharex=True).flat

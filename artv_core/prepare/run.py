@@ -341,14 +341,15 @@ def _remove(paths: Any) -> None:
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Raises ValueError, one line, where another run is at work in the folder, or where it cannot be made."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
+
+    from ..file_locks import acquire
 
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; OUT is a folder to be made or gone on with")
     try:
         (output / "work").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / "work/lock", timeout=0)
-        lock.acquire()
+        lock = acquire(output / "work/lock", timeout=0)
     except Timeout:
         raise ValueError(f"another artv prepare is at work in {output}; wait for it, or stop it") from None
     except OSError as error:

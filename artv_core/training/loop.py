@@ -8,24 +8,26 @@ import itertools
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..abilities import check_training_precision
 from .config import LoopConfig
 from .ema import MovingAverage
+from .numbers import FirstFaults, all_finite
 from .optimizers import make_optimizer, set_learning_rate
 from .passes import Capture, make_passes
-from .state import RunState
+from .state import RunState, saved_steps, state_name
 from .throughput import Meter, peak_flops
 
 PATIENCE = timedelta(hours=2)
@@ -79,11 +81,13 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool, capture: Capture | None
     State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
     process exits with code 0). A finished stage is loaded, not trained again. `capture`: what captures forward and
     backward pass, where CUDA graphs are not to do it.
+
+    Raises ValueError, one line, at a loss, gradients or weights that are no numbers; the last good state is kept.
     """
     folder = run_dir / stage.name
     accelerator = make_accelerator(stage.config, folder)
     training = Training(stage, accelerator, folder, capture)
-    first = training.state.load() if resume else 0
+    first = training.resume() if resume else 0
     with _stop_on_signal() as stop:
         training.run(first, stop)
     for tracker in accelerator.trackers:
@@ -93,6 +97,7 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool, capture: Capture | None
 
 def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
     """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds besides."""
+    check_training_precision(config.mixed_precision, PartialState(cpu=not torch.cuda.is_available()).device)
     AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -139,17 +144,33 @@ class Training:
         self.state = RunState(folder, self.plain, inner, self.average, accelerator.scaler)
         self.inner_optimizer = inner
         self.meter = self._make_meter()
+        # With a scaler, steps whose gradients are infinite are left out, and that is as it should be.
+        watched = ["loss"] if accelerator.scaler is not None else ["loss", "gradients"]
+        self.faults = FirstFaults(watched, accelerator.device)
         self.finished = torch.cuda.Event() if accelerator.device.type == "cuda" else None
         self.group = _host_group(accelerator)
 
+    def resume(self) -> int:
+        """Take up the last state and return its step; 0 where there is none. Raises ValueError for one that cannot be
+        gone on from."""
+        step = self.state.load()
+        if step and not all_finite(self.state.numbers(), self.group):
+            raise ValueError(f"{self.folder / state_name(step)} holds weights that are not numbers; remove that folder")
+        return step
+
     def run(self, first: int, stop: Any) -> None:
-        """From step `first` to the last one; SystemExit(0) where `stop()` says so."""
-        accelerator, config = self.accelerator, self.config
-        saved_at, logged = time.monotonic(), first
+        """From step `first` to the last one; SystemExit(0) where `stop()` says so, ValueError where training has lost
+        its numbers."""
         bar = tqdm(
-            self.batches(first), initial=first, total=config.steps, desc=self.stage.name, mininterval=5,
-            disable=not accelerator.is_main_process,
+            self.batches(first), initial=first, total=self.config.steps, desc=self.stage.name, mininterval=5,
+            disable=not self.accelerator.is_main_process,
         )  # fmt: skip
+        with closing(bar):
+            self._run(bar, first, stop)
+
+    def _run(self, bar: tqdm, first: int, stop: Any) -> None:
+        config = self.config
+        saved_at, logged = time.monotonic(), first
         for step, batch, waited in bar:
             done = step + 1
             starved = waited if self.idle() else 0.0
@@ -158,16 +179,39 @@ class Training:
             if step % config.log_every == 0:
                 bar.set_postfix(self._log(step, done - logged), refresh=False)
                 logged = done
-            self._look(done)
             due = time.monotonic() - saved_at > 60 * config.save_minutes
-            stopping, due = _agreed(self.group, stop(), due)
-            if stopping or due or done == config.steps:
+            stopping, due, faulty = _agreed(self.group, stop(), due, self.faults.any_seen())
+            saving, looking = stopping or due or done == config.steps, any(self._to_look_at(done))
+            if faulty or saving or looking:
+                with self._beside():
+                    self.check(done)
+            if looking:
+                self._look(done)
+            if saving:
                 with self._beside():
                     self.state.save(done)
                 saved_at = time.monotonic()
             if stopping:
-                accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
+                self.accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
                 raise SystemExit(0)
+
+    def check(self, done: int) -> None:
+        """Raises ValueError where a loss or gradients were no numbers in one of the first `done` steps, or weights and
+        what is kept with them are none now. All processes call this together; waits for the device."""
+        first = self.faults.first(self.group)
+        if first is None and all_finite(self.state.numbers(), self.group):
+            return
+        what = f"the weights are not numbers any more after step {done}"
+        if first is not None:
+            name, step = first
+            lost = "is not a number" if name == "loss" else "are not numbers"
+            what = f"the {name} of step {step + 1} {lost} (NaN or infinite)"
+        steps = saved_steps(self.folder)
+        kept = f"the last good state is {self.folder / state_name(steps[-1])}" if steps else "no state was saved yet"
+        advice = (
+            "lower learning_rate, or set gradient_clip, and go on with --resume" if steps else "lower learning_rate"
+        )
+        raise ValueError(f"{self.stage.name} stopped: {what}; {kept}; {advice}")
 
     def averaged_module(self) -> nn.Module:
         """On the CPU, for what comes after the stage. Sharded weights are gathered, by the main process; the others
@@ -208,7 +252,9 @@ class Training:
             with nullcontext() if last else accelerator.no_sync(module):
                 self.passes.run(arguments, len(batch))
         norm = accelerator.clip_grad_norm_(module.parameters(), self.config.gradient_clip or float("inf"))
-        self.passes.sums.add({"gradient_norm": _whole(norm)})
+        norm = _whole(norm)
+        self.passes.sums.add({"gradient_norm": norm})
+        self.faults.note(step, {"loss": self.passes.sums.totals["loss"], "gradients": norm})
         self.optimizer.step()
         self.average.update()
         if self.finished is not None:
@@ -231,12 +277,8 @@ class Training:
         return shown | ({"MFU": f"{scalars['mfu']:.1%}"} if "mfu" in scalars else {})
 
     def _look(self, done: int) -> None:
-        """Held-out losses and sheets, where they are due after `done` steps."""
-        every = self.stage.evaluate_every
-        evaluating = every and (done % every == 0 or done == self.config.steps)
-        drawing = done % self.config.sheet_every == 0 or done == self.config.steps
-        if not evaluating and not drawing:
-            return
+        """Held-out losses and sheets, whichever are due after `done` steps."""
+        evaluating, drawing = self._to_look_at(done)
         with self._beside(), self.average.applied():
             if evaluating:
                 self.accelerator.log(dict(self.stage.evaluate(self.accelerator, self.module)), step=done)
@@ -247,6 +289,11 @@ class Training:
                     scalars = self.stage.sheet(module.to(self.accelerator.device).eval(), done, self.folder)
                 self.accelerator.log(dict(scalars), step=done)
         self.plain.train()
+
+    def _to_look_at(self, done: int) -> tuple[bool, bool]:
+        """Whether held-out losses are due after `done` steps, and whether a sheet is."""
+        every, last = self.stage.evaluate_every, done == self.config.steps
+        return bool(every) and (done % every == 0 or last), done % self.config.sheet_every == 0 or last
 
     @contextmanager
     def _beside(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..abilities import check_training_precision
 from ..checkpoint import PARTS, part_of_weight, save_checkpoint
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
@@ -39,8 +40,9 @@ def run(config: TrainConfig, output: str, stages: Sequence[str] = (), resume: bo
             raise ValueError(f"no stage {stage!r} in this run; its stages are {', '.join(config.stages)}")
     # What joins the processes, before any of them waits.
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    folder = Path(output) / config.name
+    folder, device = Path(output) / config.name, PartialState().device
     for stage in chosen:
+        check_training_precision(getattr(getattr(config, stage, None), "mixed_precision", "no"), device)
         if not resume and saved_steps(folder / stage):
             raise ValueError(
                 f"{folder / stage} holds a run already; use --resume to go on, or --output for another folder"

@@ -6,8 +6,10 @@ state is partly a pickle: go on only with runs of your own.
 """
 
 import random
+import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -25,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from ..partial_file import can_flush
 from .ema import MovingAverage
 
 # Not strict, since what is frozen is not in it; that all else is there and fits is checked as it is read.
@@ -52,7 +55,8 @@ class RunState:
             partial.mkdir(parents=True)
         _wait()
         with _single_process_is_meant():
-            dcp.save(self._tensors(), checkpoint_id=partial)
+            writer = dcp.FileSystemWriter(partial, sync_files=can_flush(self.folder))
+            dcp.save(self._tensors(), storage_writer=writer)
         torch.save(_generators(), partial / f"generators-{_rank()}.pt")
         _wait()
         if _rank() == 0:
@@ -84,6 +88,13 @@ class RunState:
             _set_generators(torch.load(generators, weights_only=True))
         return steps[-1]
 
+    def numbers(self) -> Iterator[Tensor]:
+        """All tensors of which each number matters: weights in training, their averages, the optimiser's state."""
+        yield from (parameter for parameter in self.module.parameters() if parameter.requires_grad)
+        yield from self.average.averages.values()
+        for values in self.optimizer.state.values():
+            yield from (value for value in values.values() if isinstance(value, Tensor))
+
     def _tensors(self) -> dict[str, Any]:
         state = {
             "module": get_model_state_dict(self.module, options=_TRAINED),
@@ -93,19 +104,26 @@ class RunState:
         return state if self.scaler is None else state | {"scaler": self.scaler.state_dict()}
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"state-{step:08d}"
+        return self.folder / state_name(step)
 
     def _put_in_place(self, partial: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        for old in self.folder.glob("state-*"):
-            if old != target:
-                shutil.rmtree(old)
+        for step in saved_steps(self.folder):
+            if self._path(step) != target:  # what a network drive will not let go of is in nobody's way
+                shutil.rmtree(self._path(step), ignore_errors=True)
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps after which states were saved, ascending."""
-    return sorted(int(path.name.removeprefix("state-")) for path in folder.glob("state-*"))
+    """The steps after which states were saved, ascending. Only folders called as `state_name` says are states: a copy
+    under any other name is its owner's."""
+    found = [re.fullmatch(r"state-([0-9]+)", path.name) for path in folder.glob("state-*") if path.is_dir()]
+    return sorted(int(match[1]) for match in found if match and match[0] == state_name(int(match[1])))
+
+
+def state_name(step: int) -> str:
+    """Of the folder with the state after `step` steps."""
+    return f"state-{step:08d}"
 
 
 def _rank() -> int:
