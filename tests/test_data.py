@@ -575,6 +575,7 @@ def test_every_video_of_a_shard_is_a_clip_or_is_named(tmp_path: Path) -> None:
     odd = [("a.xyz", b""), ("a.txt", b"a"), ("b.1.xyz", b""), ("b.1.txt", b"b"), ("b.2.mp4", b""), ("b.2.txt", b"c")]
     odd += [("d.mp4", b""), ("d.jpg", b""), ("d.json", b'{"prompt": "d"}'), ("e.mp4", b""), ("e.cap", b"e")]
     odd += [(".h.mp4", b""), ("._b.mp4", b"")]
+    odd += [("g.mp4", b""), ("g.en.txt", b"g"), ("g.asr.json", b"g")]
     clips, problems = indexed(tmp_path / "odd", odd, {"l.mp4": "b.2.mp4"})
     assert clips == {"b.2.mp4": "c"}
     assert sorted(line.removeprefix("s.tar/").replace(": ", "|", 1) for line in problems) == [
@@ -583,6 +584,7 @@ def test_every_video_of_a_shard_is_a_clip_or_is_named(tmp_path: Path) -> None:
         "b.1.xyz|it is no kind of video that can be read; convert it to .mp4",
         "d.mp4|its caption cannot be read (there is no text under caption; rename its prompt to caption)",
         "e.mp4|its caption cannot be read (there is neither .txt nor .json beside it, only .cap)",
+        "g.mp4|its caption cannot be read (it must be called g.txt or .json; there is g.en.txt, g.asr.json)",
         "l.mp4|it is a link to b.2.mp4; put the file itself into the shard",
     ]
 

@@ -98,8 +98,7 @@ def _add_clip(
         stems = {_stem(other.name) for other in sample.videos}
         caption = _caption_of(_stem(video.name), stems, sample.captions, loose)
         if caption is None:
-            beside = ", ".join(sorted({Path(other.name).suffix or other.name for other in sample.others}))
-            raise ValueError("there is neither .txt nor .json beside it" + (f", only {beside}" if beside else ""))
+            raise ValueError(_lacking(_stem(video.name), sample))
         text = "" if fault else _read_caption(tar, caption)
     except (OSError, ValueError, KeyError, tarfile.TarError, RecursionError) as error:
         fault = fault or f"its caption cannot be read ({one_line(error)})"
@@ -108,6 +107,15 @@ def _add_clip(
     else:
         index["clips"].append((video.name, video.offset_data, video.size, text))
     return caption
+
+
+def _lacking(name: str, sample: _Sample) -> str:
+    """Why a video of this name has no caption, with what may be meant for it."""
+    alike = [Path(caption).name for caption in sample.captions if caption.startswith(f"{name}.")]
+    if alike:
+        return f"it must be called {Path(name).name}.txt or .json; there is {', '.join(alike[:3])}"
+    beside = ", ".join(sorted({Path(other.name).suffix or other.name for other in sample.others}))
+    return "there is neither .txt nor .json beside it" + (f", only {beside}" if beside else "")
 
 
 def _unread_members(
