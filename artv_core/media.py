@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from .colors import color_options
+from .faststart import move_index_to_front
 from .finite import NotFiniteError, is_finite
 from .partial_file import PartialFile, check_target, reason
 
@@ -105,6 +106,8 @@ class VideoWriter:
     The file gets its name when the context is left, and only if at least one frame was appended and nothing was raised;
     otherwise nothing is left behind. Every failure to write is a ValueError, one line; a path that cannot be written
     is found on entering.
+
+    A finished MP4 or MOV has its index in front, so that a page can play it before it has all of it.
 
     A `growing` file can be watched while it is made. From the first frame on it lies at `growing_path`, in place of an
     older one there; whenever it is read, even after the process was killed, it holds every frame appended except the
@@ -233,6 +236,8 @@ class VideoWriter:
         self._container.close()
         self._sink.close()
         self._sink.check()
+        if CONTAINERS[self.path.suffix.lower()] != "matroska" and not self.growing:
+            move_index_to_front(self._file.path)
         self._file.keep()
 
     def _abandon(self) -> None:

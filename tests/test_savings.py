@@ -9,6 +9,7 @@ from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
+from artv_core.denoiser import Shortcuts, _Reused
 from artv_core.evaluation.work import count_work, video_work
 from artv_core.frames import AnchorPolicy
 from artv_core.generate import GenerateOptions, generate_frames
@@ -195,6 +196,29 @@ def test_features_of_the_same_latent_give_the_same_output():
         again, kept = network(x, timesteps, conditions, Reuse(blocks, features))
         assert torch.equal(again, expected)
         assert kept is features
+
+
+def test_features_are_not_reused_across_an_end_of_the_guidance_interval():
+    """The branches are others there, and so is the batch."""
+    reused, whole = _Reused(Shortcuts(reuse_every=3, reuse_blocks=2)), []
+    for guided in (True, True, False, False, False, False, True, True):
+        noise, mask = reused.now(guided)
+        assert (noise.blocks, mask.blocks) == (2, 2)
+        assert (noise.features is None) == (mask.features is None)
+        whole.append(noise.features is None)
+        reused.keep(("of the noise network", "of the mask network"))
+    assert whole == [True, False, True, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("low", [0.2, 0.4, 0.6, 0.8])
+def test_reuse_and_a_guidance_interval_go_together_wherever_it_ends(low: float):
+    model = untrained()
+    options = {"guidance_text": 4.0, "first_frame_guidance": 3.0, "guidance_interval": (low, 0.95), "steps": 7}
+    whole, all_work = shortcut(model, **options)
+    frames, work = shortcut(model, **options, reuse_every=3)
+    assert work < all_work
+    assert torch.isfinite(torch.cat(frames)).all()
+    assert not torch.equal(frames[-1], whole[-1])
 
 
 def test_guidance_outside_of_its_interval_is_off():

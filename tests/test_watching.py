@@ -76,9 +76,9 @@ def test_the_first_things_are_tried_one_by_one_then_as_many_as_there_is_time_for
     with budget.spending(1):
         clock.now += 1.0  # the first one loads something
     assert budget.affordable(5) == 0  # 1 s of 0.2 s
-    clock.now = 20.0
-    assert budget.affordable(5) == 1  # what that one took says nothing
+    clock.now = 40.0
+    assert budget.affordable(5) == 1  # there is time for three such, but what the first one took says nothing
     with budget.spending(1):
         clock.now += 0.1
-    assert budget.affordable(20) == 9  # (0.1 * 20.1 - 1.1) / 0.1
+    assert budget.affordable(50) == 29  # (0.1 * 40.1 - 1.1) / 0.1
     assert budget.affordable(5) == 5
