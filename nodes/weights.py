@@ -92,7 +92,7 @@ def can_be_made_again(patcher: Any, load: Any, *arguments: Any) -> None:
 
 
 def whole_model_bytes(config: ARTVConfig, weights: int, dtype: torch.dtype) -> int:
-    """What a card must have free for all weights (so many bytes) to stay on it while frames of the checkpoint's size
+    """What a card must have free for all `weights` (bytes) to stay on it while frames of the checkpoint's size
     are made, with room to spare."""
     height, width = config.size
     options = GenerateOptions(height=height, width=width)

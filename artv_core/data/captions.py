@@ -1,4 +1,4 @@
-"""Captions that are longer than the text encoder reads: counted and named, since what is cut is never learnt."""
+"""Captions that are longer than the text encoder reads: counted and named: training never sees what is cut."""
 
 from collections.abc import Iterable
 from pathlib import Path

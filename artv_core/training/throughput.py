@@ -73,7 +73,7 @@ class Meter:
         self.started = time.perf_counter()
 
     def add(self, samples: int, waited: float) -> None:
-        """`samples` were learnt from (by all processes), after `waited` seconds in which the device had nothing to do
+        """The step used `samples` (of all processes), after `waited` seconds in which the device had nothing to do
         and they were waited for."""
         self.samples += samples
         self.waiting += waited

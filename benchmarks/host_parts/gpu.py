@@ -49,7 +49,7 @@ def measure(quick: bool, seconds: float) -> Iterator[dict[str, Any]]:
             yield figures
         kept = [Path(base) / f"lora_{kind}.pt" for kind in KINDS]
         if all(path.is_file() for path in kept):
-            first, second = (torch.load(path) for path in kept)
+            first, second = (torch.load(path, weights_only=True) for path in kept)
             figures["bars"][LORA] = float((first - second).square().mean().sqrt() / first.std())
         yield figures
 
