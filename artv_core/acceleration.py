@@ -1,5 +1,6 @@
 """The same results, sooner: evaluations compiled, frames decoded beside the sampling. Not in the paper."""
 
+import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -27,15 +28,23 @@ class Compiled:
     Raises ValueError where there is no compiler.
     """
 
-    def __init__(self, device: torch.device, backend: str = "inductor") -> None:
-        """`backend` is `torch.compile`'s; only the usual one needs a compiler."""
+    def __init__(self, device: torch.device, backend: str = "inductor", graph: bool = True) -> None:
+        """`backend` is `torch.compile`'s; only the usual one needs a compiler. Without `graph` nothing is captured."""
         if backend == "inductor":
             check_compiler(device)
         self._run: Any
         if device.type == "cuda":
-            self._run = Captured(device, torch.compile(predict, dynamic=False, backend=backend))
+            fast = torch.compile(predict, dynamic=False, backend=backend)
+            # Compiled kernels are Triton's, which refuses memory that cudaMallocAsync gives while a graph is captured.
+            captured = graph and torch.cuda.get_allocator_backend() == "native"
+            self._run = Captured(device, fast) if captured else functools.partial(evaluate, predict=fast)
         else:
             self._run = torch.compile(evaluate, dynamic=False, backend=backend)
+
+    def reset(self) -> None:
+        """Forget what was captured, and free its memory; what was compiled stays."""
+        if isinstance(self._run, Captured):
+            self._run.reset()
 
     def __call__(
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None

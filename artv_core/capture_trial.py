@@ -15,9 +15,21 @@ SECONDS = 120.0
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from artv_core.capture_trial import main; main(sys.argv[2])"
 
 
-@functools.cache
+_given_up: list[bool] = []
+
+
+def give_up() -> None:
+    """A capture has failed in this process: try no other."""
+    _given_up.append(True)
+
+
 def survives_capture(device: str) -> bool:
     """Whether a process like this one captures and replays on that device, with the right results. Tried once."""
+    return not _given_up and _tried(device)
+
+
+@functools.cache
+def _tried(device: str) -> bool:
     command = [sys.executable, "-c", CHILD, str(Path(__file__).resolve().parents[1]), device]
     try:
         return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False).returncode == 0

@@ -7,6 +7,7 @@ noise level before each replay. The mask network runs on a second stream. Not in
 
 import ctypes
 import dataclasses
+import functools
 import logging
 import weakref
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .capture_trial import survives_capture
+from .capture_trial import give_up, survives_capture
 from .denoiser import Evaluated, FrameTask, Predict, evaluate, predict
 from .models.unet import Reuse
 
@@ -44,8 +45,8 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._stream, self._side = _streams(device)
         with torch.cuda.device(device):
-            self._warm_up, self._side = torch.cuda.Stream(), torch.cuda.Stream()
             self._pool = torch.cuda.graph_pool_handle()
 
     def beside(self, work: Callable[[], Any]) -> Callable[[], Any]:
@@ -64,20 +65,31 @@ class CudaGraphs:
         """The work is done once before it is captured: libraries set themselves up, and small kernels are compiled."""
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
-            self._warm_up.wait_stream(current)
-            with torch.cuda.stream(self._warm_up):
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
                 result = mapped(work(), torch.empty_like)
-            current.wait_stream(self._warm_up)
+            current.wait_stream(self._stream)
 
             def into_result() -> None:
                 # Nothing that was allocated while capturing may outlive it: cudaMallocAsync cannot free it later.
                 _copy_all(list(zip(tensors_in(result), tensors_in(work()), strict=True)))
 
             graph = torch.cuda.CUDAGraph()
-            # Other threads of a host may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                into_result()
+            try:
+                # Other threads of a host may use the device meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    into_result()
+            except BaseException:
+                torch.cuda.set_stream(current)  # PyTorch may stay on the other one
+                raise
         return graph.replay, result
+
+
+@functools.cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """To capture on, and for work beside that. Libraries keep memory for each stream, so all graphs share them."""
+    with torch.cuda.device(device):
+        return torch.cuda.Stream(), torch.cuda.Stream()
 
 
 def why_not(device: torch.device) -> str:
@@ -85,7 +97,7 @@ def why_not(device: torch.device) -> str:
     if device.type != "cuda":
         return f"CUDA graphs need an NVIDIA card, this is {device.type}"
     if torch.cuda.get_allocator_backend() != "native" and not survives_capture(str(device)):
-        return "a trial with cudaMallocAsync failed; start ComfyUI with --disable-cuda-malloc to have them captured"
+        return "it failed with cudaMallocAsync; use torch's own allocator (in ComfyUI: --disable-cuda-malloc)"
     return ""
 
 
@@ -93,13 +105,20 @@ class Captured:
     """`denoiser.evaluate`, replayed. Gives the results of the plain way to the bit.
 
     Where evaluations cannot be captured, one line is logged, and they run the plain way. `predict` may be a compiled
-    one. `replays` counts.
+    one. `stops` are a host's exceptions that end a run and are no failures. `replays` counts.
     """
 
     plain_name = "function"
     """What a journal calls the way that frames were computed in: the results are those of the plain function."""
 
-    def __init__(self, device: torch.device, predict: Predict = predict, graphs: Graphs | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        predict: Predict = predict,
+        graphs: Graphs | None = None,
+        stops: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self._stops = stops
         reason = "" if graphs is not None else why_not(device)
         if reason:
             logger.warning("evaluations are not captured as CUDA graphs, so frames take longer: %s", reason)
@@ -162,8 +181,10 @@ class Captured:
             self._conditions[number] = _Conditions(task)
         try:
             capture = _Capture(self._graphs, self._predict, self._conditions[number], task, x, level, reuse)
-        except Exception as error:  # if it is not of capturing, the plain way raises it again
+        except BaseException as error:  # if it is not of capturing, the plain way raises it again
             keep_failed_capture(error)
+            if (stop := _stop_in(error, self._stops)) is not None:
+                raise stop from None
             reason = str(error).strip().partition("\n")[0]
             logger.warning("an evaluation cannot be captured as a CUDA graph, so frames take longer: %s", reason)
             self._failed.add(key)
@@ -259,11 +280,20 @@ class _Weights:
         return tuple(_address(tensors.get(name)) for tensors, name in self._places)
 
 
-def keep_failed_capture(error: Exception) -> None:
-    """With cudaMallocAsync, keep the tensors of a failed capture, which its traceback holds. To free them would end
-    the process."""
+def keep_failed_capture(error: BaseException) -> None:
+    """With cudaMallocAsync, keep the tensors of a failed capture, which its traceback holds, and try no other. To free
+    them would end the process."""
     if torch.cuda.is_available() and torch.cuda.get_allocator_backend() != "native":
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
+        give_up()
+
+
+def _stop_in(error: BaseException, stops: tuple[type[BaseException], ...]) -> BaseException | None:
+    """What asked for the end of the run, if anything did: the end of a capture may have put another error over it."""
+    found: BaseException | None = error
+    while found is not None and isinstance(found, Exception) and not isinstance(found, stops):
+        found = found.__context__
+    return found
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -15,8 +15,13 @@ _OUTER = (b"trak", b"mdia", b"minf", b"stbl")
 
 def move_index_to_front(path: Path) -> bool:
     """Move the index of a finished file before its pictures; whether that was done. A file that is laid out in another
-    way, or too large for the numbers in its index, stays as it is. Raises OSError."""
-    with path.open("r+b") as file:
+    way, too large for the numbers in its index, or not to be changed now (another program may hold it) stays as it is.
+    Raises OSError where the drive fails meanwhile."""
+    try:
+        opened = path.open("r+b")
+    except OSError:
+        return False
+    with opened as file:
         atoms = _top_atoms(file)
         names = [name for name, _, _ in atoms]
         if names[:1] != [b"ftyp"] or names[-1] != b"moov" or names.count(b"moov") != 1 or b"mdat" not in names:

@@ -1,4 +1,7 @@
-"""Frames with values that are infinite or not a number end a run, and never become a picture. Not in the paper."""
+"""Frames with values that are infinite or not a number end a run, and are never written to a video or journal.
+
+Not in the paper.
+"""
 
 from collections import deque
 from collections.abc import Generator, Iterable

@@ -206,7 +206,7 @@ def make_pipeline(
             pack_weights(network)
     if on_gpu:
         prepare_for_gpu(model)
-    way = Compiled(device) if compiled else Captured(device) if graph and on_gpu else evaluate
+    way = Compiled(device, graph=graph) if compiled else Captured(device) if graph and on_gpu else evaluate
     return Pipeline(model, way, taesd)
 
 

@@ -38,7 +38,7 @@ class ARTVDecodeVideo(io.ComfyNode):
     def execute(
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:
-        """A few frames after the others: decode, encode, forget."""
+        """A few frames at a time: decode, encode, forget."""
         samples = bridge.latent_samples(latent, "the latent")
         file = output_file(filename_prefix, video_suffix(format))
         progress, show = counter(len(samples)), completes(samples)

@@ -34,6 +34,12 @@ class Decoder:
         self._loaded = Loaded(getattr(vae, "patcher", None))
         self._cells = 0
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the VAE computes; None where it does not say."""
+        device = getattr(self._vae, "device", None)
+        return None if device is None else torch.device(device)
+
     def __call__(self, latents: Tensor) -> Tensor:
         """Latents [T, C, h, w] of the host's scale to images [T, 3, H, W] in [0, 1], as the host's `decode`."""
         if self._can_be_called(latents):
@@ -75,18 +81,20 @@ class Decoder:
 def decoded_frames(decode: Decoder, latents: Tensor) -> Iterator[Tensor]:
     """The image [3, H, W] in [0, 1] of each of the latents [T, C, h, w], a few decoded together, so that memory does
     not grow with the video."""
-    for part in latents.split(frames_at_once(latents)):
+    for part in latents.split(frames_at_once(latents, decode.device)):
         yield from decode(part)
 
 
 def decoded_frame(decode: Decoder, latents: Tensor, index: int) -> Tensor:
     """One of the images that `decoded_frames` gives, to the bit: what is decoded together differs by rounding."""
-    count = frames_at_once(latents)
+    count = frames_at_once(latents, decode.device)
     start = index // count * count
     return decode(latents[start : start + count])[index - start]
 
 
-def frames_at_once(latents: Tensor, factor: int = 8) -> int:
-    """How many frames of these latents [T, C, h, w] to decode together."""
+def frames_at_once(latents: Tensor, device: torch.device | None = None, factor: int = 8) -> int:
+    """How many frames of these latents [T, C, h, w] to decode together. On a CPU that would save nothing."""
+    if device is not None and device.type == "cpu":
+        return 1
     pixels = latents.shape[-2] * latents.shape[-1] * factor**2
     return max(1, min(MOST_AT_ONCE, MOST_PIXELS // max(1, pixels)))

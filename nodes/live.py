@@ -98,7 +98,7 @@ class Run:
         self.node, self.prompt = (context.node_id, context.prompt_id) if context else (None, None)
         self.client: str | None = PromptServer.instance.client_id
         self.followers: frozenset[str] = frozenset()
-        self.recipe = _recipe(_queued(self.prompt)[0], self.node)
+        self.recipe = _recipe(_queued(self.prompt).graph, self.node)
         self.latents: Callable[[], Any] = lambda: None
         self.done = self.known = 0
         self.blind: str | None = None  # why there are no pictures: "vae" where none is wired
@@ -249,20 +249,21 @@ def recall(question: dict[str, Any]) -> dict[str, Any]:
     the id of the graph in the page (`workflow`), and for each sampler the id of its run (`runs`), None where the client
     has none."""
     client, prompt = _client(question), question.get("prompt_id")
-    graph, workflow = _queued(prompt) if isinstance(prompt, str) else (None, None)
+    queued = _queued(prompt if isinstance(prompt, str) else None)
+    graph = queued.graph
     if graph is None:
         raise ValueError("prompt_id is not known; give the id of a prompt that is running or in the history")
     found = {}
     with _lock:
-        for node, part in graph.items():
-            if part.get("class_type") == SAMPLER:
+        for node in _made_from(graph, queued.outputs):
+            if graph[node].get("class_type") == SAMPLER:
                 recipe = _recipe(graph, node)
                 made = [run for run in _runs.values() if run.recipe == recipe and run.belongs_to(client)]
                 found[node] = next((run for run in reversed(made) if run.state == "finished"), None)
     for run in filter(None, found.values()):
         if run.prompt != prompt:  # else it was told while it was made
             run.tell_all(client)
-    return {"workflow": workflow, "runs": {node: run and run.id for node, run in found.items()}}
+    return {"workflow": queued.workflow, "runs": {node: run and run.id for node, run in found.items()}}
 
 
 def run_of(latents: Any) -> Run | None:
@@ -309,28 +310,45 @@ def workflow_id(extra_pnginfo: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _queued(prompt: str | None) -> tuple[dict[str, Any] | None, str | None]:
-    """The graph of a prompt that is running or was run, and the graph's id in the page; by the host's id of it."""
+class _Queued(NamedTuple):
+    """The graph of a prompt, the graph's id in the page, and the nodes that were asked for."""
+
+    graph: dict[str, Any] | None = None
+    workflow: str | None = None
+    outputs: Sequence[str] = ()
+
+
+def _queued(prompt: str | None) -> _Queued:
+    """A prompt that is running or was run, by the host's id of it."""
     queue = PromptServer.instance.prompt_queue
     items = [item for item in queue.get_current_queue_volatile()[0] if item[1] == prompt]
     if not items and prompt is not None:
         items = [done["prompt"] for done in queue.get_history(prompt_id=prompt).values()]
-    return (items[0][2], workflow_id(items[0][3].get("extra_pnginfo"))) if items else (None, None)
+    if not items:
+        return _Queued()
+    _, _, graph, extra, outputs = items[0][:5]
+    return _Queued(graph, workflow_id(extra.get("extra_pnginfo")), list(outputs))
 
 
 def _recipe(graph: dict[str, Any] | None, node: str | None) -> str | None:
     """Stands for a node and all that it is made from: where it is the same, so is what the node gives."""
     if graph is None or node not in graph:
         return None
-    wanted, parts = [node], {}
+    parts = {one: [graph[one].get("class_type"), graph[one].get("inputs", {})] for one in _made_from(graph, [node])}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _made_from(graph: dict[str, Any], nodes: Sequence[str]) -> list[str]:
+    """These nodes and all that they are made from."""
+    wanted, found = list(nodes), dict[str, None]()
     while wanted:
         one = wanted.pop()
-        if one in parts or one not in graph:
+        if one in found or one not in graph:
             continue
-        inputs = graph[one].get("inputs", {})
-        parts[one] = [graph[one].get("class_type"), inputs]
-        wanted += [str(value[0]) for value in inputs.values() if isinstance(value, list) and len(value) == 2]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        found[one] = None
+        inputs = graph[one].get("inputs", {}).values()
+        wanted += [str(value[0]) for value in inputs if isinstance(value, list) and len(value) == 2]
+    return list(found)
 
 
 def _first_line(text: str | None) -> str | None:

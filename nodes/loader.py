@@ -53,8 +53,9 @@ class ARTVLoader(io.ComfyNode):
                     "graph",
                     default=True,
                     optional=True,
-                    tooltip="Replay each evaluation of the networks as one CUDA graph: the same frames, much faster on "
-                    "NVIDIA cards. Needs room on the card for the whole model; without it frames are made as usual.",
+                    tooltip="Record the networks once and replay them as one CUDA graph: much faster on NVIDIA "
+                    "cards, and the same frames but for rounding. If the card has no room for the whole model, "
+                    "frames are made as usual.",
                 ),
             ],
             outputs=[

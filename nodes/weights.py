@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 STORAGE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 """What the host may choose to keep weights in, best first."""
 
+MOST_LOADS = 2
+"""Of the model in a run, after which capturing for each of them would take longer than it saves."""
+
 ROOM = 2**30
 """Bytes beside weights and activations that a card must have free for the whole model to be kept on it."""
 
@@ -46,7 +49,7 @@ def load_model(
     Raises ValueError, one line, as `Compiled` and `load_checkpoint` do.
     """
     device, offload = memory.get_torch_device(), memory.unet_offload_device()
-    way = Compiled(device) if compiled else None
+    way = Compiled(device, graph=graph) if compiled else None
     summary = describe_checkpoint(path)
     count = sum(summary.parameters.get(part, 0) for part in ("unet", "branches", "mask"))
     storage = memory.unet_dtype(
@@ -223,6 +226,7 @@ class Evaluations:
         self._patcher, self._model = patcher, patcher.model
         self._loaded = Loaded(patcher)
         self._evaluate: Evaluate = evaluate
+        self._way, self._said, self._loads = "", "", 0
         self._captured: Any = None
         for network in (self._model.noise, self._model.mask):
             if network is not None:
@@ -248,7 +252,7 @@ class Evaluations:
         def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
             return self._evaluate(task, x, level, reuse)
 
-        if self._model.compiled is not None:
+        if self._way == "compiled":
             run.plain_name = type(self._model.compiled).__name__  # type: ignore[attr-defined]
         return run
 
@@ -266,11 +270,16 @@ class Evaluations:
             dynamic=dynamic,
             missing=missing,
         )
+        self._loads += 1
+        if way.name == "captured" and self._loads > MOST_LOADS:
+            way = Way("plain", "evaluations run as they are: the weights are taken off the card between frames")
         if way.name == "captured" and (obstacle := why_not(device)):
             way = Way("plain", f"evaluations run as they are: {obstacle}")
-        logger.info("ARTV: %s", way.reason)
+        if way.reason != self._said:
+            logger.info("ARTV: %s", way.reason)
+        self._way, self._said = way.name, way.reason
         if way.name == "captured":
-            self._evaluate = self._captured = Captured(device)
+            self._evaluate = self._captured = Captured(device, stops=(memory.InterruptProcessingException,))
         elif way.name == "compiled":
             self._evaluate = self._model.compiled
 
@@ -282,9 +291,10 @@ class Evaluations:
             unfuse(self._model)
 
     def _drop(self) -> None:
-        captured, self._captured, self._evaluate = self._captured, None, evaluate
-        if captured is not None:
-            captured.reset()
+        for holder in (self._captured, self._model.compiled):
+            if holder is not None:
+                holder.reset()
+        self._captured, self._evaluate = None, evaluate
 
 
 def missing_bytes(model: nn.Module, device: torch.device) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from artv_core import capture_trial, transfer
 from artv_core import captured as captured_module
-from artv_core import transfer
 from artv_core.acceleration import Compiled
 from artv_core.capture_trial import survives_capture
 from artv_core.captured import MOST_GRAPHS, Captured, tensors_in
@@ -198,6 +198,39 @@ def test_cudamallocasync_is_tried_in_another_process_first(monkeypatch, caplog, 
 
 def test_the_trial_fails_where_there_is_no_card():
     assert not survives_capture("cuda:63")
+
+
+class StoppedWhileCapturing(Tape):
+    """The host's exception, over which the end of the capture puts another."""
+
+    def __init__(self, stop: BaseException) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def capture(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        try:
+            raise self.stop
+        except BaseException:
+            raise RuntimeError("capture was not joined")  # noqa: B904 (as CUDA does)
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [StopError("stopped"), KeyboardInterrupt()])
+def test_a_stop_while_capturing_ends_the_run(model, stop):
+    captured = Captured(CPU, graphs=StoppedWhileCapturing(stop), stops=(StopError,))
+    with pytest.raises(type(stop)):
+        latents(model, text_of(model), replace(OPTIONS, num_frames=2), captured)
+
+
+def test_after_a_failed_capture_no_other_is_tried_with_cudamallocasync(monkeypatch):
+    monkeypatch.setattr(capture_trial, "_given_up", [])
+    monkeypatch.setattr(capture_trial, "_tried", lambda device: True)
+    assert survives_capture("cuda:0")
+    capture_trial.give_up()
+    assert not survives_capture("cuda:0")
 
 
 def test_a_journal_takes_captured_frames_for_plain_ones_and_compiled_ones_for_others(model):

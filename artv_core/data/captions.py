@@ -1,4 +1,4 @@
-"""Captions that are longer than the text encoder reads: counted and named: training never sees what is cut."""
+"""Captions longer than the text encoder reads: they are counted and named, as training never sees what is cut."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +29,10 @@ def note_cut_captions(lines: list[str], folder: Path, config: TextConfig, prefix
     "". Raises ValueError where the file cannot be written."""
     path = folder / f"{prefix}{CUT_CAPTIONS}"
     if not lines:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot remove {path}, which no longer holds: {error.strerror or error}") from None
         return ""
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8", "backslashreplace")

@@ -69,7 +69,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
             line = rows.line_num + 1
             for row in rows:
                 if row:
-                    _check_cells(row, header, columns["path"], f"{path} line {line}")
+                    _check_cells(row, header, columns["path"], f"{path} line {line}", numbered=foreign)
                     found = {name: row[at] if at < len(row) else "" for name, at in columns.items()}
                     yield line, webvid.with_path(found) if foreign else found
                 line = rows.line_num + 1
@@ -95,8 +95,9 @@ def _csv_columns(header: Sequence[str], path: Path) -> dict[str, int]:
     return {name: header.index(name) for name in (*COLUMNS, PAGE_DIR) if name in header}
 
 
-def _check_cells(row: Sequence[str], header: Sequence[str], path_at: int, where: str) -> None:
-    """Raises ValueError where a comma has split a cell in two, or a quote has joined several rows."""
+def _check_cells(row: Sequence[str], header: Sequence[str], path_at: int, where: str, numbered: bool) -> None:
+    """Raises ValueError where a comma has split a cell in two, or a quote has joined several rows. `numbered` lists
+    name videos by numbers alone."""
     if any(cell.strip() for cell in row[len(header) :]):
         raise ValueError(
             f"{where} has {len(row)} cells, and the first line {len(header)}; "
@@ -106,7 +107,7 @@ def _check_cells(row: Sequence[str], header: Sequence[str], path_at: int, where:
         for text in cell.splitlines()[1:]:
             cells = text.split(",")
             found = cells[path_at].strip(' "') if len(cells) > max(1, path_at) else ""
-            if is_video(found) or (found.isdigit() and len(cells) >= len(header)):
+            if is_video(found) or (numbered and found.isdigit() and len(cells) >= len(header)):
                 raise ValueError(f"{where}: a quote is opened and not closed; it takes in the row {text[:60]!r}")
 
 
@@ -115,7 +116,10 @@ def _csv_fault(error: csv.Error) -> str:
     if "end of data" in text:
         return "a quote is opened and not closed"
     if "expected after" in text:
-        return 'text goes on behind a closing quote; write a quote inside of quotes twice: "a ""red"" square"'
+        return (
+            "text or a space stands after a closing quote; remove the space, or write a quote inside of quotes twice: "
+            '"a ""red"" square"'
+        )
     if "field limit" in text:
         return f"a cell has more than {csv.field_size_limit()} characters; is a quote opened and not closed?"
     return text

@@ -117,7 +117,8 @@ class SelfAttention(nn.Module):
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         joined, layers = self._joined, self._layers()
-        if joined is None or torch.is_grad_enabled() or not _lie_in(joined, layers):
+        unsuited = joined is None or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if joined is None or unsuited or not _lie_in(joined, layers):
             return [layer(x) for layer in layers]
         return F.linear(x, joined).chunk(3, dim=-1)
 

@@ -40,8 +40,8 @@ def _mark(module: nn.Module, may_fuse: bool) -> None:
 
 @functools.cache
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton's kernels can be compiled here, give what PyTorch gives, and can be captured. Tried once, on a
-    small map."""
+    """Whether Triton's kernels can be compiled here and give what PyTorch gives (tried once, on a small map), with an
+    allocator whose memory they can use in a graph."""
     if device.type != "cuda" or dtype not in DTYPES:
         return False
     if torch.cuda.get_allocator_backend() != "native":
@@ -68,7 +68,8 @@ def gelu_gate(x: Tensor, may_fuse: bool) -> Tensor:
     if may_fuse and _inference_on_gpu(x) and x.is_contiguous():
         from . import triton_kernels
 
-        return triton_kernels.gelu_gate(x)
+        with torch.cuda.device(x.device):  # Triton launches on the current one
+            return triton_kernels.gelu_gate(x)
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
 
@@ -76,7 +77,8 @@ def gelu_gate(x: Tensor, may_fuse: bool) -> Tensor:
 def _fused_norm(norm: Any, x: Tensor, silu: bool) -> Tensor:
     from . import triton_kernels
 
-    return triton_kernels.group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+    with torch.cuda.device(x.device):  # Triton launches on the current one
+        return triton_kernels.group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
 
 
 def _norm_may_fuse(norm: Any, x: Tensor) -> bool:
@@ -101,14 +103,14 @@ def _kernels_agree(device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 80, 5, 13, generator=generator).to(device, dtype).to(memory_format=torch.channels_last)
     weight, bias = (torch.randn(80, generator=generator).to(device, dtype) for _ in range(2))
-    pairs = [
-        (triton_kernels.group_norm_silu(x, weight, bias, 8, 1e-5, silu), F.group_norm(x, 8, weight, bias, 1e-5))
-        for silu in (False, True)
-    ]
-    pairs[1] = (pairs[1][0], F.silu(pairs[1][1]))
-    rows = x.permute(0, 2, 3, 1).contiguous()
+    normed, rows = F.group_norm(x, 8, weight, bias, 1e-5), x.permute(0, 2, 3, 1).contiguous()
     value, gate = rows.chunk(2, dim=-1)
-    pairs.append((triton_kernels.gelu_gate(rows), value * F.gelu(gate)))
+    with torch.cuda.device(device):
+        pairs = [
+            (triton_kernels.group_norm_silu(x, weight, bias, 8, 1e-5, silu=False), normed),
+            (triton_kernels.group_norm_silu(x, weight, bias, 8, 1e-5, silu=True), F.silu(normed)),
+            (triton_kernels.gelu_gate(rows), value * F.gelu(gate)),
+        ]
     same = all(torch.allclose(got.float(), plain.float(), rtol=0.02, atol=0.02) for got, plain in pairs)
     if not same:
         logger.warning("fused kernels are not used: they give other results than PyTorch's on %s", device)

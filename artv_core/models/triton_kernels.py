@@ -33,7 +33,7 @@ def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: f
         moments, weight, bias, scales, channels, channels // groups, cells, chunk, chunks, eps,
         at_once=CHUNKS_AT_ONCE, most=MOST_GROUP_CHANNELS,
     )  # fmt: skip
-    tiles = (batch, triton.cdiv(cells, ROWS), blocks)
+    tiles = (triton.cdiv(cells, ROWS), batch, blocks)  # only the first may be above 65,535
     _apply[tiles](x, out, scales, channels, cells, silu=silu, tile_rows=ROWS, tile_channels=CHANNELS)
     return out
 
@@ -109,8 +109,8 @@ def _scales(
 
 @triton.jit(do_not_specialize=["cells"])
 def _apply(x, out, scales, channels, cells, silu: tl.constexpr, tile_rows: tl.constexpr, tile_channels: tl.constexpr):
-    b = tl.program_id(0).to(tl.int64)
-    row = tl.program_id(1) * tile_rows + tl.arange(0, tile_rows)
+    b = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
     c = tl.program_id(2) * tile_channels + tl.arange(0, tile_channels)
     there = (row < cells)[:, None] & (c < channels)[None, :]
     at = (b * cells + row)[:, None] * channels + c[None, :]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..config import ARTVConfig
     from ..models.artv import ARTV
 
-VERSION = 1
+VERSION = 2
 """Of how shards are made: a higher one makes all anew."""
 
 DECODED_AT_ONCE = 64

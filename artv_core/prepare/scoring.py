@@ -26,7 +26,7 @@ from ..data.sources import Entry
 from ..partial_file import replacing
 from .tasks import Task, write_tasks
 
-VERSION = 1
+VERSION = 2
 """Of how scores are made: a higher one makes all anew."""
 
 CHUNK = 32
@@ -179,7 +179,7 @@ def gather_scores(folder: Path) -> None:
     """Move the records of all small files under `folder` into shards. A folder of an earlier release becomes one of
     shards; one that has no small files stays as it is. Safe to be killed, and while workers write more.
 
-    The one shard that is not full yet is written anew with what is added to it.
+    The one shard that is not full yet is rewritten with what is added to it.
     """
     shards, loose = _files_in(folder)
     if not loose:

@@ -189,6 +189,8 @@ def _why_not(accelerator: Accelerator, config: LoopConfig) -> str:
         return "graph is false in the configuration"
     if accelerator.device.type != "cuda":
         return f"the device is {accelerator.device.type}, not cuda"
+    if torch.cuda.get_allocator_backend() != "native":
+        return "the allocator is cudaMallocAsync, with which a failed capture ends the process"
     if accelerator.num_processes > 1 or accelerator.distributed_type == "FSDP":
         return "several processes train together, which exchange gradients on the way"
     if accelerator.scaler is not None:

@@ -121,7 +121,8 @@ def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) ->
     """Those of prepared clips were counted when they were prepared, unless an earlier release did that."""
     cut = source.manifest.get("captions_cut") if isinstance(source, PreparedClips) else None
     if isinstance(source, PreparedClips) and cut is not None:
-        warning = f"warning: {cut} captions are read in part: {source.folder / CUT_CAPTIONS}" if cut else ""
+        count = "1 caption is" if cut == 1 else f"{cut} captions are"
+        warning = f"warning: {count} read in part: {source.folder / CUT_CAPTIONS}" if cut else ""
     else:
         captions = ((source.name(clip), _caption(source, clip)) for clip in range(len(source.index)))
         text = config.model.text

@@ -206,7 +206,7 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
     stand_ins = []
 
     class Captured:
-        def __init__(self, device) -> None:
+        def __init__(self, device, stops=()) -> None:
             self.device, self.evaluations, self.resets = str(device), 0, 0
             stand_ins.append(self)
 
