@@ -27,6 +27,8 @@ class NotFiniteError(ValueError):
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all values are numbers and finite. Waits for the tensor's device."""
+    if tensor.is_floating_point() and tensor.dtype.itemsize == 1:
+        tensor = tensor.half()  # 8-bit floats have no least and greatest
     return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 

@@ -179,3 +179,13 @@ def test_the_command_line_writes_no_video(tmp_path: Path, capsys: pytest.Capture
     assert main([*words, "-o", str(tmp_path / "out.mp4")]) != 0
     assert "model.diffusion_model.out.2.weight" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64]
+)
+def test_numbers_of_every_type_are_looked_at(dtype: torch.dtype):
+    good = torch.tensor([-3.0, 0.0, 2.0]).to(dtype)
+    assert is_finite(good)
+    assert is_finite(good[:0])
+    assert not is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
