@@ -444,8 +444,8 @@ def test_what_a_hand_wrote_into_a_list_is_read_whole(tmp_path: Path) -> None:
             'videoid,name,page_dir\n1,"a dog,x\n2,b,x\n3,c",x\n',
             r"line 2: a quote .* takes in the row '2,b,x'",
         ),
-        ('path,caption\n0.mp4,"a dog\n1.mp4,"b"\n', r"line 2: text goes on behind a closing quote"),
-        ('path,caption\n0.mp4,"a sign that says "stop", red"', r"line 2: text goes on behind a closing quote"),
+        ('path,caption\n0.mp4,"a dog\n1.mp4,"b"\n', r"line 2: text or a space stands after a closing quote"),
+        ('path,caption\n0.mp4,"a sign that says "stop", red"', r"line 2: text or a space stands after a closing quote"),
         (
             'path,caption\n0.mp4,"' + "a dog\n" * 30000,
             r"line 2: a cell has more than \d+ characters; is a quote opened",
