@@ -24,7 +24,7 @@ RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
 
 FACTOR = VAEConfig().factor
-"""Sides are multiples of so many pixels, whatever the checkpoint."""
+"""Sides are multiples of this many pixels, whatever the checkpoint."""
 
 
 class ARTVMaskedDiffusionSampler(io.ComfyNode):
