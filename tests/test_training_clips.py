@@ -31,8 +31,9 @@ from artv_core.training import run as stages
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
 from artv_core.training.ema import MovingAverage
-from artv_core.training.loop import make_shardable, run_stage
+from artv_core.training.loop import run_stage
 from artv_core.training.optimizers import make_optimizer
+from artv_core.training.processes import make_shardable
 from artv_core.training.run import run
 from artv_core.training.samples import Batch, Clips, ClipSamples
 from artv_core.training.start import open_clips, starting_model

@@ -16,9 +16,10 @@ from artv_core.data.order import ClipOrder
 from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
-from artv_core.training.loop import Stage, Training, make_accelerator, run_stage
+from artv_core.training.loop import Stage, Training, run_stage
 from artv_core.training.norms import BFloat16GroupNorm, in_bfloat16, keep_norms_in_bfloat16
 from artv_core.training.passes import Capture, CapturedPasses, Passes
+from artv_core.training.processes import make_accelerator
 from artv_core.training.samples import Batch, Clips
 from artv_core.training.vae import VAETraining
 from tests.device_waits import DeviceWaits

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from artv_core.training.config import LoopConfig
-from artv_core.training.loop import Stage, Training, make_accelerator, run_stage
+from artv_core.training.loop import Stage, Training, run_stage
 from artv_core.training.numbers import FirstFaults, all_finite
+from artv_core.training.processes import make_accelerator
 from artv_core.training.state import RunState, saved_steps
 from tests.device_waits import DeviceWaits
 

@@ -9,29 +9,32 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..abilities import check_training_precision
 from .config import LoopConfig
 from .ema import MovingAverage
 from .numbers import FirstFaults, all_finite
 from .optimizers import make_optimizer, set_learning_rate
 from .passes import Capture, make_passes
+from .processes import (
+    agreed,
+    filled,
+    host_group,
+    make_accelerator,
+    mean_over_processes,
+    prepare,
+    whole_scalar,
+    whole_weights,
+)
 from .state import RunState, saved_steps, state_name
 from .throughput import Meter, peak_flops
-
-PATIENCE = timedelta(hours=2)
-"""How long processes wait for one that draws sheets or reads a slow disk."""
 
 
 class Samples(Protocol):
@@ -95,60 +98,34 @@ def run_stage(stage: Stage, run_dir: Path, resume: bool, capture: Capture | None
     return training.averaged_module()
 
 
-def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
-    """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds besides."""
-    check_training_precision(config.mixed_precision, PartialState(cpu=not torch.cuda.is_available()).device)
-    AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=["tensorboard", *_wandb(config, folder)],
-        project_dir=folder,
-        cpu=not torch.cuda.is_available(),
-    )
-    if config.batch_size % accelerator.num_processes:
-        raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-    accelerator.init_trackers("tensorboard")
-    return accelerator
-
-
-def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
-    if not config.wandb_project:
-        return []
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        raise ValueError("wandb_project needs the package wandb: pip install wandb, or leave it out") from None
-    from accelerate.tracking import WandBTracker
-
-    name = f"{folder.parent.name}-{folder.name}"
-    return [WandBTracker(config.wandb_project, name=name, dir=str(folder.parent))]
-
-
 class Training:
     """One stage under way."""
 
     def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path, capture: Capture | None = None) -> None:
         self.stage, self.accelerator, self.folder, self.config = stage, accelerator, folder, stage.config
-        fused = accelerator.device.type == "cuda" and accelerator.distributed_type != "FSDP"
-        if fused:
-            stage.module.to(accelerator.device)  # the fused optimiser wants its weights there from the start
-        optimizer = make_optimizer(stage.module.train(), stage.config, fused)
-        self.module, self.optimizer = prepare(accelerator, stage.module, optimizer)
+        self.inner_optimizer = self._begin(capture)
         self.plain = accelerator.unwrap_model(self.module)
-        self.passes = make_passes(accelerator, self.module, stage.config, capture)
-        self.average = MovingAverage(self.plain, self.config.ema_decay, self.config.ema_device)
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        self.rates = [float(group["lr"]) for group in inner.param_groups]
-        self.state = RunState(folder, self.plain, inner, self.average, accelerator.scaler)
-        self.inner_optimizer = inner
+        self.rates = [float(group["lr"]) for group in self.inner_optimizer.param_groups]
+        self.state = RunState(folder, self.plain, self.inner_optimizer, self.average, accelerator.scaler)
         self.meter = self._make_meter()
         # With a scaler, steps whose gradients are infinite are left out, and that is as it should be.
         watched = ["loss"] if accelerator.scaler is not None else ["loss", "gradients"]
         self.faults = FirstFaults(watched, accelerator.device)
         self.finished = torch.cuda.Event() if accelerator.device.type == "cuda" else None
-        self.group = _host_group(accelerator)
+        self.group = host_group(accelerator)
+
+    def _begin(self, capture: Capture | None) -> torch.optim.Optimizer:
+        """Make the module, its passes and its average ready; returns what steps the weights, as it is inside."""
+        stage, accelerator = self.stage, self.accelerator
+        fused = accelerator.device.type == "cuda" and accelerator.distributed_type != "FSDP"
+        if fused:
+            stage.module.to(accelerator.device)  # the fused optimiser wants its weights there from the start
+        optimizer = make_optimizer(stage.module.train(), stage.config, fused)
+        self.module, self.optimizer = prepare(accelerator, stage.module, optimizer)
+        self.passes = make_passes(accelerator, self.module, stage.config, capture)
+        plain = accelerator.unwrap_model(self.module)
+        self.average = MovingAverage(plain, self.config.ema_decay, self.config.ema_device)
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def resume(self) -> int:
         """Take up the last state and return its step; 0 where there is none. Raises ValueError for one that cannot be
@@ -180,7 +157,7 @@ class Training:
                 bar.set_postfix(self._log(step, done - logged), refresh=False)
                 logged = done
             due = time.monotonic() - saved_at > 60 * config.save_minutes
-            stopping, due, faulty = _agreed(self.group, stop(), due, self.faults.any_seen())
+            stopping, due, faulty = agreed(self.group, stop(), due, self.faults.any_seen())
             saving, looking = stopping or due or done == config.steps, any(self._to_look_at(done))
             if faulty or saving or looking:
                 with self._beside():
@@ -252,7 +229,7 @@ class Training:
             with nullcontext() if last else accelerator.no_sync(module):
                 self.passes.run(arguments, len(batch))
         norm = accelerator.clip_grad_norm_(module.parameters(), self.config.gradient_clip or float("inf"))
-        norm = _whole(norm)
+        norm = whole_scalar(norm)
         self.passes.sums.add({"gradient_norm": norm})
         self.faults.note(step, {"loss": self.passes.sums.totals["loss"], "gradients": norm})
         self.optimizer.step()
@@ -268,7 +245,7 @@ class Training:
     def _log(self, step: int, steps: int) -> dict[str, str]:
         """Write the scalars, as they are over all processes and the last `steps` steps, and return what the progress
         bar shows."""
-        scalars = _mean_over_processes(self.accelerator, self.passes.sums.take(steps)) | self.meter.read()
+        scalars = mean_over_processes(self.accelerator, self.passes.sums.take(steps)) | self.meter.read()
         scalars["learning_rate"] = float(self.inner_optimizer.param_groups[0]["lr"])
         if not self.stage_flops:
             del scalars["mfu"]
@@ -314,22 +291,6 @@ class Training:
         return Meter(self.stage_flops, peak * accelerator.num_processes)
 
 
-def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-    """Module and optimiser as Accelerate shares them among the processes. ValueError for what cannot be sharded."""
-    if accelerator.distributed_type == "FSDP":
-        make_shardable(module, optimizer)
-    return accelerator.prepare(module, optimizer)
-
-
-def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """FSDP cuts weights in rows, so they must lie in rows. ValueError for weights of two types, and for Muon, which
-    needs whole matrices."""
-    dtypes = {parameter.dtype for parameter in module.parameters()}
-    if len(dtypes) > 1 or any(group.get("use_muon") for group in optimizer.param_groups):
-        raise ValueError("FSDP shards weights of one type under AdamW; train with DDP, or all parts, and with adamw")
-    module.to(memory_format=torch.contiguous_format)
-
-
 class Steps(Dataset):
     """What the loader's workers make: for each step this process's share, in micro-batches."""
 
@@ -339,49 +300,6 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> list:
         return [self.samples.batch(step, part) for part in self.parts]
-
-
-def whole_weights(module: nn.Module) -> dict[str, Tensor] | None:
-    """All weights on the CPU where they are sharded, on the main process alone; None where they are not. All processes
-    call this together."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.tensor import DTensor
-
-    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
-        return None
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast(dict[str, Tensor], get_model_state_dict(module, options=options))
-
-
-def filled(empty: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A module on the meta device with these weights; with none it stays empty."""
-    if weights:
-        empty.load_state_dict(weights, assign=True)
-    return empty
-
-
-def _mean_over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
-    values = torch.stack(list(logs.values()))
-    return dict(zip(logs, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
-
-
-def _host_group(accelerator: Accelerator) -> Any:
-    """What the processes' hosts agree by, each step, without their devices, which would have to be waited for; None
-    where there is one process."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
-
-
-def _agreed(group: Any, *flags: bool) -> list[bool]:
-    """Each flag as all processes see it: set if it is set in any, for they must save and stop at the same step."""
-    if group is None:
-        return list(flags)
-    seen = torch.tensor(flags, dtype=torch.int32)
-    dist.all_reduce(seen, dist.ReduceOp.MAX, group=group)
-    return [bool(flag) for flag in seen]
 
 
 @contextmanager

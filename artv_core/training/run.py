@@ -21,7 +21,8 @@ from ..models.taesd import TAESD
 from ..tensor_file import write_tensor_file
 from .config import TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
-from .loop import PATIENCE, run_stage
+from .loop import run_stage
+from .processes import PATIENCE
 from .samples import Clips
 from .start import open_clips, starting_model, synthetic_clips
 from .state import saved_steps

@@ -13,6 +13,7 @@ from artv_core.models.unet import ResBlock
 from artv_core.training import loop
 from artv_core.training.config import read_config
 from artv_core.training.optimizers import make_optimizer
+from artv_core.training.processes import make_shardable
 from artv_core.training.run import run
 
 CONFIG = read_config(sys.argv[1])
@@ -20,7 +21,7 @@ CONFIG = read_config(sys.argv[1])
 
 def prepare(accelerator: Accelerator, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
     """The layers that `configs/accelerate/fsdp.yaml` names, one by one, and the rest together."""
-    loop.make_shardable(module, optimizer)
+    make_shardable(module, optimizer)
     for part in module.modules():
         if isinstance(part, (ResBlock, SelfAttention, FeedForward)):
             fully_shard(part)

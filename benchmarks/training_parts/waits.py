@@ -11,7 +11,8 @@ from artv_core.models.artv import ARTV
 from artv_core.synthetic import sample_clip
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
-from artv_core.training.loop import Stage, Training, make_accelerator
+from artv_core.training.loop import Stage, Training
+from artv_core.training.processes import make_accelerator
 from artv_core.training.samples import Batch, Clips
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.vae import VAETraining

@@ -1,0 +1,110 @@
+"""How the processes of a run stand to one another: what Accelerate makes of a stage, whole weights, and agreement."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from ..abilities import check_training_precision
+from .config import LoopConfig
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that draws sheets or reads a slow disk."""
+
+
+def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
+    """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds besides."""
+    check_training_precision(config.mixed_precision, PartialState(cpu=not torch.cuda.is_available()).device)
+    AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=["tensorboard", *_wandb(config, folder)],
+        project_dir=folder,
+        cpu=not torch.cuda.is_available(),
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
+    if not config.wandb_project:
+        return []
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        raise ValueError("wandb_project needs the package wandb: pip install wandb, or leave it out") from None
+    from accelerate.tracking import WandBTracker
+
+    name = f"{folder.parent.name}-{folder.name}"
+    return [WandBTracker(config.wandb_project, name=name, dir=str(folder.parent))]
+
+
+def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    """Module and optimiser as Accelerate shares them among the processes. ValueError for what cannot be sharded."""
+    if accelerator.distributed_type == "FSDP":
+        make_shardable(module, optimizer)
+    return accelerator.prepare(module, optimizer)
+
+
+def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """FSDP cuts weights in rows, so they must lie in rows. ValueError for weights of two types, and for Muon, which
+    needs whole matrices."""
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if len(dtypes) > 1 or any(group.get("use_muon") for group in optimizer.param_groups):
+        raise ValueError("FSDP shards weights of one type under AdamW; train with DDP, or all parts, and with adamw")
+    module.to(memory_format=torch.contiguous_format)
+
+
+def whole_weights(module: nn.Module) -> dict[str, Tensor] | None:
+    """All weights on the CPU where they are sharded, on the main process alone; None where they are not. All processes
+    call this together."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        return None
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+
+
+def filled(empty: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A module on the meta device with these weights; with none it stays empty."""
+    if weights:
+        empty.load_state_dict(weights, assign=True)
+    return empty
+
+
+def mean_over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars [] of this process as means over all of them. Waits for the device."""
+    values = torch.stack(list(logs.values()))
+    return dict(zip(logs, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+
+
+def whole_scalar(value: Tensor) -> Tensor:
+    """A scalar [] that may be shared among the processes, as a plain one."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def host_group(accelerator: Accelerator) -> Any:
+    """What the processes' hosts agree by, each step, without their devices, which would have to be waited for; None
+    where there is one process."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
+
+
+def agreed(group: Any, *flags: bool) -> list[bool]:
+    """Each flag as all processes see it: set if it is set in any, for they must save and stop at the same step."""
+    if group is None:
+        return list(flags)
+    seen = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(seen, dist.ReduceOp.MAX, group=group)
+    return [bool(flag) for flag in seen]
