@@ -23,7 +23,7 @@ class Tapes:
         self.warmed_up += 1
         work()
 
-    def capture(self, work: Work) -> Work:
+    def capture(self, work: Work, generators: Sequence[torch.Generator] = ()) -> Work:
         with _Recorder() as recorder:
             work()
             if self.refuses:

@@ -199,7 +199,7 @@ class Repeats:
     def warm_up(self, work: Callable[[], None]) -> None:
         work()
 
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
         return work
 
 

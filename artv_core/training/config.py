@@ -117,19 +117,27 @@ class DiffusionStage(LoopConfig):
     `first_share` and `second_share` of the samples are first frames (no references) and second frames (both references
     equal). `weight_cap` bounds the loss's weight (0: no bound, the plain error of eps or v); `min_snr_gamma` above 0 is
     min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells unlike most of their frame weigh up to
-    `1 + detail_weight` times as much. Time steps are drawn uniformly in `uniform_share` of the samples, else as a
-    log-normal noise-to-signal ratio of median `ratio_median` (Karras et al., 2022) with a standard deviation of
-    `ratio_spread` in the logarithm.
+    `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to `1 + change_weight`
+    times as much as others, while each frame keeps its share of the loss. Time steps are drawn uniformly in
+    `uniform_share` of the samples, else as a log-normal noise-to-signal ratio of median `ratio_median` (Karras et al.,
+    2022) with a standard deviation of `ratio_spread` in the logarithm. A first frame is any frame of its clip, and in
+    `beginning_share` of the cases the clip's first.
 
     Beyond the paper: in `rollout_share` of the samples the references are frames that the networks as they are made
     themselves, `rollout_frames` of them with `rollout_steps` denoising steps; the target is the true frame all the
     same.
+
+    `resident`: where the run makes its clips itself, their latents lie in the device's memory, a step's samples are
+    drawn there all at once, and on one CUDA device the whole step, optimiser and average too, is one CUDA graph. Which
+    samples a step sees then is another choice of the same kind. Where that cannot be, the run says why and goes on
+    without.
 
     Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
     each of `evaluate_bands` bands of time steps and for each of three noise levels of references and anchor.
     """
 
     train: tuple[str, ...] = ("unet", "branches", "mask", "text")
+    resident: bool = False
     gradient_checkpointing: bool = False
     first_share: float = 0.25
     second_share: float = 0.3
@@ -142,6 +150,8 @@ class DiffusionStage(LoopConfig):
     weight_cap: float = 5.0
     min_snr_gamma: float = 0.0
     detail_weight: float = 0.0
+    change_weight: float = 0.0
+    beginning_share: float = 0.0
     uniform_share: float = 1.0
     ratio_median: float = 1.0
     ratio_spread: float = 1.2
@@ -284,7 +294,8 @@ def _check_data(config: TrainConfig, path: str) -> None:
 def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> None:
     last = model.schedule.num_timesteps - 1
     _at_least(1, path, stage, "anchor_window", "sheet_rows", "sheet_columns", "rollout_frames", "rollout_steps")
-    _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "sheet_steps", "evaluate_every")
+    _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "detail_weight", "change_weight")
+    _at_least(0, path, stage, "sheet_steps", "evaluate_every")
     _at_least(1, path, stage, "evaluate_samples", "evaluate_bands")
     for name in stage.train or ("",):
         if name not in TRAINABLE:
@@ -302,6 +313,7 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
         "drop_text",
         "auxiliary_share",
         "uniform_share",
+        "beginning_share",
         "rollout_share",
     ):
         if not 0 <= getattr(stage, name) <= 1:

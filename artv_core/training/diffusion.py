@@ -31,7 +31,8 @@ class MaskedDiffusionLoss(nn.Module):
     """Eq. 4 on the masked prediction of Eq. 7, written in x_0 space: an error of eps is a/s of x_0's, one of v 1/s, so
     the squared error of x_0 is weighted by a^2/s^2 or 1/s^2, or by min(a^2/s^2, gamma) (min-SNR). Both can be capped,
     for a copied x_0 does not get better as s falls. A share of the loss is the noise network's own, which keeps it
-    learning where the mask copies. Cap and share are ours. Logged as "eps": the plain error of the masked eps.
+    learning where the mask copies. Cap, share, and the weights of cells (`detail_weight`, `change_weight`) are not in
+    the paper. Logged as "eps": the plain error of the masked eps.
     """
 
     def __init__(self, model: ARTV, stage: DiffusionStage) -> None:
@@ -39,7 +40,8 @@ class MaskedDiffusionLoss(nn.Module):
         self.noise, self.mask = model.noise, model.mask
         self.text = model.text if "text" in stage.train else None
         self.prediction = model.config.schedule.prediction
-        self.auxiliary_share, self.detail_weight = stage.auxiliary_share, stage.detail_weight
+        self.auxiliary_share = stage.auxiliary_share
+        self.detail_weight, self.change_weight = stage.detail_weight, stage.change_weight
         self.weight_cap, self.min_snr_gamma = stage.weight_cap, stage.min_snr_gamma
 
     def forward(
@@ -56,9 +58,11 @@ class MaskedDiffusionLoss(nn.Module):
         anchor_level: Tensor,
         reference_latent: Tensor,
         has_reference: Tensor,
+        coverage: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Latents [B, C, h, w] (references [B, R*C, h, w], noised), time steps and levels [B], text as tokens [B, L]
-        where its encoder is trained, else as context [B, L, D].
+        where its encoder is trained, else as context [B, L, D]. `coverage` [B, 1, h, w], how much of the target's cells
+        things cover, only matters to `change_weight`.
 
         `a` and `s` [B, 1, 1, 1] are the schedule's at the time steps: looked up beforehand, for a GPU would wait.
         """
@@ -76,6 +80,10 @@ class MaskedDiffusionLoss(nn.Module):
         weight = self._weight(a, s)
         if self.detail_weight:
             weight = weight * (1 + self.detail_weight * unlikeness(target))
+        if self.change_weight:
+            news = novelty(target, reference_latent, has_reference, coverage)
+            cells = 1 + self.change_weight * news
+            weight = weight * cells / cells.mean(dim=(2, 3), keepdim=True)
         error = (denoised - target).square()
         main = (weight * error).mean()
         own = (weight * (dynamic - target).square()).mean()
@@ -100,6 +108,22 @@ def unlikeness(latent: Tensor) -> Tensor:
     typical = latent.flatten(2).median(dim=-1).values[..., None, None]
     distance = (latent - typical).square().sum(dim=1, keepdim=True)
     return distance / (distance + 1)
+
+
+CHANGE = 0.25
+"""How far a cell's channels are from the last frame's in the mean, in latents of deviation 1, to count as another."""
+
+
+def novelty(target: Tensor, last: Tensor, has_last: Tensor, coverage: Tensor | None = None) -> Tensor:
+    """How little of each cell of the target [B, C, h, w] can be copied: [B, 1, h, w], from 0 to 1. Not in the paper.
+
+    With a last frame (`has_last` [B] is 1) it is how far the target is from it. Without one there is nothing to copy,
+    and it is how much of the cell things cover (`coverage` [B, 1, h, w]), or, where nobody knows that, `unlikeness`:
+    the ground is what many samples have in common, and easy.
+    """
+    has = has_last[:, None, None, None]
+    changed = ((target - last).abs().mean(dim=1, keepdim=True) / CHANGE).clamp(max=1)
+    return has * changed + (1 - has) * (unlikeness(target) if coverage is None else coverage)
 
 
 def _run(network: FrameNetwork, x_t: Tensor, timesteps: Tensor, conditions: Sequence[Tensor]) -> Tensor:
@@ -141,6 +165,7 @@ class DiffusionTraining(Stage):
             latents = torch.cat([own, latents[:, count:]], dim=1)
         scales = (batch.signal[..., None, None, None], batch.spread[..., None, None, None])
         noisy = scales[0] * latents + scales[1] * batch.noise
+        covered = () if batch.coverage is None else (batch.coverage,)
         return (
             latents[:, -1],
             batch.noise[:, -1],
@@ -154,6 +179,7 @@ class DiffusionTraining(Stage):
             batch.levels[:, 1],
             latents[:, count - 1],
             batch.present[:, count - 1],
+            *covered,
         )
 
     def _encode(self, frames: Tensor, shown: Tensor) -> Tensor:

@@ -24,14 +24,28 @@ class FirstFaults:
         self._seen = torch.full((len(self.names),), _NEVER, pin_memory=device.type == "cuda")
 
     @torch.no_grad()
-    def note(self, step: int, scalars: Mapping[str, Tensor]) -> None:
-        """What the scalars [] of a step are; all of the names, on the device. A sum of several steps will do as well,
-        for it is no number from the first on that is none."""
+    def mark(self, step: int | Tensor, scalars: Mapping[str, Tensor]) -> None:
+        """What the scalars [] of a step are; all of the names, on the device, where the step's number may be as well.
+        A sum of several steps will do, for it is no number from the first on that is none."""
         values = torch.stack([scalars[name].detach().float() for name in self.names])
         if self._steps is None:
             self._steps = torch.full(values.shape, _NEVER, device=values.device)
         self._steps.masked_fill_(~torch.isfinite(values) & (self._steps == _NEVER), step)
-        self._seen.copy_(self._steps, non_blocking=True)
+
+    @property
+    def marked(self) -> list[Tensor]:
+        """What `mark` writes to, where it has."""
+        return [] if self._steps is None else [self._steps]
+
+    def send(self) -> None:
+        """Have the device tell the host what was marked, when it gets there."""
+        if self._steps is not None:
+            self._seen.copy_(self._steps, non_blocking=True)
+
+    def note(self, step: int, scalars: Mapping[str, Tensor]) -> None:
+        """`mark` and `send`."""
+        self.mark(step, scalars)
+        self.send()
 
     def any_seen(self) -> bool:
         """Whether the host knows of one. It may be some steps behind the device."""

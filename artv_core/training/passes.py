@@ -5,6 +5,7 @@ one. A graph holds them all and is launched at once. It reads the same memory ea
 the graph expects it, and gradients stay where they are: they are set to zero at the start of a step, not dropped.
 """
 
+import contextlib
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -24,9 +25,10 @@ class Capture(Protocol):
     def warm_up(self, work: Work) -> None:
         """Do `work` once as usual; this comes before it is captured."""
 
-    def capture(self, work: Work) -> Work:
-        """What does `work` again on the same memory, each time it is called. Capturing itself has no effect. Raises
-        RuntimeError where the work cannot be captured."""
+    def capture(self, work: Work, generators: Sequence[torch.Generator] = ()) -> Work:
+        """What does `work` again on the same memory, each time it is called. Capturing itself has no effect. What the
+        work draws from `generators` it draws from them as they are at the time. Raises RuntimeError where the work
+        cannot be captured; the generators are of no use then."""
 
 
 class CudaCapture:
@@ -42,17 +44,29 @@ class CudaCapture:
             work()
         torch.cuda.current_stream().wait_stream(self.stream)
 
-    def capture(self, work: Work) -> Work:
+    def capture(self, work: Work, generators: Sequence[torch.Generator] = ()) -> Work:
         """Other threads, such as the one that pins batches, may use the device meanwhile."""
         graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        for generator in generators:
+            graph.register_generator_state(generator)
         gc.collect()  # what is freed now need not be kept beside the graph's own memory
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 work()
         except RuntimeError:
             torch.cuda.set_stream(usual)  # some versions of PyTorch stay on the other one
+            if generators:
+                _free_default_generator()
             raise
         return graph.replay
+
+
+def _free_default_generator() -> None:
+    """After a capture that failed, PyTorch may go on thinking that the default generator is being captured: give it a
+    state of its own again."""
+    with contextlib.suppress(RuntimeError, AttributeError):  # versions that need no such thing
+        default = torch.cuda.default_generators[torch.cuda.current_device()]
+        default.graphsafe_set_state(torch.Generator(default.device).graphsafe_get_state())
 
 
 class Sums:
@@ -177,14 +191,15 @@ def make_passes(
 ) -> Passes:
     """Captured where that can be, with one line where it cannot. `capture`: what captures, in the place of CUDA's
     graphs, on whatever device."""
-    reason = "" if capture is not None else _why_not(accelerator, config)
+    reason = "" if capture is not None else why_not_captured(accelerator, config)
     if reason:
         accelerator.print(f"training steps are not captured as CUDA graphs: {reason}")
         return Passes(module, accelerator.backward)
     return CapturedPasses(module, accelerator.backward, capture or CudaCapture(), accelerator.print)
 
 
-def _why_not(accelerator: Accelerator, config: LoopConfig) -> str:
+def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
+    """Why training steps cannot be CUDA graphs; empty where they can."""
     if not config.graph:
         return "graph is false in the configuration"
     if accelerator.device.type != "cuda":

@@ -40,7 +40,8 @@ class Draw:
 def draw_sample(
     config: DiffusionStage, rng: random.Random, num_frames: int, num_references: int, ratios: Tensor
 ) -> Draw:
-    """One sample's choices from a clip of `num_frames`. A first frame is any frame without references; a second one
+    """One sample's choices from a clip of `num_frames`. A first frame is any frame without references, in
+    `beginning_share` of the cases the clip's first; a second one
     sees its one predecessor repeated; any other sees the last two. The anchor is up to `anchor_window` frames back
     (paper: 10). `ratios` [steps] is the schedule's noise-to-signal ratio at each time step, ascending.
 
@@ -57,6 +58,8 @@ def draw_sample(
         references = tuple(range(position - num_references, position))
     window = config.anchor_window if kind >= config.first_share + config.second_share else 1
     anchor = rng.randrange(max(0, position - window), position) if references else None
+    if config.beginning_share and not references and rng.random() < config.beginning_share:
+        position = 0
     if rng.random() < config.drop_references:
         references = ()
     if rng.random() < config.drop_anchor:
@@ -109,6 +112,7 @@ class Batch:
     rolled: Tensor  # [B], whether the model is to make the references
     seeds: Tensor  # [B], for what is drawn on the way
     broken: dict[int, str]  # clips that could not be read and were replaced, and why
+    coverage: Tensor | None = None  # [B, 1, h, w], how much of each of the target's cells things cover, 0 to 1
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -159,6 +163,7 @@ class ClipSamples:
         self.null_context = model.null_context.detach().to("cpu", copy=True)
         self.text_is_trained = "text" in config.train
         self.tokenize = _Tokenizer(model.config.text)
+        self.coverage = coverage_of(clips.source) if config.change_weight else None
 
     def batch(self, step: int, indices: range) -> Batch:
         """The samples `indices` of step `step`."""
@@ -182,7 +187,8 @@ class ClipSamples:
         scales = [(float(self.signal[k]), float(self.spread[k])) if k else (1.0, 0.0) for k in levels]
         scales.append((float(self.signal[draw.timestep]), float(self.spread[draw.timestep])))
         shape = frames.shape[1:] if self.clips.holds_latents else self._latent_shape(frames)
-        return {
+        covered = {} if self.coverage is None else {"coverage": self.coverage[clip, draw.target][None].float() / 255}
+        return covered | {
             "frames": frames,
             "present": torch.tensor([float(position is not None) for position in positions]),
             "noise": normal((len(positions), *shape), stream(*key)),
@@ -212,6 +218,11 @@ class ClipSamples:
         if reading.context is not None and not self.text_is_trained:
             return reading.context if kept else self.null_context
         return self.tokenize(reading.caption if kept else "")
+
+
+def coverage_of(source: ClipSource) -> Tensor | None:
+    """How much of each latent cell things cover, uint8 [N, T, h, w] (255: all of it), where the source knows that."""
+    return getattr(source, "coverage", None)
 
 
 def _joined(key: Key) -> str:

@@ -23,12 +23,20 @@ CLIP_SEED_OFFSET = 1_000_003
 
 class LatentClips:
     """The synthetic world's clips as a source: `latents` [N, T, C, h, w] float16, core scale, and a caption each. They
-    follow from (seed, config, VAE) alone."""
+    follow from (seed, config, VAE) alone. `coverage` [N, T, h, w] uint8 says how much of each cell things cover (255:
+    all of it), where the world knows that."""
 
     holds_latents = True
 
-    def __init__(self, latents: Tensor, captions: Sequence[str], fps: float = 8.0, factor: int = 8) -> None:
-        self.latents, self.captions, self.fps = latents, tuple(captions), fps
+    def __init__(
+        self,
+        latents: Tensor,
+        captions: Sequence[str],
+        fps: float = 8.0,
+        factor: int = 8,
+        coverage: Tensor | None = None,
+    ) -> None:
+        self.latents, self.captions, self.fps, self.coverage = latents, tuple(captions), fps, coverage
         count, frames, _, height, width = latents.shape
         self.index = ClipIndex(
             num_frames=np.full(count, frames, np.int32),
