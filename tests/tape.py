@@ -66,7 +66,8 @@ class _Recorder(TorchDispatchMode):
             written = args[index] if index < len(args) else kwargs.get(argument.name)
             for value in _tensors(written):
                 if _memory(value) not in self.own | self.before.keys():
-                    self.before[_memory(value)] = (value, value.clone())
+                    whole = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage())  # other views are in it too
+                    self.before[_memory(value)] = (whole, whole.clone())
 
     @torch.no_grad()
     def undo(self) -> None:

@@ -78,18 +78,24 @@ class Stage:
         return {}
 
 
-def run_stage(stage: Stage, run_dir: Path, resume: bool, capture: Capture | None = None) -> nn.Module:
+def run_stage(
+    stage: Stage,
+    run_dir: Path,
+    resume: bool,
+    capture: Capture | None = None,
+    loop: "type[Training] | None" = None,
+) -> nn.Module:
     """Train one stage to its last step and return the module with its averaged (EMA) weights.
 
     State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
-    process exits with code 0). A finished stage is loaded, not trained again. `capture`: what captures forward and
-    backward pass, where CUDA graphs are not to do it.
+    process exits with code 0). A finished stage is loaded, not trained again. `capture`: what captures, where CUDA
+    graphs are not to do it. `loop`: how steps are made, if not as usual.
 
     Raises ValueError, one line, at a loss, gradients or weights that are no numbers; the last good state is kept.
     """
     folder = run_dir / stage.name
     accelerator = make_accelerator(stage.config, folder)
-    training = Training(stage, accelerator, folder, capture)
+    training = (loop or Training)(stage, accelerator, folder, capture)
     first = training.resume() if resume else 0
     with _stop_on_signal() as stop:
         training.run(first, stop)

@@ -32,8 +32,8 @@ SHARE_OF_MEMORY = 0.5
 """Of the device's free memory, what clips may take."""
 
 OFF = 0.5
-"""Of the way that weights go in a step, how far a replayed one may end from a usual one: sums in another order are
-magnified by Muon and AdamW where gradients are next to nothing; other samples or stale numbers lead elsewhere, 1 and more."""
+"""Of the way that weights go in a step, how far a replayed one may end from a usual one. Muon and AdamW magnify what
+little sums in another order change; other samples or old numbers lead elsewhere altogether, 1 and more."""
 
 
 def fitting_loop(config: TrainConfig, clips: Clips) -> type[Training]:

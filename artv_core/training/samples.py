@@ -41,9 +41,9 @@ def draw_sample(
     config: DiffusionStage, rng: random.Random, num_frames: int, num_references: int, ratios: Tensor
 ) -> Draw:
     """One sample's choices from a clip of `num_frames`. A first frame is any frame without references, in
-    `beginning_share` of the cases the clip's first; a second one
-    sees its one predecessor repeated; any other sees the last two. The anchor is up to `anchor_window` frames back
-    (paper: 10). `ratios` [steps] is the schedule's noise-to-signal ratio at each time step, ascending.
+    `beginning_share` of the cases the clip's first; a second one sees its one predecessor repeated; any other sees the
+    last two. The anchor is up to `anchor_window` frames back (paper: 10). `ratios` [steps] is the schedule's
+    noise-to-signal ratio at each time step, ascending.
 
     A sample on the model's own frames has, for references, the true frames that come before those: the model goes on
     from them up to the target.
