@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .names import DETAILED_PLACES, MOTIONS, OTHER_MOTIONS, PLACES, SIZES, STANDING_STILL, THINGS, is_held_out
+from .names import DETAILED_PLACES, MOTIONS, OTHER_MOTIONS, PLACES, SIZES, STANDING_STILL, THINGS, caption, is_held_out
 
 PLAIN_SHARE = 0.25
 """Of the clips, before a plain colour."""
@@ -79,6 +79,23 @@ def joined(parts: Sequence[Scenes]) -> Scenes:
     """All clips of several, in order."""
     columns = zip(*(part._tensors() for part in parts), strict=True)
     return Scenes(*(torch.cat(column) for column in columns))
+
+
+def captions(scenes: Scenes) -> list[str]:
+    """What each clip shows, by rule."""
+    columns = (scenes.things, scenes.motions, scenes.places, scenes.size, scenes.two)
+    sizes = list(SIZES)
+    return [
+        caption(
+            THINGS[things[0]],
+            MOTIONS[motions[0]],
+            PLACES[place],
+            sizes[size],
+            THINGS[things[1]] if two else "",
+            MOTIONS[motions[1]] if two else "",
+        )
+        for things, motions, place, size, two in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 class SceneDrawing:
