@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import ARTVConfig
 from artv_core.pictures import places as places_module
-from artv_core.pictures.motion import BOUNCE_FRAMES, PULSE_FRAMES, SWING_FRAMES
+from artv_core.pictures.motion import BOUNCE_FRAMES, PULSE_FRAMES, SWING_FRAMES, _turning_speeds, _velocities
 from artv_core.pictures.names import (
     DETAILED_PLACES,
     MOTIONS,
@@ -30,6 +30,7 @@ from artv_core.pictures.places import paint_place, read_places
 from artv_core.pictures.scenes import Scenes, chosen, joined
 from artv_core.pictures.things import MARGIN, SHEET, read_things
 from artv_core.pictures.world import PictureWorld
+from tests.device_waits import DeviceWaits
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +238,19 @@ def test_no_python_loop_over_samples(world: PictureWorld) -> None:
     few, many = counted(3), counted(48)
     assert few == many
     assert 50 < few[0] < 400
+
+
+def test_a_gpu_would_never_be_waited_for_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted on a CPU that plays the device, on the way that a GPU goes, once tables and pictures are there."""
+    world = PictureWorld(torch.device("cpu"), pictures=1)
+    here = world.layers(draw(world, 8, two_share=0.5), frames(8, 2), 32)
+    monkeypatch.setattr(world, "_may_look", False)
+    generator, times = torch.Generator().manual_seed(1), frames(8, 2)
+    held = [vars(world), vars(world._scene_drawings[torch.device("cpu")]), _velocities(times.device)]
+    with DeviceWaits(times, held, _turning_speeds(times.device), read_places(1)) as waits:
+        there = world.layers(world.draw(8, generator, two_share=0.5), times, 32)
+    assert waits.count == 0, waits.where
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
 def test_frames_are_the_place_where_no_thing_is(world: PictureWorld) -> None:

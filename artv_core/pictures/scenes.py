@@ -99,8 +99,7 @@ def captions(scenes: Scenes) -> list[str]:
 
 
 class SceneDrawing:
-    """Draws scenes by lot on the generator's device. Nothing is read back from the device, so a GPU never waits and a
-    CUDA graph can hold it.
+    """Draws scenes by lot on the generator's device. Nothing is read back from it, so a GPU never has to be waited for.
 
     `pictures_of` [places]: how many pictures there are of each place.
     """

@@ -48,6 +48,9 @@ class PictureWorld:
         self.pictures_of, self._folder = pictures_of_each(pictures), folder
         counts = torch.tensor(self.pictures_of)
         self._first_picture = (counts.cumsum(0) - counts).to(self.device)
+        self._may_look = (
+            self.device.type == "cpu"
+        )  # at which clips have a second thing; a GPU would have to be waited for
         self._levels = torch.tensor(DRAWN_SIDES, device=self.device)
         self._scene_drawings: dict[torch.device, SceneDrawing] = {}
         self._things_at: dict[int, Tensor] = {}
@@ -81,7 +84,7 @@ class PictureWorld:
         image = ground[:, None].expand(-1, times.shape[1], -1, -1, -1)
         covered = image.new_zeros(()).expand(*image.shape[:2], 1, *image.shape[3:])
         moved = states(scenes, times)
-        if self.device.type != "cpu":  # which clips have a second thing is not asked: a GPU would have to be waited for
+        if not self._may_look:
             over = self._drawn(scenes, moved, 1, size, x, y)
             image, covered = _laid(over[:, :, :3], over, image), over[:, :, 3:]
         elif scenes.two.any():
