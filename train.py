@@ -3,11 +3,15 @@ several devices and machines. Everything else is in `artv_core.training`."""
 
 import argparse
 import sys
+import time
 
-from safetensors import SafetensorError
+STARTED = time.monotonic()
 
-from artv_core.terminal import escape_unprintable
-from artv_core.training.config import read_config
+from safetensors import SafetensorError  # noqa: E402
+
+from artv_core.terminal import escape_unprintable  # noqa: E402
+from artv_core.training.config import read_config  # noqa: E402
+from artv_core.training.stopping import TimeLimit  # noqa: E402
 
 
 def main() -> int:
@@ -17,6 +21,12 @@ def main() -> int:
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state of this run")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="stop so many minutes after the start of this command, with a checkpoint of what is learnt so far; "
+        "the same command with --resume goes on",
+    )
     parser.add_argument("--base", help="checkpoint that training begins with (in the configuration: base)")
     parser.add_argument("--data", help="clips to train on (in the configuration: data.path)")
     parser.add_argument(
@@ -36,9 +46,10 @@ def main() -> int:
     changes = [f"{name}={value}" for name, value in (("base", args.base), ("data.path", args.data)) if value]
     try:
         config = read_config(args.config, [*changes, *args.changes])
+        limit = None if args.minutes is None else TimeLimit(args.minutes, STARTED)
         from artv_core.training.run import run
 
-        run(config, args.output, [stage for stage in args.stages.split(",") if stage], resume=args.resume)
+        run(config, args.output, [stage for stage in args.stages.split(",") if stage], args.resume, limit)
     except (ValueError, OSError, SafetensorError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

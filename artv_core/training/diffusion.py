@@ -140,6 +140,8 @@ class DiffusionTraining(Stage):
     def __init__(self, config: TrainConfig, model: ARTV, clips: Clips) -> None:
         self.config, self.evaluate_every = config.diffusion, config.diffusion.evaluate_every
         self.run, self.model, self.clips, self.broken = config, model, clips, BrokenCount()
+        frames = self.config.sheet_rows * self.config.sheet_columns
+        self.sheet_samples = float(frames * (self.config.sheet_steps or model.config.sampling.steps))
         self.samples = ClipSamples(config.diffusion, config.seed, model, clips)
         choose_trained(model, config.diffusion.train)
         store_frozen(model, config.diffusion.mixed_precision)

@@ -4,13 +4,11 @@ Randomness belongs to the sample, not to the process: sample `index` of step `st
 So a run sees the same samples on any number of processes, and on a CPU goes on after a stop as if it had never stopped.
 """
 
-import itertools
-import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +32,7 @@ from .processes import (
     whole_weights,
 )
 from .state import RunState, saved_steps, state_name
+from .stopping import Course, OutOfTime, TimeLimit, stop_on_signal
 from .throughput import Meter, peak_flops
 
 
@@ -55,6 +54,8 @@ class Stage:
     samples: Samples
     evaluate_every: int = 0
     """Steps between two evaluations; 0: never."""
+    sheet_samples: float = 64.0
+    """As many samples of a step are about as much work as a sheet."""
 
     def arguments(self, batch: Any, device: torch.device) -> tuple[Tensor, ...]:
         """What `module` is called with: the batch on the device, encoded if need be."""
@@ -84,12 +85,14 @@ def run_stage(
     resume: bool,
     capture: Capture | None = None,
     loop: "type[Training] | None" = None,
+    limit: TimeLimit | None = None,
 ) -> nn.Module:
     """Train one stage to its last step and return the module with its averaged (EMA) weights.
 
     State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
     process exits with code 0). A finished stage is loaded, not trained again. `capture`: what captures, where CUDA
-    graphs are not to do it. `loop`: how steps are made, if not as usual.
+    graphs are not to do it. `loop`: how steps are made, if not as usual. `limit`: when to stop as on a signal, but draw
+    a sheet if there is time for it, and raise OutOfTime.
 
     Raises ValueError, one line, at a loss, gradients or weights that are no numbers; the last good state is kept.
     """
@@ -97,10 +100,13 @@ def run_stage(
     accelerator = make_accelerator(stage.config, folder)
     training = (loop or Training)(stage, accelerator, folder, capture)
     first = training.resume() if resume else 0
-    with _stop_on_signal() as stop:
-        training.run(first, stop)
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    training.course = Course(limit, stage.sheet_samples / stage.config.batch_size)
+    try:
+        with stop_on_signal() as stop:
+            training.run(first, stop)
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
     return training.averaged_module()
 
 
@@ -119,6 +125,7 @@ class Training:
         self.faults = FirstFaults(watched, accelerator.device)
         self.finished = torch.cuda.Event() if accelerator.device.type == "cuda" else None
         self.group = host_group(accelerator)
+        self.course = Course(None, 0.0)
 
     def _begin(self, capture: Capture | None) -> torch.optim.Optimizer:
         """Make the module, its passes and its average ready; returns what steps the weights, as it is inside."""
@@ -142,8 +149,8 @@ class Training:
         return step
 
     def run(self, first: int, stop: Any) -> None:
-        """From step `first` to the last one; SystemExit(0) where `stop()` says so, ValueError where training has lost
-        its numbers."""
+        """From step `first` to the last one; SystemExit(0) where `stop()` says so, OutOfTime where the time is over,
+        ValueError where training has lost its numbers."""
         bar = tqdm(
             self.batches(first), initial=first, total=self.config.steps, desc=self.stage.name, mininterval=5,
             disable=not self.accelerator.is_main_process,
@@ -159,24 +166,39 @@ class Training:
             starved = waited if self.idle() else 0.0
             self.step(step, batch)
             self.meter.add(config.batch_size, starved)
+            self.course.steps += 1
             if step % config.log_every == 0:
                 bar.set_postfix(self._log(step, done - logged), refresh=False)
                 logged = done
             due = time.monotonic() - saved_at > 60 * config.save_minutes
-            stopping, due, faulty = agreed(self.group, stop(), due, self.faults.any_seen())
-            saving, looking = stopping or due or done == config.steps, any(self._to_look_at(done))
+            seen = self.faults.any_seen()
+            stopping, late, due, faulty = agreed(self.group, stop(), self.course.is_over(), due, seen)
+            saving, looking = stopping or late or due or done == config.steps, any(self._to_look_at(done))
             if faulty or saving or looking:
                 with self._beside():
                     self.check(done)
             if looking:
-                self._look(done)
+                self._look(done, *self._to_look_at(done))
             if saving:
-                with self._beside():
+                with self._beside("state"):
                     self.state.save(done)
                 saved_at = time.monotonic()
+            if late and not stopping and done < config.steps:
+                self._leave(done, sheet=not self._to_look_at(done)[1])
             if stopping:
                 self.accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
                 raise SystemExit(0)
+
+    def _leave(self, done: int, sheet: bool) -> NoReturn:
+        """The time is over. All processes call this together."""
+        (room,) = agreed(self.group, sheet and self.course.has_room_for_sheet())
+        if room:
+            self._look(done, evaluating=False, drawing=True)
+        self.accelerator.print(
+            f"{self.stage.name}: the time is over, stopped after step {done} of {self.config.steps}; "
+            "the same command with --resume goes on from here"
+        )
+        raise OutOfTime(done, self.averaged_module())
 
     def check(self, done: int) -> None:
         """Raises ValueError where a loss or gradients were no numbers in one of the first `done` steps, or weights and
@@ -259,10 +281,9 @@ class Training:
         shown = {"loss": f"{scalars['loss']:.4f}", "samples/s": f"{scalars['samples_per_second']:.3g}"}
         return shown | ({"MFU": f"{scalars['mfu']:.1%}"} if "mfu" in scalars else {})
 
-    def _look(self, done: int) -> None:
-        """Held-out losses and sheets, whichever are due after `done` steps."""
-        evaluating, drawing = self._to_look_at(done)
-        with self._beside(), self.average.applied():
+    def _look(self, done: int, evaluating: bool, drawing: bool) -> None:
+        """Held-out losses and sheets after `done` steps."""
+        with self._beside("sheet" if drawing else ""), self.average.applied():
             if evaluating:
                 self.accelerator.log(dict(self.stage.evaluate(self.accelerator, self.module)), step=done)
             whole = whole_weights(self.plain) if drawing else None
@@ -279,11 +300,13 @@ class Training:
         return bool(every) and (done % every == 0 or last), done % self.config.sheet_every == 0 or last
 
     @contextmanager
-    def _beside(self) -> Iterator[None]:
+    def _beside(self, what: str = "") -> Iterator[None]:
         """Time in here is not counted as training's."""
         started = time.perf_counter()
         yield
-        self.meter.leave_out(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.meter.leave_out(seconds)
+        self.course.note(what, seconds)
 
     def _make_meter(self) -> Meter:
         accelerator, self.stage_flops = self.accelerator, self.stage.flops_per_sample()
@@ -306,22 +329,3 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> list:
         return [self.samples.batch(step, part) for part in self.parts]
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Any]:
-    """Yields a function that says whether SIGTERM or SIGINT has come; the step under way is finished first."""
-    seen = itertools.count()
-    received = [False]
-
-    def handle(*_: object) -> None:
-        if next(seen) > 0:
-            raise KeyboardInterrupt
-        received[0] = True
-
-    before = {sig: signal.signal(sig, handle) for sig in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: received[0]
-    finally:
-        for sig, handler in before.items():
-            signal.signal(sig, handler)

@@ -6,13 +6,14 @@ With several processes (torchrun, accelerate launch) all train, and the main one
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import Module
 
 from ..abilities import check_training_precision
 from ..checkpoint import PARTS, part_of_weight, save_checkpoint
@@ -23,18 +24,36 @@ from .config import TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
 from .loop import run_stage
 from .processes import PATIENCE
+from .resident import fitting_loop
 from .samples import Clips
 from .start import open_clips, starting_model, synthetic_clips
 from .state import saved_steps
+from .stopping import OutOfTime, TimeLimit
 from .synthetic_clips import encode_clips, provenance, read_clips
 from .vae import AutoencoderLoss, DecoderTraining, VAETraining
 
 STAGES = ("vae", "latents", "decoder", "diffusion", "export")
 
 
-def run(config: TrainConfig, output: str, stages: Sequence[str] = (), resume: bool = False) -> None:
+@dataclass(frozen=True)
+class Call:
+    """What was asked of a run: whether it goes on, what it does, and when it stops."""
+
+    resume: bool
+    stages: Sequence[str]
+    limit: TimeLimit | None
+
+
+def run(
+    config: TrainConfig,
+    output: str,
+    stages: Sequence[str] = (),
+    resume: bool = False,
+    limit: TimeLimit | None = None,
+) -> None:
     """Run `stages` of `config` (all that it has, if none are named) in `output/<name>`. ValueError on a stage that this
-    run does not have, and on a run that is there already."""
+    run does not have, and on a run that is there already. SystemExit(0) on a signal, and where a `limit` is over; if
+    that is in the stage "diffusion", and "export" is among the stages, the averaged weights so far are exported."""
     chosen = [stage for stage in STAGES if stage in (stages or config.stages)]
     for stage in stages:
         if stage not in config.stages:
@@ -51,17 +70,26 @@ def run(config: TrainConfig, output: str, stages: Sequence[str] = (), resume: bo
     if config.threads:
         torch.set_num_threads(config.threads)
     steps = {"vae": _vae, "latents": _latents, "decoder": _decoder, "diffusion": _diffusion, "export": _export}
+    call = Call(resume, chosen, limit)
     try:
         for stage in chosen:
             started = time.monotonic()
+            _stop_before(stage, limit)
             if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
-                steps[stage](config, folder, resume)
+                steps[stage](config, folder, call)
             PartialState().wait_for_everyone()
             PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
     except SystemExit:
         _part()
         raise
     _part()
+
+
+def _stop_before(stage: str, limit: TimeLimit | None) -> None:
+    """Where the time is over between two stages. Several processes would not agree on that; they stop after a step."""
+    if limit is not None and limit.left() < 0 and PartialState().num_processes == 1:
+        print(f"{stage}: the time is over before it began; the same command with --resume goes on from here")
+        raise SystemExit(0)
 
 
 def _part() -> None:
@@ -72,39 +100,47 @@ def _part() -> None:
     PartialState().destroy_process_group()
 
 
-def _vae(config: TrainConfig, folder: Path, resume: bool) -> None:
+def _vae(config: TrainConfig, folder: Path, call: Call) -> None:
     stage = VAETraining(config)
-    trained = run_stage(stage, folder, resume) if config.vae.steps else stage.module
+    trained = run_stage(stage, folder, call.resume, limit=call.limit) if config.vae.steps else stage.module
     assert isinstance(trained, AutoencoderLoss)
     folder.mkdir(parents=True, exist_ok=True)
     _save_part(trained.vae, folder / "vae.safetensors")
 
 
-def _latents(config: TrainConfig, folder: Path, resume: bool) -> None:
+def _latents(config: TrainConfig, folder: Path, call: Call) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vae, made_of = _read_vae(config, folder, "vae"), provenance(config, folder / "vae.safetensors")
-    encode_clips(config, vae, made_of, folder / "latents.safetensors", device)
+    limit = call.limit if PartialState().num_processes == 1 else None
+    encode_clips(config, vae, made_of, folder / "latents.safetensors", device, limit)
 
 
-def _decoder(config: TrainConfig, folder: Path, resume: bool) -> None:
+def _decoder(config: TrainConfig, folder: Path, call: Call) -> None:
     if not config.decoder.steps:
         return
-    trained = run_stage(DecoderTraining(config, _read_vae(config, folder, "vae")), folder, resume)
+    stage = DecoderTraining(config, _read_vae(config, folder, "vae"))
+    trained = run_stage(stage, folder, call.resume, limit=call.limit)
     assert isinstance(trained, AutoencoderLoss)
     _save_part(trained.vae, folder / "decoder.safetensors")
 
 
-def _diffusion(config: TrainConfig, folder: Path, resume: bool) -> None:
+def _diffusion(config: TrainConfig, folder: Path, call: Call) -> None:
     model = starting_model(config)
     if config.data.path:
         clips = open_clips(config, model, folder)
     else:
         model.vae = _read_vae(config, folder, "vae")
         clips = _own_clips(config, folder)
-    trained = run_stage(DiffusionTraining(config, model, clips), folder, resume)
-    assert isinstance(trained, MaskedDiffusionLoss)
+    stage, loop = DiffusionTraining(config, model, clips), fitting_loop(config, clips)
+    try:
+        trained = run_stage(stage, folder, call.resume, loop=loop, limit=call.limit)
+    except OutOfTime as stop:
+        if "export" in call.stages and PartialState().is_main_process:
+            so_far = f"after step {stop.done} of {config.diffusion.steps}"
+            _write_checkpoint(config, folder, _trained_weights(model, stop.trained, config), so_far)
+        raise
     if PartialState().is_main_process:
-        write_tensor_file(folder / "diffusion.safetensors", _trained_weights(with_networks(model, trained), config))
+        write_tensor_file(folder / "diffusion.safetensors", _trained_weights(model, trained, config))
 
 
 def _own_clips(config: TrainConfig, folder: Path) -> Clips:
@@ -112,15 +148,22 @@ def _own_clips(config: TrainConfig, folder: Path) -> Clips:
     return synthetic_clips(config, read_clips(config, made_of, folder / "latents.safetensors"))
 
 
-def _trained_weights(model: ARTV, config: TrainConfig) -> dict[str, Tensor]:
+def _trained_weights(model: ARTV, trained: Module, config: TrainConfig) -> dict[str, Tensor]:
     """What the stage changed, under the model's names; and the null context, which follows from it."""
+    assert isinstance(trained, MaskedDiffusionLoss)
+    model = with_networks(model, trained)
     names = {name for name, _ in model.named_parameters() if part_of_weight(name) in config.diffusion.train}
     return {name: tensor for name, tensor in model.state_dict().items() if name in names | {"null_context"}}
 
 
-def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
-    """One file: everything where the UNet was trained, else what was trained, to be used beside its base."""
-    stage, path = config.diffusion, folder / f"{config.name}.safetensors"
+def _export(config: TrainConfig, folder: Path, call: Call) -> None:
+    _write_checkpoint(config, folder, _read_part(folder, "diffusion"))
+
+
+def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tensor], unfinished: str = "") -> None:
+    """One file: everything where the UNet was trained, else what was trained, to be used beside its base. Of a run
+    that is `unfinished` (after which step) the file's name and its metadata say so."""
+    stage, path = config.diffusion, folder / f"{config.name}{'-unfinished' * bool(unfinished)}.safetensors"
     whole = "unet" in stage.train
     if whole:
         model = starting_model(config)
@@ -128,7 +171,6 @@ def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
         with torch.device("meta"):
             model = ARTV(config.exported_model)
     model.config = config.exported_model
-    trained = _read_part(folder, "diffusion")
     _check_complete(trained, model, config, folder)
     model.load_state_dict(model.state_dict() | trained, assign=True)
     if not config.data.path:
@@ -138,9 +180,10 @@ def _export(config: TrainConfig, folder: Path, resume: bool) -> None:
         path,
         parts=None if whole else [part for part in PARTS if part in stage.train],
         base=None if whole else Path(stage.start_from or config.base).name,
-        extra_metadata={"training": _summary(config)},
+        extra_metadata={"training": _summary(config, unfinished)},
     )
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    so_far = f": the averaged weights so far, {unfinished}" if unfinished else ""
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB){so_far}")
 
 
 def _check_complete(trained: dict[str, Tensor], model: ARTV, config: TrainConfig, folder: Path) -> None:
@@ -151,13 +194,13 @@ def _check_complete(trained: dict[str, Tensor], model: ARTV, config: TrainConfig
         )
 
 
-def _summary(config: TrainConfig) -> str:
+def _summary(config: TrainConfig, unfinished: str = "") -> str:
     """How the weights came about, for whoever reads the file; of paths only the last part."""
     facts = {"preset": config.preset, "seed": config.seed, "base": Path(config.base).name, **asdict(config.diffusion)}
     facts["start_from"] = Path(config.diffusion.start_from).name
     world = "synthetic world" if config.world == "plain" else f"synthetic world, {config.world}"
     facts["data"] = Path(config.data.path).name if config.data.path else world
-    return json.dumps(facts)
+    return json.dumps(facts | ({"unfinished": unfinished} if unfinished else {}))
 
 
 def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
@@ -172,7 +215,7 @@ def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
     return better
 
 
-def _save_part(module: torch.nn.Module, path: Path) -> None:
+def _save_part(module: Module, path: Path) -> None:
     if PartialState().is_main_process:
         write_tensor_file(path, module.state_dict())
 

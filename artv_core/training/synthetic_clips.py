@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,10 +17,15 @@ from ..data.clips import ClipIndex
 from ..models.taesd import TAESD
 from ..tensor_file import write_tensor_file
 from .config import TrainConfig
-from .worlds import training_world
+from .stopping import TimeLimit
+from .worlds import TrainingWorld, training_world
 
 CLIP_SEED_OFFSET = 1_000_003
 """The diffusion stage draws other clips than the VAE stage did."""
+
+
+ENCODED = "clips encoded"
+"""In the metadata of a file of latents that is not finished: how many there are."""
 
 
 class LatentClips:
@@ -87,29 +93,67 @@ def _seed(config: TrainConfig) -> int:
     return config.seed if config.latents.seed is None else config.latents.seed
 
 
-def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path: Path, device: str) -> None:
+def encode_clips(
+    config: TrainConfig,
+    vae: TAESD,
+    made_of: dict[str, str],
+    path: Path,
+    device: str,
+    limit: TimeLimit | None = None,
+) -> None:
     """Render and encode `config.latents.clips` clips to a safetensors file; one that is there is kept if it is made of
-    the same (`provenance`), else replaced."""
+    the same (`provenance`), else replaced. SystemExit(0) where the time is over; what is encoded then is written beside
+    it, and the next call goes on from there."""
     if path.exists() and _metadata(path) == made_of:
         return
-    height, width = config.model.size
-    vae = vae.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    stage, world, factor = config.latents, training_world(config.world), config.model.vae.factor
-    cells = (stage.clips, stage.frames, height // factor, width // factor)
-    latents = torch.empty(*cells[:2], config.model.vae.latent_channels, *cells[2:], dtype=torch.float16)
-    coverage = None
-    for start in tqdm(range(0, stage.clips, stage.batch_size), desc="latents", mininterval=5):
-        numbers = range(start, min(start + stage.batch_size, stage.clips))
-        part = slice(numbers.start, numbers.stop)
-        seed = _seed(config) + CLIP_SEED_OFFSET
-        images, covered = world.clips(seed, numbers, stage.frames, (height, width), device)
-        latents[part] = _encoded(vae, images, device)
-        if covered is not None:
-            coverage = torch.empty(cells, dtype=torch.uint8) if coverage is None else coverage
-            shares = F.avg_pool2d(covered.flatten(0, 1), factor).view(images.shape[0], *cells[1:])
-            coverage[part] = (255 * shares).round().byte().cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensor_file(path, {"latents": latents} | ({} if coverage is None else {"coverage": coverage}), made_of)
+    vae = vae.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    stage, world = config.latents, training_world(config.world)
+    partial = path.with_name(f"{path.stem}-unfinished{path.suffix}")
+    tensors, done = _begun(config, made_of, partial)
+    for start in tqdm(range(done, stage.clips, stage.batch_size), desc="latents", mininterval=5):
+        if limit is not None and limit.left() < limit.kept():
+            held = {name: tensor[:start] for name, tensor in tensors.items()}
+            write_tensor_file(partial, held, made_of | {ENCODED: str(start)})
+            print(
+                f"latents: the time is over, stopped after {start} of {stage.clips} clips; "
+                "the same command with --resume goes on from here"
+            )
+            raise SystemExit(0)
+        numbers = range(start, min(start + stage.batch_size, stage.clips))
+        _encode(config, vae, world, numbers, tensors, device)
+    write_tensor_file(path, tensors, made_of)
+    partial.unlink(missing_ok=True)
+
+
+def _begun(config: TrainConfig, made_of: dict[str, str], partial: Path) -> tuple[dict[str, Tensor], int]:
+    """Room for all clips, with those that a call before has encoded, and how many these are."""
+    stage, model = config.latents, config.model
+    height, width = (side // model.vae.factor for side in model.size)
+    shape = (stage.clips, stage.frames, model.vae.latent_channels, height, width)
+    tensors = {"latents": torch.empty(shape, dtype=torch.float16)}
+    metadata = _metadata(partial) if partial.exists() else {}
+    done = int(metadata.pop(ENCODED, 0))
+    if metadata != made_of:
+        return tensors, 0
+    for name, held in load_file(partial).items():
+        whole = tensors.setdefault(name, torch.empty(stage.clips, *held.shape[1:], dtype=held.dtype))
+        whole[:done] = held
+    return tensors, done
+
+
+def _encode(
+    config: TrainConfig, vae: TAESD, world: TrainingWorld, numbers: range, tensors: dict[str, Tensor], device: str
+) -> None:
+    """Render and encode the clips of these numbers into `tensors`."""
+    factor, part = config.model.vae.factor, slice(numbers.start, numbers.stop)
+    seed, size = _seed(config) + CLIP_SEED_OFFSET, config.model.size
+    images, covered = world.clips(seed, numbers, config.latents.frames, size, device)
+    tensors["latents"][part] = _encoded(vae, images, device)
+    if covered is not None:
+        shares = F.avg_pool2d(covered.flatten(0, 1), factor)[:, 0].unflatten(0, images.shape[:2])
+        whole = tensors.setdefault("coverage", torch.empty(config.latents.clips, *shares.shape[1:], dtype=torch.uint8))
+        whole[part] = (255 * shares).round().byte().cpu()
 
 
 def _encoded(vae: TAESD, images: Tensor, device: str) -> Tensor:

@@ -1,0 +1,99 @@
+"""Where a command stops: on a signal, or after so many minutes with time left for what has to be written."""
+
+import itertools
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+WRITING = 20.0
+"""Seconds that are kept for writing a checkpoint and for leaving, at most a fifth of the whole time."""
+
+SHEET_SHARE = 0.3
+"""Of the whole time, what a sheet may take at the end."""
+
+SHEET_START = 5.0
+"""Seconds that a sheet takes beside its frames, where none was drawn yet in this call."""
+
+
+class TimeLimit:
+    """`minutes` from `started` on (`time.monotonic()`, by default now). ValueError for none."""
+
+    def __init__(self, minutes: float, started: float | None = None) -> None:
+        if not 0 < minutes < float("inf"):
+            raise ValueError(f"--minutes: got {minutes:g}, accepted are numbers above 0")
+        self.minutes, self.started = minutes, time.monotonic() if started is None else started
+
+    def left(self) -> float:
+        """Seconds, below 0 when it is over."""
+        return self.started + 60 * self.minutes - time.monotonic()
+
+    def kept(self) -> float:
+        """Seconds that are kept for writing."""
+        return min(WRITING, 0.2 * 60 * self.minutes)
+
+
+class OutOfTime(SystemExit):
+    """A stage has stopped because the time was over, after `done` steps, with its state saved. `trained` is its module
+    with the averaged weights so far. As an exit of the process its code is 0."""
+
+    def __init__(self, done: int, trained: nn.Module) -> None:
+        super().__init__(0)
+        self.done, self.trained = done, trained
+
+
+class Course:
+    """Whether the time of a stage is over, by what its steps, states and sheets have taken in this call.
+
+    `sheet_steps`: as many steps as are about as much work as a sheet.
+    """
+
+    def __init__(self, limit: TimeLimit | None, sheet_steps: float) -> None:
+        self.limit, self.sheet_steps = limit, sheet_steps
+        self.steps, self.beside, self.started = 0, 0.0, time.monotonic()
+        self.longest = {"state": 1.0}
+
+    def note(self, what: str, seconds: float) -> None:
+        """Seconds that went into something else than steps: "state", "sheet" or others."""
+        self.beside += seconds
+        self.longest[what] = max(seconds, self.longest.get(what, 0.0))
+
+    def step_seconds(self) -> float:
+        """What a step takes."""
+        return (time.monotonic() - self.started - self.beside) / max(1, self.steps)
+
+    def sheet_seconds(self) -> float:
+        """What a sheet takes: what one has taken, or by what steps take."""
+        return self.longest.get("sheet", SHEET_START + self.sheet_steps * self.step_seconds())
+
+    def has_room_for_sheet(self) -> bool:
+        """Whether a sheet is drawn at the end."""
+        return self.limit is not None and self.sheet_seconds() < SHEET_SHARE * 60 * self.limit.minutes
+
+    def is_over(self) -> bool:
+        """Whether the stage must stop now, after a step. Never without a limit."""
+        if self.limit is None:
+            return False
+        sheet = self.sheet_seconds() if self.has_room_for_sheet() else 0.0
+        return self.limit.left() < self.limit.kept() + self.longest["state"] + sheet + self.step_seconds()
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether SIGTERM or SIGINT has come; the step under way is finished first."""
+    seen = itertools.count()
+    received = [False]
+
+    def handle(*_: object) -> None:
+        if next(seen) > 0:
+            raise KeyboardInterrupt
+        received[0] = True
+
+    before = {sig: signal.signal(sig, handle) for sig in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: received[0]
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
