@@ -8,6 +8,7 @@ prepare    `artv prepare` on 500 clips: what is kept, a kill in between, Ray aga
 loading    how fast clips are read, against what a training step takes
 tiny       the retrained `tiny` against the bars of `benchmarks/quality.py`
 waits      how often a step of either stage waits for its device, counted on a CPU
+resident   the loop whose clips lie on the device: calls for each sample; on a card samples a second over the usual loop
 gpu        sd21-adapter and sd21 on a GPU: steps per second, memory, MFU, waiting for data, within `--seconds`
 
 Writes `benchmarks/results/training.json`; what it holds of parts that are not run now is kept. The part `gpu` writes
@@ -67,6 +68,10 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
     },
     "tiny": {"tiny retrained: bars of the shipped model that it misses": ("at most", 0)},
     "waits": {"training: device waits inside a training step": ("at most", 0)},
+    "resident": {
+        "samples drawn on the device: calls of Python for each of them": ("at most", 0),
+        "GPU: samples per second of the resident loop over the usual one": ("at least", 5),
+    },
     "gpu": {
         "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
         "GPU, sd21 at 256x256: MFU": ("at least", 0.25),

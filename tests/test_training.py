@@ -27,10 +27,10 @@ from artv_core.synthetic import (
     vocabulary,
 )
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
-from artv_core.training.diffusion import DiffusionTraining, forget_other_words, start_mask, unlikeness
+from artv_core.training.diffusion import DiffusionTraining, forget_other_words, novelty, start_mask, unlikeness
 from artv_core.training.optimizers import learning_rate_factor, make_optimizer
 from artv_core.training.run import run
-from artv_core.training.samples import draw_sample
+from artv_core.training.samples import ClipSamples, draw_sample
 from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips, provenance
 from artv_core.training.vae import VAETraining, unchanged_cells
@@ -206,6 +206,58 @@ def test_detail_weight_is_in_the_loss(small: TrainConfig):
     assert 1.0 < losses[1] / losses[0] <= 4.0
 
 
+def test_what_cannot_be_copied_is_news():
+    """Cells that differ from the last frame; without one, what things cover, or else what is unlike the frame."""
+    last, coverage = torch.zeros(4, 4, 8, 8), torch.zeros(4, 1, 8, 8)
+    target = last.clone()
+    target[:, :, 2:4, 2:4] = 0.1  # of 0.25 that count as another cell
+    target[:, :, 6, 6] = -3.0
+    coverage[:, :, 5, 5] = 0.5
+    has = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    news = novelty(target, last, has, coverage)
+    assert news.shape == (4, 1, 8, 8)
+    assert torch.allclose(news[0, 0, 2:4, 2:4], torch.tensor(0.4))
+    assert news[0, 0, 6, 6] == 1
+    assert news[0].sum().item() == pytest.approx(1 + 4 * 0.4)
+    assert torch.equal(news[1], coverage[1])
+    assert torch.equal(novelty(target, last, has)[3], unlikeness(target)[3])
+
+
+@pytest.mark.parametrize("covered", [False, True])
+def test_change_weight_is_in_the_loss_and_keeps_its_scale(small: TrainConfig, covered: bool):
+    """Sources with and without coverage; each frame's weights have a mean of 1, and 0 is the loss as it always was."""
+    losses = {}
+    for weight in (None, 0.0, 3.0):
+        changed = {} if weight is None else {"change_weight": weight}
+        training = stage(replace(small, diffusion=replace(small.diffusion, **changed)))
+        coverage = torch.randint(0, 256, (6, 12, 8, 8), dtype=torch.uint8)
+        if covered:
+            source = training.clips.source
+            source.coverage = coverage
+            training.samples = ClipSamples(training.config, 1, training.model, training.clips)
+        given = arguments(training, 0, range(4))
+        assert len(given) == (13 if covered and weight else 12)
+        losses[weight] = training.module(*given)[0].item()
+    assert losses[None] == losses[0.0] != losses[3.0]
+    assert 0.5 < losses[3.0] / losses[0.0] < 2
+    if covered:
+        batch = training.samples.batch(0, range(4))
+        clips = training.samples.order.batch(0)[:4].tolist()
+        draws = [training.samples.draw(clip, (1, 0, index), training.config) for index, clip in enumerate(clips)]
+        wanted = [coverage[clip, draw.target] for clip, draw in zip(clips, draws, strict=True)]
+        assert torch.equal((batch.coverage[:, 0] * 255).round().byte(), torch.stack(wanted))
+
+
+def test_first_frames_can_be_those_that_clips_begin_with():
+    usual, often = DiffusionStage(), DiffusionStage(beginning_share=0.7)
+    scale = ratios()
+    draws = [[draw_sample(config, random.Random(i), 12, 2, scale) for config in (usual, often)] for i in range(3000)]
+    assert all(before.target > 0 for before, _ in draws)
+    firsts = [after.target for _, after in draws if not after.references and after.anchor is None]
+    assert 0.5 < sum(target == 0 for target in firsts) / len(firsts) < 0.75  # dropped references look the same
+    assert all(after.target > 0 for _, after in draws if after.references or after.anchor is not None)
+
+
 def test_muon_updates_what_is_inside_and_adamw_the_rest(small: TrainConfig):
     module = stage(small).module
     optimizer = make_optimizer(module, DiffusionStage(optimizer="muon", weight_decay=0.02))
@@ -284,7 +336,7 @@ def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):
     whole = training.samples.batch(3, range(4))
     halves = training.samples.batch(3, range(2)), training.samples.batch(3, range(2, 4))
     for name, part in vars(whole).items():
-        if name in ("broken", "shown"):
+        if name in ("broken", "shown", "coverage"):
             continue
         assert torch.equal(part, torch.cat([getattr(half, name) for half in halves])), name
     assert not torch.equal(whole.frames, training.samples.batch(4, range(4)).frames)
