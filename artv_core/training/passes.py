@@ -50,6 +50,7 @@ class CudaCapture:
         for generator in generators:
             graph.register_generator_state(generator)
         gc.collect()  # what is freed now need not be kept beside the graph's own memory
+        torch.cuda.empty_cache()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 work()

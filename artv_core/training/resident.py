@@ -7,8 +7,7 @@ capturing fails, the same work is done as usual. Not in the paper.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -125,7 +124,7 @@ class ResidentTraining(Training):
         size = config.micro_batch or config.batch_size
         parts = [min(size, config.batch_size - start) for start in range(0, config.batch_size, size)]
         optimizer.zero_grad()
-        with _attention(accelerator.device):
+        with _steady(accelerator.device):
             for part in parts:
                 with accelerator.autocast(), torch.no_grad():
                     arguments = self.stage.arguments(self.drawing.batch(part), accelerator.device)
@@ -190,6 +189,8 @@ class WholeStep:
             self.work()
             self._compare(before[0], replayed, self.held()[0])
             self._replay = replay
+            if replayed.is_cuda:
+                torch.cuda.empty_cache()  # what the usual way computed in
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             self.say(f"training steps cannot be captured as CUDA graphs, and go on without: {reason}")
@@ -230,11 +231,19 @@ def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
     return [p for name, p in stage.module.named_parameters() if p.requires_grad and name in names]
 
 
-def _attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Without cuDNN's attention, which makes plans as it runs."""
+@contextmanager
+def _steady(device: torch.device) -> Iterator[None]:
+    """On CUDA: convolutions choose their fastest algorithm in the first step, for shapes never change; and attention
+    is not cuDNN's, which makes plans as it runs."""
     if device.type != "cuda":
-        return nullcontext()
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+        yield
+        return
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @torch.no_grad()
