@@ -1,10 +1,14 @@
 """Run by `test_fused.py` with TRITON_INTERPRET=1, which has Triton's kernels run on a CPU: prints the largest
 differences from PyTorch's layers, one line for each case."""
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from artv_core.models import triton_kernels
+from artv_core.models import fused, triton_kernels
 
 MAPS = [
     (2, 80, 5, 13, 8),
@@ -29,6 +33,28 @@ def main() -> None:
     rows = torch.randn(3, 7, 100)
     value, gate = rows.chunk(2, dim=-1)
     print(float((triton_kernels.gelu_gate(rows) - value * F.gelu(gate)).abs().max()))
+    gradients()
+
+
+def gradients() -> None:
+    """Relative differences of outputs and gradients, those of weights and biases too."""
+    for batch, channels, height, width, groups in MAPS:
+        if height * width == 1:
+            continue  # groups of two numbers, which have next to no gradient
+        x = (torch.randn(batch, channels, height, width) * 3 + 5).to(memory_format=torch.channels_last)
+        given = [x, torch.randn(channels), torch.randn(channels)]
+        for silu in (False, True):
+            own = fused._with_gradients(partial(_norm, fused.FusedNorm.apply, groups, silu), given)
+            assert own[1].is_contiguous(memory_format=torch.channels_last)
+            print(fused._gap(own, fused._with_gradients(partial(_norm, fused._plain_norm, groups, silu), given)))
+    rows = torch.randn(3, 7, 100)
+    plain = fused._with_gradients(lambda h: fused.gelu_gate(h, False), [rows])
+    print(fused._gap(fused._with_gradients(fused.FusedGate.apply, [rows]), plain))
+    print(float(not fused._gradients_agree(torch.device("cpu"))))
+
+
+def _norm(norm: Any, groups: int, silu: bool, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return norm(x, weight, bias, groups, 1e-5, silu)
 
 
 if __name__ == "__main__":

@@ -193,10 +193,11 @@ class GatedLinear(nn.Module):
         super().__init__()
         self.proj = operations.Linear(in_channels, 2 * out_channels)
         self.may_fuse = False
+        self.may_train_fused = False
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_channels] -> [..., out_channels]."""
-        return gelu_gate(self.proj(x), self.may_fuse)
+        return gelu_gate(self.proj(x), self.may_fuse, self.may_train_fused)
 
 
 def _to_cells(x: Tensor) -> Tensor:

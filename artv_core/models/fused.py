@@ -1,12 +1,13 @@
-"""Layers in fewer GPU kernels, for inference: group norm with SiLU, gated GELU, and self-attention's projections.
+"""Layers in fewer GPU kernels: group norm with SiLU, gated GELU, and, for inference, self-attention's projections.
 
-`fuse` marks layers that may run so. A marked layer still runs the plain way wherever the fused one does not apply: on a
-CPU, while gradients are needed, inside `torch.compile`, and where its weights are not on the input's device. Results
-differ from the plain ones by rounding. Not in the paper.
+`fuse` marks layers that may run so, `fuse_for_training` those that may while gradients are needed. A marked layer still
+runs the plain way wherever the fused one does not apply: on a CPU, inside `torch.compile`, and where its weights are
+not on the input's device. Results differ from the plain ones by rounding. Not in the paper.
 """
 
 import functools
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,10 +33,17 @@ def unfuse(module: nn.Module) -> None:
     _mark(module, False)
 
 
-def _mark(module: nn.Module, may_fuse: bool) -> None:
+def fuse_for_training(module: nn.Module, device: torch.device) -> bool:
+    """As `fuse`, for bfloat16 while gradients are needed."""
+    able = can_fuse_training(device)
+    _mark(module, able, "may_train_fused")
+    return able
+
+
+def _mark(module: nn.Module, may_fuse: bool, name: str = "may_fuse") -> None:
     for layer in module.modules():
-        if isinstance(layer, nn.GroupNorm) or hasattr(layer, "may_fuse"):
-            layer.may_fuse = may_fuse  # type: ignore[assignment]
+        if isinstance(layer, nn.GroupNorm) or hasattr(layer, name):
+            setattr(layer, name, may_fuse)
 
 
 @functools.cache
@@ -53,18 +61,36 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
         return False
 
 
+@functools.cache
+def can_fuse_training(device: torch.device) -> bool:
+    """As `can_fuse`, with gradients, in bfloat16."""
+    if not can_fuse(device, torch.bfloat16):
+        return False
+    try:
+        return _gradients_agree(device)
+    except Exception as error:  # as in `can_fuse`
+        logger.info("fused gradients are not used: %s: %s", type(error).__name__, str(error).strip().split("\n")[0])
+        return False
+
+
 def norm_silu(norm: nn.Module, x: Tensor) -> Tensor:
     """`silu(norm(x))` of a map [B, C, h, w]."""
-    return _fused_norm(norm, x, silu=True) if _norm_may_fuse(norm, x) else F.silu(norm(x))
+    if _norm_may_fuse(norm, x) or _norm_may_train_fused(norm, x):
+        return _fused_norm(norm, x, silu=True)
+    return F.silu(norm(x))
 
 
 def norm_only(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(x)` of a map [B, C, h, w]."""
-    return _fused_norm(norm, x, silu=False) if _norm_may_fuse(norm, x) else norm(x)
+    if _norm_may_fuse(norm, x) or _norm_may_train_fused(norm, x):
+        return _fused_norm(norm, x, silu=False)
+    return norm(x)
 
 
-def gelu_gate(x: Tensor, may_fuse: bool) -> Tensor:
+def gelu_gate(x: Tensor, may_fuse: bool, may_train_fused: bool = False) -> Tensor:
     """The first half of x [..., 2 C] times GELU (exact) of the other half: [..., C]."""
+    if may_train_fused and _training_on_gpu(x) and x.is_contiguous():
+        return FusedGate.apply(x)
     if may_fuse and _inference_on_gpu(x) and x.is_contiguous():
         from . import triton_kernels
 
@@ -74,7 +100,62 @@ def gelu_gate(x: Tensor, may_fuse: bool) -> Tensor:
     return value * F.gelu(gate)
 
 
+class FusedNorm(torch.autograd.Function):
+    """`silu(group_norm(x))`, or without SiLU, with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+        """x [B, C, h, w] in channels-last order."""
+        from . import triton_kernels
+
+        with _launched_on(x):
+            out, scales, stats = triton_kernels.group_norm_silu_kept(x, weight, bias, groups, eps, silu)
+        ctx.save_for_backward(x, weight, scales, stats)
+        ctx.silu = silu
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias."""
+        from . import triton_kernels
+
+        x, weight, scales, stats = ctx.saved_tensors
+        slope = slopes[0].contiguous(memory_format=torch.channels_last)
+        with _launched_on(x):
+            found = triton_kernels.group_norm_silu_backward(x, slope, weight, scales, stats, ctx.silu)
+        return (*found, None, None, None)
+
+
+class FusedGate(torch.autograd.Function):
+    """`gelu_gate` with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """x [..., 2 C], contiguous."""
+        from . import triton_kernels
+
+        ctx.save_for_backward(x)
+        with _launched_on(x):
+            return triton_kernels.gelu_gate(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        """The gradient of x."""
+        from . import triton_kernels
+
+        (x,) = ctx.saved_tensors
+        with _launched_on(x):
+            return triton_kernels.gelu_gate_backward(x, slopes[0].contiguous())
+
+
+def _launched_on(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
 def _fused_norm(norm: Any, x: Tensor, silu: bool) -> Tensor:
+    if torch.is_grad_enabled():
+        return FusedNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
     from . import triton_kernels
 
     with torch.cuda.device(x.device):  # Triton launches on the current one
@@ -82,10 +163,16 @@ def _fused_norm(norm: Any, x: Tensor, silu: bool) -> Tensor:
 
 
 def _norm_may_fuse(norm: Any, x: Tensor) -> bool:
+    return getattr(norm, "may_fuse", False) and _inference_on_gpu(x) and _norm_is_suited(norm, x)
+
+
+def _norm_may_train_fused(norm: Any, x: Tensor) -> bool:
+    return getattr(norm, "may_train_fused", False) and _training_on_gpu(x) and _norm_is_suited(norm, x)
+
+
+def _norm_is_suited(norm: Any, x: Tensor) -> bool:
     return (
-        getattr(norm, "may_fuse", False)
-        and _inference_on_gpu(x)
-        and x.is_contiguous(memory_format=torch.channels_last)
+        x.is_contiguous(memory_format=torch.channels_last)
         and norm.weight is not None
         and norm.weight.device == x.device
         and norm.num_channels <= LARGEST_GROUP * norm.num_groups
@@ -94,6 +181,10 @@ def _norm_may_fuse(norm: Any, x: Tensor) -> bool:
 
 def _inference_on_gpu(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in DTYPES and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _training_on_gpu(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype == torch.bfloat16 and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 @torch.no_grad()
@@ -115,3 +206,53 @@ def _kernels_agree(device: torch.device, dtype: torch.dtype) -> bool:
     if not same:
         logger.warning("fused kernels are not used: they give other results than PyTorch's on %s", device)
     return same
+
+
+def _gradients_agree(device: torch.device) -> bool:
+    """Outputs and gradients of norms and gate in bfloat16 against PyTorch's in float32."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 80, 5, 13, generator=generator).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+    weight, bias = (torch.randn(80, generator=generator).to(device) for _ in range(2))
+    rows = x.permute(0, 2, 3, 1).contiguous()
+
+    def gate(h: Tensor) -> Tensor:
+        value, half = h.chunk(2, dim=-1)
+        return value * F.gelu(half)
+
+    tries = [(FusedGate.apply, gate, [rows])]
+    for silu in (False, True):
+        fused = functools.partial(_normed, FusedNorm.apply, silu)
+        tries.append((fused, functools.partial(_normed, _plain_norm, silu), [x, weight, bias]))
+    off = [_gap(_with_gradients(fused, given), _with_gradients(plain, _floats(given))) for fused, plain, given in tries]
+    same = max(off) < 0.02
+    if not same:
+        logger.warning("fused gradients are not used: they are %.2g off PyTorch's on %s", max(off), device)
+    return same
+
+
+def _normed(norm: Any, silu: bool, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return norm(x, weight, bias, 8, 1e-5, silu)
+
+
+def _plain_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    normed = F.group_norm(x, groups, weight, bias, eps)
+    return F.silu(normed) if silu else normed
+
+
+def _floats(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.float() for tensor in tensors]
+
+
+@torch.enable_grad()
+def _with_gradients(layer: Any, given: list[Tensor]) -> list[Tensor]:
+    """A layer's output and the gradients of what it is given, for a slope that differs everywhere."""
+    leaves = [tensor.detach().requires_grad_() for tensor in given]
+    out = layer(*leaves)
+    slope = torch.arange(out.numel(), device=out.device).float().sin().view(out.shape).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, leaves, slope)]
+
+
+def _gap(first: list[Tensor], second: list[Tensor]) -> float:
+    """The largest distance of two tensors in a row, relative to the second one."""
+    pairs = zip(first, second, strict=True)
+    return max(float((a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-6)) for a, b in pairs)

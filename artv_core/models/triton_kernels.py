@@ -1,7 +1,8 @@
-"""Triton kernels for inference: group norm with SiLU in channels-last order, and a feed-forward layer's gate.
+"""Triton kernels: group norm with SiLU in channels-last order, and a feed-forward layer's gate, with their gradients.
 
 PyTorch's group norm has no channels-last kernel: it copies there and back, and SiLU is one more pass. Here a map is
-read twice and written once. Sums are in float32, and moments are combined by Chan et al. 1979. Not in the paper.
+read twice and written once, and so it is on the way back. Sums are in float32, and moments are combined by Chan et al.
+1979. Not in the paper.
 """
 
 import torch
@@ -18,24 +19,65 @@ MOST_GROUP_CHANNELS = 128
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
     """`silu(group_norm(x))`, or without SiLU, of x [B, C, h, w] in channels-last order; at most `MOST_GROUP_CHANNELS`
     channels a group. Computed in float32, returned as x is."""
+    return group_norm_silu_kept(x, weight, bias, groups, eps, silu)[0]
+
+
+def group_norm_silu_kept(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `group_norm_silu`, and what the way back needs: factors and shifts of channels [B, 2, C], and means and
+    inverse deviations of groups [B, 2, G]."""
     batch, channels, height, width = x.shape
     cells = height * width
-    chunk = max(CHUNK, triton.cdiv(triton.cdiv(cells, MOST_CHUNKS), ROWS) * ROWS)
-    chunks = triton.cdiv(cells, chunk)
-    blocks = triton.cdiv(channels, CHANNELS)
+    chunk, chunks, blocks = _cut(cells, channels)
     moments = torch.empty(batch, chunks, 2, channels, device=x.device, dtype=torch.float32)
     scales = torch.empty(batch, 2, channels, device=x.device, dtype=torch.float32)
+    stats = torch.empty(batch, 2, groups, device=x.device, dtype=torch.float32)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     _moments[(batch, chunks, blocks)](
         x, moments, channels, cells, chunk, chunks, tile_rows=ROWS, tile_channels=CHANNELS
     )
     _scales[(batch, groups)](
-        moments, weight, bias, scales, channels, channels // groups, cells, chunk, chunks, eps,
+        moments, weight, bias, scales, stats, channels, channels // groups, cells, chunk, chunks, eps,
         at_once=CHUNKS_AT_ONCE, most=MOST_GROUP_CHANNELS,
     )  # fmt: skip
     tiles = (triton.cdiv(cells, ROWS), batch, blocks)  # only the first may be above 65,535
     _apply[tiles](x, out, scales, channels, cells, silu=silu, tile_rows=ROWS, tile_channels=CHANNELS)
-    return out
+    return out, scales, stats
+
+
+def group_norm_silu_backward(
+    x: Tensor, slope: Tensor, weight: Tensor, scales: Tensor, stats: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias from that of the output (`slope`, as x in channels-last order) and from what
+    `group_norm_silu_kept` gave."""
+    batch, channels, height, width = x.shape
+    cells, groups = height * width, stats.shape[2]
+    chunk, chunks, blocks = _cut(cells, channels)
+    sums = torch.empty(batch, chunks, 2, channels, device=x.device, dtype=torch.float32)
+    totals = torch.empty(batch, 2, channels, device=x.device, dtype=torch.float32)
+    pulls = torch.empty(batch, 2, channels, device=x.device, dtype=torch.float32)
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    _slopes[(batch, chunks, blocks)](
+        x, slope, scales, stats, sums, channels, channels // groups, groups, cells, chunk, chunks,
+        silu=silu, tile_rows=ROWS, tile_channels=CHANNELS,
+    )  # fmt: skip
+    _pulls[(batch, groups)](
+        sums, weight, stats, totals, pulls, channels, channels // groups, groups, cells, chunks,
+        most=MOST_GROUP_CHANNELS,
+    )  # fmt: skip
+    tiles = (triton.cdiv(cells, ROWS), batch, blocks)
+    _apply_backward[tiles](
+        x, slope, out, scales, pulls, channels, cells, silu=silu, tile_rows=ROWS, tile_channels=CHANNELS
+    )
+    to_bias, to_weight = totals.sum(dim=0)
+    return out, to_weight.to(weight.dtype), to_bias.to(weight.dtype)
+
+
+def _cut(cells: int, channels: int) -> tuple[int, int, int]:
+    """Cells in a chunk, chunks, and blocks of channels."""
+    chunk = max(CHUNK, triton.cdiv(triton.cdiv(cells, MOST_CHUNKS), ROWS) * ROWS)
+    return chunk, triton.cdiv(cells, chunk), triton.cdiv(channels, CHANNELS)
 
 
 def gelu_gate(x: Tensor) -> Tensor:
@@ -44,6 +86,13 @@ def gelu_gate(x: Tensor) -> Tensor:
     out = torch.empty(*x.shape[:-1], channels, device=x.device, dtype=x.dtype)
     block = 1024
     _gate[(triton.cdiv(out.numel(), block),)](x, out, out.numel(), channels, block=block)
+    return out
+
+
+def gelu_gate_backward(x: Tensor, slope: Tensor) -> Tensor:
+    """The gradient of x [..., 2 C] from that of `gelu_gate(x)`, [..., C]; both contiguous."""
+    out, block = torch.empty_like(x), 1024
+    _gate_backward[(triton.cdiv(slope.numel(), block),)](x, slope, out, slope.numel(), slope.shape[-1], block=block)
     return out
 
 
@@ -75,8 +124,9 @@ def _moments(x, moments, channels, cells, chunk, chunks, tile_rows: tl.constexpr
 
 @triton.jit(do_not_specialize=["width", "cells", "chunk", "chunks"])
 def _scales(
-    moments, weight, bias, scales, channels, width, cells, chunk, chunks, eps, at_once: tl.constexpr, most: tl.constexpr
-):
+    moments, weight, bias, scales, stats, channels, width, cells, chunk, chunks, eps,
+    at_once: tl.constexpr, most: tl.constexpr,
+):  # fmt: skip
     """What each channel is multiplied by and what is added then, for one group of `width` channels."""
     b, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = tl.arange(0, most)
@@ -100,7 +150,9 @@ def _scales(
         inside = tl.load(at + channels, mask=there, other=0.0)
         squares += tl.where(there, inside + count * distance * distance, 0.0)
     variance = tl.sum(tl.sum(squares, 1), 0) / total
-    mask = j < width
+    mask, groups = j < width, tl.num_programs(1)
+    tl.store(stats + b * 2 * groups + g, mean)
+    tl.store(stats + (b * 2 + 1) * groups + g, 1.0 / tl.sqrt(variance + eps))
     factor = tl.load(weight + c, mask=mask, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
     shift = tl.load(bias + c, mask=mask, other=0.0).to(tl.float32) - mean * factor
     tl.store(scales + b * 2 * channels + c, factor, mask=mask)
@@ -131,3 +183,107 @@ def _gate(x, out, count, channels, block: tl.constexpr):
     gate = tl.load(at + channels, mask=there, other=0.0).to(tl.float32)
     gelu = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
     tl.store(out + i, (value * gelu).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _through_silu(slope, x, factor, shift):
+    """The gradient of SiLU's input `x * factor + shift` from that of its output."""
+    z = x * factor[None, :] + shift[None, :]
+    s = 1.0 / (1.0 + tl.exp(-z))
+    return slope * s * (1.0 + z * (1.0 - s))
+
+
+@triton.jit(do_not_specialize=["cells", "chunk", "chunks"])
+def _slopes(
+    x, slope, scales, stats, sums, channels, width, groups, cells, chunk, chunks,
+    silu: tl.constexpr, tile_rows: tl.constexpr, tile_channels: tl.constexpr,
+):  # fmt: skip
+    """Of each channel over the cells of a chunk: the sum of the norm's slopes, and of their products with how far x is
+    from its group's mean."""
+    b, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    c = tl.program_id(2) * tile_channels + tl.arange(0, tile_channels)
+    known = c < channels
+    factor = tl.load(scales + b * 2 * channels + c, mask=known, other=0.0)
+    shift = tl.load(scales + (b * 2 + 1) * channels + c, mask=known, other=0.0)
+    mean = tl.load(stats + b * 2 * groups + c // width, mask=known, other=0.0)
+    plain = tl.zeros((tile_channels,), tl.float32)
+    product = tl.zeros((tile_channels,), tl.float32)
+    for start in range(k * chunk, tl.minimum((k + 1) * chunk, cells), tile_rows):
+        row = start + tl.arange(0, tile_rows)
+        there = (row < cells)[:, None] & known[None, :]
+        at = (b * cells + row)[:, None] * channels + c[None, :]
+        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        back = tl.load(slope + at, mask=there, other=0.0).to(tl.float32)
+        if silu:
+            back = _through_silu(back, value, factor, shift)
+        plain += tl.sum(back, 0)
+        product += tl.sum(back * (value - mean[None, :]), 0)
+    to = sums + (b * chunks + k) * 2 * channels + c
+    tl.store(to, plain, mask=known)
+    tl.store(to + channels, product, mask=known)
+
+
+@triton.jit(do_not_specialize=["width", "groups", "cells", "chunks"])
+def _pulls(sums, weight, stats, totals, pulls, channels, width, groups, cells, chunks, most: tl.constexpr):
+    """Of one group: the gradients of its channels' bias and weight, of this map alone; and what its mean and deviation
+    pull each x by, as a factor and a shift."""
+    b, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    j = tl.arange(0, most)
+    c = g * width + j
+    mask = j < width
+    plain = tl.zeros((most,), tl.float32)
+    product = tl.zeros((most,), tl.float32)
+    for k in range(0, chunks):
+        at = sums + (b * chunks + k) * 2 * channels + c
+        plain += tl.load(at, mask=mask, other=0.0)
+        product += tl.load(at + channels, mask=mask, other=0.0)
+    mean = tl.load(stats + b * 2 * groups + g)
+    inverse = tl.load(stats + (b * 2 + 1) * groups + g)
+    product = product * inverse
+    tl.store(totals + b * 2 * channels + c, plain, mask=mask)
+    tl.store(totals + (b * 2 + 1) * channels + c, product, mask=mask)
+    scale = tl.load(weight + c, mask=mask, other=0.0).to(tl.float32)
+    count = (cells * width).to(tl.float32)
+    by_mean = tl.sum(plain * scale, 0) / count
+    by_deviation = tl.sum(product * scale, 0) / count
+    factor = -inverse * inverse * by_deviation
+    shift = -inverse * by_mean - mean * factor
+    tl.store(pulls + b * 2 * channels + c, tl.zeros((most,), tl.float32) + factor, mask=mask)
+    tl.store(pulls + (b * 2 + 1) * channels + c, tl.zeros((most,), tl.float32) + shift, mask=mask)
+
+
+@triton.jit(do_not_specialize=["cells"])
+def _apply_backward(
+    x, slope, out, scales, pulls, channels, cells,
+    silu: tl.constexpr, tile_rows: tl.constexpr, tile_channels: tl.constexpr,
+):  # fmt: skip
+    b = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
+    c = tl.program_id(2) * tile_channels + tl.arange(0, tile_channels)
+    known = c < channels
+    there = (row < cells)[:, None] & known[None, :]
+    at = (b * cells + row)[:, None] * channels + c[None, :]
+    factor = tl.load(scales + b * 2 * channels + c, mask=known, other=0.0)
+    shift = tl.load(scales + (b * 2 + 1) * channels + c, mask=known, other=0.0)
+    pull = tl.load(pulls + b * 2 * channels + c, mask=known, other=0.0)
+    push = tl.load(pulls + (b * 2 + 1) * channels + c, mask=known, other=0.0)
+    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    back = tl.load(slope + at, mask=there, other=0.0).to(tl.float32)
+    if silu:
+        back = _through_silu(back, value, factor, shift)
+    back = back * factor[None, :] + value * pull[None, :] + push[None, :]
+    tl.store(out + at, back.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _gate_backward(x, slope, out, count, channels, block: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    there = i < count
+    at = (i // channels) * 2 * channels + i % channels
+    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    gate = tl.load(x + at + channels, mask=there, other=0.0).to(tl.float32)
+    back = tl.load(slope + i, mask=there, other=0.0).to(tl.float32)
+    share = 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+    density = 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
+    tl.store(out + at, (back * gate * share).to(out.dtype.element_ty), mask=there)
+    tl.store(out + at + channels, (back * value * (share + gate * density)).to(out.dtype.element_ty), mask=there)

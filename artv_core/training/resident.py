@@ -14,6 +14,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..models.fused import fuse_for_training
 from .config import TrainConfig
 from .diffusion import DiffusionTraining, meta_arguments
 from .drawing import DeviceDrawing
@@ -81,6 +82,9 @@ class ResidentTraining(Training):
         stage, accelerator, config = self.stage, self.accelerator, self.config
         self.drawing = DeviceDrawing(stage.samples, accelerator.device)
         module = stage.module.to(accelerator.device).train()
+        for network in (module.noise, module.mask):
+            if network is not None and config.mixed_precision == "bf16":
+                fuse_for_training(network, accelerator.device)
         optimizer = FlatOptimizer(make_optimizer(module, config), unused_parameters(stage))
         self.average = FlatAverage(module, config.ema_decay, optimizer)
         self.module = accelerator.prepare(module)
