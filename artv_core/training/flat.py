@@ -1,14 +1,13 @@
 """Muon and AdamW on weights that lie one behind another in one flat tensor, as do gradients, moments and averages.
 
 What is done to every number alike is then one kernel for all weights, and matrices of one shape, which lie beside each
-other, are orthogonalised together. All of it runs on the same memory each time and takes learning rates from the
-device, so that a CUDA graph can hold it. The arithmetic is that of `optimizers.make_optimizer` and `MovingAverage`, and
-so are the names in a saved state. Not in the paper.
+other, are orthogonalised together, with others that zeros make alike. All of it runs on the same memory each time and
+takes learning rates from the device, so that a CUDA graph can hold it. The arithmetic is that of
+`optimizers.make_optimizer` and `MovingAverage`, and so are the names in a saved state. Not in the paper.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,10 @@ from .ema import MovingAverage
 
 ALIGNED = 64
 """Numbers that a weight's place is a multiple of: 256 bytes, which kernels load fastest."""
+
+PADDING = 2**19
+"""Zeros that may be put to matrices of one shape so that they share a batch with longer ones: at most as much work as a
+batch of their own takes to launch."""
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's Newton-Schulz iteration (Jordan et al. 2024)."""
@@ -203,13 +206,15 @@ class FlatOptimizer(torch.optim.Optimizer):
         gradient, momentum, decay = segment.of(self.gradients), segment.of(self.first), segment.group["momentum"]
         momentum.lerp_(gradient, 1 - decay)
         gradient.lerp_(momentum, decay)  # Nesterov's
-        halves = self.gradients[: segment.end].bfloat16()
-        for wide, alike in _by_sides(segment.shapes):
-            turned = orthogonal(torch.cat([matrices.of(halves) for matrices in alike]))
-            parts = turned.split([matrices.count for matrices in alike])
-            for matrices, part in zip(alike, parts, strict=True):
-                scale = 0.2 * math.sqrt(wide[1])  # Moonlight's (Liu et al. 2025): as large as AdamW's usual update
-                matrices.of(self.weights).addcmul_(part.float(), segment.rate, value=-scale)
+        for alike in in_batches(segment.shapes):
+            counts, (short, long) = [matrices.count for matrices in alike], alike[0].wide
+            batch = gradient.new_zeros(sum(counts), short, long, dtype=torch.bfloat16)
+            for matrices, part in zip(alike, batch.split(counts), strict=True):
+                part[:, :, : matrices.wide[1]].copy_(matrices.of(self.gradients))
+            for matrices, part in zip(alike, orthogonal(batch).split(counts), strict=True):
+                scale = 0.2 * math.sqrt(matrices.wide[1])  # Moonlight's (Liu et al. 2025): about as AdamW's updates
+                turned = part[:, :, : matrices.wide[1]].float()
+                matrices.of(self.weights).addcmul_(turned, segment.rate, value=-scale)
 
 
 class FlatAverage(MovingAverage):
@@ -242,6 +247,18 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     return matrices
 
 
+def in_batches(shapes: Sequence[Matrices]) -> list[list[Matrices]]:
+    """Those that are orthogonalised together: equal short sides, the longest first."""
+    batches: list[list[Matrices]] = []
+    for matrices in sorted(shapes, key=lambda matrices: matrices.wide, reverse=True):
+        (short, long), (first_short, first_long) = matrices.wide, batches[-1][0].wide if batches else (0, 0)
+        if short == first_short and matrices.count * short * (first_long - long) <= PADDING:
+            batches[-1].append(matrices)
+        else:
+            batches.append([matrices])
+    return batches
+
+
 def own_memory(module: nn.Module) -> nn.Module:
     """The module with weights that no longer lie in flat tensors, and without gradients."""
     for parameter in module.parameters():
@@ -268,10 +285,3 @@ def _add_matrix(shapes: list[Matrices], offset: int, room: int, rows: int, colum
         shapes[-1] = Matrices(last.offset, last.count + 1, room, rows, columns)
     else:
         shapes.append(Matrices(offset, 1, room, rows, columns))
-
-
-def _by_sides(shapes: list[Matrices]) -> Iterator[tuple[tuple[int, int], list[Matrices]]]:
-    alike: defaultdict[tuple[int, int], list[Matrices]] = defaultdict(list)
-    for matrices in shapes:
-        alike[matrices.wide].append(matrices)
-    yield from alike.items()
