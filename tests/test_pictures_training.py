@@ -84,9 +84,9 @@ def test_the_preset_is_the_shipped_models() -> None:
 def test_the_shipped_configuration_starts_from_the_shipped_autoencoder() -> None:
     config = read_config(CONFIGS / "small.toml")
     assert (config.world, config.vae.steps, config.exported_model.vocabulary) == ("pictures", 0, vocabulary())
-    ours = VAETraining(config).module.vae.state_dict()
+    started = VAETraining(config).module.vae.state_dict()
     shipped = load_checkpoint(resolve_checkpoint("small")).require_vae().state_dict()
-    assert all(torch.equal(ours[name], tensor.float()) for name, tensor in shipped.items())
+    assert all(torch.equal(started[name], tensor.float()) for name, tensor in shipped.items())
 
 
 def test_a_whole_run_makes_a_checkpoint_that_generates(small: TrainConfig, tmp_path: Path) -> None:

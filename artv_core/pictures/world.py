@@ -48,9 +48,8 @@ class PictureWorld:
         self.pictures_of, self._folder = pictures_of_each(pictures), folder
         counts = torch.tensor(self.pictures_of)
         self._first_picture = (counts.cumsum(0) - counts).to(self.device)
-        self._may_look = (
-            self.device.type == "cpu"
-        )  # at which clips have a second thing; a GPU would have to be waited for
+        # Whether to look which clips have a second thing; a GPU would have to be waited for.
+        self._may_look = self.device.type == "cpu"
         self._levels = torch.tensor(DRAWN_SIDES, device=self.device)
         self._scene_drawings: dict[torch.device, SceneDrawing] = {}
         self._things_at: dict[int, Tensor] = {}
