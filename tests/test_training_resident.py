@@ -17,9 +17,10 @@ from artv_core.training.diffusion import DiffusionTraining
 from artv_core.training.drawing import DeviceDrawing
 from artv_core.training.ema import MovingAverage
 from artv_core.training.flat import FlatAverage, FlatOptimizer, Matrices, in_batches, orthogonal
+from artv_core.training.halves import HalfPasses
 from artv_core.training.loop import Training, run_stage
 from artv_core.training.optimizers import make_optimizer, set_learning_rate
-from artv_core.training.passes import Capture
+from artv_core.training.passes import Capture, Passes
 from artv_core.training.processes import make_accelerator
 from artv_core.training.resident import ResidentTraining, fitting_loop, unused_parameters
 from artv_core.training.samples import draw_sample
@@ -305,6 +306,36 @@ def test_weights_that_get_no_gradient_are_found_and_stay():
     own = FlatOptimizer(make_optimizer(made.module, made.config), unused)
     assert all(p.grad is None and p not in own.state for p in unused)
     assert unused_parameters(stage()) == []
+
+
+# Passes
+
+
+def test_weights_cast_at_once_give_the_gradients_of_autocast(tmp_path: Path):
+    """To the bit, with micro-batches that add up, and with an unlike slope for each weight."""
+    made = stage(mixed_precision="bf16", change_weight=3.0)
+    training = begun(tmp_path, made)
+    optimizer, found = training.inner_optimizer, []
+    assert isinstance(training.passes, HalfPasses)
+    assert len(training.passes.names) > 300
+    usual = Passes(training.module, training.accelerator.backward)
+    for passes in (training.passes, usual):
+        optimizer.zero_grad()
+        training.drawing.begin(3)
+        for _ in range(2):
+            with training.accelerator.autocast(), torch.no_grad():
+                arguments = made.arguments(training.drawing.batch(2), CPU)
+            passes.run(arguments, 2)
+        found.append((optimizer.gradients.clone(), passes.sums.take(1)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(place.of(found[0][0]).any() for place in optimizer.places.values())
+    assert found[0][1].keys() == found[1][1].keys()
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
+
+
+def test_weights_are_cast_one_by_one_where_blocks_are_computed_twice(tmp_path: Path):
+    for changes in ({"mixed_precision": "bf16", "gradient_checkpointing": True}, {"mixed_precision": "no"}):
+        assert type(begun(tmp_path, stage(**changes)).passes) is Passes
 
 
 # The loop

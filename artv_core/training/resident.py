@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .diffusion import DiffusionTraining, meta_arguments
 from .drawing import DeviceDrawing
 from .flat import FlatAverage, FlatOptimizer, own_memory
+from .halves import HalfPasses
 from .loop import Training
 from .optimizers import make_optimizer, set_learning_rate
 from .passes import Capture, CudaCapture, Passes, Work, why_not_captured
@@ -88,7 +89,10 @@ class ResidentTraining(Training):
         optimizer = FlatOptimizer(make_optimizer(module, config), unused_parameters(stage))
         self.average = FlatAverage(module, config.ema_decay, optimizer)
         self.module = accelerator.prepare(module)
-        self.passes = Passes(self.module, accelerator.backward)
+        if config.mixed_precision == "bf16" and not config.gradient_checkpointing:
+            self.passes: Passes = HalfPasses(self.module, module, accelerator.backward, optimizer)
+        else:
+            self.passes = Passes(self.module, accelerator.backward)
         self.number = torch.zeros((), dtype=torch.long, device=accelerator.device)
         self.launched: deque[torch.cuda.Event] = deque()
         self.whole = WholeStep(self._work, self._held, make_capture(accelerator, stage, capture), accelerator.print)
