@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from artv_core.synthetic import sample_clip
+from artv_core.training import halves
 from artv_core.training.config import DiffusionStage, TrainConfig
 from artv_core.training.diffusion import DiffusionTraining
 from artv_core.training.drawing import DeviceDrawing
@@ -19,6 +20,7 @@ from artv_core.training.ema import MovingAverage
 from artv_core.training.flat import FlatAverage, FlatOptimizer, Matrices, in_batches, orthogonal
 from artv_core.training.halves import HalfPasses
 from artv_core.training.loop import Training, run_stage
+from artv_core.training.norms import KINDS
 from artv_core.training.optimizers import make_optimizer, set_learning_rate
 from artv_core.training.passes import Capture, Passes
 from artv_core.training.processes import make_accelerator
@@ -333,6 +335,21 @@ def test_weights_cast_at_once_give_the_gradients_of_autocast(tmp_path: Path):
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
 
 
+def test_norms_may_have_halved_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a card, where those of norms are rounded in any case."""
+    monkeypatch.setattr(halves, "LAYERS", (*halves.LAYERS, *KINDS.values()))
+    made, found = stage(mixed_precision="bf16"), []
+    training = begun(tmp_path, made)
+    for passes in (training.passes, Passes(training.module, training.accelerator.backward)):
+        training.inner_optimizer.zero_grad()
+        training.drawing.begin(3)
+        with training.accelerator.autocast(), torch.no_grad():
+            arguments = made.arguments(training.drawing.batch(4), CPU)
+        passes.run(arguments, 1)
+        found.append(training.inner_optimizer.gradients.clone())
+    assert 0 < (found[0] - found[1]).norm() < 0.03 * found[1].norm()
+
+
 def test_weights_are_cast_one_by_one_where_blocks_are_computed_twice(tmp_path: Path):
     for changes in ({"mixed_precision": "bf16", "gradient_checkpointing": True}, {"mixed_precision": "no"}):
         assert type(begun(tmp_path, stage(**changes)).passes) is Passes
@@ -409,7 +426,9 @@ def tensors_of(state: RunState) -> dict[str, Tensor]:
 @pytest.mark.parametrize("micro_batch", [0, 2])
 def test_no_step_waits_for_the_device(tmp_path: Path, optimizer: str, micro_batch: int):
     """Drawing the samples included. Nothing is captured here, so that waits would be seen in each step."""
-    made = stage(coverage=True, optimizer=optimizer, micro_batch=micro_batch, change_weight=3.0, detail_weight=1.0)
+    precision = "bf16" if micro_batch else "no"
+    weights = {"change_weight": 3.0, "detail_weight": 1.0, "mixed_precision": precision}
+    made = stage(coverage=True, optimizer=optimizer, micro_batch=micro_batch, **weights)
     training = begun(tmp_path, made)
     optimizer_, drawn = training.inner_optimizer, training.drawing
     held = [optimizer_.weights, optimizer_.gradients, optimizer_.first, optimizer_.second, optimizer_.taken]

@@ -38,24 +38,30 @@ class HalfPasses(Passes):
         placed = [(place, names[weight]) for weight, place in optimizer.places.items() if weight in names]
         placed.sort(key=lambda pair: pair[0].offset)
         self.places, self.names = [place for place, _ in placed], [name for _, name in placed]
-        self.sizes = _between(self.places, self.weights.numel())
+        self.sizes, self.chosen = _cut(self.places, self.weights.numel())
 
     def run(self, arguments: Sequence[Tensor], parts: int) -> None:
         """As `Passes.run`."""
         whole = self.weights.detach().bfloat16().requires_grad_()
-        pieces = whole.split(self.sizes)[1::2]
-        halves = [place.shaped(piece) for place, piece in zip(self.places, pieces, strict=True)]
+        pieces = whole.split(self.sizes)
+        halves = [place.shaped(pieces[index]) for place, index in zip(self.places, self.chosen, strict=True)]
         loss, scalars = functional_call(self.module, dict(zip(self.names, halves, strict=True)), tuple(arguments))
         self.backward(loss / parts)
+        gradient = whole.grad
+        assert gradient is not None
         with torch.no_grad():
-            self.gradients.add_(whole.grad)
+            self.gradients.add_(gradient)
         self.sums.add({"loss": loss, **scalars}, parts)
 
 
-def _between(places: Sequence[Place], end: int) -> list[int]:
-    """Sizes of what lies before each place, of the place, and so on, and of what is left: the numbers of `end`."""
-    sizes, at = [], 0
+def _cut(places: Sequence[Place], end: int) -> tuple[list[int], list[int]]:
+    """Sizes of pieces that make up `end` numbers, and which of them are the places'; others lie between."""
+    sizes: list[int] = []
+    chosen: list[int] = []
+    at = 0
     for place in places:
-        sizes += [place.offset - at, place.shape.numel()]
+        sizes += [place.offset - at] * (place.offset > at)
+        chosen.append(len(sizes))
+        sizes.append(place.shape.numel())
         at = place.offset + place.shape.numel()
-    return [*sizes, end - at]
+    return sizes + [end - at] * (end > at), chosen

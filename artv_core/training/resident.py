@@ -89,7 +89,7 @@ class ResidentTraining(Training):
         optimizer = FlatOptimizer(make_optimizer(module, config), unused_parameters(stage))
         self.average = FlatAverage(module, config.ema_decay, optimizer)
         self.module = accelerator.prepare(module)
-        if config.mixed_precision == "bf16" and not config.gradient_checkpointing:
+        if config.mixed_precision == "bf16" and not stage.config.gradient_checkpointing:
             self.passes: Passes = HalfPasses(self.module, module, accelerator.backward, optimizer)
         else:
             self.passes = Passes(self.module, accelerator.backward)
