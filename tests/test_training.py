@@ -565,6 +565,8 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[vae]\ncrop = 72", "at most 64"),
         ("overrides = 3", "expected dict"),
         ("[diffusion]\nrollout_share = 1.5", "accepted are 0 to 1"),
+        ("[diffusion]\nbeginning_share = 1.5", "accepted are 0 to 1"),
+        ("[diffusion]\nchange_weight = nan", "change_weight: got nan, at least 0"),
         ("[diffusion]\ntrain = ['vae']", "accepted are one or more of unet, branches, mask, text"),
         ("[diffusion]\nmin_snr_gamma = -1.0", "at least 0"),
         ("[data]\npath = 'clips'", "come from, e.g. --base"),

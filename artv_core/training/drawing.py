@@ -101,10 +101,8 @@ class DeviceDrawing:
         back = 1 + (self.steps_back - 1) * (~alone).long()[:, None]
         window = 1 + later.long() * (config.anchor_window - 1)
         begins = first & (drops[0] < config.beginning_share)
-        has_references, has_anchor = (
-            ~first & (drops[1] >= config.drop_references),
-            ~first & (drops[2] >= config.drop_anchor),
-        )
+        has_references = ~first & (drops[1] >= config.drop_references)
+        has_anchor = ~first & (drops[2] >= config.drop_anchor)
         levels = config.max_noise_level + 1
         return Choices(
             clip=_whole(clip, 0, clips),
