@@ -155,9 +155,9 @@ def test_time_is_kept_for_what_has_to_be_written(monkeypatch: pytest.MonkeyPatch
     course.note("state", 4.0)
     now[0] += 4.0
     assert course.step_seconds() == pytest.approx(1.0)
-    assert course.sheet_seconds() == pytest.approx(35.0)
+    assert course.sheet_seconds() == pytest.approx(45.0)
     assert course.has_room_for_sheet()
-    now[0] = 1600.0 - 20 - 4 - 35 - 1 - 3  # before the end: a checkpoint, a state, a sheet, a step
+    now[0] = 1600.0 - 20 - 4 - 45 - 1 - 3  # before the end: a checkpoint, a state, a sheet, a step
     course.steps = int(now[0] - 1004)
     assert not course.is_over()
     now[0] += 5

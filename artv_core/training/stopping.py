@@ -14,7 +14,7 @@ WRITING = 20.0
 SHEET_SHARE = 0.3
 """Of the whole time, what a sheet may take at the end."""
 
-SHEET_START = 5.0
+SHEET_START = 15.0
 """Seconds that a sheet takes beside its frames, where none was drawn yet in this call."""
 
 
