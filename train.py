@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument(
         "--minutes",
         type=float,
-        help="stop so many minutes after the start of this command, with a checkpoint of what is learnt so far; "
+        help="stop this many minutes after the command began, with a checkpoint of what is learnt so far; "
         "the same command with --resume goes on",
     )
     parser.add_argument("--base", help="checkpoint that training begins with (in the configuration: base)")

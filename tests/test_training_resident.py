@@ -150,20 +150,20 @@ def test_a_drawn_batch_has_what_one_of_the_host_has():
     made = stage(coverage=True, change_weight=3.0)
     drawn = DeviceDrawing(made.samples, CPU)
     drawn.begin(0)
-    ours, hosts = drawn.batch(64), made.samples.batch(0, range(4))
+    own, hosts = drawn.batch(64), made.samples.batch(0, range(4))
     for name, value in vars(hosts).items():
         if isinstance(value, Tensor) and name not in ("shown", "rolled", "seeds"):
-            mine = getattr(ours, name)
+            mine = getattr(own, name)
             assert (mine.shape[1:], mine.dtype) == (value.shape[1:], value.dtype), name
-    assert torch.equal(ours.signal[:, -1], made.samples.signal[ours.timesteps])
-    clean = ours.levels[:, 0] == 0
+    assert torch.equal(own.signal[:, -1], made.samples.signal[own.timesteps])
+    clean = own.levels[:, 0] == 0
     assert clean.any()
-    assert (ours.signal[clean, :2] == 1).all()
-    assert (ours.spread[clean, :2] == 0).all()
-    assert torch.equal(ours.spread[~clean, 1], made.samples.spread[ours.levels[~clean, 0]])
-    assert ours.noise.std().item() == pytest.approx(1, abs=0.02)
-    assert 0 <= ours.coverage.min() < 0.01 < 0.99 < ours.coverage.max() <= 1
-    empty = (ours.text == made.samples.tokenize("")).all(dim=1)
+    assert (own.signal[clean, :2] == 1).all()
+    assert (own.spread[clean, :2] == 0).all()
+    assert torch.equal(own.spread[~clean, 1], made.samples.spread[own.levels[~clean, 0]])
+    assert own.noise.std().item() == pytest.approx(1, abs=0.02)
+    assert 0 <= own.coverage.min() < 0.01 < 0.99 < own.coverage.max() <= 1
+    empty = (own.text == made.samples.tokenize("")).all(dim=1)
     assert 0 < empty.sum() < 20
 
 

@@ -76,13 +76,7 @@ class MaskedDiffusionLoss(nn.Module):
             mask = logits.sigmoid() * has_reference[:, None, None, None]
             denoised = mix(mask, reference_latent, dynamic)
             logs["mask"] = mask.detach().sum() / (mask[0].numel() * has_reference.sum()).clamp(min=1)
-        weight = self._weight(a, s)
-        if self.detail_weight:
-            weight = weight * (1 + self.detail_weight * unlikeness(target))
-        if self.change_weight:
-            news = novelty(target, reference_latent, has_reference, coverage)
-            cells = 1 + self.change_weight * news
-            weight = weight * cells / cells.mean(dim=(2, 3), keepdim=True)
+        weight = self._on_cells(self._weight(a, s), target, reference_latent, has_reference, coverage)
         error = (denoised - target).square()
         main = (weight * error).mean()
         own = (weight * (dynamic - target).square()).mean()
@@ -97,6 +91,17 @@ class MaskedDiffusionLoss(nn.Module):
             return signal_to_noise.clamp(max=self.min_snr_gamma)
         weight = signal_to_noise if self.prediction == "eps" else s.pow(-2)
         return weight.clamp(max=self.weight_cap) if self.weight_cap else weight
+
+    def _on_cells(
+        self, weight: Tensor, target: Tensor, last: Tensor, has_last: Tensor, coverage: Tensor | None
+    ) -> Tensor:
+        """The weight of each cell, where cells differ: [B, 1, h, w]."""
+        if self.detail_weight:
+            weight = weight * (1 + self.detail_weight * unlikeness(target))
+        if self.change_weight:
+            cells = 1 + self.change_weight * novelty(target, last, has_last, coverage)
+            weight = weight * cells / cells.mean(dim=(2, 3), keepdim=True)
+        return weight
 
 
 def unlikeness(latent: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class HalfPasses(Passes):
     """`Passes` of a module whose weights are a flat optimiser's; gradients add up in its flat gradients. `plain` is the
     module as it is inside of what Accelerate made of it.
 
-    Not for gradient checkpointing, which computes blocks anew with the weights that the module has by then.
+    Not for gradient checkpointing, which computes blocks again with the weights that the module has by then.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ PATIENCE = timedelta(hours=2)
 
 
 def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
-    """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds besides."""
+    """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds as well."""
     check_training_precision(config.mixed_precision, PartialState(cpu=not torch.cuda.is_available()).device)
     AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
     accelerator = Accelerator(

@@ -1,4 +1,4 @@
-"""Where a command stops: on a signal, or after so many minutes with time left for what has to be written."""
+"""Where a command stops: on a signal, or after some minutes with time left for what has to be written."""
 
 import itertools
 import signal
