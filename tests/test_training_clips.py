@@ -344,9 +344,9 @@ def test_exactly_the_named_parts_are_trained(
     config = configured(tmp_path, ADAPTER.format(base=base, train=json.dumps(parts)))
     seen = {}
 
-    def watched(stage: DiffusionTraining, folder: Path, resume: bool) -> nn.Module:
+    def watched(stage: DiffusionTraining, folder: Path, resume: bool, **how) -> nn.Module:
         before = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
-        trained = run_stage(stage, folder, resume)
+        trained = run_stage(stage, folder, resume, **how)
         seen.update(before=before, after=stage.model.state_dict())
         seen["grads"] = {name for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
         return trained

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ def plain_unet_equal(model: ARTV) -> bool:
     return torch.equal(plain, network(x, step, network.condition(context, references, anchor, level, level)))
 
 
-def watched(stage: Stage, folder: Path, resume: bool) -> nn.Module:
+def watched(stage: Stage, folder: Path, resume: bool, **how: Any) -> nn.Module:
     assert isinstance(stage, DiffusionTraining)
     before = digests(stage.model)
     grads = {name for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
@@ -55,7 +56,7 @@ def watched(stage: Stage, folder: Path, resume: bool) -> nn.Module:
         return averaged(training)
 
     loop.Training.averaged_module = looked_at
-    trained = run_stage(stage, folder, resume)
+    trained = run_stage(stage, folder, resume, **how)
     named = {name for name, _ in stage.model.named_parameters() if part_of_weight(name) in stage.config.train}
     changed = {name for name in after if after[name] != before[name]}
     SEEN.update(
