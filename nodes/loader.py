@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.info import checkpoint_facts
 from . import bridge, model_files, native_models, weights
+from .checks import device_faults_named
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class ARTVLoader(io.ComfyNode):
         )
 
     @classmethod
+    @device_faults_named()
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)

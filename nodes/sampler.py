@@ -12,11 +12,11 @@ from ..artv_core.sampling import SAMPLERS
 from ..artv_core.schedule import SPACINGS
 from ..artv_core.sizes import MAX_SIDE, check_side
 from . import bridge
-from .checks import verdict
+from .checks import device_faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
 from .live import workflow_id
-from .output_files import graph_metadata
+from .output_files import Naming, graph_metadata
 from .stream import Streams, StreamSettings
 from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
 
@@ -76,6 +76,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         return True
 
     @classmethod
+    @device_faults_named()
     def execute(
         cls,
         model: Any,
@@ -128,7 +129,9 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             reuse_blocks=shortcuts.reuse_blocks,
             guidance_interval=shortcuts.guidance_interval,
         )
-        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden))
+        size = model.model.config.size
+        naming = Naming((options.width or size[1], options.height or size[0]), cls.hidden and cls.hidden.prompt)
+        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
             positive,

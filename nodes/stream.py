@@ -12,7 +12,7 @@ from torch import Tensor
 from ..artv_core.media import VideoWriter
 from . import bridge
 from .images import Decoder
-from .output_files import output_files, video_file_inputs, video_suffix
+from .output_files import Naming, OutputFile, check_prefix, output_files, video_file_inputs, video_suffix
 from .types import ARTVStream
 
 
@@ -49,7 +49,7 @@ class ARTVStreamVideo(io.ComfyNode):
     def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int) -> io.NodeOutput:
         """Settings only; what is wrong with them is found before anything is sampled."""
         suffix = video_suffix(format)
-        output_files(filename_prefix, suffix)
+        check_prefix(filename_prefix)
         VideoWriter(f"checked{suffix}", fps, upscale=upscale)
         return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, suffix, upscale))
 
@@ -57,19 +57,28 @@ class ARTVStreamVideo(io.ComfyNode):
 class Streams:
     """Context manager: a growing file for each video of a batch."""
 
-    def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str]) -> None:
-        self.settings = settings
+    def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str], naming: Naming) -> None:
+        """`naming` is for the frames' own size; the files are `settings.upscale` times as large."""
+        width, height = naming.size
+        self._naming = naming._replace(size=(width * settings.upscale, height * settings.upscale))
+        self.settings, self.num_videos, self._metadata = settings, num_videos, metadata
+        self.files: list[OutputFile] = []
         self._decode = Decoder(settings.vae)
-        self.files = output_files(settings.prefix, settings.suffix, num_videos)
-        self._writers = [
-            VideoWriter(file.path, settings.fps, upscale=settings.upscale, metadata=metadata, growing=True)
-            for file in self.files
-        ]
+        self._writers: list[VideoWriter] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "Streams":
-        for writer in self._writers:
-            self._stack.enter_context(writer)
+        settings = self.settings
+        self.files = output_files(settings.prefix, settings.suffix, self.num_videos, self._naming, growing=True)
+        with ExitStack() as stack:
+            for file in self.files:
+                stack.callback(file.release)
+            for file in self.files:
+                writer = VideoWriter(
+                    file.path, settings.fps, upscale=settings.upscale, metadata=self._metadata, growing=True
+                )
+                self._writers.append(stack.enter_context(writer))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:

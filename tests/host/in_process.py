@@ -108,7 +108,12 @@ def patched(nodes: dict, checkpoint: str, base: Path) -> dict:
     }
 
 
-def lora_kinds(nodes: dict, checkpoint: str, base: Path) -> dict:
+def lora_files(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What becomes of LoRA files: of patches of each kind, and of each file in models/loras."""
+    return {"kinds": _lora_kinds(), "reports": _lora_reports(nodes, checkpoint, base)}
+
+
+def _lora_kinds() -> dict:
     """For a patch of each kind: whether the node takes it to fit its weight, and whether the host changes that."""
     import comfy.lora
     import torch
@@ -129,7 +134,7 @@ def lora_kinds(nodes: dict, checkpoint: str, base: Path) -> dict:
     return found
 
 
-def lora_reports(nodes: dict, checkpoint: str, base: Path) -> dict:
+def _lora_reports(nodes: dict, checkpoint: str, base: Path) -> dict:
     """What the node reports of each file in models/loras, without and with CLIP, or why it refuses it."""
     model, clip, _ = _load(nodes, checkpoint)
     found = {}
@@ -143,7 +148,13 @@ def lora_reports(nodes: dict, checkpoint: str, base: Path) -> dict:
     return found
 
 
-def reserved(nodes: dict, checkpoint: str, base: Path) -> dict:
+def written_files(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Files that nodes write: their names, and what is left of those that cannot be written."""
+    found = _reserved(base) | {"failed": _failed_video(nodes, base), "lacking": _lacking(nodes)}
+    return found | {"left of lacking": [path.name for path in (base / "output" / "lacking").iterdir()]}
+
+
+def _reserved(base: Path) -> dict:
     """Names of files to write: taken by many threads at once, given back, growing ones, and what a prefix may name."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -174,8 +185,28 @@ def reserved(nodes: dict, checkpoint: str, base: Path) -> dict:
         "while growing": while_growing,
         "after": [path.name for path in (base / "output" / "grow").iterdir()],
         "filled in": filled,
-        "failed": _failed_video(nodes, base),
     }
+
+
+def _lacking(nodes: dict) -> dict:
+    """What Decode to Video raises where a VAE does what the device cannot, and what of any other error."""
+    import torch
+
+    class Halves:
+        def decode(self, latents):
+            return torch.linalg.inv(latents.half())
+
+    class Faulty:
+        def decode(self, latents):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    found = {}
+    for vae in (Halves(), Faulty()):
+        try:
+            nodes["ARTVDecodeVideo"].execute({"samples": torch.ones(1, 4, 2, 2)}, vae, 8.0, "lacking/ARTV", "mp4", 1)
+        except (ValueError, RuntimeError) as error:
+            found[type(vae).__name__] = [type(error).__name__, str(error)]
+    return found
 
 
 def saved(nodes: dict, checkpoint: str, base: Path) -> dict:
