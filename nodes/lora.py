@@ -7,13 +7,12 @@ from typing import Any
 
 import comfy.lora
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.config import UNetConfig
 from ..artv_core.models.network import FrameNetwork
-from . import bridge
+from . import bridge, model_files
 from .types import ARTVModel
 
 _SHOWN = 8
@@ -83,14 +82,11 @@ class ARTVLoRA(io.ComfyNode):
 
 
 def _lora_names() -> list[str]:
-    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+    return model_files.names_in("loras")
 
 
 def _lora_path(name: str) -> str:
-    path = folder_paths.get_full_path("loras", name)
-    if path is None or not name.endswith(".safetensors"):
-        raise ValueError(f"there is no LoRA {name!r} in models/loras; there are: {', '.join(_lora_names()) or 'none'}")
-    return path
+    return model_files.path_in("loras", name, "LoRA")
 
 
 def _network_names(network: FrameNetwork) -> dict[str, str]:
