@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.info import checkpoint_facts
 from . import bridge, model_files, native_models, weights
-from .checks import device_faults_named
+from .checks import device_faults_named, verdict
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,15 @@ class ARTVLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None, base: str | None = None) -> bool | str:
+        """Whether the files are there. The host itself would refuse what its menu lists with other separators."""
+        for find, name in ((model_files.checkpoint_path, checkpoint), (model_files.base_path, base)):
+            told = verdict(find, name)
+            if told is not True:
+                return told
+        return True
+
+    @classmethod
     @device_faults_named()
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
@@ -114,7 +123,7 @@ def about(model: Any) -> str:
 
 def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint is, from its header: `{"checkpoint": NAME, "base": NAME}` as in the loader's menus gives
-    `artv_core.info.checkpoint_facts`. Raises ValueError, one line, with no path in it."""
+    `artv_core.info.checkpoint_facts`. Raises ValueError, one line, with no path in it but those of a broken link."""
     names = {kind: question.get(kind, default) for kind, default in (("checkpoint", ""), ("base", model_files.NO_BASE))}
     for kind, name in names.items():
         if not isinstance(name, str):

@@ -7,13 +7,13 @@ from typing import Any
 
 import comfy.lora
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.config import UNetConfig
 from ..artv_core.models.network import FrameNetwork
-from . import bridge
+from . import bridge, model_files
+from .checks import verdict
 from .lora_patches import fits, unused_keys, with_other_names
 from .types import ARTVModel
 
@@ -67,6 +67,11 @@ class ARTVLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        """Whether the file is there. The host itself would refuse what its menu lists with other separators."""
+        return verdict(_lora_path, lora_name)
+
+    @classmethod
     def execute(
         cls, model: Any, lora_name: str, strength: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
@@ -87,14 +92,11 @@ class ARTVLoRA(io.ComfyNode):
 
 
 def _lora_names() -> list[str]:
-    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+    return model_files.names_in("loras")
 
 
 def _lora_path(name: str) -> str:
-    path = folder_paths.get_full_path("loras", name)
-    if path is None or not name.endswith(".safetensors"):
-        raise ValueError(f"there is no LoRA {name!r} in models/loras; there are: {', '.join(_lora_names()) or 'none'}")
-    return path
+    return model_files.path_in("loras", name, "LoRA")
 
 
 def _network_names(network: FrameNetwork) -> dict[str, str]:
