@@ -1,0 +1,11 @@
+"""Named things that move in detailed places: a world of pictures, rendered at any size on any device.
+
+`names` has the words and captions, `scenes` what is drawn by lot, `motion` where things are, `world` the pictures
+themselves; `things` and `places` are what they are put together from.
+"""
+
+from .names import caption, is_held_out, vocabulary
+from .scenes import Scenes
+from .world import PictureWorld, Window
+
+__all__ = ["PictureWorld", "Scenes", "Window", "caption", "is_held_out", "vocabulary"]
