@@ -41,7 +41,8 @@ class ARTVDriftReadout(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="copy_mask of the sampler, for the share that was copied. Without it that column is 0.",
+                    tooltip="copy_mask of the sampler, for the column of what was copied. Leave unconnected and "
+                    "that column is 0.",
                 ),
                 io.Int.Input(
                     "anchor_frame",
@@ -62,9 +63,7 @@ class ARTVDriftReadout(io.ComfyNode):
                     display_name="table", tooltip="Twelve frames, evenly spaced, as text. Show it with Preview Any."
                 ),
                 io.Image.Output(display_name="plot", tooltip="Every measure over the frames, as one picture."),
-                io.String.Output(
-                    display_name="csv_file", tooltip="Where the CSV file is, as seen from the output folder."
-                ),
+                io.String.Output(display_name="csv_file", tooltip="Path of the CSV file, inside the output folder."),
             ],
         )
 

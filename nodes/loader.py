@@ -28,7 +28,8 @@ class ARTVLoader(io.ComfyNode):
             node_id="ARTVLoader",
             display_name="ARTV Loader",
             category="ARTV",
-            description="Loads an ARTV checkpoint: the model for the sampler, and a native CLIP and VAE.",
+            description="Loads an ARTV checkpoint: the model for the sampler, and a CLIP and VAE that work with all "
+            "other nodes.",
             search_aliases=["artv", "art-v", "load checkpoint", "text to video", "video model"],
             inputs=[
                 io.Combo.Input(
@@ -40,23 +41,24 @@ class ARTVLoader(io.ComfyNode):
                     "base",
                     options=model_files.base_names(),
                     default=model_files.NO_BASE,
-                    tooltip="The Stable Diffusion checkpoint it was trained on, from models/checkpoints. Only needed "
-                    "for a file that holds no more than what was trained.",
+                    tooltip="The Stable Diffusion checkpoint that this one was trained on, from models/checkpoints. "
+                    "Only needed if the ARTV file does not hold the whole model.",
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
                     optional=True,
-                    tooltip="Compile the networks (torch.compile): faster frames, but the first frames of each new "
-                    "size take minutes longer, also after a restart. Worth it for long videos and many runs.",
+                    tooltip="Compiles the networks (torch.compile). Frames come faster, but the first frames of "
+                    "each new size take minutes longer, also after a restart. Worth it for long videos and many "
+                    "runs.",
                 ),
                 io.Boolean.Input(
                     "graph",
                     default=True,
                     optional=True,
-                    tooltip="Record the networks once and replay them as one CUDA graph: much faster on NVIDIA "
-                    "cards, and the same frames but for rounding. If the card has no room for the whole model, "
-                    "frames are made as usual.",
+                    tooltip="Records the work of a step once and replays it as one CUDA graph. Much faster on "
+                    "NVIDIA cards, with the same frames except for rounding. If the card has no room for the whole "
+                    "model, frames are made the usual way.",
                 ),
             ],
             outputs=[

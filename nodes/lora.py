@@ -31,8 +31,8 @@ class ARTVLoRA(io.ComfyNode):
             node_id="ARTVLoRA",
             display_name="ARTV LoRA",
             category="ARTV",
-            description="Applies a Stable Diffusion LoRA, 1.x or 2.x as the model is, to the model that draws the "
-            "frames (not to the one that masks), and to CLIP where one is wired. Several can follow one another.",
+            description="Applies a Stable Diffusion LoRA (1.x or 2.x, as the model is) to the network that draws "
+            "the frames, and to CLIP if one is connected. Several can follow one another.",
             search_aliases=["artv", "lora", "load lora", "style"],
             inputs=[
                 ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
@@ -47,7 +47,7 @@ class ARTVLoRA(io.ComfyNode):
                     step=0.01,
                     tooltip="How strongly to change the model. 0: not at all; may be negative.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="The CLIP, if the LoRA is to change it too."),
+                io.Clip.Input("clip", optional=True, tooltip="Connect the CLIP if the LoRA should change it too."),
                 io.Float.Input(
                     "strength_clip",
                     default=1.0,
@@ -59,9 +59,11 @@ class ARTVLoRA(io.ComfyNode):
             ],
             outputs=[
                 ARTVModel.Output(display_name="model", tooltip="The changed model."),
-                io.Clip.Output(display_name="clip", tooltip="The changed CLIP, where one was wired."),
+                io.Clip.Output(display_name="clip", tooltip="The changed CLIP, if one was connected."),
                 io.String.Output(
-                    display_name="report", tooltip="How much of the file fits, and the names of what does not."
+                    display_name="report",
+                    tooltip="How many weights were changed, and the names of what does not "
+                    "fit. Show it with Preview Any.",
                 ),
             ],
         )

@@ -178,8 +178,8 @@ def video_file_inputs() -> list[io.Input]:
             default=1,
             min=1,
             max=16,
-            tooltip="Each pixel becomes a square of so many pixels, without blur. 4 makes the tiny model's 64 pixels "
-            "easy to see.",
+            tooltip="Enlarges the video without blur: each pixel becomes a square this many pixels wide. 4 makes "
+            "the 64 pixels of the tiny model easy to see.",
         ),
     ]
 

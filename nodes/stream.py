@@ -37,9 +37,9 @@ class ARTVStreamVideo(io.ComfyNode):
             node_id="ARTVStreamVideo",
             display_name="ARTV Stream to Video",
             category="ARTV",
-            description="Has the sampler decode and write each frame as soon as it is made. The file in the output "
-            "folder can be watched while it grows, as NAME.part.mp4, and is NAME.mp4 when the last frame is in it. "
-            "What was written stays, whatever happens.",
+            description="Makes the sampler decode and write each frame as soon as it is made. You can watch the "
+            "file while it grows: it is called NAME.part.mp4 until the last frame is in it, then NAME.mp4. If the "
+            "run stops, what was written stays.",
             search_aliases=["artv", "stream", "live", "mp4", "mkv", "save video", "while sampling"],
             inputs=[io.Vae.Input("vae", tooltip="The VAE of the ARTV Loader."), *video_file_inputs()],
             outputs=[ARTVStream.Output(display_name="stream", tooltip="For the sampler's stream input.")],
