@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "artv_core/checkpoints").glob("*.md")]
+FOLDERS = (ROOT, ROOT / "docs", ROOT / "artv_core/checkpoints")
+DOCUMENTS = [path for folder in FOLDERS for path in sorted(folder.glob("*.md"))]
 README_BYTES = 10_000
 
 
