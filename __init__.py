@@ -5,8 +5,15 @@ Nothing is imported here until the host asks for the nodes, since pytest and too
 
 from pathlib import Path
 
-if (Path(__file__).parent / "js").is_dir():
-    WEB_DIRECTORY = "./js"
+
+def __getattr__(name: str) -> str:
+    """`WEB_DIRECTORY`, the page's scripts, when the host asks. A spare copy has none, or they would run twice."""
+    if name == "WEB_DIRECTORY" and (Path(__file__).parent / "js").is_dir():
+        from .nodes import copies
+
+        if not copies.is_spare():
+            return "./js"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 async def comfy_entrypoint():

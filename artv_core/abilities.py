@@ -17,8 +17,13 @@ _SIGNS = (
     "not compiled with cuda enabled",
     "requires compute capability",
     "requires device with capability",
+    "low precision dtypes not supported",
+    "unsupported dtype",
+    "invalid device function",
+    "cublas_status_not_supported",
 )
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_ADVICE = "try float32, do without compiling and fp8, or the cpu"
 _OLDEST_COMPILED_FOR = (7, 0)  # Triton's
 
 
@@ -49,9 +54,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)
 
 
-def lacking_ability(error: Exception) -> str:
-    """One line where an error says that a device, or this PyTorch on it, cannot do something; else ""."""
+def lacking_ability(error: Exception, advice: str = _ADVICE) -> str:
+    """One line that ends in `advice` where a device, or this PyTorch on it, cannot do something; else ""."""
     text = " ".join(str(error).split())
     if not any(sign in text.lower() for sign in _SIGNS):
         return ""
-    return f"this device cannot do that ({one_line(text, 160)}); try float32, do without compiling and fp8, or the cpu"
+    return f"this device cannot do that ({one_line(text, 160)}); {advice}"

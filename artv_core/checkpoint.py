@@ -34,7 +34,7 @@ from .public_files import (
     with_shapes,
     with_usual_names,
 )
-from .tensor_file import Reader, TensorFile, open_tensor_file, write_tensor_file
+from .tensor_file import Reader, TensorFile, broken_link, open_tensor_file, write_tensor_file
 
 PARTS = {
     "unet": "noise UNet",
@@ -412,7 +412,8 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     if str(name_or_path) in shipped and not path.is_file():
         return shipped[str(name_or_path)]
     if not os.path.exists(path):  # Path.exists raises where a name is too long
-        raise ValueError(f"no such checkpoint: {path}; shipped with this package: {', '.join(shipped) or 'none'}")
+        none = broken_link(path) or f"no such checkpoint: {path}"
+        raise ValueError(f"{none}; shipped with this package: {', '.join(shipped) or 'none'}")
     return path
 
 

@@ -149,7 +149,7 @@ class VideoWriter:
     @property
     def growing_path(self) -> Path:
         """Where a growing file lies until it is whole: `out.part.mp4` beside `out.mp4`."""
-        return _part_beside(Path(os.path.realpath(self.path)))
+        return part_beside(Path(os.path.realpath(self.path)))
 
     def __enter__(self) -> "VideoWriter":
         if self.growing:
@@ -187,7 +187,7 @@ class VideoWriter:
         if name is None:
             raise ValueError(f"this FFmpeg has no video encoder of: {', '.join(ENCODERS)}; install PyAV from PyPI")
         if self.growing:
-            self._file.move(_part_beside(self._file.target))
+            self._file.move(part_beside(self._file.target))
         self._sink = _Sink(self._file.path)
         container = CONTAINERS[self.path.suffix.lower()]
         self._container = av.open(self._sink, "w", format=container, options=self._container_options(container))
@@ -444,5 +444,6 @@ def evenly_spaced(count: int, columns: int) -> list[int]:
     return [round(column * (count - 1) / max(1, columns - 1)) for column in range(columns)]
 
 
-def _part_beside(target: Path) -> Path:
+def part_beside(target: Path) -> Path:
+    """Where a growing video lies until it is whole: `out.part.mp4` for `out.mp4`."""
     return target.with_name(f"{target.stem}.part{target.suffix}")

@@ -5,6 +5,7 @@ one line.
 """
 
 import math
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,11 +142,19 @@ def open_tensor_file(path: str | Path, reader: Reader | None = None) -> TensorFi
     return TensorFile(path, metadata, tensors, reader)
 
 
+def broken_link(path: str | Path) -> str | None:
+    """A line on the link at `path`, or on the way to it, that points to what is not there; None where there is none."""
+    for place in (Path(path), *Path(path).parents):
+        if os.path.islink(place) and not os.path.exists(place):
+            return f"{place} is a broken link: it points to {os.path.realpath(place)}, and there is no such file"
+    return None
+
+
 def _check_node(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise ValueError(f"no such checkpoint: {path}") from None
+        raise ValueError(broken_link(path) or f"no such checkpoint: {path}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {reason(error)}") from None
     if not stat.S_ISREG(status.st_mode):

@@ -100,12 +100,12 @@ def main() -> None:
         whole = kept_result(model.config.name, args.seed, overrides) | result
         RESULT.write_text(json.dumps(whole, indent=1) + "\n")
         if "bars" in whole and path == resolve_checkpoint("tiny"):
-            for text in (ROOT / "README.md", path.with_suffix(".md")):
+            for text in (ROOT / "docs/measurements.md", path.with_suffix(".md")):
                 put_tables(text, {"quality": markdown(whole)})
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as the tables of the README and of the model card."""
+    """The result as the tables of docs/measurements.md and of the model card."""
     reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
     reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
     lines = [f"| measure | bar | {result['checkpoint']} | true clips | first frame for ever |", "|---|---|---|---|---|"]

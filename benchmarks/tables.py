@@ -1,4 +1,4 @@
-"""The README's tables of bars: `python benchmarks/tables.py` writes them anew from the result files."""
+"""The tables of bars in docs/measurements.md: `python benchmarks/tables.py` writes them from the result files."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from documents import put_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs/measurements.md"
 RESULTS = ROOT / "benchmarks/results"
 TABLES = {
     "long video": ("long_video", "faults"),
@@ -16,11 +16,11 @@ TABLES = {
     "speed": ("speed",),
     "evidence": ("ablations",),
 }
-"""By name in the README: the results whose bars they show."""
+"""By name in the document: the results whose bars they show."""
 
 
 def main() -> None:
-    put_tables(README, {name: table(read_bars(results)) for name, results in TABLES.items()})
+    put_tables(DOCUMENT, {name: table(read_bars(results)) for name, results in TABLES.items()})
 
 
 def read_bars(names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 /** In the sampler: the video so far, playing in a loop while it is made, with its masks and its drift. */
 
-import { addPanel, app, element, onRemoved, text, watch, widen } from "./page.js"
+import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
@@ -28,6 +28,7 @@ class LivePanel {
     this.playing = true
     this.build()
     addPanel(node, "artv_live", this.root, HEIGHT)
+    this.tellOfCopies()
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
     const stop = onRuns(() => this.follow())
@@ -40,6 +41,7 @@ class LivePanel {
 
   build() {
     this.status = element("div", { class: "artv-live-status" }, text("live.empty"))
+    this.copies = element("div", { class: "artv-live-copies", role: "alert", hidden: true })
     this.problem = element("div", { class: "artv-live-problem", role: "alert", hidden: true })
     this.picture = element("canvas", { class: "artv-live-picture", role: "img", "aria-label": text("live.picture") })
     this.mask = element("canvas", { class: "artv-live-mask", hidden: true, "aria-hidden": "true" })
@@ -60,9 +62,17 @@ class LivePanel {
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.status, this.problem, this.stage, controls, plot, this.drift)
+      this.copies, this.status, this.problem, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
     this.setPlaying(true)
+  }
+
+  /** Say it where the host has loaded this pack more than once: the page may then ask another copy than the one in use. */
+  async tellOfCopies() {
+    const { used, others } = await ask("copies", {}).catch(() => ({}))
+    if (!used) return
+    this.copies.textContent = text("live.copies", { used, others: others.join(", ") })
+    this.copies.hidden = false
   }
 
   /** Show the node's run as it is now. */

@@ -24,6 +24,7 @@ from .live import Run
 from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
 from .weights import Evaluations, run_weights
+from .weights import load_model as load_model  # callers outside the pack look for it here
 
 # The host's schema
 

@@ -1,11 +1,16 @@
-"""What is checked before a prompt is run, so that the host refuses it and marks the node.
+"""What is checked before a prompt is run, so that the host refuses it and marks the node; and what a device cannot do.
 
 `validate_inputs` of a node gets the values of its widgets; what a wire brings is not known yet and is left out. The
 host shows what is wrong at every input that the method names, and does not check the limits of these inputs itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from ..artv_core.abilities import lacking_ability
+
+_DEVICE_ADVICE = "start ComfyUI with --force-fp32, turn off 'compile' and 'graph' in ARTV Loader, or use --cpu"
 
 
 def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
@@ -18,3 +23,16 @@ def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
+
+
+@contextmanager
+def device_faults_named() -> Iterator[None]:
+    """What a device cannot do, such as half precision on some, is a ValueError of one line. All else is passed on: the
+    host has its own way with memory that runs out and with runs that are stopped."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        lacking = lacking_ability(error, _DEVICE_ADVICE)
+        if not lacking:
+            raise
+        raise ValueError(lacking) from error

@@ -51,17 +51,17 @@ class ARTVAnchorFrame(io.ComfyNode):
             node_id="ARTVAnchorFrame",
             display_name="ARTV Anchor Frame",
             category="ARTV",
-            description="Chooses the anchor: one frame that every new frame looks at, so that a long video keeps its "
-            "colours and things.",
+            description="Chooses the anchor: one frame that every new frame looks at, so colours and objects stay "
+            "consistent in a long video.",
             search_aliases=["artv", "anchor", "reference image", "drift"],
             inputs=[
                 io.Combo.Input(
                     "policy",
                     options=list(POLICIES),
                     default="previous segment",
-                    tooltip="previous segment: the first frame, then for each later prompt the last frame of the prompt"
-                    " before (the paper's rule). first frame: the first one throughout. given image: the latent wired"
-                    " below. rolling window: the frame so many frames ago. none: no anchor.",
+                    tooltip="previous segment (the paper's rule): the first frame; then, for each later prompt, the "
+                    "last frame of the prompt before. first frame: always the first one. given image: the latent "
+                    "connected below. rolling window: the frame that lies 'window' frames back. none: no anchor.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -81,7 +81,8 @@ class ARTVAnchorFrame(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="One image's latent, from VAE Encode, for 'given image'. It must be of the video's size.",
+                    tooltip="The latent of one image, from VAE Encode, for 'given image'. It must have the size of "
+                    "the video.",
                 ),
                 io.Float.Input(
                     "adain_strength",
@@ -90,8 +91,8 @@ class ARTVAnchorFrame(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="Against drift of colours: how far each frame's latent statistics (mean and spread of each "
-                    "channel) are pulled toward the anchor's. 0: not at all, as in the paper; 1: all the way.",
+                    tooltip="Keeps colours from drifting: pulls the overall colours and contrast of each frame "
+                    "toward the anchor's. 0: not at all, as in the paper. 1: all the way.",
                 ),
             ],
             outputs=[ARTVAnchor.Output(display_name="anchor", tooltip="For the sampler's anchor input.")],
@@ -121,8 +122,8 @@ class ARTVNoiseAugment(io.ComfyNode):
             node_id="ARTVNoiseAugment",
             display_name="ARTV Noise Augment",
             category="ARTV",
-            description="Sets how much noise hides the reference frames and the anchor from the network. More noise "
-            "keeps errors from piling up, and lets details change.",
+            description="Sets how much noise is added to the previous frames and the anchor before the network sees "
+            "them. More noise keeps small errors from building up, but lets details change.",
             search_aliases=["artv", "noise augmentation", "noise level", "drift"],
             inputs=[
                 io.Int.Input(
@@ -130,30 +131,32 @@ class ARTVNoiseAugment(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=99_999,
-                    tooltip="Time step up to which the reference frames are noised. 0: clean; -1: what the checkpoint "
-                    "recommends (the paper: 200 of 1000).",
+                    tooltip="How much noise to add to the previous frames, as a diffusion time step from 0 to 1000. "
+                    "Higher: less copying of small errors. 0: none. -1: what the checkpoint recommends (the paper: "
+                    "200).",
                 ),
                 io.Int.Input(
                     "anchor_level",
                     default=-1,
                     min=-1,
                     max=99_999,
-                    tooltip="The same for the anchor frame. 0: clean; -1: what the checkpoint recommends.",
+                    tooltip="The same for the anchor frame. 0: none. -1: what the checkpoint recommends.",
                 ),
                 io.String.Input(
                     "reference_levels",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Levels that change over the video, as in a prompt schedule: '0: 20' and on the next line "
-                    "'24: 60' means 20 from the first frame and 60 from frame 24 on. Empty: reference_level always.",
+                    tooltip="Noise that changes over the video, as in a prompt schedule: '0: 20' and on the next "
+                    "line '24: 60' means 20 from the first frame and 60 from frame 24 on. Empty: always "
+                    "reference_level.",
                 ),
                 io.String.Input(
                     "anchor_levels",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The same for the anchor frame. Empty: anchor_level throughout.",
+                    tooltip="The same for the anchor frame. Empty: always anchor_level.",
                 ),
             ],
             outputs=[ARTVNoise.Output(display_name="noise", tooltip="For the sampler's noise_augment input.")],

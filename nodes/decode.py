@@ -6,9 +6,10 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import VideoWriter
 from . import bridge
-from .images import Decoder, decoded_frames
+from .checks import device_faults_named
+from .images import Decoder, decoded_frames, pixel_size
 from .monitor import completes, counter
-from .output_files import graph_metadata, output_file, video_file_inputs, video_suffix
+from .output_files import Naming, graph_metadata, reserved_files, video_file_inputs, video_suffix
 
 
 class ARTVDecodeVideo(io.ComfyNode):
@@ -35,17 +36,19 @@ class ARTVDecodeVideo(io.ComfyNode):
         )
 
     @classmethod
+    @device_faults_named()
     def execute(
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:
         """A few frames at a time: decode, encode, forget."""
         samples = bridge.latent_samples(latent, "the latent")
-        file = output_file(filename_prefix, video_suffix(format))
-        progress, show = counter(len(samples)), completes(samples)
-        with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
-            for index, image in enumerate(decoded_frames(Decoder(vae), samples)):
-                video.append(image)
-                show(index, image)
-                progress()
+        naming = Naming(pixel_size(vae, samples, upscale), cls.hidden and cls.hidden.prompt)
+        with reserved_files(filename_prefix, video_suffix(format), naming=naming) as (file,):
+            progress, show = counter(len(samples)), completes(samples)
+            with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
+                for index, image in enumerate(decoded_frames(Decoder(vae), samples)):
+                    video.append(image)
+                    show(index, image)
+                    progress()
         result = ui.SavedResult(file.name, file.subfolder, io.FolderType.output)
         return io.NodeOutput(InputImpl.VideoFromFile(file.path), ui=ui.PreviewVideo([result]))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..artv_core.evaluation.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
-from .images import Decoder, decoded_frame, decoded_frames
+from .checks import device_faults_named
+from .images import Decoder, decoded_frame, decoded_frames, pixel_size
 from .monitor import counter
-from .output_files import output_file
+from .output_files import Naming, reserved_files
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,15 @@ class ARTVDriftReadout(io.ComfyNode):
             "Gives a table, a plot, and a CSV file that has a row for every frame and grows as frames are measured.",
             search_aliases=["artv", "drift", "quality", "sharpness", "motion", "csv", "plot"],
             is_output_node=True,
+            hidden=[io.Hidden.prompt],
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
                 io.Vae.Input("vae", tooltip="The VAE the latents belong to, from ARTV Loader."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="copy_mask of the sampler, for the share that was copied. Without it that column is 0.",
+                    tooltip="copy_mask of the sampler, for the column of what was copied. Leave unconnected and "
+                    "that column is 0.",
                 ),
                 io.Int.Input(
                     "anchor_frame",
@@ -51,7 +54,8 @@ class ARTVDriftReadout(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="drift/ARTV",
-                    tooltip="Folder and beginning of the CSV file's name, inside the output folder.",
+                    tooltip="Folder and beginning of the CSV file's name, inside the output folder. %date:yyyy-MM-dd% "
+                    "and %NODE.INPUT%, such as %ARTVLoader.checkpoint%, are filled in.",
                 ),
             ],
             outputs=[
@@ -59,13 +63,12 @@ class ARTVDriftReadout(io.ComfyNode):
                     display_name="table", tooltip="Twelve frames, evenly spaced, as text. Show it with Preview Any."
                 ),
                 io.Image.Output(display_name="plot", tooltip="Every measure over the frames, as one picture."),
-                io.String.Output(
-                    display_name="csv_file", tooltip="Where the CSV file is, as seen from the output folder."
-                ),
+                io.String.Output(display_name="csv_file", tooltip="Path of the CSV file, inside the output folder."),
             ],
         )
 
     @classmethod
+    @device_faults_named()
     def execute(
         cls, latent: dict, vae: Any, anchor_frame: int, filename_prefix: str, mask: Tensor | None = None
     ) -> io.NodeOutput:
@@ -76,12 +79,12 @@ class ARTVDriftReadout(io.ComfyNode):
             raise ValueError(
                 f"anchor_frame is {anchor_frame}, but the latent has {len(samples)} frames, 0 to {len(samples) - 1}"
             )
-        file = output_file(filename_prefix, ".csv")
+        naming = Naming(pixel_size(vae, samples), cls.hidden and cls.hidden.prompt)
         decode = Decoder(vae)
         meter = DriftMeter(decoded_frame(decode, samples, anchor_frame))
         readings: list[DriftReading] = []
         progress = counter(len(samples))
-        with DriftLog(file.path) as log:
+        with reserved_files(filename_prefix, ".csv", naming=naming) as (file,), DriftLog(file.path) as log:
             for index, image in enumerate(decoded_frames(decode, samples)):
                 readings.append(meter.read(index, image, None if masks is None else masks[index]))
                 log.append(readings[-1])

@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..artv_core.prompt_edit import answer_schedule
-from . import model_files
+from . import copies, model_files
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
@@ -38,6 +38,7 @@ ANSWERS: dict[str, Answer] = {
     "recall": recall,
     "checkpoint": answer_checkpoint,
     "schedule": answer_schedule,
+    "copies": copies.answer_copies,
 }
 
 
@@ -45,7 +46,11 @@ class ARTVExtension(ComfyExtension):
     """What `comfy_entrypoint` gives the host."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes; the folder of checkpoints is made known on the way, and what the page may ask."""
+        """All nodes; the folder of checkpoints is made known on the way, and what the page may ask. A spare copy of the
+        pack adds none of these."""
+        copies.tell_log()
+        if copies.is_spare():
+            return []
         model_files.register_folder()
         add_routes(ANSWERS)
         return NODES

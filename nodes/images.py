@@ -98,3 +98,10 @@ def frames_at_once(latents: Tensor, device: torch.device | None = None, factor: 
         return 1
     pixels = latents.shape[-2] * latents.shape[-1] * factor**2
     return max(1, min(MOST_AT_ONCE, MOST_PIXELS // max(1, pixels)))
+
+
+def pixel_size(vae: Any, latents: Tensor, upscale: int = 1) -> tuple[int, int]:
+    """Width and height of the images of latents [..., h, w], each pixel `upscale` wide."""
+    ratio = getattr(vae, "spacial_compression_decode", lambda: 8)()
+    height, width = latents.shape[-2:]
+    return int(width * ratio * upscale), int(height * ratio * upscale)

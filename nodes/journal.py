@@ -53,30 +53,30 @@ class ARTVJournalSettings(io.ComfyNode):
             node_id="ARTVJournalSettings",
             display_name="ARTV Journal",
             category="ARTV",
-            description="Every finished frame is kept in a file in the output folder. After a crash or a cancel, queue "
-            "the same graph: it goes on where it stopped. The sampler does so by itself for videos of more than "
-            f"{JOURNAL_FROM - 1} frames; this node is for other wishes.",
+            description="Saves every finished frame to a file in the output folder. After a crash or a cancel, queue "
+            "the same graph and it continues. The sampler does this by itself for videos of more than "
+            f"{JOURNAL_FROM - 1} frames. Add this node only to change that.",
             search_aliases=["artv", "resume", "continue", "checkpoint", "crash", "redo", "save frames"],
             inputs=[
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default=MODES[0],
-                    tooltip=f"automatic: a journal for videos of more than {JOURNAL_FROM - 1} frames. on: always. "
+                    tooltip=f"automatic: save the frames of videos of more than {JOURNAL_FROM - 1} frames. on: always. "
                     "off: never.",
                 ),
                 io.Boolean.Input(
                     "start_over",
                     default=False,
-                    tooltip="Make all frames, in spite of a journal that holds some. The old journal stays.",
+                    tooltip="Ignores saved frames and starts from frame 0. The old journal is kept.",
                 ),
                 io.String.Input(
                     "redo",
                     default="",
                     multiline=True,
-                    tooltip="Frames to make again with another seed: '120: 7' means the seed 7 from frame 120 on; "
-                    "there may be several lines. Frames before come from the journal. For another prompt from a frame "
-                    "on, change the prompt schedule there: what comes before is taken from the journal too.",
+                    tooltip="Makes frames again with another seed. '120: 7' means seed 7 from frame 120 on; you can "
+                    "give several lines. Earlier frames come from the journal. To change a prompt from a frame on, "
+                    "edit the prompt schedule there; earlier frames are kept too.",
                 ),
             ],
             outputs=[ARTVJournal.Output(display_name="journal", tooltip="For the sampler's journal input.")],
@@ -105,21 +105,24 @@ class ARTVLoadJournal(io.ComfyNode):
             node_id="ARTVLoadJournal",
             display_name="ARTV Load Frames",
             category="ARTV",
-            description="The frames that a journal holds, of a run that was finished, cancelled or cut off. Decode "
-            "them, or wire them to a sampler's references to go on from them.",
+            description="Loads the saved frames of a run that finished, was cancelled or was cut off. Decode them, "
+            "or connect them to the references of a sampler to continue.",
             search_aliases=["artv", "journal", "load frames", "load latent", "resume", "recover"],
             inputs=[
                 io.Combo.Input(
                     "journal",
                     options=_names() or [NONE_YET],
-                    tooltip="The journal, latest first: a file in output/artv_journals. Reload the page's node "
-                    "definitions (R) to see new ones.",
+                    tooltip="The saved run, latest first: a file in output/artv_journals. Press R to see new ones.",
                 ),
                 io.Int.Input(
                     "first_frame", default=0, min=0, max=10**9, tooltip="The first frame to load; they count from 0."
                 ),
                 io.Int.Input(
-                    "frames", default=0, min=0, max=10**9, tooltip="How many frames to load. 0: all that follow."
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=10**9,
+                    tooltip="How many frames to load. 0: all from first_frame on.",
                 ),
             ],
             outputs=[
@@ -129,7 +132,7 @@ class ARTVLoadJournal(io.ComfyNode):
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="For each frame how much was copied from the frame before, at latent resolution.",
+                    tooltip="How much of each frame was copied from the frame before, at latent resolution.",
                 ),
                 io.String.Output(display_name="about", tooltip="What the journal holds. Show it with Preview Any."),
             ],
@@ -172,7 +175,7 @@ class ARTVJournals(io.ComfyNode):
             node_id="ARTVJournals",
             display_name="ARTV List Journals",
             category="ARTV",
-            description="Lists the journals in the output folder with their sizes, and removes those that are named.",
+            description="Lists the saved runs in the output folder with their sizes, and removes those you name.",
             search_aliases=["artv", "journal", "disk space", "clean up"],
             is_output_node=True,
             inputs=[
@@ -180,7 +183,7 @@ class ARTVJournals(io.ComfyNode):
                     "remove",
                     default="",
                     multiline=True,
-                    tooltip="Names of journals to remove, one a line, as they are listed. They are gone for good.",
+                    tooltip="Names of saved runs to delete, one a line, as they are listed. They cannot be restored.",
                 )
             ],
             outputs=[io.String.Output(display_name="list", tooltip="Name, frames, size, time and content of each.")],

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.info import checkpoint_facts
 from . import bridge, model_files, native_models, weights
+from .checks import device_faults_named, verdict
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class ARTVLoader(io.ComfyNode):
             node_id="ARTVLoader",
             display_name="ARTV Loader",
             category="ARTV",
-            description="Loads an ARTV checkpoint: the model for the sampler, and a native CLIP and VAE.",
+            description="Loads an ARTV checkpoint: the model for the sampler, and a CLIP and VAE that work with all "
+            "other nodes.",
             search_aliases=["artv", "art-v", "load checkpoint", "text to video", "video model"],
             inputs=[
                 io.Combo.Input(
@@ -39,23 +41,24 @@ class ARTVLoader(io.ComfyNode):
                     "base",
                     options=model_files.base_names(),
                     default=model_files.NO_BASE,
-                    tooltip="The Stable Diffusion checkpoint it was trained on, from models/checkpoints. Only needed "
-                    "for a file that holds no more than what was trained.",
+                    tooltip="The Stable Diffusion checkpoint that this one was trained on, from models/checkpoints. "
+                    "Only needed if the ARTV file does not hold the whole model.",
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
                     optional=True,
-                    tooltip="Compile the networks (torch.compile): faster frames, but the first frames of each new "
-                    "size take minutes longer, also after a restart. Worth it for long videos and many runs.",
+                    tooltip="Compiles the networks (torch.compile). Frames come faster, but the first frames of "
+                    "each new size take minutes longer, also after a restart. Worth it for long videos and many "
+                    "runs.",
                 ),
                 io.Boolean.Input(
                     "graph",
                     default=True,
                     optional=True,
-                    tooltip="Record the networks once and replay them as one CUDA graph: much faster on NVIDIA "
-                    "cards, and the same frames but for rounding. If the card has no room for the whole model, "
-                    "frames are made as usual.",
+                    tooltip="Records the work of a step once and replays it as one CUDA graph. Much faster on "
+                    "NVIDIA cards, with the same frames except for rounding. If the card has no room for the whole "
+                    "model, frames are made the usual way.",
                 ),
             ],
             outputs=[
@@ -71,6 +74,16 @@ class ARTVLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None, base: str | None = None) -> bool | str:
+        """Whether the files are there. The host itself would refuse what its menu lists with other separators."""
+        for find, name in ((model_files.checkpoint_path, checkpoint), (model_files.base_path, base)):
+            told = verdict(find, name)
+            if told is not True:
+                return told
+        return True
+
+    @classmethod
+    @device_faults_named()
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
@@ -112,7 +125,7 @@ def about(model: Any) -> str:
 
 def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint is, from its header: `{"checkpoint": NAME, "base": NAME}` as in the loader's menus gives
-    `artv_core.info.checkpoint_facts`. Raises ValueError, one line, with no path in it."""
+    `artv_core.info.checkpoint_facts`. Raises ValueError, one line, with no path in it but those of a broken link."""
     names = {kind: question.get(kind, default) for kind, default in (("checkpoint", ""), ("base", model_files.NO_BASE))}
     for kind, name in names.items():
         if not isinstance(name, str):

@@ -1,22 +1,24 @@
 """The LoRA node: Stable Diffusion LoRA files, of the model's own family, on the noise network, through the host's own
 reader."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import comfy.lora
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.config import UNetConfig
 from ..artv_core.models.network import FrameNetwork
-from . import bridge
+from . import bridge, model_files
+from .checks import verdict
+from .lora_patches import fits, unused_keys, with_other_names
 from .types import ARTVModel
 
 _SHOWN = 8
+_OF_CLIP = ("lora_te_", "lora_te1_", "text_encoder.", "text_encoders.", "text_model.", "base_model.model.text_model.")
 
 
 class ARTVLoRA(io.ComfyNode):
@@ -29,8 +31,8 @@ class ARTVLoRA(io.ComfyNode):
             node_id="ARTVLoRA",
             display_name="ARTV LoRA",
             category="ARTV",
-            description="Applies a Stable Diffusion LoRA, 1.x or 2.x as the model is, to the model that draws the "
-            "frames (not to the one that masks), and to CLIP where one is wired. Several can follow one another.",
+            description="Applies a Stable Diffusion LoRA (1.x or 2.x, as the model is) to the network that draws "
+            "the frames, and to CLIP if one is connected. Several can follow one another.",
             search_aliases=["artv", "lora", "load lora", "style"],
             inputs=[
                 ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
@@ -45,7 +47,7 @@ class ARTVLoRA(io.ComfyNode):
                     step=0.01,
                     tooltip="How strongly to change the model. 0: not at all; may be negative.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="The CLIP, if the LoRA is to change it too."),
+                io.Clip.Input("clip", optional=True, tooltip="Connect the CLIP if the LoRA should change it too."),
                 io.Float.Input(
                     "strength_clip",
                     default=1.0,
@@ -57,12 +59,19 @@ class ARTVLoRA(io.ComfyNode):
             ],
             outputs=[
                 ARTVModel.Output(display_name="model", tooltip="The changed model."),
-                io.Clip.Output(display_name="clip", tooltip="The changed CLIP, where one was wired."),
+                io.Clip.Output(display_name="clip", tooltip="The changed CLIP, if one was connected."),
                 io.String.Output(
-                    display_name="report", tooltip="How much of the file fits, and the names of what does not."
+                    display_name="report",
+                    tooltip="How many weights were changed, and the names of what does not "
+                    "fit. Show it with Preview Any.",
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        """Whether the file is there. The host itself would refuse what its menu lists with other separators."""
+        return verdict(_lora_path, lora_name)
 
     @classmethod
     def execute(
@@ -71,31 +80,30 @@ class ARTVLoRA(io.ComfyNode):
         """Patches for the host to apply when it loads the weights; the model itself stays as it is."""
         tensors = comfy.utils.load_torch_file(_lora_path(lora_name), safe_load=True)
         names = _network_names(model.model.noise)
-        names |= {} if clip is None else comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-        patches = comfy.lora.load_lora(tensors, names, log_missing=False)
+        if clip is not None:
+            names |= comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+        patches = _patches(tensors, with_other_names(names), lora_name)
         model, clip = model.clone(), None if clip is None else clip.clone()
         applied = set(model.add_patches(_fitting(patches, model.model.state_dict()), strength))
         if clip is not None:
             applied |= set(clip.add_patches(_fitting(patches, clip.cond_stage_model.state_dict()), strength_clip))
+        unused, misfits = unused_keys(tensors, patches), [str(key) for key in patches if key not in applied]
         if not applied:
-            raise ValueError(f"nothing in {lora_name} fits this model; it is no LoRA of its Stable Diffusion family")
-        return io.NodeOutput(model, clip, _report(tensors, names, applied, patches))
+            raise ValueError(_why_nothing_fits(lora_name, unused, misfits))
+        return io.NodeOutput(model, clip, _report(len(applied), unused, misfits))
 
 
 def _lora_names() -> list[str]:
-    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+    return model_files.names_in("loras")
 
 
 def _lora_path(name: str) -> str:
-    path = folder_paths.get_full_path("loras", name)
-    if path is None or not name.endswith(".safetensors"):
-        raise ValueError(f"there is no LoRA {name!r} in models/loras; there are: {', '.join(_lora_names()) or 'none'}")
-    return path
+    return model_files.path_in("loras", name, "LoRA")
 
 
 def _network_names(network: FrameNetwork) -> dict[str, str]:
-    """Every name a LoRA file may call a weight by, and the weight's key in our model. The host knows the names from a
-    Stable Diffusion model, as which the network poses."""
+    """Every name a LoRA file may call a weight by, and the weight's key in the ARTV model. The host takes the names
+    from a Stable Diffusion model, and the network is passed off as one."""
     posing = SimpleNamespace(
         state_dict=network.state_dict,
         model_config=SimpleNamespace(unet_config=_host_config(network.diffusion_model.config)),
@@ -115,33 +123,45 @@ def _host_config(config: UNetConfig) -> dict[str, Any]:
     }
 
 
+def _patches(tensors: Mapping[str, Tensor], names: Mapping[str, str], lora_name: str) -> dict[Any, Any]:
+    """The host's patches, by the keys of their weights. Raises ValueError, one line, for a file that lacks a part of
+    one, or has a part that cannot be read."""
+    try:
+        return comfy.lora.load_lora(tensors, names, log_missing=False)
+    except KeyError as error:
+        raise ValueError(f"{lora_name} is incomplete: it has no {error.args[0]}; download or export it again") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{lora_name} cannot be read as a LoRA: {reason}; download or export it again") from None
+
+
 def _fitting(patches: Mapping[Any, Any], weights: Mapping[str, Tensor]) -> dict[Any, Any]:
-    """Patches of weights that are there and of the same size; the host would notice the others only while sampling."""
-    return {key: patch for key, patch in patches.items() if key in weights and _fits(patch, weights[key])}
+    """Patches of weights that are there and of the same size."""
+    return {key: patch for key, patch in patches.items() if key in weights and fits(patch, weights[key].shape)}
 
 
-def _fits(patch: Any, weight: Tensor) -> bool:
-    if isinstance(patch, tuple):  # ("diff", (tensor,))
-        return patch[1][0].numel() == weight.numel()
-    parts = getattr(patch, "weights", ())
-    if getattr(patch, "name", "") != "lora" or len(parts) < 2:
-        return True
-    return parts[0].shape[0] * parts[1][0].numel() == weight.numel()
-
-
-def _report(tensors: Mapping[str, Tensor], names: Mapping[str, str], applied: set[Any], patches: Mapping) -> str:
-    strange = [key for key in tensors if not _is_named(key, names)]
-    misfits = [str(key) for key in patches if key not in applied]
-    lines = [f"{len(applied)} weights changed"]
-    for count, what, keys in ((len(strange), "unknown keys", strange), (len(misfits), "of another size", misfits)):
-        if count:
-            more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
-            lines.append(f"{count} {what}: {', '.join(keys[:_SHOWN])}{more}")
+def _report(applied: int, unused: Sequence[str], misfits: Sequence[str]) -> str:
+    lines = [f"{applied} weights changed"]
+    lines += [_listed("unknown keys", unused)] * bool(unused) + [_listed("that do not fit", misfits)] * bool(misfits)
     return "\n".join(lines)
 
 
-def _is_named(key: str, names: Mapping[str, str]) -> bool:
-    """Whether some name, or a name and `_lora`, begins the key up to a dot."""
-    parts = key.split(".")
-    heads = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return any(head in names or head.removesuffix("_lora") in names for head in heads)
+def _listed(what: str, keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}"
+
+
+def _why_nothing_fits(lora_name: str, unused: Sequence[str], misfits: Sequence[str]) -> str:
+    """One line: sizes, or names; the two have different causes."""
+    if misfits:
+        return (
+            f"nothing in {lora_name} fits this model: its {len(misfits)} patches are of another size, or of a "
+            "kind that ComfyUI cannot apply; choose a LoRA made for the model's own Stable Diffusion family, 1.x or 2.x"
+        )
+    if unused and all(key.startswith(_OF_CLIP) for key in unused):
+        return f"{lora_name} changes CLIP only; wire a CLIP of the same Stable Diffusion family into this node"
+    some = f", such as {unused[0]}" if unused else ""
+    return (
+        f"nothing in {lora_name} fits this model: none of its {len(unused)} names is known{some}; accepted are "
+        "LoRA, LoHa, LoKr, GLoRA, OFT and BOFT files of Stable Diffusion 1.x or 2.x, named as by kohya, diffusers, PEFT"
+    )

@@ -1,14 +1,20 @@
 """Where checkpoints lie: the shipped ones, and `models/artv` of every path the host is configured with."""
 
 import os
+from typing import Any
 
 import folder_paths
 
 from ..artv_core.checkpoint import shipped_checkpoint, shipped_names
+from ..artv_core.tensor_file import broken_link
 
 FOLDER = "artv"
-_SHIPPED = " (shipped)"
+ENDINGS = (".safetensors", ".sft")
+"""Of the files in menus, in lower or upper case."""
+
 NO_BASE = "none"
+_SHIPPED = " (shipped)"
+_MOST_NAMED = 20
 
 
 def register_folder() -> None:
@@ -19,35 +25,62 @@ def register_folder() -> None:
 def checkpoint_names() -> list[str]:
     """What the loader's menu lists: shipped checkpoints first."""
     register_folder()
-    return [name + _SHIPPED for name in shipped_names()] + _safetensors(FOLDER)
+    return [name + _SHIPPED for name in shipped_names()] + names_in(FOLDER)
 
 
 def base_names() -> list[str]:
     """What the loader's second menu lists: nothing, Stable Diffusion checkpoints."""
-    return [NO_BASE, *_safetensors("checkpoints")]
+    return [NO_BASE, *names_in("checkpoints")]
 
 
 def checkpoint_path(name: str) -> str:
     """Raises ValueError, one line, where there is no such file."""
     register_folder()
-    if name.endswith(_SHIPPED):
+    if isinstance(name, str) and name.endswith(_SHIPPED):
         return str(shipped_checkpoint(name.removesuffix(_SHIPPED)))
-    path = folder_paths.get_full_path(FOLDER, name)
-    if path is None:
-        listed = ", ".join(checkpoint_names()) or "none"
-        raise ValueError(f"there is no checkpoint {name!r} in models/{FOLDER}; there are: {listed}")
-    return path
+    return path_in(FOLDER, name, "checkpoint", [name + _SHIPPED for name in shipped_names()])
 
 
 def base_path(name: str) -> str | None:
     """Raises ValueError, one line, where there is no such file."""
-    if name == NO_BASE:
-        return None
-    path = folder_paths.get_full_path("checkpoints", name)
-    if path is None:
-        raise ValueError(f"there is no checkpoint {name!r} in models/checkpoints")
-    return path
+    return None if name == NO_BASE else path_in("checkpoints", name, "checkpoint")
 
 
-def _safetensors(folder: str) -> list[str]:
-    return [name for name in folder_paths.get_filename_list(folder) if name.endswith(".safetensors")]
+def names_in(folder: str) -> list[str]:
+    """The safetensors files in one of the host's folders of models. A broken link is listed, too: choosing it says what
+    is wrong with it."""
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(ENDINGS)]
+
+
+def path_in(folder: str, name: Any, kind: str, others: list[str] | None = None) -> str:
+    """The file that a menu of `names_in(folder)` calls `name`. A workflow from Windows may have backslashes in it.
+
+    Raises ValueError, one line that says what is wrong: a broken link and where it points, a folder, a file that may
+    not be read, or nothing of that name, with what there is (`others` first).
+    """
+    spellings = [name, name.replace("\\", "/")] if isinstance(name, str) and name.lower().endswith(ENDINGS) else []
+    for place in (place for spelling in dict.fromkeys(spellings) for place in _places(folder, spelling)):
+        if os.path.isfile(place):
+            if not os.access(place, os.R_OK):
+                raise ValueError(f"cannot read {name!r} in models/{folder}: permission denied; change its permissions")
+            return place
+    for place in (place for spelling in spellings for place in _places(folder, spelling)):
+        if os.path.isdir(place):
+            raise ValueError(f"{name!r} in models/{folder} is a folder, expected a safetensors file")
+        if told := broken_link(place):
+            raise ValueError(f"{told}; put the file there, or choose another {kind}")
+    raise ValueError(f"there is no {kind} {name!r} in models/{folder}; there are: {_listed(folder, others or [])}")
+
+
+def _places(folder: str, name: str) -> list[str]:
+    """Where a file may lie; none is outside the folder."""
+    inside = os.path.relpath(os.path.join(os.sep, name), os.sep)
+    return [os.path.join(root, inside) for root in folder_paths.get_folder_paths(folder)]
+
+
+def _listed(folder: str, others: list[str]) -> str:
+    """The host may remember files that are gone."""
+    found = [name for name in names_in(folder) if any(map(os.path.isfile, _places(folder, name)))]
+    names = [*others, *found]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return (", ".join(names[:_MOST_NAMED]) or "none") + more

@@ -2,41 +2,159 @@
 
 import json
 import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
 
-from ..artv_core.media import CONTAINERS
+from ..artv_core.media import CONTAINERS, part_beside
+
+Prompt = Mapping[str, Any]
+"""The graph as it was queued: `{ID: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}`."""
+
+_NUMBERS_TRIED = 1000
+_PLACEHOLDER = re.compile("%([^%]+)%")
+_DATE_PARTS = re.compile("yyyy|yy|MM?|dd?|hh?|mm?|ss?")
+_NOT_IN_A_NAME = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 
 
 class OutputFile(NamedTuple):
-    """A file to write: its `path`, and its `name` and `subfolder` as the host shows them."""
+    """A file to write: its `path`, its `name` and `subfolder` as the host shows them, and the empty file that keeps
+    its number for it."""
 
     path: str
     name: str
     subfolder: str
+    reserved: str
+
+    def release(self) -> None:
+        """Give the number back, unless something was written."""
+        with suppress(OSError):
+            if not os.path.getsize(self.reserved):
+                os.unlink(self.reserved)
 
 
-def output_file(prefix: str, suffix: str) -> OutputFile:
-    """The next free number under `prefix`; the folder is made. Raises ValueError, one line, where the prefix leads out
-    of the output folder or its folder cannot be made."""
-    return output_files(prefix, suffix)[0]
+class Naming(NamedTuple):
+    """What a prefix may name: the size of the frames, (width, height), and values of the graph."""
+
+    size: tuple[int, int] = (0, 0)
+    prompt: Prompt | None = None
 
 
-def output_files(prefix: str, suffix: str, count: int = 1) -> list[OutputFile]:
-    """As `output_file`, so many with numbers that follow one another."""
+_UNKNOWN = Naming()
+
+
+def output_file(prefix: str, suffix: str, naming: Naming = _UNKNOWN) -> OutputFile:
+    """The next free number under `prefix`, taken by an empty file, so that no other server or node takes it too; the
+    folder is made. Call `release`, or use `reserved_files`, lest the empty file stay where nothing is written.
+
+    Raises ValueError, one line, where the prefix leads out of the output folder or no file can be made there."""
+    return output_files(prefix, suffix, 1, naming)[0]
+
+
+def output_files(
+    prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN, growing: bool = False
+) -> list[OutputFile]:
+    """As `output_file`, `count` of them. Those that are `growing` are written under another name until they are whole,
+    and their numbers are kept under that one."""
+    folder, stem, number, subfolder = _place(prefix, naming)
+    files: list[OutputFile] = []
+    try:
+        for candidate in range(number, number + count + _NUMBERS_TRIED):
+            name = f"{stem}_{candidate:05}_{suffix}"
+            reserved = _reserve(Path(folder, name), growing)
+            if reserved is not None:
+                files.append(OutputFile(os.path.join(folder, name), name, subfolder, reserved))
+            if len(files) == count:
+                return files
+    except OSError as error:
+        _release(files)
+        raise ValueError(f"filename_prefix {prefix!r} cannot be used: {error.strerror or error}") from None
+    _release(files)
+    raise ValueError(f"filename_prefix {prefix!r}: no free number from {number} on; choose another prefix")
+
+
+@contextmanager
+def reserved_files(
+    prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN, growing: bool = False
+) -> Iterator[list[OutputFile]]:
+    """`output_files` that give back the numbers of what was not written when the block ends."""
+    files = output_files(prefix, suffix, count, naming, growing)
+    try:
+        yield files
+    finally:
+        _release(files)
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises ValueError, one line, where `prefix` cannot be used; makes its folder and no file."""
+    _place(prefix, _UNKNOWN)
+
+
+def _place(prefix: str, naming: Naming) -> tuple[str, str, int, str]:
+    """Folder, beginning of the name, first free number, and folder inside the output folder."""
     output = os.path.abspath(folder_paths.get_output_directory())
-    target = os.path.abspath(os.path.join(output, prefix))
+    filled = filled_in(prefix, naming.prompt)
+    target = os.path.abspath(os.path.join(output, filled))
     if os.path.commonpath((output, target)) != output:
         raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder; give a name inside it")
     try:
-        folder, stem, first, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+        folder, stem, first, subfolder, _ = folder_paths.get_save_image_path(filled, output, *naming.size)
     except OSError as error:
         raise ValueError(f"filename_prefix {prefix!r} cannot be used: {error.strerror or error}") from None
-    names = [f"{stem}_{number:05}_{suffix}" for number in range(first, first + count)]
-    return [OutputFile(os.path.join(folder, name), name, subfolder) for name in names]
+    return folder, stem, first, subfolder
+
+
+def _reserve(path: Path, growing: bool) -> str | None:
+    """The empty file that keeps a number; None where somebody has it already. Raises OSError."""
+    kept, other = (part_beside(path), path) if growing else (path, part_beside(path))
+    try:
+        kept.open("x").close()
+    except FileExistsError:
+        return None
+    if other.exists():
+        kept.unlink()
+        return None
+    return str(kept)
+
+
+def _release(files: list[OutputFile]) -> None:
+    for file in files:
+        file.release()
+
+
+def filled_in(prefix: str, prompt: Prompt | None) -> str:
+    """`prefix` with `%date:FORMAT%` and `%NODE.INPUT%` filled in, as the host's page does it for the host's own nodes.
+
+    FORMAT may hold yyyy, yy, MM, dd, hh, mm and ss (or one letter, without a leading zero). NODE is a title or a class
+    of the graph, INPUT one of its values. What is not known stays as it is: the host fills in `%width%` and others."""
+    return _PLACEHOLDER.sub(lambda found: _value(found[1], prompt or {}) or found[0], prefix)
+
+
+def _value(text: str, prompt: Prompt) -> str | None:
+    if text.startswith("date:"):
+        now = time.localtime()
+        return _DATE_PARTS.sub(lambda part: _date_part(part[0], now), text.removeprefix("date:"))
+    name, _, key = text.rpartition(".")
+    for node in prompt.values():
+        value = node.get("inputs", {}).get(key)
+        titles = (node.get("_meta", {}).get("title"), node.get("class_type"))
+        if name in titles and isinstance(value, str | int | float):
+            return _NOT_IN_A_NAME.sub("_", str(value))
+    return None
+
+
+def _date_part(part: str, now: time.struct_time) -> str:
+    if part[0] == "y":
+        return f"{now.tm_year:04}"[-len(part) :]
+    values = {"M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
+    return str(values[part[0]]).zfill(len(part))
 
 
 def video_file_inputs() -> list[io.Input]:
@@ -46,7 +164,8 @@ def video_file_inputs() -> list[io.Input]:
         io.String.Input(
             "filename_prefix",
             default="video/ARTV",
-            tooltip="Folder and beginning of the file's name, inside the output folder.",
+            tooltip="Folder and beginning of the file's name, inside the output folder. %width%, %height%, "
+            "%date:yyyy-MM-dd% and %NODE.INPUT%, such as %ARTVLoader.checkpoint%, are filled in.",
         ),
         io.Combo.Input(
             "format",
@@ -59,8 +178,8 @@ def video_file_inputs() -> list[io.Input]:
             default=1,
             min=1,
             max=16,
-            tooltip="Each pixel becomes a square of so many pixels, without blur. 4 makes the tiny model's 64 pixels "
-            "easy to see.",
+            tooltip="Enlarges the video without blur: each pixel becomes a square this many pixels wide. 4 makes "
+            "the 64 pixels of the tiny model easy to see.",
         ),
     ]
 

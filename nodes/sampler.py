@@ -12,11 +12,11 @@ from ..artv_core.sampling import SAMPLERS
 from ..artv_core.schedule import SPACINGS
 from ..artv_core.sizes import MAX_SIDE, check_side
 from . import bridge
-from .checks import verdict
+from .checks import device_faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
 from .live import workflow_id
-from .output_files import graph_metadata
+from .output_files import Naming, graph_metadata
 from .stream import Streams, StreamSettings
 from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
 
@@ -37,8 +37,8 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             node_id="ARTVMaskedDiffusionSampler",
             display_name="ARTV Masked Diffusion Sampler",
             category="ARTV",
-            description="Makes a video frame by frame. Each frame is made from the text, the two frames before it and "
-            "an anchor frame; a mask copies what does not move from the frame before.",
+            description="Makes a video frame by frame. Each frame is made from the text, the two frames before it "
+            "and an anchor frame. What does not move is copied from the frame before.",
             search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[*_wires(), *_size_and_seed(), *_sampling()],
@@ -46,22 +46,22 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
                 io.Latent.Output(
                     display_name="latent",
                     is_output_list=True,
-                    tooltip="The frames, given ones first; one LATENT for each video.",
+                    tooltip="The frames, starting with the references; one LATENT for each video.",
                 ),
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="For each frame how much was copied from the frame before, at latent resolution. 1: all; "
-                    "given frames and the first one are 0.",
+                    tooltip="How much of each frame was copied from the frame before, at latent resolution. 1: all "
+                    "of it. Given frames and the first one are 0.",
                 ),
                 io.String.Output(
                     display_name="drift",
                     is_output_list=True,
-                    tooltip="How far the frames wander from the first one, as a table. Show it with Preview Any.",
+                    tooltip="How far the frames drift from the first one, as a table. Show it with Preview Any.",
                 ),
                 io.String.Output(
                     display_name="journal",
-                    tooltip="The journal that keeps the frames, and how many it held. Show it with Preview Any.",
+                    tooltip="The journal that saves the frames, and how many were in it. Show it with Preview Any.",
                 ),
             ],
         )
@@ -76,6 +76,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         return True
 
     @classmethod
+    @device_faults_named()
     def execute(
         cls,
         model: Any,
@@ -128,7 +129,9 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             reuse_blocks=shortcuts.reuse_blocks,
             guidance_interval=shortcuts.guidance_interval,
         )
-        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden))
+        size = model.model.config.size
+        naming = Naming((options.width or size[1], options.height or size[0]), cls.hidden and cls.hidden.prompt)
+        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
             positive,
@@ -165,34 +168,42 @@ def _wires() -> list[io.Input]:
         io.Conditioning.Input(
             "negative",
             optional=True,
-            tooltip="What not to show. Without it the model's own 'no text' is used, which is how it was trained.",
+            tooltip="What not to show. Leave unconnected to use the model's own 'no text', as in training.",
         ),
         io.Latent.Input(
             "references",
             optional=True,
-            tooltip="Frames that are already there, from VAE Encode. None: the first frame is made from the text. One: "
-            "the image is animated. Two or more: the video goes on from them.",
+            tooltip="Frames that you already have, from VAE Encode. Unconnected: the first frame is made from the "
+            "text. One frame: that image is animated. Two or more: the video continues from them.",
         ),
         ARTVAnchor.Input(
-            "anchor", optional=True, tooltip="From Anchor Frame. Without it: the paper's rule (previous segment)."
+            "anchor",
+            optional=True,
+            tooltip="From Anchor Frame. Leave unconnected to use the paper's rule (previous segment).",
         ),
         ARTVNoise.Input(
-            "noise_augment", optional=True, tooltip="From Noise Augment. Without it: what the checkpoint recommends."
+            "noise_augment",
+            optional=True,
+            tooltip="From Noise Augment. Leave unconnected to use what the checkpoint recommends.",
         ),
         io.Vae.Input(
-            "vae", optional=True, tooltip="For previews of finished frames while sampling. It changes no result."
+            "vae",
+            optional=True,
+            tooltip="Shows previews of finished frames while sampling. Does not change the result.",
         ),
         ARTVJournal.Input(
             "journal",
             optional=True,
-            tooltip="From Journal. Without it: videos of more than 32 frames are kept in a journal as they are made, "
-            "and go on where they were when they are queued again.",
+            tooltip="From Journal. Leave unconnected to save the frames of videos of more than 32 frames as they "
+            "are made. After a stop, queue the same graph again and it continues.",
         ),
         ARTVStream.Input(
-            "stream", optional=True, tooltip="From Stream to Video: writes the video while it is made. Without it: not."
+            "stream", optional=True, tooltip="From Stream to Video. Leave unconnected to write no video while sampling."
         ),
         ARTVShortcuts.Input(
-            "shortcuts", optional=True, tooltip="From Shortcuts: faster frames, a little less true. Without it: none."
+            "shortcuts",
+            optional=True,
+            tooltip="From Shortcuts, for faster frames at a small cost in quality. Leave unconnected for full quality.",
         ),
     ]
 
@@ -204,7 +215,8 @@ def _size_and_seed() -> list[io.Input]:
             default=16,
             min=1,
             max=1_000_000,
-            tooltip="Frames of the whole video, given ones counted too. Memory hardly grows with it.",
+            tooltip="Length of the whole video in frames, including those given as references. Long videos need "
+            "hardly more memory.",
         ),
         io.Int.Input(
             "width",
@@ -212,7 +224,7 @@ def _size_and_seed() -> list[io.Input]:
             min=0,
             max=MAX_SIDE,
             step=FACTOR,
-            tooltip="Width in pixels, a multiple of 8. 0: that of the references, else the checkpoint's.",
+            tooltip="Width in pixels, a multiple of 8. 0: as wide as the references, or as the checkpoint recommends.",
         ),
         io.Int.Input(
             "height",
@@ -220,7 +232,7 @@ def _size_and_seed() -> list[io.Input]:
             min=0,
             max=MAX_SIDE,
             step=FACTOR,
-            tooltip="Height in pixels, a multiple of 8. 0: that of the references, else the checkpoint's.",
+            tooltip="Height in pixels, a multiple of 8. 0: as high as the references, or as the checkpoint recommends.",
         ),
         io.Int.Input(
             "seed",
@@ -228,14 +240,15 @@ def _size_and_seed() -> list[io.Input]:
             min=0,
             max=2**64 - 1,
             control_after_generate=True,
-            tooltip="The same seed gives the same video, whatever the device and however many frames are made.",
+            tooltip="The same seed and settings give the same video on one machine, and the same start for a longer "
+            "one. Other devices round differently, so details may differ there.",
         ),
         io.Int.Input(
             "videos",
             default=1,
             min=1,
             max=64,
-            tooltip="How many videos to make at once, with seed, seed + 1, ...; each comes out as a LATENT of its own.",
+            tooltip="How many videos to make at once, with seed, seed + 1 and so on. Each comes out as its own LATENT.",
         ),
     ]
 
@@ -243,28 +256,35 @@ def _size_and_seed() -> list[io.Input]:
 def _sampling() -> list[io.Input]:
     return [
         io.Int.Input(
-            "steps", default=0, min=0, max=1000, tooltip="Denoising steps for each frame. 0: the checkpoint's."
+            "steps",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Denoising steps for each frame. 0: what the checkpoint recommends.",
         ),
         _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: the text is ignored."),
         _cfg("cfg_references", "How strongly frames follow the frames before them. 1: as trained; 0: ignored."),
         _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: ignored."),
-        _cfg("cfg_first_frame", "cfg of a first frame made from text alone, which needs more than the others."),
+        _cfg(
+            "cfg_first_frame", "cfg of the first frame when it is made from text alone. It needs more than the others."
+        ),
         io.Combo.Input(
             "sampler_name",
             options=[RECOMMENDED, *SAMPLERS],
             default=RECOMMENDED,
-            tooltip="The sampling method. recommended: the checkpoint's; the paper uses dpmpp_2s_ancestral.",
+            tooltip="The sampling method. recommended: what the checkpoint recommends. The paper uses "
+            "dpmpp_2s_ancestral.",
         ),
         io.Combo.Input(
             "scheduler",
             options=list(SPACINGS),
             default=SPACINGS[0],
-            tooltip="How noise levels are spaced: uniform in time, or Karras' way with more steps near the end.",
+            tooltip="How noise levels are spaced. uniform: evenly in time. karras: more steps near the end.",
         ),
         io.Boolean.Input(
             "use_mask",
             default=True,
-            tooltip="Whether what does not move is copied from the frame before. Off: every frame is drawn anew.",
+            tooltip="Copies what does not move from the frame before. Off: every frame is drawn as a whole.",
         ),
     ]
 

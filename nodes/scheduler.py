@@ -24,8 +24,8 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
             node_id="ARTVMultiPromptScheduler",
             display_name="ARTV Multi-Prompt Scheduler",
             category="ARTV",
-            description="Says what is to be seen from which frame on, in the syntax of other prompt schedulers. "
-            "Wire it to the Masked Diffusion Sampler's positive input.",
+            description="Assigns a prompt to each range of frames, in the syntax of other prompt schedulers. "
+            "Connect it to the positive input of the Masked Diffusion Sampler.",
             search_aliases=[
                 "artv",
                 "prompt schedule",
@@ -42,9 +42,9 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                     default=EXAMPLE,
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip='The prompts. With frames: "0": "a fox", "24": "a fox asleep", or lines 0: a fox, or '
-                    '24 = "a fox asleep". With ranges: [0s-3s: a fox] [3s-6s: a fox asleep], in seconds or frames. Or '
-                    "plain lines, which follow one another. Lines that begin with # are comments.",
+                    tooltip='The prompts. With frames: "0": "a fox", "24": "a fox asleep", or lines such as 0: a '
+                    "fox. With ranges: [0s-3s: a fox] [3s-6s: a fox asleep], in seconds or frames. Or plain lines, "
+                    "one after the other. Lines that begin with # are comments.",
                 ),
                 io.String.Input(
                     "pre_text",
@@ -65,8 +65,8 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MAX_FRAME,
-                    tooltip="Over so many frames, from its first on, a prompt fades in while the one before fades out. "
-                    "0 changes at once.",
+                    tooltip="Number of frames over which each prompt fades in while the one before fades out. 0: a "
+                    "hard cut.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -74,15 +74,14 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                     min=0.01,
                     max=1000.0,
                     step=0.01,
-                    tooltip="Frames per second of the video; turns seconds into frames. Only matters for times in "
-                    "seconds.",
+                    tooltip="Frames per second of the video. Only used for times in seconds.",
                 ),
                 io.Int.Input(
                     "num_frames",
                     default=0,
                     min=0,
                     max=MAX_FRAME,
-                    tooltip="Frames of the whole video: prompts beyond it are an error. 0 does not check.",
+                    tooltip="Length of the whole video in frames. A prompt beyond it is an error. 0: not checked.",
                 ),
                 io.Int.Input(
                     "segment_frames",
@@ -93,11 +92,11 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="Every prompt with the frames it counts for."),
+                io.Conditioning.Output(display_name="positive", tooltip="The prompts, each with its range of frames."),
                 io.String.Output(
                     display_name="schedule",
-                    tooltip="The same prompts as one frame and prompt a line, without the text put before and after. "
-                    "This node reads it back.",
+                    tooltip="The same prompts, one line each with its frame, without pre_text and app_text. This "
+                    "node can read it back.",
                 ),
             ],
         )

@@ -18,8 +18,8 @@ class ARTVShortcutSettings(io.ComfyNode):
             node_id="ARTVShortcutSettings",
             display_name="ARTV Shortcuts",
             category="ARTV",
-            description="Makes frames faster and a little less true: leaves out a part of the networks in some steps, "
-            "or guidance in a part of them.",
+            description="Speeds up sampling at a small cost in quality: some steps reuse parts of the network's "
+            "work, or leave out guidance.",
             search_aliases=["artv", "speed", "faster", "deepcache", "guidance interval"],
             inputs=[
                 io.Int.Input(
@@ -27,15 +27,15 @@ class ARTVShortcutSettings(io.ComfyNode):
                     default=2,
                     min=1,
                     max=10,
-                    tooltip="Of so many evaluations in a row only the first runs whole networks; the others take its "
-                    "deep features (DeepCache). 1: all run whole; 2: nearly half of the work is saved.",
+                    tooltip="Runs the full network every N evaluations; in between, its deep features are reused "
+                    "(DeepCache). 1: off. 2: about half the work.",
                 ),
                 io.Int.Input(
                     "reuse_blocks",
                     default=1,
                     min=1,
                     max=12,
-                    tooltip="How many of the outermost blocks run in those others. More: truer and slower.",
+                    tooltip="How many of the outer blocks still run in between. More: better quality, slower.",
                 ),
                 io.Float.Input(
                     "guidance_from",
@@ -43,8 +43,8 @@ class ARTVShortcutSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where guidance ends, as a share of the time steps: 0 is the clean image, at the end of "
-                    "sampling. Below it one branch is computed in place of up to four.",
+                    tooltip="Where guidance ends, from 1 (pure noise, the start of sampling) to 0 (the finished "
+                    "image). Below it, a step takes as little as a quarter of the work.",
                 ),
                 io.Float.Input(
                     "guidance_to",
@@ -52,8 +52,8 @@ class ARTVShortcutSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where guidance begins: 1 is pure noise, at the start of sampling. Above it one branch is "
-                    "computed.",
+                    tooltip="Where guidance begins: 1 is the start of sampling. Above it, a step takes as little as "
+                    "a quarter of the work.",
                 ),
             ],
             outputs=[ARTVShortcuts.Output(display_name="shortcuts", tooltip="For the sampler's shortcuts input.")],

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..artv_core.media import VideoWriter
 from . import bridge
 from .images import Decoder
-from .output_files import output_files, video_file_inputs, video_suffix
+from .output_files import Naming, OutputFile, check_prefix, output_files, video_file_inputs, video_suffix
 from .types import ARTVStream
 
 
@@ -37,9 +37,9 @@ class ARTVStreamVideo(io.ComfyNode):
             node_id="ARTVStreamVideo",
             display_name="ARTV Stream to Video",
             category="ARTV",
-            description="Has the sampler decode and write each frame as soon as it is made. The file in the output "
-            "folder can be watched while it grows, as NAME.part.mp4, and is NAME.mp4 when the last frame is in it. "
-            "What was written stays, whatever happens.",
+            description="Makes the sampler decode and write each frame as soon as it is made. You can watch the "
+            "file while it grows: it is called NAME.part.mp4 until the last frame is in it, then NAME.mp4. If the "
+            "run stops, what was written stays.",
             search_aliases=["artv", "stream", "live", "mp4", "mkv", "save video", "while sampling"],
             inputs=[io.Vae.Input("vae", tooltip="The VAE of the ARTV Loader."), *video_file_inputs()],
             outputs=[ARTVStream.Output(display_name="stream", tooltip="For the sampler's stream input.")],
@@ -49,7 +49,7 @@ class ARTVStreamVideo(io.ComfyNode):
     def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int) -> io.NodeOutput:
         """Settings only; what is wrong with them is found before anything is sampled."""
         suffix = video_suffix(format)
-        output_files(filename_prefix, suffix)
+        check_prefix(filename_prefix)
         VideoWriter(f"checked{suffix}", fps, upscale=upscale)
         return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, suffix, upscale))
 
@@ -57,19 +57,28 @@ class ARTVStreamVideo(io.ComfyNode):
 class Streams:
     """Context manager: a growing file for each video of a batch."""
 
-    def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str]) -> None:
-        self.settings = settings
+    def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str], naming: Naming) -> None:
+        """`naming` is for the frames' own size; the files are `settings.upscale` times as large."""
+        width, height = naming.size
+        self._naming = naming._replace(size=(width * settings.upscale, height * settings.upscale))
+        self.settings, self.num_videos, self._metadata = settings, num_videos, metadata
+        self.files: list[OutputFile] = []
         self._decode = Decoder(settings.vae)
-        self.files = output_files(settings.prefix, settings.suffix, num_videos)
-        self._writers = [
-            VideoWriter(file.path, settings.fps, upscale=settings.upscale, metadata=metadata, growing=True)
-            for file in self.files
-        ]
+        self._writers: list[VideoWriter] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "Streams":
-        for writer in self._writers:
-            self._stack.enter_context(writer)
+        settings = self.settings
+        self.files = output_files(settings.prefix, settings.suffix, self.num_videos, self._naming, growing=True)
+        with ExitStack() as stack:
+            for file in self.files:
+                stack.callback(file.release)
+            for file in self.files:
+                writer = VideoWriter(
+                    file.path, settings.fps, upscale=settings.upscale, metadata=self._metadata, growing=True
+                )
+                self._writers.append(stack.enter_context(writer))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -596,6 +596,24 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
     assert "null" in refusal(lambda: load_checkpoint("x\0"))
 
 
+@pytest.mark.parametrize("name", ["UPPER.SAFETENSORS", "Mixed.SafeTensors", "short.sft", "SHORT.SFT", "none"])
+def test_a_file_is_read_whatever_its_ending(path: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(path.read_bytes())
+    assert resolve_checkpoint(tmp_path / name) == tmp_path / name
+    assert describe_checkpoint(tmp_path / name).config == describe_checkpoint(path).config
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, describe_checkpoint, open_tensor_file, resolve_checkpoint])
+def test_a_broken_link_is_said_to_be_one_and_where_it_points(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    link, folder = tmp_path / "link.safetensors", tmp_path / "folder"
+    link.symlink_to(tmp_path / "drive" / "gone.safetensors")
+    folder.symlink_to(tmp_path / "drive", target_is_directory=True)
+    told = f"{link} is a broken link: it points to {tmp_path.resolve() / 'drive' / 'gone.safetensors'}, and there is no"
+    assert refusal(lambda: read(link)).startswith(told)
+    told = f"{folder} is a broken link: it points to {tmp_path.resolve() / 'drive'}, and there is no such file"
+    assert refusal(lambda: read(folder / "inner.safetensors")).startswith(told)
+
+
 def test_a_header_that_claims_a_terabyte_costs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
     path.write_bytes(struct.pack("<Q", 10**12) + b'{"a": 1}')

@@ -88,14 +88,14 @@ def test_the_committed_result_names_the_shipped_checkpoint():
     assert not [bar["name"] for bar in result["bars"] if not bar["holds"]]
 
 
-def test_readme_and_model_card_say_what_was_measured():
+def test_measurements_and_model_card_say_what_was_measured():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import quality
 
     result = json.loads(RESULT.read_text())
     table = quality.markdown(result)
     assert len(table.splitlines()) == 2 + len(quality.BARS) + 1 + 2 + 2
-    for path in (ROOT / "README.md", shipped_checkpoint("tiny").with_suffix(".md")):
+    for path in (ROOT / "docs/measurements.md", shipped_checkpoint("tiny").with_suffix(".md")):
         assert f"<!-- table: quality -->\n{table}\n\n" in path.read_text(), path
 
 

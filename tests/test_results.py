@@ -54,8 +54,8 @@ def test_quality_is_strict_json():
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
-def test_readme_says_what_was_measured(name: str):
-    text = tables.README.read_text(encoding="utf-8")
+def test_the_document_says_what_was_measured(name: str):
+    text = tables.DOCUMENT.read_text(encoding="utf-8")
     assert f"{marker_of(name)}{tables.table(tables.read_bars(tables.TABLES[name]))}\n\n" in text
 
 

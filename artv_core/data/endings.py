@@ -22,7 +22,7 @@ PACKED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", 
 _BESIDE_VIDEOS = (".webp", ".apng", ".lrv")
 _NO_CLIPS = (
     *(".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".srt", ".vtt", ".ass", ".xml", ".html", ".yaml", ".yml"),
-    *(".toml", ".log", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet", ".part", ".lock"),
+    *(".toml", ".log", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".sft", ".parquet", ".part", ".lock"),
 )
 
 

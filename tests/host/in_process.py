@@ -14,6 +14,14 @@ from pathlib import Path
 
 ROOM = 200_000  # bytes for weights
 PROMPT = "a red circle moving right"
+FILLED_IN = (
+    "%date:yyyy-MM-dd%/x",
+    "%date:yy.M.d hh.mm.ss%",
+    "%ARTVLoader.checkpoint%",
+    "%ARTVLoader.base%",
+    "%My sampler.seed%-%width%",
+    "%Other.seed% 100%",
+)
 PATCHED = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 
 
@@ -98,6 +106,107 @@ def patched(nodes: dict, checkpoint: str, base: Path) -> dict:
         "again unchanged": _difference(before, _sample(nodes, _load(nodes, checkpoint)[0], clip)),
         "finite": bool(torch.isfinite(after).all()),
     }
+
+
+def lora_files(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What becomes of LoRA files: of patches of each kind, and of each file in models/loras."""
+    return {"kinds": _lora_kinds(), "reports": _lora_reports(nodes, checkpoint, base)}
+
+
+def _lora_kinds() -> dict:
+    """For a patch of each kind: whether the node takes it to fit its weight, and whether the host changes that."""
+    import comfy.lora
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from lora_cases import cases
+
+    fits, found = _module("lora_patches").fits, {}
+    for name, (tensors, shape) in cases().items():
+        patches = comfy.lora.load_lora({f"w.{key}": value for key, value in tensors.items()}, {"w": "w.weight"}, False)
+        patch, weight = patches["w.weight"], torch.randn(shape)
+        try:
+            made = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), "w.weight")
+            changed = made.shape == weight.shape and not torch.equal(made, weight)
+        except (RuntimeError, AttributeError, UnboundLocalError):  # the last two where parts are missing
+            changed = False
+        found[name] = [fits(patch, weight.shape), changed]
+    return found
+
+
+def _lora_reports(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What the node reports of each file in models/loras, without and with CLIP, or why it refuses it."""
+    model, clip, _ = _load(nodes, checkpoint)
+    found = {}
+    for path in sorted((base / "models" / "loras").iterdir()):
+        for name, wired in (("alone", None), ("with CLIP", clip)):
+            try:
+                report = nodes["ARTVLoRA"].execute(model, path.name, 1.0, 1.0, wired).args[2]
+            except ValueError as error:
+                report = str(error)
+            found[f"{path.stem}, {name}"] = report
+    return found
+
+
+def written_files(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Files that nodes write: their names, and what is left of those that cannot be written."""
+    found = _reserved(base) | {"failed": _failed_video(nodes, base), "lacking": _lacking(nodes)}
+    return found | {"left of lacking": [path.name for path in (base / "output" / "lacking").iterdir()]}
+
+
+def _reserved(base: Path) -> dict:
+    """Names of files to write: taken by many threads at once, given back, growing ones, and what a prefix may name."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = _module("output_files")
+    with ThreadPoolExecutor(8) as pool:
+        many = list(pool.map(lambda _: files.output_files("race/ARTV", ".mp4", 3), range(8)))
+    taken = [file for made in many for file in made]
+    folder = base / "output" / "race"
+    on_disk = len(list(folder.iterdir()))
+    Path(taken[0].path).write_bytes(b"a video")
+    for file in taken:
+        file.release()
+    left = [path.name for path in folder.iterdir()]
+    with files.reserved_files("grow/ARTV", ".mp4", 2, growing=True) as growing:
+        beside = files.output_file("grow/ARTV", ".mp4")
+        while_growing = sorted(path.name for path in (base / "output" / "grow").iterdir())
+    beside.release()
+    prompt = {
+        "1": {"class_type": "ARTVLoader", "inputs": {"checkpoint": "a/b:c", "base": ["2", 0]}},
+        "2": {"class_type": "X", "inputs": {"seed": 7}, "_meta": {"title": "My sampler"}},
+    }
+    filled = {text: files.filled_in(text, prompt) for text in FILLED_IN}
+    return {
+        "different": len({file.path for file in taken}),
+        "on disk": on_disk,
+        "left": left == [taken[0].name],
+        "growing": [file.name for file in growing],
+        "while growing": while_growing,
+        "after": [path.name for path in (base / "output" / "grow").iterdir()],
+        "filled in": filled,
+    }
+
+
+def _lacking(nodes: dict) -> dict:
+    """What Decode to Video raises where a VAE does what the device cannot, and what of any other error."""
+    import torch
+
+    class Halves:
+        def decode(self, latents):
+            return torch.linalg.inv(latents.half())
+
+    class Faulty:
+        def decode(self, latents):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    found = {}
+    for vae in (Halves(), Faulty()):
+        try:
+            nodes["ARTVDecodeVideo"].execute({"samples": torch.ones(1, 4, 2, 2)}, vae, 8.0, "lacking/ARTV", "mp4", 1)
+        except (ValueError, RuntimeError) as error:
+            found[type(vae).__name__] = [type(error).__name__, str(error)]
+    return found
 
 
 def saved(nodes: dict, checkpoint: str, base: Path) -> dict:
@@ -275,6 +384,25 @@ def _make_lazy(with_patchers: bool) -> None:
                 return object.__new__(cls)  # the host's gives a plain one on a CPU
 
         comfy.model_patcher.CoreModelPatcher = OnAnyDevice
+
+
+def _failed_video(nodes: dict, base: Path) -> list:
+    """Why a video whose second frame is not a number is not written, and what lies where it would have been."""
+    import torch
+
+    class Broken:
+        def decode(self, latents):
+            return torch.stack([torch.full((8, 8, 3), float(latent.mean())) for latent in latents])
+
+    samples = {"samples": torch.tensor([0.0, float("nan")])[:, None, None, None].expand(2, 4, 1, 1)}
+    try:
+        nodes["ARTVDecodeVideo"].execute(samples, Broken(), 8.0, "failed/ARTV", "mp4", 1)
+    except ValueError as error:
+        message = str(error)
+    return [
+        next(text for text in ("not a number (NaN)", message) if text in message),
+        sorted(path.name for path in (base / "output" / "failed").iterdir()),
+    ]
 
 
 def _load(nodes: dict, checkpoint: str, **settings) -> tuple:

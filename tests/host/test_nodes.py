@@ -260,7 +260,7 @@ def test_lora_changes_what_it_names(server: Server, core: Pipeline) -> None:
     report = result.outputs["report"]["text"][0].splitlines()
     assert report[0] == "1 weights changed"
     assert report[1] == "1 unknown keys: lora_unet_nothing_of_the_kind.lora_up.weight"
-    assert report[2].startswith("1 of another size: noise.diffusion_model.middle_block.1")
+    assert report[2].startswith("1 that do not fit: noise.diffusion_model.middle_block.1")
 
     weight = core.model.noise.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q.weight
     before = weight.detach().clone()
