@@ -76,11 +76,13 @@ class Judge(nn.Module):
         self.place_features = nn.Conv2d(coarse, coarse, 1)
         self.norm = nn.LayerNorm(SUMMARY)
         self.thing = nn.Linear(SUMMARY, len(THINGS))
-        self.pose = nn.Linear(SUMMARY, 3 * len(THINGS))
+        self.turned = nn.Linear(SUMMARY, 2 * len(THINGS))
+        self.size = nn.Linear(SUMMARY, 1)
         self.there = nn.Linear(SUMMARY + 1, 1)
         self.place = nn.Linear(2 * coarse, len(PLACES))
-        nn.init.zeros_(self.pose.weight)
-        nn.init.zeros_(self.pose.bias)
+        for head in (self.turned, self.size):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
 
     def forward(self, frames: Tensor) -> "RawSight":
         """See `RawSight`."""
@@ -98,34 +100,35 @@ class Judge(nn.Module):
             there=self.there(torch.cat([summary, strength], dim=1)).float()[:, 0],
             heat=heat,
             offset=torch.stack([x, y], dim=1),
-            pose=self.pose(summary).float().unflatten(1, (-1, 3)),
+            turned=self.turned(summary).float().unflatten(1, (-1, 2)),
+            size=self.size(summary).float()[:, 0],
         )
 
 
 @dataclass(frozen=True)
 class RawSight:
     """The network's own output: logits `things` [N, K], `places` [N, P], `there` [N] and `heat` [N, h, w] (which cell
-    holds the thing's middle); `offset` [N, 2, h, w], (x, y) from a cell's middle to the thing's, in cells; `pose`
-    [N, K, 3]: cosine and sine of the angle and logarithm of the size, each as it is if the thing is that one."""
+    holds the thing's middle); `offset` [N, 2, h, w], (x, y) from a cell's middle to the thing's, in cells; `turned`
+    [N, K, 2]: cosine and sine of the angle, if the thing is that one; `size` [N]: the logarithm of size / MEAN_SIZE."""
 
     things: Tensor
     places: Tensor
     there: Tensor
     heat: Tensor
     offset: Tensor
-    pose: Tensor
+    turned: Tensor
+    size: Tensor
 
     def read(self) -> Seen:
         """As `Seen`, of N frames: without T."""
         things = self.things.softmax(1)
-        pose = self.pose[torch.arange(len(things)), things.argmax(1)]
         return Seen(
             things=things,
             places=self.places.softmax(1),
             there=self.there.sigmoid(),
             position=self._position(),
-            size=MEAN_SIZE * pose[:, 2].exp(),
-            turned=pose[:, :2],
+            size=MEAN_SIZE * self.size.exp(),
+            turned=self.turned[torch.arange(len(things)), things.argmax(1)],
         )
 
     def _position(self) -> Tensor:
@@ -175,7 +178,7 @@ def judge_loss(sight: RawSight, labels: "Labels") -> dict[str, Tensor]:
     cell = away.abs().amax(dim=2).argmin(1)
     close = (away.abs().amax(dim=2) < 1.5).float()
     miss = (sight.offset.flatten(2).transpose(1, 2) - away).abs().mean(dim=2)
-    pose = sight.pose[torch.arange(len(there)), labels.thing]
+    turned = sight.turned[torch.arange(len(there)), labels.thing]
     angle = torch.stack([labels.angle.cos(), labels.angle.sin()], dim=1)
     return {
         "thing": shown(F.cross_entropy(sight.things, labels.thing, reduction="none", label_smoothing=0.05)),
@@ -183,8 +186,8 @@ def judge_loss(sight: RawSight, labels: "Labels") -> dict[str, Tensor]:
         "there": F.binary_cross_entropy_with_logits(sight.there, there),
         "cell": shown(F.cross_entropy(sight.heat.flatten(1), cell, reduction="none")),
         "offset": shown((miss * close).sum(1) / close.sum(1)),
-        "angle": shown((pose[:, :2] - angle).square().sum(1)),
-        "size": shown((pose[:, 2] - (labels.size / MEAN_SIZE).log()).abs()),
+        "angle": shown((turned - angle).square().sum(1)),
+        "size": shown((sight.size - (labels.size / MEAN_SIZE).log()).abs()),
     }
 
 

@@ -38,8 +38,8 @@ WEIGHTS = {"thing": 1.0, "place": 0.5, "there": 0.5, "cell": 0.5, "offset": 1.0,
 class JudgeTraining:
     """How the judge is trained. `pool`: how many frames go through the autoencoder, once."""
 
-    steps: int = 2400
-    learning_rate: float = 3e-3
+    steps: int = 2000
+    learning_rate: float = 2e-3
     muon_learning_rate: float = 0.015
     warmup: int = 50
     weight_decay: float = 0.02
@@ -65,7 +65,7 @@ def train_judge(
     parts: dict[str, Any] = {"judge": judge, "averaged": averaged, "optimizer": optimizer}
     state = torch.load(state_path, weights_only=True) if state_path is not None and state_path.is_file() else {}
     for name, part in parts.items():
-        if state:
+        if "step" in state:
             part.load_state_dict(state[name])
     pool = state.get("pool") or rebuilt_frames(world, autoencoder, options.pool)
     for step in range(state.get("step", 0), options.steps):
