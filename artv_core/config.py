@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: frozen dataclasses, three presets, and a strict JSON form of all.
+"""What a checkpoint is made of: frozen dataclasses, some presets, and a strict JSON form of all.
 
 The JSON form travels in the checkpoint's metadata (`artv_config`), so that a file says by itself how to build its
 networks, which noise schedule they were trained with, and which settings to sample with.
@@ -8,7 +8,7 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MAX_JSON_CHARACTERS = 500_000
 MAX_VALUES = 10_000
@@ -360,6 +360,8 @@ def _in_range(path: str, value: float, low: float, high: float) -> None:
 
 
 def _tiny() -> ARTVConfig:
+    """For the worlds of shapes, 64x64."""
+
     def unet(channels: int, mult: tuple[int, ...], blocks: int, out_channels: int) -> UNetConfig:
         return UNetConfig(
             out_channels=out_channels,
@@ -394,6 +396,36 @@ def _tiny() -> ARTVConfig:
     )
 
 
+def _small() -> ARTVConfig:
+    """For the world of pictures, 128x128: eight latent channels, two levels."""
+
+    def network(channels: int, blocks: int, heads: int, out_channels: int, anchor: int) -> NetworkConfig:
+        unet = UNetConfig(
+            in_channels=8,
+            out_channels=out_channels,
+            model_channels=channels,
+            channel_mult=(1, 2),
+            num_res_blocks=blocks,
+            attention_levels=(0, 1),
+            head_channels=heads,
+            context_dim=64,
+            norm_groups=8,
+        )
+        return NetworkConfig(unet, AdapterConfig(num_blocks=1), AnchorConfig(patch_size=2, grid=8, width=anchor))
+
+    tiny = _tiny()
+    return replace(
+        tiny,
+        name="small",
+        noise=network(channels=96, blocks=2, heads=32, out_channels=8, anchor=96),
+        mask=network(channels=32, blocks=1, heads=16, out_channels=1, anchor=48),
+        vae=VAEConfig(kind="taesd", latent_channels=8, scale=1.0),
+        text=TextConfig(width=64, layers=3, heads=4, context_length=32, layer="last"),
+        sampling=replace(tiny.sampling, reference_noise_level=30, anchor_noise_level=30),
+        size=(128, 128),
+    )
+
+
 def _sd21() -> ARTVConfig:
     """The noise network is SD 2.1; the mask network has half its channels (ours: the paper's table is lost)."""
     mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32)
@@ -417,7 +449,7 @@ def _sd15() -> ARTVConfig:
     )
 
 
-PRESETS = {"tiny": _tiny, "sd21": _sd21, "sd15": _sd15}
+PRESETS = {"tiny": _tiny, "small": _small, "sd21": _sd21, "sd15": _sd15}
 
 
 def preset(name: str) -> ARTVConfig:

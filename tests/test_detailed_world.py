@@ -203,7 +203,7 @@ def test_wrong_windows_and_missing_clips_are_said_in_one_line(videos: Tensor, cl
 def test_unknown_worlds_are_said_in_one_line(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^world: got 'vast', accepted: plain, detailed$"):
         sample_clip(0, 0, world="vast")
-    with pytest.raises(ValueError, match=r"^small\.toml\.world: got 'vast', accepted: plain, detailed$"):
+    with pytest.raises(ValueError, match=r"^small\.toml\.world: got 'vast', accepted: plain, detailed, pictures$"):
         small(tmp_path, "vast")
 
 

@@ -33,7 +33,8 @@ from artv_core.training.run import run
 from artv_core.training.samples import draw_sample
 from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips, provenance
-from artv_core.training.vae import VAETraining, crop_to_object, unchanged_cells
+from artv_core.training.vae import VAETraining, unchanged_cells
+from artv_core.training.worlds import crop_to_object
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +77,7 @@ def stage(config: TrainConfig) -> DiffusionTraining:
     clips = LatentClips(torch.randn(6, 12, 4, 8, 8).half(), tuple(sample_clip(0, i).caption for i in range(6)))
     model = ARTV(config.model)
     start_mask(model, config.diffusion)
-    forget_other_words(model)
+    forget_other_words(model, vocabulary())
     larger = replace(config, diffusion=replace(config.diffusion, batch_size=32))
     return DiffusionTraining(config, model, synthetic_clips(larger, clips))
 
@@ -495,7 +496,7 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
     [
         ("name = ", "not valid TOML"),
         ("colour = 1", "unknown field 'colour'"),
-        ("preset = 'huge'", "known presets: sd15, sd21, tiny"),
+        ("preset = 'huge'", "known presets: sd15, sd21, small, tiny"),
         ("[vae]\nsteps = 0", "at least 1"),
         ("[vae]\nsteps = 'many'", "expected int"),
         ("[latents]\nframes = 2", "at least 3"),

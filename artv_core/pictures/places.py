@@ -31,28 +31,28 @@ WORTH_KEEPING = 200
 
 
 def pictures_of_each(pictures: int = PICTURES) -> list[int]:
-    """How many pictures there are of each place: a plain one has a fifth of a detailed one's."""
+    """How many pictures there are of each place: a plain one has a fifth of a detailed one's. ValueError below 1."""
+    if pictures < 1:
+        raise ValueError(f"pictures: got {pictures}, at least 1 of each place is needed")
     return [pictures if place in DETAILED_PLACES else max(1, pictures // 5) for place in PLACES]
 
 
 @cache
-def read_places(pictures: int = PICTURES, folder: Path | None = None) -> tuple[Tensor, list[int]]:
-    """All pictures, place after place, uint8 [M, 3, 128, 128], and how many each place has.
+def read_places(pictures: int = PICTURES, folder: Path | None = None) -> Tensor:
+    """All pictures, place after place, uint8 [M, 3, 128, 128].
 
     Many are read from a file in `folder` (the user's cache by default) if it is there, else written to it; where that
     cannot be, they are painted each time. ValueError where `pictures` is below 1.
     """
-    if pictures < 1:
-        raise ValueError(f"pictures: got {pictures}, at least 1 of each place is needed")
     counts = pictures_of_each(pictures)
     if sum(counts) < WORTH_KEEPING:
-        return _painted(counts), counts
+        return _painted(counts)
     path = (folder or user_cache()) / f"places-{pictures}-{_painters_digest()}.safetensors"
     found = _kept(path, sum(counts))
     if found is None:
         found = _painted(counts)
         _keep(found, path)
-    return found, counts
+    return found
 
 
 def paint_place(place: int, number: int) -> Image.Image:

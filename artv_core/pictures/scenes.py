@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .names import DETAILED_PLACES, MOTIONS, OTHER_MOTIONS, PLACES, SIZES, STANDING_STILL, THINGS, is_held_out
+from .names import DETAILED_PLACES, MOTIONS, OTHER_MOTIONS, PLACES, SIZES, STANDING_STILL, THINGS, caption, is_held_out
 
 PLAIN_SHARE = 0.25
 """Of the clips, before a plain colour."""
@@ -81,9 +81,25 @@ def joined(parts: Sequence[Scenes]) -> Scenes:
     return Scenes(*(torch.cat(column) for column in columns))
 
 
+def captions(scenes: Scenes) -> list[str]:
+    """What each clip shows, by rule."""
+    columns = (scenes.things, scenes.motions, scenes.places, scenes.size, scenes.two)
+    sizes = list(SIZES)
+    return [
+        caption(
+            THINGS[things[0]],
+            MOTIONS[motions[0]],
+            PLACES[place],
+            sizes[size],
+            THINGS[things[1]] if two else "",
+            MOTIONS[motions[1]] if two else "",
+        )
+        for things, motions, place, size, two in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
 class SceneDrawing:
-    """Draws scenes by lot on the generator's device. Nothing is read back from the device, so a GPU never waits and a
-    CUDA graph can hold it.
+    """Draws scenes by lot on the generator's device. Nothing is read back from it, so a GPU never has to be waited for.
 
     `pictures_of` [places]: how many pictures there are of each place.
     """

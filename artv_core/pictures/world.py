@@ -10,6 +10,7 @@ so that a scene can be rendered at any size. Not in the paper.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .motion import States, states
-from .names import MOTIONS, PLACES, SIZES, THINGS, caption
-from .places import PICTURES, read_places
-from .scenes import SceneDrawing, Scenes
+from .places import PICTURES, pictures_of_each, read_places
+from .scenes import SceneDrawing, Scenes, captions
 from .things import DRAWN_SIDES, read_things, sharpness_levels
 
 TWO_SHARE = 0.1
@@ -45,10 +45,11 @@ class PictureWorld:
         self, device: torch.device | str = "cpu", pictures: int = PICTURES, folder: Path | None = None
     ) -> None:
         self.device = torch.device(device)
-        places, self.pictures_of = read_places(pictures, folder)
-        self._drawn_places, self._drawn_things = places.to(self.device), read_things()
+        self.pictures_of, self._folder = pictures_of_each(pictures), folder
         counts = torch.tensor(self.pictures_of)
         self._first_picture = (counts.cumsum(0) - counts).to(self.device)
+        # Whether to look which clips have a second thing; a GPU would have to be waited for.
+        self._may_look = self.device.type == "cpu"
         self._levels = torch.tensor(DRAWN_SIDES, device=self.device)
         self._scene_drawings: dict[torch.device, SceneDrawing] = {}
         self._things_at: dict[int, Tensor] = {}
@@ -82,7 +83,7 @@ class PictureWorld:
         image = ground[:, None].expand(-1, times.shape[1], -1, -1, -1)
         covered = image.new_zeros(()).expand(*image.shape[:2], 1, *image.shape[3:])
         moved = states(scenes, times)
-        if self.device.type != "cpu":  # which clips have a second thing is not asked: a GPU would have to be waited for
+        if not self._may_look:
             over = self._drawn(scenes, moved, 1, size, x, y)
             image, covered = _laid(over[:, :, :3], over, image), over[:, :, 3:]
         elif scenes.two.any():
@@ -104,19 +105,7 @@ class PictureWorld:
 
     def captions(self, scenes: Scenes) -> list[str]:
         """What each clip shows, by rule."""
-        columns = (scenes.things, scenes.motions, scenes.places, scenes.size, scenes.two)
-        sizes = list(SIZES)
-        return [
-            caption(
-                THINGS[things[0]],
-                MOTIONS[motions[0]],
-                PLACES[place],
-                sizes[size],
-                THINGS[things[1]] if two else "",
-                MOTIONS[motions[1]] if two else "",
-            )
-            for things, motions, place, size, two in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        return captions(scenes)
 
     def window_on_things(
         self, scenes: Scenes, times: Tensor, pixels: int, generator: torch.Generator, size: int = 128
@@ -164,19 +153,24 @@ class PictureWorld:
         drawn = F.grid_sample(picture, grid.flatten(1, 2), padding_mode="zeros", align_corners=False)
         return drawn.unflatten(2, grid.shape[1:3]).transpose(1, 2)
 
+    @cached_property
+    def _painted(self) -> Tensor:
+        """All pictures of places; painted when the first frame is rendered, for words and states need none."""
+        return read_places(self.pictures_of[0], self._folder).to(self.device)
+
     def _things(self, size: int) -> Tensor:
         """Pictures of things for frames of `size`, made once."""
         if size not in self._things_at:
-            self._things_at[size] = sharpness_levels(self._drawn_things, size).to(self.device)
+            self._things_at[size] = sharpness_levels(read_things(), size).to(self.device)
         return self._things_at[size]
 
     def _places(self, size: int) -> Tensor:
         """Pictures of places for frames of `size`, made once: made smaller for smaller frames, never larger."""
-        if size >= self._drawn_places.shape[-1]:
-            return self._drawn_places
+        if size >= self._painted.shape[-1]:
+            return self._painted
         if size not in self._places_at:
             small = F.interpolate(
-                self._drawn_places.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
+                self._painted.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
             )
             self._places_at[size] = small.round().clamp(0, 255).byte()
         return self._places_at[size]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
-from ..synthetic import WORLDS, vocabulary
+from .worlds import WORLDS, training_world
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -162,8 +162,9 @@ class TrainConfig:
     """A whole run. `name` is the shipped name and version, such as `tiny-v3`. `overrides`, in TOML a table such as
     `[overrides.noise.unet]`, changes single fields of the preset.
 
-    Without `data.path` the run makes its clips itself (the synthetic world: `world` "plain", or "detailed", which has
-    fine textures and small things that stand still) and trains an autoencoder first. With it, autoencoder and text
+    Without `data.path` the run makes its clips itself and trains an autoencoder first. They are of a synthetic `world`:
+    "plain", coloured shapes; "detailed", these before fine textures and small things that stand still; or "pictures",
+    named things in detailed places. With `data.path` autoencoder and text
     encoder come from `base`, and so does the UNet where that is a Stable Diffusion file: a public SD 1.5 or 2.x
     checkpoint, or an ARTV checkpoint (shipped name or path).
     """
@@ -188,11 +189,15 @@ class TrainConfig:
         return replace(model, fps=self.data.fps) if self.data.path else model
 
     @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of the captions, where the synthetic world's are all there are; else none."""
+        return () if self.data.path else training_world(self.world).vocabulary()
+
+    @property
     def exported_model(self) -> ARTVConfig:
         """What the checkpoint's metadata says: the preset, this run's name, and the words of its captions where the
         synthetic world's are all there are."""
-        words = () if self.data.path else vocabulary()
-        return replace(self.model, name=self.name, vocabulary=words)
+        return replace(self.model, name=self.name, vocabulary=self.vocabulary)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -256,6 +261,9 @@ def _check(config: TrainConfig, path: str) -> None:
     elif model.vae.kind != "taesd":
         raise ValueError(f"{path}: preset {config.preset!r} trains on clips of yours; name them: data.path, or --data")
     else:
+        if config.world == "pictures" and model.size[0] != model.size[1]:
+            got = f"{model.size[1]}x{model.size[0]}"
+            raise ValueError(f"{path}: the training size is {got}, but frames of the world of pictures are squares")
         for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
             _check_crop(vae, model, f"{path}.{name}")
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")

@@ -16,7 +16,6 @@ from ..models.artv import ARTV
 from ..models.attention import CrossAttention
 from ..models.network import FrameNetwork
 from ..schedule import x0_from_prediction
-from ..synthetic import vocabulary
 from .config import DiffusionStage, TrainConfig
 from .held_out import held_out_losses
 from .loop import Stage
@@ -195,7 +194,7 @@ class DiffusionTraining(Stage):
         shown = self.clips.held_out if len(self.clips.held_out) else self.clips.learnt
         try:
             if not self.run.data.path:
-                return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns)
+                return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns, self.run.world)
             return clips_sheet(model, self.clips.source, shown, path, stage)
         except NotFiniteError as error:
             print(f"\n{path.name} was not drawn: {error}")
@@ -259,10 +258,10 @@ def start_mask(model: ARTV, stage: DiffusionStage) -> None:
     nn.init.constant_(unet.out[2].bias, stage.mask_bias)  # type: ignore[arg-type]
 
 
-def forget_other_words(model: ARTV) -> None:
-    """Before the first step on the synthetic world: words that it never has in a caption mean nothing. Ours."""
+def forget_other_words(model: ARTV, words: Sequence[str]) -> None:
+    """Before the first step on a synthetic world: words that its captions never have mean nothing. Not in the paper."""
     assert model.text is not None
-    known = model.text.tokenize([" ".join(chunk) for chunk in _chunks(vocabulary(), 8)]).unique()
+    known = model.text.tokenize([" ".join(chunk) for chunk in _chunks(words, 8)]).unique()
     embedding = model.text.model.token_embedding.weight
     with torch.no_grad():
         seen = torch.zeros(embedding.shape[0], 1)

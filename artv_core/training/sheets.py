@@ -15,10 +15,12 @@ from ..frames import Frame
 from ..generate import GenerateOptions, generate_frames
 from ..media import contact_sheet, mask_frames
 from ..models.artv import ARTV
+from ..pictures.scenes import captions
 from ..recording import Recording, record_frames
 from ..synthetic import VALIDATION_SEED, Clip, sample_clip
 from ..text_track import TextSegment, TextTrack
 from .config import DiffusionStage
+from .worlds import PicturesTraining
 
 
 def rollout(
@@ -56,8 +58,11 @@ def held_out_clips(count: int) -> list[Clip]:
 
 
 @torch.no_grad()
-def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int) -> dict[str, float]:
-    """Roll out `rows` held-out prompts from text alone, draw them, return scores (shares in [0, 1], drift of 255)."""
+def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int, world: str = "plain") -> dict[str, float]:
+    """Roll out `rows` held-out prompts of a synthetic world from text alone, draw them, return scores (shares in
+    [0, 1], drift of 255)."""
+    if world == "pictures":
+        return _pictures_sheet(model, path, rows, columns)
     clips = held_out_clips(rows)
     options = GenerateOptions(num_frames=columns, batch_size=rows, seed=7)
     videos = rollout(model, [clip.caption for clip in clips], options)
@@ -65,6 +70,17 @@ def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int) -> dict[str,
     scores = summarise([score_clip(video, clip) for video, clip in zip(videos, clips, strict=True)])
     print(f"\n{path.name}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     return scores
+
+
+def _pictures_sheet(model: ARTV, path: Path, rows: int, columns: int) -> dict[str, float]:
+    """The score: by how much of 255 half of the pixels differ at most between first and last frame, as most of a frame
+    is place, which stands still."""
+    prompts = captions(PicturesTraining().held_out(rows))
+    videos = rollout(model, prompts, GenerateOptions(num_frames=columns, batch_size=rows, seed=7))
+    contact_sheet(list(zip(prompts, videos, strict=True)), columns=columns).save(path)
+    drift = 255 * (videos[:, -1] - videos[:, 0]).abs().flatten(1).median(dim=1).values.mean().item()
+    print(f"\n{path.name}: drift {drift:.2f}")
+    return {"drift": drift}
 
 
 @torch.no_grad()

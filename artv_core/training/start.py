@@ -43,7 +43,7 @@ def starting_model(config: TrainConfig) -> ARTV:
             model, resolve_checkpoint(config.base), needs_vae=not (config.data.path and is_prepared(config.data.path))
         )
     else:
-        forget_other_words(model)
+        forget_other_words(model, config.vocabulary)
     return model.train()
 
 

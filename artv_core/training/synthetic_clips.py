@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.clips import ClipIndex
 from ..models.taesd import TAESD
-from ..synthetic import render, sample_clip
 from ..tensor_file import write_tensor_file
 from .config import TrainConfig
+from .worlds import training_world
 
 CLIP_SEED_OFFSET = 1_000_003
 """The diffusion stage draws other clips than the VAE stage did."""
@@ -23,12 +24,20 @@ CLIP_SEED_OFFSET = 1_000_003
 
 class LatentClips:
     """The synthetic world's clips as a source: `latents` [N, T, C, h, w] float16, core scale, and a caption each. They
-    follow from (seed, config, VAE) alone."""
+    follow from (seed, config, VAE) alone. `coverage` [N, T, h, w] uint8: how much of each cell things cover, up to 255;
+    None where the world does not know."""
 
     holds_latents = True
 
-    def __init__(self, latents: Tensor, captions: Sequence[str], fps: float = 8.0, factor: int = 8) -> None:
-        self.latents, self.captions, self.fps = latents, tuple(captions), fps
+    def __init__(
+        self,
+        latents: Tensor,
+        captions: Sequence[str],
+        fps: float = 8.0,
+        factor: int = 8,
+        coverage: Tensor | None = None,
+    ) -> None:
+        self.latents, self.captions, self.fps, self.coverage = latents, tuple(captions), fps, coverage
         count, frames, _, height, width = latents.shape
         self.index = ClipIndex(
             num_frames=np.full(count, frames, np.int32),
@@ -85,18 +94,30 @@ def encode_clips(config: TrainConfig, vae: TAESD, made_of: dict[str, str], path:
         return
     height, width = config.model.size
     vae = vae.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    parts, stage = [], config.latents
+    stage, world, factor = config.latents, training_world(config.world), config.model.vae.factor
+    cells = (stage.clips, stage.frames, height // factor, width // factor)
+    latents = torch.empty(*cells[:2], config.model.vae.latent_channels, *cells[2:], dtype=torch.float16)
+    coverage = None
     for start in tqdm(range(0, stage.clips, stage.batch_size), desc="latents", mininterval=5):
-        clips = [
-            sample_clip(_seed(config) + CLIP_SEED_OFFSET, index, world=config.world)
-            for index in range(start, min(start + stage.batch_size, stage.clips))
-        ]
-        images = render(clips, stage.frames, height, width, device).flatten(0, 1)
-        with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
-            latents = vae.encode(images.contiguous(memory_format=torch.channels_last))
-        parts.append(latents.unflatten(0, (len(clips), stage.frames)).to("cpu", torch.float16).contiguous())
+        numbers = range(start, min(start + stage.batch_size, stage.clips))
+        part = slice(numbers.start, numbers.stop)
+        seed = _seed(config) + CLIP_SEED_OFFSET
+        images, covered = world.clips(seed, numbers, stage.frames, (height, width), device)
+        latents[part] = _encoded(vae, images, device)
+        if covered is not None:
+            coverage = torch.empty(cells, dtype=torch.uint8) if coverage is None else coverage
+            shares = F.avg_pool2d(covered.flatten(0, 1), factor).view(images.shape[0], *cells[1:])
+            coverage[part] = (255 * shares).round().byte().cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensor_file(path, {"latents": torch.cat(parts)}, made_of)
+    write_tensor_file(path, {"latents": latents} | ({} if coverage is None else {"coverage": coverage}), made_of)
+
+
+def _encoded(vae: TAESD, images: Tensor, device: str) -> Tensor:
+    """Latents [N, T, C, h, w] float16 on the CPU, of images [N, T, 3, H, W]."""
+    frames = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
+        latents = vae.encode(frames)
+    return latents.unflatten(0, images.shape[:2]).to("cpu", torch.float16)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -112,6 +133,6 @@ def read_clips(config: TrainConfig, made_of: dict[str, str], path: Path) -> Late
         raise ValueError(f"{path} was made with another configuration or autoencoder; run the stage latents again")
     with safe_open(path, "pt") as file:
         latents = file.get_tensor("latents")
-    seed = _seed(config) + CLIP_SEED_OFFSET
-    captions = [sample_clip(seed, index, world=config.world).caption for index in range(latents.shape[0])]
-    return LatentClips(latents, captions, config.model.fps, config.model.vae.factor)
+        coverage = file.get_tensor("coverage") if "coverage" in file.keys() else None  # noqa: SIM118
+    captions = training_world(config.world).captions(_seed(config) + CLIP_SEED_OFFSET, latents.shape[0])
+    return LatentClips(latents, captions, config.model.fps, config.model.vae.factor, coverage)

@@ -4,7 +4,7 @@ The decoder goes on alone once the encoder is settled, if need be beside the dif
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,9 +15,9 @@ from torchvision.utils import save_image
 from ..checkpoint import load_checkpoint, resolve_checkpoint
 from ..models.taesd import TAESD, ResidualBlock
 from ..randomness import normal, stream
-from ..synthetic import SIZES, VALIDATION_SEED, Clip, render, sample_clip
 from .config import TrainConfig, VAEStage
 from .loop import Stage
+from .worlds import training_world
 
 LONGEST_GAP = 8
 """Frames between the two of a pair, at most."""
@@ -107,7 +107,7 @@ class VAETraining(Stage):
 
     def _take(self, config: TrainConfig, seed: int) -> None:
         self.samples = self
-        self.seed, self.world, self.size = seed, config.world, config.model.size
+        self.seed, self.world, self.size = seed, training_world(config.world), config.model.size
         self.latent_channels, self.factor = config.model.vae.latent_channels, config.model.vae.factor
 
     def _with_loss(self, vae: TAESD) -> AutoencoderLoss:
@@ -119,27 +119,17 @@ class VAETraining(Stage):
         (seed, step, index)."""
         height, width = self.size
         cropping = random.Random(f"{self.seed}/{step}").random() < self.config.crop_share
-        if cropping:
-            times = max(1, height * width // self.config.crop**2)
-            indices = range(indices.start * times, indices.stop * times)
-        clips = [sample_clip(self.seed, (step << 16) + index, world=self.world) for index in indices]
-        frames = self._frames(clips, random.Random(f"{self.seed}/{step}/later"))
-        if cropping:
-            frames = torch.stack([
-                crop_to_object(pair, clip, self.config.crop, random.Random(f"{self.seed}/{step}/{index}"))
-                for pair, clip, index in zip(frames, clips, indices, strict=True)
-            ])  # fmt: skip
+        times = max(1, height * width // self.config.crop**2) if cropping else 1
+        indices = range(indices.start * times, indices.stop * times)
+        gap = (
+            random.Random(f"{self.seed}/{step}/later").randrange(1, LONGEST_GAP + 1) if self.config.still_weight else 0
+        )
+        crop = self.config.crop if cropping else 0
+        frames = self.world.frames(self.seed, step, indices, self.config.batch_size * times, self.size, gap, crop)
         images, *later = (part.contiguous(memory_format=torch.channels_last) for part in frames.unbind(dim=1))
         cells = (self.latent_channels, images.shape[-2] // self.factor, images.shape[-1] // self.factor)
         noise = [normal(cells, stream(self.seed, step, i, "vae")) for i in indices]
         return images, self.config.latent_noise * torch.stack(noise), *later
-
-    def _frames(self, clips: Sequence[Clip], rng: random.Random) -> Tensor:
-        """The first frame of each clip, and a later one if stillness counts: [B, 1 or 2, 3, H, W]."""
-        if not self.config.still_weight:
-            return render(clips, 1, *self.size)
-        gap = rng.randrange(1, LONGEST_GAP + 1)
-        return render(clips, gap + 1, *self.size)[:, ::gap]
 
     def empty_module(self) -> AutoencoderLoss:
         """An autoencoder like this one on the meta device."""
@@ -150,8 +140,7 @@ class VAETraining(Stage):
         """PSNR on 64 frames of a world never trained on, and a picture: originals above their reconstructions."""
         assert isinstance(averaged, AutoencoderLoss)
         device = next(averaged.parameters()).device
-        clips = [sample_clip(VALIDATION_SEED, index, world=self.world) for index in range(64)]
-        images = render(clips, 1, *self.size)[:, 0].to(device)
+        images = self.world.validation_frames(64, self.size).to(device)
         with torch.inference_mode():
             decoded = averaged.vae.decode(averaged.vae.encode(images))
         shown = torch.cat((images[:16], decoded[:16])).cpu()
@@ -159,16 +148,6 @@ class VAETraining(Stage):
         psnr = -10 * (decoded - images).square().mean(dim=(1, 2, 3)).log10().mean().item()
         print(f"\n{self.name} step {step}: {psnr:.2f} dB on held-out frames")
         return {"psnr": psnr}
-
-
-def crop_to_object(image: Tensor, clip: Clip, size: int, rng: random.Random) -> Tensor:
-    """A square `[..., size, size]` of an image `[..., H, W]`, centred within the object's bounds, inside the frame."""
-    reach = SIZES[clip.size] * min(image.shape[-2:])
-    top, left = (
-        min(max(round(centre * side + rng.uniform(-reach, reach) - size / 2), 0), side - size)
-        for centre, side in ((clip.y, image.shape[-2]), (clip.x, image.shape[-1]))
-    )
-    return image[..., top : top + size, left : left + size]
 
 
 class DecoderTraining(VAETraining):

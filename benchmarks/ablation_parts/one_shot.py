@@ -23,6 +23,7 @@ from artv_core.models.text import TextEncoder, tokenize
 from artv_core.randomness import normal, stream
 from artv_core.sampling import Denoiser, gaussian_noise, get_sampler
 from artv_core.schedule import NoiseSchedule, x0_from_prediction
+from artv_core.synthetic import vocabulary
 from artv_core.training.config import DiffusionStage, TrainConfig
 from artv_core.training.diffusion import forget_other_words, unlikeness
 from artv_core.training.loop import Stage, run_stage
@@ -146,7 +147,7 @@ class OneShotTraining(Stage):
         self.tokens, self.no_tokens = tokenize(captions, config.model.text), tokenize([""], config.model.text)[0]
         torch.manual_seed(seed)
         model = build(config.model)
-        forget_other_words(model)
+        forget_other_words(model, vocabulary())
         self.module = OneShotLoss(model, self.config).to(memory_format=torch.channels_last)
 
     def batch(self, step: int, indices: range) -> tuple[Tensor, ...]:
