@@ -91,6 +91,8 @@ def main() -> None:
     model = load_checkpoint(path, device=args.device)
     overrides, started = dict(_override(text) for text in args.set), time.monotonic()
     if is_of_pictures(model):
+        if args.part not in pictures.PARTS:
+            parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")
         section = pictures.measure(model, args, overrides)
         if not args.quick:
             write_section(model.config.name, section, args.seed, overrides, path)

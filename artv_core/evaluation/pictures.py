@@ -137,7 +137,8 @@ def texture_kept(watched: Watched, frame: int) -> float | None:
     octaves of the spectrum (finer than about 3 pixels of 128, and than about 7), mean over octaves and videos. Of
     detailed places alone; plain colours have none."""
     still = _still(watched, frame)
-    kept = (fine_detail(watched.videos[:, frame], still) / fine_detail(watched.videos[:, 0], still)).clamp(max=1.0)
+    left, first = (fine_detail(watched.videos[:, index], still) for index in (frame, 0))
+    kept = (left / first.clamp(min=1e-9)).clamp(max=1.0)
     detailed = torch.tensor([prompt.place in DETAILED_PLACES for prompt in watched.prompts])
     return _mean(kept.mean(dim=1), _enough(still) & detailed)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ SIDE = 128
 CELL = 8
 CHANNELS = (48, 96)
 SUMMARY = 192
+FULL_TURN = math.tau
 MEAN_SIZE = 0.37
 """Frame sides; the network tells sizes as powers of e times this."""
 
@@ -137,8 +139,7 @@ class RawSight:
         weight = self.heat.flatten(1).softmax(1)
         best = weight.argmax(1)
         middle = torch.stack([best % width, best // width], dim=1)[:, None] + 0.5
-        said = (_cells(height, width) + self.offset.flatten(2).transpose(1, 2) - middle) % height
-        said = torch.where(said > height / 2, said - height, said)  # the short way round
+        said = short_way(_cells(height, width) + self.offset.flatten(2).transpose(1, 2) - middle, height)
         near = weight * (said.abs().amax(dim=2) < 2)
         found = middle[:, 0] + (near[..., None] * said).sum(1) / near.sum(1, keepdim=True).clamp(min=1e-9)
         return found / height % 1.0
@@ -174,7 +175,7 @@ def judge_loss(sight: RawSight, labels: "Labels") -> dict[str, Tensor]:
         return (values * there).sum() / count
 
     height, width = sight.heat.shape[1:]
-    away = (labels.position[:, None] * height - _cells(height, width) + height / 2) % height - height / 2
+    away = short_way(labels.position[:, None] * height - _cells(height, width), height)
     cell = away.abs().amax(dim=2).argmin(1)
     close = (away.abs().amax(dim=2) < 1.5).float()
     miss = (sight.offset.flatten(2).transpose(1, 2) - away).abs().mean(dim=2)
@@ -204,7 +205,7 @@ class Labels:
     angle: Tensor
 
 
-def save_judge(judge: Judge, path: Path, about: dict) -> None:
+def save_judge(judge: Judge, path: Path, about: dict[str, Any]) -> None:
     """Weights in half precision, `about` (JSON) and the names of things and places in the file's metadata."""
     named = about | {"things": THINGS, "places": PLACES}
     weights = {name: value.detach().half().contiguous() for name, value in judge.state_dict().items()}
@@ -236,6 +237,3 @@ def angles(turned: Tensor) -> Tensor:
 def short_way(change: Tensor, whole: float = 1.0) -> Tensor:
     """Differences on a circle of that length, each the short way round."""
     return (change + whole / 2) % whole - whole / 2
-
-
-FULL_TURN = 2 * math.pi

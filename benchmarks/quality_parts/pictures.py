@@ -32,6 +32,7 @@ from quality_parts.sheets import save_sheet
 ROOT = Path(__file__).resolve().parents[2]
 JUDGE = ROOT / "benchmarks/judge.safetensors"
 VIDEOS = ROOT / "runs/quality"
+PARTS = ("all", "table", "speed")
 FRAMES = 64
 BATCH = 8
 """Prompts at a time."""
