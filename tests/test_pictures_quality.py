@@ -56,7 +56,7 @@ def scenes(world: PictureWorld) -> Scenes:
 
 @pytest.fixture(scope="module")
 def true(world: PictureWorld) -> Watched:
-    videos = benchmark.reference_videos(world, PROMPTS, FRAMES, 128)[benchmark.TRUE]
+    videos = benchmark.true_videos(world, PROMPTS, FRAMES, 128)
     return watch(load_judge(benchmark.JUDGE), videos, PROMPTS)
 
 
@@ -197,16 +197,12 @@ def test_the_judge_passes_true_clips(true: Watched):
 
 
 def test_the_judge_fails_frozen_and_blurring_videos(true: Watched):
-    frozen = Watched(
-        true.videos[:, :1].expand_as(true.videos), changed(true.seen, lambda v: v[:, :1].expand_as(v)), PROMPTS
-    )
-    table = picture_table(frozen)
+    table = picture_table(benchmark.frozen(true))
     assert table["direction within 30 degrees, frames 0-15"] == table["speed within 30%, frames 0-15"] == 0
     assert table["other motions recognised, frames 0-15"] <= 0.25
     assert table["thing recognised at frame 15"] >= 0.98
-    few = PROMPTS[:16]
-    blurring = benchmark.reference_videos(PictureWorld(pictures=4), few, FRAMES, 128)[benchmark.BLURRING]
-    found = held(watch(load_judge(benchmark.JUDGE), blurring, few), 15)
+    blurring = benchmark.blurring(true.videos[:16])
+    found = held(watch(load_judge(benchmark.JUDGE), blurring, PROMPTS[:16]), 15)
     assert found["texture kept"] < 0.5
     assert found["sharpness of the thing over frame 1"] < 0.8
 

@@ -18,6 +18,8 @@ from .pictures_judge import FULL_TURN, Seen, angles, short_way
 THERE = 0.5
 DIRECTION_TOLERANCE = 30.0  # degrees
 SPEED_TOLERANCE = 0.3
+STRIDE = 4
+"""Frames: from one to the next a slow thing moves half a cell of the judge, whose sight wavers by a part of that."""
 LEAST_SPEED = 0.01
 """Frame sides for each frame: what moves less has no direction."""
 PHASES = 16
@@ -29,11 +31,11 @@ PERIODIC = ("bouncing", "pulsing", "swinging")
 
 
 def velocity(seen: Seen, start: int, end: int) -> Tensor:
-    """Median change of position (x, y) from frame to frame over the frames start..end-1, where the thing is there in
-    both: [N, 2] in frame sides for each frame; NaN where it never is."""
-    change = short_way(seen.position[:, start:end].diff(dim=1))
-    there = seen.there[:, start:end] > THERE
-    change = torch.where((there[:, 1:] & there[:, :-1])[..., None], change, torch.nan)
+    """Median change of position (x, y) over STRIDE of the frames start..end-1, where the thing is there in both:
+    [N, 2] in frame sides for each frame; NaN where it never is."""
+    position, there = seen.position[:, start:end], seen.there[:, start:end] > THERE
+    change = short_way(position[:, STRIDE:] - position[:, :-STRIDE]) / STRIDE
+    change = torch.where((there[:, STRIDE:] & there[:, :-STRIDE])[..., None], change, torch.nan)
     return change.nanmedian(dim=1).values
 
 

@@ -9,6 +9,7 @@ import argparse
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from artv_core.evaluation import pictures
 from artv_core.evaluation.pictures import Watched, detail_of_places, picture_table, watch
-from artv_core.evaluation.pictures_judge import load_judge
+from artv_core.evaluation.pictures_judge import Seen, load_judge
 from artv_core.evaluation.pictures_prompts import PicturePrompt, picture_prompts, true_scenes
 from artv_core.evaluation.pictures_training import blurred
 from artv_core.generate import GenerateOptions
@@ -81,11 +82,13 @@ def measure_table(
     judge, world = load_judge(JUDGE), PictureWorld()
     recording = None if quick else Recording(folder / model.config.name)
     watched = watch(judge, make_videos(model, prompts, frames, seed, overrides, recording), prompts)
-    references = reference_videos(world, prompts, frames, model.config.size[0])
-    true = watch(judge, references[TRUE], prompts)
-    columns = {model.config.name: table_of(watched, true), TRUE: table_of(true, true)}
-    for name in (FROZEN, BLURRING):
-        columns[name] = table_of(watch(judge, references[name], prompts), true)
+    true = watch(judge, true_videos(world, prompts, frames, model.config.size[0]), prompts)
+    columns = {
+        model.config.name: table_of(watched, true),
+        TRUE: table_of(true, true),
+        FROZEN: table_of(frozen(true), true),
+        BLURRING: table_of(watch(judge, blurring(true.videos), prompts), true),
+    }
     print_table(columns)
     if not quick:
         save_sheet(watched, ROOT / f"docs/quality/{model.config.name}-table.jpg")
@@ -98,18 +101,23 @@ def table_of(watched: Watched, true: Watched) -> dict[str, float | None]:
     return {name: value if value is None else round(value, 4) for name, value in table.items()}
 
 
-def reference_videos(
-    world: PictureWorld, prompts: Sequence[PicturePrompt], frames: int, size: int
-) -> dict[str, Tensor]:
-    """True clips of the prompts, and what is made of them."""
+def true_videos(world: PictureWorld, prompts: Sequence[PicturePrompt], frames: int, size: int) -> Tensor:
+    """True clips of the prompts: [N, T, 3, size, size]."""
     times = torch.arange(float(frames)).expand(len(prompts), -1)
-    true = world.render(true_scenes(world, prompts), times, size)
-    sigma = torch.linspace(0.05, BLUR * size / 128, frames).repeat(len(prompts))
-    return {
-        TRUE: true,
-        FROZEN: true[:, :1].expand_as(true),
-        BLURRING: blurred(true.flatten(0, 1), sigma, reach=4).view_as(true),
-    }
+    return world.render(true_scenes(world, prompts), times, size)
+
+
+def frozen(watched: Watched) -> Watched:
+    """Videos that repeat their first frame, and what the judge sees in them."""
+    seen = {field.name: getattr(watched.seen, field.name) for field in fields(Seen)}
+    repeated = {name: values[:, :1].expand_as(values) for name, values in seen.items()}
+    return Watched(watched.videos[:, :1].expand_as(watched.videos), Seen(**repeated), watched.prompts)
+
+
+def blurring(videos: Tensor) -> Tensor:
+    """Videos that lose their sharpness from frame to frame, up to BLUR."""
+    sigma = torch.linspace(0.05, BLUR * videos.shape[-1] / 128, videos.shape[1])
+    return torch.stack([blurred(video, sigma, reach=4) for video in videos])
 
 
 def make_videos(
