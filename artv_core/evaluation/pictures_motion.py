@@ -28,6 +28,8 @@ POSITION_SPREAD, SIZE_SPREAD, ANGLE_SPREAD = 0.03, 0.06, math.radians(20)
 WORST = 4.0
 """One frame counts no more than this against a motion, so that one slip decides nothing."""
 PERIODIC = ("bouncing", "pulsing", "swinging")
+FAINTER = 0.6
+"""Of the true change of size: the judge sees small things larger than they are, so pulsing can look like less."""
 
 
 def velocity(seen: Seen, start: int, end: int) -> Tensor:
@@ -116,8 +118,9 @@ def _middle(values: Tensor, weight: Tensor, whole: float) -> Tensor:
 
 @cache
 def _courses(frames: int) -> tuple[list[str], Tracks]:
-    """All motions of the world over so many frames; of periodic ones, PHASES phases."""
+    """All motions of the world over so many frames; of periodic ones, PHASES phases, and pulsing also FAINTER."""
     drawn = [(motion, phase) for motion in MOTIONS for phase in range(PHASES if motion in PERIODIC else 1)]
+    faint = [drawn.index(("pulsing", phase)) for phase in range(PHASES)]
     count = len(drawn)
     motions = torch.tensor([MOTIONS.index(motion) for motion, _ in drawn])[:, None].expand(-1, 2)
     phases = torch.tensor([phase / PHASES for _, phase in drawn])[:, None].expand(-1, 2)
@@ -140,5 +143,11 @@ def _courses(frames: int) -> tuple[list[str], Tracks]:
     )
     found = states(scenes, torch.arange(float(frames)).expand(count, -1))
     x, y, side, angle = (value[..., 0] for value in found)
-    tracks = Tracks(torch.stack([x, y], dim=-1), side.log(), angle, torch.ones_like(angle))
-    return [motion for motion, _ in drawn], tracks
+    position, size = torch.stack([x, y], dim=-1), side.log()
+    tracks = Tracks(
+        position=torch.cat([position, position[faint]]),
+        size=torch.cat([size, FAINTER * size[faint]]),
+        angle=torch.cat([angle, angle[faint]]),
+        sure=torch.ones(count + PHASES, frames),
+    )
+    return [motion for motion, _ in drawn] + ["pulsing"] * PHASES, tracks

@@ -38,7 +38,7 @@ WEIGHTS = {"thing": 1.0, "place": 0.5, "there": 0.5, "cell": 0.5, "offset": 1.0,
 class JudgeTraining:
     """How the judge is trained. `pool`: how many frames go through the autoencoder, once."""
 
-    steps: int = 2000
+    steps: int = 3000
     learning_rate: float = 2e-3
     muon_learning_rate: float = 0.015
     warmup: int = 50
