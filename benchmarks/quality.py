@@ -1,5 +1,8 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
+The table is that of the world whose words the checkpoint knows: of coloured shapes as below, or of pictures (named
+things in places: `quality_parts/pictures.py`, in a section of the result file under the checkpoint's name).
+
 Prints the table beside true clips and beside a video that repeats its first frame, then what holds over hundreds of
 frames, and at other sizes than the checkpoint was trained at, then how still latents keep where the picture does, then
 seconds per frame. Writes
@@ -22,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from documents import put_tables  # noqa: E402
+from quality_parts import pictures  # noqa: E402
 from result_files import commit  # noqa: E402
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
@@ -37,6 +41,7 @@ from artv_core.evaluation.quality import (  # noqa: E402
 from artv_core.generate import GenerateOptions, generate_frames  # noqa: E402
 from artv_core.media import contact_sheet  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
+from artv_core.pictures.names import vocabulary as picture_vocabulary  # noqa: E402
 from artv_core.pipeline import Pipeline  # noqa: E402
 from artv_core.synthetic import Clip, render  # noqa: E402
 from artv_core.text_track import TextSegment, TextTrack  # noqa: E402
@@ -76,6 +81,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
     parser.add_argument("--part", choices=("all", "table", "long", "sizes", "still", "speed"), default="all")
+    parser.add_argument("--frames", type=int, default=pictures.FRAMES, help="of a video, in the world of pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options other than the recommended")
@@ -84,6 +90,13 @@ def main() -> None:
     path = resolve_checkpoint(args.checkpoint)
     model = load_checkpoint(path, device=args.device)
     overrides, started = dict(_override(text) for text in args.set), time.monotonic()
+    if is_of_pictures(model):
+        if args.part not in pictures.PARTS:
+            parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")
+        section = pictures.measure(model, args, overrides)
+        if not args.quick:
+            write_section(model.config.name, section, args.seed, overrides, path)
+        return
     result: dict[str, Any] = {}
     if args.part in ("table", "all"):
         result |= measure_table(model, args.quick, args.seed, overrides)
@@ -102,6 +115,23 @@ def main() -> None:
         if "bars" in whole and path == resolve_checkpoint("tiny"):
             for text in (ROOT / "docs/measurements.md", path.with_suffix(".md")):
                 put_tables(text, {"quality": markdown(whole)})
+
+
+def is_of_pictures(model: ARTV) -> bool:
+    """Whether every word that the checkpoint knows is one of the world of pictures."""
+    words = set(model.config.vocabulary)
+    return bool(words) and words <= set(picture_vocabulary())
+
+
+def write_section(name: str, found: dict[str, Any], seed: int, overrides: dict[str, Any], checkpoint: Path) -> None:
+    """What was found of a checkpoint of the world of pictures: into the result file, and into the documents."""
+    result = json.loads(RESULT.read_text())
+    sections = result.setdefault("world of pictures", {})
+    sections[name] = pictures.as_section(sections.get(name, {}), found, name, seed, overrides)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    if checkpoint.parent.name == "checkpoints" and "columns" in sections[name]:
+        for text in (ROOT / "docs/measurements.md", checkpoint.with_suffix(".md")):
+            put_tables(text, {f"quality of {name.partition('-v')[0]}": pictures.markdown(sections[name])})
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -145,7 +175,8 @@ def kept_result(name: str, seed: int, overrides: dict[str, Any]) -> dict[str, An
     }
     kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     same = all(kept.get(key) == result[key] for key in ("checkpoint", "seed", "overrides"))
-    return (kept if same else {}) | result
+    others = {key: kept[key] for key in ("world of pictures",) if key in kept}
+    return (kept if same else others) | result
 
 
 def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,233 @@
+"""The quality table of a checkpoint of the world of pictures, beside true clips, a video that repeats its first frame,
+and one that blurs from frame to frame, both of which a sound table must fail.
+
+Videos are journaled in `runs/quality/`, a few prompts at a time: a run that was stopped goes on, and one with more
+frames goes on from one with fewer.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from result_files import as_bar, commit
+from torch import Tensor
+
+from artv_core.evaluation import pictures
+from artv_core.evaluation.pictures import Watched, detail_of_places, picture_table, watch
+from artv_core.evaluation.pictures_judge import Seen, load_judge
+from artv_core.evaluation.pictures_prompts import PicturePrompt, picture_prompts, true_scenes
+from artv_core.evaluation.pictures_training import blurred
+from artv_core.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.pictures.world import PictureWorld
+from artv_core.pipeline import Pipeline
+from artv_core.recording import Recording
+from artv_core.training.sheets import rollout
+from quality_parts.sheets import save_sheet
+
+ROOT = Path(__file__).resolve().parents[2]
+JUDGE = ROOT / "benchmarks/judge.safetensors"
+VIDEOS = ROOT / "runs/quality"
+PARTS = ("all", "table", "speed")
+FRAMES = 64
+BATCH = 8
+"""Prompts at a time."""
+
+SHARE = "at least"
+BARS: dict[str, tuple[str, float]] = {
+    "thing recognised at frame 0": (SHARE, 0.80),
+    "thing recognised at frame 15": (SHARE, 0.75),
+    "thing recognised at frame 63": (SHARE, 0.60),
+    "place recognised at frame 0": (SHARE, 0.98),
+    "place recognised at frame 63": (SHARE, 0.98),
+    "direction within 30 degrees, frames 0-15": (SHARE, 0.85),
+    "speed within 30%, frames 0-15": (SHARE, 0.85),
+    "other motions recognised, frames 0-15": (SHARE, 0.75),
+    "background drift at frame 63": ("at most", 2.0),
+    "texture kept at frame 63": (SHARE, 0.9),
+    "sharpness of the thing over frame 1 at frame 63": (SHARE, 0.8),
+}
+SECONDS = "seconds per frame on two CPU cores"
+SECONDS_BAR = ("at most", 1.0)
+
+TRUE, FROZEN, BLURRING = "true clips", "first frame for ever", "blurring"
+DETAIL = "fine detail of places at frame 0 over true ones"
+BLUR = 1.5
+"""Pixels: the Gaussian that the last frame of a blurring video is blurred with."""
+WORST = 12
+"""Mistakes that are named."""
+
+
+def measure(model: ARTV, args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The section of the result file for this checkpoint; `args` are the benchmark's own."""
+    section: dict[str, Any] = {}
+    if args.part in ("table", "all"):
+        section |= measure_table(model, args.quick, args.frames, args.seed, overrides)
+    if args.part in ("speed", "all") and not args.quick:
+        section[SECONDS] = seconds_per_frame(model, overrides)
+    return section
+
+
+def measure_table(
+    model: ARTV, quick: bool, frames: int, seed: int, overrides: dict[str, Any], folder: Path = VIDEOS
+) -> dict[str, Any]:
+    """The table of the bars, the same of what it must tell from each other, and the mistakes by name."""
+    prompts = picture_prompts(model.config.vocabulary)
+    prompts, frames = (prompts[:BATCH], 16) if quick else (prompts, frames)
+    judge, world = load_judge(JUDGE), PictureWorld()
+    recording = None if quick else Recording(folder / model.config.name)
+    watched = watch(judge, make_videos(model, prompts, frames, seed, overrides, recording), prompts)
+    true = watch(judge, true_videos(world, prompts, frames, model.config.size[0]), prompts)
+    columns = {
+        model.config.name: table_of(watched, true),
+        TRUE: table_of(true, true),
+        FROZEN: table_of(frozen(true), true),
+        BLURRING: table_of(watch(judge, blurring(true.videos), prompts), true),
+    }
+    print_table(columns)
+    if not quick:
+        save_sheet(watched, ROOT / f"docs/quality/{model.config.name}-table.jpg")
+    return {"prompts": len(prompts), "frames": frames, "columns": columns, "mistakes": mistakes(watched)}
+
+
+def table_of(watched: Watched, true: Watched) -> dict[str, float | None]:
+    """All measures, to four digits."""
+    table = picture_table(watched) | {DETAIL: detail_of_places(watched, true)}
+    return {name: value if value is None else round(value, 4) for name, value in table.items()}
+
+
+def true_videos(world: PictureWorld, prompts: Sequence[PicturePrompt], frames: int, size: int) -> Tensor:
+    """True clips of the prompts: [N, T, 3, size, size]."""
+    times = torch.arange(float(frames)).expand(len(prompts), -1)
+    return world.render(true_scenes(world, prompts), times, size)
+
+
+def frozen(watched: Watched) -> Watched:
+    """Videos that repeat their first frame, and what the judge sees in them."""
+    seen = {field.name: getattr(watched.seen, field.name) for field in fields(Seen)}
+    repeated = {name: values[:, :1].expand_as(values) for name, values in seen.items()}
+    return Watched(watched.videos[:, :1].expand_as(watched.videos), Seen(**repeated), watched.prompts)
+
+
+def blurring(videos: Tensor) -> Tensor:
+    """Videos that lose their sharpness from frame to frame, up to BLUR."""
+    sigma = torch.linspace(0.05, BLUR * videos.shape[-1] / 128, videos.shape[1])
+    return torch.stack([blurred(video, sigma, reach=4) for video in videos])
+
+
+def make_videos(
+    model: ARTV,
+    prompts: Sequence[PicturePrompt],
+    frames: int,
+    seed: int,
+    overrides: dict[str, Any],
+    recording: Recording | None,
+) -> Tensor:
+    """The model's videos [N, T, 3, H, W] from text alone. Prompt n has the seed `seed + n`."""
+    made = []
+    for start in range(0, len(prompts), BATCH):
+        captions = [prompt.caption for prompt in prompts[start : start + BATCH]]
+        options = GenerateOptions(num_frames=frames, batch_size=len(captions), seed=seed + start, **overrides)
+        began = time.monotonic()
+        with torch.no_grad():
+            made.append(rollout(model, captions, options, recording=recording))
+        print(f"prompts {start}-{start + len(captions) - 1}: {time.monotonic() - began:.0f} s", flush=True)
+    return torch.cat(made)
+
+
+def mistakes(watched: Watched) -> dict[str, dict[str, int]]:
+    """What was taken for what, the most common first."""
+    last = watched.videos.shape[1] - 1
+    found = {}
+    for frame in (0, 15, 63):
+        if frame <= last:
+            found[f"things at frame {frame}"] = pictures.confusions(watched, frame)
+            found[f"places at frame {frame}"] = pictures.place_confusions(watched, frame)
+    found["motions at frames 0-15"] = pictures.motion_confusions(watched, 0)
+    return {name: dict(list(counts.items())[:WORST]) for name, counts in found.items()}
+
+
+def seconds_per_frame(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Of one video, made as `artv generate` makes it, from prompt to picture: the middle of three."""
+    pipeline, caption, seconds = Pipeline(model), picture_prompts(model.config.vocabulary)[0].caption, []
+    for _ in range(3):
+        started = time.monotonic()
+        count = sum(1 for _ in pipeline.frames(caption, GenerateOptions(num_frames=16, **overrides)))
+        seconds.append((time.monotonic() - started) / count)
+    device = pipeline.device.type
+    on = f"{torch.get_num_threads()} CPU cores" if device == "cpu" else torch.cuda.get_device_name()
+    return {"value": round(sorted(seconds)[1], 3), "on": on}
+
+
+def as_section(kept: dict[str, Any], found: dict[str, Any], name: str, seed: int, overrides: dict) -> dict[str, Any]:
+    """What the result file says of this checkpoint: `found`, and of `kept` what was measured the same way before."""
+    settings = {"checkpoint": name, "seed": seed, "overrides": overrides}
+    same = all(kept.get(key) == value for key, value in settings.items())
+    section = {
+        "command": f"python benchmarks/quality.py --checkpoint {name.partition('-v')[0]}",
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
+        **settings,
+    }
+    parts = (kept if same else {}) | found
+    return section | {"bars": bars(parts, name)} | {key: parts[key] for key in parts if key not in {*section, "bars"}}
+
+
+def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """All bars; what was not measured has no value."""
+    table = parts.get("columns", {}).get(name, {})
+    seconds = parts.get(SECONDS, {})
+    on_cpu = seconds.get("value") if "CPU" in seconds.get("on", "") else None
+    found = [as_bar(measure, table.get(measure), *limit) for measure, limit in BARS.items()]
+    return [*found, as_bar(SECONDS, on_cpu, *SECONDS_BAR)]
+
+
+def markdown(section: dict[str, Any]) -> str:
+    """The section as the table of docs/measurements.md and of the model card."""
+    columns = section["columns"]
+    limits = {bar["name"]: bar for bar in section["bars"]}
+    lines = [f"| measure | bar | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for measure in measures(columns):
+        bar = limits.get(measure)
+        cells = [written(measure, column.get(measure)) for column in columns.values()]
+        if bar and bar["value"] is not None and not bar["holds"]:
+            cells[0] += " (missed)"
+        lines.append(f"| {measure} | {_limit(measure, bar)} | {' | '.join(cells)} |")
+    seconds = limits[SECONDS]
+    value = "not measured" if seconds["value"] is None else f"{seconds['value']:.2f}"
+    missed = "" if seconds["holds"] or seconds["value"] is None else " (missed)"
+    return "\n".join([*lines, f"| {SECONDS} | at most 1 | {value}{missed} |" + " |" * (len(columns) - 1)])
+
+
+def _limit(measure: str, bar: dict[str, Any] | None) -> str:
+    if bar is None:
+        return "reported"
+    kind, limit = bar["limit"].rsplit(" ", 1)
+    return f"{kind} {written(measure, float(limit))}"
+
+
+def measures(columns: dict[str, dict[str, Any]]) -> list[str]:
+    """Those with bars first, then what else was measured."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return [*BARS, *(name for name in names if name not in BARS)]
+
+
+def written(measure: str, value: float | None) -> str:
+    """Shares as per cent; drift (of 255), texture and sharpness (ratios) as numbers."""
+    if value is None:
+        return "not measured"
+    ratio = any(word in measure for word in ("drift", "texture", "sharpness", "detail"))
+    return f"{value:.2f}" if ratio else f"{value:.0%}"
+
+
+def print_table(columns: dict[str, dict[str, Any]]) -> None:
+    print(f"\n{'measure':50} {'bar':>13} " + " ".join(f"{name:>20}" for name in columns))
+    for measure in measures(columns):
+        limit = "{} {:g}".format(*BARS[measure]) if measure in BARS else ""
+        cells = [f"{written(measure, column.get(measure)):>20}" for column in columns.values()]
+        print(f"{measure:50} {limit:>13} {' '.join(cells)}")
