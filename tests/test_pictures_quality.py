@@ -298,7 +298,7 @@ def test_a_section_keeps_what_was_measured_the_same_way():
     assert "columns" not in other
 
 
-def test_readme_and_model_card_say_what_was_measured():
+def test_measurements_and_model_card_say_what_was_measured():
     result = json.loads(quality.RESULT.read_text())
     section = result["world of pictures"]["small-v1"]
     assert {bar["name"] for bar in section["bars"]} == {*benchmark.BARS, benchmark.SECONDS}
