@@ -1,5 +1,5 @@
-"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `bench`, `evaluate`. What a user gets wrong
-is one line and exit code 2.
+"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. What a user gets
+wrong is one line and exit code 2.
 
 What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .generate import GenerateOptions
     from .pipeline import Pipeline, SavedLatents
 
+STARTED = time.monotonic()
 USER_ERROR = 2
 MODEL_DEFAULTS = {
     "checkpoint": "tiny",
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_journals(commands)
     _add_info(commands)
     _add_prepare(commands)
+    _add_train(commands)
     _add_bench(commands)
     _add_evaluate(commands)
     return parser
@@ -376,6 +378,23 @@ def _add_prepare(commands: Any) -> None:
         allow_abbrev=False,
     )
     add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_train(commands: Any) -> None:
+    from .training.command import add_options, run_train
+
+    def run(args: argparse.Namespace) -> int:
+        _check_installed("accelerate", "pytorch_optimizer", "webdataset", extra="train")
+        return run_train(args, "artv train", STARTED)
+
+    parser = commands.add_parser(
+        "train",
+        help="train on your own clips, or on clips that are made on the fly",
+        description="Trains from a TOML configuration, as `python train.py` does. A stopped run goes on with --resume.",
+        allow_abbrev=False,
+    )
+    add_options(parser)
     parser.set_defaults(run=run)
 
 

@@ -674,3 +674,10 @@ def test_demo_wants_the_comfyui_that_was_named(tmp_path, capsys):
     assert cli.main([*command, "/nowhere", "--dtype", "float16"]) == 2
     assert "--comfyui and --dtype exclude each other" in one_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_train_is_a_command_too(capsys):
+    """`python train.py` has the same options; `tests/test_training.py` trains by it."""
+    assert cli.main(["train", "--config", "nothing.toml"]) == cli.USER_ERROR
+    said = capsys.readouterr().err
+    assert said == "artv train: no training configuration at nothing.toml; the shipped ones are in configs/\n"

@@ -1,0 +1,62 @@
+"""The command that trains, as `python train.py` and as `artv train`. What is heavy is imported where it is used."""
+
+import argparse
+import sys
+
+USER_ERROR = 2
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
+    parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved state of this run")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="stop this many minutes after the command began, with a checkpoint of what is learned so far; "
+        "the same command with --resume goes on",
+    )
+    parser.add_argument("--base", help="checkpoint that training begins with (in the configuration: base)")
+    parser.add_argument("--data", help="clips to train on (in the configuration: data.path)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="NAME=VALUE",
+        help="any other value in the place of the configuration's, e.g. diffusion.steps=2000; can be repeated",
+    )
+    parser.add_argument(
+        "--stages",
+        default="",
+        help="comma-separated stages, of those that the run has (default: all)",
+    )
+
+
+def run_train(args: argparse.Namespace, program: str, started: float) -> int:
+    """Read the configuration and train. `started` is `time.monotonic()` when the command began. Returns the exit code:
+    2, with one line, for a user's error."""
+    from safetensors import SafetensorError
+
+    from ..abilities import is_out_of_memory, lacking_ability
+    from .config import read_config
+    from .stopping import TimeLimit
+
+    changes = [f"{name}={value}" for name, value in (("base", args.base), ("data.path", args.data)) if value]
+    try:
+        config = read_config(args.config, [*changes, *args.changes])
+        limit = None if args.minutes is None else TimeLimit(args.minutes, started)
+        from .run import run
+
+        run(config, args.output, [stage for stage in args.stages.split(",") if stage], args.resume, limit)
+    except (ValueError, OSError, SafetensorError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (MemoryError, RuntimeError, TypeError) as error:
+        no_room = "out of memory; set a smaller micro_batch, or train fewer parts" * is_out_of_memory(error)
+        if not (no_room or lacking_ability(error)):
+            raise
+        print(f"{program}: {no_room or lacking_ability(error)}", file=sys.stderr)
+        return USER_ERROR
+    return 0
