@@ -1,5 +1,5 @@
-"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. What a user gets
-wrong is one line and exit code 2.
+"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. What a user
+gets wrong is one line and exit code 2.
 
 What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
 """
