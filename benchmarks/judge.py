@@ -1,6 +1,6 @@
 """Trains the judge by which videos of the world of pictures are measured: `python benchmarks/judge.py`.
 
-A quarter of an hour on one CPU core; stopped and started again it goes on. Writes `benchmarks/judge.safetensors`,
+Some twenty minutes of one free CPU core; stopped and started again it goes on. Writes `benchmarks/judge.safetensors`,
 which holds in its metadata how well it sees true frames that it was not trained on.
 """
 

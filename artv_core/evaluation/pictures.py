@@ -20,8 +20,8 @@ from .pictures_prompts import PicturePrompt
 WINDOW = 16
 """Frames over which motion is told."""
 AROUND, EDGE = 1.5, 0.03
-"""How much of a frame is not still: a disc of so many sides of the thing across, and what an edge does to the pixels
-beyond, in frame sides."""
+"""What of a frame is not still: a disc, 1.5 sides of the thing across, and beyond it what the thing's edge does to the
+pixels, in frame sides."""
 INSIDE = 0.8
 """Sides of the thing: the disc in which its sharpness is measured."""
 LEAST_STILL = 1 / 20

@@ -118,7 +118,7 @@ def _middle(values: Tensor, weight: Tensor, whole: float) -> Tensor:
 
 @cache
 def _courses(frames: int) -> tuple[list[str], Tracks]:
-    """All motions of the world over so many frames; of periodic ones, PHASES phases, and pulsing also FAINTER."""
+    """All motions of the world over that many frames; of periodic ones, PHASES phases, and pulsing also FAINTER."""
     drawn = [(motion, phase) for motion in MOTIONS for phase in range(PHASES if motion in PERIODIC else 1)]
     faint = [drawn.index(("pulsing", phase)) for phase in range(PHASES)]
     count = len(drawn)
