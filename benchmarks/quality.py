@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
-    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "still", "speed"), default="all")
+    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "still", "masks", "speed"), default="all")
     parser.add_argument("--frames", type=int, default=pictures.FRAMES, help="of a video, in the world of pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -97,6 +97,8 @@ def main() -> None:
         if not args.quick:
             write_section(model.config.name, section, args.seed, overrides, path)
         return
+    if args.part == "masks":
+        parser.error("--part masks is for the world of pictures; give --checkpoint small")
     result: dict[str, Any] = {}
     if args.part in ("table", "all"):
         result |= measure_table(model, args.quick, args.seed, overrides)

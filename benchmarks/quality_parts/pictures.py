@@ -28,13 +28,16 @@ from artv_core.pictures.world import PictureWorld
 from artv_core.pipeline import Pipeline
 from artv_core.recording import Recording
 from artv_core.training.sheets import rollout
+from quality_parts.masks import save_masks
+from quality_parts.moving import save_moving
 from quality_parts.sheets import save_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 JUDGE = ROOT / "benchmarks/judge.safetensors"
 VIDEOS = ROOT / "runs/quality"
-PARTS = ("all", "table", "speed")
+PARTS = ("all", "table", "masks", "speed")
 FRAMES = 64
+MOVING_FRAMES = 32
 BATCH = 8
 """Prompts at a time."""
 
@@ -68,6 +71,8 @@ def measure(model: ARTV, args: argparse.Namespace, overrides: dict[str, Any]) ->
     section: dict[str, Any] = {}
     if args.part in ("table", "all"):
         section |= measure_table(model, args.quick, args.frames, args.seed, overrides)
+    if args.part in ("masks", "all") and not args.quick:
+        section["copied"] = save_masks(model, ROOT / f"docs/quality/{model.config.name}-masks.jpg")
     if args.part in ("speed", "all") and not args.quick:
         section[SECONDS] = seconds_per_frame(model, overrides)
     return section
@@ -92,6 +97,8 @@ def measure_table(
     print_table(columns)
     if not quick:
         save_sheet(watched, ROOT / f"docs/quality/{model.config.name}-table.jpg")
+        captions = [prompt.caption for prompt in prompts]
+        save_moving(watched.videos[:, :MOVING_FRAMES], captions, ROOT / f"docs/quality/{model.config.name}.webp")
     return {"prompts": len(prompts), "frames": frames, "columns": columns, "mistakes": mistakes(watched)}
 
 
