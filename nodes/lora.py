@@ -90,7 +90,7 @@ class ARTVLoRA(io.ComfyNode):
         unused, misfits = unused_keys(tensors, patches), [str(key) for key in patches if key not in applied]
         if not applied:
             raise ValueError(_why_nothing_fits(lora_name, unused, misfits))
-        return io.NodeOutput(model, clip, _report(len(applied), unused, misfits))
+        return io.NodeOutput(model, clip, _report(len(applied), unused, misfits, clip is not None))
 
 
 def _lora_names() -> list[str]:
@@ -140,9 +140,12 @@ def _fitting(patches: Mapping[Any, Any], weights: Mapping[str, Tensor]) -> dict[
     return {key: patch for key, patch in patches.items() if key in weights and fits(patch, weights[key].shape)}
 
 
-def _report(applied: int, unused: Sequence[str], misfits: Sequence[str]) -> str:
+def _report(applied: int, unused: Sequence[str], misfits: Sequence[str], has_clip: bool) -> str:
+    of_clip = [] if has_clip else [key for key in unused if key.startswith(_OF_CLIP)]
+    unknown = [key for key in unused if key not in set(of_clip)]
     lines = [f"{applied} weights changed"]
-    lines += [_listed("unknown keys", unused)] * bool(unused) + [_listed("that do not fit", misfits)] * bool(misfits)
+    lines += [f"{len(of_clip)} keys are for CLIP: connect clip to use them"] * bool(of_clip)
+    lines += [_listed("unknown keys", unknown)] * bool(unknown) + [_listed("that do not fit", misfits)] * bool(misfits)
     return "\n".join(lines)
 
 

@@ -43,7 +43,10 @@ def fits(patch: Any, shape: Sequence[int]) -> bool:
     if isinstance(patch, tuple):  # ("diff", (tensor,))
         return patch[1][0].shape == tuple(shape)
     check = _CHECKS.get(getattr(patch, "name", ""))
-    return check is None or check(patch.weights, tuple(shape))
+    try:
+        return check is None or check(patch.weights, tuple(shape))
+    except (IndexError, ValueError):  # parts with too few dimensions, or none of some
+        return False
 
 
 def unused_keys(tensors: Mapping[str, Tensor], patches: Mapping[Any, Any]) -> list[str]:
@@ -70,10 +73,8 @@ def _heads(key: str) -> Iterator[str]:
 
 def _lora(parts: Sequence[Any], shape: tuple[int, ...]) -> bool:
     up, down, _, middle, scale, padded = parts
-    if padded is not None:
-        if len(padded) != len(shape) or any(new < old for new, old in zip(padded, shape, strict=True)):
-            return False
-        shape = tuple(padded)
+    if padded is not None and tuple(padded) != shape:
+        return False  # the host would make the weight larger, and its layer would not know
     made = _product(up, down) if middle is None else _with_middle(up, down, middle)
     return _made_for(made, shape) and _scales(scale, shape)
 
@@ -188,6 +189,8 @@ def _scales(scale: Tensor | None, shape: tuple[int, ...]) -> bool:
     """Whether a scale, of DoRA or of OFT, can be multiplied with a weight of this shape."""
     if scale is None:
         return True
+    if not scale.ndim:
+        return False
     try:
         return torch.broadcast_shapes(scale.shape, shape) == shape
     except RuntimeError:

@@ -25,8 +25,8 @@ _NOT_IN_A_NAME = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 
 
 class OutputFile(NamedTuple):
-    """A file to write: its `path`, its `name` and `subfolder` as the host shows them, and the empty file that keeps
-    its number for it."""
+    """A file to write: its `path`, its `name` and `subfolder` as the host shows them, and the empty file `reserved`
+    that keeps its number until it is there."""
 
     path: str
     name: str
@@ -34,7 +34,7 @@ class OutputFile(NamedTuple):
     reserved: str
 
     def release(self) -> None:
-        """Give the number back, unless something was written."""
+        """Remove the empty file; one that grew in its place stays."""
         with suppress(OSError):
             if not os.path.getsize(self.reserved):
                 os.unlink(self.reserved)
@@ -51,24 +51,21 @@ _UNKNOWN = Naming()
 
 
 def output_file(prefix: str, suffix: str, naming: Naming = _UNKNOWN) -> OutputFile:
-    """The next free number under `prefix`, taken by an empty file, so that no other server or node takes it too; the
-    folder is made. Call `release`, or use `reserved_files`, lest the empty file stay where nothing is written.
+    """The next free number under `prefix`, taken by an empty file `NAME.part.mp4`, so that no other server or node
+    takes it too; the folder is made. Call `release` when the file is written, or use `reserved_files`.
 
     Raises ValueError, one line, where the prefix leads out of the output folder or no file can be made there."""
     return output_files(prefix, suffix, 1, naming)[0]
 
 
-def output_files(
-    prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN, growing: bool = False
-) -> list[OutputFile]:
-    """As `output_file`, `count` of them. Those that are `growing` are written under another name until they are whole,
-    and their numbers are kept under that one."""
+def output_files(prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN) -> list[OutputFile]:
+    """As `output_file`, `count` of them."""
     folder, stem, number, subfolder = _place(prefix, naming)
     files: list[OutputFile] = []
     try:
         for candidate in range(number, number + count + _NUMBERS_TRIED):
             name = f"{stem}_{candidate:05}_{suffix}"
-            reserved = _reserve(Path(folder, name), growing)
+            reserved = _reserve(Path(folder, name))
             if reserved is not None:
                 files.append(OutputFile(os.path.join(folder, name), name, subfolder, reserved))
             if len(files) == count:
@@ -81,11 +78,9 @@ def output_files(
 
 
 @contextmanager
-def reserved_files(
-    prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN, growing: bool = False
-) -> Iterator[list[OutputFile]]:
-    """`output_files` that give back the numbers of what was not written when the block ends."""
-    files = output_files(prefix, suffix, count, naming, growing)
+def reserved_files(prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN) -> Iterator[list[OutputFile]]:
+    """`output_files` whose numbers are given back when the block ends; those of files that were written are taken."""
+    files = output_files(prefix, suffix, count, naming)
     try:
         yield files
     finally:
@@ -93,32 +88,50 @@ def reserved_files(
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises ValueError, one line, where `prefix` cannot be used; makes its folder and no file."""
-    _place(prefix, _UNKNOWN)
+    """Raises ValueError, one line, where `prefix` leads out of the output folder. Makes nothing."""
+    _inside(prefix, prefix)
 
 
 def _place(prefix: str, naming: Naming) -> tuple[str, str, int, str]:
     """Folder, beginning of the name, first free number, and folder inside the output folder."""
-    output = os.path.abspath(folder_paths.get_output_directory())
     filled = filled_in(prefix, naming.prompt)
-    target = os.path.abspath(os.path.join(output, filled))
-    if os.path.commonpath((output, target)) != output:
-        raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder; give a name inside it")
+    output = _inside(filled, prefix)
     try:
         folder, stem, first, subfolder, _ = folder_paths.get_save_image_path(filled, output, *naming.size)
     except OSError as error:
         raise ValueError(f"filename_prefix {prefix!r} cannot be used: {error.strerror or error}") from None
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(_leads_out(prefix)) from None  # the host follows links, and says so in three lines
     return folder, stem, first, subfolder
 
 
-def _reserve(path: Path, growing: bool) -> str | None:
-    """The empty file that keeps a number; None where somebody has it already. Raises OSError."""
-    kept, other = (part_beside(path), path) if growing else (path, part_beside(path))
+def _inside(filled: str, prefix: str) -> str:
+    """The output folder. Raises ValueError, one line, where `filled` leads out of it."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    try:
+        inside = os.path.commonpath((output, os.path.abspath(os.path.join(output, filled)))) == output
+    except ValueError:  # another drive
+        inside = False
+    if not inside:
+        raise ValueError(_leads_out(prefix))
+    return output
+
+
+def _leads_out(prefix: str) -> str:
+    return f"filename_prefix {prefix!r} leads out of the output folder; give a name inside it"
+
+
+def _reserve(path: Path) -> str | None:
+    """The empty file that keeps a number, beside the one to come, so that nothing empty ever has its name; None where
+    somebody has the number already. Raises OSError."""
+    kept = part_beside(path)
     try:
         kept.open("x").close()
     except FileExistsError:
         return None
-    if other.exists():
+    if path.exists():
         kept.unlink()
         return None
     return str(kept)
@@ -134,7 +147,12 @@ def filled_in(prefix: str, prompt: Prompt | None) -> str:
 
     FORMAT may hold yyyy, yy, MM, dd, hh, mm and ss (or one letter, without a leading zero). NODE is a title or a class
     of the graph, INPUT one of its values. What is not known stays as it is: the host fills in `%width%` and others."""
-    return _PLACEHOLDER.sub(lambda found: _value(found[1], prompt or {}) or found[0], prefix)
+
+    def fill(found: re.Match[str]) -> str:
+        value = _value(found[1], prompt or {})
+        return found[0] if value is None else value
+
+    return _PLACEHOLDER.sub(fill, prefix)
 
 
 def _value(text: str, prompt: Prompt) -> str | None:
@@ -144,7 +162,7 @@ def _value(text: str, prompt: Prompt) -> str | None:
     name, _, key = text.rpartition(".")
     for node in prompt.values():
         value = node.get("inputs", {}).get(key)
-        titles = (node.get("_meta", {}).get("title"), node.get("class_type"))
+        titles = ((node.get("_meta") or {}).get("title"), node.get("class_type"))
         if name in titles and isinstance(value, str | int | float):
             return _NOT_IN_A_NAME.sub("_", str(value))
     return None

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.config import VAEConfig
+from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.denoiser import Shortcuts
 from ..artv_core.frames import AnchorPolicy
 from ..artv_core.generate import GenerateOptions
@@ -129,8 +129,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             reuse_blocks=shortcuts.reuse_blocks,
             guidance_interval=shortcuts.guidance_interval,
         )
-        size = model.model.config.size
-        naming = Naming((options.width or size[1], options.height or size[0]), cls.hidden and cls.hidden.prompt)
+        naming = Naming(_frame_size(model.model.config, options, references), cls.hidden and cls.hidden.prompt)
         streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
@@ -153,6 +152,14 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             made.journal,
             ui=streams and streams.shown(),
         )
+
+
+def _frame_size(config: ARTVConfig, options: GenerateOptions, references: dict | None) -> tuple[int, int]:
+    """Width and height of the video in pixels: as asked for, else the references', else the checkpoint's."""
+    height, width = config.size
+    if references is not None:
+        height, width = (side * config.vae.factor for side in references["samples"].shape[-2:])
+    return options.width or width, options.height or height
 
 
 def _scale(cfg: float) -> float | None:

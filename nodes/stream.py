@@ -69,7 +69,7 @@ class Streams:
 
     def __enter__(self) -> "Streams":
         settings = self.settings
-        self.files = output_files(settings.prefix, settings.suffix, self.num_videos, self._naming, growing=True)
+        self.files = output_files(settings.prefix, settings.suffix, self.num_videos, self._naming)
         with ExitStack() as stack:
             for file in self.files:
                 stack.callback(file.release)

@@ -21,6 +21,7 @@ FILLED_IN = (
     "%ARTVLoader.base%",
     "%My sampler.seed%-%width%",
     "%Other.seed% 100%",
+    "%My sampler.note%%Y.seed%",
 )
 PATCHED = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 
@@ -128,7 +129,7 @@ def _lora_kinds() -> dict:
         try:
             made = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), "w.weight")
             changed = made.shape == weight.shape and not torch.equal(made, weight)
-        except (RuntimeError, AttributeError, UnboundLocalError):  # the last two where parts are missing
+        except (RuntimeError, AttributeError, IndexError, UnboundLocalError):  # the last ones where parts are missing
             changed = False
         found[name] = [fits(patch, weight.shape), changed]
     return found
@@ -163,24 +164,29 @@ def _reserved(base: Path) -> dict:
         many = list(pool.map(lambda _: files.output_files("race/ARTV", ".mp4", 3), range(8)))
     taken = [file for made in many for file in made]
     folder = base / "output" / "race"
+    (base / "elsewhere").mkdir()
+    (base / "output" / "linked").symlink_to(base / "elsewhere")
     on_disk = len(list(folder.iterdir()))
     Path(taken[0].path).write_bytes(b"a video")
+    files.check_prefix("checked/%width%/ARTV")
     for file in taken:
         file.release()
     left = [path.name for path in folder.iterdir()]
-    with files.reserved_files("grow/ARTV", ".mp4", 2, growing=True) as growing:
+    with files.reserved_files("grow/ARTV", ".mp4", 2) as growing:
         beside = files.output_file("grow/ARTV", ".mp4")
         while_growing = sorted(path.name for path in (base / "output" / "grow").iterdir())
     beside.release()
     prompt = {
         "1": {"class_type": "ARTVLoader", "inputs": {"checkpoint": "a/b:c", "base": ["2", 0]}},
-        "2": {"class_type": "X", "inputs": {"seed": 7}, "_meta": {"title": "My sampler"}},
+        "2": {"class_type": "X", "inputs": {"seed": 7, "note": ""}, "_meta": {"title": "My sampler"}},
+        "3": {"class_type": "Y", "inputs": {"seed": 9}, "_meta": None},
     }
     filled = {text: files.filled_in(text, prompt) for text in FILLED_IN}
     return {
         "different": len({file.path for file in taken}),
         "on disk": on_disk,
-        "left": left == [taken[0].name],
+        "left": left == [taken[0].name] and not (base / "output" / "checked").exists(),
+        "led out": [_led_out(files, prefix) for prefix in ("../x", "/x/y", "linked/x")],
         "growing": [file.name for file in growing],
         "while growing": while_growing,
         "after": [path.name for path in (base / "output" / "grow").iterdir()],
@@ -384,6 +390,14 @@ def _make_lazy(with_patchers: bool) -> None:
                 return object.__new__(cls)  # the host's gives a plain one on a CPU
 
         comfy.model_patcher.CoreModelPatcher = OnAnyDevice
+
+
+def _led_out(files, prefix: str) -> str:
+    try:
+        files.output_file(prefix, ".mp4").release()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _failed_video(nodes: dict, base: Path) -> list:

@@ -44,7 +44,9 @@ def _unusual() -> dict[str, dict[str, Tensor]]:
     strange = {f"{stem}.to_q.lora_magnitude_vector": torch.ones(128), f"{stem}.to_q.alpha": torch.tensor(4.0)}
     misfit = pair(f"{stem}.to_k", ".lora_B.weight", ".lora_A.weight", 320, 320)
     lokr = "lora_unet_" + f"{BLOCK}.attn1.to_q".replace(".", "_")
+    both = NAMES["kohya"] | TEXT_NAMES["kohya"]
     return {
+        "both": both,
         "mixed": pair(f"{stem}.to_q", ".lora_B.weight", ".lora_A.weight") | strange | misfit,
         "large": misfit,
         "other": {"other.lora_up.weight": torch.zeros(2, 2)},
@@ -85,6 +87,8 @@ def test_every_way_of_naming_weights_is_read(found: dict) -> None:
 
 def test_the_report_tells_what_was_not_used(found: dict) -> None:
     reports, stem = found["reports"], f"base_model.model.{BLOCK}.attn1"
+    assert reports["both, alone"] == "1 weights changed\n2 keys are for CLIP: connect clip to use them"
+    assert reports["both, with CLIP"] == "2 weights changed"
     report = reports["mixed, alone"].splitlines()
     assert report[0] == "1 weights changed"
     assert report[1] == f"1 unknown keys: {stem}.to_q.lora_magnitude_vector"
