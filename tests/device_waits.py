@@ -180,6 +180,8 @@ class _Operations(TorchDispatchMode):
             return name
         if name == "aten::where" and any(isinstance(x, Tensor) and x not in device and x not in numbers for x in args):
             return "aten::where with a number of the host"  # which is copied first
+        if name in ("aten::masked_fill", "aten::masked_fill_") and args[2] in device:
+            return name  # it takes the value as a number of the host
         if name in ("aten::copy_", "aten::_foreach_copy_"):
             pairs = list(zip(_listed(args[0]), _listed(args[1]), strict=True))
             non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)

@@ -147,25 +147,45 @@ def test_latents_of_another_run_are_not_gone_on_from(config: TrainConfig, tmp_pa
 def test_time_is_kept_for_what_has_to_be_written(monkeypatch: pytest.MonkeyPatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    course = Course(TimeLimit(10.0), sheet_steps=30)
     assert not Course(None, 30).is_over()
-    for _ in range(100):
-        course.steps += 1
-        now[0] += 1.0
-    course.note("state", 4.0)
+    assert not Course(None, 30).is_hurried()
+    course = Course(TimeLimit(10.0), sheet_steps=30, state_bytes=600_000_000)
+
+    def step(seconds: float) -> None:
+        now[0] += seconds
+        course.step_done()
+
+    step(40.0)  # the first one compiles
+    assert course.step_seconds() == pytest.approx(20.0)
+    for _ in range(20):
+        step(1.0)
     now[0] += 4.0
+    course.note("state", 4.0)
+    step(1.0)
     assert course.step_seconds() == pytest.approx(1.0)
     assert course.sheet_seconds() == pytest.approx(45.0)
     assert course.has_room_for_sheet()
-    now[0] = 1600.0 - 20 - 4 - 45 - 1 - 3  # before the end: a checkpoint, a state, a sheet, a step
-    course.steps = int(now[0] - 1004)
+    writing = 20 + 4.0 + 0.75  # leaving and a checkpoint, a state, its weights at the rate of a slow disk
+    now[0] = 1600.0 - writing - 45 - 1
+    step(-0.5)
     assert not course.is_over()
-    now[0] += 5
-    course.steps += 5
+    assert not course.is_hurried()
+    step(1.0)
     assert course.is_over()
+    step(1.0)
+    assert course.is_hurried()
     course.note("sheet", 200.0)
-    now[0] += 200
     assert not course.has_room_for_sheet()  # more than three tenths of the time
+
+
+def test_a_large_state_is_given_time_before_one_was_written(monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    course = Course(TimeLimit(10.0), sheet_steps=1000, state_bytes=12 * 10**9)
+    now[0] = 1600.0 - 20 - 60 - 15 - 2
+    assert course.is_over()
+    now[0] -= 30  # a sheet is counted too
+    assert not course.is_over()
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,8 @@ class DiffusionTraining(Stage):
         shown = self.clips.held_out if len(self.clips.held_out) else self.clips.learnt
         try:
             if not self.run.data.path:
-                return rollout_sheet(model, path, stage.sheet_rows, stage.sheet_columns, self.run.world)
+                size, steps = (stage.sheet_rows, stage.sheet_columns), stage.sheet_steps or None
+                return rollout_sheet(model, path, *size, self.run.world, steps)
             return clips_sheet(model, self.clips.source, shown, path, stage)
         except NotFiniteError as error:
             print(f"\n{path.name} was not drawn: {error}")

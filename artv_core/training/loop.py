@@ -100,7 +100,7 @@ def run_stage(
     accelerator = make_accelerator(stage.config, folder)
     training = (loop or Training)(stage, accelerator, folder, capture)
     first = training.resume() if resume else 0
-    training.course = Course(limit, stage.sheet_samples / stage.config.batch_size)
+    training.course = Course(limit, stage.sheet_samples / stage.config.batch_size, training.state_bytes())
     try:
         with stop_on_signal() as stop:
             training.run(first, stop)
@@ -166,32 +166,35 @@ class Training:
             starved = waited if self.idle() else 0.0
             self.step(step, batch)
             self.meter.add(config.batch_size, starved)
-            self.course.steps += 1
+            self.course.step_done()
             if step % config.log_every == 0:
                 bar.set_postfix(self._log(step, done - logged), refresh=False)
                 logged = done
             due = time.monotonic() - saved_at > 60 * config.save_minutes
             seen = self.faults.any_seen()
-            stopping, late, due, faulty = agreed(self.group, stop(), self.course.is_over(), due, seen)
-            saving, looking = stopping or late or due or done == config.steps, any(self._to_look_at(done))
+            over, hurried = self.course.is_over(), self.course.is_hurried()
+            stopping, late, hurried, due, faulty = agreed(self.group, stop(), over, hurried, due, seen)
+            saving = stopping or late or due or done == config.steps
+            leaving = late and not stopping and done < config.steps
+            looking = any(self._to_look_at(done)) and not (leaving or hurried)
             if faulty or saving or looking:
                 with self._beside():
                     self.check(done)
-            if looking:
-                self._look(done, *self._to_look_at(done))
             if saving:
                 with self._beside("state"):
                     self.state.save(done)
                 saved_at = time.monotonic()
-            if late and not stopping and done < config.steps:
-                self._leave(done, sheet=not self._to_look_at(done)[1])
+            if looking:
+                self._look(done, *self._to_look_at(done))
+            if leaving:
+                self._leave(done)
             if stopping:
                 self.accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
                 raise SystemExit(0)
 
-    def _leave(self, done: int, sheet: bool) -> NoReturn:
+    def _leave(self, done: int) -> NoReturn:
         """The time is over. All processes call this together."""
-        (room,) = agreed(self.group, sheet and self.course.has_room_for_sheet())
+        (room,) = agreed(self.group, self.course.has_room_for_sheet())
         if room:
             self._look(done, evaluating=False, drawing=True)
         self.accelerator.print(
@@ -199,6 +202,11 @@ class Training:
             "the same command with --resume goes on from here"
         )
         raise OutOfTime(done, self.averaged_module())
+
+    def state_bytes(self) -> int:
+        """About the size of a state: weights, average, and two moments of each weight."""
+        weights = sum(weight.numel() * weight.element_size() for weight in self.plain.parameters())
+        return 4 * weights
 
     def check(self, done: int) -> None:
         """Raises ValueError where a loss or gradients were no numbers in one of the first `done` steps, or weights and

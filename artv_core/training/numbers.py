@@ -30,7 +30,11 @@ class FirstFaults:
         values = torch.stack([scalars[name].detach().float() for name in self.names])
         if self._steps is None:
             self._steps = torch.full(values.shape, _NEVER, device=values.device)
-        self._steps.masked_fill_(~torch.isfinite(values) & (self._steps == _NEVER), step)
+        new = ~torch.isfinite(values) & (self._steps == _NEVER)
+        if isinstance(step, Tensor):  # `masked_fill_` would read its value on the host, and wait for the device
+            self._steps.copy_(torch.where(new, step, self._steps))
+        else:
+            self._steps.masked_fill_(new, step)
 
     @property
     def marked(self) -> list[Tensor]:

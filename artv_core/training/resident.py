@@ -5,6 +5,7 @@ each time. The host only says which step it is and how fast to learn, and launch
 capturing fails, the same work is done as usual. Not in the paper.
 """
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -187,6 +188,25 @@ class WholeStep:
     def _first_replay(self, capture: Capture, set_step: Callable[[], None], drawing: DeviceDrawing) -> None:
         """Waits for the device, this once."""
         before = [tensor.clone() for tensor in self.held()]
+        reason = self._try(capture, before, set_step, drawing)
+        if not reason:
+            return
+        self.say(f"training steps cannot be captured as CUDA graphs, and go on without: {reason}")
+        # The graph's memory must be free before the step is done as usual, which takes as much again.
+        del capture
+        self._capture = self._replay = None
+        drawing.renew()
+        gc.collect()
+        if before[0].is_cuda:
+            torch.cuda.empty_cache()
+        _put_back(self.held(), before)
+        set_step()
+        self.work()
+
+    def _try(
+        self, capture: Capture, before: Sequence[Tensor], set_step: Callable[[], None], drawing: DeviceDrawing
+    ) -> str:
+        """Capture, replay, and do the same step as usual; why the graph cannot be kept, or ""."""
         try:
             replay = capture.capture(self.work, [drawing.generator])
             set_step()
@@ -196,17 +216,12 @@ class WholeStep:
             set_step()
             self.work()
             self._compare(before[0], replayed, self.held()[0])
-            self._replay = replay
-            if replayed.is_cuda:
-                torch.cuda.empty_cache()  # what the usual way computed in
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.say(f"training steps cannot be captured as CUDA graphs, and go on without: {reason}")
-            self._capture = None
-            drawing.renew()
-            _put_back(self.held(), before)
-            set_step()
-            self.work()
+            return (str(error).splitlines() or [type(error).__name__])[0]
+        self._replay = replay
+        if replayed.is_cuda:
+            torch.cuda.empty_cache()  # what the usual way computed in
+        return ""
 
     @staticmethod
     def _compare(before: Tensor, replayed: Tensor, usual: Tensor) -> None:

@@ -58,13 +58,15 @@ def held_out_clips(count: int) -> list[Clip]:
 
 
 @torch.no_grad()
-def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int, world: str = "plain") -> dict[str, float]:
+def rollout_sheet(
+    model: ARTV, path: Path, rows: int, columns: int, world: str = "plain", steps: int | None = None
+) -> dict[str, float]:
     """Roll out `rows` held-out prompts of a synthetic world from text alone, draw them, return scores (shares in
-    [0, 1], drift of 255)."""
+    [0, 1], drift of 255). `steps`: denoising steps a frame, by default what the model recommends."""
+    options = GenerateOptions(num_frames=columns, batch_size=rows, seed=7, steps=steps)
     if world == "pictures":
-        return _pictures_sheet(model, path, rows, columns)
+        return _pictures_sheet(model, path, options)
     clips = held_out_clips(rows)
-    options = GenerateOptions(num_frames=columns, batch_size=rows, seed=7)
     videos = rollout(model, [clip.caption for clip in clips], options)
     save_image(F.interpolate(videos.flatten(0, 1), scale_factor=1.5), path, nrow=columns, padding=1)
     scores = summarise([score_clip(video, clip) for video, clip in zip(videos, clips, strict=True)])
@@ -72,12 +74,12 @@ def rollout_sheet(model: ARTV, path: Path, rows: int, columns: int, world: str =
     return scores
 
 
-def _pictures_sheet(model: ARTV, path: Path, rows: int, columns: int) -> dict[str, float]:
+def _pictures_sheet(model: ARTV, path: Path, options: GenerateOptions) -> dict[str, float]:
     """The score: by how much of 255 half of the pixels differ at most between first and last frame, as most of a frame
     is place, which stands still."""
-    prompts = captions(PicturesTraining().held_out(rows))
-    videos = rollout(model, prompts, GenerateOptions(num_frames=columns, batch_size=rows, seed=7))
-    contact_sheet(list(zip(prompts, videos, strict=True)), columns=columns).save(path)
+    prompts = captions(PicturesTraining().held_out(options.batch_size))
+    videos = rollout(model, prompts, options)
+    contact_sheet(list(zip(prompts, videos, strict=True)), columns=options.num_frames).save(path)
     drift = 255 * (videos[:, -1] - videos[:, 0]).abs().flatten(1).median(dim=1).values.mean().item()
     print(f"\n{path.name}: drift {drift:.2f}")
     return {"drift": drift}

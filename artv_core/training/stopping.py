@@ -3,6 +3,7 @@
 import itertools
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,12 @@ from torch import nn
 
 WRITING = 20.0
 """Seconds that are kept for writing a checkpoint and for leaving, at most a fifth of the whole time."""
+
+DISK_RATE = 200e6
+"""Bytes a second that a slow disk writes."""
+
+RECENT = 8
+"""Steps whose times are looked at."""
 
 SHEET_SHARE = 0.3
 """Of the whole time, what a sheet may take at the end."""
@@ -47,22 +54,33 @@ class OutOfTime(SystemExit):
 class Course:
     """Whether the time of a stage is over, by what its steps, states and sheets have taken in this call.
 
-    `sheet_steps`: as many steps as are about as much work as a sheet.
+    `sheet_steps`: as many steps as are about as much work as a sheet. `state_bytes`: the size of a state.
     """
 
-    def __init__(self, limit: TimeLimit | None, sheet_steps: float) -> None:
+    def __init__(self, limit: TimeLimit | None, sheet_steps: float, state_bytes: int = 0) -> None:
         self.limit, self.sheet_steps = limit, sheet_steps
-        self.steps, self.beside, self.started = 0, 0.0, time.monotonic()
-        self.longest = {"state": 1.0}
+        self.longest = {"state": 1.0 + state_bytes / DISK_RATE}
+        self.export = state_bytes / 4 / DISK_RATE  # weights are about a quarter of a state
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._beside, self._marked = 0.0, time.monotonic()
 
     def note(self, what: str, seconds: float) -> None:
         """Seconds that went into something else than steps: "state", "sheet" or others."""
-        self.beside += seconds
+        self._beside += seconds
         self.longest[what] = max(seconds, self.longest.get(what, 0.0))
 
+    def step_done(self) -> None:
+        """A step is over."""
+        now = time.monotonic()
+        self._recent.append(now - self._marked - self._beside)
+        self._beside, self._marked = 0.0, now
+
     def step_seconds(self) -> float:
-        """What a step takes."""
-        return (time.monotonic() - self.started - self.beside) / max(1, self.steps)
+        """What a step takes: the shortest of the last few. The first one may compile and try much, so that until there
+        is a second one it counts by half."""
+        if len(self._recent) < 2:
+            return sum(self._recent) / 2
+        return max(0.0, min(self._recent))
 
     def sheet_seconds(self) -> float:
         """What a sheet takes: what one has taken, or by what steps take."""
@@ -72,12 +90,24 @@ class Course:
         """Whether a sheet is drawn at the end."""
         return self.limit is not None and self.sheet_seconds() < SHEET_SHARE * 60 * self.limit.minutes
 
+    def is_hurried(self) -> bool:
+        """Whether there is no time for a sheet or for held-out losses now. Never without a limit."""
+        if self.limit is None:
+            return False
+        looking = max(self.sheet_seconds(), self.longest.get("", 0.0))
+        return self.limit.left() < self._kept() + looking
+
     def is_over(self) -> bool:
         """Whether the stage must stop now, after a step. Never without a limit."""
         if self.limit is None:
             return False
         sheet = self.sheet_seconds() if self.has_room_for_sheet() else 0.0
-        return self.limit.left() < self.limit.kept() + self.longest["state"] + sheet + self.step_seconds()
+        return self.limit.left() < self._kept() + sheet + self.step_seconds()
+
+    def _kept(self) -> float:
+        """Seconds for a state, a checkpoint and leaving."""
+        assert self.limit is not None
+        return self.limit.kept() + self.longest["state"] + self.export
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The loop whose clips lie on the device (`diffusion.resident`) against the usual one: samples a second on a card, in
 one run; on a CPU samples for each second that cores were busy; and how many calls of Python each sample costs."""
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,9 @@ def both(
         wait()
         rates[name] = round(steps * batch / (clock() - started), 1)
         del training, stage, batches
+        gc.collect()  # graphs hold what they compute in, and lie in circles of references
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return rates | {"ratio": round(rates["resident"] / rates["usual"], 2)}
 
 
