@@ -172,11 +172,12 @@ class Training:
                 logged = done
             due = time.monotonic() - saved_at > 60 * config.save_minutes
             seen = self.faults.any_seen()
-            over, hurried = self.course.is_over(), self.course.is_hurried()
+            wanted = any(self._to_look_at(done))
+            over, hurried = self.course.is_over(), wanted and self.course.is_hurried()
             stopping, late, hurried, due, faulty = agreed(self.group, stop(), over, hurried, due, seen)
             saving = stopping or late or due or done == config.steps
             leaving = late and not stopping and done < config.steps
-            looking = any(self._to_look_at(done)) and not (leaving or hurried)
+            looking = wanted and not (leaving or hurried)
             if faulty or saving or looking:
                 with self._beside():
                     self.check(done)
