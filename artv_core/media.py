@@ -403,7 +403,7 @@ def _strip(label: str, frames: Tensor | Sequence[Tensor], columns: int) -> Image
     gap, font, small = 6, ImageFont.load_default(16), ImageFont.load_default(11)
     width, height = tiles[0].size
     full_width = columns * (width + gap) - gap
-    lines = _wrapped(label, font, full_width)
+    lines = wrapped(label, font, full_width)
     header, footer = 22 * len(lines) + 4, 16
     strip = Image.new("RGB", (full_width, header + height + footer), "white")
     draw = ImageDraw.Draw(strip)
@@ -426,7 +426,8 @@ def _tile(frame: Tensor, index: int) -> Image.Image:
     return image
 
 
-def _wrapped(text: str, font: Any, width: int) -> list[str]:
+def wrapped(text: str, font: Any, width: int) -> list[str]:
+    """Lines of whole words that are at most `width` pixels long in that font, if no word is longer."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

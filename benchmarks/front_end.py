@@ -249,8 +249,8 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
         bar("use: latest first picture, share of the frames", most(firsts), 0.5),
         bar("use: pages with the timeline edited by mouse, keyboard and text", count(used, timeline_edited), len(used)),
         bar("use: pages with a run found again after loading, and cancelled", count(used, found_again), len(used)),
-        bar("use: faults of ours on any page", faults, 0),
-        bar("use: least contrast of our texts, light and dark", min(contrasts, default=None), CONTRAST_BAR, True),
+        bar("use: errors from this pack on any page", faults, 0),
+        bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), CONTRAST_BAR, True),
         bar("cost: share of the run's time for previews, 16 frames of tiny", most(shares), PREVIEW_BAR),
         bar(f"cost: MB of the page's heap grown from frame {SETTLED_FRAME} to {LONG_FRAMES}", most(grown), HEAP_BAR),
     ]

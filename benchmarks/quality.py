@@ -68,7 +68,7 @@ BARS: dict[str, tuple[float, str]] = {
 SPEED_BARS = {64: 1.0, 128: 2.0}
 """Seconds per frame by side in pixels, on two CPU cores."""
 
-FROZEN = "first frame for ever"
+FROZEN = "frozen first frame"
 SIZE_FACTORS = (1.5, 2.0)
 LONG_FRAMES = 256
 FEWER_PROMPTS = 16
@@ -140,7 +140,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as the tables of docs/measurements.md and of the model card."""
     reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
     reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
-    lines = [f"| measure | bar | {result['checkpoint']} | true clips | first frame for ever |", "|---|---|---|---|---|"]
+    lines = [f"| measure | bar | {result['checkpoint']} | true clips | frozen first frame |", "|---|---|---|---|---|"]
     for bar in result["bars"]:
         cells = [written(bar["name"], kind.get(bar["name"])) for kind in (result["true clips"], result[FROZEN])]
         value = written(bar["name"], bar["value"]) + ("" if bar["holds"] else " (missed)")

@@ -2,7 +2,7 @@
 
 processes  one process, two that share each batch, and two with sharded weights: the same losses (gloo, CPU)
 kills      SIGKILL at random moments, then resumed: the same losses and weights to the bit
-overfit    four encoded clips learnt by heart by `tiny`: loss, and the rollout beside the clip
+overfit    four encoded clips learned by heart by `tiny`: loss, and the rollout beside the clip
 full_size  `sd21-adapter` as large as it is: three steps on a CPU, memory, what changes, what the start equals
 prepare    `artv prepare` on 500 clips: what is kept, a kill in between, Ray against a plain run
 loading    how fast clips are read, against what a training step takes
@@ -44,9 +44,9 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
         "killed and resumed: runs with other losses": ("at most", 0),
     },
     "overfit": {
-        "4 clips learnt by heart: eps error of the last 20 steps over that of the first": ("at most", 1 / 3),
-        "4 clips learnt by heart: least PSNR at frame 8": ("at least", 22),
-        "4 clips learnt by heart: least PSNR at frame 8 above frame 0's": ("at least", 3),
+        "4 clips learned by heart: eps error of the last 20 steps over that of the first": ("at most", 1 / 3),
+        "4 clips learned by heart: least PSNR at frame 8": ("at least", 22),
+        "4 clips learned by heart: least PSNR at frame 8 above frame 0's": ("at least", 3),
     },
     "full_size": {
         "sd21-adapter, 3 steps at 256x256 on a CPU: steps": ("at least", 3),

@@ -161,12 +161,12 @@ def test_held_out_pairs_are_drawn_when_asked_for_and_never_else(world: PictureWo
         chosen_pairs = zip(scenes.things[:, number].tolist(), scenes.places.tolist(), strict=True)
         return [is_held_out(thing, place) for thing, place in chosen_pairs]
 
-    learnt, held_out = draw(world, 3000, two_share=1.0), draw(world, 3000, held_out=True, two_share=1.0)
-    assert not any(pairs(learnt, 0))
+    seen, held_out = draw(world, 3000, two_share=1.0), draw(world, 3000, held_out=True, two_share=1.0)
+    assert not any(pairs(seen, 0))
     assert all(pairs(held_out, 0))
-    assert not any(pairs(learnt, 1) + pairs(held_out, 1))
-    assert (learnt.things[:, 0] != learnt.things[:, 1]).all()
-    assert learnt.two.all()
+    assert not any(pairs(seen, 1) + pairs(held_out, 1))
+    assert (seen.things[:, 0] != seen.things[:, 1]).all()
+    assert seen.two.all()
 
 
 def test_everything_is_drawn_as_often_as_it_should_be(world: PictureWorld) -> None:

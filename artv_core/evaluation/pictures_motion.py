@@ -58,7 +58,7 @@ def _wanted(motions: list[str]) -> Tensor:
     still = [motion for motion in motions if motion in OTHER_MOTIONS]
     if still:
         raise ValueError(f"got the motion {still[0]!r}, which has no direction; give those that move along a line")
-    return torch.tensor([VELOCITIES[MOTIONS.index(motion)] for motion in motions])
+    return torch.tensor([VELOCITIES[MOTIONS.index(motion)] for motion in motions]).reshape(-1, 2)  # also of none
 
 
 def told_motions(seen: Seen, start: int, end: int) -> list[str]:

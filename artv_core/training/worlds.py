@@ -36,7 +36,7 @@ class TrainingWorld(Protocol):
         self, seed: int, step: int, indices: range, total: int, size: tuple[int, int], gap: int, crop: int
     ) -> Tensor:
         """For the autoencoder's samples `indices` of `total`: a frame of a clip each, and with a `gap` above 0 the one
-        so many frames later: [B, 1 or 2, 3, H, W]. With a `crop` above 0 squares of that side, on the object."""
+        `gap` frames later: [B, 1 or 2, 3, H, W]. With a `crop` above 0 squares of that side, on the object."""
 
     def validation_frames(self, count: int, size: tuple[int, int]) -> Tensor:
         """Images [count, 3, H, W] that training never sees."""

@@ -56,7 +56,7 @@ def spread(values: Sequence[float | None]) -> str:
 def long_table(part: Mapping[str, Any]) -> str:
     """The shipped checkpoint beside a video that repeats its first frame."""
     still = {
-        f"first frame for ever, {key.partition(', ')[2]}": {"measured": run["frozen"]}
+        f"frozen first frame, {key.partition(', ')[2]}": {"measured": run["frozen"]}
         for key, run in part["runs"].items()
     }
     return runs_table({**part, "runs": part["runs"] | still})

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from artv_core.generate import GenerateOptions, generate_frames
-from artv_core.media import contact_sheet
+from artv_core.generate import GenerateOptions
+from artv_core.media import contact_sheet, mask_frames
 from artv_core.models.artv import ARTV
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.training.sheets import decoded, rollout_frames
 
 CAPTIONS = (
     "a red apple moving right slowly on a brick wall",
@@ -35,12 +34,8 @@ def save_masks(model: ARTV, path: Path, captions: tuple[str, ...] = CAPTIONS, se
 @torch.no_grad()
 def make(model: ARTV, captions: tuple[str, ...], seed: int) -> tuple[Tensor, Tensor]:
     """Images and masks, both [N, T, 3, H, W] in [0, 1]; the first frame has no mask, which is black."""
-    track = TextTrack([TextSegment(0, model.encode_text(list(captions)))])
     options = GenerateOptions(num_frames=FRAMES, batch_size=len(captions), seed=seed)
-    images, masks = [], []
-    for frame in generate_frames(model, track, options):
-        image = model.decode_latents(frame.latent).cpu()
-        mask = torch.zeros(len(captions), 1, 1, 1) if frame.mask is None else frame.mask.float().cpu()
-        images.append(image)
-        masks.append(F.interpolate(mask, size=image.shape[-2:], mode="nearest").expand_as(image))
-    return torch.stack(images, dim=1), torch.stack(masks, dim=1)
+    frames = list(rollout_frames(model, list(captions), options))
+    images, none = decoded(model, frames), torch.zeros(len(captions), 1, 1, 1)
+    masks = [mask_frames(none if frame.mask is None else frame.mask.cpu(), *images.shape[-2:]) for frame in frames]
+    return images, torch.stack(masks, dim=1)

@@ -6,6 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from artv_core.media import wrapped
+
 COLUMNS, LABEL = 4, 26
 QUALITY = 80
 
@@ -28,16 +30,5 @@ def _page(frames: Sequence, captions: Sequence[str]) -> Image.Image:
     for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
         x, y = number % COLUMNS * (width + 4), number // COLUMNS * (height + LABEL + 6)
         page.paste(Image.fromarray(frame), (x, y))
-        draw.multiline_text((x, y + height + 1), _wrapped(draw, caption, font, width), "black", font, spacing=2)
+        draw.multiline_text((x, y + height + 1), "\n".join(wrapped(caption, font, width)), "black", font, spacing=2)
     return page
-
-
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=font) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines)

@@ -58,7 +58,7 @@ BARS: dict[str, tuple[str, float]] = {
 SECONDS = "seconds per frame on two CPU cores"
 SECONDS_BAR = ("at most", 1.0)
 
-TRUE, FROZEN, BLURRING = "true clips", "first frame for ever", "blurring"
+TRUE, FROZEN, BLURRING = "true clips", "frozen first frame", "blurring"
 DETAIL = "fine detail of places at frame 0 over true ones"
 BLUR = 1.5
 """Pixels: the Gaussian that the last frame of a blurring video is blurred with."""

@@ -1,4 +1,4 @@
-"""Four encoded clips learnt by heart: the loss falls, and the rollout resembles the clip."""
+"""Four encoded clips learned by heart: the loss falls, and the rollout resembles the clip."""
 
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         "psnr of each clip": ours,
         "psnr of frame 0 held": held,
         "bars": {
-            "4 clips learnt by heart: eps error of the last 20 steps over that of the first": mean(eps[-20:]) / eps[0],
-            f"4 clips learnt by heart: least PSNR at frame {FRAME}": min(ours),
-            f"4 clips learnt by heart: least PSNR at frame {FRAME} above frame 0's": min(
+            "4 clips learned by heart: eps error of the last 20 steps over that of the first": mean(eps[-20:]) / eps[0],
+            f"4 clips learned by heart: least PSNR at frame {FRAME}": min(ours),
+            f"4 clips learned by heart: least PSNR at frame {FRAME} above frame 0's": min(
                 a - b for a, b in zip(ours, held, strict=True)
             ),
         },
