@@ -240,6 +240,21 @@ def test_no_python_loop_over_samples(world: PictureWorld) -> None:
     assert 50 < few[0] < 400
 
 
+def test_motions_can_be_drawn_more_often(world: PictureWorld) -> None:
+    """Twice the weight: twice as often against motions without one; nothing else of the distribution is asked."""
+    generator = torch.Generator().manual_seed(3)
+    usual = world.draw(20_000, generator)
+    more = world.draw(20_000, generator, motion_weights={"swinging": 4.0, "standing still": 0.25})
+
+    def ratio(scenes: Scenes, motion: str) -> float:
+        counts = torch.bincount(scenes.motions[:, 0], minlength=len(MOTIONS))
+        return float(counts[MOTIONS.index(motion)] / counts[MOTIONS.index("bouncing")])
+
+    assert ratio(more, "swinging") / ratio(usual, "swinging") == pytest.approx(4, rel=0.15)
+    assert ratio(more, "standing still") / ratio(usual, "standing still") == pytest.approx(0.25, rel=0.2)
+    assert ratio(more, "moving left fast") / ratio(usual, "moving left fast") == pytest.approx(1, rel=0.2)
+
+
 def test_a_gpu_would_never_be_waited_for_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted on a CPU that plays the device, on the way that a GPU goes, once tables and pictures are there."""
     world = PictureWorld(torch.device("cpu"), pictures=1)

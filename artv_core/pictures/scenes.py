@@ -1,6 +1,6 @@
 """What is to be seen in each of N clips, as tensors, and how it is drawn by lot: all clips at once, with no loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -114,7 +114,14 @@ class SceneDrawing:
         self.place_shares, self.motion_shares = table(shares), table(_motion_shares())
         self.sides, self.pictures_of = table(list(SIZES.values())), table(list(pictures_of))
 
-    def draw(self, count: int, generator: torch.Generator, held_out: bool, two_share: float) -> Scenes:
+    def draw(
+        self,
+        count: int,
+        generator: torch.Generator,
+        held_out: bool,
+        two_share: float,
+        motion_weights: Mapping[str, float],
+    ) -> Scenes:
         """`count` scenes. The first thing and its place are a held-out pair or never one; the second is never one."""
         lot = _Lots(count, generator)
         first = lot.integers(len(THINGS))
@@ -124,7 +131,7 @@ class SceneDrawing:
         second_allowed.scatter_(1, first[:, None], False)
         second = chosen(second_allowed.float(), lot.uniform())
         two = lot.uniform() < two_share
-        motions = self._motions(lot)
+        motions = self._motions(lot, motion_weights)
         size = torch.where(two, 0, _size_by_lot(lot.uniform()))
         side = self._sides(lot, size, two)
         x, y = _centres(lot, two, motions, side)
@@ -146,8 +153,11 @@ class SceneDrawing:
             light=0.94 + 0.12 * lot.uniform(),
         )
 
-    def _motions(self, lot: "_Lots") -> Tensor:
-        first = chosen(self.motion_shares.expand(lot.count, -1), lot.uniform())
+    def _motions(self, lot: "_Lots", weights: Mapping[str, float]) -> Tensor:
+        shares = self.motion_shares
+        if weights:
+            shares = shares * shares.new_tensor([weights.get(motion, 1.0) for motion in MOTIONS])
+        first = chosen(shares.expand(lot.count, -1), lot.uniform())
         second = torch.where(lot.uniform() < SAME_MOTION_SHARE, first, STANDING_STILL)
         return torch.stack((first, second), dim=1)
 

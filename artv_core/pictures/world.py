@@ -9,9 +9,11 @@ Linear motion wraps round at the frame's borders, so it never ends; places stand
 so that a scene can be rendered at any size. Not in the paper.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,8 @@ from .things import DRAWN_SIDES, read_things, sharpness_levels
 
 TWO_SHARE = 0.1
 """Of the clips, with two things."""
+
+NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,20 @@ class PictureWorld:
         self._places_at: dict[int, Tensor] = {}
 
     def draw(
-        self, count: int, generator: torch.Generator, held_out: bool = False, two_share: float = TWO_SHARE
+        self,
+        count: int,
+        generator: torch.Generator,
+        held_out: bool = False,
+        two_share: float = TWO_SHARE,
+        motion_weights: Mapping[str, float] = NO_WEIGHTS,
     ) -> Scenes:
         """`count` scenes on this world's device, by the generator, which may be on another one. `held_out`: the first
-        thing and its place are a held-out pair, otherwise never one. `two_share` of the clips have two things."""
+        thing and its place are a held-out pair, otherwise never one. `two_share` of the clips have two things. A motion in
+        `motion_weights` is drawn that many times as often, against the others, as it usually is."""
         device = generator.device
         if device not in self._scene_drawings:
             self._scene_drawings[device] = SceneDrawing(self.pictures_of, device)
-        return self._scene_drawings[device].draw(count, generator, held_out, two_share).to(self.device)
+        return self._scene_drawings[device].draw(count, generator, held_out, two_share, motion_weights).to(self.device)
 
     def render(self, scenes: Scenes, times: Tensor, size: int = 128, window: Window | None = None) -> Tensor:
         """Images [N, T, 3, S, S] float32 in [0, 1] of frames of `size` pixels at times [N, T] in frames, which may be

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
+from ..pictures.names import MOTIONS
 from .worlds import WORLDS, training_world
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
@@ -79,12 +80,15 @@ class VAEStage(LoopConfig):
 @dataclass(frozen=True)
 class LatentsStage:
     """The clips that are rendered and encoded once, for the diffusion stage to draw from. `seed` is the world's, where
-    it is to be another than the run's: so runs of several seeds see the same clips."""
+    it is to be another than the run's: so runs of several seeds see the same clips. `motion_weights`, a TOML table:
+    in the world of pictures, how many times as often as usual clips show a motion (`"spinning fast" = 3.0`); motions
+    that are not named count 1."""
 
     clips: int = 4096
     frames: int = 12
     batch_size: int = 8
     seed: int | None = None
+    motion_weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,7 @@ def _check(config: TrainConfig, path: str) -> None:
         )
     _at_least(1, f"{path}.latents", config.latents, "clips", "batch_size")
     _at_least(3, f"{path}.latents", config.latents, "frames")
+    _check_motion_weights(config, f"{path}.latents.motion_weights")
     if config.data.path:
         _check_data(config, path)
     elif model.vae.kind != "taesd":
@@ -277,6 +282,17 @@ def _check(config: TrainConfig, path: str) -> None:
         for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
             _check_crop(vae, model, f"{path}.{name}")
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")
+
+
+def _check_motion_weights(config: TrainConfig, path: str) -> None:
+    weights = config.latents.motion_weights
+    if weights and config.world != "pictures":
+        raise ValueError(f'{path}: only the world of pictures has these; set world = "pictures", or leave them out')
+    for motion, weight in weights.items():
+        if motion not in MOTIONS:
+            raise ValueError(f"{path}: got {motion!r}, accepted are {', '.join(MOTIONS)}")
+        if type(weight) not in (int, float) or not 0 < weight <= 100:
+            raise ValueError(f"{path}.{motion}: got {weight!r}, accepted are numbers above 0 and up to 100")
 
 
 def _check_data(config: TrainConfig, path: str) -> None:

@@ -86,6 +86,8 @@ def provenance(config: TrainConfig, vae: Path) -> dict[str, str]:
     clips = f"seed {_seed(config)}, {stage.clips} clips of {stage.frames} frames, {width}x{height}"
     if config.world != "plain":
         clips += f", {config.world} world"
+    if stage.motion_weights:
+        clips += f", motion weights {sorted(stage.motion_weights.items())}"
     return {"clips": clips, "vae": hashlib.sha256(vae.read_bytes()).hexdigest()}
 
 
@@ -108,7 +110,7 @@ def encode_clips(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     vae = vae.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    stage, world = config.latents, training_world(config.world)
+    stage, world = config.latents, training_world(config.world, config.latents.motion_weights)
     partial = path.with_name(f"{path.stem}-unfinished{path.suffix}")
     tensors, done = _begun(config, made_of, partial)
     for start in tqdm(range(done, stage.clips, stage.batch_size), desc="latents", mininterval=5):
@@ -178,5 +180,7 @@ def read_clips(config: TrainConfig, made_of: dict[str, str], path: Path) -> Late
     with safe_open(path, "pt") as file:
         latents = file.get_tensor("latents")
         coverage = file.get_tensor("coverage") if "coverage" in file.keys() else None  # noqa: SIM118
-    captions = training_world(config.world).captions(_seed(config) + CLIP_SEED_OFFSET, latents.shape[0])
+    captions = training_world(config.world, config.latents.motion_weights).captions(
+        _seed(config) + CLIP_SEED_OFFSET, latents.shape[0]
+    )
     return LatentClips(latents, captions, config.model.fps, config.model.vae.factor, coverage)

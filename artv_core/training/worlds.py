@@ -3,7 +3,7 @@ captions and words. Everything follows from a seed and numbers, so it can be mad
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..pictures.names import vocabulary as pictures_vocabulary
 from ..pictures.places import PICTURES
 from ..pictures.scenes import Scenes, captions, joined
-from ..pictures.world import PictureWorld, Window
+from ..pictures.world import NO_WEIGHTS, PictureWorld, Window
 from ..randomness import stream
 from ..synthetic import SIZES, VALIDATION_SEED, Clip, render, sample_clip, vocabulary
 from ..synthetic import WORLDS as SHAPE_WORLDS
@@ -51,11 +51,11 @@ class TrainingWorld(Protocol):
         world knows that."""
 
 
-def training_world(name: str) -> TrainingWorld:
-    """The world of that name. ValueError, one line, on others."""
+def training_world(name: str, motion_weights: Mapping[str, float] = NO_WEIGHTS) -> TrainingWorld:
+    """The world of that name; only "pictures" has `motion_weights`. ValueError on other names."""
     if name not in WORLDS:
         raise ValueError(f"world: got {name!r}, accepted: {', '.join(WORLDS)}")
-    return PicturesTraining() if name == "pictures" else ShapesTraining(name)
+    return PicturesTraining(motion_weights) if name == "pictures" else ShapesTraining(name)
 
 
 class ShapesTraining:
@@ -110,9 +110,13 @@ def crop_to_object(image: Tensor, clip: Clip, size: int, rng: random.Random) -> 
 
 
 class PicturesTraining:
-    """The world of pictures. Clips are drawn by lot many at a time, and what is asked for is taken out of them."""
+    """The world of pictures. Clips are drawn by lot many at a time, and what is asked for is taken out of them.
 
-    def __init__(self) -> None:
+    `motion_weights`: how many times as often as usual the clips of the latents show a motion. Frames for the
+    autoencoder and held-out clips are drawn as usual."""
+
+    def __init__(self, motion_weights: Mapping[str, float] = NO_WEIGHTS) -> None:
+        self._motion_weights = motion_weights
         self._worlds: dict[str, PictureWorld] = {}
 
     def vocabulary(self) -> tuple[str, ...]:
@@ -158,7 +162,10 @@ class PicturesTraining:
         """Clip n is the same whichever are asked for with it."""
         first, last = numbers.start // BLOCK, (numbers.stop - 1) // BLOCK
         world = self._world("cpu")
-        blocks = [world.draw(BLOCK, stream(seed, block, "clips")) for block in range(first, last + 1)]
+        blocks = [
+            world.draw(BLOCK, stream(seed, block, "clips"), motion_weights=self._motion_weights)
+            for block in range(first, last + 1)
+        ]
         start = numbers.start - first * BLOCK
         return joined(blocks)[start : start + len(numbers)].to(device)
 
