@@ -539,7 +539,9 @@ def test_values_of_the_configuration_can_be_given_beside_it(tmp_path: Path):
         configured(tmp_path, CLIPS.format(clips="x"), "diffusion.stepz=7")
 
 
-@pytest.mark.parametrize("name", ["sd21", "sd21-adapter", "sd15-adapter", "tiny", "tiny-continued"])
+@pytest.mark.parametrize(
+    "name", ["sd21", "sd21-adapter", "sd15-adapter", "tiny", "tiny-continued", "small", "small-more"]
+)
 def test_shipped_configurations_are_read(name: str):
     path = Path(__file__).parent.parent / f"configs/{name}.toml"
     changes = ["base=tiny", "data.path=clips"] if name.startswith("sd") else []

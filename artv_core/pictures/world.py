@@ -68,8 +68,8 @@ class PictureWorld:
         motion_weights: Mapping[str, float] = NO_WEIGHTS,
     ) -> Scenes:
         """`count` scenes on this world's device, by the generator, which may be on another one. `held_out`: the first
-        thing and its place are a held-out pair, otherwise never one. `two_share` of the clips have two things. A motion in
-        `motion_weights` is drawn that many times as often, against the others, as it usually is."""
+        thing and its place are a held-out pair, otherwise never one. `two_share` of the clips have two things.
+        A motion in `motion_weights` is drawn that many times as often, against the others, as it usually is."""
         device = generator.device
         if device not in self._scene_drawings:
             self._scene_drawings[device] = SceneDrawing(self.pictures_of, device)
