@@ -7,7 +7,7 @@ import time
 
 STARTED = time.monotonic()
 
-from artv_core.terminal import escape_unprintable  # noqa: E402
+from artv_core.files.terminal import escape_unprintable  # noqa: E402
 from artv_core.training.command import add_options, run_train  # noqa: E402
 
 

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .job import INTERRUPTED, Job, changed_settings, check_images, run_job, say, version
-from .terminal import escape_unprintable
+from .files.terminal import escape_unprintable
+from .run.job import INTERRUPTED, Job, changed_settings, check_images, run_job, say, version
 
 if TYPE_CHECKING:
-    from .comfyui import Host
+    from .commands.comfyui_server import Host
     from .config import ARTVConfig
-    from .generate import GenerateOptions
-    from .pipeline import Pipeline, SavedLatents
+    from .method.generate import GenerateOptions
+    from .run.pipeline import Pipeline, SavedLatents
 
 STARTED = time.monotonic()
 USER_ERROR = 2
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _device_fault(error: Exception) -> str:
     """What a device lacks, in one line; any other error is raised again."""
-    from .abilities import is_out_of_memory, lacking_ability
+    from .speed.device_limits import is_out_of_memory, lacking_ability
 
     if is_out_of_memory(error):
         return "out of memory; try a smaller size, a smaller batch, or --dtype bfloat16"
@@ -315,7 +315,7 @@ def _add_info(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    from .bench.command import add_arguments, run_bench
+    from .commands.bench import add_arguments, run_bench
 
     parser = commands.add_parser(
         "bench",
@@ -404,7 +404,7 @@ def _add_train(commands: Any) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     """Everything that can be wrong is found before the weights are loaded, as far as it can be known without them."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
-    from .outputs import check_outputs, output_paths
+    from .run.outputs import check_outputs, output_paths
 
     path = resolve_checkpoint(args.checkpoint)
     job = generate_job(args, describe_checkpoint(path).config)
@@ -464,8 +464,8 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
 
 
 def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
-    from .journal import FOLDER
-    from .recording import wants_journal
+    from .run.journal import FOLDER
+    from .run.recording import wants_journal
 
     if args.no_journal and (args.journal or args.start_over):
         raise ValueError(f"--no-journal and {'--journal' if args.journal else '--start-over'} exclude each other")
@@ -475,7 +475,7 @@ def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
 
 
 def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
-    from .prompts import read_prompt_file
+    from .prompts.grammar import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
         raise ValueError("give either a PROMPT or --prompts FILE")
@@ -487,8 +487,8 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
 
 
 def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
-    from .journal import SUFFIX
-    from .pipeline import load_journal, load_latents
+    from .run.journal import SUFFIX
+    from .run.pipeline import load_journal, load_latents
 
     if args.continue_from is None:
         return None
@@ -504,9 +504,9 @@ def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
 def _options(
     args: argparse.Namespace, config: ARTVConfig, saved: SavedLatents | None, usual_frames: int
 ) -> GenerateOptions:
-    from .generate import GenerateOptions
-    from .pipeline import like_saved
-    from .recording import parse_redo
+    from .method.generate import GenerateOptions
+    from .run.pipeline import like_saved
+    from .run.recording import parse_redo
 
     seed = args.seed if args.seed is not None else saved.seed if saved else 0
     batch = 1 if args.batch is None else args.batch
@@ -556,7 +556,7 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
     """The model that the arguments name. Raises ValueError, one line, for a device or a file that will not do."""
     import torch
 
-    from .pipeline import Pipeline, pick_device
+    from .run.pipeline import Pipeline, pick_device
 
     device = pick_device(args.device)
     _warn_of_base(args)
@@ -585,7 +585,7 @@ def _warn_of_base(args: argparse.Namespace) -> None:
 
 def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
     """One line on stderr for each text that is too long, and one for all words that the checkpoint never saw."""
-    from .prompt_weights import without_weights
+    from .models.prompt_weights import without_weights
 
     encoder, vocabulary = pipeline.model.text, pipeline.model.config.vocabulary
     if encoder is None:
@@ -610,7 +610,7 @@ def _print_paths(paths: Sequence[Path]) -> None:
 
 def run_journals(args: argparse.Namespace) -> int:
     """A list of what is there, after what was to be removed is gone."""
-    from .journal import journal_table, list_journals, remove_journal
+    from .run.journal import journal_table, list_journals, remove_journal
 
     if not args.folder.is_dir():
         raise ValueError(f"there is no folder {args.folder}; name the one that holds the journals")
@@ -638,7 +638,7 @@ def run_demo(args: argparse.Namespace) -> int:
     if host is None:
         made = _demo_by_core(args)
     else:
-        from .demo_comfyui import run_workflows
+        from .commands.demo_comfyui import run_workflows
 
         say(f"using ComfyUI {host.version} in {host.root}")
         made = run_workflows(host, args.output, args.seed)
@@ -651,8 +651,8 @@ def run_demo(args: argparse.Namespace) -> int:
 
 def _demo_host(args: argparse.Namespace) -> Host | None:
     """The ComfyUI that can run the demo, or None after a line that says why not. ValueError where one was asked for."""
-    from .comfyui import find_host
-    from .demo_comfyui import obstacle
+    from .commands.comfyui_server import find_host
+    from .commands.demo_comfyui import obstacle
 
     own = [name for name in ("checkpoint", "base", "device", "dtype") if getattr(args, name) != MODEL_DEFAULTS[name]]
     if own and args.comfyui is None:
@@ -674,9 +674,9 @@ def _demo_host(args: argparse.Namespace) -> Host | None:
 def _demo_by_core(args: argparse.Namespace) -> list[Path]:
     """What was made; nothing where it was stopped."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
-    from .demo import demo_reels, write_sheet
-    from .outputs import check_outputs
-    from .partial_file import check_writable
+    from .commands.demo import demo_reels, write_sheet
+    from .files.partial_file import check_writable
+    from .run.outputs import check_outputs
 
     config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
     sheet = args.output / "contact-sheet.png"
@@ -706,7 +706,7 @@ def _make_folder(path: Path) -> None:
 def run_info(args: argparse.Namespace) -> int:
     """What the file's header says; no weights are read."""
     from .checkpoint import describe_checkpoint, resolve_checkpoint
-    from .info import info_lines
+    from .checkpoint.info import info_lines
 
     print("\n".join(info_lines(describe_checkpoint(resolve_checkpoint(args.checkpoint)))))
     return 0

@@ -32,7 +32,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from ablation_parts import (  # noqa: E402
+from ablation_parts import (
     detailed,
     far,
     mask,
@@ -44,9 +44,9 @@ from ablation_parts import (  # noqa: E402
     variants,
     whole_clips,
 )
-from ablation_parts.runs import Plan, TrainingPlan  # noqa: E402
-from ablation_parts.written import write_document  # noqa: E402
-from result_files import kept_parts, run_parts  # noqa: E402
+from ablation_parts.runs import Plan, TrainingPlan
+from ablation_parts.written import write_document
+from result_files import kept_parts, run_parts
 
 RESULT = ROOT / "benchmarks/results/ablations.json"
 

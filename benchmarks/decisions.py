@@ -29,20 +29,20 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from artv_core import conditioning, generate  # noqa: E402
-from artv_core.checkpoint import load_checkpoint, shipped_checkpoint  # noqa: E402
-from artv_core.evaluation.denoising import denoising_error  # noqa: E402
-from artv_core.evaluation.quality import appearance, direction, holding, quality_clips, read_rollout  # noqa: E402
-from artv_core.frames import AnchorPolicy  # noqa: E402
-from artv_core.generate import GenerateOptions  # noqa: E402
-from artv_core.models.artv import ARTV  # noqa: E402
-from artv_core.models.attention import CrossAttention, TokenProjections, attend, split_heads  # noqa: E402
-from artv_core.synthetic import render  # noqa: E402
-from artv_core.training.config import TrainConfig, read_config  # noqa: E402
-from artv_core.training.diffusion import DiffusionTraining, unlikeness  # noqa: E402
-from artv_core.training.run import run  # noqa: E402
-from artv_core.training.samples import Batch  # noqa: E402
-from artv_core.training.sheets import rollout  # noqa: E402
+from artv_core.checkpoint import load_checkpoint, shipped_checkpoint
+from artv_core.evaluation.denoising import denoising_error
+from artv_core.method import conditioning, generate
+from artv_core.method.frames import AnchorPolicy
+from artv_core.method.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.models.attention import CrossAttention, TokenProjections, attend, split_heads
+from artv_core.synthetic.quality import appearance, direction, holding, quality_clips, read_rollout
+from artv_core.synthetic.shapes import render
+from artv_core.training.config import TrainConfig, read_config
+from artv_core.training.diffusion import DiffusionTraining, unlikeness
+from artv_core.training.run import run
+from artv_core.training.samples import Batch
+from artv_core.training.sheets import rollout
 
 RESULT = ROOT / "benchmarks/results/decisions.json"
 DOCUMENT = ROOT / "docs/decisions.md"

@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import run_parts  # noqa: E402
+from result_files import run_parts
 
 RESULT = ROOT / "benchmarks/results/faults.json"
 

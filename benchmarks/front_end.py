@@ -27,11 +27,11 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from result_files import commit  # noqa: E402
+from result_files import commit
 
-from artv_core.comfyui import Host, Server, find_hosts  # noqa: E402
-from tests.host import browser, front_end, timeline_steps, workflow_format  # noqa: E402
-from tests.host.front_end import SAMPLER, FrontEnd  # noqa: E402
+from artv_core.commands.comfyui_server import Host, Server, find_hosts
+from tests.host import browser, front_end, timeline_steps, workflow_format
+from tests.host.front_end import SAMPLER, FrontEnd
 
 RESULT = ROOT / "benchmarks/results/front_end.json"
 TIMING = ROOT / "benchmarks/host_timing"

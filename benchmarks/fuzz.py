@@ -40,15 +40,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from artv_core import cli, comfyui, demo_comfyui  # noqa: E402
-from artv_core.bench import measure as bench_measure  # noqa: E402
-from artv_core.checkpoint import (  # noqa: E402
-    describe_checkpoint,
-    load_checkpoint,
-    read_part,
-    save_checkpoint,
-)
-from artv_core.config import (  # noqa: E402
+from artv_core import cli
+from artv_core.bench import measure as bench_measure
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
+from artv_core.checkpoint.info import info_lines
+from artv_core.commands import comfyui_server as comfyui
+from artv_core.commands import demo_comfyui
+from artv_core.config import (
     AdapterConfig,
     AnchorConfig,
     ARTVConfig,
@@ -57,27 +55,14 @@ from artv_core.config import (  # noqa: E402
     UNetConfig,
     VAEConfig,
 )
-from artv_core.evaluation import evaluate as evaluation_run  # noqa: E402
-from artv_core.frames import Frame  # noqa: E402
-from artv_core.info import info_lines  # noqa: E402
-from artv_core.journal import (  # noqa: E402
-    JournalReader,
-    journal_table,
-    list_journals,
-    open_journal,
-    remove_journal,
-)
-from artv_core.models.artv import ARTV  # noqa: E402
-from artv_core.pipeline import load_journal, load_latents, pick_device, save_latents  # noqa: E402
-from artv_core.prepare import run as prepare_run  # noqa: E402
-from artv_core.prompts import (  # noqa: E402
-    MAX_CHARACTERS,
-    MAX_FILE_BYTES,
-    parse_prompts,
-    parse_schedule,
-    read_prompt_file,
-)
-from artv_core.tensor_file import open_tensor_file  # noqa: E402
+from artv_core.evaluation import evaluate as evaluation_run
+from artv_core.files.tensor_file import open_tensor_file
+from artv_core.method.frames import Frame
+from artv_core.models.artv import ARTV
+from artv_core.prepare import run as prepare_run
+from artv_core.prompts.grammar import MAX_CHARACTERS, MAX_FILE_BYTES, parse_prompts, parse_schedule, read_prompt_file
+from artv_core.run.journal import JournalReader, journal_table, list_journals, open_journal, remove_journal
+from artv_core.run.pipeline import load_journal, load_latents, pick_device, save_latents
 
 INPUTS = 100_000
 SECONDS = 1.0

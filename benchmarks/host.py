@@ -14,8 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from host_parts import gpu, loads, server  # noqa: E402
-from result_files import Limits, run_parts  # noqa: E402
+from host_parts import gpu, loads, server
+from result_files import Limits, run_parts
 
 RESULT = ROOT / "benchmarks/results/host.json"
 LIMITS: Limits = {

@@ -14,10 +14,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
-from artv_core.evaluation.pictures_judge import save_judge  # noqa: E402
-from artv_core.evaluation.pictures_training import JudgeTraining, train_judge, true_frame_scores  # noqa: E402
-from artv_core.pictures.world import PictureWorld  # noqa: E402
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
+from artv_core.evaluation.pictures_judge import save_judge
+from artv_core.evaluation.pictures_training import JudgeTraining, train_judge, true_frame_scores
+from artv_core.synthetic.pictures.world import PictureWorld
 
 JUDGE = ROOT / "benchmarks/judge.safetensors"
 STATE = ROOT / "runs/judge/state.pt"

@@ -31,15 +31,15 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from result_files import commit  # noqa: E402
+from result_files import commit
 
-from artv_core.comfyui import Graph, Host, Server, find_hosts  # noqa: E402
-from artv_core.evaluation.drift import DriftLog, DriftMeter  # noqa: E402
-from artv_core.generate import GenerateOptions  # noqa: E402
-from artv_core.journal import FOLDER, SUFFIX, JournalReader  # noqa: E402
-from artv_core.media import VideoWriter  # noqa: E402
-from artv_core.pipeline import Pipeline  # noqa: E402
-from artv_core.recording import Recording  # noqa: E402
+from artv_core.commands.comfyui_server import Graph, Host, Server, find_hosts
+from artv_core.media import VideoWriter
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.drift import DriftLog, DriftMeter
+from artv_core.run.journal import FOLDER, SUFFIX, JournalReader
+from artv_core.run.pipeline import Pipeline
+from artv_core.run.recording import Recording
 
 RESULT = ROOT / "benchmarks/results/long_video.json"
 PROMPT = "a large red circle moving right on a blue background"

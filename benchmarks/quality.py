@@ -24,12 +24,18 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from documents import put_tables  # noqa: E402
-from quality_parts import pictures  # noqa: E402
-from result_files import commit  # noqa: E402
+from documents import put_tables
+from quality_parts import pictures
+from result_files import commit
 
-from artv_core.checkpoint import load_checkpoint, resolve_checkpoint  # noqa: E402
-from artv_core.evaluation.quality import (  # noqa: E402
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
+from artv_core.media import contact_sheet
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.models.artv import ARTV
+from artv_core.run.pipeline import Pipeline
+from artv_core.synthetic.pictures.names import vocabulary as picture_vocabulary
+from artv_core.synthetic.quality import (
     appearance,
     background_drift,
     direction,
@@ -38,15 +44,9 @@ from artv_core.evaluation.quality import (  # noqa: E402
     read_rollout,
     survival,
 )
-from artv_core.generate import GenerateOptions, generate_frames  # noqa: E402
-from artv_core.media import contact_sheet  # noqa: E402
-from artv_core.models.artv import ARTV  # noqa: E402
-from artv_core.pictures.names import vocabulary as picture_vocabulary  # noqa: E402
-from artv_core.pipeline import Pipeline  # noqa: E402
-from artv_core.synthetic import Clip, render  # noqa: E402
-from artv_core.text_track import TextSegment, TextTrack  # noqa: E402
-from artv_core.training.sheets import rollout  # noqa: E402
-from artv_core.training.vae import unchanged_cells  # noqa: E402
+from artv_core.synthetic.shapes import Clip, render
+from artv_core.training.sheets import rollout
+from artv_core.training.vae import unchanged_cells
 
 RESULT = ROOT / "benchmarks/results/quality.json"
 

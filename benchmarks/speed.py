@@ -27,8 +27,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import run_parts  # noqa: E402
-from speed_parts.written import write_document  # noqa: E402
+from result_files import run_parts
+from speed_parts.written import write_document
 
 RESULT = ROOT / "benchmarks/results/speed.json"
 

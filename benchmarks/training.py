@@ -28,7 +28,7 @@ STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import as_result, commit, kept_parts, run_parts  # noqa: E402
+from result_files import as_result, commit, kept_parts, run_parts
 
 RESULT = ROOT / "benchmarks/results/training.json"
 

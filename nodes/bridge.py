@@ -1,7 +1,7 @@
 """Glue between the host and the core: types, scales and layouts, and the run itself. Memory is in `weights`, images are
 in `images`.
 
-No mathematics and no frame loop live here: frames come from `artv_core.generate.generate_frames`.
+No mathematics and no frame loop live here: frames come from `artv_core.method.generate.generate_frames`.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.config import ARTVConfig, VAEConfig
-from ..artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table
-from ..artv_core.frames import AnchorPolicy, Frame
-from ..artv_core.generate import GenerateOptions, as_batch
-from ..artv_core.recording import Recording, record_frames
+from ..artv_core.method.frames import AnchorPolicy, Frame
+from ..artv_core.method.generate import GenerateOptions, as_batch
+from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
+from ..artv_core.run.recording import Recording, record_frames
 from .images import Decoder
 from .live import Run
 from .monitor import Decode, Monitor

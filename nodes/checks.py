@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..artv_core.abilities import lacking_ability
+from ..artv_core.speed.device_limits import lacking_ability
 
 _DEVICE_ADVICE = "start ComfyUI with --force-fp32, turn off 'compile' and 'graph' in ARTV Loader, or use --cpu"
 

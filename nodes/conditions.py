@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artv_core.generate import NoiseLevel
-from ..artv_core.prompts import parse_schedule
+from ..artv_core.method.generate import NoiseLevel
+from ..artv_core.prompts.grammar import parse_schedule
 from . import bridge
 from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
@@ -18,7 +18,7 @@ POLICIES = {
     "rolling window": "rolling",
     "none": "none",
 }
-"""What the menu says, and what `artv_core.frames.AnchorPolicy` calls it."""
+"""What the menu says, and what `artv_core.method.frames.AnchorPolicy` calls it."""
 
 
 @dataclass(frozen=True)

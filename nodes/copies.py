@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parents[1]
 NODE = "ARTVLoader"
-PARTS = ("artv_core/checkpoint.py", "nodes/sampler.py")
+PARTS = ("artv_core/config.py", "nodes/sampler.py")
 """A folder that holds these is this pack, whatever its name and version."""
 
 

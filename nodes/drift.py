@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..artv_core.evaluation.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
+from ..artv_core.run.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
 from .checks import device_faults_named
 from .images import Decoder, decoded_frame, decoded_frames, pixel_size

@@ -12,9 +12,16 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..artv_core.generate import GenerateOptions, check_redo
-from ..artv_core.journal import FOLDER, JournalReader, journal_table, list_journals, readable_size, remove_journal
-from ..artv_core.recording import JOURNAL_FROM, parse_redo, wants_journal
+from ..artv_core.method.generate import GenerateOptions, check_redo
+from ..artv_core.run.journal import (
+    FOLDER,
+    JournalReader,
+    journal_table,
+    list_journals,
+    readable_size,
+    remove_journal,
+)
+from ..artv_core.run.recording import JOURNAL_FROM, parse_redo, wants_journal
 from . import bridge
 from .checks import verdict
 from .types import ARTVJournal

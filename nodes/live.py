@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..artv_core.watching import Thinned
+from .watching import Thinned
 
 EVENT = "artv.live"
 SAMPLER = "ARTVMaskedDiffusionSampler"

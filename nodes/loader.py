@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..artv_core.checkpoint import describe_checkpoint
-from ..artv_core.info import checkpoint_facts
+from ..artv_core.checkpoint.info import checkpoint_facts
 from . import bridge, model_files, native_models, weights
 from .checks import device_faults_named, verdict
 from .types import ARTVModel
@@ -125,7 +125,7 @@ def about(model: Any) -> str:
 
 def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint is, from its header: `{"checkpoint": NAME, "base": NAME}` as in the loader's menus gives
-    `artv_core.info.checkpoint_facts`. Raises ValueError, one line, with no path in it but those of a broken link."""
+    `artv_core.checkpoint.info.checkpoint_facts`. Raises ValueError with no path in it but those of a broken link."""
     names = {kind: question.get(kind, default) for kind, default in (("checkpoint", ""), ("base", model_files.NO_BASE))}
     for kind, name in names.items():
         if not isinstance(name, str):

@@ -6,7 +6,7 @@ from typing import Any
 import folder_paths
 
 from ..artv_core.checkpoint import shipped_checkpoint, shipped_names
-from ..artv_core.tensor_file import broken_link
+from ..artv_core.files.tensor_file import broken_link
 
 FOLDER = "artv"
 ENDINGS = (".safetensors", ".sft")

@@ -15,13 +15,13 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..artv_core.evaluation.drift import DriftReading
-from ..artv_core.frames import Frame
-from ..artv_core.journal import Journal
 from ..artv_core.media import evenly_spaced
-from ..artv_core.sampling import StepInfo
-from ..artv_core.watching import Budget, Thinned
+from ..artv_core.method.frames import Frame
+from ..artv_core.method.samplers import StepInfo
+from ..artv_core.run.drift import DriftReading
+from ..artv_core.run.journal import Journal
 from .live import MAX_PICTURES, LiveMask, LiveReading, Run, run_of
+from .watching import Budget, Thinned
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..artv_core.text_track import RANGE_KEY, TextTrack
+from ..artv_core.method.text_track import RANGE_KEY, TextTrack
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 """A list of [context [1, L, D], options]."""

@@ -5,12 +5,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..artv_core.config import ARTVConfig, VAEConfig
-from ..artv_core.denoiser import Shortcuts
-from ..artv_core.frames import AnchorPolicy
-from ..artv_core.generate import GenerateOptions
-from ..artv_core.sampling import SAMPLERS
-from ..artv_core.schedule import SPACINGS
-from ..artv_core.sizes import MAX_SIDE, check_side
+from ..artv_core.method.denoiser import Shortcuts
+from ..artv_core.method.frames import AnchorPolicy
+from ..artv_core.method.generate import GenerateOptions
+from ..artv_core.method.noise_schedule import SPACINGS
+from ..artv_core.method.samplers import SAMPLERS
+from ..artv_core.method.sizes import MAX_SIDE, check_side
 from . import bridge
 from .checks import device_faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings

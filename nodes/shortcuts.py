@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..artv_core.denoiser import Shortcuts
+from ..artv_core.method.denoiser import Shortcuts
 from . import bridge
 from .checks import verdict
 from .types import ARTVShortcuts

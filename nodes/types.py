@@ -15,7 +15,7 @@ ARTVStream = io.Custom("ARTV_STREAM")
 """A `stream.StreamSettings`."""
 
 ARTVShortcuts = io.Custom("ARTV_SHORTCUTS")
-"""A `artv_core.denoiser.Shortcuts`."""
+"""A `artv_core.method.denoiser.Shortcuts`."""
 
 ARTVNoise = io.Custom("ARTV_NOISE")
 """A `conditions.NoiseSettings`."""

@@ -13,15 +13,15 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..artv_core.acceleration import Compiled
-from ..artv_core.captured import Captured, why_not
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
-from ..artv_core.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
-from ..artv_core.generate import GenerateOptions
+from ..artv_core.method.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
+from ..artv_core.method.generate import GenerateOptions
 from ..artv_core.models.artv import ARTV
 from ..artv_core.models.fused import fuse, unfuse
-from ..artv_core.recording import tensor_digest, weights_digest
+from ..artv_core.run.recording import tensor_digest, weights_digest
+from ..artv_core.speed.compiled import Compiled
+from ..artv_core.speed.graphs import Captured, why_not
 
 logger = logging.getLogger(__name__)
 

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from artv_core.conditioning import noised
 from artv_core.config import ARTVConfig
-from artv_core.denoiser import mix
 from artv_core.evaluation.work import Work, count_work
-from artv_core.generate import GenerateOptions, latent_shape, level_at, seeds_at
+from artv_core.method.conditioning import noised
+from artv_core.method.denoiser import mix
+from artv_core.method.generate import GenerateOptions, latent_shape, level_at, seeds_at
+from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.randomness import normal, stream
+from artv_core.method.samplers import gaussian_noise, get_sampler
+from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.network import FrameNetwork
-from artv_core.randomness import normal, stream
-from artv_core.sampling import gaussian_noise, get_sampler
-from artv_core.schedule import NoiseSchedule
-from artv_core.text_track import TextTrack
 
 PAPER = GenerateOptions(
     steps=25,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from artv_core import cli
-from artv_core.abilities import check_storage, check_training_precision, is_out_of_memory, lacking_ability
-from artv_core.acceleration import check_compiler
+from artv_core.speed.compiled import check_compiler
+from artv_core.speed.device_limits import check_storage, check_training_precision, is_out_of_memory, lacking_ability
 from tests.test_training import ROOT, SMALL
 
 CPU, MPS, CUDA = torch.device("cpu"), torch.device("mps"), torch.device("cuda")

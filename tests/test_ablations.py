@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from artv_core import generate
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.evaluation.detailed import detailed_clips, never_near
-from artv_core.evaluation.quality import quality_clips
-from artv_core.generate import GenerateOptions
-from artv_core.recording import Recording
-from artv_core.synthetic import render
+from artv_core.method import generate
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.recording import Recording
+from artv_core.synthetic.detailed import detailed_clips, never_near
+from artv_core.synthetic.quality import quality_clips
+from artv_core.synthetic.shapes import render
 from artv_core.training.sheets import rollout
 from artv_core.training.start import starting_model
 

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from artv_core.acceleration import Compiled, check_compiler, one_behind
 from artv_core.bench.variants import VARIANTS
 from artv_core.checkpoint import load_taesd_decoder
 from artv_core.cli import build_parser, main
 from artv_core.config import preset
-from artv_core.denoiser import evaluate
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import Pipeline
-from artv_core.storage import FP8, StoredLayer, store_fp8
+from artv_core.method.denoiser import evaluate
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.pipeline import Pipeline
+from artv_core.speed.compiled import Compiled, check_compiler, one_behind
+from artv_core.speed.fp8_weights import FP8, StoredLayer, store_fp8
 from tests.models import smallest
 from tests.test_savings import text_of
 from tests.test_unet import relative_error

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from artv_core import capture_trial, transfer
-from artv_core import captured as captured_module
-from artv_core.acceleration import Compiled
-from artv_core.capture_trial import survives_capture
-from artv_core.captured import MOST_GRAPHS, Captured, tensors_in
-from artv_core.denoiser import at_once, evaluate
-from artv_core.generate import GenerateOptions, generate_frames
+from artv_core.method import transfer
+from artv_core.method.denoiser import at_once, evaluate
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.pipeline import Pipeline, make_pipeline
-from artv_core.recording import FrameDigests
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.run.pipeline import Pipeline, make_pipeline
+from artv_core.run.recording import FrameDigests
+from artv_core.speed import graph_trial as capture_trial
+from artv_core.speed import graphs as captured_module
+from artv_core.speed.compiled import Compiled
+from artv_core.speed.graph_trial import survives_capture
+from artv_core.speed.graphs import MOST_GRAPHS, Captured, tensors_in
 from tests.device_waits import DeviceWaits
 from tests.models import smallest
 from tests.test_savings import text_of

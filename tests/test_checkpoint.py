@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from artv_core import checkpoint
 from artv_core.checkpoint import (
     describe_checkpoint,
     initialise_from_stable_diffusion,
     load_checkpoint,
+    read_part,
+    reading,
     resolve_checkpoint,
     save_checkpoint,
     shipped_checkpoint,
@@ -36,11 +37,11 @@ from artv_core.config import (
     VAEConfig,
     preset,
 )
+from artv_core.files.tensor_file import open_tensor_file
 from artv_core.models import artv
 from artv_core.models.artv import ARTV
 from artv_core.models.autoencoder_kl import AutoencoderKL
 from artv_core.models.unet import UNet
-from artv_core.tensor_file import open_tensor_file
 
 UNET = UNetConfig(
     model_channels=16,
@@ -356,8 +357,8 @@ def test_branch_names_are_what_a_plain_unet_lacks() -> None:
     with torch.device("meta"):
         ours = {f"model.diffusion_model.{key}" for key in UNet(UNET, anchor_width=16).state_dict()}
         plain = {f"model.diffusion_model.{key}" for key in UNet(UNET).state_dict()}
-    assert {key for key in ours if checkpoint._part_of(key) == "branches"} == ours - plain
-    assert {checkpoint._part_of(key) for key in plain} == {"unet"}
+    assert {key for key in ours if reading._part_of(key) == "branches"} == ours - plain
+    assert {reading._part_of(key) for key in plain} == {"unet"}
 
 
 def test_initialise_is_strict(tmp_path: Path, path: Path) -> None:
@@ -437,7 +438,7 @@ def test_sd1_trained_part_loads_beside_its_base(sd1_encoder: CLIPTextModel, tmp_
     save_checkpoint(trained, whole, dtype=torch.float32)
     assert same(load_checkpoint(whole), trained)
     assert "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight" in load_file(whole)
-    from_base, from_whole = (checkpoint.read_part(path, "text") for path in (base, whole))
+    from_base, from_whole = (read_part(path, "text") for path in (base, whole))
     extra = "cond_stage_model.model.embeddings.position_ids"
     assert from_base.keys() - from_whole.keys() == {extra}
     assert all(torch.equal(from_base[key], tensor) for key, tensor in from_whole.items())
@@ -458,7 +459,7 @@ def test_the_family_must_be_the_models(sd1_encoder: CLIPTextModel, tmp_path: Pat
         message = refusal(lambda: initialise_from_stable_diffusion(model, bases[given]))  # noqa: B023 (called at once)
         assert words + "this model " + needs in message
         save_checkpoint(model, part, parts=("branches", "mask"), base="base.safetensors")
-        for read in (load_checkpoint, functools.partial(checkpoint.read_part, part="text")):
+        for read in (load_checkpoint, functools.partial(read_part, part="text")):
             message = refusal(lambda: read(part, base=bases[given]))  # noqa: B023
             assert f"{bases[given]} {words}{part} {needs} as its base" in message
         assert load_checkpoint(part, base=bases[wanted]).text is not None
@@ -487,7 +488,7 @@ def test_sd1_is_strict(sd1_encoder: CLIPTextModel, tmp_path: Path) -> None:
     assert f"{stem}mlp.fc1.weight (got [3, 3], expected [64, 16])" in message
     tensors[f"{stem}self_attn.k_proj.weight"] = torch.zeros(16, 3)
     save_file(tensors, public)
-    assert "queries, keys and values differ in shape" in refusal(lambda: checkpoint.read_part(public, "text"))
+    assert "queries, keys and values differ in shape" in refusal(lambda: read_part(public, "text"))
 
 
 # Strictness
@@ -771,7 +772,7 @@ def test_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "x.md",
     ):
         (folder / name).touch()
-    monkeypatch.setattr(checkpoint.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(reading, "PACKAGE", tmp_path)
     assert shipped_checkpoint() == folder / "tiny-v10.safetensors"
     assert resolve_checkpoint("other") == folder / "other-v1.safetensors"
     assert resolve_checkpoint(folder / "x.md") == folder / "x.md"
@@ -798,6 +799,6 @@ def test_text_and_null_context(model: ARTV) -> None:
 def test_sd21_is_built_without_memory_and_has_its_size() -> None:
     with torch.device("meta"):
         model = ARTV(preset("sd21"), vae=False)
-    slots = checkpoint._expected_tensors(model)
+    slots = reading._expected_tensors(model)
     assert sum(torch.Size(slot.shape).numel() for slot in slots["unet"].values()) == 865_910_724
     assert len(slots["text"]) == 4 + 24 * 12

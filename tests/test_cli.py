@@ -19,15 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from artv_core import cli, demo
-from artv_core import job as jobs
+from artv_core import cli
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
+from artv_core.commands import demo
 from artv_core.config import preset
-from artv_core.evaluation.drift import read_drift_csv
-from artv_core.journal import list_journals
 from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
-from artv_core.synthetic import vocabulary
+from artv_core.run import job as jobs
+from artv_core.run.drift import read_drift_csv
+from artv_core.run.journal import list_journals
+from artv_core.synthetic.shapes import vocabulary
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32", "--device", "cpu"]

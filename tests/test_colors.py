@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from artv_core.colors import color_options
 from artv_core.data.decode import iterate_frames, read_frames
 from artv_core.data.sources import Entry
 from artv_core.media import read_video
+from artv_core.media.colors import color_options
 from artv_core.prepare.motion import _small
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 150, 120), (255, 255, 255), (20, 30, 40)]

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from artv_core.prompts import parse_schedule
-from artv_core.text_track import MAX_WEIGHT, TextSegment, TextTrack, lengthened, mean_context
+from artv_core.method.text_track import MAX_WEIGHT, TextSegment, TextTrack, lengthened, mean_context
+from artv_core.prompts.grammar import parse_schedule
 
 A, B, C = (torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
 

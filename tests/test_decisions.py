@@ -13,11 +13,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import decisions  # noqa: E402
 
 from artv_core.config import preset  # noqa: E402
-from artv_core.generate import GenerateOptions, generate_frames  # noqa: E402
+from artv_core.method.generate import GenerateOptions, generate_frames  # noqa: E402
 from artv_core.models.artv import ARTV  # noqa: E402
 from artv_core.models.attention import CrossAttention, TokenProjections  # noqa: E402
-from artv_core.pipeline import Pipeline  # noqa: E402
-from artv_core.synthetic import sample_clip  # noqa: E402
+from artv_core.run.pipeline import Pipeline  # noqa: E402
+from artv_core.synthetic.shapes import sample_clip  # noqa: E402
 from artv_core.training.config import read_config  # noqa: E402
 from artv_core.training.diffusion import DiffusionTraining  # noqa: E402
 from artv_core.training.start import synthetic_clips  # noqa: E402

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from artv_core.config import ScheduleConfig
-from artv_core.denoiser import Branch, GuidanceScales, MaskedDenoiser, guidance_branches, mix, mix_eps
-from artv_core.sampling import SAMPLERS, gaussian_noise
-from artv_core.schedule import NoiseSchedule
+from artv_core.method.denoiser import Branch, GuidanceScales, MaskedDenoiser, guidance_branches, mix, mix_eps
+from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.samplers import SAMPLERS, gaussian_noise
 
 EPS = NoiseSchedule(ScheduleConfig())
 V = NoiseSchedule(ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"))

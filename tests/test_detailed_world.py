@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artv_core.evaluation.detailed import (
+from artv_core.synthetic.detailed import (
     detailed_clips,
     ground_drift,
     never_near,
@@ -22,7 +22,7 @@ from artv_core.evaluation.detailed import (
     object_there,
     texture_kept,
 )
-from artv_core.synthetic import COLORS, GRAINS, Clip, ground, held_out_combinations, render, sample_clip
+from artv_core.synthetic.shapes import COLORS, GRAINS, Clip, ground, held_out_combinations, render, sample_clip
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.run import _summary, run
 from artv_core.training.synthetic_clips import provenance, read_clips

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from artv_core.evaluation.drift import (
+from artv_core.run.drift import (
     COLUMNS,
     DriftLog,
     DriftMeter,

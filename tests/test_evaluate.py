@@ -18,7 +18,6 @@ from artv_core.cli import main
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import Entry
 from artv_core.evaluation.distances import frechet_distance, inception_score
-from artv_core.evaluation.drift import plot_path, read_drift_csv
 from artv_core.evaluation.features import (
     READINGS,
     Everyday,
@@ -31,6 +30,7 @@ from artv_core.evaluation.features import (
 from artv_core.evaluation.networks import C3D, I3D, Clip, Inception
 from artv_core.evaluation.prompt_sets import read_prompts
 from artv_core.media import VideoWriter, read_video
+from artv_core.run.drift import plot_path, read_drift_csv
 from tests.clip_files import clip_model
 
 CPU = torch.device("cpu")

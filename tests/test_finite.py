@@ -10,17 +10,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artv_core import finite, transfer
 from artv_core.checkpoint import load_checkpoint, shipped_checkpoint
 from artv_core.cli import main
-from artv_core.finite import NotFiniteError, finite_only, is_finite
-from artv_core.frames import Frame
-from artv_core.generate import GenerateOptions
-from artv_core.journal import JournalReader, list_journals
+from artv_core.files import finite
+from artv_core.files.finite import NotFiniteError, finite_only, is_finite
 from artv_core.media import VideoWriter, contact_sheet
-from artv_core.pipeline import Pipeline, save_latents
-from artv_core.recording import Recording, record_frames
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.method import transfer
+from artv_core.method.frames import Frame
+from artv_core.method.generate import GenerateOptions
+from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.run.journal import JournalReader, list_journals
+from artv_core.run.pipeline import Pipeline, save_latents
+from artv_core.run.recording import Recording, record_frames
 from tests.device_waits import DeviceWaits
 from tests.models import smallest
 

@@ -14,7 +14,7 @@ from torch import nn
 from artv_core.models import fused
 from artv_core.models.attention import GatedLinear, SelfAttention
 from artv_core.models.unet import ResBlock
-from artv_core.pipeline import prepare_for_gpu
+from artv_core.run.pipeline import prepare_for_gpu
 from tests.fused_child import MAPS
 from tests.models import smallest
 

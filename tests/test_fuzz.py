@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from artv_core import tensor_file
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
+from artv_core.checkpoint.info import info_lines
 from artv_core.config import MAX_BLOCKS, MAX_JSON_CHARACTERS, ARTVConfig, from_dict, preset, validate
-from artv_core.info import info_lines
+from artv_core.files import tensor_file
+from artv_core.files.tensor_file import open_tensor_file
 from artv_core.models.artv import ARTV
-from artv_core.pipeline import load_latents, save_latents
-from artv_core.prompts import MAX_CHARACTERS, MAX_PROMPTS, parse_schedule
-from artv_core.tensor_file import open_tensor_file
+from artv_core.prompts.grammar import MAX_CHARACTERS, MAX_PROMPTS, parse_schedule
+from artv_core.run.pipeline import load_latents, save_latents
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from artv_core import generate
 from artv_core.config import preset
-from artv_core.frames import AnchorPolicy, Frame, FrameBuffer
-from artv_core.generate import GenerateOptions, generate_frames, take_frame
+from artv_core.method import generate
+from artv_core.method.frames import AnchorPolicy, Frame, FrameBuffer
+from artv_core.method.generate import GenerateOptions, generate_frames, take_frame
+from artv_core.method.samplers import SAMPLERS, num_evaluations
+from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.attention import CrossAttention
-from artv_core.pipeline import Pipeline, load_latents, pick_device, save_latents
-from artv_core.sampling import SAMPLERS, num_evaluations
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.run.pipeline import Pipeline, load_latents, pick_device, save_latents
 from tests.models import untrained
 
 

@@ -7,8 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from artv_core.checkpoint import PARTS, describe_checkpoint, load_checkpoint, save_checkpoint, shipped_checkpoint
-from artv_core.info import checkpoint_facts, parts_in
+from artv_core.checkpoint import (
+    PARTS,
+    describe_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+)
+from artv_core.checkpoint.info import checkpoint_facts, parts_in
 from tests.models import untrained
 
 

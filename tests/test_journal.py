@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from artv_core.frames import Frame
-from artv_core.journal import (
+from artv_core.method.frames import Frame
+from artv_core.run.journal import (
     MAX_HEADER,
     SUFFIX,
     Journal,
@@ -209,7 +209,7 @@ def test_on_a_drive_that_cannot_flush_frames_are_kept(tmp_path, monkeypatch):
         raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    monkeypatch.setattr("artv_core.journal.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("artv_core.run.journal.FLUSH_SECONDS", 0.0)
     write(tmp_path, 3)
     assert found(tmp_path) == 3
 
@@ -218,7 +218,7 @@ def test_where_no_lock_can_be_made_the_error_says_how_to_do_without(tmp_path, mo
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("artv_core.journal.acquire", refuse)
+    monkeypatch.setattr("artv_core.run.journal.acquire", refuse)
     with pytest.raises(ValueError, match=r"read-only file system; .*--no-journal"):
         opened(tmp_path)
 
@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 KILLED_WHILE_WRITING = """
     import os, signal, sys
-    import artv_core.journal as journal
+    import artv_core.run.journal as journal
     from tests.test_journal import frame, opened
     from pathlib import Path
 

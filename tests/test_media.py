@@ -14,15 +14,8 @@ import torch
 from PIL import Image
 
 from artv_core import media
-from artv_core.media import (
-    VideoWriter,
-    contact_sheet,
-    evenly_spaced,
-    mask_frames,
-    read_image,
-    read_video,
-)
-from artv_core.partial_file import check_writable
+from artv_core.files.partial_file import check_writable
+from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video
 
 
 def smooth(count: int = 6, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -368,7 +361,7 @@ for index in range(7):
         writer.append(torch.full((3, 64, 64), index / 10))
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    child = subprocess.run([sys.executable, "-c", program], cwd=Path(media.__file__).parents[1], capture_output=True)
+    child = subprocess.run([sys.executable, "-c", program], cwd=Path(media.__file__).parents[2], capture_output=True)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     assert sorted(os.listdir(tmp_path)) == ["a.part.mkv", "a.part.mp4"]
     for name in os.listdir(tmp_path):

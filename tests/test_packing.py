@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.generate import GenerateOptions
-from artv_core.packing import PackedConv2d, PackedLayer, PackedLinear, can_pack, pack_weights
-from artv_core.pipeline import Pipeline
-from artv_core.recording import weights_digest
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.pipeline import Pipeline
+from artv_core.run.recording import weights_digest
+from artv_core.speed.packed_weights import PackedConv2d, PackedLayer, PackedLinear, can_pack, pack_weights
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this build of torch packs no weights")
 

@@ -13,10 +13,18 @@ import pytest
 import torch
 from filelock import Timeout
 
-from artv_core import file_locks
-from artv_core.file_locks import acquire, locked
+from artv_core.files import file_locks
+from artv_core.files.file_locks import acquire, locked
+from artv_core.files.partial_file import (
+    LEFT_BEHIND,
+    PartialFile,
+    can_flush,
+    check_writable,
+    one_line,
+    reason,
+    replacing,
+)
 from artv_core.media import VideoWriter, read_video
-from artv_core.partial_file import LEFT_BEHIND, PartialFile, can_flush, check_writable, one_line, reason, replacing
 
 
 def refusing(number: int):

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import ARTVConfig
-from artv_core.pictures import places as places_module
-from artv_core.pictures.motion import BOUNCE_FRAMES, PULSE_FRAMES, SWING_FRAMES, _turning_speeds, _velocities
-from artv_core.pictures.names import (
+from artv_core.synthetic.pictures import places as places_module
+from artv_core.synthetic.pictures.motion import BOUNCE_FRAMES, PULSE_FRAMES, SWING_FRAMES, _turning_speeds, _velocities
+from artv_core.synthetic.pictures.names import (
     DETAILED_PLACES,
     MOTIONS,
     OTHER_MOTIONS,
@@ -26,10 +26,10 @@ from artv_core.pictures.names import (
     is_held_out,
     vocabulary,
 )
-from artv_core.pictures.places import paint_place, read_places
-from artv_core.pictures.scenes import Scenes, chosen, joined
-from artv_core.pictures.things import MARGIN, SHEET, read_things
-from artv_core.pictures.world import PictureWorld
+from artv_core.synthetic.pictures.places import paint_place, read_places
+from artv_core.synthetic.pictures.scenes import Scenes, chosen, joined
+from artv_core.synthetic.pictures.things import MARGIN, SHEET, read_things
+from artv_core.synthetic.pictures.world import PictureWorld
 from tests.device_waits import DeviceWaits
 
 

@@ -30,9 +30,17 @@ from artv_core.evaluation.pictures_judge import Judge, Seen, load_judge, save_ju
 from artv_core.evaluation.pictures_motion import right_direction, told_motions, velocity
 from artv_core.evaluation.pictures_prompts import picture_prompts, true_scenes
 from artv_core.evaluation.pictures_training import JudgeTraining, train_judge, true_frames
-from artv_core.pictures.names import DETAILED_PLACES, MOTIONS, OTHER_MOTIONS, PLACES, THINGS, is_held_out, vocabulary
-from artv_core.pictures.scenes import Scenes
-from artv_core.pictures.world import PictureWorld
+from artv_core.synthetic.pictures.names import (
+    DETAILED_PLACES,
+    MOTIONS,
+    OTHER_MOTIONS,
+    PLACES,
+    THINGS,
+    is_held_out,
+    vocabulary,
+)
+from artv_core.synthetic.pictures.scenes import Scenes
+from artv_core.synthetic.pictures.world import PictureWorld
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

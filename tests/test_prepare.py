@@ -24,7 +24,7 @@ from artv_core.media import VideoWriter
 from artv_core.prepare import run as running
 from artv_core.prepare import scoring
 from artv_core.prepare.motion import measure_motion
-from artv_core.synthetic import Clip, render, sample_clip
+from artv_core.synthetic.shapes import Clip, render, sample_clip
 from artv_core.training.config import read_config
 from artv_core.training.start import open_clips, starting_model
 from tests.clip_files import clip_model

@@ -4,8 +4,15 @@ import re
 
 import pytest
 
-from artv_core.prompt_edit import WantedPrompt, answer_schedule, rewrite_schedule
-from artv_core.prompts import MAX_FRAME, MAX_PROMPTS, PromptSchedule, PromptSegment, ScheduleError, parse_schedule
+from artv_core.prompts.grammar import (
+    MAX_FRAME,
+    MAX_PROMPTS,
+    PromptSchedule,
+    PromptSegment,
+    ScheduleError,
+    parse_schedule,
+)
+from artv_core.prompts.rewriting import WantedPrompt, answer_schedule, rewrite_schedule
 from tests.counted import counted_calls
 
 SETTINGS = {"segment_frames": 16, "fps": 8.0}

@@ -11,11 +11,11 @@ import torch
 from artv_core.cli import warn_of_words
 from artv_core.evaluation.making import make_videos
 from artv_core.evaluation.prompt_sets import Prompt
-from artv_core.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions
+from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.pipeline import Pipeline, Prompts
-from artv_core.prompt_weights import escape_parentheses, read_weights, without_weights
-from artv_core.text_track import TextTrack
+from artv_core.models.prompt_weights import escape_parentheses, read_weights, without_weights
+from artv_core.run.pipeline import Pipeline, Prompts
 from tests.models import smallest
 
 MEANINGS = {

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from artv_core.prompts import (
+from artv_core.prompts.grammar import (
     MAX_CHARACTERS,
     MAX_FILE_BYTES,
     PromptSchedule,

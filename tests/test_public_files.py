@@ -19,12 +19,12 @@ from artv_core.checkpoint import (
     read_part,
     save_checkpoint,
 )
+from artv_core.checkpoint.info import parts_in
 from artv_core.cli import main
-from artv_core.info import parts_in
+from artv_core.files.tensor_file import open_tensor_file
 from artv_core.models import artv
 from artv_core.models.artv import ARTV
 from artv_core.models.autoencoder_kl import AutoencoderKL
-from artv_core.tensor_file import open_tensor_file
 from tests.test_checkpoint import SMALL_SD, SMALL_SD1, public_tensors, refusal, same
 
 Tensors = dict[str, Tensor]

@@ -13,7 +13,9 @@ from torch import Tensor
 from artv_core.checkpoint import shipped_checkpoint
 from artv_core.config import preset
 from artv_core.evaluation.denoising import denoising_error
-from artv_core.evaluation.quality import (
+from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.models.artv import ARTV
+from artv_core.synthetic.quality import (
     appearance,
     background_drift,
     direction,
@@ -25,9 +27,7 @@ from artv_core.evaluation.quality import (
     speed,
     survival,
 )
-from artv_core.models.artv import ARTV
-from artv_core.schedule import NoiseSchedule
-from artv_core.synthetic import held_out_combinations, render, sample_clip
+from artv_core.synthetic.shapes import held_out_combinations, render, sample_clip
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks/results/quality.json"

@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from artv_core.drift_correction import match_statistics
-from artv_core.frames import AnchorPolicy, Frame
-from artv_core.generate import GenerateOptions
-from artv_core.journal import list_journals
+from artv_core.method.drift_correction import match_statistics
+from artv_core.method.frames import AnchorPolicy, Frame
+from artv_core.method.generate import GenerateOptions
+from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.pipeline import Pipeline, load_journal
-from artv_core.recording import FrameDigests, Recording, parse_redo, record_frames, wants_journal, weights_digest
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.run.journal import list_journals
+from artv_core.run.pipeline import Pipeline, load_journal
+from artv_core.run.recording import (
+    FrameDigests,
+    Recording,
+    parse_redo,
+    record_frames,
+    wants_journal,
+    weights_digest,
+)
 from tests.models import untrained
 
 

@@ -12,8 +12,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from artv_core.config import ScheduleConfig
-from artv_core.sampling import SAMPLERS, StepInfo, gaussian_noise, get_sampler, num_evaluations
-from artv_core.schedule import NoiseSchedule
+from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.samplers import SAMPLERS, StepInfo, gaussian_noise, get_sampler, num_evaluations
 
 SD = NoiseSchedule(ScheduleConfig())
 LINEAR = NoiseSchedule(ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02))

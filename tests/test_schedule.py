@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from artv_core.config import ScheduleConfig, preset, validate
-from artv_core.denoiser import Branch, MaskedDenoiser
-from artv_core.sampling import SAMPLERS, get_sampler
-from artv_core.schedule import NoiseSchedule
+from artv_core.method.denoiser import Branch, MaskedDenoiser
+from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.samplers import SAMPLERS, get_sampler
 
 SD = ScheduleConfig()
 LINEAR = ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v")

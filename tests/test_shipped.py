@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, shipped_checkpoint
-from artv_core.evaluation.quality import Rollout, quality_clips, read_rollout, survival
-from artv_core.evaluation.synthetic import angle_between, median_motion, shifts
-from artv_core.generate import GenerateOptions
 from artv_core.media import read_video
-from artv_core.pipeline import Pipeline
-from artv_core.synthetic import DIRECTIONS, render, sample_clip
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.pipeline import Pipeline
+from artv_core.synthetic.quality import Rollout, quality_clips, read_rollout, survival
+from artv_core.synthetic.reading import angle_between, median_motion, shifts
+from artv_core.synthetic.shapes import DIRECTIONS, render, sample_clip
 from artv_core.training.vae import unchanged_cells
 
 

@@ -15,17 +15,10 @@ from safetensors.torch import load_file
 
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from artv_core.config import preset
-from artv_core.evaluation.synthetic import score_clip, summarise
+from artv_core.method.noise_schedule import NoiseSchedule
 from artv_core.models.artv import ARTV
-from artv_core.schedule import NoiseSchedule
-from artv_core.synthetic import (
-    DIRECTIONS,
-    SPEEDS,
-    held_out_combinations,
-    render,
-    sample_clip,
-    vocabulary,
-)
+from artv_core.synthetic.reading import score_clip, summarise
+from artv_core.synthetic.shapes import DIRECTIONS, SPEEDS, held_out_combinations, render, sample_clip, vocabulary
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, forget_other_words, novelty, start_mask, unlikeness
 from artv_core.training.optimizers import learning_rate_factor, make_optimizer

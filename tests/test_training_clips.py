@@ -26,7 +26,7 @@ from artv_core.cli import main
 from artv_core.config import preset
 from artv_core.media import VideoWriter
 from artv_core.models.artv import ARTV
-from artv_core.synthetic import render, sample_clip
+from artv_core.synthetic.shapes import render, sample_clip
 from artv_core.training import run as stages
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained

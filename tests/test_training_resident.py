@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from artv_core.synthetic import sample_clip
+from artv_core.synthetic.shapes import sample_clip
 from artv_core.training import halves
 from artv_core.training.config import DiffusionStage, TrainConfig
 from artv_core.training.diffusion import DiffusionTraining

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artv_core.watching import Budget, Thinned
+from nodes.watching import Budget, Thinned
 
 
 class Item(NamedTuple):

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..checkpoint import load_checkpoint, resolve_checkpoint
 from ..config import preset
-from ..generate import GenerateOptions
+from ..method.generate import GenerateOptions
+from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
-from ..pipeline import DecodedFrame, Pipeline, make_pipeline
-from ..text_track import TextSegment, TextTrack
+from ..run.pipeline import DecodedFrame, Pipeline, make_pipeline
 from .variants import VARIANTS
 
 WARM_UP_FRAMES = 3

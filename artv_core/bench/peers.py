@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..captured import CudaGraphs
+from ..speed.graphs import CudaGraphs
 from .measure import Row, peak_megabytes
 
 NUM_FRAMES, NUM_STEPS = 16, 50

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..config import TextConfig
+from ..files.partial_file import replacing
 from ..models.text import lost_words
-from ..partial_file import replacing
 
 CUT_CAPTIONS = "captions-cut.txt"
 """In the folder of a run, or of prepared clips: a line for each caption that is cut."""

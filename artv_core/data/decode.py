@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..colors import color_options
-from ..sizes import MAX_SIDE
+from ..media.colors import color_options
+from ..method.sizes import MAX_SIDE
 from .clips import BrokenClip
 from .sources import Entry
 

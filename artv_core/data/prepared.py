@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..partial_file import replacing
+from ..files.partial_file import replacing
 from .clips import BrokenClip, ClipIndex
 
 FORMAT, VERSION = "artv-prepared", 1

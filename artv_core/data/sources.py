@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from ..file_locks import locked
-from ..partial_file import replacing
+from ..files.file_locks import locked
+from ..files.partial_file import replacing
 from .endings import VIDEO_ENDINGS, is_video, unread
 from .lists import READERS, Row, read_rows
 from .shards import INDEX_VERSION, MAX_CAPTION_BYTES, as_caption, collapsed, index_shard, one_line

@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..file_locks import locked
-from ..partial_file import replacing
+from ..files.file_locks import locked
+from ..files.partial_file import replacing
 from .buckets import make_buckets, nearest_bucket
 from .clips import BrokenClip, ClipIndex
 from .decode import count_frames, probe, read_frames

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser
-from ..denoiser import GuidanceScales
+from ..method.conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser
+from ..method.denoiser import GuidanceScales
+from ..method.noise_schedule import NoiseSchedule
+from ..method.randomness import normal, stream
 from ..models.artv import ARTV
-from ..randomness import normal, stream
-from ..schedule import NoiseSchedule
 
 RATIOS = (0.25, 0.5, 1.0, 2.0, 5.0)
 """Noise-to-signal ratios at which it is measured."""

@@ -18,13 +18,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.sources import Entry
-from ..generate import GenerateOptions
-from ..job import say
-from ..partial_file import check_writable, replacing
-from ..pipeline import Pipeline, pick_device
+from ..files.partial_file import check_writable, replacing
+from ..method.generate import GenerateOptions
+from ..run.drift import DriftReading, plot_path, write_drift
+from ..run.job import say
+from ..run.pipeline import Pipeline, pick_device
 from .distances import clip_similarity, frechet_distance, inception_score
-from .drift import DriftReading, plot_path, write_drift
-from .features import READINGS, Everyday, Reading, common_size, keep_features, kept_features, videos_of
+from .features import (
+    READINGS,
+    Everyday,
+    Reading,
+    common_size,
+    keep_features,
+    kept_features,
+    videos_of,
+)
 from .making import check_folder, make_videos
 from .networks import C3D, I3D, Clip, FeatureNetwork, Inception
 from .options import EvaluateOptions

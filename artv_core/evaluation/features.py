@@ -15,8 +15,8 @@ from torch import Tensor
 from ..data.clips import BrokenClip
 from ..data.decode import probe, read_frames
 from ..data.sources import Entry, is_video, list_entries
-from ..tensor_file import open_tensor_file, write_tensor_file
-from .drift import DriftMeter
+from ..files.tensor_file import open_tensor_file, write_tensor_file
+from ..run.drift import DriftMeter
 from .networks import FeatureNetwork
 
 BROKEN = "broken"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..generate import GenerateOptions
+from ..files.partial_file import replacing
 from ..media import VideoWriter
-from ..partial_file import replacing
-from ..pipeline import Pipeline
-from ..prompt_weights import escape_parentheses
+from ..method.generate import GenerateOptions
+from ..models.prompt_weights import escape_parentheses
+from ..run.pipeline import Pipeline
 from .prompt_sets import Prompt
 
 MADE_WITH = "made-with.json"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pictures.names import DETAILED_PLACES, PLACES, THINGS
+from ..synthetic.pictures.names import DETAILED_PLACES, PLACES, THINGS
 from .pictures_judge import Judge, Seen, named, see, short_way
 from .pictures_motion import THERE, right_direction, right_speed, told_motions, velocity
 from .pictures_prompts import PicturePrompt

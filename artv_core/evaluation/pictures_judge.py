@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..pictures.names import PLACES, THINGS
+from ..synthetic.pictures.names import PLACES, THINGS
 
 SIDE = 128
 """Pixels: frames of other sizes are resized for the judge."""

@@ -10,9 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..pictures.motion import states
-from ..pictures.names import MOTIONS, OTHER_MOTIONS, VELOCITIES
-from ..pictures.scenes import Scenes
+from ..synthetic.pictures.motion import states
+from ..synthetic.pictures.names import MOTIONS, OTHER_MOTIONS, VELOCITIES
+from ..synthetic.pictures.scenes import Scenes
 from .pictures_judge import FULL_TURN, Seen, angles, short_way
 
 THERE = 0.5

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..pictures.names import (
+from ..synthetic.pictures.names import (
     DETAILED_PLACES,
     DIRECTIONS,
     MOTIONS,
@@ -23,8 +23,8 @@ from ..pictures.names import (
     caption,
     is_held_out,
 )
-from ..pictures.scenes import Scenes
-from ..pictures.world import PictureWorld
+from ..synthetic.pictures.scenes import Scenes
+from ..synthetic.pictures.world import PictureWorld
 
 COUNT = 64
 SIZE_SHARES = {"small": 12, "large": 12, "": 40}

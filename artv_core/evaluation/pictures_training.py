@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..files.partial_file import replacing
 from ..models.artv import ARTV
-from ..partial_file import replacing
-from ..pictures.names import MOTIONS, TURNS
-from ..pictures.scenes import Scenes, joined
-from ..pictures.world import PictureWorld
+from ..synthetic.pictures.names import MOTIONS, TURNS
+from ..synthetic.pictures.scenes import Scenes, joined
+from ..synthetic.pictures.world import PictureWorld
 from .pictures_judge import FULL_TURN, Judge, Labels, angles, judge_loss, see, short_way
 
 SCENES, HELD_OUT_SCENES, FRAMES = 10, 2, 4

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..randomness import stream
+from ..method.randomness import stream
 
 UCF101 = "ucf101"
 MSRVTT = "msrvtt"

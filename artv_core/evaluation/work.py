@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import ARTVConfig
-from ..denoiser import Shortcuts
-from ..generate import GenerateOptions, generate_frames
+from ..method.denoiser import Shortcuts
+from ..method.generate import GenerateOptions, generate_frames
+from ..method.samplers import num_evaluations
+from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
-from ..sampling import num_evaluations
-from ..text_track import TextSegment, TextTrack
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ARTVConfig, VAEConfig
-from ..prompt_weights import read_weights
 from .autoencoder_kl import AutoencoderKL
 from .network import FrameNetwork
+from .prompt_weights import read_weights
 from .taesd import TAESD
 from .text import TextEncoder
 

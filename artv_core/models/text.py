@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TextConfig
-from ..prompt_weights import WeightedText
+from .prompt_weights import WeightedText
 
 VOCABULARY_SIZE = 49408
 _END = VOCABULARY_SIZE - 1

@@ -116,7 +116,7 @@ def _built(config: dict[str, Any], name: str) -> Any:
 
 
 def _filled(model: Any, weights: Path, name: str) -> Any:
-    from ..tensor_file import open_tensor_file
+    from ..files.tensor_file import open_tensor_file
 
     file = open_tensor_file(weights)
     wanted = model.state_dict()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ..colors import color_options
 from ..data.clips import BrokenClip
 from ..data.decode import iterate_frames
 from ..data.sources import Entry
+from ..media.colors import color_options
 
 WIDTH = 256
 """Pixels that frames are scaled down to, at most. PySceneDetect does so by default, too."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..sizes import parse_size
+from ..method.sizes import parse_size
 
 SHOTS = ("drop", "split", "keep")
 ENGINES = ("auto", "plain", "ray")

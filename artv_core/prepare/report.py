@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..partial_file import replacing
+from ..files.partial_file import replacing
 from .options import PrepareOptions
 from .selecting import REASONS, Selection
 

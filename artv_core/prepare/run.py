@@ -23,9 +23,9 @@ import numpy as np
 from ..data.captions import cut_captions, note_cut_captions
 from ..data.prepared import INDEX, MANIFEST, SHARDS, ShardRecord, read_record, write_dataset
 from ..data.sources import Entry, list_entries
-from ..job import INTERRUPTED, say
-from ..partial_file import LEFT_BEHIND, replacing
-from ..pipeline import pick_device
+from ..files.partial_file import LEFT_BEHIND, replacing
+from ..run.job import INTERRUPTED, say
+from ..run.pipeline import pick_device
 from . import encoding, scoring
 from .options import PrepareOptions, score_settings, select_settings
 from .selecting import Selection, clip_entry, drop_line, select
@@ -343,7 +343,7 @@ def _alone(output: Path) -> Iterator[None]:
     """Raises ValueError, one line, where another run is at work in the folder, or where it cannot be made."""
     from filelock import Timeout
 
-    from ..file_locks import acquire
+    from ..files.file_locks import acquire
 
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; OUT is a folder to be made or gone on with")

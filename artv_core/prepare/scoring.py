@@ -23,7 +23,7 @@ import numpy as np
 from ..data.clips import BrokenClip
 from ..data.decode import probe
 from ..data.sources import Entry
-from ..partial_file import replacing
+from ..files.partial_file import replacing
 from .tasks import Task, write_tasks
 
 VERSION = 2

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..partial_file import replacing
-from ..pipeline import pick_device
+from ..files.partial_file import replacing
+from ..run.pipeline import pick_device
 
 MAX_BLOCKS = 2000
 """Of tasks, that Ray keeps account of."""

@@ -39,7 +39,7 @@ def run_train(args: argparse.Namespace, program: str, started: float) -> int:
     2, with one line, for a user's error."""
     from safetensors import SafetensorError
 
-    from ..abilities import is_out_of_memory, lacking_ability
+    from ..speed.device_limits import is_out_of_memory, lacking_ability
     from .config import read_config
     from .stopping import TimeLimit
 

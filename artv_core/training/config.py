@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
-from ..pictures.names import MOTIONS
+from ..synthetic.pictures.names import MOTIONS
 from .worlds import WORLDS, training_world
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ..checkpoint import part_of_weight
 from ..config import ARTVConfig
 from ..data.order import BrokenCount
-from ..denoiser import mix
-from ..finite import NotFiniteError
+from ..files.finite import NotFiniteError
+from ..method.denoiser import mix
+from ..method.noise_schedule import x0_from_prediction
 from ..models.artv import ARTV
 from ..models.attention import CrossAttention
 from ..models.network import FrameNetwork
-from ..schedule import x0_from_prediction
 from .config import DiffusionStage, TrainConfig
 from .held_out import held_out_losses
 from .loop import Stage

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..randomness import stream
+from ..method.randomness import stream
 from .samples import Batch, ClipSamples
 from .synthetic_clips import LatentClips
 

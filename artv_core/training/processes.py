@@ -11,7 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from ..abilities import check_training_precision
+from ..speed.device_limits import check_training_precision
 from .config import LoopConfig
 
 PATIENCE = timedelta(hours=2)

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from ..conditioning import Conditioners, FrameInputs, frame_denoiser, noised
-from ..denoiser import GuidanceScales
+from ..method.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
+from ..method.denoiser import GuidanceScales
+from ..method.noise_schedule import NoiseSchedule
+from ..method.randomness import normal, stream
+from ..method.samplers import gaussian_noise, get_sampler
 from ..models.artv import ARTV
-from ..randomness import normal, stream
-from ..sampling import gaussian_noise, get_sampler
-from ..schedule import NoiseSchedule
 from .config import DiffusionStage
 
 

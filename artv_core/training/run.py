@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Module
 
-from ..abilities import check_training_precision
 from ..checkpoint import PARTS, part_of_weight, save_checkpoint
+from ..files.tensor_file import write_tensor_file
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
-from ..tensor_file import write_tensor_file
+from ..speed.device_limits import check_training_precision
 from .config import TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
 from .loop import run_stage

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..config import TextConfig
 from ..data.clips import ClipSource
 from ..data.order import ClipReading, RepairedClips
+from ..method.noise_schedule import NoiseSchedule
+from ..method.randomness import normal, stream
 from ..models.artv import ARTV
 from ..models.text import tokenize
-from ..randomness import normal, stream
-from ..schedule import NoiseSchedule
 from .config import DiffusionStage
 
 Key = tuple[int, *tuple[int | str, ...]]

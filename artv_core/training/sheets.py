@@ -10,15 +10,15 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from ..data.clips import BrokenClip, ClipSource
-from ..evaluation.synthetic import score_clip, summarise
-from ..frames import Frame
-from ..generate import GenerateOptions, generate_frames
 from ..media import contact_sheet, mask_frames
+from ..method.frames import Frame
+from ..method.generate import GenerateOptions, generate_frames
+from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
-from ..pictures.scenes import captions
-from ..recording import Recording, record_frames
-from ..synthetic import VALIDATION_SEED, Clip, sample_clip
-from ..text_track import TextSegment, TextTrack
+from ..run.recording import Recording, record_frames
+from ..synthetic.pictures.scenes import captions
+from ..synthetic.reading import score_clip, summarise
+from ..synthetic.shapes import VALIDATION_SEED, Clip, sample_clip
 from .config import DiffusionStage
 from .worlds import PicturesTraining
 

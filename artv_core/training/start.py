@@ -13,15 +13,15 @@ from ..checkpoint import (
     prediction_warning,
     resolve_checkpoint,
 )
+from ..checkpoint.info import parts_in
 from ..config import ARTVConfig
 from ..data.captions import CUT_CAPTIONS, cut_captions, note_cut_captions
 from ..data.clips import BrokenClip, ClipSource
 from ..data.order import ClipOrder, fitting_held_out, hold_out
 from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
-from ..info import parts_in
+from ..files.tensor_file import open_tensor_file
 from ..models.artv import ARTV
-from ..tensor_file import open_tensor_file
 from .config import FITTING, TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ..partial_file import can_flush
+from ..files.partial_file import can_flush
 from .ema import MovingAverage
 
 # Not strict, since what is frozen is not in it; that all else is there and fits is checked as it is read.

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.clips import ClipIndex
+from ..files.tensor_file import write_tensor_file
 from ..models.taesd import TAESD
-from ..tensor_file import write_tensor_file
 from .config import TrainConfig
 from .stopping import TimeLimit
 from .worlds import TrainingWorld, training_world

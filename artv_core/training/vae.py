@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from ..checkpoint import load_checkpoint, resolve_checkpoint
+from ..method.randomness import normal, stream
 from ..models.taesd import TAESD, ResidualBlock
-from ..randomness import normal, stream
 from .config import TrainConfig, VAEStage
 from .loop import Stage
 from .worlds import training_world

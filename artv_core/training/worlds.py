@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..pictures.names import vocabulary as pictures_vocabulary
-from ..pictures.places import PICTURES
-from ..pictures.scenes import Scenes, captions, joined
-from ..pictures.world import NO_WEIGHTS, PictureWorld, Window
-from ..randomness import stream
-from ..synthetic import SIZES, VALIDATION_SEED, Clip, render, sample_clip, vocabulary
-from ..synthetic import WORLDS as SHAPE_WORLDS
+from ..method.randomness import stream
+from ..synthetic.pictures.names import vocabulary as pictures_vocabulary
+from ..synthetic.pictures.places import PICTURES
+from ..synthetic.pictures.scenes import Scenes, captions, joined
+from ..synthetic.pictures.world import NO_WEIGHTS, PictureWorld, Window
+from ..synthetic.shapes import SIZES, VALIDATION_SEED, Clip, render, sample_clip, vocabulary
+from ..synthetic.shapes import WORLDS as SHAPE_WORLDS
 
 WORLDS = (*SHAPE_WORLDS, "pictures")
 

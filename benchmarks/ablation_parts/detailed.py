@@ -18,7 +18,10 @@ from ablation_parts.pictures import save_rows
 from ablation_parts.runs import Budget, TrainingPlan, clips_of, in_sampling, trained, work_through
 from ablation_parts.variants import VARIANTS
 from artv_core.config import preset
-from artv_core.evaluation.detailed import (
+from artv_core.method.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.run.recording import Recording
+from artv_core.synthetic.detailed import (
     WINDOW,
     detailed_clips,
     ground_drift,
@@ -28,10 +31,7 @@ from artv_core.evaluation.detailed import (
     object_there,
     texture_kept,
 )
-from artv_core.generate import GenerateOptions
-from artv_core.models.artv import ARTV
-from artv_core.recording import Recording
-from artv_core.synthetic import Clip, render
+from artv_core.synthetic.shapes import Clip, render
 from artv_core.training.sheets import decoded, rollout_frames
 
 BUDGET = Budget(steps=600, world="detailed", vae_steps=1500, start_from="tiny")

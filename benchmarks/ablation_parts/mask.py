@@ -21,15 +21,15 @@ from torch import Tensor
 from ablation_parts.pictures import FOLDER, save_grid
 from ablation_parts.runs import levels
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
-from artv_core.denoiser import Evaluated, FrameTask, GuidanceScales, evaluate
-from artv_core.evaluation.quality import quality_clips
-from artv_core.generate import GenerateOptions, generate_frames
+from artv_core.method.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
+from artv_core.method.denoiser import Evaluated, FrameTask, GuidanceScales, evaluate
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.randomness import normal, stream
+from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.randomness import normal, stream
-from artv_core.schedule import NoiseSchedule
-from artv_core.synthetic import Clip, render
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.synthetic.quality import quality_clips
+from artv_core.synthetic.shapes import Clip, render
 from artv_core.training.vae import unchanged_cells
 
 ROOT = Path(__file__).resolve().parents[2]

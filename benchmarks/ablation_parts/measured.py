@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from ablation_parts.runs import Variant, in_sampling
-from artv_core.evaluation.quality import (
+from artv_core.method.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.run.recording import Recording
+from artv_core.synthetic.quality import (
     Rollout,
     appearance,
     background_drift,
@@ -22,10 +25,7 @@ from artv_core.evaluation.quality import (
     sharpness_kept,
     survival,
 )
-from artv_core.generate import GenerateOptions
-from artv_core.models.artv import ARTV
-from artv_core.recording import Recording
-from artv_core.synthetic import Clip
+from artv_core.synthetic.shapes import Clip
 from artv_core.training.sheets import rollout
 
 PROMPTS = 32

@@ -18,12 +18,12 @@ from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from torch import Tensor, nn
 
 from artv_core.config import ARTVConfig
+from artv_core.method.noise_schedule import NoiseSchedule, x0_from_prediction
+from artv_core.method.randomness import normal, stream
+from artv_core.method.samplers import Denoiser, gaussian_noise, get_sampler
 from artv_core.models.attention import zeroed
 from artv_core.models.text import TextEncoder, tokenize
-from artv_core.randomness import normal, stream
-from artv_core.sampling import Denoiser, gaussian_noise, get_sampler
-from artv_core.schedule import NoiseSchedule, x0_from_prediction
-from artv_core.synthetic import vocabulary
+from artv_core.synthetic.shapes import vocabulary
 from artv_core.training.config import DiffusionStage, TrainConfig
 from artv_core.training.diffusion import forget_other_words, unlikeness
 from artv_core.training.loop import Stage, run_stage

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from artv_core.evaluation.quality import quality_clips
 from artv_core.media import contact_sheet
+from artv_core.synthetic.quality import quality_clips
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs/evidence"
 

@@ -13,9 +13,9 @@ from unittest.mock import patch
 from decisions import noised_copy_in_training
 from result_files import commit
 
-from artv_core import generate
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
-from artv_core.frames import AnchorPolicy
+from artv_core.method import generate
+from artv_core.method.frames import AnchorPolicy
 from artv_core.models.artv import ARTV
 from artv_core.training.config import LatentsStage, TrainConfig, read_config
 from artv_core.training.run import run as train

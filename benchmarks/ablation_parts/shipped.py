@@ -9,7 +9,7 @@ from ablation_parts.measured import figures, from_text
 from ablation_parts.pictures import save_sheet
 from ablation_parts.runs import Plan, Variant, work_through
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.evaluation.quality import quality_clips
+from artv_core.synthetic.quality import quality_clips
 
 NAME = "shipped"
 PROMPTS, FRAMES = 16, 1000

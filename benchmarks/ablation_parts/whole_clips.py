@@ -24,9 +24,9 @@ from ablation_parts.runs import (
 )
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
-from artv_core.evaluation.quality import quality_clips
 from artv_core.models.artv import ARTV
-from artv_core.synthetic import sample_clip
+from artv_core.synthetic.quality import quality_clips
+from artv_core.synthetic.shapes import sample_clip
 from artv_core.training.config import DiffusionStage
 from artv_core.training.diffusion import MaskedDiffusionLoss, meta_arguments
 from artv_core.training.synthetic_clips import CLIP_SEED_OFFSET

@@ -18,8 +18,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from artv_core.comfyui import Graph, Host, Result, find_hosts
-from artv_core.journal import FOLDER, JournalReader, list_journals
+from artv_core.commands.comfyui_server import Graph, Host, Result, find_hosts
+from artv_core.run.journal import FOLDER, JournalReader, list_journals
 from tests.host.graphs import node
 
 from .servers import PROMPT, Program, expect_success, held, streamed

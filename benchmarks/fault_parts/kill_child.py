@@ -19,11 +19,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from artv_core import generate, journal, media
-from artv_core.frames import Frame
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import Pipeline
-from artv_core.recording import Recording
+from artv_core import media
+from artv_core.method import generate
+from artv_core.method.frames import Frame
+from artv_core.method.generate import GenerateOptions
+from artv_core.run import journal
+from artv_core.run.pipeline import Pipeline
+from artv_core.run.recording import Recording
 
 PROMPT = "a large red circle moving right fast on a blue background"
 OPTIONS = GenerateOptions(num_frames=24, steps=3, seed=11)

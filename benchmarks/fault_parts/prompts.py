@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from artv_core.checkpoint import shipped_checkpoint
-from artv_core.comfyui import Graph, Host, Result, find_hosts
+from artv_core.commands.comfyui_server import Graph, Host, Result, find_hosts
 from tests.host.graphs import node, text_to_video, with_video
 
 from .servers import FAULTS, PROMPT, SHIPPED, Program, streamed

@@ -5,7 +5,7 @@ import re
 import signal
 from pathlib import Path
 
-from artv_core.comfyui import Graph, Result, Server
+from artv_core.commands.comfyui_server import Graph, Result, Server
 from tests.host.graphs import node, text_to_video
 
 SHIPPED = "tiny (shipped)"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from artv_core.comfyui import find_hosts
+from artv_core.commands.comfyui_server import find_hosts
 
 from .program import has_dynamic_vram, run_inside
 

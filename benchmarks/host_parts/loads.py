@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from artv_core.comfyui import Host, find_hosts
+from artv_core.commands.comfyui_server import Host, find_hosts
 
 from .program import has_dynamic_vram, run_inside
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from artv_core.comfyui import PACK, Host
+from artv_core.commands.comfyui_server import PACK, Host
 
 INSIDE = Path(__file__).with_name("inside.py")
 

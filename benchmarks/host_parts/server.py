@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from artv_core.comfyui import Graph, Host, Server, find_hosts
+from artv_core.commands.comfyui_server import Graph, Host, Server, find_hosts
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMING = ROOT / "benchmarks/host_timing"

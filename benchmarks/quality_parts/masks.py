@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from artv_core.generate import GenerateOptions
 from artv_core.media import contact_sheet, mask_frames
+from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.training.sheets import decoded, rollout_frames
 

@@ -22,11 +22,11 @@ from artv_core.evaluation.pictures import Watched, detail_of_places, picture_tab
 from artv_core.evaluation.pictures_judge import Seen, load_judge
 from artv_core.evaluation.pictures_prompts import PicturePrompt, picture_prompts, true_scenes
 from artv_core.evaluation.pictures_training import blurred
-from artv_core.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
-from artv_core.pictures.world import PictureWorld
-from artv_core.pipeline import Pipeline
-from artv_core.recording import Recording
+from artv_core.run.pipeline import Pipeline
+from artv_core.run.recording import Recording
+from artv_core.synthetic.pictures.world import PictureWorld
 from artv_core.training.sheets import rollout
 from quality_parts.masks import save_masks
 from quality_parts.moving import save_moving

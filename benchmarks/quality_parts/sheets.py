@@ -6,7 +6,7 @@ from artv_core.evaluation.pictures import WINDOW, Watched
 from artv_core.evaluation.pictures_judge import named
 from artv_core.evaluation.pictures_motion import told_motions
 from artv_core.media import contact_sheet
-from artv_core.pictures.names import PLACES, THINGS
+from artv_core.synthetic.pictures.names import PLACES, THINGS
 
 ROWS, COLUMNS = 12, 8
 QUALITY = 88

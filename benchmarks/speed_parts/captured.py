@@ -8,12 +8,12 @@ from unittest.mock import patch
 
 import torch
 
-from artv_core import transfer
-from artv_core.captured import Captured
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.denoiser import evaluate
-from artv_core.generate import GenerateOptions, generate_frames
+from artv_core.method import transfer
+from artv_core.method.denoiser import evaluate
+from artv_core.method.generate import GenerateOptions, generate_frames
 from artv_core.models.artv import ARTV
+from artv_core.speed.graphs import Captured
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from artv_core.config import preset
 from artv_core.evaluation.work import Work, video_work
-from artv_core.sampling import num_evaluations
+from artv_core.method.samplers import num_evaluations
 from tests.naive import PAPER, naive_work
 
 from .gpu import TWO

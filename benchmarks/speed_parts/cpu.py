@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from artv_core.bench.measure import Case, Row, measure_case, measured
 from artv_core.bench.peers import PeerCase, measure_modelscope
-from artv_core.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions
 
 from .gpu import STEPS, TWO
 

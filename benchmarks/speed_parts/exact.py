@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.frames import AnchorPolicy
-from artv_core.generate import GenerateOptions, generate_frames
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.method.frames import AnchorPolicy
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.text_track import TextSegment, TextTrack
 from tests.naive import naive_frames
 
 PROMPTS = ("a large red circle moving right on a blue background", "a small white star moving up on a black background")

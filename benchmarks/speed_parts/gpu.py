@@ -15,12 +15,12 @@ import torch
 
 from artv_core.bench.measure import peak_megabytes, times_of_frames
 from artv_core.bench.peers import PeerCase, has_modelscope, measure_modelscope
-from artv_core.captured import Captured
 from artv_core.config import preset
-from artv_core.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions
+from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.pipeline import Pipeline, make_pipeline
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.run.pipeline import Pipeline, make_pipeline
+from artv_core.speed.graphs import Captured
 
 FLOOR_MS = {256: 74.0, 512: 278.0, 768: 742.0}
 """Of a frame with 25 steps of 2S and four branches, on an H200."""
@@ -231,7 +231,7 @@ def peer(card: Card, figures: dict[str, Any]) -> dict[str, Any]:
 
 def compiled(card: Card, figures: dict[str, Any]) -> dict[str, Any]:
     """Networks compiled, then captured."""
-    from artv_core.acceleration import Compiled
+    from artv_core.speed.compiled import Compiled
 
     pipeline = Pipeline(card.pipeline().model, Compiled(card.device))
     side = card.large

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import Pipeline
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.pipeline import Pipeline
 
 BLOCKS = 20
 

@@ -12,9 +12,9 @@ from decisions import videos_measured
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.evaluation.work import video_work
-from artv_core.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
-from artv_core.storage import store_fp8
+from artv_core.speed.fp8_weights import store_fp8
 
 RECOMMENDED: dict[str, Any] = {"sampler": "dpmpp_2m", "steps": 12}
 GUIDED = RECOMMENDED | {"guidance_text": 2.0}

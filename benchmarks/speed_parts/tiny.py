@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import Pipeline
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.method.generate import GenerateOptions
+from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.run.pipeline import Pipeline
 from tests.naive import naive_frames
 
 PROMPT = "a large red circle moving right on a blue background"

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from artv_core.comfyui import find_host
+from artv_core.commands.comfyui_server import find_host
 
 CHILD = Path(__file__).with_name("unet_child.py")
 ROOT = Path(__file__).resolve().parents[2]

@@ -35,7 +35,7 @@ def ours(way: str, last: bool, x: Tensor, t: Tensor, context: Tensor, host: str)
     sys.path.insert(0, str(ROOT))
     from artv_core.config import preset
     from artv_core.models.unet import UNet
-    from artv_core.packing import pack_weights
+    from artv_core.speed.packed_weights import pack_weights
 
     with torch.device("meta"):
         unet = UNet(preset("sd21").noise.unet)

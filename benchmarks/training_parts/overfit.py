@@ -8,9 +8,9 @@ import torch
 from artv_core.checkpoint import load_checkpoint
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import list_entries
-from artv_core.generate import GenerateOptions, generate_frames
 from artv_core.media import contact_sheet
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.text_track import TextSegment, TextTrack
 
 from .programs import ROOT, logged, moving_clips, train, write_clips
 

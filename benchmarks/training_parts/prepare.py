@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from artv_core.media import VideoWriter
-from artv_core.synthetic import COLORS, DIRECTIONS, Clip, render, sample_clip
+from artv_core.synthetic.shapes import COLORS, DIRECTIONS, Clip, render, sample_clip
 
 from .programs import ROOT
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from artv_core.media import VideoWriter
-from artv_core.synthetic import Clip, render, sample_clip
+from artv_core.synthetic.shapes import Clip, render, sample_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from artv_core.models.artv import ARTV
-from artv_core.synthetic import sample_clip
+from artv_core.synthetic.shapes import sample_clip
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
 from artv_core.training.loop import Stage, Training

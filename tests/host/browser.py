@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from artv_core.comfyui import ADDRESS, LINKED_AS, Graph, Server
+from artv_core.commands.comfyui_server import ADDRESS, LINKED_AS, Graph, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page

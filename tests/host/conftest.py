@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from artv_core.checkpoint import save_checkpoint, shipped_names
-from artv_core.comfyui import PACK, Host, Server, find_hosts
+from artv_core.commands.comfyui_server import PACK, Host, Server, find_hosts
 from artv_core.config import preset
 from artv_core.models.artv import ARTV
 

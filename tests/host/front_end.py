@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artv_core.comfyui import LINKED_AS, PACK, Host, Server, find_hosts
+from artv_core.commands.comfyui_server import LINKED_AS, PACK, Host, Server, find_hosts
 
 from . import browser, workflow_format
 

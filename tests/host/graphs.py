@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from artv_core.comfyui import Graph
+from artv_core.commands.comfyui_server import Graph
 
 STEPS = 2
 SAMPLER_DEFAULTS: dict[str, Any] = {

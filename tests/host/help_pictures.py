@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from artv_core.comfyui import PACK, Server, find_hosts
+from artv_core.commands.comfyui_server import PACK, Server, find_hosts
 
 from . import browser, workflow_format
 

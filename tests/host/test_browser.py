@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import Server
+from artv_core.commands.comfyui_server import Server
 
 from . import browser, front_end, workflow_format
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import Graph, Server
+from artv_core.commands.comfyui_server import Graph, Server
 
 from .graphs import node, text_to_video
 from .test_nodes import scheduled

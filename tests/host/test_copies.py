@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import LINKED_AS, PACK, Host, Server
+from artv_core.commands.comfyui_server import LINKED_AS, PACK, Host, Server
 
 from . import browser, front_end, workflow_format
 from .conftest import skip_without

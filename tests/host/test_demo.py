@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from artv_core import comfyui, demo_comfyui
-from artv_core.comfyui import PACK, Graph, Host, Server, find_host
+from artv_core.commands import comfyui_server as comfyui
+from artv_core.commands import demo_comfyui
+from artv_core.commands.comfyui_server import PACK, Graph, Host, Server, find_host
 from artv_core.media import read_video
 
 from .graphs import text_to_video, with_video

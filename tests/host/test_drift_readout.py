@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artv_core.comfyui import Graph, Result, Server
-from artv_core.evaluation.drift import DriftMeter, DriftReading, drift_table, read_drift_csv
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import DecodedFrame, Pipeline
+from artv_core.commands.comfyui_server import Graph, Result, Server
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.drift import DriftMeter, DriftReading, drift_table, read_drift_csv
+from artv_core.run.pipeline import DecodedFrame, Pipeline
 
 from .graphs import STEPS, node, text_to_video
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import LINKED_AS, Host, Server
+from artv_core.commands.comfyui_server import LINKED_AS, Host, Server
 
 from . import browser, front_end, timeline_steps, workflow_format
 from .front_end import SAMPLER, FrontEnd

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from artv_core.comfyui import ADDRESS, LINKED_AS, PACK, Server
+from artv_core.commands.comfyui_server import ADDRESS, LINKED_AS, PACK, Server
 
 from . import browser
 from .help_pictures import MAX_BYTES

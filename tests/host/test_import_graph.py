@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artv_core.comfyui import PACK
+from artv_core.commands.comfyui_server import PACK
 
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 HOST_MODULES |= {"latent_preview", "node_helpers"}

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from artv_core.comfyui import Graph, Host, Result, Server
-from artv_core.generate import GenerateOptions
-from artv_core.journal import list_journals
+from artv_core.commands.comfyui_server import Graph, Host, Result, Server
 from artv_core.media import read_video
-from artv_core.pipeline import Pipeline
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.journal import list_journals
+from artv_core.run.pipeline import Pipeline
 
 from .conftest import FAULTS, save_random_model
 from .graphs import STEPS, node, text_to_video

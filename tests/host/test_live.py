@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
-from artv_core.comfyui import ADDRESS, Graph, Result, Server
+from artv_core.commands.comfyui_server import ADDRESS, Graph, Result, Server
 from artv_core.media import read_video
 
 from .graphs import node, text_to_video, with_video

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from artv_core.checkpoint import describe_checkpoint, save_checkpoint, shipped_checkpoint
-from artv_core.comfyui import LINKED_AS, Server
-from artv_core.info import checkpoint_facts
+from artv_core.checkpoint.info import checkpoint_facts
+from artv_core.commands.comfyui_server import LINKED_AS, Server
 from tests.models import untrained
 
 from . import browser, front_end, workflow_format

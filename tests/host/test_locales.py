@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import ADDRESS, PACK, Server, find_hosts
+from artv_core.commands.comfyui_server import ADDRESS, PACK, Server, find_hosts
 
 from . import browser
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from artv_core.checkpoint import save_checkpoint
-from artv_core.comfyui import Host
+from artv_core.commands.comfyui_server import Host
 
 from .conftest import checkpoint_in, in_process, random_model
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.comfyui import Host, Server
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import Pipeline
+from artv_core.commands.comfyui_server import Host, Server
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.pipeline import Pipeline
 
 from .conftest import checkpoint_in, in_process, is_lazy, random_model, save_random_model
 from .graphs import STEPS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from artv_core.comfyui import Host, Server
+from artv_core.commands.comfyui_server import Host, Server
 
 from .conftest import save_random_model, skip_without
 from .graphs import node

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.comfyui import Result, Server
-from artv_core.frames import AnchorPolicy
-from artv_core.generate import GenerateOptions
+from artv_core.commands.comfyui_server import Result, Server
+from artv_core.method.frames import AnchorPolicy
+from artv_core.method.generate import GenerateOptions
+from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.pipeline import Pipeline
-from artv_core.text_track import TextSegment, TextTrack
+from artv_core.run.pipeline import Pipeline
 
 from .graphs import STEPS, node, text_to_video, with_video
 

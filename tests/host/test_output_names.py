@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from artv_core.comfyui import Host, Server
+from artv_core.commands.comfyui_server import Host, Server
 
 from .conftest import in_process
 from .graphs import node, text_to_video, with_video

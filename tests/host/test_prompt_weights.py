@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.comfyui import Host
-from artv_core.pipeline import Pipeline
-from artv_core.prompt_weights import read_weights
+from artv_core.commands.comfyui_server import Host
+from artv_core.models.prompt_weights import read_weights
+from artv_core.run.pipeline import Pipeline
 from tests.test_prompt_weights import MEANINGS
 
 from .conftest import checkpoint_in, in_process, random_model

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from artv_core.checkpoint import save_checkpoint
-from artv_core.comfyui import Host, Server
-from artv_core.generate import GenerateOptions
-from artv_core.pipeline import Pipeline
+from artv_core.commands.comfyui_server import Host, Server
+from artv_core.method.generate import GenerateOptions
+from artv_core.run.pipeline import Pipeline
 from tests.models import smallest
 
 from .conftest import LAZY_LAYERS, checkpoint_in, in_process, is_lazy, save_random_model, skip_without

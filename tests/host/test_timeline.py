@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.comfyui import Server
+from artv_core.commands.comfyui_server import Server
 
 from . import browser, front_end, workflow_format
 from .timeline_steps import NAME, SCHEDULER, WIDGET, ZOOM_TO_IT, Timeline

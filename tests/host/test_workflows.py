@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from artv_core.comfyui import Graph, Server
+from artv_core.commands.comfyui_server import Graph, Server
 
 from . import workflow_format
 

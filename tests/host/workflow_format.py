@@ -283,7 +283,7 @@ def _note(key: int, order: int, text: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    from artv_core.comfyui import Server, find_hosts
+    from artv_core.commands.comfyui_server import Server, find_hosts
 
     with tempfile.TemporaryDirectory() as folder, Server(find_hosts()[0], Path(folder)) as server:
         info = server.get("/object_info")

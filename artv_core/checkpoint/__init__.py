@@ -1,0 +1,41 @@
+"""Checkpoint files: what is in them, models made of them, and models written to them.
+
+model = load_checkpoint(resolve_checkpoint("tiny"))
+save_checkpoint(model, "mine.safetensors")
+"""
+
+from .public_files import PUBLIC_SD_EXTRAS
+from .reading import (
+    PARTS,
+    CheckpointSummary,
+    describe_checkpoint,
+    file_key,
+    initialise_from_stable_diffusion,
+    load_checkpoint,
+    load_taesd_decoder,
+    part_of_weight,
+    prediction_warning,
+    read_part,
+    resolve_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+    shipped_names,
+)
+
+__all__ = [
+    "PARTS",
+    "PUBLIC_SD_EXTRAS",
+    "CheckpointSummary",
+    "describe_checkpoint",
+    "file_key",
+    "initialise_from_stable_diffusion",
+    "load_checkpoint",
+    "load_taesd_decoder",
+    "part_of_weight",
+    "prediction_warning",
+    "read_part",
+    "resolve_checkpoint",
+    "save_checkpoint",
+    "shipped_checkpoint",
+    "shipped_names",
+]

@@ -1,0 +1,124 @@
+"""The command `artv bench`: its arguments, its runs, its table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bench.variants import VARIANTS
+from ..method.sizes import parse_size
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..bench.measure import Row
+    from ..config import ARTVConfig
+    from ..method.generate import GenerateOptions
+
+USUAL = ("plain", "reuse 2")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments; those of the model are added by the command line."""
+    parser.add_argument(
+        "--sizes", nargs="+", default=[], metavar="WxH", help="pixels; default: the checkpoint's training size"
+    )
+    parser.add_argument("--frames", type=int, default=16, metavar="N", help="of each video; default: %(default)s")
+    parser.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
+    parser.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
+    for name, what in (("references", "the last frames"), ("anchor", "the anchor"), ("text", "the text")):
+        parser.add_argument(f"--cfg-{name}", type=float, metavar="X", help=f"guidance by {what}")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=list(USUAL),
+        choices=(*VARIANTS, "all"),
+        metavar="NAME",
+        help=f"ways of sampling: {', '.join(repr(name) for name in VARIANTS)}, or all; compiling takes minutes; "
+        f"default: {' '.join(repr(name) for name in USUAL)}",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("tiny", "sd21", "sd15"),
+        help="networks of this size without trained weights, no file needed",
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="the same for one-shot text-to-video (ModelScope's UNet in diffusers)"
+    )
+    parser.add_argument("--json", type=Path, metavar="F.json", help="write what was measured to a file, too")
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Measure and print, a row at a time."""
+    from ..bench.measure import Case, measure_case, measured
+    from ..bench.peers import PeerCase, has_modelscope, measure_modelscope
+    from ..config import preset
+    from ..run.pipeline import pick_device
+
+    device = pick_device(args.device)
+    config = preset(args.preset) if args.preset else _config_of(args.checkpoint)
+    sizes = [parse_size(text, "--sizes") for text in args.sizes] or [config.size]
+    if args.frames < 2:
+        raise ValueError(f"--frames is {args.frames}; give 2 or more, so that there is a first frame and later ones")
+    if args.peers and not has_modelscope():
+        raise ValueError("--peers needs the package diffusers: pip install diffusers, or leave it out")
+    cases = [options for height, width in sizes if (options := _options(args, width, height)).resolved(config)]
+    model = f"preset:{args.preset}" if args.preset else str(args.checkpoint)
+    names = list(VARIANTS) if "all" in args.variants else args.variants
+    print(_machine(device, args.dtype))
+    rows: list[Row] = []
+    for options in cases:
+        for name in names:
+            case = Case(model, name, options, str(device), args.dtype, args.base)
+            rows.append(_shown(measured(measure_case, case), first=not rows))
+        if args.peers:
+            steps = 50 if device.type == "cuda" else 1
+            peer = PeerCase(options.width or 0, options.height or 0, str(device), args.dtype, steps)
+            rows.append(_shown(measured(measure_modelscope, peer), first=not rows))
+    if args.json:
+        found = {"machine": _machine(device, args.dtype), "rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def _options(args: argparse.Namespace, width: int, height: int) -> GenerateOptions:
+    from ..method.generate import GenerateOptions
+
+    return GenerateOptions(
+        num_frames=args.frames,
+        width=width,
+        height=height,
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance_references=args.cfg_references,
+        guidance_anchor=args.cfg_anchor,
+        guidance_text=args.cfg_text,
+    )
+
+
+def _config_of(checkpoint: str) -> ARTVConfig:
+    from ..checkpoint import describe_checkpoint, resolve_checkpoint
+
+    return describe_checkpoint(resolve_checkpoint(checkpoint)).config
+
+
+def _machine(device: torch.device, dtype: str) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {dtype}, torch {torch.__version__}"
+    return f"{device.type}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}"
+
+
+def _shown(row: Row, first: bool) -> Row:
+    if first:
+        print(f"{'size':>10}  {'first frame':>11}  {'later':>8}  {'frames/s':>8}  {'peak MB':>8}  {'warm-up':>8}  way")
+    print(
+        f"{row.size:>10}  {row.first_frame:>9.3f} s  {row.per_frame:>6.3f} s  {1 / row.per_frame:>8.2f}  "
+        f"{row.peak_mb:>8.0f}  {row.warm_up:>6.1f} s  {row.name}{f' ({row.note})' * bool(row.note)}",
+        flush=True,
+    )
+    return row

@@ -1,0 +1,365 @@
+"""From networks to one denoised frame: three-scale guidance (Eq. 8), then the static/dynamic mix (Eq. 5-7).
+
+A denoiser answers `denoised = D(x, sigma)` for `x = x_0 + sigma eps` and knows nothing of frames, steps or samplers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..models.unet import Reuse
+from .noise_schedule import NoiseSchedule, x0_from_prediction
+from .transfer import to_device
+
+MIX_MODES = ("after_guidance", "every_branch")
+
+Network = Callable[..., Any]
+"""network(x_t [B, C, h, w], timesteps [B] float32, conditions) -> prediction [K * B, C, h, w] or logits
+[K * B, 1, h, w], branch-major, for as many branches as the conditions are of. With a `Reuse` as fourth argument:
+(prediction or logits, features)."""
+
+
+def mix(mask: Tensor, reference: Tensor, denoised_dynamic: Tensor) -> Tensor:
+    """Eq. 7 in x_0 space, where static noise is the reference: `mask * reference + (1 - mask) * denoised_dynamic`.
+
+    mask [B, 1, h, w] in [0, 1], 1 = copied; latents [B, C, h, w]. At least float32. Mask 1 gives the reference's bits
+    and mask 0 the dynamic latent's.
+    """
+    dtype = torch.promote_types(denoised_dynamic.dtype, torch.float32)
+    mask, reference, dynamic = mask.to(dtype), reference.to(dtype), denoised_dynamic.to(dtype)
+    difference = reference - dynamic
+    # Reckoned from the nearer end, both ends are exact. torch.lerp does so too, but promises it for no device.
+    return torch.where(mask < 0.5, dynamic + mask * difference, reference - (1 - mask) * difference)
+
+
+def mix_eps(mask: Tensor, static_noise: Tensor, dynamic_noise: Tensor) -> Tensor:
+    """Eq. 7 as printed: `eps_hat = mask * static_noise + (1 - mask) * dynamic_noise`. The proof of `mix`."""
+    return mask * static_noise + (1 - mask) * dynamic_noise
+
+
+@dataclass(frozen=True)
+class GuidanceScales:
+    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = ignored. Raises ValueError."""
+
+    references: float = 1.0
+    anchor: float = 1.0
+    text: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("references", "anchor", "text"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"guidance scale for {name} is {getattr(self, name)}, accepted are finite numbers")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Which conditions one evaluation of the noise network is given; the others are blank."""
+
+    references: bool
+    anchor: bool
+    text: bool
+
+
+def guidance_branches(
+    scales: GuidanceScales, has_references: bool, has_anchor: bool, has_text: bool
+) -> list[tuple[Branch, float]]:
+    """The evaluations that Eq. 8 needs, each with its coefficient; coefficients sum to 1. Nesting is ours.
+
+    Conditions are added one by one in the order references, anchor, text, and each step along this chain is scaled. So
+    a branch's coefficient is the scale of the condition it added (1 for the blank branch) minus that of the next one.
+    A condition that is absent adds no branch, and a branch with coefficient 0 is dropped, be it the fully conditioned
+    one: the mask network has conditions of its own (see `MaskedDenoiser`). All scales 1 leave only the full branch.
+    """
+    scale_of = {"references": scales.references, "anchor": scales.anchor, "text": scales.text}
+    has = {"references": has_references, "anchor": has_anchor, "text": has_text}
+    present = [name for name in scale_of if has[name]]
+    chain = [1.0, *(scale_of[name] for name in present), 0.0]
+    branches = []
+    for depth in range(len(present) + 1):
+        given = present[:depth]
+        coefficient = chain[depth] - chain[depth + 1]
+        if coefficient != 0:
+            branches.append((Branch("references" in given, "anchor" in given, "text" in given), coefficient))
+    return branches
+
+
+@dataclass(frozen=True, eq=False)
+class FrameTask:
+    """One frame's networks and conditions, for some guidance branches. Two tasks are equal only if they are the same
+    object, so that a faster `evaluate` can tell when conditions change.
+
+    `coefficients` [K] of the branches, in the order of `conditions`. `mixed` are the branches that are mixed with a
+    mask each, before they are guided; None: one mask, after that. Without `mask_network` nothing is mixed.
+    """
+
+    prediction: str
+    noise_network: Network
+    mask_network: Network | None
+    conditions: Any
+    mask_conditions: Any
+    coefficients: Tensor
+    reference_latent: Tensor | None
+    mixed: tuple[int, ...] | None
+    network_dtype: torch.dtype
+
+
+class Evaluated(NamedTuple):
+    """Denoised latents [B, C, h, w], the mask [B, 1, h, w] that they were mixed with last, and features to reuse."""
+
+    denoised: Tensor
+    mask: Tensor | None
+    features: tuple[Any, Any] = (None, None)
+
+
+def predict(
+    network: Network, x_t: Tensor, timesteps: Tensor, conditions: Any, dtype: torch.dtype, reuse: Reuse | None
+) -> tuple[Tensor, Any]:
+    """What a network makes of x_t, computed in `dtype` and returned in x_t's, and its deep features with `reuse`."""
+    if reuse is None:
+        return network(x_t.to(dtype), timesteps, conditions).to(x_t.dtype), None
+    output, features = network(x_t.to(dtype), timesteps, conditions, reuse)
+    return output.to(x_t.dtype), features
+
+
+Predict = Callable[..., tuple[Tensor, Any]]
+"""`predict`, or something faster that does the same."""
+
+Beside = Callable[[Callable[[], Any]], Callable[[], Any]]
+"""beside(work) begins `work()` and returns a function that gives its result: work that may go on beside other work."""
+
+
+def at_once(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The plain `Beside`: the work is done before anything else is begun."""
+    result = work()
+    return lambda: result
+
+
+def evaluate(
+    task: FrameTask,
+    x: Tensor,
+    level: Tensor,
+    reuse: tuple[Reuse, Reuse] | None = None,
+    predict: Predict = predict,
+    beside: Beside = at_once,
+) -> Evaluated:
+    """One evaluation: x [B, C, h, w] = x_0 + sigma eps, `level` [3] the numbers a, s and time step of that sigma.
+
+    Pure function: every tensor is an argument and no state is kept, so that it can be compiled or captured whole.
+    `reuse` is for the noise and for the mask network. The mask network's work is handed to `beside`.
+    """
+    a, s, timestep = level.unbind()
+    x_t = x.to(level.dtype) * a
+    timesteps = timestep.float().expand(x.shape[0])
+
+    def logits_and_features() -> tuple[Tensor, Any]:
+        return predict(task.mask_network, x_t, timesteps, task.mask_conditions, task.network_dtype, reuse and reuse[1])
+
+    copies = task.mask_network is not None and task.reference_latent is not None
+    mask_result = beside(logits_and_features) if copies else None
+    prediction, deep = predict(
+        task.noise_network, x_t, timesteps, task.conditions, task.network_dtype, reuse and reuse[0]
+    )
+    branches = len(task.coefficients)
+    dynamic = x0_from_prediction(task.prediction, prediction, x_t.repeat(branches, 1, 1, 1), a, s)
+    dynamic = rearrange(dynamic, "(k b) c h w -> k b c h w", k=branches)
+    if mask_result is None or task.reference_latent is None:
+        return Evaluated(_guide(task.coefficients, dynamic), None, (deep, None))
+    logits, deep_mask = mask_result()
+    masks, kept = logits.sigmoid(), (deep, deep_mask)
+    if task.mixed is None:
+        return Evaluated(mix(masks, task.reference_latent, _guide(task.coefficients, dynamic)), masks, kept)
+    each = rearrange(masks, "(k b) c h w -> k b c h w", k=len(task.mixed))
+    results = list(dynamic)
+    for index, mask in zip(task.mixed, each, strict=True):
+        results[index] = mix(mask, task.reference_latent, results[index])
+    return Evaluated(_guide(task.coefficients, torch.stack(results)), each[-1], kept)
+
+
+def _guide(coefficients: Tensor, denoised_of_branches: Tensor) -> Tensor:
+    """Eq. 8 as a weighted sum over [branches, B, C, h, w]."""
+    guided = torch.zeros_like(denoised_of_branches[0])
+    for coefficient, denoised in zip(coefficients, denoised_of_branches, strict=True):
+        guided = guided + coefficient * denoised
+    return guided
+
+
+Evaluate = Callable[[FrameTask, Tensor, Tensor, tuple[Reuse, Reuse] | None], Evaluated]
+"""`evaluate`, or something faster that does the same."""
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What is left out for speed, at some cost in quality; nothing by default. Ours, after the papers named.
+
+    `reuse_every`: of so many successive evaluations only the first runs whole networks, the others the outermost
+    `reuse_blocks` blocks (see `Reuse`). `guidance_interval`: shares of the time steps, 0 clean to 1 noise, between
+    which there is guidance; elsewhere the fully conditioned branch is all there is (Kynkäänniemi et al. 2024, arXiv
+    2404.07724). Raises ValueError, one line.
+    """
+
+    reuse_every: int = 1
+    reuse_blocks: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("reuse_every", "reuse_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval is {low} to {high}; accepted are 0 to 1, the lower number first")
+
+    @property
+    def limits_guidance(self) -> bool:
+        """Whether there are time steps without guidance."""
+        return self.guidance_interval != (0.0, 1.0)
+
+
+class Levels:
+    """The numbers that an evaluation needs of its noise level, on a device: those of a whole run in one copy."""
+
+    def __init__(
+        self, schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device, sigmas: Sequence[float] = ()
+    ) -> None:
+        self._schedule, self._dtype, self._device = schedule, dtype, device
+        self._rows: dict[float, Tensor] = {}
+        self._add(list(dict.fromkeys(sigmas)))
+
+    def at(self, sigma: float) -> Tensor:
+        """[3]: a and s of Eq. 3 and the time step. A level that was not named before is copied by itself."""
+        if sigma not in self._rows:
+            self._add([sigma])
+        return self._rows[sigma]
+
+    def _add(self, sigmas: Sequence[float]) -> None:
+        if not sigmas:
+            return
+        signals = [1 / math.sqrt(1 + sigma**2) for sigma in sigmas]
+        steps = [float(self._schedule.timestep(sigma)) for sigma in sigmas]
+        numbers = [(a, sigma * a, step) for sigma, a, step in zip(sigmas, signals, steps, strict=True)]
+        table = to_device(torch.tensor(numbers, dtype=self._dtype), self._device)
+        self._rows |= dict(zip(sigmas, table.unbind(), strict=True))
+
+
+class MaskedDenoiser:
+    """`denoiser(x, sigma) -> denoised`: guide the noise network's x_0, then mix in what did not move.
+
+    `branches` comes from `guidance_branches`; `conditions` serve all of them in that order as one batch, branch-major
+    ([branches * B]). `reference_latent` [B, C, h, w] is the clean frame to copy from. `mask_network` is optional (first
+    frame, or a checkpoint without one): then nothing is copied.
+
+    mix_mode "after_guidance" (ours): one mask, of the fully conditioned branch; `mask_conditions` have batch B.
+    mix_mode "every_branch" (Eq. 7, then Eq. 8, literally): every branch that has references is mixed with its own mask;
+    `mask_conditions` have batch [such branches * B], branch-major.
+
+    `unguided` are the conditions of both networks for the fully conditioned branch alone; `shortcuts` that limit
+    guidance need them. Networks get `network_dtype`; everything else is float32, or float64 if that is. `levels` may be
+    shared by the frames of a run. `mask` is the
+    last evaluation's [B, 1, h, w] (with "every_branch", that of the last branch mixed), or None where nothing was
+    mixed. Raises ValueError on arguments that do not fit together.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        noise_network: Network,
+        conditions: Any,
+        branches: Sequence[tuple[Branch, float]],
+        *,
+        mask_network: Network | None = None,
+        mask_conditions: Any = None,
+        reference_latent: Tensor | None = None,
+        mix_mode: str = "after_guidance",
+        network_dtype: torch.dtype = torch.float32,
+        unguided: tuple[Any, Any] | None = None,
+        shortcuts: Shortcuts = Shortcuts(),
+        evaluate: Evaluate = evaluate,
+        levels: Levels | None = None,
+    ):
+        if mix_mode not in MIX_MODES:
+            raise ValueError(f"unknown mix_mode {mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
+        if mask_network is not None and reference_latent is None:
+            raise ValueError("a mask network was given without a reference_latent; give both or neither")
+        if not branches:
+            raise ValueError("no branches were given; take them from guidance_branches")
+        if shortcuts.limits_guidance and unguided is None:
+            raise ValueError("guidance_interval needs the conditions of the fully conditioned branch; none were given")
+        self.schedule = schedule
+        self.noise_network, self.conditions, self.branches = noise_network, conditions, tuple(branches)
+        self.mask_network, self.mask_conditions = mask_network, mask_conditions
+        self.reference_latent = reference_latent
+        self.mix_mode = mix_mode
+        self.network_dtype = network_dtype
+        self.dtype = torch.promote_types(network_dtype, torch.float32)
+        self.unguided, self.shortcuts = unguided, shortcuts
+        self.mask: Tensor | None = None
+        self._evaluate, self._levels = evaluate, levels
+        self._tasks: dict[bool, FrameTask] = {}
+        self._reused = _Reused(shortcuts)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x [B, C, h, w] = x_0 + sigma eps, sigma a scalar > 0. Returns denoised [B, C, h, w]."""
+        if self._levels is None:
+            self._levels = Levels(self.schedule, self.dtype, x.device)
+        guided = self._is_guided(float(sigma))
+        if guided not in self._tasks:
+            self._tasks[guided] = self._task(guided, x.device)
+        level = self._levels.at(float(sigma))
+        evaluated = self._evaluate(self._tasks[guided], x, level, self._reused.now(guided))
+        self._reused.keep(evaluated.features)
+        self.mask = evaluated.mask
+        return evaluated.denoised
+
+    def _is_guided(self, sigma: float) -> bool:
+        if not self.shortcuts.limits_guidance:
+            return True
+        low, high = self.shortcuts.guidance_interval
+        return low <= float(self.schedule.timestep(sigma)) / (self.schedule.num_timesteps - 1) <= high
+
+    def _task(self, guided: bool, device: torch.device) -> FrameTask:
+        conditions, mask_conditions, branches = self.conditions, self.mask_conditions, self.branches
+        if not guided and self.unguided is not None:
+            conditions, mask_conditions = self.unguided
+            branches = ((Branch(references=True, anchor=True, text=True), 1.0),)
+        mixed = tuple(index for index, (branch, _) in enumerate(branches) if branch.references)
+        literal = self.mix_mode == "every_branch"
+        return FrameTask(
+            self.schedule.prediction,
+            self.noise_network,
+            self.mask_network if mixed or not literal else None,
+            conditions,
+            mask_conditions,
+            to_device(torch.tensor([coefficient for _, coefficient in branches], dtype=self.dtype), device),
+            self.reference_latent,
+            mixed if literal else None,
+            self.network_dtype,
+        )
+
+
+class _Reused:
+    """Deep features on their way from one evaluation to the next."""
+
+    def __init__(self, shortcuts: Shortcuts) -> None:
+        self._shortcuts, self._since, self._guided = shortcuts, 0, False
+        self._features: tuple[Any, Any] | None = None
+
+    def now(self, guided: bool) -> tuple[Reuse, Reuse] | None:
+        """What the next evaluation is to reuse; None where nothing ever is."""
+        every, blocks = self._shortcuts.reuse_every, self._shortcuts.reuse_blocks
+        if every == 1:
+            return None
+        # Features of other branches would have another batch.
+        if self._since % every == 0 or guided != self._guided:
+            self._since, self._features = 0, None
+        self._since, self._guided = self._since + 1, guided
+        noise, mask = self._features or (None, None)
+        return Reuse(blocks, noise), Reuse(blocks, mask)
+
+    def keep(self, features: tuple[Any, Any]) -> None:
+        """Those that an evaluation gave."""
+        self._features = features

@@ -1,0 +1,301 @@
+"""The spine: a video is made one frame at a time, and each frame leaves as soon as it is finished."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..config import ARTVConfig
+from ..models.artv import ARTV
+from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
+from .denoiser import MIX_MODES, Evaluate, GuidanceScales, Levels, Shortcuts, evaluate
+from .drift_correction import match_statistics
+from .frames import AnchorPolicy, Frame, FrameBuffer
+from .noise_schedule import NoiseSchedule
+from .randomness import normal, stream
+from .samplers import StepInfo, evaluated_sigmas, gaussian_noise, get_sampler
+from .sizes import check_side
+from .text_track import TextTrack
+from .transfer import to_device
+
+NoiseLevel = int | tuple[tuple[int, int], ...]
+"""A condition's noise level (time step) for all frames; or (first frame, level) pairs from frame 0 on, ascending."""
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How to sample. None means the checkpoint's recommendation.
+
+    `num_frames` counts given frames too; 0 goes on for ever. `height` and `width` are pixels. `eta` is the share of
+    fresh noise of stochastic samplers. `first_frame_guidance` is the text scale of a frame without references. Video b
+    of a batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
+
+    Ours, off by default: `redo` has (first frame, seed) pairs, ascending: from these frames on the seed is another.
+    `adain_strength` pulls each new latent's statistics toward the anchor's (`match_statistics`). `reuse_every`,
+    `reuse_blocks` and `guidance_interval` give quality for speed, as `Shortcuts` says.
+    """
+
+    num_frames: int = 16
+    height: int | None = None
+    width: int | None = None
+    seed: int = 0
+    batch_size: int = 1
+    steps: int | None = None
+    sampler: str | None = None
+    spacing: str = "uniform"
+    eta: float | None = None
+    s_noise: float = 1.0
+    guidance_references: float | None = None
+    guidance_anchor: float | None = None
+    guidance_text: float | None = None
+    first_frame_guidance: float | None = None
+    reference_noise_level: NoiseLevel | None = None
+    anchor_noise_level: NoiseLevel | None = None
+    mix_mode: str = "after_guidance"
+    use_mask: bool = True
+    redo: tuple[tuple[int, int], ...] = ()
+    adain_strength: float = 0.0
+    reuse_every: int = 1
+    reuse_blocks: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """Raises ValueError, one line, on what cannot be."""
+        return Shortcuts(self.reuse_every, self.reuse_blocks, self.guidance_interval)
+
+    def resolved(self, config: ARTVConfig) -> "GenerateOptions":
+        """A copy with every None filled from the checkpoint. Raises ValueError, one line, on what cannot be sampled."""
+        recommended = {
+            "height": config.size[0],
+            "width": config.size[1],
+            **{name: getattr(config.sampling, name) for name in vars(config.sampling)},
+        }
+        filled = {name: value for name, value in recommended.items() if getattr(self, name, 0) is None}
+        if self.eta is None and self.sampler == "ddim":
+            filled["eta"] = 0.0  # what DDIM is named for; the recommendation is for the recommended sampler
+        options = replace(self, **filled)
+        _check(options, config)
+        return options
+
+
+StepCallback = Callable[[int, StepInfo], None]
+"""on_step(frame_index, info), after each denoising step's first evaluation; what it raises ends the run."""
+
+
+@torch.no_grad()
+def generate_frames(
+    model: ARTV,
+    text: TextTrack,
+    options: GenerateOptions,
+    *,
+    negative: Tensor | None = None,
+    given: Iterable[Tensor] = (),
+    anchor: AnchorPolicy | None = None,
+    on_step: StepCallback | None = None,
+    evaluate: Evaluate = evaluate,
+) -> Iterator[Frame]:
+    """Make the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
+
+    With no given frames the first one is made from text alone (blank references). `negative` [L, D] replaces the null
+    context. Frame k depends on (seed, k) and the frames before it alone: so a run may stop anywhere, and go on when
+    given its frames. `evaluate` may be a faster one (`acceleration.Compiled`). Raises ValueError, one line, on options
+    that cannot be sampled.
+    """
+    options = options.resolved(model.config)
+    schedule = NoiseSchedule(model.config.schedule)
+    buffer = FrameBuffer(model.config.noise.adapter.num_references, anchor or AnchorPolicy())
+    for latent in given:
+        take_frame(buffer, text, as_batch(latent, options, model))
+    conditioners = Conditioners.of(model, options.use_mask)
+    null_context = model.null_context if negative is None else negative
+    levels = _levels(model, schedule, options)
+
+    while not options.num_frames or buffer.count < options.num_frames:
+        index = buffer.count
+        if text.starts_segment(index):
+            buffer.begin_segment()
+        inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
+        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, evaluate, levels)
+        if options.adain_strength:
+            latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
+        buffer.append(latent)
+        yield Frame(index, latent, mask)
+
+
+def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
+    """Put a given frame [B, C, h, w] where a generated one would have gone."""
+    if text.starts_segment(buffer.count):
+        buffer.begin_segment()
+    buffer.append(latent)
+
+
+def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
+    """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] on the model's device;
+    `options` are resolved ones. Raises ValueError where it is not of the video's size."""
+    shape = latent_shape(model, options)
+    latent = latent if latent.ndim == 4 else latent[None]
+    if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
+        got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
+        raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
+    return to_device(latent, model.noise.device, dtype_of(model)).expand(shape)
+
+
+def gather_inputs(
+    model: ARTV,
+    schedule: NoiseSchedule,
+    context: Tensor,
+    null_context: Tensor,
+    buffer: FrameBuffer,
+    options: GenerateOptions,
+) -> FrameInputs:
+    """Condition on text, references and anchor, both noised to their levels."""
+    seeds = seeds_at(options, buffer.count)
+    references, anchor = buffer.references(), buffer.anchor()
+    blank = NoisedLatents(
+        torch.zeros(latent_shape(model, options), dtype=dtype_of(model), device=model.noise.device), 0
+    )
+    noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)
+    if references is not None:
+        level = level_at(options.reference_noise_level or 0, buffer.count)
+        noised_references = noised(schedule, references.flatten(1, 2), level, seeds, buffer.count, "references")
+    noised_anchor = blank
+    if anchor is not None:
+        anchor = anchor.to(blank.latents).expand_as(blank.latents)
+        level = level_at(options.anchor_noise_level or 0, buffer.count)
+        noised_anchor = noised(schedule, anchor, level, seeds, buffer.count, "anchor")
+    return FrameInputs(
+        context=context,
+        null_context=null_context,
+        references=noised_references,
+        anchor=noised_anchor,
+        reference_latent=None if references is None else references[:, -1],
+        has_anchor=anchor is not None,
+    )
+
+
+def level_at(level: NoiseLevel, frame: int) -> int:
+    """The noise level of a frame."""
+    return level if isinstance(level, int) else next(value for start, value in reversed(level) if start <= frame)
+
+
+def sample_frame(
+    conditioners: Conditioners,
+    schedule: NoiseSchedule,
+    inputs: FrameInputs,
+    index: int,
+    options: GenerateOptions,
+    on_step: StepCallback | None,
+    evaluate: Evaluate = evaluate,
+    levels: Levels | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
+    scales = _scales(inputs, options)
+    denoiser = frame_denoiser(
+        schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, evaluate, levels
+    )
+    masks: list[Tensor] = []
+
+    def after_step(info: StepInfo) -> None:
+        if denoiser.mask is not None:
+            masks.append(denoiser.mask)
+        if on_step is not None:
+            on_step(index, info)
+
+    sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
+    seeds, like = seeds_at(options, index), inputs.anchor.latents
+    start = torch.stack([normal(tuple(like.shape[1:]), stream(seed, index, "initial")) for seed in seeds])
+    x = to_device(start, like.device, like.dtype) * float(sigmas[0])
+    latent = get_sampler(options.sampler or "")(
+        denoiser,
+        x,
+        sigmas,
+        noise_sampler=gaussian_noise([stream(seed, index, "sampler") for seed in seeds], x),
+        eta=options.eta or 0.0,
+        s_noise=options.s_noise,
+        callback=after_step,
+    )
+    return latent, torch.stack(masks).mean(dim=0) if masks else None
+
+
+def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> Levels:
+    """Of all evaluations of a frame; every frame has the same."""
+    sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
+    evaluated = evaluated_sigmas(options.sampler or "", sigmas, options.eta or 0.0)
+    return Levels(schedule, dtype_of(model), model.noise.device, evaluated)
+
+
+def _scales(inputs: FrameInputs, options: GenerateOptions) -> GuidanceScales:
+    text = options.guidance_text if inputs.reference_latent is not None else options.first_frame_guidance
+    return GuidanceScales(
+        *(1.0 if s is None else s for s in (options.guidance_references, options.guidance_anchor, text))
+    )
+
+
+def seeds_at(options: GenerateOptions, frame: int) -> list[int]:
+    """The seed of each video of the batch at a frame."""
+    seed = next((seed for start, seed in reversed(options.redo) if start <= frame), options.seed)
+    return [seed + b for b in range(options.batch_size)]
+
+
+def dtype_of(model: ARTV) -> torch.dtype:
+    """Of latents: float32, or float64 where that is the network's."""
+    return torch.promote_types(model.noise.dtype, torch.float32)
+
+
+def latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
+    """[B, C, h, w] of a frame; `options` are resolved ones."""
+    factor = model.config.vae.factor
+    height, width = options.height or 0, options.width or 0
+    return (options.batch_size, model.config.vae.latent_channels, height // factor, width // factor)
+
+
+def _check(options: GenerateOptions, config: ARTVConfig) -> None:
+    factor = config.vae.factor
+    for name in ("height", "width"):
+        check_side(name, getattr(options, name), factor)
+    if options.num_frames < 0:
+        raise ValueError(f"number of frames is {options.num_frames}; give 1 or more, or 0 to go on until stopped")
+    if options.batch_size < 1:
+        raise ValueError(f"batch size is {options.batch_size}; it must be at least 1")
+    if options.mix_mode not in MIX_MODES:
+        raise ValueError(f"unknown mix_mode {options.mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
+    for name in ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "eta", "s_noise"):
+        if not math.isfinite(getattr(options, name)):
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be a finite number")
+    for name in ("eta", "s_noise"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be 0 or more")
+    get_sampler(options.sampler or "")
+    NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
+    if not 0 <= options.adain_strength <= 1:
+        raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
+    _ = options.shortcuts
+    check_redo(options.redo, options.batch_size)
+    for name in ("reference_noise_level", "anchor_noise_level"):
+        _check_level(name, getattr(options, name), config.schedule.num_timesteps)
+
+
+def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
+    """Raises ValueError, one line, where frames of `GenerateOptions.redo` do not ascend, or seeds are out of range."""
+    starts = [start for start, _ in redo]
+    if any(start < 1 for start in starts) or any(later <= earlier for earlier, later in pairwise(starts)):
+        raise ValueError(f"redo names frames {starts}; give 1 or more, each later than the one before it")
+    for start, seed in redo:
+        if not 0 <= seed <= MAX_SEED + 1 - batch_size:
+            raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED}")
+
+
+def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:
+    pairs = ((0, level),) if isinstance(level, int) else level
+    starts = [start for start, _ in pairs]
+    if starts[:1] != [0] or any(later <= earlier for earlier, later in pairwise(starts)):
+        raise ValueError(f"{name} changes at frames {starts}; the first must be 0, each later than the one before")
+    for _, value in pairs:
+        if not 0 <= value < num_timesteps:
+            raise ValueError(f"{name} is {value}; accepted are 0 (clean) to {num_timesteps - 1}")

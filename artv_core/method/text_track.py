@@ -1,0 +1,139 @@
+"""The text of each frame: segments that hold for some frames, fade into one another, and may overlap."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..prompts.grammar import PromptSpan
+
+RANGE_KEY, WEIGHT_KEY, FADE_KEY = "artv_range", "artv_weight", "artv_fade"
+FOREVER = 2**62
+"""A segment's end that no video reaches."""
+MAX_WEIGHT = 1e6
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """From frame `start` (absolute) to `end`, which is left out, the text is `context` [L, D], or [B, L, D] with a text
+    for each video of the batch. No end means to the next segment, and to the end of the video for the last.
+
+    Segments may overlap: a frame's text is then the mean of their contexts, weighted by `weight`, which rises through a
+    segment's first `fade_in` frames and falls through its last `fade_out`, as in `PromptSpan`. Raises ValueError, one
+    line, on frames and weights that cannot be.
+    """
+
+    start: int
+    context: Tensor
+    end: int | None = None
+    weight: float = 1.0
+    fade_in: int = 0
+    fade_out: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            frames = f"frames {self.start} to {self.end} (left out)"
+            raise ValueError(f"a prompt holds for {frames}; its start must be 0 or more, its end after its start")
+        if not 1 / MAX_WEIGHT <= self.weight <= MAX_WEIGHT:
+            raise ValueError(f"a prompt has weight {self.weight}; accepted are {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
+        if min(self.fade_in, self.fade_out) < 0:
+            raise ValueError(f"a prompt fades in {self.fade_in} and out {self.fade_out} frames; give 0 or more")
+
+
+class TextTrack:
+    """The text of each frame; one that no segment covers goes on with the text of the frame before it.
+
+    Raises ValueError unless the first segment starts at frame 0, and those without an end ascend.
+    """
+
+    def __init__(self, segments: Sequence[TextSegment]):
+        starts = [segment.start for segment in segments]
+        if not starts or min(starts) != 0:
+            raise ValueError(f"prompts start at frames {starts}; the first must start at frame 0")
+        if any(before.end is None and after.start <= before.start for before, after in pairwise(segments)):
+            raise ValueError(f"prompts start at frames {starts}; each must start after the one before it")
+        self.segments = tuple(segments)
+        self._spans = [
+            PromptSpan(segment.start, segment.end or next_start, segment.fade_in, segment.fade_out)
+            for segment, next_start in zip(segments, [*starts[1:], FOREVER], strict=True)
+        ]
+        self._starts = frozenset(starts)
+
+    @classmethod
+    def from_conditioning(cls, entries: Iterable[Sequence[Any]]) -> "TextTrack":
+        """From the host's CONDITIONING, a list of [context [1, L, D], dict], of whose keys these are read:
+
+        `artv_range`: (start, end), the frames it counts for; end is left out, None is for ever; no key is all frames.
+        `artv_weight`: its weight among those that cover a frame; no key is 1, and 0 is as if it were not there.
+        `artv_fade`: (in, out), frames through which its weight rises and falls at its ends; no key is (0, 0).
+
+        Raises ValueError, one line, where a key holds something else, and where nothing counts at frame 0.
+        """
+        return cls([_segment(context, keys) for context, keys in entries if keys.get(WEIGHT_KEY) != 0])
+
+    def context(self, frame: int) -> Tensor:
+        """Context tokens of a frame, [L, D] or [B, L, D]."""
+        texts = self.texts(frame)
+        return texts[0][0] if len(texts) == 1 else mean_context(texts)
+
+    def texts(self, frame: int) -> list[tuple[Tensor, float]]:
+        """The contexts that hold at a frame, each [L, D] or [B, L, D], with their weights (above 0)."""
+        texts = self._weighted(frame)
+        if not texts:  # after the end of one segment, before the start of the next
+            texts = self._weighted(max(end for _, end, _, _ in self._spans if end is not None and end <= frame) - 1)
+        return texts
+
+    def starts_segment(self, frame: int) -> bool:
+        """Whether a new prompt begins with this frame: whether any segment starts there."""
+        return frame in self._starts
+
+    def _weighted(self, frame: int) -> list[tuple[Tensor, float]]:
+        texts = zip(self.segments, self._spans, strict=True)
+        weighted = [(segment.context, segment.weight * span.weight(frame)) for segment, span in texts]
+        return [(context, weight) for context, weight in weighted if weight > 0]
+
+
+def mean_context(texts: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """Mean of contexts [L, D] or [B, L, D] by weight, in float32 on the way. Contexts of unequal length are first
+    repeated to a common one, which attention does not notice. Raises ValueError on unequal widths."""
+    widths = {context.shape[-1] for context, _ in texts}
+    if len(widths) > 1:
+        raise ValueError(f"prompts of widths {sorted(widths)} cannot be blended; encode them with one text encoder")
+    length = math.lcm(*(context.shape[-2] for context, _ in texts))
+    first, total = texts[0]
+    mean = lengthened(first, length).float()
+    for context, weight in texts[1:]:
+        total += weight
+        mean = torch.lerp(mean, lengthened(context, length).to(mean), weight / total)
+    return mean.to(first.dtype)
+
+
+def lengthened(context: Tensor, length: int) -> Tensor:
+    """A context [..., L, D] repeated to a multiple of its length."""
+    repeats = [1] * context.ndim
+    repeats[-2] = length // context.shape[-2]
+    return context if repeats[-2] == 1 else context.repeat(repeats)
+
+
+def _segment(context: Tensor, keys: Mapping[str, Any]) -> TextSegment:
+    start, end = _pair(keys, RANGE_KEY, (0, None))
+    fade_in, fade_out = _pair(keys, FADE_KEY, (0, 0))
+    weight = keys.get(WEIGHT_KEY, 1.0)
+    if not isinstance(weight, int | float):
+        raise ValueError(f"{WEIGHT_KEY} is {weight!r}; it must be a number")
+    return TextSegment(
+        start, context, end=FOREVER if end is None else end, weight=weight, fade_in=fade_in, fade_out=fade_out
+    )
+
+
+def _pair(keys: Mapping[str, Any], name: str, default: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Two whole numbers, of which the second may be None where its default is."""
+    value = keys.get(name, default)
+    kinds = (int, int | None if default[1] is None else int)
+    if isinstance(value, tuple | list) and len(value) == 2 and all(map(isinstance, value, kinds)):
+        return value[0], value[1]
+    raise ValueError(f"{name} is {value!r}; it must be two whole numbers of frames")

@@ -1,0 +1,119 @@
+"""The files that a job writes, frame by frame: videos, videos of masks, latents, and readouts of drift."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files.partial_file import check_writable
+from ..media import VideoWriter, mask_frames
+from .drift import DriftLog, DriftMeter, drift_table, plot_path, read_drift_csv, save_plot
+from .pipeline import DecodedFrame, save_latents
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .job import Job
+
+
+def check_outputs(job: Job) -> None:
+    """Raises ValueError, before any time is spent, where a file of the job could not be written."""
+    named: set[Path] = set()
+    for path in output_paths(job):
+        if path.absolute() in named:
+            raise ValueError(f"{path} is named as output twice; give each output a file of its own")
+        named.add(path.absolute())
+        check_writable(path)
+    for path in (*job.videos, *job.masks):
+        VideoWriter(path, job.fps, upscale=job.upscale)
+
+
+def output_paths(job: Job) -> list[Path]:
+    """All files of a job that is run to its end."""
+    latents = [job.latents] if job.latents else []
+    return [*job.videos, *job.masks, *latents, *job.drift, *map(plot_path, job.drift)]
+
+
+class Outputs:
+    """Context manager: takes the frames of a job and writes its files. Raises ValueError, one line, where it cannot.
+
+    Without `--save-latents`, whose frames are kept, memory does not grow with the video.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.count = 0
+        self._writers = _video_writers(job)
+        self._readouts = [_DriftReadout(path) for path in job.drift]
+        self._latents: list[Tensor] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Outputs:
+        with ExitStack() as entered:  # leaves what was entered already, should the next one fail
+            for writer in self._writers:
+                entered.enter_context(writer)
+            for readout in self._readouts:
+                entered.enter_context(readout)
+            self._stack = entered.pop_all()
+        return self
+
+    def append(self, frame: DecodedFrame) -> None:
+        """The next frame of every video of the batch."""
+        images = list(frame.image.cpu())
+        for video, readout in enumerate(self._readouts):
+            readout.append(frame.index, images[video], None if frame.mask is None else frame.mask[video, 0])
+        if self.job.masks:
+            images += list(_mask_images(frame))
+        for writer, image in zip(self._writers, images, strict=True):
+            writer.append(image)
+        if self.job.latents:
+            self._latents.append(frame.latent.cpu())
+        self.count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self._stack.__exit__(kind, *error)
+        if kind is not None or not self.count:
+            return
+        if self.job.latents:
+            save_latents(self.job.latents, self._latents, self.job.options.seed, self.job.settings())
+        for readout in self._readouts:
+            readout.show()
+
+
+class _DriftReadout:
+    """One video's drift: a row in its file for each frame, and at the end a table and a plot of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._log, self._meter = DriftLog(path), DriftMeter()
+
+    def __enter__(self) -> _DriftReadout:
+        self._log.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._log.__exit__(*error)
+
+    def append(self, index: int, image: Tensor, mask: Tensor | None) -> None:
+        self._log.append(self._meter.read(index, image, mask))
+
+    def show(self) -> None:
+        readings = read_drift_csv(self._log.path)
+        print(drift_table(readings), file=sys.stderr)
+        save_plot(self._log.path, readings)
+
+
+def _video_writers(job: Job) -> list[VideoWriter]:
+    paths: Sequence[tuple[int, Path]] = [*enumerate(job.videos), *enumerate(job.masks)]
+    return [
+        VideoWriter(path, job.fps, upscale=job.upscale, comment=job.comment(video), growing=job.stream)
+        for video, path in paths
+    ]
+
+
+def _mask_images(frame: DecodedFrame) -> Tensor:
+    """Black where there is no mask: nothing was copied."""
+    mask = frame.latent[:, :1] * 0 if frame.mask is None else frame.mask
+    return mask_frames(mask.cpu(), *frame.image.shape[-2:])

@@ -1,0 +1,31 @@
+"""What the other process of `graph_trial` runs. Not in the paper."""
+
+import torch
+
+from ..config import preset
+from ..method.denoiser import evaluate
+from ..method.generate import GenerateOptions, generate_frames
+from ..method.text_track import TextSegment, TextTrack
+from ..models.artv import ARTV
+from .graphs import Captured, CudaGraphs
+
+
+@torch.inference_mode()
+def main(device_name: str) -> None:
+    """Capture and replay a small model. Exits with 1 where frames differ; whatever else goes wrong ends it too."""
+    device = torch.device(device_name)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = ARTV(preset("tiny"), vae=False, text=False).half().eval()
+    text = TextTrack([TextSegment(0, torch.randn(model.null_context.shape))])
+    captured = Captured(device, graphs=CudaGraphs(device))
+    for side in (64, 96):
+        options = GenerateOptions(num_frames=3, height=side, width=side, steps=2, guidance_text=2.0)
+        plain, replayed = (
+            [frame.latent for frame in generate_frames(model, text, options, evaluate=way)]
+            for way in (evaluate, captured)
+        )
+        if not all(map(torch.equal, plain, replayed)) or not captured.replays:
+            raise SystemExit(1)
+    captured.reset()
+    torch.cuda.synchronize(device)

@@ -1,0 +1,152 @@
+"""Videos of the detailed world that go on from true frames: is the scenery still as it was, does the object still move?
+
+The scene without the object is known (`synthetic.ground`), so a video is compared with it. Ours.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .quality import Rollout, direction, linear_clip, sharpness, speed, survival
+from .reading import FrameReading, read_object
+from .shapes import COLORS, GRAIN_PERIOD, Clip, add_scenery, ground, held_out_combinations, render
+
+WINDOW = 27
+"""Frames: about two rounds at the lower speed, so that small and medium objects cover hardly a pixel half the time."""
+NEAR = 1 / 8
+"""Of the short side: one cell of latents at 64x64."""
+EDGE = 1 / 32
+"""Of the short side: how far what an edge does to the pixels around it is taken to reach."""
+LEAST_GROUND = 1 / 20
+"""Of the frame, for a video to count where only a part of its ground is looked at."""
+
+
+def detailed_clips(count: int = 32) -> list[Clip]:
+    """Linear motions of the held-out triples, with scenery; directions, speeds and sizes take turns, each with each in
+    every 32. No large objects: those cover places for more than half of the time, and `ground_drift` takes medians."""
+    triples = sorted(held_out_combinations())
+    clips = []
+    for index in range(count):
+        triple = triples[index * 27 % len(triples)]  # a few clips should not all be of the first colours
+        clip = linear_clip(index, triple, ("small", "medium")[(index + index // 16) % 2])
+        clips.append(add_scenery(clip, random.Random(f"detailed/{index}")))
+    return clips
+
+
+def ground_drift(videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW) -> float:
+    """Mean absolute difference, of 255, of the ground at `frame` of the videos [N, T, 3, H, W] from the true one.
+
+    The ground is each pixel's median over the `window` frames that end there. ValueError where there are not so many.
+    """
+    return 255 * (_seen_ground(videos, clips, frame, window) - _true_ground(videos, clips)).abs().mean().item()
+
+
+def texture_kept(
+    videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW, where: Tensor | None = None
+) -> float:
+    """How much of the ground's fine texture is left at `frame`: 1 as it was, 0 gone or another one; mean over videos.
+
+    What is finer than 19/64 of the short side is projected on what is true of it. Left out are the bystanders and two
+    pixels of 64 around them: their edges can outlast the texture. With `where` [N, 1, H, W] only pixels of 1 count,
+    and only videos with a twentieth of such; NaN where there are none. ValueError as `ground_drift`.
+    """
+    away = _away_from_bystanders(clips, *videos.shape[-2:])
+    true = _texture(_true_ground(videos, clips), away)
+    seen = _texture(_seen_ground(videos, clips, frame, window), away)
+    counted = away if where is None else away * where
+    kept = (seen * true * counted).sum(dim=(1, 2, 3)) / (true.square() * counted).sum(dim=(1, 2, 3))
+    return kept[counted.mean(dim=(1, 2, 3)) >= (0 if where is None else LEAST_GROUND)].mean().item()
+
+
+def never_near(clips: Sequence[Clip], frames: int, height: int, width: int) -> Tensor:
+    """1 where the object does not come closer than a cell in the true frames 0..frames-1, else 0: [N, 1, H, W]."""
+    bare = [replace(clip, bystanders=(), grain=0.0) for clip in clips]
+    scenes = ground(bare, height, width)[:, None]
+    covered = (render(bare, frames, height, width) != scenes).any(dim=2).any(dim=1, keepdim=True).float()
+    reach = round(NEAR * min(height, width))
+    around = F.pad(covered, (reach,) * 4, mode="circular")
+    return 1 - F.max_pool2d(around, 2 * reach + 1, stride=1)
+
+
+def object_readings(videos: Tensor, clips: Sequence[Clip]) -> Rollout:
+    """The moving object in every frame: its area, its colour, its position. ValueError unless each video has a clip.
+
+    Its pixels are those that differ from the true ground and are nearer to its colour than to any other in the scene.
+    """
+    readings = [
+        _read_object(video, scene, clip)
+        for video, scene, clip in zip(videos, _true_ground(videos, clips), clips, strict=True)
+    ]
+    height, width = videos.shape[-2:]
+    return Rollout(readings, torch.stack([sharpness(video) for video in videos]), (height, width))
+
+
+def object_there(videos: Tensor, clips: Sequence[Clip], frame: int) -> float:
+    """Share of videos in which the object is there, in its colour, at `frame`."""
+    return survival(object_readings(videos[:, frame, None], clips), clips, 0)
+
+
+def object_direction(videos: Tensor, clips: Sequence[Clip], start: int, end: int) -> float:
+    """Share of videos whose object moves within 30 degrees of the clip's direction over the frames start..end-1."""
+    return direction(object_readings(videos[:, start:end], clips), clips, 0, end - start)
+
+
+def object_speed(videos: Tensor, clips: Sequence[Clip], start: int, end: int) -> float:
+    """Share of videos whose object's speed is within 50% of the clip's over the frames start..end-1."""
+    return speed(object_readings(videos[:, start:end], clips), clips, 0, end - start)
+
+
+def _true_ground(videos: Tensor, clips: Sequence[Clip]) -> Tensor:
+    if len(videos) != len(clips):
+        raise ValueError(f"got {len(videos)} videos and {len(clips)} clips; each video needs its clip")
+    return ground(clips, *videos.shape[-2:])
+
+
+def _seen_ground(videos: Tensor, clips: Sequence[Clip], frame: int, window: int) -> Tensor:
+    if not 1 <= window <= frame + 1 <= videos.shape[1]:
+        raise ValueError(
+            f"got frame {frame} and a window of {window}; the window, of which that frame is the last, must have at "
+            f"least one frame and lie within the video, frames 0 to {videos.shape[1] - 1}"
+        )
+    return videos[:, frame - window + 1 : frame + 1].float().clamp(0, 1).median(dim=1).values
+
+
+def _away_from_bystanders(clips: Sequence[Clip], height: int, width: int) -> Tensor:
+    """0 on bystanders and close to them, else 1: [N, 1, H, W]."""
+    bare = ground([replace(clip, bystanders=()) for clip in clips], height, width)
+    differs = (ground(clips, height, width) != bare).any(dim=1, keepdim=True).float()
+    reach = int(EDGE * min(height, width))
+    return 1 - F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)
+
+
+def _texture(images: Tensor, away: Tensor) -> Tensor:
+    """What is finer than the coarsest texture of images [N, 3, H, W], where `away` [N, 1, H, W] is 1; 0 elsewhere."""
+    reach = round(max(GRAIN_PERIOD) * min(images.shape[-2:]) / 2)
+    mean = _blurred(images * away, reach) / _blurred(away, reach).clamp(min=1e-6)
+    return (images - mean) * away
+
+
+def _blurred(images: Tensor, reach: int) -> Tensor:
+    """Means over squares of 2 * reach + 1 pixels; those at the borders are of what lies in the frame."""
+    return F.avg_pool2d(images, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+
+
+def _read_object(video: Tensor, scene: Tensor, clip: Clip) -> list[FrameReading]:
+    """`video` [T, 3, H, W], `scene` [3, H, W]."""
+    video = video.float().clamp(0, 1)
+    others = {clip.background, *(bystander.color for bystander in clip.bystanders)}
+    nearest_other = torch.stack([_squares(video, color) for color in others]).amin(dim=0)
+    # Blurred, so that a texture lost or changed weighs less than the object.
+    distance = _blurred(video - scene, reach=int(EDGE * min(scene.shape[-2:]))).square().sum(dim=1).sqrt()
+    distance = distance * (_squares(video, clip.color) < nearest_other)
+    background = scene.flatten(1).median(dim=1).values
+    return [read_object(image, background, far) for image, far in zip(video, distance, strict=True)]
+
+
+def _squares(video: Tensor, color: str) -> Tensor:
+    """Squared distance of each pixel from a colour: [T, H, W]. Of torch's norms, those over channels are slow."""
+    return (video - torch.tensor(COLORS[color])[:, None, None]).square().sum(dim=1)
