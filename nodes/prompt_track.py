@@ -35,7 +35,7 @@ def read_texts(positive: Conditioning, negative: Conditioning | None, null_conte
 
 def _check(name: str, conditioning: Conditioning, width: int) -> None:
     if not conditioning:
-        raise ValueError(f"{name} is empty: it holds no prompt for any frame")
+        raise ValueError(f"{name} is empty: it has no prompt for any frame")
     for context, _ in conditioning:
         if context.shape[-1] != width:
             raise ValueError(
