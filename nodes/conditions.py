@@ -59,9 +59,8 @@ class ARTVAnchorFrame(io.ComfyNode):
                     "policy",
                     options=list(POLICIES),
                     default="previous segment",
-                    tooltip="previous segment: the last frame of the previous prompt (frame 0 for the first "
-                    "prompt). first frame: always frame 0; given image: the connected latent; "
-                    "rolling window: the frame 'window' frames back.",
+                    tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
+                    "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
                 ),
                 io.Float.Input(
                     "strength",
