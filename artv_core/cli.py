@@ -464,7 +464,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
 
 
 def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
-    from .run.journal import FOLDER
+    from .run.journal_folder import FOLDER
     from .run.recording import wants_journal
 
     if args.no_journal and (args.journal or args.start_over):
@@ -487,7 +487,7 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
 
 
 def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
-    from .run.journal import SUFFIX
+    from .run.journal_file import SUFFIX
     from .run.pipeline import load_journal, load_latents
 
     if args.continue_from is None:
@@ -610,7 +610,7 @@ def _print_paths(paths: Sequence[Path]) -> None:
 
 def run_journals(args: argparse.Namespace) -> int:
     """A list of what is there, after what was to be removed is gone."""
-    from .run.journal import journal_table, list_journals, remove_journal
+    from .run.journal_list import journal_table, list_journals, remove_journal
 
     if not args.folder.is_dir():
         raise ValueError(f"there is no folder {args.folder}; name the one that holds the journals")
