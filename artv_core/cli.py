@@ -475,7 +475,7 @@ def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
 
 
 def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
-    from .prompts.grammar import read_prompt_file
+    from .prompts.prompt_file import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
         raise ValueError("give either a PROMPT or --prompts FILE")
