@@ -89,13 +89,7 @@ def load_checkpoint(
     state: dict[str, Tensor] = {}
     for part, chosen in sources.items():
         source, slots = (file, expected[part]) if chosen is file else (fitted, expected_of_base[part])
-        for slot, tensor in read_slots(source, slots):
-            # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
-            kept = torch.float32 if slot.model_key == "null_context" else dtype
-            moved = tensor.to(device, kept, copy=reader is None)
-            if reader is None:  # one that a host reads may not be in memory yet
-                check_numbers(source, slot, moved)
-            _collect(state, slot, moved)
+        _read_into(state, source, slots, device, dtype)
     model = build_empty(file, config, sources, operations)
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
@@ -125,6 +119,23 @@ def read_slots(file: TensorFile, slots: Mapping[str, Slot]) -> Iterator[tuple[Sl
     wanted = {key: slot for key, slot in slots.items() if slot.model_key}
     for key, tensor in file.read(wanted):
         yield wanted[key], tensor
+
+
+def _read_into(
+    state: dict[str, Tensor],
+    file: TensorFile,
+    slots: Mapping[str, Slot],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
+    """Fill `state` with the tensors at the keys of `slots`, on `device` in `dtype`."""
+    for slot, tensor in read_slots(file, slots):
+        # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
+        kept = torch.float32 if slot.model_key == "null_context" else dtype
+        moved = tensor.to(device, kept, copy=file.reader is None)
+        if file.reader is None:  # one that a host reads may not be in memory yet
+            check_numbers(file, slot, moved)
+        _collect(state, slot, moved)
 
 
 def _collect(state: dict[str, Tensor], slot: Slot, tensor: Tensor) -> None:
