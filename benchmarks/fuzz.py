@@ -60,8 +60,11 @@ from artv_core.files.tensor_file import open_tensor_file
 from artv_core.method.frames import Frame
 from artv_core.models.artv import ARTV
 from artv_core.prepare import run as prepare_run
-from artv_core.prompts.grammar import MAX_CHARACTERS, MAX_FILE_BYTES, parse_prompts, parse_schedule, read_prompt_file
-from artv_core.run.journal import JournalReader, journal_table, list_journals, open_journal, remove_journal
+from artv_core.prompts.grammar import MAX_CHARACTERS, parse_prompts, parse_schedule
+from artv_core.prompts.prompt_file import MAX_FILE_BYTES, read_prompt_file
+from artv_core.run.journal import open_journal
+from artv_core.run.journal_file import JournalReader
+from artv_core.run.journal_list import journal_table, list_journals, remove_journal
 from artv_core.run.pipeline import load_journal, load_latents, pick_device, save_latents
 
 INPUTS = 100_000

@@ -37,7 +37,8 @@ from artv_core.commands.comfyui_server import Graph, Host, Server, find_hosts
 from artv_core.media import VideoWriter
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.drift import DriftLog, DriftMeter
-from artv_core.run.journal import FOLDER, SUFFIX, JournalReader
+from artv_core.run.journal_file import SUFFIX, JournalReader
+from artv_core.run.journal_folder import FOLDER
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import Recording
 

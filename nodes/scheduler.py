@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..artv_core.method.text_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
-from ..artv_core.prompts.grammar import MAX_FRAME, PromptSchedule, parse_schedule
+from ..artv_core.prompts.grammar import MAX_FRAME, parse_schedule
+from ..artv_core.prompts.schedule import PromptSchedule
 from .bridge import schema
 from .checks import verdict
 

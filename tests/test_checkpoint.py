@@ -21,10 +21,11 @@ from artv_core.checkpoint import (
     describe_checkpoint,
     initialise_from_stable_diffusion,
     load_checkpoint,
+    names,
     read_part,
-    reading,
     resolve_checkpoint,
     save_checkpoint,
+    shipped,
     shipped_checkpoint,
 )
 from artv_core.config import (
@@ -357,8 +358,8 @@ def test_branch_names_are_what_a_plain_unet_lacks() -> None:
     with torch.device("meta"):
         ours = {f"model.diffusion_model.{key}" for key in UNet(UNET, anchor_width=16).state_dict()}
         plain = {f"model.diffusion_model.{key}" for key in UNet(UNET).state_dict()}
-    assert {key for key in ours if reading._part_of(key) == "branches"} == ours - plain
-    assert {reading._part_of(key) for key in plain} == {"unet"}
+    assert {key for key in ours if names.part_of(key) == "branches"} == ours - plain
+    assert {names.part_of(key) for key in plain} == {"unet"}
 
 
 def test_initialise_is_strict(tmp_path: Path, path: Path) -> None:
@@ -772,7 +773,7 @@ def test_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "x.md",
     ):
         (folder / name).touch()
-    monkeypatch.setattr(reading, "PACKAGE", tmp_path)
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path)
     assert shipped_checkpoint() == folder / "tiny-v10.safetensors"
     assert resolve_checkpoint("other") == folder / "other-v1.safetensors"
     assert resolve_checkpoint(folder / "x.md") == folder / "x.md"
@@ -799,6 +800,6 @@ def test_text_and_null_context(model: ARTV) -> None:
 def test_sd21_is_built_without_memory_and_has_its_size() -> None:
     with torch.device("meta"):
         model = ARTV(preset("sd21"), vae=False)
-    slots = reading._expected_tensors(model)
+    slots = names.expected_tensors(model)
     assert sum(torch.Size(slot.shape).numel() for slot in slots["unet"].values()) == 865_910_724
     assert len(slots["text"]) == 4 + 24 * 12

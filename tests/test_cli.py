@@ -28,7 +28,7 @@ from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
 from artv_core.run import job as jobs
 from artv_core.run.drift import read_drift_csv
-from artv_core.run.journal import list_journals
+from artv_core.run.journal_list import list_journals
 from artv_core.synthetic.shapes import vocabulary
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,8 @@ from artv_core.method.generate import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.run import finite_frames
 from artv_core.run.finite_frames import finite_only
-from artv_core.run.journal import JournalReader, list_journals
+from artv_core.run.journal_file import JournalReader
+from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline, save_latents
 from artv_core.run.recording import Recording, record_frames
 from tests.device_waits import DeviceWaits

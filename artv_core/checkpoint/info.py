@@ -6,8 +6,9 @@ from typing import Any
 
 from ..config import ARTVConfig, NetworkConfig
 from ..files.tensor_file import open_tensor_file
+from .names import PARTS
 from .public_files import with_usual_names
-from .reading import PARTS, CheckpointSummary, describe_checkpoint
+from .summary import CheckpointSummary, describe_checkpoint
 
 _PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
 

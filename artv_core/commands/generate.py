@@ -96,7 +96,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
 
 
 def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
-    from ..run.journal import FOLDER
+    from ..run.journal_folder import FOLDER
     from ..run.recording import wants_journal
 
     if args.no_journal and (args.journal or args.start_over):
@@ -107,7 +107,7 @@ def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
 
 
 def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
-    from ..prompts.grammar import read_prompt_file
+    from ..prompts.prompt_file import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
         raise ValueError("give either a PROMPT or --prompts FILE")
@@ -119,7 +119,7 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
 
 
 def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
-    from ..run.journal import SUFFIX
+    from ..run.journal_file import SUFFIX
     from ..run.pipeline import load_journal, load_latents
 
     if args.continue_from is None:

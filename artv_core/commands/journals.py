@@ -22,7 +22,7 @@ def add_command(commands: Any) -> None:
 
 def run_journals(args: argparse.Namespace) -> int:
     """A list of what is there, after what was to be removed is gone."""
-    from ..run.journal import journal_table, list_journals, remove_journal
+    from ..run.journal_list import journal_table, list_journals, remove_journal
 
     if not args.folder.is_dir():
         raise ValueError(f"there is no folder {args.folder}; name the one that holds the journals")

@@ -4,17 +4,33 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from ..prompts.grammar import PromptSpan
 
 RANGE_KEY, WEIGHT_KEY, FADE_KEY = "artv_range", "artv_weight", "artv_fade"
 FOREVER = 2**62
 """A segment's end that no video reaches."""
 MAX_WEIGHT = 1e6
+
+
+class PromptSpan(NamedTuple):
+    """The frames where a prompt counts: from `start` to `end`, which is left out (None: for ever). Its weight rises
+    through the first `fade_in` of them and falls through the last `fade_out`."""
+
+    start: int = 0
+    end: int | None = None
+    fade_in: int = 0
+    fade_out: int = 0
+
+    def weight(self, frame: int) -> float:
+        """From 0 (not there) to 1. The weights of two spans that fade into one another add up to 1."""
+        if frame < self.start or (self.end is not None and frame >= self.end):
+            return 0.0
+        rise = min(1.0, (frame - self.start + 1) / (self.fade_in + 1))
+        fall = 1.0 if self.end is None else min(1.0, (self.end - frame) / (self.fade_out + 1))
+        return rise * fall
 
 
 @dataclass(frozen=True)

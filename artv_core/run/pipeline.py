@@ -24,7 +24,7 @@ from ..speed.device_limits import check_storage
 from ..speed.fp8_weights import store_fp8
 from ..speed.graphs import Captured
 from ..speed.packed_weights import can_pack, pack_weights
-from .journal import JournalReader
+from .journal_file import JournalReader
 from .recording import Recording, record_frames
 
 TAESD_CHANNELS = 4

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from artv_core.commands.comfyui_server import Graph, Host, Result, find_hosts
-from artv_core.run.journal import FOLDER, JournalReader, list_journals
+from artv_core.run.journal_file import JournalReader
+from artv_core.run.journal_folder import FOLDER
+from artv_core.run.journal_list import list_journals
 from tests.host.graphs import node
 
 from .servers import Program, expect_success, held, newest, streamed

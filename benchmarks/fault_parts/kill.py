@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 
-from artv_core.run.journal import list_journals
+from artv_core.run.journal_list import list_journals
 
 from .kill_child import OPTIONS
 

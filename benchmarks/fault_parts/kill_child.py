@@ -19,7 +19,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from artv_core import media
+from artv_core.media import VideoWriter
+from artv_core.media.sink import Sink
 from artv_core.method import generate
 from artv_core.method.frames import Frame
 from artv_core.method.generate import GenerateOptions
@@ -59,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipeline = Pipeline.from_checkpoint("tiny")
     tell("ready")
-    writer = media.VideoWriter(folder / "out.mp4", 8, growing=True)
+    writer = VideoWriter(folder / "out.mp4", 8, growing=True)
     with ExitStack() as stack:
         for target, name, changed in changes(fault, writer):
             stack.enter_context(patch.object(target, name, changed(getattr(target, name))))
@@ -68,7 +69,7 @@ def main() -> None:
     tell("whole")
 
 
-def run(pipeline: Pipeline, writer: media.VideoWriter, folder: Path, fault: Fault) -> bytes:
+def run(pipeline: Pipeline, writer: VideoWriter, folder: Path, fault: Fault) -> bytes:
     """The bits of all latents and masks."""
     bits = b""
     recording = Recording(folder / "journals", on_open=lambda opened: tell(f"open {opened.path.name} {opened.found}"))
@@ -87,12 +88,12 @@ def run(pipeline: Pipeline, writer: media.VideoWriter, folder: Path, fault: Faul
 Change = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def changes(fault: Fault, writer: media.VideoWriter) -> list[tuple[Any, str, Change]]:
+def changes(fault: Fault, writer: VideoWriter) -> list[tuple[Any, str, Change]]:
     """What is put around the package's own functions: where, under what name, and how."""
     return [
         (generate, "sample_frame", lambda sample: sampling(sample, fault)),
         (journal.Journal, "_write", lambda write: journal_write(write, fault)),
-        (media._Sink, "_write_out", lambda write_out: video_write(write_out, fault, writer)),
+        (Sink, "_write_out", lambda write_out: video_write(write_out, fault, writer)),
         (os, "fsync", lambda fsync: flushing(fsync, fault)),
         (os, "replace", lambda replace: naming(replace, fault)),
     ]
@@ -119,8 +120,8 @@ def journal_write(write: Callable[..., None], fault: Fault) -> Callable[..., Non
     return write_or_die
 
 
-def video_write(write_out: Callable[..., None], fault: Fault, writer: media.VideoWriter) -> Callable[..., None]:
-    def write_or_die(self: media._Sink) -> None:
+def video_write(write_out: Callable[..., None], fault: Fault, writer: VideoWriter) -> Callable[..., None]:
+    def write_or_die(self: Sink) -> None:
         data = b"".join(self._pending)
         if data and fault.is_at("video write", writer.count):
             self._file.write(fault.part(data))

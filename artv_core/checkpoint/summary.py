@@ -1,0 +1,68 @@
+"""What a checkpoint's header says: its parts, their sizes, and what the file cannot do alone."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ARTVConfig
+from ..files.partial_file import one_line
+from ..files.tensor_file import open_tensor_file
+from .checking import declared_parts, read_config
+from .names import OWN_METADATA, part_of
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """What `artv info` tells of a file.
+
+    `parts` are the names (in `PARTS`) of what it holds, `parameters` how many numbers each of them has, `missing` what
+    it cannot do alone: use -> what to do about it. `base` is the file that it was trained on, where it names one.
+    `metadata` is what else there is, each text cut to one line of 300 characters.
+    """
+
+    path: Path
+    config: ARTVConfig
+    parts: tuple[str, ...]
+    base: str | None
+    parameters: dict[str, int]
+    file_bytes: int
+    dtypes: tuple[str, ...]
+    missing: dict[str, str]
+    metadata: dict[str, str]
+
+
+def describe_checkpoint(path: str | Path) -> CheckpointSummary:
+    """Read a checkpoint's header only; no tensor is loaded. Raises ValueError, one line, as `load_checkpoint` does."""
+    file = open_tensor_file(path)
+    config = read_config(file)
+    parameters = dict.fromkeys(declared_parts(file, config), 0)
+    for key, tensor in file.tensors.items():
+        part = part_of(key)
+        if part in parameters and key not in ("vae_scale", "vae_shift"):
+            parameters[part] += tensor.count
+    held = tuple(part for part, count in parameters.items() if count)
+    base = one_line(file.metadata["artv_base"]) if "artv_base" in file.metadata else None
+    return CheckpointSummary(
+        path=file.path,
+        config=config,
+        parts=held,
+        base=base,
+        parameters={part: parameters[part] for part in held},
+        file_bytes=file.path.stat().st_size,
+        dtypes=tuple(sorted({tensor.dtype for tensor in file.tensors.values()})),
+        missing=_missing_uses(held, base),
+        metadata={
+            one_line(name, 60): one_line(text) for name, text in file.metadata.items() if name not in OWN_METADATA
+        },
+    )
+
+
+def _missing_uses(held: Collection[str], base: str | None) -> dict[str, str]:
+    named = f"name its base with --base ({base})" if base else "name a base checkpoint with --base"
+    uses = {
+        "making frames": (("unet", "branches"), named),
+        "copying from the frame before": (("mask",), "it has no mask network; frames are made without one"),
+        "images in and out": (("vae",), f"it has no VAE; {named}, or give and take latents"),
+        "text prompts": (("text",), f"it has no text encoder; {named}, or give a context"),
+    }
+    return {use: advice for use, (parts, advice) in uses.items() if not set(parts) <= set(held)}
