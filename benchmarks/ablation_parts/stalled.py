@@ -64,7 +64,7 @@ def fresh_clips(config: TrainConfig, plan: TrainingPlan, count: int) -> Clips:
     share([vae.name], plan.work / config.name, folder)
     train(fresh, str(plan.work), ["latents"], resume=True)
     clips = synthetic_clips(fresh, read_clips(fresh, provenance(fresh, vae), folder / "latents.safetensors"))
-    return replace(clips, held_out=clips.learnt)
+    return replace(clips, held_out=clips.trained_on)
 
 
 def fresh_loss(model: ARTV, config: TrainConfig, clips: Clips, samples: int) -> float:
