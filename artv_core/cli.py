@@ -11,8 +11,14 @@ from typing import Any, NoReturn
 
 from .commands import bench, demo, evaluate, generate, info, journals, prepare, train
 from .files.terminal import INTERRUPTED, escape_unprintable, say, version
+from .files.user_errors import Remedy, UserError
 
 USER_ERROR = 2
+WHERE = {
+    Remedy.BASE: "name a base checkpoint with --base",
+    Remedy.NO_JOURNAL: "do without a journal (--no-journal)",
+}
+"""Where a user of the command line finds what mends a fault."""
 COMMANDS = (demo, generate, journals, info, prepare, train, bench, evaluate)
 
 
@@ -27,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("stopped")
         return INTERRUPTED
+    except UserError as error:
+        say(error.phrased(WHERE))
     except (ValueError, OSError) as error:
         say(str(error) or type(error).__name__)
     except (MemoryError, RuntimeError, TypeError) as error:

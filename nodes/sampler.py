@@ -12,7 +12,7 @@ from ..artv_core.method.noise_schedule import SPACINGS
 from ..artv_core.method.samplers import SAMPLERS
 from ..artv_core.method.sizes import MAX_SIDE, check_side
 from . import bridge
-from .checks import device_faults_named, verdict
+from .checks import faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
 from .live import workflow_id
@@ -76,7 +76,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         return True
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls,
         model: Any,

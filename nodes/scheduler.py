@@ -4,11 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.method.text_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 from ..artv_core.prompts.grammar import MAX_FRAME, parse_schedule
 from ..artv_core.prompts.schedule import PromptSchedule
 from .bridge import schema
 from .checks import verdict
+from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 
 EXAMPLE = """"0": "a large red circle moving right on a blue background",
 "16": "a large red circle moving up on a blue background"\

@@ -211,7 +211,7 @@ def test_where_no_lock_can_be_made_the_error_says_how_to_do_without(tmp_path, mo
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("artv_core.run.journal_folder.acquire", refuse)
-    with pytest.raises(ValueError, match=r"read-only file system; .*--no-journal"):
+    with pytest.raises(ValueError, match=r"read-only file system; .*do without a journal"):
         opened(tmp_path)
 
 

@@ -59,7 +59,7 @@ def _described(file: TensorFile) -> str:
     told = f" that {prediction}" if prediction else ""
     lacks = [PARTS[part] for part in ("unet", "vae", "text") if part not in held]
     without = f" (without {' and '.join(lacks)})" if lacks else ""
-    use = "it can be the base of one (--base) and start a training (initialise_from_stable_diffusion)"
+    use = "it can be the base of one, and start a training"
     return f"{kind}{told}, not an ARTV checkpoint; {use}{without}"
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import ARTVConfig, TextConfig, VAEConfig
 from ..files.partial_file import one_line
 from ..files.tensor_file import Reader, TensorFile, open_tensor_file
+from ..files.user_errors import Remedy, UserError
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from .checking import (
@@ -108,9 +109,11 @@ def _choose_sources(
         elif base is not None and part in in_base:
             sources[part] = base
         elif part not in OPTIONAL_PARTS:
-            tried = "name it with --base" if base is None else f"{base.path} has no {PARTS[part]} either"
             called = f" ({one_line(file.metadata['artv_base'])})" if "artv_base" in file.metadata else ""
-            raise ValueError(f"{file.path} holds no {PARTS[part]} and needs its base checkpoint{called}: {tried}")
+            found = f"{file.path} holds no {PARTS[part]} and needs its base checkpoint{called}"
+            if base is None:
+                raise UserError(found, Remedy.BASE)
+            raise ValueError(f"{found}: {base.path} has no {PARTS[part]} either")
     return sources
 
 

@@ -1,6 +1,5 @@
-"""What a checkpoint's header says: its parts, their sizes, and what the file cannot do alone."""
+"""What a checkpoint's header says: its parts, their sizes, and what the file cannot be used for alone."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,22 @@ from ..files.tensor_file import open_tensor_file
 from .checking import declared_parts, read_config
 from .names import OWN_METADATA, part_of
 
+USES = {
+    "making frames": ("unet", "branches"),
+    "copying from the frame before": ("mask",),
+    "images in and out": ("vae",),
+    "text prompts": ("text",),
+}
+"""What a checkpoint may be used for, and the parts that this needs."""
+
 
 @dataclass(frozen=True)
 class CheckpointSummary:
     """What `artv info` tells of a file.
 
-    `parts` are the names (in `PARTS`) of what it holds, `parameters` how many numbers each of them has, `missing` what
-    it cannot do alone: use -> what to do about it. `base` is the file that it was trained on, where it names one.
-    `metadata` is what else there is, each text cut to one line of 300 characters.
+    `parts` are the names (in `PARTS`) of what it holds, `parameters` how many numbers each of them has. `base`
+    is the file that it was trained on, where it names one. `metadata` is what else there is, each text cut to one line
+    of 300 characters.
     """
 
     path: Path
@@ -27,8 +34,12 @@ class CheckpointSummary:
     parameters: dict[str, int]
     file_bytes: int
     dtypes: tuple[str, ...]
-    missing: dict[str, str]
     metadata: dict[str, str]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the file cannot be used for alone."""
+        return tuple(use for use, parts in USES.items() if not set(parts) <= set(self.parts))
 
 
 def describe_checkpoint(path: str | Path) -> CheckpointSummary:
@@ -50,19 +61,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointSummary:
         parameters={part: parameters[part] for part in held},
         file_bytes=file.path.stat().st_size,
         dtypes=tuple(sorted({tensor.dtype for tensor in file.tensors.values()})),
-        missing=_missing_uses(held, base),
         metadata={
             one_line(name, 60): one_line(text) for name, text in file.metadata.items() if name not in OWN_METADATA
         },
     )
-
-
-def _missing_uses(held: Collection[str], base: str | None) -> dict[str, str]:
-    named = f"name its base with --base ({base})" if base else "name a base checkpoint with --base"
-    uses = {
-        "making frames": (("unet", "branches"), named),
-        "copying from the frame before": (("mask",), "it has no mask network; frames are made without one"),
-        "images in and out": (("vae",), f"it has no VAE; {named}, or give and take latents"),
-        "text prompts": (("text",), f"it has no text encoder; {named}, or give a context"),
-    }
-    return {use: advice for use, (parts, advice) in uses.items() if not set(parts) <= set(held)}

@@ -22,14 +22,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from ..files.partial_file import flush_to_disk
+from ..files.user_errors import Remedy, UserError
 from ..method.frames import Frame
 from .journal_file import CRC, SUFFIX, JournalHeader, JournalReader, fault, pack
 from .journal_folder import lock_journal, lock_path, newest_first, remove_quietly, sweep
 
 FLUSH_SECONDS = 2.0
 """Between two times that the disk is made to hold what was written: what a power cut may cost."""
-
-_OTHERWISE = "name another folder, or do without a journal (--no-journal)"
 
 
 class RunInputs(Protocol):
@@ -80,10 +79,8 @@ class Journal:
             self._write(record)
         except OSError as error:
             self._cut()
-            raise ValueError(
-                f"cannot write journal {self.path}: {fault(error)}; its {self.count} frames are kept, make room and "
-                "run the same again, or do without a journal (--no-journal)"
-            ) from None
+            found = f"cannot write journal {self.path}: {fault(error)}; its {self.count} frames are kept"
+            raise UserError(found, Remedy.NO_JOURNAL, before="make room and run the same again, or ") from None
         self.count += 1
         self._digest = digest
 
@@ -173,7 +170,8 @@ def open_journal(
             return Journal(match.path, inputs, match.count, match.digest, lock)
         return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), match)
     except OSError as error:
-        raise ValueError(f"cannot keep a journal in {folder}: {fault(error)}; {_OTHERWISE}") from None
+        found = f"cannot keep a journal in {folder}: {fault(error)}"
+        raise UserError(found, Remedy.NO_JOURNAL, before="name another folder, or ") from None
 
 
 @dataclass(frozen=True)
