@@ -62,7 +62,7 @@ def one_latent(latent: dict[str, Any], name: str) -> Tensor:
     """The samples [1, C, h, w] of a LATENT of one image. Raises ValueError where it holds several."""
     samples = latent_samples(latent, name)
     if samples.shape[0] != 1:
-        raise ValueError(f"{name} holds {samples.shape[0]} images, expected 1; pick one with Latent From Batch")
+        raise ValueError(f"{name} contains {samples.shape[0]} images, expected 1; pick one with Latent From Batch")
     return samples
 
 
@@ -192,8 +192,8 @@ def _resolved(options: GenerateOptions, config: ARTVConfig, given: Tensor, ancho
     options = options.resolved(config)
     if len(given) >= options.num_frames:
         raise ValueError(
-            f"frames is {options.num_frames} and {len(given)} of them are given, so none is left to make; "
-            f"frames counts the given ones: set it above {len(given)}"
+            f"frames is {options.num_frames}, and you gave {len(given)} of them, so none is left "
+            f"to make; frames counts the given ones: set it above {len(given)}"
         )
     scale = (options.guidance_anchor or 0.0) * anchor_strength
     options = dataclasses.replace(options, guidance_anchor=scale)

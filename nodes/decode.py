@@ -22,14 +22,14 @@ class ARTVDecodeVideo(io.ComfyNode):
             node_id="ARTVDecodeVideo",
             display_name="ARTV Decode to Video",
             category="ARTV",
-            description="Decodes a video's latents frame by frame straight into a file in the output folder. The "
-            "workflow is stored in the file: drop the video on the canvas to get it back.",
+            description="Decodes the frames one by one and writes them to a video file in the output folder. "
+            "The workflow is stored in the file: drop the video on the canvas to get it back.",
             search_aliases=["artv", "vae decode", "save video", "mp4", "create video"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE the latents belong to, from ARTV Loader."),
+                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."),
                 *video_file_inputs(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file, for any node that takes a video.")],

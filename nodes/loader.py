@@ -15,7 +15,7 @@ from .types import ARTVModel
 logger = logging.getLogger(__name__)
 
 
-UNTRAINED = "is untrained: it takes no notice of frames before; train it first (train.py)"
+UNTRAINED = "is untrained and ignores earlier frames; train it first (artv train)"
 
 
 class ARTVLoader(io.ComfyNode):
@@ -41,34 +41,32 @@ class ARTVLoader(io.ComfyNode):
                     "base",
                     options=model_files.base_names(),
                     default=model_files.NO_BASE,
-                    tooltip="The Stable Diffusion checkpoint that this one was trained on, from models/checkpoints. "
-                    "Only needed if the ARTV file does not hold the whole model.",
+                    tooltip="The Stable Diffusion checkpoint that this one was trained on, from "
+                    "models/checkpoints. Needed only if the ARTV file is not a complete model.",
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
                     optional=True,
-                    tooltip="Compiles the networks (torch.compile). Frames come faster, but the first frames of "
-                    "each new size take minutes longer, also after a restart. Worth it for long videos and many "
-                    "runs.",
+                    tooltip="Makes frames faster (torch.compile), but the first frames of each new size take "
+                    "minutes longer. Worth it for long videos and many runs.",
                 ),
                 io.Boolean.Input(
                     "graph",
                     default=True,
                     optional=True,
-                    tooltip="Records the work of a step once and replays it as one CUDA graph. Much faster on "
-                    "NVIDIA cards, with the same frames except for rounding. If the card has no room for the whole "
-                    "model, frames are made the usual way.",
+                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs), and the same except for "
+                    "rounding. Has no effect if the whole model does not fit on the card.",
                 ),
             ],
             outputs=[
-                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler."),
+                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),
                 io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and the Multi-Prompt Scheduler."),
                 io.Vae.Output(display_name="vae", tooltip="For VAE Encode, VAE Decode and Decode to Video."),
                 io.String.Output(
                     display_name="about",
-                    tooltip="Size, frame rate, recommended settings and vocabulary of the model, and whether it was "
-                    "trained at all. Show it with Preview Any.",
+                    tooltip="The model's size, frame rate, recommended settings and the words it knows. Show "
+                    "it with Preview Any.",
                 ),
             ],
         )

@@ -25,8 +25,8 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
             node_id="ARTVMultiPromptScheduler",
             display_name="ARTV Multi-Prompt Scheduler",
             category="ARTV",
-            description="Assigns a prompt to each range of frames, in the syntax of other prompt schedulers. "
-            "Connect it to the positive input of the Masked Diffusion Sampler.",
+            description="Assigns a prompt to each range of frames. Reads the syntax of other prompt "
+            "schedulers; connect it to the positive input of the Masked Diffusion Sampler.",
             search_aliases=[
                 "artv",
                 "prompt schedule",
@@ -37,15 +37,14 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                 "deforum",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="Encodes the prompts: the CLIP of the ARTV Loader."),
+                io.Clip.Input("clip", tooltip="The CLIP from ARTV Loader; it encodes the prompts."),
                 io.String.Input(
                     "text",
                     default=EXAMPLE,
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip='The prompts. With frames: "0": "a fox", "24": "a fox asleep", or lines such as 0: a '
-                    "fox. With ranges: [0s-3s: a fox] [3s-6s: a fox asleep], in seconds or frames. Or plain lines, "
-                    "one after the other. Lines that begin with # are comments.",
+                    tooltip='Prompts with the frame each one starts at: "0": "a fox", "24": "a fox asleep". '
+                    "Or ranges, [0s-3s: a fox] [3s-6s: a fox asleep], or one prompt a line.",
                 ),
                 io.String.Input(
                     "pre_text",
@@ -82,22 +81,22 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MAX_FRAME,
-                    tooltip="Length of the whole video in frames. A prompt beyond it is an error. 0: not checked.",
+                    tooltip="Length of the video in frames; a prompt that starts later is an error. 0: not checked.",
                 ),
                 io.Int.Input(
                     "segment_frames",
                     default=16,
                     min=1,
                     max=MAX_FRAME,
-                    tooltip="How many frames each prompt lasts when they are plain lines without times.",
+                    tooltip="How many frames each prompt lasts if the text is one prompt a line, without times.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompts, each with its range of frames."),
                 io.String.Output(
                     display_name="schedule",
-                    tooltip="The same prompts, one line each with its frame, without pre_text and app_text. This "
-                    "node can read it back.",
+                    tooltip="The prompts as they were understood, one a line with the frame it starts at, "
+                    "without pre_text and app_text. This node can read it back.",
                 ),
             ],
         )

@@ -64,7 +64,7 @@ def run(server: Server, graph: Graph) -> tuple[Tensor, int]:
     result = server.run(graph)
     assert result.status == "success", result.message
     saved = server.output_file(result.outputs["save"]["latents"][0])
-    held = re.search(r"held (\d+) frames", result.outputs["said"]["text"][0])
+    held = re.search(r"(\d+) frames were already saved", result.outputs["said"]["text"][0])
     return load_file(saved)["latent_tensor"], int(held[1]) if held else -1
 
 
