@@ -54,47 +54,7 @@ class ARTVAnchorFrame(io.ComfyNode):
             description="Chooses the anchor: one frame that every new frame looks at, so colours and objects stay "
             "consistent in a long video.",
             search_aliases=["artv", "anchor", "reference image", "drift"],
-            inputs=[
-                io.Combo.Input(
-                    "policy",
-                    options=list(POLICIES),
-                    default="previous segment",
-                    tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
-                    "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: the "
-                    "anchor is ignored.",
-                ),
-                io.Int.Input(
-                    "window",
-                    default=10,
-                    min=1,
-                    max=1000,
-                    tooltip="For 'rolling window': how many frames back the anchor is. The paper trains with 10.",
-                ),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="For 'given image': the latent of one image, from VAE Encode. It must have the "
-                    "size of the video.",
-                ),
-                io.Float.Input(
-                    "adain_strength",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Reduces colour drift: pulls the colours and contrast of each frame toward the "
-                    "anchor's. 0: off, as in the paper; 1: all the way.",
-                ),
-            ],
+            inputs=_anchor_inputs(),
             outputs=[ARTVAnchor.Output(display_name="anchor", tooltip="For the sampler's anchor input.")],
         )
 
@@ -110,6 +70,49 @@ class ARTVAnchorFrame(io.ComfyNode):
             raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
         samples = bridge.one_latent(latent, "the anchor's latent") if kind == "given" else None
         return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength))
+
+
+def _anchor_inputs() -> list[io.Input]:
+    """What the node Anchor Frame takes."""
+    return [
+        io.Combo.Input(
+            "policy",
+            options=list(POLICIES),
+            default="previous segment",
+            tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
+            "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: the anchor is ignored.",
+        ),
+        io.Int.Input(
+            "window",
+            default=10,
+            min=1,
+            max=1000,
+            tooltip="For 'rolling window': how many frames back the anchor is. The paper trains with 10.",
+        ),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="For 'given image': the latent of one image, from VAE Encode. It must have the size of the video.",
+        ),
+        io.Float.Input(
+            "adain_strength",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Reduces colour drift: pulls the colours and contrast of each frame toward the "
+            "anchor's. 0: off, as in the paper; 1: all the way.",
+        ),
+    ]
 
 
 class ARTVNoiseAugment(io.ComfyNode):

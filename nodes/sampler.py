@@ -41,7 +41,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             "an anchor frame. Parts that do not move are copied from the previous frame.",
             search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            inputs=[*_wires(), *_size_and_seed(), *_sampling()],
+            inputs=[*_wires(), *_settings_wires(), *_size_and_seed(), *_sampling()],
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
@@ -195,6 +195,12 @@ def _wires() -> list[io.Input]:
             tooltip="Frames you already have, from VAE Encode: one image is animated, two or more frames "
             "are continued. Unconnected: the first frame is made from the text.",
         ),
+    ]
+
+
+def _settings_wires() -> list[io.Input]:
+    """What other nodes of the pack set."""
+    return [
         ARTVAnchor.Input(
             "anchor",
             optional=True,

@@ -1,8 +1,14 @@
 """What may import what inside `artv_core`: `docs/architecture.md` shows the same order."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+import artv_core
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "artv_core"
@@ -19,7 +25,7 @@ LAYERS = (
     ("training",),
     ("evaluation", "bench"),
     ("commands",),
-    ("cli",),
+    ("cli", "__init__"),
 )
 """From the lowest up. A module imports from its own package and from layers below; never from above or beside."""
 
@@ -56,7 +62,7 @@ def layer(package: str) -> int:
 
 
 def test_every_package_has_its_layer() -> None:
-    found = {name.split(".")[0] for name in ALL} - {"__init__"}
+    found = {name.split(".")[0] for name in ALL}
     assert found == {package for packages in LAYERS for package in packages}
 
 
@@ -117,3 +123,12 @@ def test_the_core_runs_without_a_host() -> None:
                 names = [node.module or ""]
             for name in names:
                 assert name.split(".")[0] not in {"comfy", "comfy_api", "folder_paths", "nodes", "artv_core"}, path
+
+
+def test_public_names_are_imported_when_they_are_used() -> None:
+    child = (
+        "import sys, artv_core; assert 'torch' not in sys.modules; [getattr(artv_core, n) for n in artv_core.__all__]"
+    )
+    subprocess.run([sys.executable, "-c", child], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        artv_core.Nothing  # noqa: B018
