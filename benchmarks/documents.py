@@ -1,12 +1,7 @@
-"""Documents that show what the benchmarks measured: tables under markers, between text by hand, and curves."""
+"""Documents that show what the benchmarks measured: tables under markers, between text by hand, and a curve."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-COLORS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e5aa8", "#c98a1b", "#4d4d4d", "#17a2b8")
-DASHES = ("-", "--", ":")
-"""Of the lines for which no color is left."""
 
 
 def put_tables(document: Path, tables: Mapping[str, str]) -> None:
@@ -32,45 +27,17 @@ def as_table(header: Sequence[str], rows: Mapping[str, Sequence[str]], first: st
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-Line = tuple[Sequence[float], Sequence[float]]
-
-
-def save_lines(
-    path: Path,
-    panels: Mapping[str, Mapping[str, Sequence[Line]]],
-    x: str,
-    log: bool = False,
-    reverse: bool = False,
-    from_zero: bool = False,
-) -> None:
-    """Panels side by side: title -> label -> lines as (x, y) each; lines of one label look alike. `log` and
-    `reverse` are of x, `from_zero` of y."""
+def save_line(path: Path, title: str, x: str, at: Sequence[float], values: Sequence[float]) -> None:
+    """One curve, its y axis from 0."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(panels), 4), dpi=90, layout="constrained")
+    figure = Figure(figsize=(5.2, 4), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any
-    last = list(panels)[-1]
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        looks = ((color, dashes) for dashes in DASHES for color in COLORS)
-        for label, each in lines.items():
-            color, dashes = next(looks)
-            for index, (at, values) in enumerate(each):
-                shown = None if index else label
-                axes.plot(at, values, dashes, color=color, linewidth=1.3, alpha=0.85, label=shown)
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel(x)
-        if log:
-            axes.set_xscale("log")
-        if reverse:
-            axes.invert_xaxis()
-        if from_zero:
-            axes.set_ylim(bottom=0)
-        axes.grid(color="#e5e5e5", linewidth=0.6)
-        if len(lines) <= len(COLORS):
-            axes.legend(fontsize=8, frameon=False)
-        elif title == last:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = figure.subplots()
+    axes.plot(at, values, linewidth=1.3)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylim(bottom=0)
+    axes.grid(color="#e5e5e5", linewidth=0.6)
     figure.savefig(path)
