@@ -1,4 +1,4 @@
-"""Documents that show what the benchmarks measured: tables under markers, between text by hand, and a curve."""
+"""Documents that show what the benchmarks measured: tables under markers, between text by hand."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,19 +25,3 @@ def as_table(header: Sequence[str], rows: Mapping[str, Sequence[str]], first: st
     """Markdown; a row's name is its first cell, `first` stands above."""
     lines = [[first, *header], ["---"] * (len(header) + 1), *([name, *cells] for name, cells in rows.items())]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def save_line(path: Path, title: str, x: str, at: Sequence[float], values: Sequence[float]) -> None:
-    """One curve, its y axis from 0."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 4), dpi=90, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.plot(at, values, linewidth=1.3)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel(x)
-    axes.set_ylim(bottom=0)
-    axes.grid(color="#e5e5e5", linewidth=0.6)
-    figure.savefig(path)

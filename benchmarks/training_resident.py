@@ -1,5 +1,6 @@
-"""The loop whose clips lie on the device (`diffusion.resident`) against the usual one: samples a second on a card, in
-one run; on a CPU samples for each second that cores were busy; and how many calls of Python each sample costs."""
+"""The part `resident` of `benchmarks/training.py`: the loop whose clips lie on the device (`diffusion.resident`) beside
+the usual one. On a card samples a second, in one run; on a CPU samples for each second that cores were busy; and how
+many calls of Python each sample costs."""
 
 import gc
 import time
@@ -21,11 +22,13 @@ from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips
 from tests.counted import counted_calls
 
-from .programs import ROOT
-
+ROOT = Path(__file__).resolve().parent.parent
 CLIPS = 2048
 CPU_ROWS = ((64, 64), (128, 64))
 """(side, batch size) that a CPU is timed at, for information."""
+CALLS = "samples drawn on the device: calls of Python for each of them"
+RATIO = "GPU: samples per second of the resident loop over the usual one"
+LIMITS = {CALLS: ("at most", 0), RATIO: ("at least", 5)}
 
 
 def measure(folder: Path, quick: bool) -> dict[str, Any]:
@@ -34,12 +37,12 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
     calls = calls_per_sample()
     figures: dict[str, Any] = {
         "calls of Python for each sample": calls,
-        "bars": {"samples drawn on the device: calls of Python for each of them": calls["on the device"]},
+        "bars": {CALLS: calls["on the device"]},
     }
     if device.type == "cuda":
         rates = both(folder, 128, 512, warm=6, steps=10 if quick else 40)
         figures |= {"card": torch.cuda.get_device_name(), "128x128, batch 512": rates}
-        figures["bars"]["GPU: samples per second of the resident loop over the usual one"] = rates["ratio"]
+        figures["bars"][RATIO] = rates["ratio"]
     else:
         figures["GPU"] = "not measured: there was no card; on one this part times both loops in the same run"
         for side, batch in CPU_ROWS[: 1 if quick else None]:

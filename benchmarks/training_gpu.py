@@ -1,5 +1,5 @@
-"""What training takes on a GPU, in less than two minutes: steps per second, memory, MFU. If time is left, also which
-kernels take it, and how long data is waited for.
+"""The part `gpu` of `benchmarks/training.py`: steps per second, memory, MFU. If time is left, also which kernels take
+it, and how long data is waited for.
 
 Weights are random (no public file is needed) and latents are made up: the arithmetic is the same. The steps are those
 of `train.py`. `quick` runs the same on whatever device there is, with `tiny`. FSDP needs two GPUs and is not measured.
@@ -7,7 +7,7 @@ of `train.py`. `quick` runs the same on whatever device there is, with `tiny`. F
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,14 @@ from artv_core.training.samples import Clips
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.throughput import peak_flops
 
-from .programs import ROOT
-
+ROOT = Path(__file__).resolve().parent.parent
+WAITED = "GPU, sd21: share of the time waited for data"
+LIMITS = {
+    "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
+    "GPU, sd21 at 256x256: MFU": ("at least", 0.25),
+    "GPU, FSDP: largest relative difference of losses": ("at most", 1e-4),
+    WAITED: ("at most", 0.05),
+}
 STEPS, WARM = 8, 3
 LARGEST = 64
 
@@ -44,87 +50,53 @@ class Row:
 
 
 ROWS = {
-    "sd21-adapter": [
-        Row(32),
-        Row(64),
-        Row(32, float_norms=True),
-        Row(16),
-        Row(16, plain=True),
-        Row(64, checkpointing=True),
-    ],
+    "sd21-adapter": [Row(32), Row(64), Row(32, float_norms=True), Row(16), Row(16, plain=True), Row(64, True)],
     "sd21": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
     "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True), Row(1, float_norms=True)],
 }
 """What matters most comes first: time may run out."""
 
 
-class Report:
-    """The figures so far. `save` gets them after each row, so that what was measured is there whatever comes next."""
-
-    def __init__(self, device: torch.device, seconds: float, save: Callable[[dict[str, Any]], None]) -> None:
-        self.end, self.save = time.monotonic() + seconds, save
-        self.figures: dict[str, Any] = {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-            "torch": torch.__version__,
-            "tables": {},
-            "left out": [],
-            "bars": {},
-        }
-
-    @property
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return self.end - time.monotonic()
-
-    def add(self, name: str, row: dict[str, Any]) -> None:
-        """A row of a configuration's table; the best MFU is its bar."""
-        rows = self.figures["tables"].setdefault(name, [])
-        rows.append(row)
-        print(f"  {name}: {row}", flush=True)
-        best = max((row.get("mfu", 0.0) for row in rows), default=0.0)
-        if name != "tiny":
-            self.figures["bars"][f"GPU, {name} at 256x256: MFU"] = best
-        self.save(self.figures)
-
-    def leave_out(self, what: str) -> None:
-        """Something for which there was no time."""
-        self.figures["left out"].append(what)
-        self.save(self.figures)
+Figures = dict[str, Any]
 
 
-def measure(quick: bool, seconds: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """A table for each configuration, within `seconds`."""
+def measure(quick: bool, seconds: float) -> Iterator[Figures]:
+    """A table for each configuration within `seconds`, with one row more each time."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda" and not quick:
         raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
-    report, names = Report(device, seconds, save), ("tiny",) if quick else ("sd21-adapter", "sd21")
+    end, names = time.monotonic() + seconds, ("tiny",) if quick else ("sd21-adapter", "sd21")
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    figures: Figures = {"device": card, "torch": torch.__version__, "tables": {}, "left out": [], "bars": {}}
     for name in names:
-        first_of_two = name != names[-1]
-        training = begun(name, device)
-        table(name, training, report, keep=report.left / 2 if first_of_two else 0.0)
-        if not first_of_two:
-            beside(name, training, report)
+        training, left = begun(name, device), end - time.monotonic()
+        yield from table(name, training, figures, end if name == names[-1] else end - left / 2)
+        if name == names[-1]:
+            yield from beside(name, training, figures, end)
         del training
         clear()
-    return report.figures
+    yield figures
 
 
-def table(name: str, training: Training, report: Report, keep: float) -> None:
-    """The configuration's rows, until only `keep` seconds are left."""
-    flops, longest = training.stage_flops, 12.0
+def table(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
+    """The configuration's rows, as long as there is time. The best MFU is its bar."""
+    flops, longest, rows = training.stage_flops, 12.0, figures["tables"].setdefault(name, [])
     for chosen in ROWS[name]:
-        if report.left - keep < 1.2 * longest:
-            report.leave_out(f"{name}: {chosen}")
+        if end - time.monotonic() < 1.2 * longest:
+            figures["left out"].append(f"{name}: {chosen}")
             continue
         started = time.monotonic()
         try:
-            figures = measured(training, chosen, flops)
+            rows.append(measured(training, chosen, flops))
         except torch.cuda.OutOfMemoryError:
-            figures = {**asdict(chosen), "out of memory": True}
+            rows.append({**asdict(chosen), "out of memory": True})
         training.passes = Passes(training.module, training.accelerator.backward)
         clear()
-        report.add(name, figures)
+        print(f"  {name}: {rows[-1]}", flush=True)
+        if name != "tiny":
+            figures["bars"][f"GPU, {name} at 256x256: MFU"] = max(row.get("mfu", 0.0) for row in rows)
         longest = max(1.0, time.monotonic() - started)
+        yield figures
 
 
 def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
@@ -166,24 +138,24 @@ def prepared(training: Training, chosen: Row) -> None:
     clear()
 
 
-def beside(name: str, training: Training, report: Report) -> None:
+def beside(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
     """What is measured if there is time: the kernels of a step, and the share of the time waited for data."""
-    rows = [row for row in report.figures["tables"].get(name, []) if row.get("mfu")]
+    rows = [row for row in figures["tables"][name] if row.get("mfu")]
     if not rows:
         return
     best = max(rows, key=lambda row: row["mfu"])
     chosen = Row(best["batch"], best["checkpointing"], best["plain"], best["float_norms"])
     for what, seconds, measure_it in (("kernels", 20, kernels), ("waited", 25, waited)):
-        if report.left < seconds:
-            report.leave_out(f"{name}: {what}")
+        if end - time.monotonic() < seconds:
+            figures["left out"].append(f"{name}: {what}")
             continue
         prepared(training, chosen)
         for step in range(WARM):
             training.step(step, [batch_of(training, chosen.batch)])
-        report.figures[what] = measure_it(training, chosen)
+        figures[what] = measure_it(training, chosen)
         if what == "waited" and name == "sd21":
-            report.figures["bars"]["GPU, sd21: share of the time waited for data"] = report.figures[what]
-        report.save(report.figures)
+            figures["bars"][WAITED] = figures[what]
+        yield figures
 
 
 def kernels(training: Training, chosen: Row) -> list[str]:

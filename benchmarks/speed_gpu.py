@@ -1,4 +1,5 @@
-"""On a GPU: frames at full size against the fused floor, one-shot generation on the same card, memory, and `tiny`.
+"""The part `gpu` of `benchmarks/speed.py`: frames at full size against the fused floor, ModelScope's UNet on the same
+card, memory, and `tiny`.
 
 The floors are for one H200: the time that a frame's arithmetic and memory traffic would take at that card's peaks, with
 all layers fused. Weights are random; the arithmetic is the same. Sections run in order of importance, in one process,
@@ -31,6 +32,21 @@ STEPS: dict[str, Any] = {"steps": 25, "sampler": "dpmpp_2s_ancestral"}
 ONE_EVALUATION: dict[str, Any] = {"steps": 25, "sampler": "dpmpp_2m"}
 CLIP = 16
 PROMPT = "a large red circle moving right fast on a blue background"
+
+SHARES = {256: (0.20, 0.30), 512: (0.40, 0.45), 768: (0.45, 0.50)}
+AGAINST = "GPU against ModelScope's UNet at 512x512, two branches, both captured"
+LIMITS: dict[str, tuple[str, float]] = {
+    "GPU: frames of captured runs that differ from eager ones": ("at most", 0),
+    **{f"GPU, {side}x{side}: share of the fused floor": ("at least", share) for side, (share, _) in SHARES.items()},
+    **{f"GPU, {s}x{s}, compiled: share of the fused floor": ("at least", share) for s, (_, share) in SHARES.items()},
+    f"{AGAINST}: clip rate with 25 x 2S, times theirs": ("at least", 1.3),
+    f"{AGAINST}: clip rate with one evaluation a step, times theirs": ("at least", 2),
+    f"{AGAINST}: time to the first frame, times sooner": ("at least", 20),
+    "GPU: peak memory at 512x512, GB": ("at most", 3.7),
+    "GPU: peak memory at 768x768, GB": ("at most", 4.3),
+    "GPU: peak memory of 200 frames over that of 10": ("at most", 1.001),
+    "GPU: frames per second of tiny": ("at least", 30),
+}
 
 
 def measure(quick: bool, seconds: float = 230.0) -> Iterator[dict[str, Any]]:
@@ -87,10 +103,6 @@ class Card:
             model = model.to(torch.float32 if self.quick else torch.bfloat16).eval().requires_grad_(False)
             self._pipeline = make_pipeline(model)
         return self._pipeline
-
-    def drop(self) -> None:
-        self._pipeline = None
-        self.tidy()
 
     def tidy(self) -> None:
         if self.device.type == "cuda":
@@ -175,9 +187,8 @@ def frames(card: Card, figures: dict[str, Any]) -> dict[str, Any]:
     bars: dict[str, Any] = {}
     for side in card.sides:
         if "H200" in card.name:
-            bars[f"GPU, {side}x{side}: share of the fused floor"] = (
-                FLOOR_MS[side] / 1000 / found[str(side)]["per_frame"]
-            )
+            share = FLOOR_MS[side] / 1000 / found[str(side)]["per_frame"]
+            bars[f"GPU, {side}x{side}: share of the fused floor"] = share
         if side > 256:
             bars[f"GPU: peak memory at {side}x{side}, GB"] = found[str(side)]["peak_mb"] / 1000
     return found | {"bars": bars}
@@ -208,7 +219,8 @@ def length(card: Card, figures: dict[str, Any]) -> dict[str, Any]:
 
 def peer(card: Card, figures: dict[str, Any]) -> dict[str, Any]:
     """ModelScope's UNet in diffusers on the same card, captured too: a clip of 16 frames in 50 steps, VAE included."""
-    card.drop()
+    card._pipeline = None
+    card.tidy()
     if not has_modelscope():
         raise ValueError("diffusers is not installed")
     if card.quick:
@@ -217,16 +229,12 @@ def peer(card: Card, figures: dict[str, Any]) -> dict[str, Any]:
     own = figures.get("two branches", {})
     if "25 x 2S" not in own:
         return {"clip": row.first_frame, "peak_mb": row.peak_mb}
-    prefix = "GPU against ModelScope's UNet at 512x512, two branches, both captured"
-    return {
-        "clip": row.first_frame,
-        "peak_mb": row.peak_mb,
-        "bars": {
-            f"{prefix}: clip rate with 25 x 2S, times theirs": row.first_frame / own["25 x 2S"]["clip"],
-            f"{prefix}: clip rate with one evaluation a step, times theirs": row.first_frame / own["25 x 2M"]["clip"],
-            f"{prefix}: time to the first frame, times sooner": row.first_frame / own["25 x 2S"]["first_frame"],
-        },
+    bars = {
+        f"{AGAINST}: clip rate with 25 x 2S, times theirs": row.first_frame / own["25 x 2S"]["clip"],
+        f"{AGAINST}: clip rate with one evaluation a step, times theirs": row.first_frame / own["25 x 2M"]["clip"],
+        f"{AGAINST}: time to the first frame, times sooner": row.first_frame / own["25 x 2S"]["first_frame"],
     }
+    return {"clip": row.first_frame, "peak_mb": row.peak_mb, "bars": bars}
 
 
 def compiled(card: Card, figures: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """The stage "diffusion" of a configuration with weights sharded by `fully_shard`, as Accelerate does it on GPUs:
-`torchrun --nproc_per_node 2 sharded.py CONFIG OUTPUT`. Everything else is the loop as it is."""
+`torchrun --nproc_per_node 2 training_sharded.py CONFIG OUTPUT`. Everything else is the loop as it is."""
 
 import sys
 
