@@ -136,7 +136,8 @@ def kill(seed: int, quick: bool) -> Figures:
             print(f"  {trials[-1]}", flush=True)
     other = [sum(not trial["same"][place] for trial in trials) for place in (1, 0)]
     most = [max(trial[name] for trial in trials) for name in ("again", "lacking")]
-    return {"frames": FRAMES, "trials": trials, "bars": dict(zip(LIMITS["kill"], (len(trials), *other, *most)))}
+    bars = dict(zip(LIMITS["kill"], (len(trials), *other, *most), strict=True))
+    return {"frames": FRAMES, "trials": trials, "bars": bars}
 
 
 def killed(folder: Path, frame: int, seconds: float) -> tuple[int, int]:

@@ -118,7 +118,7 @@ KINDS: dict[str, tuple[float, tuple[str, ...], tuple[Make, ...]]] = {
     )),
     "to be interrupted": (0.1, ("interrupted",), (slow,)),
 }  # fmt: skip
-"""Share of all, how they must end, and how they are made. Whether menus are checked before a run depends on the host."""
+"""Share of all, how they must end, and how they are made. Hosts differ in whether menus are checked before a run."""
 
 
 def measure(seed: int, quick: bool) -> dict[str, Any]:

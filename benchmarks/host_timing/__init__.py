@@ -1,7 +1,7 @@
-"""A pack for `benchmarks/host.py` only: it times the ARTV nodes from inside the host, and answers with the times.
+"""A pack for `benchmarks/host.py` and `front_end.py` only: it times the ARTV nodes from inside the host, and answers with the times.
 
 `GET /artv_timing` gives seconds since the last asking: for each node its `execute`, and of the sampler's how much went
-by in `artv_core.recording.record_frames` (less what that spent in the node's own callback), and how much in showing
+by in `artv_core.run.recording.record_frames` (less what that spent in the node's own callback), and how much in showing
 frames: decoding, packing and telling ("previews"), and sending what was told ("sending", in the server's own thread).
 """
 

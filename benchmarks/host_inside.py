@@ -1,4 +1,4 @@
-"""Run by a host's Python, in its folder: `inside.py WHAT MEMORY PACK BASE RESULT SETTINGS` writes figures as JSON.
+"""Run by a host's Python, in its folder: `host_inside.py WHAT MEMORY PACK BASE RESULT SETTINGS` writes figures as JSON.
 
 WHAT is `loads` or `gpu`. MEMORY is how the host keeps weights: `plain`, or `dynamic`, loaded as they are used. The
 host's own memory management runs, as its `main.py` sets it up, but no server.
@@ -11,8 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +25,9 @@ FOUR = {"cfg": 7.5, "cfg_references": 1.3, "cfg_anchor": 1.6, "cfg_first_frame":
 
 
 def main(what: str, memory: str, pack: str, base: str, result: str, settings: str) -> None:
+    global torch
     host = Host(memory, pack, base, on_card=what == "gpu")
-    import torch
+    import torch  # only now: the host sets it up
 
     with torch.inference_mode():
         {"loads": loads, "gpu": gpu}[what](host, Path(result), SimpleNamespace(**json.loads(settings)))
@@ -37,9 +37,9 @@ class Host:
     """The host's nodes and its memory management, in this process."""
 
     def __init__(self, memory: str, pack: str, base: str, on_card: bool) -> None:
-        self.on_card, self.base = on_card and has_card(), Path(base)
+        self.on_card, self.base, self.memory = on_card and has_card(), Path(base), memory
         options = [] if self.on_card else ["--cpu"]
-        if memory == "plain" and self._has_dynamic():
+        if memory == "plain" and "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
             options.append("--disable-dynamic-vram")
         sys.argv = ["main.py", "--base-directory", base, *options]
         sys.path.insert(0, ".")
@@ -55,9 +55,6 @@ class Host:
 
         PromptServer(asyncio.new_event_loop())  # it serves nobody, but nodes may ask who listens
         self.nodes = _nodes_of(pack)
-
-    def _has_dynamic(self) -> bool:
-        return "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8")
 
     def _load_as_used(self, for_counting: bool) -> None:
         """As the host's `main.py`. On a CPU its layers are made without weights, as on a card; `for_counting` its
@@ -105,10 +102,8 @@ class Host:
 
 def has_card() -> bool:
     """Asked without torch, which a host sets up before it is imported."""
-    return (
-        shutil.which("nvidia-smi") is not None
-        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout != b""
-    )
+    command = shutil.which("nvidia-smi")
+    return command is not None and subprocess.run([command, "-L"], capture_output=True).stdout != b""
 
 
 def _nodes_of(pack: str) -> dict[str, Any]:
@@ -173,7 +168,6 @@ class Card:
 
     def __init__(self, host: Host, settings: Any) -> None:
         import comfy.model_management as memory
-        import torch
 
         self.host, self.quick, self.memory = host, settings.quick, memory
         self.device = memory.get_torch_device()
@@ -187,16 +181,17 @@ class Card:
 
     def load(self, **switches: bool) -> Any:
         """The large model anew; the one before is given up."""
-        import torch
-
-        self.model = None
-        self.memory.unload_all_models()
-        self.memory.soft_empty_cache()
+        self.give_up()
         self.model, _, _ = self.host.load("large.safetensors", **switches)
         width, length = self.model.model.config.text.width, self.model.model.config.text.context_length
         generator = torch.Generator().manual_seed(1)
         self.positive = [[torch.randn(1, length, width, generator=generator), {}]]
         return self.model
+
+    def give_up(self) -> None:
+        self.model = None
+        self.memory.unload_all_models()
+        self.memory.soft_empty_cache()
 
     def timed(self, run: Callable[[], Any]) -> tuple[Any, float]:
         """What it gives, and its seconds on the device."""
@@ -207,16 +202,12 @@ class Card:
         return made, time.perf_counter() - began
 
     def wait(self) -> None:
-        import torch
-
         if self.host.on_card:
             torch.cuda.synchronize()
 
 
 def _write_checkpoint(card: Card) -> dict[str, Any]:
     """Random weights of SD 2.1's size (`tiny`'s where the code is only tried), made on the card."""
-    import torch
-
     path = card.host.base / "models" / "artv" / "large.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +227,6 @@ def _sample(card: Card) -> dict[str, Any]:
     card.host.sample(card.model, card.positive, **card.usual | {"frames": 2, "steps": 2})
     latents, node = card.timed(lambda: card.host.sample(card.model, card.positive, **card.usual))
     card.reference = latents.float().cpu()
-    _keep(card, "usual", card.reference)
     return {
         "patcher": type(card.model).__name__,
         "computed in": str(card.model.model.noise.compute_dtype),
@@ -250,25 +240,15 @@ def _sample(card: Card) -> dict[str, Any]:
 def _core(card: Card) -> dict[str, Any]:
     """The same frames by the core alone, from the same file on the same card."""
     dtype, path = card.model.model.noise.compute_dtype, card.host.base / "models/artv/large.safetensors"
-    pipeline = core("pipeline").Pipeline.from_checkpoint(path, device=card.device, dtype=dtype)
-    track = core("text_track")
+    pipeline = core("run.pipeline").Pipeline.from_checkpoint(path, device=card.device, dtype=dtype)
+    track = core("method.text_track")
     text = track.TextTrack([track.TextSegment(0, card.positive[0][0][0])])
+    chosen = {name: card.usual[name] for name in ("height", "width")} | {"sampler": card.usual["sampler_name"]}
+    chosen |= {"guidance_text": FOUR["cfg"], "first_frame_guidance": FOUR["cfg_first_frame"], "seed": 7}
+    chosen |= {"guidance_references": FOUR["cfg_references"], "guidance_anchor": FOUR["cfg_anchor"]}
 
     def make(frames: int, steps: int) -> Any:
-        import torch
-
-        options = core("generate").GenerateOptions(
-            num_frames=frames,
-            height=card.usual["height"],
-            width=card.usual["width"],
-            seed=7,
-            steps=steps,
-            sampler=card.usual["sampler_name"],
-            guidance_text=FOUR["cfg"],
-            guidance_references=FOUR["cfg_references"],
-            guidance_anchor=FOUR["cfg_anchor"],
-            first_frame_guidance=FOUR["cfg_first_frame"],
-        )
+        options = core("method.generate").GenerateOptions(num_frames=frames, steps=steps, **chosen)
         return torch.cat([frame.latent.float().cpu() for frame in pipeline.frames(text, options)])
 
     make(2, 2)
@@ -279,16 +259,13 @@ def _core(card: Card) -> dict[str, Any]:
 
 def _lora(card: Card) -> dict[str, Any]:
     """A LoRA on a model whose evaluations are not captured: under dynamic VRAM its weights come and go."""
-    import torch
     from safetensors.torch import save_file
 
     model = card.load(graph=False)
     key = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     width = model.model.state_dict()[key].shape[0]
-    generator, stem = (
-        torch.Generator().manual_seed(2),
-        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q",
-    )
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    generator = torch.Generator().manual_seed(2)
     path = card.host.base / "models" / "loras" / "random.safetensors"
     path.parent.mkdir(exist_ok=True)
     up, down = torch.randn(width, 8, generator=generator), torch.randn(8, width, generator=generator) * 0.05
@@ -297,7 +274,9 @@ def _lora(card: Card) -> dict[str, Any]:
     plain = card.host.sample(model, card.positive, **short)
     changed, _, report = card.host.nodes["ARTVLoRA"].execute(model, "random.safetensors", 1.0, 1.0).args
     made, seconds = card.timed(lambda: card.host.sample(changed, card.positive, **short))
-    _keep(card, "lora", made.float().cpu())
+    torch.save(
+        made.float().cpu(), card.host.base / f"lora_{card.host.memory}.pt"
+    )  # to be compared with the other kind's
     return {
         "patcher": type(changed).__name__,
         "report": report.splitlines()[0],
@@ -307,10 +286,20 @@ def _lora(card: Card) -> dict[str, Any]:
 
 
 def _full_card(card: Card) -> dict[str, Any]:
-    """The first section's frames again, loaded and made with little room on the card."""
-    with _little_room(card):
+    """The first section's frames again, loaded and made with `FREE` bytes of the card left."""
+    ballast = []
+    card.give_up()
+    if card.host.on_card:
+        too_much = torch.cuda.mem_get_info(card.device)[0] - FREE
+        while too_much > 0:
+            ballast.append(torch.empty(min(too_much, 2**33), dtype=torch.uint8, device=card.device))
+            too_much -= 2**33
+    try:
         model = card.load()
         latents, seconds = card.timed(lambda: card.host.sample(model, card.positive, **card.usual))
+    finally:
+        ballast.clear()
+        card.memory.soft_empty_cache()
     return {
         "patcher": type(model).__name__,
         "seconds of the node": seconds,
@@ -325,37 +314,6 @@ SECTIONS: list[tuple[str, float, Callable[[Card], dict[str, Any]]]] = [
     ("full card", 15, _full_card),
     ("LoRA", 8, _lora),
 ]
-
-
-@contextmanager
-def _little_room(card: Card) -> Iterator[None]:
-    """Everything but `FREE` bytes of the card is taken."""
-    import torch
-
-    ballast = []
-    card.model = None
-    card.memory.unload_all_models()
-    card.memory.soft_empty_cache()
-    if card.host.on_card:
-        too_much = torch.cuda.mem_get_info(card.device)[0] - FREE
-        while too_much > 0:
-            piece = min(too_much, 2**33)
-            ballast.append(torch.empty(piece, dtype=torch.uint8, device=card.device))
-            too_much -= piece
-    try:
-        yield
-    finally:
-        ballast.clear()
-        card.memory.soft_empty_cache()
-
-
-def _keep(card: Card, name: str, latents: Any) -> None:
-    """For the process that compares both kinds of memory management."""
-    import torch
-    from comfy.cli_args import args
-
-    kind = "plain" if getattr(args, "disable_dynamic_vram", True) else "dynamic"
-    torch.save(latents, card.host.base / f"{name}_{kind}.pt")
 
 
 def _apart(first: Any, second: Any) -> float:

@@ -2,37 +2,38 @@
 and one that blurs from frame to frame, both of which a sound table must fail.
 
 Videos are journaled in `runs/quality/`, a few prompts at a time: a run that was stopped goes on, and one with more
-frames goes on from one with fewer.
+frames goes on from one with fewer. Also draws contact sheets, a moving picture, and what the mask network copies.
 """
 
 import argparse
-import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from result_files import as_bar, commit
+from documents import as_table
+from PIL import Image, ImageDraw, ImageFont
+from result_files import as_bar
 from torch import Tensor
 
 from artv_core.evaluation import pictures
-from artv_core.evaluation.pictures import Watched, detail_of_places, picture_table, watch
-from artv_core.evaluation.pictures_judge import Seen, load_judge
+from artv_core.evaluation.pictures import WINDOW, Watched, detail_of_places, picture_table, watch
+from artv_core.evaluation.pictures_judge import Seen, load_judge, named
+from artv_core.evaluation.pictures_motion import told_motions
 from artv_core.evaluation.pictures_prompts import PicturePrompt, picture_prompts, true_scenes
 from artv_core.evaluation.pictures_training import blurred
+from artv_core.media import contact_sheet, mask_frames, wrapped
 from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
-from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import Recording
+from artv_core.synthetic.pictures.names import PLACES, THINGS
 from artv_core.synthetic.pictures.world import PictureWorld
-from artv_core.training.sheets import rollout
-from quality_parts.masks import save_masks
-from quality_parts.moving import save_moving
-from quality_parts.sheets import save_sheet
+from artv_core.training.sheets import decoded, rollout, rollout_frames
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
+SHEETS = ROOT / "docs/quality"
 JUDGE = ROOT / "benchmarks/judge.safetensors"
 VIDEOS = ROOT / "runs/quality"
 PARTS = ("all", "table", "masks", "speed")
@@ -64,17 +65,25 @@ BLUR = 1.5
 """Pixels: the Gaussian that the last frame of a blurring video is blurred with."""
 WORST = 12
 """Mistakes that are named."""
+COPIED = (
+    "a red apple moving right slowly on a brick wall",
+    "a rabbit moving right slowly in a green meadow",
+    "a sailboat moving left slowly on a sea with waves",
+)
+"""Prompts before whose places of fine detail it is drawn what the mask network copies."""
 
 
-def measure(model: ARTV, args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    model: ARTV, args: argparse.Namespace, overrides: dict[str, Any], seconds_per_frame: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
     """The section of the result file for this checkpoint; `args` are the benchmark's own."""
     section: dict[str, Any] = {}
     if args.part in ("table", "all"):
         section |= measure_table(model, args.quick, args.frames, args.seed, overrides)
     if args.part in ("masks", "all") and not args.quick:
-        section["copied"] = save_masks(model, ROOT / f"docs/quality/{model.config.name}-masks.jpg")
+        section["copied"] = save_masks(model, SHEETS / f"{model.config.name}-masks.jpg")
     if args.part in ("speed", "all") and not args.quick:
-        section[SECONDS] = seconds_per_frame(model, overrides)
+        section[SECONDS] = seconds_per_frame(model, picture_prompts(model.config.vocabulary)[0].caption, overrides)
     return section
 
 
@@ -96,9 +105,9 @@ def measure_table(
     }
     print_table(columns)
     if not quick:
-        save_sheet(watched, ROOT / f"docs/quality/{model.config.name}-table.jpg")
+        save_sheet(watched, SHEETS / f"{model.config.name}-table.jpg")
         captions = [prompt.caption for prompt in prompts]
-        save_moving(watched.videos[:, :MOVING_FRAMES], captions, ROOT / f"docs/quality/{model.config.name}.webp")
+        save_moving(watched.videos[:, :MOVING_FRAMES], captions, SHEETS / f"{model.config.name}.webp")
     return {"prompts": len(prompts), "frames": frames, "columns": columns, "mistakes": mistakes(watched)}
 
 
@@ -159,30 +168,16 @@ def mistakes(watched: Watched) -> dict[str, dict[str, int]]:
     return {name: dict(list(counts.items())[:WORST]) for name, counts in found.items()}
 
 
-def seconds_per_frame(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Of one video, made as `artv generate` makes it, from prompt to picture: the middle of three."""
-    pipeline, caption, seconds = Pipeline(model), picture_prompts(model.config.vocabulary)[0].caption, []
-    for _ in range(3):
-        started = time.monotonic()
-        count = sum(1 for _ in pipeline.frames(caption, GenerateOptions(num_frames=16, **overrides)))
-        seconds.append((time.monotonic() - started) / count)
-    device = pipeline.device.type
-    on = f"{torch.get_num_threads()} CPU cores" if device == "cpu" else torch.cuda.get_device_name()
-    return {"value": round(sorted(seconds)[1], 3), "on": on}
-
-
-def as_section(kept: dict[str, Any], found: dict[str, Any], name: str, seed: int, overrides: dict) -> dict[str, Any]:
-    """What the result file says of this checkpoint: `found`, and of `kept` what was measured the same way before."""
-    settings = {"checkpoint": name, "seed": seed, "overrides": overrides}
-    same = all(kept.get(key) == value for key, value in settings.items())
-    section = {
-        "command": f"python benchmarks/quality.py --checkpoint {name.partition('-v')[0]}",
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
-        **settings,
-    }
+def as_section(kept: dict[str, Any], found: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """What the result file says of the checkpoint `about` names: `found`, and of `kept` what was measured the same way
+    before."""
+    same = all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
     parts = (kept if same else {}) | found
-    return section | {"bars": bars(parts, name)} | {key: parts[key] for key in parts if key not in {*section, "bars"}}
+    return (
+        about
+        | {"bars": bars(parts, about["checkpoint"])}
+        | {key: parts[key] for key in parts if key not in {*about, "bars"}}
+    )
 
 
 def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -196,19 +191,20 @@ def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def markdown(section: dict[str, Any]) -> str:
     """The section as the table of docs/measurements.md and of the model card."""
-    columns = section["columns"]
-    limits = {bar["name"]: bar for bar in section["bars"]}
-    lines = [f"| measure | bar | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    columns, limits = section["columns"], {bar["name"]: bar for bar in section["bars"]}
+    rows: dict[str, list[str]] = {}
     for measure in measures(columns):
         bar = limits.get(measure)
         cells = [written(measure, column.get(measure)) for column in columns.values()]
-        if bar and bar["value"] is not None and not bar["holds"]:
-            cells[0] += " (missed)"
-        lines.append(f"| {measure} | {_limit(measure, bar)} | {' | '.join(cells)} |")
-    seconds = limits[SECONDS]
-    value = "not measured" if seconds["value"] is None else f"{seconds['value']:.2f}"
-    missed = "" if seconds["holds"] or seconds["value"] is None else " (missed)"
-    return "\n".join([*lines, f"| {SECONDS} | at most 1 | {value}{missed} |" + " |" * (len(columns) - 1)])
+        rows[measure] = [_limit(measure, bar), cells[0] + missed(bar), *cells[1:]]
+    bar = limits[SECONDS]
+    value = "not measured" if bar["value"] is None else f"{bar['value']:.2f}{missed(bar)}"
+    rows[SECONDS] = ["at most 1", value, *[""] * (len(columns) - 1)]
+    return as_table(["bar", *columns], rows)
+
+
+def missed(bar: dict[str, Any] | None) -> str:
+    return " (missed)" if bar and bar["value"] is not None and not bar["holds"] else ""
 
 
 def _limit(measure: str, bar: dict[str, Any] | None) -> str:
@@ -238,3 +234,59 @@ def print_table(columns: dict[str, dict[str, Any]]) -> None:
         limit = "{} {:g}".format(*BARS[measure]) if measure in BARS else ""
         cells = [f"{written(measure, column.get(measure)):>20}" for column in columns.values()]
         print(f"{measure:50} {limit:>13} {' '.join(cells)}")
+
+
+# Pictures
+
+
+def save_sheet(watched: Watched, path: Path, rows: int = 12) -> None:
+    """The first videos, each under its prompt and what the judge sees in its first, sixteenth and last frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown = [(label(watched, number), watched.videos[number]) for number in range(rows)]
+    contact_sheet(shown, columns=8).save(path, quality=88)
+
+
+def label(watched: Watched, number: int) -> str:
+    """The prompt, and what is seen."""
+    last, seen = watched.videos.shape[1] - 1, watched.seen
+    things, there = named(seen.things[number], THINGS), seen.there[number] > 0.5
+    told = [f"{frame}: {things[frame] if there[frame] else 'nothing'}" for frame in sorted({0, min(15, last), last})]
+    told += [told_motions(seen, 0, WINDOW)[number], named(seen.places[number, :1], PLACES)[0]]
+    return f"{watched.prompts[number].caption}   [{'; '.join(told)}]"
+
+
+def save_moving(videos: Tensor, captions: Sequence[str], path: Path, fps: float = 8.0, count: int = 8) -> None:
+    """An animated WebP of the first `count` of videos [N, T, 3, H, W] in [0, 1], each above its caption."""
+    pixels = (videos[:count].clamp(0, 1) * 255).round().byte().permute(1, 0, 3, 4, 2).numpy()
+    first, *others = [_page(frames, captions[:count]) for frames in pixels]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    how = {"duration": round(1000 / fps), "loop": 0, "quality": 80, "method": 6}
+    first.save(path, save_all=True, append_images=others, **how)
+
+
+def _page(frames: Sequence[Any], captions: Sequence[str]) -> Image.Image:
+    """Four frames in a row."""
+    height, width = frames[0].shape[:2]
+    page = Image.new("RGB", (4 * (width + 4) - 4, -(-len(frames) // 4) * (height + 32) - 6), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=9)
+    for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
+        x, y = number % 4 * (width + 4), number // 4 * (height + 32)
+        page.paste(Image.fromarray(frame), (x, y))
+        draw.multiline_text((x, y + height + 1), "\n".join(wrapped(caption, font, width)), "black", font, spacing=2)
+    return page
+
+
+@torch.no_grad()
+def save_masks(model: ARTV, path: Path, captions: Sequence[str] = COPIED) -> dict[str, float]:
+    """Draw one video of each caption with its masks, white where the last frame is copied, and return by caption the
+    mean share that was copied after the first frame."""
+    frames = list(rollout_frames(model, list(captions), GenerateOptions(num_frames=16, batch_size=len(captions))))
+    images, none = decoded(model, frames), torch.zeros(len(captions), 1, 1, 1)  # the first frame has no mask
+    found = [mask_frames(none if frame.mask is None else frame.mask.cpu(), *images.shape[-2:]) for frame in frames]
+    rows, shares = [], {}
+    for caption, video, mask in zip(captions, images, torch.stack(found, dim=1), strict=True):
+        rows += [(caption, video), ("its mask: white is copied from the last frame", mask)]
+        shares[caption] = round(mask[1:].mean().item(), 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(rows, columns=8).save(path, quality=90)
+    return shares
