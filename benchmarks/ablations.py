@@ -15,7 +15,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,8 +27,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from documents import as_table, put_tables
 from result_files import Limits, commit, kept_parts, run_parts
+from tables import as_table, put_tables
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.media import contact_sheet
@@ -61,6 +60,10 @@ class Budget:
     vae_steps: int = 0
     start_from: str = "tiny"
 
+    @property
+    def latents(self) -> LatentsStage:
+        return LatentsStage(clips=self.clips, frames=self.frames, seed=WORLD_SEED)
+
     def __str__(self) -> str:
         clips = f"{self.clips} clips of the {self.world} world"
         return f"{self.steps} steps of {self.batch_size} samples after those of {self.start_from}, {clips}"
@@ -89,14 +92,11 @@ def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     runs = dict(kept.get("runs", {}))
     for seed in args.seeds[: 1 if args.quick else None]:
         for name in NAMES:
-            started = time.process_time()
             model = trained(name, seed, budget, args.work)
-            seconds = round(time.process_time() - started)
             found, rows = MEASURED[part](model, prompts, frames, seed)
             if seed == 1 and not args.quick:
                 contact_sheet(rows, columns=8).save(ROOT / f"docs/evidence/{part}-{name.replace(' ', '-')}.png")
-            about = {"conditions": asdict(budget), "commit": commit()}
-            runs[f"{name}, seed {seed}"] = about | found | {"training, CPU s": seconds}
+            runs[f"{name}, seed {seed}"] = {"conditions": asdict(budget), "commit": commit()} | found
             print(f"  {name}, seed {seed}: {json.dumps(found['measured'])}", flush=True)
             yield kept | {"budget": str(budget), "prompts": prompts, "frames": frames, "runs": runs, "bars": {}}
 
@@ -123,11 +123,10 @@ def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
     length = {"steps": steps, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5, "sheet_every": 10 * steps}
     chosen = {"batch_size": budget.batch_size, "sheet_rows": 1, "sheet_columns": 2, **length, **rates}
     words = [*(str(value) for value in asdict(budget).values()), *name.split(), "seed", str(seed)]
-    config = replace(base, name="-".join(words), seed=seed, world=budget.world, latents=latents_stage(budget))
+    config = replace(base, name="-".join(words), seed=seed, world=budget.world, latents=budget.latents)
     start = resolve_checkpoint(budget.start_from)
     if name == "no mask network":
-        config = replace(config, overrides={"mask": None})
-        start = without_mask(start, work)
+        config, start = replace(config, overrides={"mask": None}), without_mask(start, work)
     return replace(config, diffusion=replace(base.diffusion, start_from=str(start), **chosen))
 
 
@@ -148,14 +147,10 @@ def clips_of(budget: Budget, work: Path) -> Path:
     rates = {"steps": budget.vae_steps, "decay_steps": budget.vae_steps // 2, "learning_rate": 7e-4}
     name = f"{budget.world}-{budget.clips}-clips-of-{budget.frames}-vae-{budget.vae_steps}"
     vae = replace(base.vae, start_from="tiny", **rates)
-    config = replace(base, name=name, seed=WORLD_SEED, world=budget.world, vae=vae, latents=latents_stage(budget))
+    config = replace(base, name=name, seed=WORLD_SEED, world=budget.world, vae=vae, latents=budget.latents)
     if not (work / name / "latents.safetensors").is_file():
         train(config, str(work), ["vae", "latents"], resume=True)
     return work / name
-
-
-def latents_stage(budget: Budget) -> LatentsStage:
-    return LatentsStage(clips=budget.clips, frames=budget.frames, seed=WORLD_SEED)
 
 
 # What is measured
@@ -246,10 +241,9 @@ def runs_table(part: Mapping[str, Any]) -> str:
 
 def spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    mean = sum(known) / len(known)
-    return f"{mean:.3g}" + (f" ± {max(abs(value - mean) for value in known):.2g}" if len(known) > 1 else "")
+    mean = sum(known) / max(1, len(known))
+    away = f" ± {max(abs(value - mean) for value in known):.2g}" if len(known) > 1 else ""
+    return f"{mean:.3g}{away}" if known else ""
 
 
 if __name__ == "__main__":

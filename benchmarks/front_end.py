@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,20 +83,15 @@ def pages() -> dict[str, tuple[Host, FrontEnd]]:
 
 def use(host: Host, shown: FrontEnd) -> Part:
     """What people do; a step that fails ends the benchmark."""
-    with opened(host, shown) as (server, page, faults):
+    with opened(host, shown) as (_, page, faults):
         workflows = {name: queue_template(page, name) for name in workflow_format.names()}
         front_end.open_template(page, "multi_prompt_long_video")
         timeline = timeline_steps.edit(page)
         front_end.picture(page, f"{host.version} {shown.name} timeline")
         found_again = reload_and_cancel(page)
-        contrast = {theme: least_contrast(page, server, theme) for theme in ("dark", "light")}
-        return {
-            "workflows": workflows,
-            "timeline": timeline,
-            "found again after loading the page anew": found_again,
-            "least contrast": contrast,
-            "faults": faults.seen,
-        }
+        found = {"workflows": workflows, "timeline": timeline, "found again after loading the page anew": found_again}
+        found["least contrast"] = {theme: least_contrast(page, theme) for theme in ("dark", "light")}
+        return found | {"faults": faults.seen}
 
 
 def queue_template(page: Any, name: str) -> dict[str, Any]:
@@ -128,7 +123,7 @@ def reload_and_cancel(page: Any) -> bool:
     return intact
 
 
-def least_contrast(page: Any, server: Server, theme: str) -> float:
+def least_contrast(page: Any, theme: str) -> float:
     """Of all texts in our panels, against what is behind them (WCAG 2)."""
     page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
     browser.load(page, workflow_format.read_ui("multi_prompt_long_video"), "contrast")
@@ -146,14 +141,7 @@ def previews(host: Host, shown: FrontEnd) -> Part:
         front_end.show_node(page, SAMPLER)
         server.get("/artv_timing")
         runs = [timed_run(server, page, seed) for seed in range(PREVIEW_RUNS + 1)]
-        later = {name: [run[name] for run in runs[1:]] for name in runs[0]}
-        return {
-            "share of the first run": runs[0]["share"],
-            "share, median of later runs": statistics.median(later["share"]),
-            "share, highest of later runs": max(later["share"]),
-            "pictures while sampling, median": statistics.median(later["pictures"]),
-            "seconds of a run, median": statistics.median(later["seconds"]),
-        }
+        return {"share, median of later runs": statistics.median(run["share"] for run in runs[1:]), "runs": runs}
 
 
 def timed_run(server: Server, page: Any, seed: int) -> dict[str, float]:
@@ -215,6 +203,10 @@ def write(part: str, page: str, found: Part) -> None:
     RESULT.write_text(json.dumps(about | {"bars": bars(parts), "parts": parts}, indent=1, ensure_ascii=False) + "\n")
 
 
+def all_opened(workflows: Iterable[Part]) -> bool:
+    return all(one["opened"] for one in workflows)
+
+
 def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     """Of all pages; a bar without a value was not measured."""
     used = list(parts.get("use", {}).values())
@@ -223,9 +215,7 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     contrasts = [value for page in used for value in page["least contrast"].values()]
     firsts = [one["first picture at"] for page in used for one in page["workflows"].values() if one["queued"]]
     held = {
-        "all workflows opened from the template browser": lambda page: all(
-            one["opened"] for one in page["workflows"].values()
-        ),
+        "all workflows opened from the template browser": lambda page: all_opened(page["workflows"].values()),
         "the timeline edited by mouse, keyboard and text": lambda page: all(page["timeline"].values()),
         "a run found again after loading, and cancelled": lambda page: page["found again after loading the page anew"],
     }

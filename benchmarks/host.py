@@ -1,9 +1,7 @@
 """What the host costs: `python benchmarks/host.py`, with ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI.
 
 server  the shipped text-to-video workflow on a server of each host found: of the sampler node's time, the share that
-        went by outside `artv_core`; seconds of every node; which nodes run again for the same prompt, and another seed
-loads   how often each host is asked to load model and VAE while 16 frames are sampled and streamed to a file; on a CPU,
-        with the patcher that the host has there and, where it has dynamic VRAM, with that one too
+        went by outside `artv_core`; which nodes run again for the same prompt, and another seed
 gpu     only with `--gpu`, and then alone: sampling inside the first host on its card, under dynamic VRAM and without,
         beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four branches; the same
         with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process of its own.
@@ -29,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from result_files import Figures, Limits, run_parts
+from result_files import Figures, Limits, read, run_parts
 
 from artv_core.commands.comfyui_server import PACK, Graph, Host, Server, find_hosts
 
@@ -37,7 +35,6 @@ RESULT = ROOT / "benchmarks/results/host.json"
 TIMING = ROOT / "benchmarks/host_timing"
 SAMPLER = "ARTVMaskedDiffusionSampler"
 WITH, WITHOUT = "share of the sampler node's time outside the core, with previews", "the same, without previews"
-MODEL, VAE = "loads of the model for 16 streamed frames", "loads of the VAE for 16 streamed frames"
 SAME = 0.05
 """Of the latents' spread: what rounding makes of frames that are otherwise equal stays well below it."""
 KINDS = {"dynamic": "under dynamic VRAM", "plain": "without dynamic VRAM"}
@@ -46,7 +43,6 @@ FULL = {kind: f"4 GB free: difference from frames of a free card, {said}" for ki
 LORA = "a LoRA's frames under dynamic VRAM: difference from those without"
 LIMITS: Limits = {
     "server": {WITH: ("at most", 0.03), WITHOUT: ("at most", 0.03)},
-    "loads": {MODEL: ("at most", 2), VAE: ("at most", 2)},
     "gpu": dict.fromkeys(TIMES.values(), ("at most", 1.1)) | dict.fromkeys([*FULL.values(), LORA], ("at most", SAME)),
 }
 
@@ -66,7 +62,7 @@ def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
         raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
     if part == "gpu":
         return gpu(hosts[0], args.quick, args.seconds)
-    return server(hosts, args.quick) if part == "server" else loads(hosts, args.quick)
+    return server(hosts, args.quick)
 
 
 # A real server
@@ -98,51 +94,28 @@ def measure_host(host: Host, repeats: int) -> Figures:
         again = comfyui.run(with_seed(bare, 200 + repeats - 1))
         reseeded = comfyui.run(with_seed(bare, 300))
     kinds = {key: part["class_type"] for key, part in shipped.items()}
-    overhead = {"no preview": share_outside_core(without), "previews": share_outside_core(with_previews)}
     return {
-        "frames": shipped[sampler]["inputs"]["frames"],
-        "share outside the core": {name: round(value, 4) for name, value in overhead.items()},
-        "seconds, median, with previews": medians(with_previews),
-        "seconds, median, no preview": medians(without),
+        "share outside the core": {"no preview": outside_core(without), "previews": outside_core(with_previews)},
         "ran again for the same prompt": [kinds[key] for key in again.executed],
         "ran again for another seed": [kinds[key] for key in reseeded.executed],
     }
 
 
 def run(comfyui: Server, graph: Graph) -> dict[str, float]:
-    """Queue it; seconds of its parts and, as "prompt", of the whole from queueing to the last message."""
-    started = time.perf_counter()
+    """Queue it; seconds of its parts."""
     result = comfyui.run(graph)
-    seconds = time.perf_counter() - started
     if result.status != "success":
         raise SystemExit(f"the workflow failed: {result.message}")
-    return {name: value for name, value in comfyui.get("/artv_timing").items() if value} | {"prompt": seconds}
+    return comfyui.get("/artv_timing")
 
 
-def share_outside_core(runs: list[dict[str, float]]) -> float:
-    """Median over runs of the part of the sampler's time that was not the core's."""
-    return statistics.median(1 - (times["core"] - times.get("callback", 0.0)) / times[SAMPLER] for times in runs)
-
-
-def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for times in runs for name in times)
-    return {name: round(statistics.median(times.get(name, 0.0) for times in runs), 4) for name in names}
+def outside_core(runs: list[dict[str, float]]) -> float:
+    """Median over runs of the share of the sampler's time that was not the core's."""
+    shares = [1 - (times["core"] - times.get("callback", 0.0)) / times[SAMPLER] for times in runs]
+    return round(statistics.median(shares), 4)
 
 
 # Inside the host
-
-
-def loads(hosts: list[Host], quick: bool) -> Figures:
-    """Every host found; of the bars, the greatest count."""
-    found: dict[str, Any] = {}
-    for host in hosts:
-        with tempfile.TemporaryDirectory() as base:
-            kinds = ["plain", *(["dynamic"] if has_dynamic_vram(host) else [])]
-            frames = {"frames": 4 if quick else 16}
-            found[host.version] = {kind: run_inside(host, Path(base), "loads", kind, **frames) for kind in kinds}
-    counts = [count for by_patcher in found.values() for count in by_patcher.values()]
-    bars = {MODEL: max(count["model"] for count in counts), VAE: max(count["vae"] for count in counts)}
-    return {"hosts": found, "bars": bars}
 
 
 def gpu(host: Host, quick: bool, seconds: float) -> Iterator[Figures]:
@@ -155,7 +128,7 @@ def gpu(host: Host, quick: bool, seconds: float) -> Iterator[Figures]:
     with tempfile.TemporaryDirectory() as base:
         for place, kind in enumerate(kinds):
             share = (end - time.monotonic()) / (len(kinds) - place)
-            found = run_inside(host, Path(base), "gpu", kind, share + 5, quick=quick, seconds=share)
+            found = run_inside(host, Path(base), kind, share + 5, quick=quick, seconds=share)
             node, core = found.get("sampled", {}).get("seconds of the node"), found.get("core", {}).get("seconds")
             bars = {TIMES[kind]: node / core if node and core else None}
             bars[FULL[kind]] = found.get("full card", {}).get("difference")
@@ -176,21 +149,18 @@ def has_dynamic_vram(host: Host) -> bool:
     return place.is_file() and "aimdo_enabled" in place.read_text(encoding="utf-8")
 
 
-def run_inside(host: Host, base: Path, what: str, memory: str, timeout: float = 600, **settings: Any) -> Figures:
+def run_inside(host: Host, base: Path, memory: str, timeout: float, **settings: Any) -> Figures:
     """What `host_inside.py` wrote, run by the host's Python in the host's folder; also where it was stopped at the end
     of `timeout` seconds. Raises SystemExit where it failed before it wrote anything."""
-    result, program = base / f"{what}_{memory}.json", ROOT / "benchmarks/host_inside.py"
-    command = [host.python, str(program), what, memory, str(PACK), str(base), str(result), json.dumps(settings)]
-    ended: Figures = {}
+    result, program = base / f"{memory}.json", ROOT / "benchmarks/host_inside.py"
+    command = [host.python, str(program), memory, str(PACK), str(base), str(result), json.dumps(settings)]
     try:
         ran = subprocess.run(command, cwd=host.root, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        ended = {"stopped": f"after {timeout:.0f} s"}
-    else:
-        if ran.returncode and not result.is_file():
-            raise SystemExit(f"{what}, {memory}, failed:\n{ran.stderr[-3000:]}")
-        ended = {"failed": ran.stderr.splitlines()[-1]} if ran.returncode else {}
-    return (json.loads(result.read_text()) if result.is_file() else {}) | ended
+        return read(result) | {"stopped": f"after {timeout:.0f} s"}
+    if ran.returncode and not result.is_file():
+        raise SystemExit(f"{memory}, failed:\n{ran.stderr[-3000:]}")
+    return read(result) | ({"failed": ran.stderr.splitlines()[-1]} if ran.returncode else {})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Run by a host's Python, in its folder: `host_inside.py WHAT MEMORY PACK BASE RESULT SETTINGS` writes figures as JSON.
-
-WHAT is `loads` or `gpu`. MEMORY is how the host keeps weights: `plain`, or `dynamic`, loaded as they are used. The
-host's own memory management runs, as its `main.py` sets it up, but no server.
+"""The part `gpu` of `benchmarks/host.py`, run by a host's Python in its folder: `host_inside.py MEMORY PACK BASE RESULT
+SETTINGS` writes figures as JSON. MEMORY is how the host keeps weights: `plain`, or `dynamic`, loaded as they are used.
+The host's own memory management runs, as its `main.py` sets it up, but no server.
 """
 
 import asyncio
@@ -24,20 +23,20 @@ FOUR = {"cfg": 7.5, "cfg_references": 1.3, "cfg_anchor": 1.6, "cfg_first_frame":
 """Four guidance branches."""
 
 
-def main(what: str, memory: str, pack: str, base: str, result: str, settings: str) -> None:
+def main(memory: str, pack: str, base: str, result: str, settings: str) -> None:
     global torch
-    host = Host(memory, pack, base, on_card=what == "gpu")
+    host = Host(memory, pack, base)
     import torch  # only now: the host sets it up
 
     with torch.inference_mode():
-        {"loads": loads, "gpu": gpu}[what](host, Path(result), SimpleNamespace(**json.loads(settings)))
+        gpu(host, Path(result), SimpleNamespace(**json.loads(settings)))
 
 
 class Host:
     """The host's nodes and its memory management, in this process."""
 
-    def __init__(self, memory: str, pack: str, base: str, on_card: bool) -> None:
-        self.on_card, self.base, self.memory = on_card and has_card(), Path(base), memory
+    def __init__(self, memory: str, pack: str, base: str) -> None:
+        self.on_card, self.base, self.memory = has_card(), Path(base), memory
         options = [] if self.on_card else ["--cpu"]
         if memory == "plain" and "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
             options.append("--disable-dynamic-vram")
@@ -49,16 +48,15 @@ class Host:
         if self.on_card:
             import cuda_malloc  # noqa: F401 (chooses torch's allocator, so before torch, as in the host's `main.py`)
         if memory == "dynamic":
-            self._load_as_used(for_counting=not on_card)
+            self._load_as_used()
         import utils.install_util  # noqa: F401 (before another module of that name comes in)
         from server import PromptServer
 
         PromptServer(asyncio.new_event_loop())  # it serves nobody, but nodes may ask who listens
         self.nodes = _nodes_of(pack)
 
-    def _load_as_used(self, for_counting: bool) -> None:
-        """As the host's `main.py`. On a CPU its layers are made without weights, as on a card; `for_counting` its
-        patchers are then those of dynamic VRAM too, which load and sample there, but apply no patches."""
+    def _load_as_used(self) -> None:
+        """As the host's `main.py`. On a CPU its layers are made without weights, as on a card."""
         import comfy_aimdo.control as control
 
         try:
@@ -73,10 +71,6 @@ class Host:
             if not self._take_over(control, comfy.model_management.get_all_torch_devices()):
                 raise SystemExit("the host's dynamic VRAM cannot be used here")
             patchers.CoreModelPatcher = patchers.ModelPatcherDynamic
-        elif for_counting:
-            patchers.CoreModelPatcher = type(
-                "OnAnyDevice", (patchers.ModelPatcherDynamic,), {"__new__": lambda cls, *_, **__: object.__new__(cls)}
-            )
         comfy.memory_management.aimdo_enabled = True
 
     def _take_over(self, control: Any, devices: Any) -> bool:
@@ -88,14 +82,8 @@ class Host:
         except TypeError:
             return bool(control.init_devices(device.index for device in devices))
 
-    def load(self, name: str, **switches: bool) -> tuple[Any, Any, Any]:
-        model, clip, vae, _ = self.nodes["ARTVLoader"].execute(name, "none", **switches).args
-        return model, clip, vae
-
     def sample(self, model: Any, positive: Any, **changed: Any) -> Any:
-        settings = {"frames": 3, "width": 0, "height": 0, "seed": 7, "videos": 1, "steps": 2}
-        settings |= dict.fromkeys(("cfg", "cfg_references", "cfg_anchor", "cfg_first_frame"), 1.5)
-        settings |= {"sampler_name": "recommended", "scheduler": "uniform", "use_mask": True} | changed
+        settings = {"seed": 7, "videos": 1, "scheduler": "uniform", "use_mask": True} | changed
         sampler = self.nodes["ARTVMaskedDiffusionSampler"]
         return sampler.execute(model=model, positive=positive, **settings).args[0][0]["samples"]
 
@@ -119,31 +107,6 @@ def _nodes_of(pack: str) -> dict[str, Any]:
 def core(name: str) -> Any:
     """A module of the core, as the nodes have it."""
     return importlib.import_module(f"/pack.artv_core.{name}")
-
-
-# Loads
-
-
-def loads(host: Host, result: Path, settings: Any) -> None:
-    """How often the host is asked for model and VAE while frames are streamed to a file."""
-    import comfy.model_management as memory
-
-    model, clip, vae = host.load("tiny (shipped)")
-    text = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle moving right"))
-    asked, usual = [], memory.load_models_gpu
-
-    def count(models: Any, *arguments: Any, **named: Any) -> Any:
-        asked.extend("model" if patcher.model is model.model else "vae" for patcher in models)
-        return usual(models, *arguments, **named)
-
-    stream = host.nodes["ARTVStreamVideo"].execute(vae, fps=8.0, filename_prefix="stream", format="mp4", upscale=1)
-    memory.load_models_gpu = count
-    host.sample(model, text, frames=settings.frames, stream=stream.args[0])
-    counts = {"patcher": type(model).__name__, **{name: asked.count(name) for name in ("model", "vae")}}
-    result.write_text(json.dumps(counts))
-
-
-# On a card
 
 
 def gpu(host: Host, result: Path, settings: Any) -> None:
@@ -182,7 +145,7 @@ class Card:
     def load(self, **switches: bool) -> Any:
         """The large model anew; the one before is given up."""
         self.give_up()
-        self.model, _, _ = self.host.load("large.safetensors", **switches)
+        self.model = self.host.nodes["ARTVLoader"].execute("large.safetensors", "none", **switches).args[0]
         width, length = self.model.model.config.text.width, self.model.model.config.text.context_length
         generator = torch.Generator().manual_seed(1)
         self.positive = [[torch.randn(1, length, width, generator=generator), {}]]

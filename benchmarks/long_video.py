@@ -59,17 +59,14 @@ Parts = Iterator[tuple[str, Figures, list[Figures]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, help=f"default: {FRAMES}; with another number nothing is kept")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FRAMES} frames")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FRAMES} frames, nothing written")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
-    frames = args.frames or (QUICK_FRAMES if args.quick else FRAMES)
-    if frames < 2 * EARLY:
-        parser.error(f"--frames is {frames}; at least {2 * EARLY} are needed")
+    frames = QUICK_FRAMES if args.quick else FRAMES
     for part in args.parts:
         for name, figures, bars in PARTS[part](frames):
             print(f"\n{name}: {json.dumps(figures, indent=1)}")
-            if frames == FRAMES:
+            if not args.quick:
                 keep(name, figures, bars)
             for bar in bars:
                 print(f"{bar['name']:90} {bar['value']!s:>8}  {bar['limit']:13}  {verdict(bar)}", flush=True)
@@ -224,8 +221,6 @@ def clock(run: Iterator[int]) -> tuple[float, float]:
 
 def run_hosts(frames: int) -> Parts:
     """Each as soon as it is measured, for it takes long."""
-    if not find_hosts():
-        print("no ComfyUI found: set COMFYUI_PATH to its folder", file=sys.stderr)
     for host in find_hosts():
         name = f"ComfyUI {host.version}, Decode to Video"
         stages, own = run_host(host, frames)

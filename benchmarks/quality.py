@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import quality_pictures as pictures
-from documents import as_table, put_tables
 from result_files import as_bar, commit
+from tables import as_table, put_tables
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.media import contact_sheet
@@ -34,14 +34,7 @@ from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.pictures.names import vocabulary as picture_vocabulary
-from artv_core.synthetic.quality import (
-    appearance,
-    direction,
-    holding,
-    quality_clips,
-    read_rollout,
-    survival,
-)
+from artv_core.synthetic.quality import appearance, direction, holding, quality_clips, read_rollout, survival
 from artv_core.synthetic.shapes import Clip, render
 from artv_core.training.sheets import rollout
 
@@ -99,9 +92,12 @@ def main() -> None:
     if args.part in ("table", "all"):
         result |= measure_table(model, args.quick, args.seed, overrides)
     if args.part in ("long", "all") and not args.quick:
-        result["long"] = measure_long(model, args.seed, overrides)
+        names = {f"{LONG_FRAMES} frames": {"num_frames": LONG_FRAMES}}
+        result["long"] = measure_other(model, args.seed, names, overrides)
     if args.part in ("sizes", "all") and not args.quick:
-        result["other sizes"] = measure_sizes(model, args.seed, overrides)
+        sizes = [[round(side * factor) for side in model.config.size] for factor in SIZE_FACTORS]
+        names = {f"{width}x{height}": {"height": height, "width": width} for height, width in sizes}
+        result["other sizes"] = measure_other(model, args.seed, names, overrides)
     if args.part in ("speed", "all") and not args.quick:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
@@ -184,33 +180,22 @@ def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]
     table, videos = measure_model(model, clips, frames, seed, overrides)
     true = measure_videos(render(clips, frames, *model.config.size), clips)
     frozen = measure_videos(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1), clips)
-    print_table(table, true, frozen)
-    print(f"{count} held-out prompts of {frames} frames")
     if not quick:
         save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}.png")
     bars = [as_bar(name, round(table[name], 4), kind, limit) for name, (limit, kind) in BARS.items() if name in table]
-    return {
-        "prompts": count,
-        "bars": bars,
-        "true clips": {key: round(value, 4) for key, value in true.items()},
-        FROZEN: {key: round(value, 4) for key, value in frozen.items()},
-    }
+    known = {"true clips": true, FROZEN: frozen}
+    others = {name: {key: round(value, 4) for key, value in column.items()} for name, column in known.items()}
+    result = {"prompts": count, "bars": bars} | others
+    print(markdown({"checkpoint": model.config.name} | result))
+    return result
 
 
-def measure_long(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What holds over hundreds of frames; writes a sheet."""
-    options = GenerateOptions(num_frames=LONG_FRAMES, batch_size=FEWER_PROMPTS, seed=seed, **overrides)
-    return {f"{LONG_FRAMES} frames": measure_held(model, options, f"{LONG_FRAMES} frames")}
-
-
-def measure_sizes(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What holds at 64 frames of other sizes, with no setting changed; writes a sheet of each."""
+def measure_other(model: ARTV, seed: int, names: dict[str, dict[str, int]], overrides: dict) -> dict[str, Any]:
+    """What holds at other lengths and sizes, with no setting changed; writes a sheet of each."""
     found = {}
-    for factor in SIZE_FACTORS:
-        height, width = (round(side * factor) for side in model.config.size)
-        chosen = {"height": height, "width": width} | overrides
-        options = GenerateOptions(num_frames=64, batch_size=FEWER_PROMPTS, seed=seed, **chosen)
-        found[f"{width}x{height}"] = measure_held(model, options, f"{width}x{height}")
+    for name, options in names.items():
+        usual = {"num_frames": 64, "batch_size": FEWER_PROMPTS, "seed": seed}
+        found[name] = measure_held(model, GenerateOptions(**usual | options | overrides), name)
     return found
 
 
@@ -277,19 +262,8 @@ def measure_model(
 def measure_videos(videos: Tensor, clips: list[Clip]) -> dict[str, float]:
     """What can be said of videos [N, T, 3, H, W] by themselves."""
     read, last = read_rollout(videos), videos.shape[1] - 1
-    table = appearance(read, clips)
-    table["direction from text"] = direction(read, clips, 0, 16)
-    table["object there at frame 15"] = survival(read, clips, 15)
-    return table | holding(read, clips, last)
-
-
-def print_table(table: dict[str, float], true: dict[str, float], frozen: dict[str, float]) -> None:
-    print(f"\n{'measure':42} {'model':>8} {'bar':>14} {'true':>8} {'frozen':>8}")
-    for name in [*BARS, *(name for name in table if name not in BARS)]:
-        if name in table:
-            limit = "{1} {0:g}".format(*BARS[name]) if name in BARS else ""
-            others = [f"{values[name]:8.3f}" if name in values else " " * 8 for values in (true, frozen)]
-            print(f"{name:42} {table[name]:8.3f} {limit:>14} {' '.join(others)}")
+    table = appearance(read, clips) | {"direction from text": direction(read, clips, 0, 16)}
+    return table | {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, last)
 
 
 def _override(text: str) -> tuple[str, Any]:

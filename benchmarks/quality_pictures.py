@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from documents import as_table
 from PIL import Image, ImageDraw, ImageFont
 from result_files import as_bar
+from tables import as_table
 from torch import Tensor
 
 from artv_core.evaluation import pictures
@@ -91,11 +91,12 @@ def measure_table(
     model: ARTV, quick: bool, frames: int, seed: int, overrides: dict[str, Any], folder: Path = VIDEOS
 ) -> dict[str, Any]:
     """The table of the bars, the same of what it must tell from each other, and the mistakes by name."""
-    prompts = picture_prompts(model.config.vocabulary)
-    prompts, frames = (prompts[:BATCH], 16) if quick else (prompts, frames)
+    every = picture_prompts(model.config.vocabulary)
+    prompts, frames = (every[:BATCH], 16) if quick else (every, frames)
     judge, world = load_judge(JUDGE), PictureWorld()
     recording = None if quick else Recording(folder / model.config.name)
-    watched = watch(judge, make_videos(model, prompts, frames, seed, overrides, recording), prompts)
+    captions = [prompt.caption for prompt in prompts]
+    watched = watch(judge, make_videos(model, captions, frames, seed, overrides, recording), prompts)
     true = watch(judge, true_videos(world, prompts, frames, model.config.size[0]), prompts)
     columns = {
         model.config.name: table_of(watched, true),
@@ -103,10 +104,9 @@ def measure_table(
         FROZEN: table_of(frozen(true), true),
         BLURRING: table_of(watch(judge, blurring(true.videos), prompts), true),
     }
-    print_table(columns)
+    print(markdown({"columns": columns, "bars": bars({"columns": columns}, model.config.name)}))
     if not quick:
         save_sheet(watched, SHEETS / f"{model.config.name}-table.jpg")
-        captions = [prompt.caption for prompt in prompts]
         save_moving(watched.videos[:, :MOVING_FRAMES], captions, SHEETS / f"{model.config.name}.webp")
     return {"prompts": len(prompts), "frames": frames, "columns": columns, "mistakes": mistakes(watched)}
 
@@ -137,22 +137,16 @@ def blurring(videos: Tensor) -> Tensor:
 
 
 def make_videos(
-    model: ARTV,
-    prompts: Sequence[PicturePrompt],
-    frames: int,
-    seed: int,
-    overrides: dict[str, Any],
-    recording: Recording | None,
+    model: ARTV, captions: list[str], frames: int, seed: int, overrides: dict[str, Any], recording: Recording | None
 ) -> Tensor:
     """The model's videos [N, T, 3, H, W] from text alone. Prompt n has the seed `seed + n`."""
     made = []
-    for start in range(0, len(prompts), BATCH):
-        captions = [prompt.caption for prompt in prompts[start : start + BATCH]]
-        options = GenerateOptions(num_frames=frames, batch_size=len(captions), seed=seed + start, **overrides)
-        began = time.monotonic()
+    for start in range(0, len(captions), BATCH):
+        batch, began = captions[start : start + BATCH], time.monotonic()
+        options = GenerateOptions(num_frames=frames, batch_size=len(batch), seed=seed + start, **overrides)
         with torch.no_grad():
-            made.append(rollout(model, captions, options, recording=recording))
-        print(f"prompts {start}-{start + len(captions) - 1}: {time.monotonic() - began:.0f} s", flush=True)
+            made.append(rollout(model, batch, options, recording=recording))
+        print(f"prompts {start}-{start + len(batch) - 1}: {time.monotonic() - began:.0f} s", flush=True)
     return torch.cat(made)
 
 
@@ -173,11 +167,8 @@ def as_section(kept: dict[str, Any], found: dict[str, Any], about: dict[str, Any
     before."""
     same = all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
     parts = (kept if same else {}) | found
-    return (
-        about
-        | {"bars": bars(parts, about["checkpoint"])}
-        | {key: parts[key] for key in parts if key not in {*about, "bars"}}
-    )
+    others = {key: parts[key] for key in parts if key not in {*about, "bars"}}
+    return about | {"bars": bars(parts, about["checkpoint"])} | others
 
 
 def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -226,14 +217,6 @@ def written(measure: str, value: float | None) -> str:
         return "not measured"
     ratio = any(word in measure for word in ("drift", "texture", "sharpness", "detail"))
     return f"{value:.2f}" if ratio else f"{value:.0%}"
-
-
-def print_table(columns: dict[str, dict[str, Any]]) -> None:
-    print(f"\n{'measure':50} {'bar':>13} " + " ".join(f"{name:>20}" for name in columns))
-    for measure in measures(columns):
-        limit = "{} {:g}".format(*BARS[measure]) if measure in BARS else ""
-        cells = [f"{written(measure, column.get(measure)):>20}" for column in columns.values()]
-        print(f"{measure:50} {limit:>13} {' '.join(cells)}")
 
 
 # Pictures

@@ -90,7 +90,4 @@ def kept_parts(path: Path) -> dict[str, Figures]:
 def commit() -> str:
     """The commit that is checked out, short; empty where this is no checkout."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,56 +1,58 @@
-"""What training is held to: `python benchmarks/training.py [--quick] [--parts NAME ...]`.
+"""How fast training is: `python benchmarks/training.py [--quick] [--parts NAME ...]`.
 
-processes  one process, two that share each batch, and two with sharded weights: the same losses (gloo, CPU)
-kills      SIGKILL at random moments, then resumed: the same losses and weights to the bit
-resident   the loop whose clips lie on the device: calls for each sample; on a card samples a second over the usual loop
-           (`training_resident.py`)
-gpu        sd21-adapter and sd21 on a GPU: steps per second, memory, MFU, waiting for data, within `--seconds`
-           (`training_gpu.py`)
+resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: on a card samples a
+          second, in one run; on a CPU samples for each second that cores were busy
+gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also which
+          kernels take it, and how long data is waited for. Weights are random (no public file is needed) and latents
+          are made up: the arithmetic is the same. FSDP needs two GPUs and is not measured.
 
 Writes `benchmarks/results/training.json`; what it holds of other parts is kept. The part `gpu` writes after each row.
-`--quick` does a little of each part and writes nothing.
+`--quick` does a little of each part, with `tiny` on whatever device there is, and writes nothing.
 """
 
 import argparse
-import os
-import random
-import signal
-import subprocess
+import gc
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
+from typing import Any
 
 STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import training_gpu
-import training_resident
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
 from result_files import Figures, Limits, run_parts
 
-from artv_core.media import VideoWriter
-from artv_core.synthetic.shapes import Clip, render, sample_clip
+from artv_core.models.artv import ARTV
+from artv_core.training.config import TrainConfig, read_config
+from artv_core.training.diffusion import DiffusionTraining, start_mask
+from artv_core.training.loop import Training
+from artv_core.training.norms import keep_norms_in_bfloat16
+from artv_core.training.passes import Passes, make_passes
+from artv_core.training.processes import make_accelerator
+from artv_core.training.resident import ResidentTraining
+from artv_core.training.samples import Clips
+from artv_core.training.start import synthetic_clips
+from artv_core.training.synthetic_clips import LatentClips, RandomOrder
+from artv_core.training.throughput import peak_flops
 
 RESULT = ROOT / "benchmarks/results/training.json"
-TWO, KILLED = "2 processes of batch 4 against 1 of batch 8", "killed and resumed"
+RATIO = "GPU: samples per second of the resident loop over the usual one"
+WAITED = "GPU, sd21: share of the time waited for data"
 LIMITS: Limits = {
-    "processes": {
-        f"{TWO}: steps": ("at least", 20),
-        f"{TWO}: largest relative difference of losses": ("at most", 1e-4),
-        f"{TWO}: the same with fully_shard, largest difference": ("at most", 1e-4),
+    "resident": {RATIO: ("at least", 5)},
+    "gpu": {
+        "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
+        "GPU, sd21 at 256x256: MFU": ("at least", 0.25),
+        "GPU, FSDP: largest relative difference of losses": ("at most", 1e-4),
+        WAITED: ("at most", 0.05),
     },
-    "kills": {
-        f"{KILLED}: SIGKILLs that hit": ("at least", 4),
-        f"{KILLED}: runs with other weights": ("at most", 0),
-        f"{KILLED}: runs with other losses": ("at most", 0),
-    },
-    "resident": training_resident.LIMITS,
-    "gpu": training_gpu.LIMITS,
 }
 
 
@@ -63,135 +65,257 @@ def main() -> None:
 def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
     """A part's figures."""
     if part == "gpu":
-        left = args.seconds - (time.monotonic() - STARTED)
-        return training_gpu.measure(args.quick, left)
-    parts = {"processes": processes, "kills": kills, "resident": training_resident.measure}
+        return gpu(args.quick, args.seconds - (time.monotonic() - STARTED))
     with tempfile.TemporaryDirectory() as folder:
-        return parts[part](Path(folder), args.quick)
+        return resident(Path(folder), args.quick)
 
 
-# `train.py` as a user starts it
+# The resident loop
 
-CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-CONFIG = """
-name = "{name}"
-preset = "tiny"
-base = "tiny"
-seed = 1
-[data]
-path = "{clips}"
-bucket_multiple = 0
-held_out = 2
-[diffusion]
-steps = {steps}
-batch_size = 8
-warmup_steps = 5
-log_every = 1
-sheet_every = 1000000
-sheet_rows = 1
-sheet_columns = 2
-"""
+CLIPS = 2048
+CPU_ROWS = ((64, 64), (128, 64))
+"""(side, batch size) that a CPU is timed at, for information."""
 
 
-def write_config(folder: Path, name: str, steps: int, more: str = "") -> Path:
-    path = folder / f"{name}.toml"
-    path.write_text(CONFIG.format(name=name, clips=folder / "clips", steps=steps) + more)
-    return path
+def resident(folder: Path, quick: bool) -> Figures:
+    """Both loops' samples a second at `configs/small.toml`."""
+    if PartialState(cpu=not torch.cuda.is_available()).device.type == "cuda":
+        rates = both(folder, 128, 512, warm=6, steps=10 if quick else 40)
+        bars = {RATIO: rates["ratio"]}
+        return {"card": torch.cuda.get_device_name(), "128x128, batch 512": rates, "bars": bars}
+    figures: Figures = {"GPU": "not measured: there was no card; on one both loops are timed in one run", "bars": {}}
+    for side, batch in CPU_ROWS[: 1 if quick else None]:
+        rates = both(folder, side, 8 if quick else batch, warm=1, steps=1 if quick else 3, clock=time.process_time)
+        figures[f"CPU, {side}x{side}, batch {batch}: samples for each busy second of a core"] = rates
+    return figures
 
 
-def write_clips(folder: Path, count: int = 16) -> None:
-    """MP4s of the synthetic world in which something moves, 3 seconds each, and a text beside each."""
-    folder.mkdir(parents=True)
-    clips: list[Clip] = [clip for index in range(10 * count) if (clip := sample_clip(11, index)).velocity is not None]
-    for number, clip in enumerate(clips[:count]):
-        with VideoWriter(folder / f"clip{number:04d}.mp4", fps=8) as video:
-            for frame in render([clip], 24, 64, 64)[0]:
-                video.append(frame)
-        (folder / f"clip{number:04d}.txt").write_text(clip.caption)
+def begun(side: int, batch: int) -> DiffusionTraining:
+    """The stage "diffusion" of `small` on clips of noise."""
+    changes = [f"overrides.size=[{side},{side}]", f"diffusion.batch_size={batch}", f"latents.clips={CLIPS}"]
+    config = read_config(ROOT / "configs/small.toml", changes)
+    torch.manual_seed(0)
+    model, cells = ARTV(config.model, vae=False), side // config.model.vae.factor
+    start_mask(model, config.diffusion)
+    latents = torch.randn(CLIPS, 12, config.model.vae.latent_channels, cells, cells).half()
+    coverage = torch.randint(0, 256, (CLIPS, 12, cells, cells), dtype=torch.uint8)
+    clips = LatentClips(latents, ("a red fox",) * CLIPS, coverage=coverage)
+    return DiffusionTraining(config, model.train(), synthetic_clips(config, clips))
 
 
-def command(config: Path, output: Path, *more: str) -> list[str]:
-    own = ["--config", str(config), "--output", str(output), "--stages", "diffusion", *more]
-    return [sys.executable, str(ROOT / "train.py"), *own]
+def both(
+    folder: Path, side: int, batch: int, warm: int, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Samples a second of either loop, its drawing of samples included, one after the other."""
+    rates = {}
+    for name, loop in (("usual", Training), ("resident", ResidentTraining)):
+        stage = begun(side, batch)
+        training = loop(stage, make_accelerator(stage.config, folder / name), folder / name)
+        batches, started = training.batches(0), 0.0
+        for step in range(warm + steps):
+            if step == warm:
+                wait()
+                started = clock()
+            training.step(step, next(batches)[1])
+        wait()
+        rates[name] = round(steps * batch / (clock() - started), 1)
+        del training, stage, batches
+        clear()
+    return rates | {"ratio": round(rates["resident"] / rates["usual"], 2)}
 
 
-def run(arguments: Sequence[str]) -> None:
-    """To its end. Raises RuntimeError with its last words where it fails."""
-    done = subprocess.run(arguments, env=os.environ | CPU, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
+# Full size on a card
+
+STEPS, WARM = 8, 3
+LARGEST = 64
 
 
-def logged(output: Path, name: str) -> dict[int, float]:
-    """The loss by step, from the TensorBoard files of a run; what a resumed run logged again counts as it was last."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+@dataclass(frozen=True)
+class Row:
+    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured;
+    whether norms are float32, as autocast has them."""
 
-    folder, values = output / name / "diffusion/tensorboard", {}
-    for file in sorted(folder.glob("events*"), key=lambda path: path.stat().st_mtime):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
-        events.Reload()
-        if "loss" in events.Tags()["scalars"]:
-            values |= {event.step: event.value for event in events.Scalars("loss")}
-    return values
+    batch: int
+    checkpointing: bool = False
+    plain: bool = False
+    float_norms: bool = False
 
 
-def processes(folder: Path, quick: bool) -> Figures:
-    """Largest relative differences of the logged losses to one process's with batch 8, float32, gloo, on the CPU."""
-    steps, losses = (4 if quick else 20), {}
-    write_clips(folder / "clips")
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    for name in ("one", "two", "sharded"):
-        config = write_config(folder, name, steps)
-        if name == "sharded":  # `fully_shard`, which Accelerate never picks on CPUs
-            run([*two, str(ROOT / "benchmarks/training_sharded.py"), str(config), str(folder)])
-        else:
-            run(command(config, folder) if name == "one" else two + command(config, folder)[1:])
-        losses[name] = logged(folder, name)
-        states = list((folder / name / "diffusion" / f"state-{steps:08d}").glob("generators-*"))
-        if len(losses[name]) != steps or len(states) != 1 + (name != "one"):
-            raise RuntimeError(f"{name}: {len(losses[name])} steps were logged, by {len(states)} processes")
-    differences = {
-        name: max(abs(losses[name][step] / value - 1) for step, value in losses["one"].items())
-        for name in ("two", "sharded")
+ROWS = {
+    "sd21-adapter": [Row(32), Row(64), Row(32, float_norms=True), Row(16), Row(16, plain=True), Row(64, True)],
+    "sd21": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
+    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True), Row(1, float_norms=True)],
+}
+"""What matters most comes first: time may run out."""
+
+
+def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
+    """A table for each configuration within `seconds`, with one row more each time."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type != "cuda" and not quick:
+        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    end, names = time.monotonic() + seconds, ("tiny",) if quick else ("sd21-adapter", "sd21")
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    figures: Figures = {"device": card, "torch": torch.__version__, "tables": {}, "left out": [], "bars": {}}
+    for name in names:
+        training, left = configured_stage(name, device), end - time.monotonic()
+        yield from table(name, training, figures, end if name == names[-1] else end - left / 2)
+        if name == names[-1]:
+            yield from beside(name, training, figures, end)
+        del training
+        clear()
+    yield figures
+
+
+def table(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
+    """The configuration's rows, as long as there is time. The best MFU is its bar."""
+    flops, longest, rows = training.stage_flops, 12.0, figures["tables"].setdefault(name, [])
+    for chosen in ROWS[name]:
+        if end - time.monotonic() < 1.2 * longest:
+            figures["left out"].append(f"{name}: {chosen}")
+            continue
+        started = time.monotonic()
+        try:
+            rows.append(measured(training, chosen, flops))
+        except torch.cuda.OutOfMemoryError:
+            rows.append({**asdict(chosen), "out of memory": True})
+        training.passes = Passes(training.module, training.accelerator.backward)
+        clear()
+        print(f"  {name}: {rows[-1]}", flush=True)
+        if name != "tiny":
+            figures["bars"][f"GPU, {name} at 256x256: MFU"] = max(row.get("mfu", 0.0) for row in rows)
+        longest = max(1.0, time.monotonic() - started)
+        yield figures
+
+
+def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
+    """Figures of `STEPS` steps."""
+    device = training.accelerator.device
+    prepared(training, chosen)
+    batch = [batch_of(training, chosen.batch)]
+    for step in range(WARM):
+        training.step(step, batch)
+    wait()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    for step in range(STEPS):
+        training.step(step, batch)
+    launched = (time.perf_counter() - started) / STEPS
+    wait()
+    seconds = (time.perf_counter() - started) / STEPS
+    peak, _ = peak_flops(device, half=True)
+    return {
+        **asdict(chosen),
+        "captured": getattr(training.passes, "graphs", 0),
+        "steps_per_second": round(1 / seconds, 3),
+        "milliseconds": round(1000 * seconds, 1),
+        "milliseconds until the host had launched it": round(1000 * launched, 1),
+        "memory_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if device.type == "cuda" else 0.0,
+        "mfu": round(chosen.batch * flops / seconds / peak, 4),
     }
-    bars = dict(zip(LIMITS["processes"], (steps, *differences.values()), strict=True))
-    return {"losses": {name: list(values.values()) for name, values in losses.items()}, "bars": bars}
 
 
-def kills(folder: Path, quick: bool) -> Figures:
-    """Numbers of trials whose losses and weights differ in any bit from the uninterrupted run's."""
-    trials, steps, rng = (1 if quick else 4), (8 if quick else 30), random.Random(5)
-    write_clips(folder / "clips")
-    more = "save_minutes = 0.03\nema_decay = 0.9\n"
-    run(command(write_config(folder, "whole", steps, more), folder))
-    whole, whole_losses = load_file(folder / "whole/diffusion.safetensors"), logged(folder, "whole")
-    hits, other_weights, other_losses = 0, 0, 0
-    for name in (f"killed{trial}" for trial in range(trials)):
-        arguments = command(write_config(folder, name, steps, more), folder, "--resume")
-        hits += sum(killed(arguments, rng.uniform(1, 8)) for _ in range(2))
-        run(arguments)
-        resumed = load_file(folder / name / "diffusion.safetensors")
-        other_weights += not all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
-        other_losses += logged(folder, name) != whole_losses
-    return {"trials": trials, "bars": dict(zip(LIMITS["kills"], (hits, other_weights, other_losses), strict=True))}
+def prepared(training: Training, chosen: Row) -> None:
+    """No gradients and no graphs of the rows before."""
+    for network in (training.stage.model.noise, training.stage.model.mask):
+        network.gradient_checkpointing = chosen.checkpointing
+        keep_norms_in_bfloat16(network, not chosen.float_norms)
+    plain = Passes(training.module, training.accelerator.backward)
+    plain.begin()
+    training.passes = plain if chosen.plain else make_passes(training.accelerator, training.module, training.config)
+    clear()
 
 
-def killed(arguments: Sequence[str], seconds: float) -> bool:
-    """SIGKILL the run, with all it started, `seconds` after it has begun to train; False where it was done before."""
-    environment = os.environ | CPU | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, cwd=ROOT
-    )
-    seen = b""
-    while b"diffusion:" not in seen and process.poll() is None:
-        seen += process.stderr.read1(4096)  # type: ignore[union-attr]
-    try:
-        process.communicate(timeout=seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return True
+def beside(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
+    """What is measured if there is time: the kernels of a step, and the share of the time waited for data."""
+    rows = [row for row in figures["tables"][name] if row.get("mfu")]
+    if not rows:
+        return
+    best = max(rows, key=lambda row: row["mfu"])
+    chosen = Row(best["batch"], best["checkpointing"], best["plain"], best["float_norms"])
+    for what, seconds, measure_it in (("kernels", 20, kernels), ("waited", 25, waited)):
+        if end - time.monotonic() < seconds:
+            figures["left out"].append(f"{name}: {what}")
+            continue
+        prepared(training, chosen)
+        for step in range(WARM):
+            training.step(step, [batch_of(training, chosen.batch)])
+        figures[what] = measure_it(training, chosen)
+        if what == "waited" and name == "sd21":
+            figures["bars"][WAITED] = figures[what]
+        yield figures
+
+
+def kernels(training: Training, chosen: Row) -> list[str]:
+    """The thirty kernels that take most of two steps: their share of the time, how many, and the name."""
+    batch, cuda = [batch_of(training, chosen.batch)], training.accelerator.device.type == "cuda"
+    with torch.profiler.profile() as profile:
+        for step in range(2):
+            training.step(step, batch)
+        wait()
+    name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    events = [(getattr(event, name), event.count, event.key) for event in profile.key_averages()]
+    total = sum(time for time, *_ in events) or 1.0
+    return [f"{time / total:.1%} {count}x {key[:90]}" for time, count, key in sorted(events, reverse=True)[:30]]
+
+
+def waited(training: Training, chosen: Row) -> float:
+    """Share of 20 steps that the device waits for eight processes that make batches."""
+    workers = 8 if training.accelerator.device.type == "cuda" else 0
+    training.config = replace(training.config, batch_size=chosen.batch, micro_batch=0, steps=24, workers=workers)
+    started, waiting = time.perf_counter(), 0.0
+    for step, batch, seconds in training.batches(0):
+        if step == 4:
+            started, waiting = time.perf_counter(), 0.0
+        waiting += seconds if training.idle() and step >= 4 else 0.0
+        training.step(step, batch)
+    wait()
+    return round(waiting / (time.perf_counter() - started), 4)
+
+
+class PreparedClips(LatentClips):
+    """Latents and text embeddings, as `artv prepare` keeps them."""
+
+    def __init__(self, config: TrainConfig, count: int = 8) -> None:
+        height, width = (side // config.model.vae.factor for side in config.model.size)
+        latents = torch.randn(count, 12, config.model.vae.latent_channels, height, width).half()
+        super().__init__(latents, [f"clip {index}" for index in range(count)])
+        self.embedding = torch.randn(config.model.text.context_length, config.model.text.width)
+
+    def context(self, clip: int) -> torch.Tensor:  # type: ignore[override]
+        return self.embedding
+
+
+def configured_stage(name: str, device: torch.device) -> Training:
+    """The configuration's stage as `train.py` begins it, with all samples of a step in one micro-batch."""
+    config = read_config(ROOT / f"configs/{name}.toml", [] if name == "tiny" else ["base=tiny", "data.path=clips"])
+    changes = {"batch_size": LARGEST, "micro_batch": 0, "mixed_precision": "bf16", "gradient_checkpointing": False}
+    config = replace(config, diffusion=replace(config.diffusion, **changes))
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = ARTV(config.model)
+    clips, every = PreparedClips(config), np.arange(8)
+    stage = DiffusionTraining(config, model.train(), Clips(clips, RandomOrder(8, LARGEST, 0), every, every[:0]))
+    return Training(stage, Accelerator(mixed_precision="bf16", cpu=device.type == "cpu"), Path())
+
+
+def batch_of(training: Training, size: int) -> Any:
+    batch = training.stage.samples.batch(0, range(size))
+    return batch.pin_memory() if training.accelerator.device.type == "cuda" else batch
+
+
+def wait() -> None:
+    """For the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def clear() -> None:
+    """Memory that nothing uses goes back to the device."""
+    gc.collect()  # graphs hold what they compute in, and lie in circles of references
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

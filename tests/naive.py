@@ -16,7 +16,7 @@ from artv_core.method.samplers import gaussian_noise, get_sampler
 from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.network import FrameNetwork
-from benchmarks.measure.work import Work, count_work
+from tests.work import Work, count_work
 
 PAPER = GenerateOptions(
     steps=25,

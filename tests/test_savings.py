@@ -18,10 +18,10 @@ from artv_core.models.artv import ARTV
 from artv_core.models.branches import Expansion
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import Reuse
-from benchmarks.measure.work import count_work, video_work
 from tests.models import untrained
 from tests.naive import PAPER, naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
+from tests.work import count_work, video_work
 
 FIRST = AnchorPolicy("first")
 
