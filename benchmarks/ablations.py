@@ -31,7 +31,6 @@ from result_files import Limits, commit, kept_parts, run_parts
 from tables import as_table, put_tables
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
-from artv_core.media import contact_sheet
 from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.synthetic import detailed, quality
@@ -93,9 +92,7 @@ def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for seed in args.seeds[: 1 if args.quick else None]:
         for name in NAMES:
             model = trained(name, seed, budget, args.work)
-            found, rows = MEASURED[part](model, prompts, frames, seed)
-            if seed == 1 and not args.quick:
-                contact_sheet(rows, columns=8).save(ROOT / f"docs/evidence/{part}-{name.replace(' ', '-')}.png")
+            found = MEASURED[part](model, prompts, frames, seed)
             runs[f"{name}, seed {seed}"] = {"conditions": asdict(budget), "commit": commit()} | found
             print(f"  {name}, seed {seed}: {json.dumps(found['measured'])}", flush=True)
             yield kept | {"budget": str(budget), "prompts": prompts, "frames": frames, "runs": runs, "bars": {}}
@@ -155,12 +152,10 @@ def clips_of(budget: Budget, work: Path) -> Path:
 
 # What is measured
 
-Rows = Sequence[tuple[str, Tensor]]
-
 
 @torch.no_grad()
-def plain(model: ARTV, prompts: int, frames: int, seed: int) -> tuple[dict[str, Any], Rows]:
-    """The quality table's figures of videos from text, and rows of a contact sheet."""
+def plain(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+    """The quality table's figures of videos from text."""
     clips, last = quality.quality_clips(prompts), frames - 1
     captions = [clip.caption for clip in clips]
     videos = rollout(model, captions, GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed))
@@ -168,11 +163,11 @@ def plain(model: ARTV, prompts: int, frames: int, seed: int) -> tuple[dict[str, 
     table = quality.appearance(read, clips) | {"direction from text": quality.direction(read, clips, 0, 16)}
     table |= {"object there at frame 15": quality.survival(read, clips, 15)} | quality.holding(read, clips, last)
     table[f"object's colour, drift at frame {last}"] = quality.object_drift(read, last)
-    return {"measured": rounded(table)}, list(zip(captions[:6], videos[:6], strict=True))
+    return {"measured": rounded(table)}
 
 
 @torch.no_grad()
-def textured(model: ARTV, prompts: int, frames: int, seed: int) -> tuple[dict[str, Any], Rows]:
+def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
     """What is left of a known scene, beside what the autoencoder alone would keep of it."""
     clips = detailed.detailed_clips(prompts)
     true, captions = render(clips, frames, *model.config.size), [clip.caption for clip in clips]
@@ -181,12 +176,11 @@ def textured(model: ARTV, prompts: int, frames: int, seed: int) -> tuple[dict[st
     made = list(rollout_frames(model, captions, options, given))
     videos, masks = decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]
     through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
-    rows = [(captions[0] + ", true", true[0]), *zip(captions[:6], videos[:6], strict=True)]
     kept = {"mask where the object never was near": copied(masks, clips, frames)}
     return {
         "measured": rounded(scene_kept(videos, clips) | kept),
         "true frames through the autoencoder": rounded(scene_kept(through, clips[:8])),
-    }, rows
+    }
 
 
 def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float:

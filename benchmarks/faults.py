@@ -68,6 +68,8 @@ def main() -> None:
 
 def measure(part: str, args: argparse.Namespace) -> Figures:
     """A part's figures; each gives the values of its bars in their order."""
+    if part != "kill" and not find_hosts():
+        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
     figures, values = {"kill": kill, "comfyui": comfyui, "prompts": prompts}[part](args.seed, args.quick)
     return {"seed": args.seed} | figures | {"bars": dict(zip(LIMITS[part], values, strict=True))}
 
@@ -157,13 +159,6 @@ SHIPPED = "tiny (shipped)"
 VIDEO_INPUTS = {"vae": ["loader", 2], "fps": 8.0, "format": "mp4", "upscale": 1}
 
 
-def hosts() -> list[Host]:
-    found = find_hosts()
-    if not found:
-        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
-    return found
-
-
 def streamed(frames: int, **sampler: object) -> Graph:
     """Text to video: streamed while it is made, decoded to a file, and a text about its journal."""
     graph = text_to_video(PROMPT, SHIPPED, **{"frames": frames, "stream": ["stream", 0]} | sampler)
@@ -176,7 +171,7 @@ def streamed(frames: int, **sampler: object) -> Graph:
 
 
 def comfyui(seed: int, quick: bool) -> tuple[Figures, list[float]]:
-    found = {host.version: kill_and_restart(host, seed, 48 if quick else 200) for host in hosts()}
+    found = {host.version: kill_and_restart(host, seed, 48 if quick else 200) for host in find_hosts()}
     other = sum(not same for host in found.values() for same in host["same"].values())
     return {"hosts": found}, [other, max(host["journaled"] - host["not made again"] for host in found.values())]
 
@@ -285,7 +280,7 @@ KINDS: dict[str, tuple[float, str, tuple[Make, ...]]] = {
 
 
 def prompts(seed: int, quick: bool) -> tuple[Figures, list[float]]:
-    found = {host.version: run_all(host, seed, *((40, 10) if quick else (500, 50))) for host in hosts()}
+    found = {host.version: run_all(host, seed, *((40, 10) if quick else (500, 50))) for host in find_hosts()}
     odd = [kind for host in found.values() for kind, _ in host["ended otherwise than they should"]]
     values = [min(host["prompts"] for host in found.values()), odd.count("valid"), len(odd) - odd.count("valid")]
     return {"hosts": found}, [*values, max(host["memory grown after warm-up, MB"] for host in found.values())]

@@ -135,12 +135,10 @@ class Card:
         self.host, self.quick, self.memory = host, settings.quick, memory
         self.device = memory.get_torch_device()
         self.name = torch.cuda.get_device_name(self.device) if host.on_card else "CPU"
-        side = 64 if self.quick else 512
-        self.usual = {"width": side, "height": side, "steps": 2 if self.quick else 25, **FOUR}
-        self.usual |= {"sampler_name": "dpmpp_2s_ancestral", "frames": 2 if self.quick else 8}
-        self.reference: Any = None
-        self.model: Any = None
-        self.positive: Any = None
+        side, steps, frames = (64, 2, 2) if self.quick else (512, 25, 8)
+        self.usual = {"width": side, "height": side, "steps": steps, "frames": frames, **FOUR}
+        self.usual["sampler_name"] = "dpmpp_2s_ancestral"
+        self.reference = self.model = self.positive = None
 
     def load(self, **switches: bool) -> Any:
         """The large model anew; the one before is given up."""
@@ -158,15 +156,11 @@ class Card:
 
     def timed(self, run: Callable[[], Any]) -> tuple[Any, float]:
         """What it gives, and its seconds on the device."""
-        self.wait()
-        began = time.perf_counter()
-        made = run()
-        self.wait()
+        wait = torch.cuda.synchronize if self.host.on_card else bool
+        wait()
+        began, made = time.perf_counter(), run()
+        wait()
         return made, time.perf_counter() - began
-
-    def wait(self) -> None:
-        if self.host.on_card:
-            torch.cuda.synchronize()
 
 
 def _write_checkpoint(card: Card) -> dict[str, Any]:

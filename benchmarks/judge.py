@@ -26,6 +26,7 @@ STATE = ROOT / "runs/judge/state.pt"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=JudgeTraining.steps)
+    parser.add_argument("--out", type=Path, default=JUDGE)
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -42,7 +43,7 @@ def main() -> None:
     scores = {name: round(value, 4) for name, value in true_frame_scores(judge, world).items()}
     print(scores)
     about = {"command": f"python benchmarks/judge.py --steps {args.steps}", "autoencoder": model.config.name}
-    save_judge(judge, JUDGE, about | {"on true frames": scores})
+    save_judge(judge, args.out, about | {"on true frames": scores})
 
 
 if __name__ == "__main__":

@@ -115,10 +115,8 @@ class Trace:
             return float(np.median(np.diff(ends)))
 
         def levels(values: np.ndarray) -> Figures:
-            early = values[(finished >= EARLY) & (finished < 2 * EARLY)]
-            places = {str(EARLY): early, "end": values[finished > frames - EARLY]}
-            most = {"most": round(float(values[finished >= EARLY].max()), 2)}
-            return {name: round(float(np.median(near)), 2) for name, near in places.items()} | most
+            places = {str(EARLY): (finished >= EARLY) & (finished < 2 * EARLY), "end": finished > frames - EARLY}
+            return {name: round(float(np.median(values[near])), 2) for name, near in places.items()}
 
         times = {"medians, last over first": round(taken(frames - span) / taken(EARLY), 4)}
         return {"RSS, MB": levels(memory), "RSS without files, MB": levels(own)} | times

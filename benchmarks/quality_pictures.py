@@ -57,14 +57,11 @@ BARS: dict[str, tuple[str, float]] = {
     "sharpness of the thing over frame 1 at frame 63": (SHARE, 0.8),
 }
 SECONDS = "seconds per frame on two CPU cores"
-SECONDS_BAR = ("at most", 1.0)
 
 TRUE, FROZEN, BLURRING = "true clips", "frozen first frame", "blurring"
 DETAIL = "fine detail of places at frame 0 over true ones"
 BLUR = 1.5
 """Pixels: the Gaussian that the last frame of a blurring video is blurred with."""
-WORST = 12
-"""Mistakes that are named."""
 COPIED = (
     "a red apple moving right slowly on a brick wall",
     "a rabbit moving right slowly in a green meadow",
@@ -151,7 +148,7 @@ def make_videos(
 
 
 def mistakes(watched: Watched) -> dict[str, dict[str, int]]:
-    """What was taken for what, the most common first."""
+    """What was taken for what, the twelve most common first."""
     last = watched.videos.shape[1] - 1
     found = {}
     for frame in (0, 15, 63):
@@ -159,7 +156,7 @@ def mistakes(watched: Watched) -> dict[str, dict[str, int]]:
             found[f"things at frame {frame}"] = pictures.confusions(watched, frame)
             found[f"places at frame {frame}"] = pictures.place_confusions(watched, frame)
     found["motions at frames 0-15"] = pictures.motion_confusions(watched, 0)
-    return {name: dict(list(counts.items())[:WORST]) for name, counts in found.items()}
+    return {name: dict(list(counts.items())[:12]) for name, counts in found.items()}
 
 
 def as_section(kept: dict[str, Any], found: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +174,7 @@ def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
     seconds = parts.get(SECONDS, {})
     on_cpu = seconds.get("value") if "CPU" in seconds.get("on", "") else None
     found = [as_bar(measure, table.get(measure), *limit) for measure, limit in BARS.items()]
-    return [*found, as_bar(SECONDS, on_cpu, *SECONDS_BAR)]
+    return [*found, as_bar(SECONDS, on_cpu, "at most", 1.0)]
 
 
 def markdown(section: dict[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: on a card samples a
           second, in one run; on a CPU samples for each second that cores were busy
-gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also which
-          kernels take it, and how long data is waited for. Weights are random (no public file is needed) and latents
-          are made up: the arithmetic is the same. FSDP needs two GPUs and is not measured.
+gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also how
+          long data is waited for. Weights are random (no public file is needed) and latents are made up: the
+          arithmetic is the same. FSDP needs two GPUs and is not measured.
 
 Writes `benchmarks/results/training.json`; what it holds of other parts is kept. The part `gpu` writes after each row.
 `--quick` does a little of each part, with `tiny` on whatever device there is, and writes nothing.
@@ -160,8 +160,8 @@ def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
     for name in names:
         training, left = configured_stage(name, device), end - time.monotonic()
         yield from table(name, training, figures, end if name == names[-1] else end - left / 2)
-        if name == names[-1]:
-            yield from beside(name, training, figures, end)
+        if name == names[-1] and end - time.monotonic() > 25 and figures["tables"][name]:
+            waited(name, training, figures)
         del training
         clear()
     yield figures
@@ -227,51 +227,23 @@ def prepared(training: Training, chosen: Row) -> None:
     clear()
 
 
-def beside(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
-    """What is measured if there is time: the kernels of a step, and the share of the time waited for data."""
-    rows = [row for row in figures["tables"][name] if row.get("mfu")]
-    if not rows:
-        return
-    best = max(rows, key=lambda row: row["mfu"])
-    chosen = Row(best["batch"], best["checkpointing"], best["plain"], best["float_norms"])
-    for what, seconds, measure_it in (("kernels", 20, kernels), ("waited", 25, waited)):
-        if end - time.monotonic() < seconds:
-            figures["left out"].append(f"{name}: {what}")
-            continue
-        prepared(training, chosen)
-        for step in range(WARM):
-            training.step(step, [batch_of(training, chosen.batch)])
-        figures[what] = measure_it(training, chosen)
-        if what == "waited" and name == "sd21":
-            figures["bars"][WAITED] = figures[what]
-        yield figures
-
-
-def kernels(training: Training, chosen: Row) -> list[str]:
-    """The thirty kernels that take most of two steps: their share of the time, how many, and the name."""
-    batch, cuda = [batch_of(training, chosen.batch)], training.accelerator.device.type == "cuda"
-    with torch.profiler.profile() as profile:
-        for step in range(2):
-            training.step(step, batch)
-        wait()
-    name = "self_device_time_total" if cuda else "self_cpu_time_total"
-    events = [(getattr(event, name), event.count, event.key) for event in profile.key_averages()]
-    total = sum(time for time, *_ in events) or 1.0
-    return [f"{time / total:.1%} {count}x {key[:90]}" for time, count, key in sorted(events, reverse=True)[:30]]
-
-
-def waited(training: Training, chosen: Row) -> float:
-    """Share of 20 steps that the device waits for eight processes that make batches."""
+def waited(name: str, training: Training, figures: Figures) -> None:
+    """Share of 20 steps, made in the configuration's best way, for which the device waits for data."""
+    row = max(figures["tables"][name], key=lambda row: row.get("mfu", 0.0))
+    chosen = Row(row["batch"], row["checkpointing"], row["plain"], row["float_norms"])
+    prepared(training, chosen)
     workers = 8 if training.accelerator.device.type == "cuda" else 0
     training.config = replace(training.config, batch_size=chosen.batch, micro_batch=0, steps=24, workers=workers)
     started, waiting = time.perf_counter(), 0.0
     for step, batch, seconds in training.batches(0):
-        if step == 4:
+        if step == 4:  # the first ones warm up
             started, waiting = time.perf_counter(), 0.0
         waiting += seconds if training.idle() and step >= 4 else 0.0
         training.step(step, batch)
     wait()
-    return round(waiting / (time.perf_counter() - started), 4)
+    figures["waited"] = round(waiting / (time.perf_counter() - started), 4)
+    if name == "sd21":
+        figures["bars"][WAITED] = figures["waited"]
 
 
 class PreparedClips(LatentClips):
