@@ -1,7 +1,6 @@
-"""Run by a host's Python, in its folder: `inside.py WHAT MEMORY PACK BASE RESULT SETTINGS` writes figures as JSON.
-
-WHAT is `loads` or `gpu`. MEMORY is how the host keeps weights: `plain`, or `dynamic`, loaded as they are used. The
-host's own memory management runs, as its `main.py` sets it up, but no server.
+"""The part `gpu` of `benchmarks/host.py`, run by a host's Python in its folder: `host_inside.py MEMORY PACK BASE RESULT
+SETTINGS` writes figures as JSON. MEMORY is how the host keeps weights: `plain`, or `dynamic`, loaded as they are used.
+The host's own memory management runs, as its `main.py` sets it up, but no server.
 """
 
 import asyncio
@@ -11,8 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,21 +23,22 @@ FOUR = {"cfg": 7.5, "cfg_references": 1.3, "cfg_anchor": 1.6, "cfg_first_frame":
 """Four guidance branches."""
 
 
-def main(what: str, memory: str, pack: str, base: str, result: str, settings: str) -> None:
-    host = Host(memory, pack, base, on_card=what == "gpu")
-    import torch
+def main(memory: str, pack: str, base: str, result: str, settings: str) -> None:
+    global torch
+    host = Host(memory, pack, base)
+    import torch  # only now: the host sets it up
 
     with torch.inference_mode():
-        {"loads": loads, "gpu": gpu}[what](host, Path(result), SimpleNamespace(**json.loads(settings)))
+        gpu(host, Path(result), SimpleNamespace(**json.loads(settings)))
 
 
 class Host:
     """The host's nodes and its memory management, in this process."""
 
-    def __init__(self, memory: str, pack: str, base: str, on_card: bool) -> None:
-        self.on_card, self.base = on_card and has_card(), Path(base)
+    def __init__(self, memory: str, pack: str, base: str) -> None:
+        self.on_card, self.base, self.memory = has_card(), Path(base), memory
         options = [] if self.on_card else ["--cpu"]
-        if memory == "plain" and self._has_dynamic():
+        if memory == "plain" and "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
             options.append("--disable-dynamic-vram")
         sys.argv = ["main.py", "--base-directory", base, *options]
         sys.path.insert(0, ".")
@@ -49,19 +48,15 @@ class Host:
         if self.on_card:
             import cuda_malloc  # noqa: F401 (chooses torch's allocator, so before torch, as in the host's `main.py`)
         if memory == "dynamic":
-            self._load_as_used(for_counting=not on_card)
+            self._load_as_used()
         import utils.install_util  # noqa: F401 (before another module of that name comes in)
         from server import PromptServer
 
         PromptServer(asyncio.new_event_loop())  # it serves nobody, but nodes may ask who listens
         self.nodes = _nodes_of(pack)
 
-    def _has_dynamic(self) -> bool:
-        return "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8")
-
-    def _load_as_used(self, for_counting: bool) -> None:
-        """As the host's `main.py`. On a CPU its layers are made without weights, as on a card; `for_counting` its
-        patchers are then those of dynamic VRAM too, which load and sample there, but apply no patches."""
+    def _load_as_used(self) -> None:
+        """As the host's `main.py`. On a CPU its layers are made without weights, as on a card."""
         import comfy_aimdo.control as control
 
         try:
@@ -76,10 +71,6 @@ class Host:
             if not self._take_over(control, comfy.model_management.get_all_torch_devices()):
                 raise SystemExit("the host's dynamic VRAM cannot be used here")
             patchers.CoreModelPatcher = patchers.ModelPatcherDynamic
-        elif for_counting:
-            patchers.CoreModelPatcher = type(
-                "OnAnyDevice", (patchers.ModelPatcherDynamic,), {"__new__": lambda cls, *_, **__: object.__new__(cls)}
-            )
         comfy.memory_management.aimdo_enabled = True
 
     def _take_over(self, control: Any, devices: Any) -> bool:
@@ -91,24 +82,16 @@ class Host:
         except TypeError:
             return bool(control.init_devices(device.index for device in devices))
 
-    def load(self, name: str, **switches: bool) -> tuple[Any, Any, Any]:
-        model, clip, vae, _ = self.nodes["ARTVLoader"].execute(name, "none", **switches).args
-        return model, clip, vae
-
     def sample(self, model: Any, positive: Any, **changed: Any) -> Any:
-        settings = {"frames": 3, "width": 0, "height": 0, "seed": 7, "videos": 1, "steps": 2}
-        settings |= dict.fromkeys(("cfg", "cfg_references", "cfg_anchor", "cfg_first_frame"), 1.5)
-        settings |= {"sampler_name": "recommended", "scheduler": "uniform", "use_mask": True} | changed
+        settings = {"seed": 7, "videos": 1, "scheduler": "uniform", "use_mask": True} | changed
         sampler = self.nodes["ARTVMaskedDiffusionSampler"]
         return sampler.execute(model=model, positive=positive, **settings).args[0][0]["samples"]
 
 
 def has_card() -> bool:
     """Asked without torch, which a host sets up before it is imported."""
-    return (
-        shutil.which("nvidia-smi") is not None
-        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout != b""
-    )
+    command = shutil.which("nvidia-smi")
+    return command is not None and subprocess.run([command, "-L"], capture_output=True).stdout != b""
 
 
 def _nodes_of(pack: str) -> dict[str, Any]:
@@ -124,31 +107,6 @@ def _nodes_of(pack: str) -> dict[str, Any]:
 def core(name: str) -> Any:
     """A module of the core, as the nodes have it."""
     return importlib.import_module(f"/pack.artv_core.{name}")
-
-
-# Loads
-
-
-def loads(host: Host, result: Path, settings: Any) -> None:
-    """How often the host is asked for model and VAE while frames are streamed to a file."""
-    import comfy.model_management as memory
-
-    model, clip, vae = host.load("tiny (shipped)")
-    text = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle moving right"))
-    asked, usual = [], memory.load_models_gpu
-
-    def count(models: Any, *arguments: Any, **named: Any) -> Any:
-        asked.extend("model" if patcher.model is model.model else "vae" for patcher in models)
-        return usual(models, *arguments, **named)
-
-    stream = host.nodes["ARTVStreamVideo"].execute(vae, fps=8.0, filename_prefix="stream", format="mp4", upscale=1)
-    memory.load_models_gpu = count
-    host.sample(model, text, frames=settings.frames, stream=stream.args[0])
-    counts = {"patcher": type(model).__name__, **{name: asked.count(name) for name in ("model", "vae")}}
-    result.write_text(json.dumps(counts))
-
-
-# On a card
 
 
 def gpu(host: Host, result: Path, settings: Any) -> None:
@@ -173,50 +131,40 @@ class Card:
 
     def __init__(self, host: Host, settings: Any) -> None:
         import comfy.model_management as memory
-        import torch
 
         self.host, self.quick, self.memory = host, settings.quick, memory
         self.device = memory.get_torch_device()
         self.name = torch.cuda.get_device_name(self.device) if host.on_card else "CPU"
-        side = 64 if self.quick else 512
-        self.usual = {"width": side, "height": side, "steps": 2 if self.quick else 25, **FOUR}
-        self.usual |= {"sampler_name": "dpmpp_2s_ancestral", "frames": 2 if self.quick else 8}
-        self.reference: Any = None
-        self.model: Any = None
-        self.positive: Any = None
+        side, steps, frames = (64, 2, 2) if self.quick else (512, 25, 8)
+        self.usual = {"width": side, "height": side, "steps": steps, "frames": frames, **FOUR}
+        self.usual["sampler_name"] = "dpmpp_2s_ancestral"
+        self.reference = self.model = self.positive = None
 
     def load(self, **switches: bool) -> Any:
         """The large model anew; the one before is given up."""
-        import torch
-
-        self.model = None
-        self.memory.unload_all_models()
-        self.memory.soft_empty_cache()
-        self.model, _, _ = self.host.load("large.safetensors", **switches)
+        self.give_up()
+        self.model = self.host.nodes["ARTVLoader"].execute("large.safetensors", "none", **switches).args[0]
         width, length = self.model.model.config.text.width, self.model.model.config.text.context_length
         generator = torch.Generator().manual_seed(1)
         self.positive = [[torch.randn(1, length, width, generator=generator), {}]]
         return self.model
 
+    def give_up(self) -> None:
+        self.model = None
+        self.memory.unload_all_models()
+        self.memory.soft_empty_cache()
+
     def timed(self, run: Callable[[], Any]) -> tuple[Any, float]:
         """What it gives, and its seconds on the device."""
-        self.wait()
-        began = time.perf_counter()
-        made = run()
-        self.wait()
+        wait = torch.cuda.synchronize if self.host.on_card else bool
+        wait()
+        began, made = time.perf_counter(), run()
+        wait()
         return made, time.perf_counter() - began
-
-    def wait(self) -> None:
-        import torch
-
-        if self.host.on_card:
-            torch.cuda.synchronize()
 
 
 def _write_checkpoint(card: Card) -> dict[str, Any]:
     """Random weights of SD 2.1's size (`tiny`'s where the code is only tried), made on the card."""
-    import torch
-
     path = card.host.base / "models" / "artv" / "large.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +184,6 @@ def _sample(card: Card) -> dict[str, Any]:
     card.host.sample(card.model, card.positive, **card.usual | {"frames": 2, "steps": 2})
     latents, node = card.timed(lambda: card.host.sample(card.model, card.positive, **card.usual))
     card.reference = latents.float().cpu()
-    _keep(card, "usual", card.reference)
     return {
         "patcher": type(card.model).__name__,
         "computed in": str(card.model.model.noise.compute_dtype),
@@ -250,25 +197,15 @@ def _sample(card: Card) -> dict[str, Any]:
 def _core(card: Card) -> dict[str, Any]:
     """The same frames by the core alone, from the same file on the same card."""
     dtype, path = card.model.model.noise.compute_dtype, card.host.base / "models/artv/large.safetensors"
-    pipeline = core("pipeline").Pipeline.from_checkpoint(path, device=card.device, dtype=dtype)
-    track = core("text_track")
+    pipeline = core("run.pipeline").Pipeline.from_checkpoint(path, device=card.device, dtype=dtype)
+    track = core("method.text_track")
     text = track.TextTrack([track.TextSegment(0, card.positive[0][0][0])])
+    chosen = {name: card.usual[name] for name in ("height", "width")} | {"sampler": card.usual["sampler_name"]}
+    chosen |= {"guidance_text": FOUR["cfg"], "first_frame_guidance": FOUR["cfg_first_frame"], "seed": 7}
+    chosen |= {"guidance_references": FOUR["cfg_references"], "guidance_anchor": FOUR["cfg_anchor"]}
 
     def make(frames: int, steps: int) -> Any:
-        import torch
-
-        options = core("generate").GenerateOptions(
-            num_frames=frames,
-            height=card.usual["height"],
-            width=card.usual["width"],
-            seed=7,
-            steps=steps,
-            sampler=card.usual["sampler_name"],
-            guidance_text=FOUR["cfg"],
-            guidance_references=FOUR["cfg_references"],
-            guidance_anchor=FOUR["cfg_anchor"],
-            first_frame_guidance=FOUR["cfg_first_frame"],
-        )
+        options = core("method.generate").GenerateOptions(num_frames=frames, steps=steps, **chosen)
         return torch.cat([frame.latent.float().cpu() for frame in pipeline.frames(text, options)])
 
     make(2, 2)
@@ -279,16 +216,13 @@ def _core(card: Card) -> dict[str, Any]:
 
 def _lora(card: Card) -> dict[str, Any]:
     """A LoRA on a model whose evaluations are not captured: under dynamic VRAM its weights come and go."""
-    import torch
     from safetensors.torch import save_file
 
     model = card.load(graph=False)
     key = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     width = model.model.state_dict()[key].shape[0]
-    generator, stem = (
-        torch.Generator().manual_seed(2),
-        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q",
-    )
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    generator = torch.Generator().manual_seed(2)
     path = card.host.base / "models" / "loras" / "random.safetensors"
     path.parent.mkdir(exist_ok=True)
     up, down = torch.randn(width, 8, generator=generator), torch.randn(8, width, generator=generator) * 0.05
@@ -297,7 +231,9 @@ def _lora(card: Card) -> dict[str, Any]:
     plain = card.host.sample(model, card.positive, **short)
     changed, _, report = card.host.nodes["ARTVLoRA"].execute(model, "random.safetensors", 1.0, 1.0).args
     made, seconds = card.timed(lambda: card.host.sample(changed, card.positive, **short))
-    _keep(card, "lora", made.float().cpu())
+    torch.save(
+        made.float().cpu(), card.host.base / f"lora_{card.host.memory}.pt"
+    )  # to be compared with the other kind's
     return {
         "patcher": type(changed).__name__,
         "report": report.splitlines()[0],
@@ -307,10 +243,20 @@ def _lora(card: Card) -> dict[str, Any]:
 
 
 def _full_card(card: Card) -> dict[str, Any]:
-    """The first section's frames again, loaded and made with little room on the card."""
-    with _little_room(card):
+    """The first section's frames again, loaded and made with `FREE` bytes of the card left."""
+    ballast = []
+    card.give_up()
+    if card.host.on_card:
+        too_much = torch.cuda.mem_get_info(card.device)[0] - FREE
+        while too_much > 0:
+            ballast.append(torch.empty(min(too_much, 2**33), dtype=torch.uint8, device=card.device))
+            too_much -= 2**33
+    try:
         model = card.load()
         latents, seconds = card.timed(lambda: card.host.sample(model, card.positive, **card.usual))
+    finally:
+        ballast.clear()
+        card.memory.soft_empty_cache()
     return {
         "patcher": type(model).__name__,
         "seconds of the node": seconds,
@@ -325,37 +271,6 @@ SECTIONS: list[tuple[str, float, Callable[[Card], dict[str, Any]]]] = [
     ("full card", 15, _full_card),
     ("LoRA", 8, _lora),
 ]
-
-
-@contextmanager
-def _little_room(card: Card) -> Iterator[None]:
-    """Everything but `FREE` bytes of the card is taken."""
-    import torch
-
-    ballast = []
-    card.model = None
-    card.memory.unload_all_models()
-    card.memory.soft_empty_cache()
-    if card.host.on_card:
-        too_much = torch.cuda.mem_get_info(card.device)[0] - FREE
-        while too_much > 0:
-            piece = min(too_much, 2**33)
-            ballast.append(torch.empty(piece, dtype=torch.uint8, device=card.device))
-            too_much -= piece
-    try:
-        yield
-    finally:
-        ballast.clear()
-        card.memory.soft_empty_cache()
-
-
-def _keep(card: Card, name: str, latents: Any) -> None:
-    """For the process that compares both kinds of memory management."""
-    import torch
-    from comfy.cli_args import args
-
-    kind = "plain" if getattr(args, "disable_dynamic_vram", True) else "dynamic"
-    torch.save(latents, card.host.base / f"{name}_{kind}.pt")
 
 
 def _apart(first: Any, second: Any) -> float:

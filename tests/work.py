@@ -9,12 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import ARTVConfig
-from ..method.denoiser import Shortcuts
-from ..method.generate import GenerateOptions, generate_frames
-from ..method.samplers import num_evaluations
-from ..method.text_track import TextSegment, TextTrack
-from ..models.artv import ARTV
+from artv_core.config import ARTVConfig
+from artv_core.method.denoiser import Shortcuts
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.samplers import num_evaluations
+from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.models.artv import ARTV
 
 
 @dataclass(frozen=True)
