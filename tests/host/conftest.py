@@ -44,6 +44,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host", params, ids=ids, scope="session")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note which tests run in a host, for `--host-must-run`."""
+    for item in items:
+        host = (
+            item.callspec.params.get("host")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if host is not None:
+            item.user_properties.append(("host", host.version))
+
+
 def is_lazy(host: Host) -> bool:
     return isinstance(host, LazyHost)
 
