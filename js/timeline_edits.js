@@ -85,9 +85,9 @@ export function extended(schedule, frames, total, limit = Infinity) {
   return { prompts: [...prompts, added], end: end === null ? null : Math.min(end + frames, limit) }
 }
 
-function spliced(list, ...where) {
+function spliced(list, start, count, ...added) {
   const copy = [...list]
-  copy.splice(...where)
+  copy.splice(start, count, ...added)
   return copy
 }
 

@@ -66,9 +66,11 @@ class ARTVAnchorFrame(io.ComfyNode):
         if policy not in POLICIES:  # older hosts do not check menus
             raise ValueError(f"there is no anchor policy {policy!r}; there are: {', '.join(POLICIES)}")
         kind = POLICIES[policy]
-        if kind == "given" and latent is None:
-            raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
-        samples = bridge.one_latent(latent, "the anchor's latent") if kind == "given" else None
+        samples = None
+        if kind == "given":
+            if latent is None:
+                raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
+            samples = bridge.one_latent(latent, "the anchor's latent")
         return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength))
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import comfy.model_management as memory
 import comfy.model_patcher
@@ -38,6 +38,15 @@ ROOM = 2**30
 # Loading
 
 
+class LoadedARTV(ARTV):
+    """An `ARTV` with what the nodes note on it: only a type, for a checkpoint's reader makes plain ones."""
+
+    weights_digest: str
+    trained: bool
+    compiled: Compiled | None
+    graph: bool
+
+
 def load_model(
     path: str, base: str | None, compiled: bool = False, graph: bool = True, disable_dynamic: bool = False
 ) -> Any:
@@ -63,7 +72,7 @@ def load_model(
     plain = compiled or disable_dynamic or (graph and whole)
     kind = comfy.model_patcher.ModelPatcher if plain else usual
     dynamic = _is_dynamic(kind, device, offload)
-    model = load_checkpoint(
+    loaded = load_checkpoint(
         path,
         base=base,
         device="cpu" if dynamic else offload,
@@ -73,6 +82,7 @@ def load_model(
         # A dynamic patcher never writes to the weights, so they may stay in the file's memory map.
         reader=comfy.utils.load_torch_file if dynamic else None,
     )
+    model = cast(LoadedARTV, loaded)
     model.requires_grad_(False)
     model.weights_digest = weights_digest(model)  # now: the host may patch the weights in place later
     model.trained = _is_trained(model)
@@ -223,7 +233,8 @@ class Evaluations:
     """
 
     def __init__(self, patcher: Any, options: GenerateOptions) -> None:
-        self._patcher, self._model = patcher, patcher.model
+        self._patcher = patcher
+        self._model: LoadedARTV = patcher.model
         self._loaded = Loaded(patcher)
         self._evaluate: Evaluate = evaluate
         self._way, self._said, self._loads = "", "", 0
@@ -281,7 +292,7 @@ class Evaluations:
         self._way, self._said = way.name, way.reason
         if way.name == "captured":
             self._evaluate = self._captured = Captured(device, stops=(memory.InterruptProcessingException,))
-        elif way.name == "compiled":
+        elif way.name == "compiled" and self._model.compiled is not None:
             self._evaluate = self._model.compiled
 
     def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
