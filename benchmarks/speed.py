@@ -164,8 +164,8 @@ class Card:
     def clip(self, pipeline: Pipeline, side: int, frames: int, **options: Any) -> dict[str, float]:
         """A clip, after a few frames that warm up: seconds to the first frame and for each later one, and memory.
         Graphs of clips before it are dropped, so that memory is that of one size."""
-        if isinstance(pipeline.evaluate, Captured):
-            pipeline.evaluate.reset()
+        if isinstance(pipeline.run_networks, Captured):
+            pipeline.run_networks.reset()
             self.tidy()
         steps = {"steps": 2} if self.quick else {}
         chosen = replace(GenerateOptions(num_frames=frames, width=side, height=side), **options | steps)

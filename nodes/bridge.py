@@ -144,7 +144,7 @@ def sample(
             given=[as_batch(latent, options, model) for latent in given],
             anchor=policy,
             on_step=monitor.step,
-            evaluate=evaluations.function,
+            run_networks=evaluations.function,
         )
         _gather(frames, collector, streams, monitor, evaluations)
     videos = collector.videos()

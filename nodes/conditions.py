@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.method.generate import NoiseLevel
-from ..artv_core.prompts.grammar import parse_schedule
+from ..artv_core.prompts.grammar import parse_prompt_schedule
 from . import bridge
 from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
@@ -188,7 +188,7 @@ def _levels(constant: int, by_frame: str, name: str) -> NoiseLevel | None:
     """`by_frame` in the syntax of prompt schedules. Raises ValueError, one line, where it holds no whole numbers."""
     if not by_frame.strip():
         return None if constant < 0 else constant
-    segments = parse_schedule(by_frame, segment_frames=1, name=name).segments
+    segments = parse_prompt_schedule(by_frame, segment_frames=1, name=name).segments
     strange = [segment.text for segment in segments if not segment.text.isdecimal()]
     if strange:
         raise ValueError(f"{name} contains {strange[0]!r}; give a frame and a whole number on each line, as in '0: 20'")

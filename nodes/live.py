@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from .watching import Thinned
+from .preview_budget import Thinned
 
 EVENT = "artv.live"
 SAMPLER = "ARTVMaskedDiffusionSampler"

@@ -22,7 +22,7 @@ from ..artv_core.method.samplers import StepInfo
 from ..artv_core.run.drift import DriftReading
 from ..artv_core.run.journal import Journal
 from .live import MAX_PICTURES, LiveMask, LiveReading, Run, run_of
-from .watching import Budget, Thinned
+from .preview_budget import Budget, Thinned
 
 logger = logging.getLogger(__name__)
 

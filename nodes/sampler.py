@@ -8,9 +8,9 @@ from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.denoiser import Shortcuts
 from ..artv_core.method.frames import AnchorPolicy
 from ..artv_core.method.generate import GenerateOptions
+from ..artv_core.method.image_size import MAX_SIDE, check_side
 from ..artv_core.method.noise_schedule import SPACINGS
 from ..artv_core.method.samplers import SAMPLERS
-from ..artv_core.method.sizes import MAX_SIDE, check_side
 from . import bridge
 from .checks import faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings

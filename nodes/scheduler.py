@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.prompts.grammar import MAX_FRAME, parse_schedule
-from ..artv_core.prompts.schedule import PromptSchedule
+from ..artv_core.prompts.grammar import MAX_FRAME, parse_prompt_schedule
+from ..artv_core.prompts.prompt_schedule import PromptSchedule
 from .bridge import schema
 from .checks import verdict
 from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
@@ -148,7 +148,7 @@ def _frames() -> list[io.Input]:
 
 
 def _read(text: str, segment_frames: int, fps: float, num_frames: int) -> PromptSchedule:
-    return parse_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
+    return parse_prompt_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
 
 
 def encode(clip: Any, text: str) -> list[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
-from ..artv_core.method.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
+from ..artv_core.method.denoiser import FrameTask, NetworkResult, Reuse, RunNetworks, run_networks
 from ..artv_core.method.generate import GenerateOptions
 from ..artv_core.models.artv import ARTV
 from ..artv_core.models.fused import fuse, unfuse
@@ -236,7 +236,7 @@ class Evaluations:
         self._patcher = patcher
         self._model: LoadedARTV = patcher.model
         self._loaded = Loaded(patcher)
-        self._evaluate: Evaluate = evaluate
+        self._run_networks: RunNetworks = run_networks
         self._way, self._said, self._loads = "", "", 0
         self._captured: Any = None
         for network in (self._model.noise, self._model.mask):
@@ -257,11 +257,11 @@ class Evaluations:
             self._load()
 
     @property
-    def function(self) -> Evaluate:
-        """As `denoiser.evaluate`, always in the way chosen last. A journal tells compiled runs from others."""
+    def function(self) -> RunNetworks:
+        """As `denoiser.run_networks`, always in the way chosen last. A journal tells compiled runs from others."""
 
-        def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
-            return self._evaluate(task, x, level, reuse)
+        def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> NetworkResult:
+            return self._run_networks(task, x, level, reuse)
 
         if self._way == "compiled":
             run.plain_name = type(self._model.compiled).__name__  # type: ignore[attr-defined]
@@ -291,9 +291,9 @@ class Evaluations:
             logger.info("ARTV: %s", way.reason)
         self._way, self._said = way.name, way.reason
         if way.name == "captured":
-            self._evaluate = self._captured = Captured(device, stops=(memory.InterruptProcessingException,))
+            self._run_networks = self._captured = Captured(device, stops=(memory.InterruptProcessingException,))
         elif way.name == "compiled" and self._model.compiled is not None:
-            self._evaluate = self._model.compiled
+            self._run_networks = self._model.compiled
 
     def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
         # A fused layer reads its weights itself, so the host must have nothing left to do to them.
@@ -306,7 +306,7 @@ class Evaluations:
         for holder in (self._captured, self._model.compiled):
             if holder is not None:
                 holder.reset()
-        self._captured, self._evaluate = None, evaluate
+        self._captured, self._run_networks = None, run_networks
 
 
 def missing_bytes(model: nn.Module, device: torch.device) -> int:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from artv_core.prompts.grammar import parse_schedule
+from artv_core.prompts.grammar import parse_prompt_schedule
 from tests.pack import pack_module
 
 layout = pack_module("artv_core.method.text_track")
@@ -21,7 +21,7 @@ def entry(context, **keys):
 
 def scheduled(text: str, blend_frames: int, contexts: dict[str, torch.Tensor]) -> TextTrack:
     """What the scheduler node's output comes to."""
-    schedule = parse_schedule(text, segment_frames=4)
+    schedule = parse_prompt_schedule(text, segment_frames=4)
     return text_track(
         entry(contexts[segment.text], range=(span.start, span.end), fade=(span.fade_in, span.fade_out))
         for segment, span in zip(schedule.segments, schedule.spans(blend_frames), strict=True)

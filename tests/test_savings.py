@@ -15,7 +15,7 @@ from artv_core.method.generate import GenerateOptions, generate_frames
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.models.branches import Expansion
+from artv_core.models.expansion import Expansion
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import Reuse
 from tests.models import untrained

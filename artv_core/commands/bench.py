@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench.variants import VARIANTS
-from ..method.sizes import parse_size
+from ..method.image_size import parse_size
 from .options import add_model_options
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .grammar import MAX_FRAME, MAX_PROMPTS, parse_schedule
+from .grammar import MAX_FRAME, MAX_PROMPTS, parse_prompt_schedule
+from .prompt_schedule import PromptScheduleError, PromptSegment
 from .rewriting import rewrite_schedule
-from .schedule import PromptSegment, ScheduleError
 from .style import WantedPrompt
 
 
@@ -24,9 +24,9 @@ def answer_schedule(question: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if wanted is not None:
             text = rewrite_schedule(text, *wanted, **settings)
-        schedule = parse_schedule(text, name="text", **settings)
+        schedule = parse_prompt_schedule(text, name="text", **settings)
         spans = schedule.spans(blend_frames)
-    except ScheduleError as error:
+    except PromptScheduleError as error:
         return {"text": text, "error": {"message": error.message, "line": error.line, "column": error.column}}
     except ValueError as error:
         return {"text": text, "error": {"message": str(error), "line": None, "column": None}}

@@ -51,7 +51,7 @@ from .patterns import (
     unescaped,
 )
 from .problems import clipped, length_problem, order_problem, shown, text_problem
-from .schedule import PromptSchedule, PromptSegment, ScheduledPrompt, ScheduleError
+from .prompt_schedule import PromptSchedule, PromptScheduleError, PromptSegment, ScheduledPrompt
 from .written import WrittenPrompt, WrittenSchedule
 
 MAX_CHARACTERS = 1_000_000
@@ -63,19 +63,19 @@ MAX_DIGITS = 20
 def parse_prompts(
     text: str, segment_frames: int, name: str = "prompts", fps: float | None = None
 ) -> list[ScheduledPrompt]:
-    """The prompts of a schedule, in order. Raises ValueError as `parse_schedule`."""
-    schedule = parse_schedule(text, segment_frames=segment_frames, fps=fps, name=name)
+    """The prompts of a schedule, in order. Raises ValueError as `parse_prompt_schedule`."""
+    schedule = parse_prompt_schedule(text, segment_frames=segment_frames, fps=fps, name=name)
     return [ScheduledPrompt(segment.start, segment.text) for segment in schedule.segments]
 
 
-def parse_schedule(
+def parse_prompt_schedule(
     text: str, *, segment_frames: int, fps: float | None = None, num_frames: int = 0, name: str = "prompts"
 ) -> PromptSchedule:
     """Read a schedule in the syntax above. `name` says in errors whose text it is.
 
     `segment_frames` is how long each prompt lasts where none names its time; seconds need `fps`, the video's frames
-    per second; a schedule may not go beyond `num_frames`, the video's length (0: not known). Raises ScheduleError, a
-    ValueError, on text that is no schedule, and ValueError on settings that cannot be.
+    per second; a schedule may not go beyond `num_frames`, the video's length (0: not known). Raises
+    PromptScheduleError, a ValueError, on text that is no schedule, and ValueError on wrong settings.
     """
     return read_written(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name=name).schedule
 
@@ -83,13 +83,13 @@ def parse_schedule(
 def read_written(
     text: str, *, segment_frames: int, fps: float | None = None, num_frames: int = 0, name: str = "prompts"
 ) -> "WrittenSchedule":
-    """As `parse_schedule`, with where everything stands, for those who change the text."""
+    """As `parse_prompt_schedule`, with where everything stands, for those who change the text."""
     _check_settings(segment_frames, fps, num_frames)
     return _Reader(text, segment_frames, fps, num_frames, name).read()
 
 
 def read_one(text: str, *, segment_frames: int, fps: float | None = None, name: str = "prompts") -> "WrittenPrompt":
-    """The only prompt of a text, whenever it starts. Raises ScheduleError on anything else."""
+    """The only prompt of a text, whenever it starts. Raises PromptScheduleError on anything else."""
     return _Reader(text, segment_frames, fps, 0, name).read_only_prompt()
 
 
@@ -152,8 +152,8 @@ class _Reader:
         line = bisect_right(self.line_starts, at)
         return line, at - self.line_starts[line - 1] + 1
 
-    def error(self, at: int, message: str) -> ScheduleError:
-        return ScheduleError(self.name, *self.place(at), message)
+    def error(self, at: int, message: str) -> PromptScheduleError:
+        return PromptScheduleError(self.name, *self.place(at), message)
 
     def rest(self) -> str:
         """What follows on this line, for a message."""
@@ -310,7 +310,7 @@ class _Reader:
         return int(number)
 
     def check(self, prompt: WrittenPrompt) -> None:
-        """Raises ScheduleError unless it is a prompt, follows those before it and lies within the video."""
+        """Raises PromptScheduleError unless it is a prompt, follows those before it and lies within the video."""
         before = self.prompts[-1] if self.prompts else None
         problem = text_problem(prompt) or order_problem(before, prompt) or length_problem(prompt, self.num_frames)
         if problem:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .grammar import parse_prompts
-from .schedule import ScheduledPrompt
+from .prompt_schedule import ScheduledPrompt
 
 MAX_FILE_BYTES = 1_000_000
 

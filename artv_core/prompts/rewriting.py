@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from .grammar import read_written
-from .schedule import PromptSchedule, PromptSegment, ScheduleError
+from .prompt_schedule import PromptSchedule, PromptScheduleError, PromptSegment
 from .style import Style, WantedPrompt
 from .written import WrittenSchedule
 
@@ -32,7 +32,7 @@ def rewrite_schedule(
     """`text` changed as little as it takes to read as `wanted`; the last prompt ends at frame `end` if that is written.
 
     What is wanted is a schedule like any other: starts ascend from 0, no text is empty. Spaces round a text do not
-    count. Raises ScheduleError where `text` cannot be read, ValueError, one line, where `wanted` cannot be.
+    count. Raises PromptScheduleError where `text` cannot be read, ValueError, one line, where `wanted` cannot be.
     """
     read = partial(read_written, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
     before = read(text)
@@ -71,12 +71,12 @@ def _check_readable(aim: PromptSchedule, read: Reader) -> None:
     """Raises ValueError unless it can be written at all."""
     try:
         read(aim.canonical())
-    except ScheduleError as error:
+    except PromptScheduleError as error:
         raise ValueError(error.message) from None
 
 
 def _reads_as(text: str, aim: PromptSchedule, read: Reader) -> bool:
-    with suppress(ScheduleError):
+    with suppress(PromptScheduleError):
         return read(text).schedule == aim
     return False
 

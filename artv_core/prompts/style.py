@@ -28,7 +28,7 @@ from .pieces import (
     trail,
     without_commas,
 )
-from .schedule import ScheduleError
+from .prompt_schedule import PromptScheduleError
 from .written import WrittenPrompt, WrittenSchedule
 
 MAX_DECIMALS = 6
@@ -172,7 +172,7 @@ class _Form:
         """The first of the ways to write it that reads as it is wanted. `following` is where the next one starts, `end`
         the end that the last one has."""
         for body in self.bodies(prompt, following, end):
-            with suppress(ScheduleError):
+            with suppress(PromptScheduleError):
                 read = self.style.read(body)
                 starts = not self.timed or read.start == prompt.start
                 if read.at == 0 and starts and read.text == prompt.text and read.timed == self.timed:

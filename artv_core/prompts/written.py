@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .schedule import PromptSchedule
+from .prompt_schedule import PromptSchedule
 
 
 class WrittenPrompt(NamedTuple):

@@ -14,7 +14,7 @@ from ..config import TextConfig
 from ..data.clips import ClipSource
 from ..data.order import ClipReading, RepairedClips
 from ..method.noise_schedule import NoiseSchedule
-from ..method.randomness import normal, stream
+from ..method.randomness import normal, seeded_generator
 from ..models.artv import ARTV
 from ..models.text import tokenize
 from .config import DiffusionStage
@@ -191,14 +191,14 @@ class ClipSamples:
         return covered | {
             "frames": frames,
             "present": torch.tensor([float(position is not None) for position in positions]),
-            "noise": normal((len(positions), *shape), stream(*key)),
+            "noise": normal((len(positions), *shape), seeded_generator(*key)),
             "levels": torch.tensor([draw.reference_level, draw.anchor_level]),
             "signal": torch.tensor([a for a, _ in scales]),
             "spread": torch.tensor([s for _, s in scales]),
             "timesteps": torch.tensor(draw.timestep),
             "text": self._text(reading, draw.caption_kept),
             "rolled": torch.tensor(draw.rolled),
-            "seeds": torch.tensor(stream(*key, "rollout").initial_seed()),
+            "seeds": torch.tensor(seeded_generator(*key, "rollout").initial_seed()),
             "broken": reading.broken,
         }
 

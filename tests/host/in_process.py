@@ -376,7 +376,7 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
         def __call__(self, *arguments):
             assert not self.resets, "a graph was replayed after its weights were moved"
             self.evaluations += 1
-            return weights.evaluate(*arguments)
+            return weights.run_networks(*arguments)
 
         def reset(self) -> None:
             self.resets += 1

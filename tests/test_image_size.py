@@ -2,7 +2,7 @@
 
 import pytest
 
-from artv_core.method.sizes import check_side, parse_size
+from artv_core.method.image_size import check_side, parse_size
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..method.text_track import PromptSpan
 
 
-class ScheduleError(ValueError):
+class PromptScheduleError(ValueError):
     """A schedule that cannot be read: `message` is one sentence; `line` and `column` say where, both counted from 1,
     columns in characters (code points)."""
 
@@ -55,7 +55,7 @@ class PromptSchedule:
         return blended_spans([segment.start for segment in self.segments], blend_frames)
 
     def canonical(self) -> str:
-        """The schedule as text, one prompt a line, from which `parse_schedule` reads an equal one."""
+        """The schedule as text, one prompt a line, from which `parse_prompt_schedule` reads an equal one."""
         *before, last = self.segments
         lines = [_written(segment.start, None, segment.text) for segment in before]
         return ",\n".join([*lines, _written(last.start, last.end, last.text)])

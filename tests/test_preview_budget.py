@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.watching import Budget, Thinned
+from nodes.preview_budget import Budget, Thinned
 
 
 class Item(NamedTuple):
