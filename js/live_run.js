@@ -6,6 +6,7 @@ const MAX_READINGS = 480
 export class LiveRun {
   constructor(id) {
     this.id = id // null where nothing was made
+    this.state = undefined
     this.done = this.total = 0
     this.fps = 8
     this.pace = null

@@ -85,9 +85,9 @@ export function extended(schedule, frames, total, limit = Infinity) {
   return { prompts: [...prompts, added], end: end === null ? null : Math.min(end + frames, limit) }
 }
 
-function spliced(list, ...where) {
+function spliced(list, start, count, ...added) {
   const copy = [...list]
-  copy.splice(...where)
+  copy.splice(start, count, ...added)
   return copy
 }
 
@@ -151,4 +151,15 @@ export function ticks(starts, total, layout, apart) {
 function niceStep(least) {
   const power = 10 ** Math.floor(Math.log10(Math.max(least, 1)))
   return Math.max(1, [1, 2, 5, 10].map((one) => one * power).find((one) => one >= least))
+}
+
+/** Whether two schedules say the same, wherever it came from. */
+export function alike(one, other) {
+  const said = ({ prompts, end }) => [prompts.map(({ start, text }) => [start, text]), end]
+  return same(said(one), said(other))
+}
+
+/** Whether two plain values are the same. */
+export function same(one, other) {
+  return JSON.stringify(one) === JSON.stringify(other)
 }

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.method.generate import NoiseLevel
-from ..artv_core.prompts.grammar import parse_schedule
+from ..artv_core.prompts.grammar import parse_prompt_schedule
 from . import bridge
 from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
@@ -54,47 +54,7 @@ class ARTVAnchorFrame(io.ComfyNode):
             description="Chooses the anchor: one frame that every new frame looks at, so colours and objects stay "
             "consistent in a long video.",
             search_aliases=["artv", "anchor", "reference image", "drift"],
-            inputs=[
-                io.Combo.Input(
-                    "policy",
-                    options=list(POLICIES),
-                    default="previous segment",
-                    tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
-                    "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: the "
-                    "anchor is ignored.",
-                ),
-                io.Int.Input(
-                    "window",
-                    default=10,
-                    min=1,
-                    max=1000,
-                    tooltip="For 'rolling window': how many frames back the anchor is. The paper trains with 10.",
-                ),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="For 'given image': the latent of one image, from VAE Encode. It must have the "
-                    "size of the video.",
-                ),
-                io.Float.Input(
-                    "adain_strength",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Reduces colour drift: pulls the colours and contrast of each frame toward the "
-                    "anchor's. 0: off, as in the paper; 1: all the way.",
-                ),
-            ],
+            inputs=_anchor_inputs(),
             outputs=[ARTVAnchor.Output(display_name="anchor", tooltip="For the sampler's anchor input.")],
         )
 
@@ -106,10 +66,55 @@ class ARTVAnchorFrame(io.ComfyNode):
         if policy not in POLICIES:  # older hosts do not check menus
             raise ValueError(f"there is no anchor policy {policy!r}; there are: {', '.join(POLICIES)}")
         kind = POLICIES[policy]
-        if kind == "given" and latent is None:
-            raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
-        samples = bridge.one_latent(latent, "the anchor's latent") if kind == "given" else None
+        samples = None
+        if kind == "given":
+            if latent is None:
+                raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
+            samples = bridge.one_latent(latent, "the anchor's latent")
         return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength))
+
+
+def _anchor_inputs() -> list[io.Input]:
+    """What the node Anchor Frame takes."""
+    return [
+        io.Combo.Input(
+            "policy",
+            options=list(POLICIES),
+            default="previous segment",
+            tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
+            "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: the anchor is ignored.",
+        ),
+        io.Int.Input(
+            "window",
+            default=10,
+            min=1,
+            max=1000,
+            tooltip="For 'rolling window': how many frames back the anchor is. The paper trains with 10.",
+        ),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="For 'given image': the latent of one image, from VAE Encode. It must have the size of the video.",
+        ),
+        io.Float.Input(
+            "adain_strength",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Reduces colour drift: pulls the colours and contrast of each frame toward the "
+            "anchor's. 0: off, as in the paper; 1: all the way.",
+        ),
+    ]
 
 
 class ARTVNoiseAugment(io.ComfyNode):
@@ -183,7 +188,7 @@ def _levels(constant: int, by_frame: str, name: str) -> NoiseLevel | None:
     """`by_frame` in the syntax of prompt schedules. Raises ValueError, one line, where it holds no whole numbers."""
     if not by_frame.strip():
         return None if constant < 0 else constant
-    segments = parse_schedule(by_frame, segment_frames=1, name=name).segments
+    segments = parse_prompt_schedule(by_frame, segment_frames=1, name=name).segments
     strange = [segment.text for segment in segments if not segment.text.isdecimal()]
     if strange:
         raise ValueError(f"{name} contains {strange[0]!r}; give a frame and a whole number on each line, as in '0: 20'")

@@ -6,7 +6,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import VideoWriter
 from . import bridge
-from .checks import device_faults_named
+from .checks import faults_named
 from .images import Decoder, decoded_frames, pixel_size
 from .monitor import completes, counter
 from .output_files import Naming, graph_metadata, reserved_files, video_file_inputs, video_suffix
@@ -36,7 +36,7 @@ class ARTVDecodeVideo(io.ComfyNode):
         )
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:

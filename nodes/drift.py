@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..artv_core.run.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
-from .checks import device_faults_named
+from .checks import faults_named
 from .images import Decoder, decoded_frame, decoded_frames, pixel_size
 from .monitor import counter
 from .output_files import Naming, reserved_files
@@ -68,7 +68,7 @@ class ARTVDriftReadout(io.ComfyNode):
         )
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls, latent: dict, vae: Any, anchor_frame: int, filename_prefix: str, mask: Tensor | None = None
     ) -> io.NodeOutput:

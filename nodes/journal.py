@@ -13,14 +13,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..artv_core.method.generate import GenerateOptions, check_redo
-from ..artv_core.run.journal import (
-    FOLDER,
-    JournalReader,
-    journal_table,
-    list_journals,
-    readable_size,
-    remove_journal,
-)
+from ..artv_core.run.journal_file import JournalReader
+from ..artv_core.run.journal_folder import FOLDER
+from ..artv_core.run.journal_list import journal_table, list_journals, readable_size, remove_journal
 from ..artv_core.run.recording import JOURNAL_FROM, parse_redo, wants_journal
 from . import bridge
 from .checks import verdict

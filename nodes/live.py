@@ -19,13 +19,13 @@ import uuid
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple
 
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from .watching import Thinned
+from .preview_budget import Thinned
 
 EVENT = "artv.live"
 SAMPLER = "ARTVMaskedDiffusionSampler"
@@ -41,7 +41,8 @@ PACE_FRAMES = 20
 """Seconds per frame are those of so many frames."""
 
 
-class LiveMask(NamedTuple):
+@dataclass(frozen=True)
+class LiveMask:
     """What was copied into a frame, as bytes, row by row, 255 = all."""
 
     index: int
@@ -50,7 +51,8 @@ class LiveMask(NamedTuple):
     values: bytes
 
 
-class LivePicture(NamedTuple):
+@dataclass(frozen=True)
+class LivePicture:
     """A finished frame as a small JPEG, or None where frames are not decoded, and its mask, if it has one."""
 
     index: int
@@ -63,7 +65,8 @@ class LivePicture(NamedTuple):
         return {"index": self.index, "jpeg": self.jpeg and _text(self.jpeg), "mask": mask}
 
 
-class LiveReading(NamedTuple):
+@dataclass(frozen=True)
+class LiveReading:
     """A frame's drift from the first one, in latents, as `DriftReading` has it."""
 
     index: int
@@ -95,7 +98,8 @@ class Run:
 
     def __post_init__(self) -> None:
         context = get_executing_context()
-        self.node, self.prompt = (context.node_id, context.prompt_id) if context else (None, None)
+        self.node: str | None = context.node_id if context else None
+        self.prompt: str | None = context.prompt_id if context else None
         self.client: str | None = PromptServer.instance.client_id
         self.followers: frozenset[str] = frozenset()
         self.recipe = _recipe(_queued(self.prompt).graph, self.node)
@@ -197,7 +201,7 @@ class Run:
             "height": self.height,
             "videos": self.videos,
             "pictures": [picture.told() for picture in pictures],
-            "readings": [list(reading) for reading in readings],
+            "readings": [list(astuple(reading)) for reading in readings],
             "whole": whole,
         }
 

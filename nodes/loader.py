@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.checkpoint.info import checkpoint_facts
 from . import bridge, model_files, native_models, weights
-from .checks import device_faults_named, verdict
+from .checks import faults_named, verdict
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
@@ -81,17 +81,14 @@ class ARTVLoader(io.ComfyNode):
         return True
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
-        try:
-            model = weights.load_model(path, base_path, compile, graph)
-            config = model.model.config
-            clip = native_models.load_clip(path, base_path, config.text)
-            vae = native_models.load_vae(path, base_path, config.vae)
-        except ValueError as error:
-            raise ValueError(_for_the_page(error)) from None
+        model = weights.load_model(path, base_path, compile, graph)
+        config = model.model.config
+        clip = native_models.load_clip(path, base_path, config.text)
+        vae = native_models.load_vae(path, base_path, config.vae)
         if not model.model.trained:
             logger.warning("%s %s", path, UNTRAINED)
         return io.NodeOutput(model, clip, vae, about(model.model))
@@ -130,12 +127,8 @@ def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{kind} is {type(name).__name__}, expected a name from the menu {kind!r}")
     path, base_path = model_files.checkpoint_path(names["checkpoint"]), model_files.base_path(names["base"])
     try:
-        return checkpoint_facts(describe_checkpoint(path), base_path)
+        with faults_named():
+            return checkpoint_facts(describe_checkpoint(path), base_path)
     except ValueError as error:
-        message = _for_the_page(error).replace(path, names["checkpoint"])
+        message = str(error).replace(path, names["checkpoint"])
         raise ValueError(message.replace(base_path, names["base"]) if base_path else message) from None
-
-
-def _for_the_page(error: ValueError) -> str:
-    """The core speaks to users of the command line."""
-    return str(error).replace("with --base", "in the menu 'base'").replace("(--base)", "(in the menu 'base')")

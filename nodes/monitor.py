@@ -5,7 +5,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as memory
 import comfy.utils
@@ -21,7 +22,7 @@ from ..artv_core.method.samplers import StepInfo
 from ..artv_core.run.drift import DriftReading
 from ..artv_core.run.journal import Journal
 from .live import MAX_PICTURES, LiveMask, LiveReading, Run, run_of
-from .watching import Budget, Thinned
+from .preview_budget import Budget, Thinned
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ Decode = Callable[[Tensor], Tensor]
 """The core's latents [T, C, h, w] to images [T, 3, H, W] in [0, 1]."""
 
 
-class _Pending(NamedTuple):
+@dataclass(frozen=True)
+class _Pending:
     """A finished frame that has not been shown: latent [1, C, h, w], and image [1, 3, H, W] where it was decoded."""
 
     index: int
@@ -121,15 +123,15 @@ class Monitor:
         with self._budget.spending(count):
             for frame in chosen:
                 picture = self._picture(frame)
-                self.run.show(frame.index, picture and jpeg(picture))
+                self.run.show(frame.index, jpeg(picture) if picture is not None else None)
             if picture is not None and host_previews() and not self.run.is_shown:
                 self._bar.update_absolute(done, self._total, ("JPEG", picture, args.preview_size))
         waiting.clear()
 
     def _picture(self, frame: _Pending) -> Image.Image | None:
-        if frame.image is None and self._decode is None:
-            return None
-        return as_picture((self._decode(frame.latent) if frame.image is None else frame.image)[0])
+        if frame.image is not None:
+            return as_picture(frame.image[0])
+        return as_picture(self._decode(frame.latent)[0]) if self._decode is not None else None
 
     def _advance(self, done: int) -> None:
         memory.throw_exception_if_processing_interrupted()

@@ -8,11 +8,11 @@ from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.denoiser import Shortcuts
 from ..artv_core.method.frames import AnchorPolicy
 from ..artv_core.method.generate import GenerateOptions
+from ..artv_core.method.image_size import MAX_SIDE, check_side
 from ..artv_core.method.noise_schedule import SPACINGS
 from ..artv_core.method.samplers import SAMPLERS
-from ..artv_core.method.sizes import MAX_SIDE, check_side
 from . import bridge
-from .checks import device_faults_named, verdict
+from .checks import faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
 from .live import workflow_id
@@ -41,7 +41,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             "an anchor frame. Parts that do not move are copied from the previous frame.",
             search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            inputs=[*_wires(), *_size_and_seed(), *_sampling()],
+            inputs=[*_wires(), *_settings_wires(), *_size_and_seed(), *_sampling()],
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
@@ -76,24 +76,11 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         return True
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls,
         model: Any,
         positive: Any,
-        frames: int,
-        width: int,
-        height: int,
-        seed: int,
-        videos: int,
-        steps: int,
-        cfg: float,
-        cfg_references: float,
-        cfg_anchor: float,
-        cfg_first_frame: float,
-        sampler_name: str,
-        scheduler: str,
-        use_mask: bool,
         negative: Any = None,
         references: dict | None = None,
         anchor: AnchorSettings | None = None,
@@ -102,35 +89,13 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         journal: JournalSettings | None = None,
         stream: StreamSettings | None = None,
         shortcuts: Shortcuts | None = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
-        """Settings to options; the rest is the core's."""
-        journal = journal or JournalSettings()
-        anchor, noise = anchor or AnchorSettings(), noise_augment or NoiseSettings()
-        shortcuts = shortcuts or Shortcuts()
-        options = GenerateOptions(
-            num_frames=frames,
-            height=height or None,
-            width=width or None,
-            seed=seed,
-            batch_size=videos,
-            steps=steps or None,
-            sampler=None if sampler_name == RECOMMENDED else sampler_name,
-            spacing=scheduler,
-            guidance_references=_scale(cfg_references),
-            guidance_anchor=_scale(cfg_anchor),
-            guidance_text=_scale(cfg),
-            first_frame_guidance=_scale(cfg_first_frame),
-            reference_noise_level=noise.references,
-            anchor_noise_level=noise.anchor,
-            use_mask=use_mask,
-            redo=journal.redo,
-            adain_strength=anchor.adain_strength,
-            reuse_every=shortcuts.reuse_every,
-            reuse_blocks=shortcuts.reuse_blocks,
-            guidance_interval=shortcuts.guidance_interval,
-        )
+        """Settings to options; the rest is the core's. `widgets` are `_size_and_seed` and `_sampling`."""
+        journal, anchor = journal or JournalSettings(), anchor or AnchorSettings()
+        options = _options(journal, anchor, noise_augment or NoiseSettings(), shortcuts or Shortcuts(), **widgets)
         naming = Naming(_frame_size(model.model.config, options, references), cls.hidden and cls.hidden.prompt)
-        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden), naming)
+        streams = None if stream is None else Streams(stream, options.batch_size, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
             positive,
@@ -152,6 +117,51 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             made.journal,
             ui=streams and streams.shown(),
         )
+
+
+def _options(
+    journal: JournalSettings,
+    anchor: AnchorSettings,
+    noise: NoiseSettings,
+    shortcuts: Shortcuts,
+    *,
+    frames: int,
+    width: int,
+    height: int,
+    seed: int,
+    videos: int,
+    steps: int,
+    cfg: float,
+    cfg_references: float,
+    cfg_anchor: float,
+    cfg_first_frame: float,
+    sampler_name: str,
+    scheduler: str,
+    use_mask: bool,
+) -> GenerateOptions:
+    """What the widgets say; None for what the checkpoint recommends."""
+    return GenerateOptions(
+        num_frames=frames,
+        height=height or None,
+        width=width or None,
+        seed=seed,
+        batch_size=videos,
+        steps=steps or None,
+        sampler=None if sampler_name == RECOMMENDED else sampler_name,
+        spacing=scheduler,
+        guidance_references=_scale(cfg_references),
+        guidance_anchor=_scale(cfg_anchor),
+        guidance_text=_scale(cfg),
+        first_frame_guidance=_scale(cfg_first_frame),
+        reference_noise_level=noise.references,
+        anchor_noise_level=noise.anchor,
+        use_mask=use_mask,
+        redo=journal.redo,
+        adain_strength=anchor.adain_strength,
+        reuse_every=shortcuts.reuse_every,
+        reuse_blocks=shortcuts.reuse_blocks,
+        guidance_interval=shortcuts.guidance_interval,
+    )
 
 
 def _frame_size(config: ARTVConfig, options: GenerateOptions, references: dict | None) -> tuple[int, int]:
@@ -185,6 +195,12 @@ def _wires() -> list[io.Input]:
             tooltip="Frames you already have, from VAE Encode: one image is animated, two or more frames "
             "are continued. Unconnected: the first frame is made from the text.",
         ),
+    ]
+
+
+def _settings_wires() -> list[io.Input]:
+    """What other nodes of the pack set."""
+    return [
         ARTVAnchor.Input(
             "anchor",
             optional=True,

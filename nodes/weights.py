@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import comfy.model_management as memory
 import comfy.model_patcher
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
-from ..artv_core.method.denoiser import Evaluate, Evaluated, FrameTask, Reuse, evaluate
+from ..artv_core.method.denoiser import FrameTask, NetworkResult, Reuse, RunNetworks, run_networks
 from ..artv_core.method.generate import GenerateOptions
 from ..artv_core.models.artv import ARTV
 from ..artv_core.models.fused import fuse, unfuse
@@ -36,6 +36,15 @@ ROOM = 2**30
 
 
 # Loading
+
+
+class LoadedARTV(ARTV):
+    """An `ARTV` with what the nodes note on it: only a type, for a checkpoint's reader makes plain ones."""
+
+    weights_digest: str
+    trained: bool
+    compiled: Compiled | None
+    graph: bool
 
 
 def load_model(
@@ -63,7 +72,7 @@ def load_model(
     plain = compiled or disable_dynamic or (graph and whole)
     kind = comfy.model_patcher.ModelPatcher if plain else usual
     dynamic = _is_dynamic(kind, device, offload)
-    model = load_checkpoint(
+    loaded = load_checkpoint(
         path,
         base=base,
         device="cpu" if dynamic else offload,
@@ -73,6 +82,7 @@ def load_model(
         # A dynamic patcher never writes to the weights, so they may stay in the file's memory map.
         reader=comfy.utils.load_torch_file if dynamic else None,
     )
+    model = cast(LoadedARTV, loaded)
     model.requires_grad_(False)
     model.weights_digest = weights_digest(model)  # now: the host may patch the weights in place later
     model.trained = _is_trained(model)
@@ -223,9 +233,10 @@ class Evaluations:
     """
 
     def __init__(self, patcher: Any, options: GenerateOptions) -> None:
-        self._patcher, self._model = patcher, patcher.model
+        self._patcher = patcher
+        self._model: LoadedARTV = patcher.model
         self._loaded = Loaded(patcher)
-        self._evaluate: Evaluate = evaluate
+        self._run_networks: RunNetworks = run_networks
         self._way, self._said, self._loads = "", "", 0
         self._captured: Any = None
         for network in (self._model.noise, self._model.mask):
@@ -246,11 +257,11 @@ class Evaluations:
             self._load()
 
     @property
-    def function(self) -> Evaluate:
-        """As `denoiser.evaluate`, always in the way chosen last. A journal tells compiled runs from others."""
+    def function(self) -> RunNetworks:
+        """As `denoiser.run_networks`, always in the way chosen last. A journal tells compiled runs from others."""
 
-        def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> Evaluated:
-            return self._evaluate(task, x, level, reuse)
+        def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> NetworkResult:
+            return self._run_networks(task, x, level, reuse)
 
         if self._way == "compiled":
             run.plain_name = type(self._model.compiled).__name__  # type: ignore[attr-defined]
@@ -274,14 +285,15 @@ class Evaluations:
         if way.name == "captured" and self._loads > MOST_LOADS:
             way = Way("plain", "evaluations run as they are: the weights are taken off the card between frames")
         if way.name == "captured" and (obstacle := why_not(device)):
-            way = Way("plain", f"evaluations run as they are: {obstacle}")
+            option = " (start ComfyUI with --disable-cuda-malloc)" if "cudaMallocAsync" in obstacle else ""
+            way = Way("plain", f"evaluations run as they are: {obstacle}{option}")
         if way.reason != self._said:
             logger.info("ARTV: %s", way.reason)
         self._way, self._said = way.name, way.reason
         if way.name == "captured":
-            self._evaluate = self._captured = Captured(device, stops=(memory.InterruptProcessingException,))
-        elif way.name == "compiled":
-            self._evaluate = self._model.compiled
+            self._run_networks = self._captured = Captured(device, stops=(memory.InterruptProcessingException,))
+        elif way.name == "compiled" and self._model.compiled is not None:
+            self._run_networks = self._model.compiled
 
     def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
         # A fused layer reads its weights itself, so the host must have nothing left to do to them.
@@ -294,7 +306,7 @@ class Evaluations:
         for holder in (self._captured, self._model.compiled):
             if holder is not None:
                 holder.reset()
-        self._captured, self._evaluate = None, evaluate
+        self._captured, self._run_networks = None, run_networks
 
 
 def missing_bytes(model: nn.Module, device: torch.device) -> int:

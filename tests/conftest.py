@@ -12,6 +12,48 @@ if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     # Before torch is imported, and for every process that a test starts: together no more threads than cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
+MUST_RUN = "--host-must-run"
+
+
+class HostTests:
+    """Counts the tests that passed in a ComfyUI. Where one is there and none did, the run fails.
+
+    `hosts` are the folders that are there. A test in a host has the property "host" (tests/host/conftest.py); reports
+    bring it along, also from another process.
+    """
+
+    def __init__(self, hosts: list[str]) -> None:
+        self.hosts, self.passed = hosts, 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        is_in_host = any(name == "host" for name, _ in report.user_properties)
+        self.passed += report.when == "call" and report.passed and is_in_host
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self.lacking and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.lacking:
+            there = ", ".join(self.hosts)
+            terminalreporter.write_line(f"{MUST_RUN}: ComfyUI is at {there}, but no test passed in it", red=True)
+
+    @property
+    def lacking(self) -> bool:
+        return bool(self.hosts) and not self.passed
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "fail where a ComfyUI is found and no test passed in it, as when all were skipped; for CI"
+    parser.addoption(MUST_RUN, action="store_true", help=told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption(MUST_RUN) and not hasattr(config, "workerinput"):
+        from artv_core.commands.comfyui_server import find_hosts
+
+        config.pluginmanager.register(HostTests([str(host.root) for host in find_hosts()]))
+
 
 @contextmanager
 def limited_file_size(num_bytes: int) -> Iterator[None]:

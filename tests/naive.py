@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from artv_core.config import ARTVConfig
-from artv_core.evaluation.work import Work, count_work
 from artv_core.method.conditioning import noised
 from artv_core.method.denoiser import mix
 from artv_core.method.generate import GenerateOptions, latent_shape, level_at, seeds_at
 from artv_core.method.noise_schedule import NoiseSchedule
-from artv_core.method.randomness import normal, stream
+from artv_core.method.randomness import normal, seeded_generator
 from artv_core.method.samplers import gaussian_noise, get_sampler
 from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.network import FrameNetwork
+from tests.work import Work, count_work
 
 PAPER = GenerateOptions(
     steps=25,
@@ -42,7 +42,7 @@ def naive_frames(model: ARTV, text: TextTrack, options: GenerateOptions) -> Iter
         denoiser = NaiveDenoiser(model, schedule, text.context(index), frames, options)
         sigmas = schedule.sampling_sigmas(options.steps or 0, options.spacing)
         x = normals(denoiser.references[:, : model.config.vae.latent_channels], options, index, "initial")
-        noise = gaussian_noise([stream(seed, index, "sampler") for seed in seeds_at(options, index)], x)
+        noise = gaussian_noise([seeded_generator(seed, index, "sampler") for seed in seeds_at(options, index)], x)
         sampler = get_sampler(options.sampler or "")
         frames.append(sampler(denoiser, x * float(sigmas[0]), sigmas, noise_sampler=noise, eta=options.eta or 0.0))
         yield frames[-1]
@@ -121,7 +121,7 @@ class NaiveDenoiser:
 def normals(like: Tensor, options: GenerateOptions, *key: int | str) -> Tensor:
     """Standard normal numbers like `like` [B, ...], each video's from its own stream."""
     return torch.stack(
-        [normal(tuple(like.shape[1:]), stream(seed, *key)) for seed in seeds_at(options, int(key[0]))]
+        [normal(tuple(like.shape[1:]), seeded_generator(seed, *key)) for seed in seeds_at(options, int(key[0]))]
     ).to(like)
 
 

@@ -13,7 +13,7 @@ from artv_core.bench.variants import VARIANTS
 from artv_core.checkpoint import load_taesd_decoder
 from artv_core.cli import build_parser, main
 from artv_core.config import preset
-from artv_core.method.denoiser import evaluate
+from artv_core.method.denoiser import run_networks
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.speed.compiled import Compiled, check_compiler, one_behind
@@ -34,7 +34,7 @@ def test_compiled_evaluations_are_the_same():
     options = GenerateOptions(num_frames=1, height=32, width=32, steps=2, first_frame_guidance=2.0)
     plain, made = (
         next(Pipeline(model, way).frames(text_of(model), options)).latent
-        for way in (evaluate, Compiled(torch.device("cpu")))
+        for way in (run_networks, Compiled(torch.device("cpu")))
     )
     assert relative_error(made, plain) < 1e-4
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from artv_core.method import transfer
-from artv_core.method.denoiser import at_once, evaluate
+from artv_core.method.denoiser import at_once, run_networks
 from artv_core.method.generate import GenerateOptions, generate_frames
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
@@ -70,7 +70,7 @@ def model() -> ARTV:
     return smallest(text=False)
 
 
-def latents(model: ARTV, text: TextTrack, options: GenerateOptions, way: Any = evaluate) -> torch.Tensor:
+def latents(model: ARTV, text: TextTrack, options: GenerateOptions, way: Any = run_networks) -> torch.Tensor:
     return torch.stack([frame.latent for frame in Pipeline(model, way).frames(text, options)])
 
 
@@ -119,7 +119,7 @@ def test_results_stay_when_the_graph_is_replayed_again(model):
     def keep(index: int, info: Any) -> None:
         seen.append((info.denoised, info.denoised.clone()))
 
-    list(generate_frames(model, text_of(model), replace(OPTIONS, num_frames=3), on_step=keep, evaluate=captured))
+    list(generate_frames(model, text_of(model), replace(OPTIONS, num_frames=3), on_step=keep, run_networks=captured))
     assert all(torch.equal(given, then) for given, then in seen)
 
 
@@ -192,7 +192,7 @@ def test_cudamallocasync_is_tried_in_another_process_first(monkeypatch, caplog, 
     assert tried == ["cuda:0"]
     with caplog.at_level(logging.WARNING):
         refused = Captured(torch.device("cuda:0"))
-    assert "--disable-cuda-malloc" in caplog.records[-1].getMessage()
+    assert "use torch's own allocator" in caplog.records[-1].getMessage()
     options, text = replace(OPTIONS, num_frames=2), text_of(model)
     assert torch.equal(latents(model, text, options, refused), latents(model, text, options))
 
@@ -236,14 +236,16 @@ def test_after_a_failed_capture_no_other_is_tried_with_cudamallocasync(monkeypat
 
 def test_a_journal_takes_captured_frames_for_plain_ones_and_compiled_ones_for_others(model):
     def digest(way: Any) -> Any:
-        return FrameDigests(model, text_of(model), OPTIONS.resolved(model.config), None, [], None, evaluate=way)._common
+        return FrameDigests(
+            model, text_of(model), OPTIONS.resolved(model.config), None, [], None, run_networks=way
+        )._common
 
-    assert digest(Captured(CPU, graphs=Tape())) == digest(evaluate)
-    assert digest(Compiled(CPU, backend="eager")) != digest(evaluate)
+    assert digest(Captured(CPU, graphs=Tape())) == digest(run_networks)
+    assert digest(Compiled(CPU, backend="eager")) != digest(run_networks)
 
 
 def test_on_a_cpu_nothing_is_captured(model):
-    assert make_pipeline(smallest(text=False)).evaluate is evaluate
+    assert make_pipeline(smallest(text=False)).run_networks is run_networks
 
 
 # Waits
@@ -256,9 +258,9 @@ def test_on_a_cpu_nothing_is_captured(model):
 def test_the_frame_loop_never_waits_for_the_device(model, changes, replayed, monkeypatch):
     monkeypatch.setattr(transfer, "queues_work", lambda device: True)
     options = replace(OPTIONS, num_frames=5, reference_noise_level=20, anchor_noise_level=30, **changes)
-    way = Captured(CPU, graphs=Tape()) if replayed else evaluate
+    way = Captured(CPU, graphs=Tape()) if replayed else run_networks
     with DeviceWaits(model) as waits:
-        frames = list(generate_frames(model, two_texts(model), options, evaluate=way))
+        frames = list(generate_frames(model, two_texts(model), options, run_networks=way))
     assert len(frames) == 5
     assert waits.where == []
 

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
-from artv_core.checkpoint.info import info_lines
+from artv_core.commands.info import info_lines
 from artv_core.config import MAX_BLOCKS, MAX_JSON_CHARACTERS, ARTVConfig, from_dict, preset, validate
 from artv_core.files import tensor_file
 from artv_core.files.tensor_file import open_tensor_file
 from artv_core.models.artv import ARTV
-from artv_core.prompts.grammar import MAX_CHARACTERS, MAX_PROMPTS, parse_schedule
+from artv_core.prompts.grammar import MAX_CHARACTERS, MAX_PROMPTS, parse_prompt_schedule
 from artv_core.run.pipeline import load_latents, save_latents
 
 ROOT = Path(__file__).parent.parent
@@ -149,7 +149,7 @@ def test_memory_is_seen_though_it_was_given_back(monkeypatch):
 
 def parsed(text: str, **settings: object) -> str:
     with pytest.raises(ValueError, match=r".") as caught:
-        parse_schedule(text, **{"segment_frames": 8, **settings})
+        parse_prompt_schedule(text, **{"segment_frames": 8, **settings})
     return str(caught.value)
 
 
@@ -163,7 +163,7 @@ def test_more_prompts_than_anyone_has_are_refused_soon():
         message = parsed("a\n" * (MAX_CHARACTERS // 2))
     assert message.startswith(f"prompts, line {MAX_PROMPTS + 1}, column 1: this is one prompt more than")
     assert calls.number < 8 * MAX_CHARACTERS
-    assert len(parse_schedule("a\n" * MAX_PROMPTS, segment_frames=1).segments) == MAX_PROMPTS
+    assert len(parse_prompt_schedule("a\n" * MAX_PROMPTS, segment_frames=1).segments) == MAX_PROMPTS
 
 
 # Headers

@@ -4,15 +4,11 @@ import re
 
 import pytest
 
-from artv_core.prompts.grammar import (
-    MAX_FRAME,
-    MAX_PROMPTS,
-    PromptSchedule,
-    PromptSegment,
-    ScheduleError,
-    parse_schedule,
-)
-from artv_core.prompts.rewriting import WantedPrompt, answer_schedule, rewrite_schedule
+from artv_core.prompts.answering import answer_schedule
+from artv_core.prompts.grammar import MAX_FRAME, MAX_PROMPTS, parse_prompt_schedule
+from artv_core.prompts.prompt_schedule import PromptSchedule, PromptScheduleError, PromptSegment
+from artv_core.prompts.rewriting import rewrite_schedule
+from artv_core.prompts.style import WantedPrompt
 from tests.counted import counted_calls
 
 SETTINGS = {"segment_frames": 16, "fps": 8.0}
@@ -23,7 +19,7 @@ def rewritten(text: str, *wanted: tuple[int | None, int, str], end: int | None =
 
 
 def segments_of(text: str) -> list[tuple[int, int | None, str]]:
-    return [(s.start, s.end, s.text) for s in parse_schedule(text, **SETTINGS).segments]
+    return [(s.start, s.end, s.text) for s in parse_prompt_schedule(text, **SETTINGS).segments]
 
 
 # What is kept
@@ -125,7 +121,7 @@ def test_seconds_mean_the_frame_whatever_the_frames_per_second():
         for frame in (1, 2, 3, 47, 48, 1001, 99_999):
             text = rewritten("0: a\n3000s: b", (0, 0, "a"), (1, frame, "b"), fps=fps)
             assert text.endswith("s: b")
-            assert parse_schedule(text, segment_frames=16, fps=fps).segments[1].start == frame
+            assert parse_prompt_schedule(text, segment_frames=16, fps=fps).segments[1].start == frame
 
 
 # Anything at all
@@ -259,8 +255,8 @@ def comments_of(text: str) -> list[str]:
 def check_random_edit(dice: random.Random) -> None:
     text = random_schedule(dice)
     try:
-        before = parse_schedule(text, **SETTINGS)
-    except ScheduleError:
+        before = parse_prompt_schedule(text, **SETTINGS)
+    except PromptScheduleError:
         return
     same = [WantedPrompt(index, s.start, s.text) for index, s in enumerate(before.segments)]
     assert rewrite_schedule(text, same, before.segments[-1].end, **SETTINGS) == text
@@ -268,7 +264,7 @@ def check_random_edit(dice: random.Random) -> None:
     ends = [*(prompt.start for prompt in wanted[1:]), end]
     aim = PromptSchedule(tuple(PromptSegment(p.start, e, p.text) for p, e in zip(wanted, ends, strict=True)))
     changed = rewrite_schedule(text, wanted, end, **SETTINGS)
-    assert parse_schedule(changed, **SETTINGS) == aim
+    assert parse_prompt_schedule(changed, **SETTINGS) == aim
     assert comments_of(changed) == comments_of(text), changed
     again = [WantedPrompt(index, prompt.start, prompt.text) for index, prompt in enumerate(wanted)]
     assert rewrite_schedule(changed, again, end, **SETTINGS) == changed
@@ -290,8 +286,8 @@ def test_most_random_texts_are_schedules_and_most_edits_keep_their_style():
     for _ in range(300):
         text = random_schedule(dice)
         try:
-            before = parse_schedule(text, **SETTINGS)
-        except ScheduleError:
+            before = parse_prompt_schedule(text, **SETTINGS)
+        except PromptScheduleError:
             continue
         read += 1
         wanted, end = random_edit(dice, before)
@@ -335,7 +331,7 @@ def test_what_cannot_be_wanted_is_said_in_one_line(wanted, message):
 
 
 def test_a_text_that_cannot_be_read_is_not_changed():
-    with pytest.raises(ScheduleError, match="line 2, column 1: frame 0 does not come after"):
+    with pytest.raises(PromptScheduleError, match="line 2, column 1: frame 0 does not come after"):
         rewritten("0: a\n0: b", (0, 0, "a"))
 
 

@@ -5,18 +5,10 @@ from contextlib import suppress
 
 import pytest
 
-from artv_core.prompts.grammar import (
-    MAX_CHARACTERS,
-    MAX_FILE_BYTES,
-    PromptSchedule,
-    PromptSegment,
-    PromptSpan,
-    ScheduleError,
-    blended_spans,
-    parse_prompts,
-    parse_schedule,
-    read_prompt_file,
-)
+from artv_core.method.text_track import PromptSpan
+from artv_core.prompts.grammar import MAX_CHARACTERS, parse_prompt_schedule, parse_prompts
+from artv_core.prompts.prompt_file import MAX_FILE_BYTES, read_prompt_file
+from artv_core.prompts.prompt_schedule import PromptSchedule, PromptScheduleError, PromptSegment, blended_spans
 from tests.counted import counted_calls
 
 FOX = [(0, "a fox"), (24, "a fox asleep")]
@@ -71,14 +63,16 @@ def test_lines_follow_one_another_in_segments():
 )
 def test_time_may_be_named_in_the_styles_of_other_schedulers(text):
     assert parse_prompts(text, 16, fps=8.0) == FOX
-    assert parse_schedule(text, segment_frames=16, fps=8) == schedule_of((0, 24, "a fox"), (24, None, "a fox asleep"))
+    assert parse_prompt_schedule(text, segment_frames=16, fps=8) == schedule_of(
+        (0, 24, "a fox"), (24, None, "a fox asleep")
+    )
 
 
 def test_a_range_may_end_the_schedule():
     expected = schedule_of((0, 24, "a fox"), (24, 48, "a fox asleep"))
     for text in ("[0s-3s: a fox]\n[3s-6s: a fox asleep]", "[0-24: a fox][24-48: a fox asleep]"):
-        assert parse_schedule(text, segment_frames=16, fps=8, num_frames=48) == expected
-        assert parse_schedule(text, segment_frames=16, fps=8, num_frames=100) == expected
+        assert parse_prompt_schedule(text, segment_frames=16, fps=8, num_frames=48) == expected
+        assert parse_prompt_schedule(text, segment_frames=16, fps=8, num_frames=100) == expected
 
 
 @pytest.mark.parametrize(
@@ -123,14 +117,16 @@ def test_seconds_are_the_nearest_frame(seconds, fps, frame):
 
 def test_segments_know_where_they_were_written():
     text = '# foxes\r\n"0": "a", "8": "b",\r\n\r\n  16 = c\n[24-32: d] [32-40: e]\n'
-    places = [(s.start, s.line, s.column) for s in parse_schedule(text, segment_frames=16).segments]
+    places = [(s.start, s.line, s.column) for s in parse_prompt_schedule(text, segment_frames=16).segments]
     assert places == [(0, 2, 1), (8, 2, 11), (16, 4, 3), (24, 5, 1), (32, 5, 12)]
-    places = [(s.line, s.column) for s in parse_schedule("{\n '0': 'a',\n\t'8': 'b'}", segment_frames=16).segments]
+    places = [
+        (s.line, s.column) for s in parse_prompt_schedule("{\n '0': 'a',\n\t'8': 'b'}", segment_frames=16).segments
+    ]
     assert places == [(2, 2), (3, 2)]
 
 
 def test_text_before_and_after_every_prompt():
-    schedule = parse_schedule("0: a fox\n24: a hare", segment_frames=16)
+    schedule = parse_prompt_schedule("0: a fox\n24: a hare", segment_frames=16)
     around = schedule.surrounded(" a photo of ", ", at dawn\n")
     assert [s.text for s in around.segments] == ["a photo of a fox, at dawn", "a photo of a hare, at dawn"]
     assert schedule.surrounded("", " ") == schedule
@@ -244,8 +240,8 @@ def test_prompts_that_only_look_like_something_else(text):
     ],
 )
 def test_errors_say_where_and_what(text, line, column, message):
-    with pytest.raises(ScheduleError) as caught:
-        parse_schedule(text, segment_frames=17, fps=8, num_frames=100, name="foxes.txt")
+    with pytest.raises(PromptScheduleError) as caught:
+        parse_prompt_schedule(text, segment_frames=17, fps=8, num_frames=100, name="foxes.txt")
     assert message in caught.value.message
     assert (caught.value.line, caught.value.column) == (line, column)
     assert str(caught.value) == f"foxes.txt, line {line}, column {column}: {caught.value.message}"
@@ -254,7 +250,7 @@ def test_errors_say_where_and_what(text, line, column, message):
 
 
 def test_seconds_need_frames_per_second():
-    with pytest.raises(ScheduleError, match=r"line 2, column 1: got 3s, but the frames per second are not known"):
+    with pytest.raises(PromptScheduleError, match=r"line 2, column 1: got 3s, but the frames per second are not known"):
         parse_prompts("0: a fox\n3s: a fox asleep", 16)
 
 
@@ -270,7 +266,7 @@ def test_seconds_need_frames_per_second():
 )
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
-        parse_schedule("a fox", **{"segment_frames": 16, **settings})
+        parse_prompt_schedule("a fox", **{"segment_frames": 16, **settings})
 
 
 PIECES = [
@@ -298,12 +294,12 @@ def test_nothing_but_a_value_error_comes_of_any_text():
         text = "".join(dice.choices(PIECES, k=dice.randrange(1, 30)))
         text = text if dice.random() < 0.5 else f"0: a\n{text}"
         try:
-            schedule = parse_schedule(text, segment_frames=8, fps=8, num_frames=dice.choice([0, 100]))
-        except ScheduleError as error:
+            schedule = parse_prompt_schedule(text, segment_frames=8, fps=8, num_frames=dice.choice([0, 100]))
+        except PromptScheduleError as error:
             places.append((text, error.line, error.column))
             continue
         read += 1
-        assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
+        assert parse_prompt_schedule(schedule.canonical(), segment_frames=1) == schedule
         assert schedule.segments[0].start == 0
         assert all(segment.text.strip() == segment.text != "" for segment in schedule.segments)
     assert read > 400
@@ -350,17 +346,17 @@ def test_no_text_is_read_slowly(start, piece):
     """A regular expression cannot be counted: one that tries every end of what it began would be at it for minutes."""
     text = start + piece * ((MAX_CHARACTERS - 10) // len(piece) // 10)
     started = time.process_time()
-    with suppress(ScheduleError):
-        parse_schedule(text, segment_frames=1)
+    with suppress(PromptScheduleError):
+        parse_prompt_schedule(text, segment_frames=1)
     assert time.process_time() - started < 20
 
 
 def test_the_work_of_many_prompts_grows_with_their_number():
     text = "\n".join(f'"{frame}": "a fox",' for frame in range(40_000))
     with counted_calls() as calls:
-        schedule = parse_schedule(text, segment_frames=1)
+        schedule = parse_prompt_schedule(text, segment_frames=1)
     assert len(schedule.segments) == 40_000
-    assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
+    assert parse_prompt_schedule(schedule.canonical(), segment_frames=1) == schedule
     assert calls.number < 150 * 40_000
 
 
@@ -377,14 +373,14 @@ def test_the_work_of_many_prompts_grows_with_their_number():
     ],
 )
 def test_canonical_text(text, canonical):
-    schedule = parse_schedule(text, segment_frames=16, fps=8)
+    schedule = parse_prompt_schedule(text, segment_frames=16, fps=8)
     assert schedule.canonical() == canonical
-    assert parse_schedule(canonical, segment_frames=1) == schedule
-    assert parse_schedule(canonical, segment_frames=1).canonical() == canonical
+    assert parse_prompt_schedule(canonical, segment_frames=1) == schedule
+    assert parse_prompt_schedule(canonical, segment_frames=1).canonical() == canonical
 
 
 def test_canonical_text_without_ranges_is_json():
-    schedule = parse_schedule("0: a \\ \"fox\"\t\x01\n24: a 'hare'", segment_frames=16)
+    schedule = parse_prompt_schedule("0: a \\ \"fox\"\t\x01\n24: a 'hare'", segment_frames=16)
     assert json.loads(f"{{{schedule.canonical()}}}") == {"0": 'a \\ "fox"\t\x01', "24": "a 'hare'"}
 
 
@@ -403,7 +399,7 @@ def test_what_is_written_is_read_as_it_was():
         starts = [sum(length for length, _ in prompts[:index]) for index in range(len(prompts) + 1)]
         ends = [*starts[1:-1], None if open_end else starts[-1]]
         schedule = schedule_of(*zip(starts[:-1], ends, (text for _, text in prompts), strict=True))
-        assert parse_schedule(schedule.canonical(), segment_frames=1) == schedule
+        assert parse_prompt_schedule(schedule.canonical(), segment_frames=1) == schedule
 
     there_and_back()
 
@@ -426,7 +422,7 @@ def test_no_blend_is_a_change_at_once():
 
 
 def test_a_blend_begins_with_the_later_prompt_and_is_linear():
-    spans = parse_schedule("0: a\n24: b", segment_frames=16).spans(3)
+    spans = parse_prompt_schedule("0: a\n24: b", segment_frames=16).spans(3)
     assert spans == [(0, 27, 0, 3), (24, None, 3, 0)]
     later = [weights(spans, frame)[1] for frame in range(22, 29)]
     assert later == [0, 0, 0.25, 0.5, 0.75, 1, 1]
@@ -464,7 +460,7 @@ def test_files(tmp_path):
     path.write_bytes(b"[0s-3s: a fox]\n[3s-6s: a fox asleep]\n")
     assert read_prompt_file(path, 16, fps=8) == FOX
     path.write_bytes(b"5: a fox")
-    with pytest.raises(ScheduleError, match=r"foxes\.txt, line 1, column 1: the first prompt"):
+    with pytest.raises(PromptScheduleError, match=r"foxes\.txt, line 1, column 1: the first prompt"):
         read_prompt_file(path, 16)
 
 

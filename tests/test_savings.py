@@ -9,19 +9,19 @@ from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
-from artv_core.evaluation.work import count_work, video_work
 from artv_core.method.denoiser import Shortcuts, _Reused
 from artv_core.method.frames import AnchorPolicy
 from artv_core.method.generate import GenerateOptions, generate_frames
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.models.branches import Expansion
+from artv_core.models.expansion import Expansion
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import Reuse
 from tests.models import untrained
 from tests.naive import PAPER, naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
+from tests.work import count_work, video_work
 
 FIRST = AnchorPolicy("first")
 

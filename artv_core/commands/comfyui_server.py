@@ -252,7 +252,9 @@ def _link(link: Path, folder: Path) -> None:
     try:
         link.symlink_to(folder, target_is_directory=True)
     except OSError:
-        shutil.copytree(folder, link, ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "__pycache__"))
+        shutil.copytree(
+            folder, link, ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "node_modules", "__pycache__")
+        )
 
 
 def _note(result: Result, kind: str, data: dict[str, Any]) -> None:

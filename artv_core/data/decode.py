@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..media.colors import color_options
-from ..method.sizes import MAX_SIDE
+from ..method.image_size import MAX_SIDE
 from .clips import BrokenClip
 from .sources import Entry
 

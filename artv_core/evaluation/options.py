@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..method.sizes import parse_size
+from ..method.image_size import parse_size
 
 INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inception-2015-12-05-6726825d.pth)"
 I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"

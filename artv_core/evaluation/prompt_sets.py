@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..method.randomness import stream
+from ..method.randomness import seeded_generator
 
 UCF101 = "ucf101"
 MSRVTT = "msrvtt"
@@ -69,12 +69,12 @@ def msrvtt_prompts(annotations: Path, seed: int) -> list[Prompt]:
     if not captions:
         raise ValueError(f"{annotations} holds no captions of videos whose 'split' is 'test'")
     names = sorted(captions)
-    order = torch.randperm(len(names), generator=stream(seed, MSRVTT)).tolist()
+    order = torch.randperm(len(names), generator=seeded_generator(seed, MSRVTT)).tolist()
     return [Prompt(names[place], _one_of(sorted(captions[names[place]]), seed, names[place])) for place in order]
 
 
 def _one_of(texts: list[str], seed: int, name: str) -> str:
-    return texts[int(torch.randint(len(texts), (), generator=stream(seed, MSRVTT, name)))]
+    return texts[int(torch.randint(len(texts), (), generator=seeded_generator(seed, MSRVTT, name)))]
 
 
 def _lines(path: Path) -> list[Prompt]:

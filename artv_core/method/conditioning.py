@@ -14,20 +14,20 @@ from torch import Tensor
 
 from ..models.artv import ARTV
 from ..models.attention import KeysValues, TokenProjections
-from ..models.branches import Expansion
+from ..models.expansion import Expansion
 from ..models.network import FrameConditions, FrameNetwork
 from .denoiser import (
     Branch,
-    Evaluate,
     GuidanceScales,
     Levels,
     MaskedDenoiser,
+    RunNetworks,
     Shortcuts,
-    evaluate,
     guidance_branches,
+    run_networks,
 )
 from .noise_schedule import NoiseSchedule
-from .randomness import normal, stream
+from .randomness import normal, seeded_generator
 from .text_track import lengthened
 from .transfer import to_device
 
@@ -46,7 +46,7 @@ def noised(
     schedule: NoiseSchedule, latents: Tensor, level: int, seeds: Sequence[int], *key: int | str
 ) -> NoisedLatents:
     """Corrupt latents [B, ...] to `level` with noise from each video's own stream (seed, *key)."""
-    noise = torch.stack([normal(tuple(latents.shape[1:]), stream(seed, *key)) for seed in seeds])
+    noise = torch.stack([normal(tuple(latents.shape[1:]), seeded_generator(seed, *key)) for seed in seeds])
     noise = to_device(noise, latents.device, latents.dtype)
     return NoisedLatents(schedule.augment(latents, noise, level), level)
 
@@ -199,7 +199,7 @@ def frame_denoiser(
     scales: GuidanceScales,
     mix_mode: str = "after_guidance",
     shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
-    evaluate: Evaluate = evaluate,
+    run_networks: RunNetworks = run_networks,
     levels: Levels | None = None,
 ) -> MaskedDenoiser:
     """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
@@ -223,7 +223,7 @@ def frame_denoiser(
         mix_mode=mix_mode,
         unguided=unguided,
         shortcuts=shortcuts,
-        evaluate=evaluate,
+        run_networks=run_networks,
         network_dtype=noise.network.dtype,
         levels=levels,
     )

@@ -91,7 +91,7 @@ def guidance_branches(
 @dataclass(frozen=True, eq=False)
 class FrameTask:
     """One frame's networks and conditions, for some guidance branches. Two tasks are equal only if they are the same
-    object, so that a faster `evaluate` can tell when conditions change.
+    object, so that a faster `run_networks` can tell when conditions change.
 
     `coefficients` [K] of the branches, in the order of `conditions`. `mixed` are the branches that are mixed with a
     mask each, before they are guided; None: one mask, after that. Without `mask_network` nothing is mixed.
@@ -108,7 +108,7 @@ class FrameTask:
     network_dtype: torch.dtype
 
 
-class Evaluated(NamedTuple):
+class NetworkResult(NamedTuple):
     """Denoised latents [B, C, h, w], the mask [B, 1, h, w] that they were mixed with last, and features to reuse."""
 
     denoised: Tensor
@@ -139,14 +139,14 @@ def at_once(work: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: result
 
 
-def evaluate(
+def run_networks(
     task: FrameTask,
     x: Tensor,
     level: Tensor,
     reuse: tuple[Reuse, Reuse] | None = None,
     predict: Predict = predict,
     beside: Beside = at_once,
-) -> Evaluated:
+) -> NetworkResult:
     """One evaluation: x [B, C, h, w] = x_0 + sigma eps, `level` [3] the numbers a, s and time step of that sigma.
 
     Pure function: every tensor is an argument and no state is kept, so that it can be compiled or captured whole.
@@ -168,16 +168,16 @@ def evaluate(
     dynamic = x0_from_prediction(task.prediction, prediction, x_t.repeat(branches, 1, 1, 1), a, s)
     dynamic = rearrange(dynamic, "(k b) c h w -> k b c h w", k=branches)
     if mask_result is None or task.reference_latent is None:
-        return Evaluated(_guide(task.coefficients, dynamic), None, (deep, None))
+        return NetworkResult(_guide(task.coefficients, dynamic), None, (deep, None))
     logits, deep_mask = mask_result()
     masks, kept = logits.sigmoid(), (deep, deep_mask)
     if task.mixed is None:
-        return Evaluated(mix(masks, task.reference_latent, _guide(task.coefficients, dynamic)), masks, kept)
+        return NetworkResult(mix(masks, task.reference_latent, _guide(task.coefficients, dynamic)), masks, kept)
     each = rearrange(masks, "(k b) c h w -> k b c h w", k=len(task.mixed))
     results = list(dynamic)
     for index, mask in zip(task.mixed, each, strict=True):
         results[index] = mix(mask, task.reference_latent, results[index])
-    return Evaluated(_guide(task.coefficients, torch.stack(results)), each[-1], kept)
+    return NetworkResult(_guide(task.coefficients, torch.stack(results)), each[-1], kept)
 
 
 def _guide(coefficients: Tensor, denoised_of_branches: Tensor) -> Tensor:
@@ -188,8 +188,8 @@ def _guide(coefficients: Tensor, denoised_of_branches: Tensor) -> Tensor:
     return guided
 
 
-Evaluate = Callable[[FrameTask, Tensor, Tensor, tuple[Reuse, Reuse] | None], Evaluated]
-"""`evaluate`, or something faster that does the same."""
+RunNetworks = Callable[[FrameTask, Tensor, Tensor, tuple[Reuse, Reuse] | None], NetworkResult]
+"""`run_networks`, or something faster that does the same."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class MaskedDenoiser:
         network_dtype: torch.dtype = torch.float32,
         unguided: tuple[Any, Any] | None = None,
         shortcuts: Shortcuts = Shortcuts(),
-        evaluate: Evaluate = evaluate,
+        run_networks: RunNetworks = run_networks,
         levels: Levels | None = None,
     ):
         if mix_mode not in MIX_MODES:
@@ -298,7 +298,7 @@ class MaskedDenoiser:
         self.dtype = torch.promote_types(network_dtype, torch.float32)
         self.unguided, self.shortcuts = unguided, shortcuts
         self.mask: Tensor | None = None
-        self._evaluate, self._levels = evaluate, levels
+        self._run_networks, self._levels = run_networks, levels
         self._tasks: dict[bool, FrameTask] = {}
         self._reused = _Reused(shortcuts)
 
@@ -310,7 +310,7 @@ class MaskedDenoiser:
         if guided not in self._tasks:
             self._tasks[guided] = self._task(guided, x.device)
         level = self._levels.at(float(sigma))
-        evaluated = self._evaluate(self._tasks[guided], x, level, self._reused.now(guided))
+        evaluated = self._run_networks(self._tasks[guided], x, level, self._reused.now(guided))
         self._reused.keep(evaluated.features)
         self.mask = evaluated.mask
         return evaluated.denoised

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..config import ARTVConfig
 from ..models.artv import ARTV
 from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
-from .denoiser import MIX_MODES, Evaluate, GuidanceScales, Levels, Shortcuts, evaluate
+from .denoiser import MIX_MODES, GuidanceScales, Levels, RunNetworks, Shortcuts, run_networks
 from .drift_correction import match_statistics
 from .frames import AnchorPolicy, Frame, FrameBuffer
+from .image_size import check_side
 from .noise_schedule import NoiseSchedule
-from .randomness import normal, stream
+from .randomness import normal, seeded_generator
 from .samplers import StepInfo, evaluated_sigmas, gaussian_noise, get_sampler
-from .sizes import check_side
 from .text_track import TextTrack
 from .transfer import to_device
 
@@ -98,14 +98,14 @@ def generate_frames(
     given: Iterable[Tensor] = (),
     anchor: AnchorPolicy | None = None,
     on_step: StepCallback | None = None,
-    evaluate: Evaluate = evaluate,
+    run_networks: RunNetworks = run_networks,
 ) -> Iterator[Frame]:
     """Make the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
 
     With no given frames the first one is made from text alone (blank references). `negative` [L, D] replaces the null
     context. Frame k depends on (seed, k) and the frames before it alone: so a run may stop anywhere, and go on when
-    given its frames. `evaluate` may be a faster one (`acceleration.Compiled`). Raises ValueError, one line, on options
-    that cannot be sampled.
+    given its frames. `run_networks` may be a faster one (`speed.compiled.Compiled`). Raises ValueError on options that
+    cannot be sampled.
     """
     options = options.resolved(model.config)
     schedule = NoiseSchedule(model.config.schedule)
@@ -121,7 +121,7 @@ def generate_frames(
         if text.starts_segment(index):
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
-        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, evaluate, levels)
+        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, run_networks, levels)
         if options.adain_strength:
             latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
         buffer.append(latent)
@@ -191,13 +191,13 @@ def sample_frame(
     index: int,
     options: GenerateOptions,
     on_step: StepCallback | None,
-    evaluate: Evaluate = evaluate,
+    run_networks: RunNetworks = run_networks,
     levels: Levels | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
     scales = _scales(inputs, options)
     denoiser = frame_denoiser(
-        schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, evaluate, levels
+        schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, run_networks, levels
     )
     masks: list[Tensor] = []
 
@@ -209,13 +209,13 @@ def sample_frame(
 
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
     seeds, like = seeds_at(options, index), inputs.anchor.latents
-    start = torch.stack([normal(tuple(like.shape[1:]), stream(seed, index, "initial")) for seed in seeds])
+    start = torch.stack([normal(tuple(like.shape[1:]), seeded_generator(seed, index, "initial")) for seed in seeds])
     x = to_device(start, like.device, like.dtype) * float(sigmas[0])
     latent = get_sampler(options.sampler or "")(
         denoiser,
         x,
         sigmas,
-        noise_sampler=gaussian_noise([stream(seed, index, "sampler") for seed in seeds], x),
+        noise_sampler=gaussian_noise([seeded_generator(seed, index, "sampler") for seed in seeds], x),
         eta=options.eta or 0.0,
         s_noise=options.s_noise,
         callback=after_step,

@@ -1,4 +1,4 @@
-"""Random streams keyed by what they are for, so that any frame or training sample can be made alone, in any order."""
+"""Random numbers with a key, so that any frame or training sample can be made alone, in any order."""
 
 import hashlib
 
@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 
-def stream(seed: int, *key: int | str) -> torch.Generator:
-    """A CPU generator of its own for each (seed, *key), such as `stream(seed, frame_index, "sampler")`. Ours."""
+def seeded_generator(seed: int, *key: int | str) -> torch.Generator:
+    """A CPU generator for each (seed, *key), such as `seeded_generator(seed, frame_index, "sampler")`.
+
+    Not in the paper."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import UNetConfig
-from .branches import Expansion, matched
+from .expansion import Expansion, matched
 from .fused import gelu_gate, norm_only
 
 KeysValues = tuple[Tensor, Tensor]

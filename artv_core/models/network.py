@@ -10,7 +10,7 @@ from ..config import NetworkConfig
 from .adapter import ReferenceAdapter
 from .anchor import AnchorEncoder
 from .attention import TokenProjections
-from .branches import Expansion
+from .expansion import Expansion
 from .unet import Reuse, UNet
 
 

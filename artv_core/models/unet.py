@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import UNetConfig
 from .attention import CrossAttention, KeysValues, SpatialTransformer, TokenProjections, zeroed
-from .branches import Expansion, matched
+from .expansion import Expansion, matched
 from .fused import norm_silu
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..method.sizes import parse_size
+from ..method.image_size import parse_size
 
 SHOTS = ("drop", "split", "keep")
 ENGINES = ("auto", "plain", "ray")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_checkpoint, load_taesd_decoder, resolve_checkpoint
 from ..files.finite import NotFiniteError, is_finite
 from ..files.tensor_file import open_tensor_file, write_tensor_file
-from ..method.denoiser import Evaluate, evaluate
+from ..method.denoiser import RunNetworks, run_networks
 from ..method.frames import AnchorPolicy, Frame
 from ..method.generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
 from ..method.text_track import TextSegment, TextTrack
@@ -24,7 +24,7 @@ from ..speed.device_limits import check_storage
 from ..speed.fp8_weights import store_fp8
 from ..speed.graphs import Captured
 from ..speed.packed_weights import can_pack, pack_weights
-from .journal import JournalReader
+from .journal_file import JournalReader
 from .recording import Recording, record_frames
 
 TAESD_CHANNELS = 4
@@ -49,12 +49,13 @@ class DecodedFrame:
 
 
 class Pipeline:
-    """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is; `evaluate` may be a
-    faster one, such as `acceleration.Compiled()`, and `taesd` a decoder to look at frames with in place of the model's
-    VAE (`load_taesd_decoder`): much faster, a little less true. Raises ValueError where that is for other latents."""
+    """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is.
 
-    def __init__(self, model: ARTV, evaluate: Evaluate = evaluate, taesd: nn.Module | None = None) -> None:
-        self.model, self.evaluate, self.taesd = model, evaluate, taesd
+    `run_networks` may be a faster one, such as `speed.compiled.Compiled()`. `taesd` (`load_taesd_decoder`) is a decoder
+    to use instead of the model's VAE: much faster, and less exact. Raises ValueError where it is for other latents."""
+
+    def __init__(self, model: ARTV, run_networks: RunNetworks = run_networks, taesd: nn.Module | None = None) -> None:
+        self.model, self.run_networks, self.taesd = model, run_networks, taesd
         channels = model.config.vae.latent_channels
         if taesd is not None and channels != TAESD_CHANNELS:
             raise ValueError(f"TAESD decodes latents of {TAESD_CHANNELS} channels, this model's have {channels}")
@@ -137,7 +138,7 @@ class Pipeline:
             given=latents,
             anchor=anchor,
             on_step=on_step,
-            evaluate=self.evaluate,
+            run_networks=self.run_networks,
         )
         return self._decoded(frames)
 
@@ -206,7 +207,7 @@ def make_pipeline(
             pack_weights(network)
     if on_gpu:
         prepare_for_gpu(model)
-    way = Compiled(device, graph=graph) if compiled else Captured(device) if graph and on_gpu else evaluate
+    way = Compiled(device, graph=graph) if compiled else Captured(device) if graph and on_gpu else run_networks
     return Pipeline(model, way, taesd)
 
 
@@ -269,7 +270,7 @@ def load_latents(path: str | Path) -> SavedLatents:
         and len(made_with) <= 500_000
     )
     if "artv_latents" not in file.metadata or not sound or not (seed.isdecimal() and len(seed) <= 20):
-        raise ValueError(f"{path} does not hold latents of frames; expected a file made by --save-latents")
+        raise ValueError(f"{path} does not hold latents of frames; expected a file that save_latents wrote")
     latents = next(tensor.clone() for _, tensor in file.read(["latents"]))
     if not all(torch.isfinite(part).all() for part in latents.flatten().split(2**20)):
         raise ValueError(f"{path} holds latents that are infinite or not a number")

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ..config import ARTVConfig
-from ..files.finite import checked, finite_only
-from ..method.denoiser import Evaluate, evaluate
+from ..method.denoiser import RunNetworks, run_networks
 from ..method.frames import AnchorPolicy, Frame
 from ..method.generate import (
     GenerateOptions,
@@ -31,6 +30,7 @@ from ..method.generate import (
 )
 from ..method.text_track import TextTrack
 from ..models.artv import ARTV
+from .finite_frames import checked, finite_only
 from .journal import Journal, journaled, open_journal
 
 JOURNAL_FROM = 33
@@ -86,7 +86,7 @@ def record_frames(
     given: Sequence[Tensor] = (),
     anchor: AnchorPolicy | None = None,
     on_step: StepCallback | None = None,
-    evaluate: Evaluate = evaluate,
+    run_networks: RunNetworks = run_networks,
 ) -> Generator[Frame, None, None]:
     """All frames of the video, given ones too (each [B, C, h, w]): those that a journal has come from there, to the
     bit; the others are made by `generate_frames`, and journaled. `options` are resolved ones. Without a `recording` all
@@ -96,14 +96,21 @@ def record_frames(
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
         return generate_frames(
-            model, text, options, negative=negative, given=frames, anchor=anchor, on_step=on_step, evaluate=evaluate
+            model,
+            text,
+            options,
+            negative=negative,
+            given=frames,
+            anchor=anchor,
+            on_step=on_step,
+            run_networks=run_networks,
         )
 
     if recording is None:
         before = (Frame(index, latent, None) for index, latent in enumerate(given))
         yield from finite_only(itertools.chain(before, make(given)))
         return
-    inputs = FrameDigests(model, text, options, negative, given, anchor, recording.weights, evaluate)
+    inputs = FrameDigests(model, text, options, negative, given, anchor, recording.weights, run_networks)
     about = _about(model.config, options) | dict(recording.about)
     journal = open_journal(
         recording.folder,
@@ -139,9 +146,9 @@ def _on_device(frame: Frame, model: ARTV) -> Frame:
     return Frame(frame.index, frame.latent.to(device), mask)
 
 
-def _way_of(model: ARTV, evaluate: Evaluate) -> str:
+def _way_of(model: ARTV, run_networks: RunNetworks) -> str:
     """Ways that give the same bits have the same name."""
-    name = str(getattr(evaluate, "plain_name", type(evaluate).__name__))
+    name = str(getattr(run_networks, "plain_name", type(run_networks).__name__))
     # On a card layers run fused while their weights fit. That depends on what else is loaded, and is rounding only.
     return f"{name}, layers fused where they fit" if model.noise.device.type == "cuda" else name
 
@@ -158,7 +165,7 @@ class FrameDigests:
         given: Sequence[Tensor],
         anchor: AnchorPolicy | None,
         weights: str | None = None,
-        evaluate: Evaluate = evaluate,
+        run_networks: RunNetworks = run_networks,
     ) -> None:
         self._text, self._options, self._given = text, options, given
         self._contexts: dict[int, str] = {}
@@ -168,7 +175,7 @@ class FrameDigests:
             "method": METHOD,
             "weights": weights or weights_digest(model),
             "config": model.config.to_json(),
-            "computed": [model.noise.device.type, str(model.noise.dtype), _way_of(model, evaluate)],
+            "computed": [model.noise.device.type, str(model.noise.dtype), _way_of(model, run_networks)],
             "settings": settings,
             "anchor": [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)],
             "negative": tensor_digest(model.null_context if negative is None else negative),

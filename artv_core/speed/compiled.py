@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..method.denoiser import Evaluated, FrameTask, Reuse, evaluate, predict
+from ..method.denoiser import FrameTask, NetworkResult, Reuse, predict, run_networks
 from .device_limits import check_compute_capability
 from .graphs import Captured
 
@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 
 class Compiled:
-    """`denoiser.evaluate`, compiled by `torch.compile` for each size.
+    """`denoiser.run_networks`, compiled by `torch.compile` for each size.
 
     On a CPU both networks, guidance and mix are compiled as one. On a GPU each network is compiled, and the whole
     evaluation is replayed as a CUDA graph (`Captured`). The first frame from text and the frames after it are compiled
@@ -37,9 +37,9 @@ class Compiled:
             fast = torch.compile(predict, dynamic=False, backend=backend)
             # Compiled kernels are Triton's, which refuses memory that cudaMallocAsync gives while a graph is captured.
             captured = graph and torch.cuda.get_allocator_backend() == "native"
-            self._run = Captured(device, fast) if captured else functools.partial(evaluate, predict=fast)
+            self._run = Captured(device, fast) if captured else functools.partial(run_networks, predict=fast)
         else:
-            self._run = torch.compile(evaluate, dynamic=False, backend=backend)
+            self._run = torch.compile(run_networks, dynamic=False, backend=backend)
 
     def reset(self) -> None:
         """Forget what was captured, and free its memory; what was compiled stays."""
@@ -48,8 +48,8 @@ class Compiled:
 
     def __call__(
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
-    ) -> Evaluated:
-        """As `denoiser.evaluate`."""
+    ) -> NetworkResult:
+        """As `denoiser.run_networks`."""
         with _many_graphs():
             return self._run(task, x, level, reuse)
 

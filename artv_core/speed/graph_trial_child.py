@@ -3,7 +3,7 @@
 import torch
 
 from ..config import preset
-from ..method.denoiser import evaluate
+from ..method.denoiser import run_networks
 from ..method.generate import GenerateOptions, generate_frames
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
@@ -22,8 +22,8 @@ def main(device_name: str) -> None:
     for side in (64, 96):
         options = GenerateOptions(num_frames=3, height=side, width=side, steps=2, guidance_text=2.0)
         plain, replayed = (
-            [frame.latent for frame in generate_frames(model, text, options, evaluate=way)]
-            for way in (evaluate, captured)
+            [frame.latent for frame in generate_frames(model, text, options, run_networks=way)]
+            for way in (run_networks, captured)
         )
         if not all(map(torch.equal, plain, replayed)) or not captured.replays:
             raise SystemExit(1)

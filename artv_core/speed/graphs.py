@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..method.denoiser import Evaluated, FrameTask, Predict, evaluate, predict
+from ..method.denoiser import FrameTask, NetworkResult, Predict, predict, run_networks
 from ..models.unet import Reuse
 from .graph_trial import give_up, survives_capture
 
@@ -97,12 +97,12 @@ def why_not(device: torch.device) -> str:
     if device.type != "cuda":
         return f"CUDA graphs need an NVIDIA card, this is {device.type}"
     if torch.cuda.get_allocator_backend() != "native" and not survives_capture(str(device)):
-        return "it failed with cudaMallocAsync; use torch's own allocator (in ComfyUI: --disable-cuda-malloc)"
+        return "it failed with cudaMallocAsync; use torch's own allocator"
     return ""
 
 
 class Captured:
-    """`denoiser.evaluate`, replayed. Gives the results of the plain way to the bit.
+    """`denoiser.run_networks`, replayed. Gives the results of the plain way to the bit.
 
     Where evaluations cannot be captured, one line is logged, and they run the plain way. `predict` may be a compiled
     one. `stops` are a host's exceptions that end a run and are no failures. `replays` counts.
@@ -138,18 +138,18 @@ class Captured:
 
     def __call__(
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
-    ) -> Evaluated:
-        """As `denoiser.evaluate`."""
+    ) -> NetworkResult:
+        """As `denoiser.run_networks`."""
         if self._graphs is None:
-            return evaluate(task, x, level, reuse, self._predict)
+            return run_networks(task, x, level, reuse, self._predict)
         key = (self._number(task), outline((x, reuse)))
         if key in self._failed:
-            return evaluate(task, x, level, reuse, self._predict)
+            return run_networks(task, x, level, reuse, self._predict)
         capture = self._captures.get(key)
         if capture is None:
             capture = self._capture(key, task, x, level, reuse)
             if capture is None:
-                return evaluate(task, x, level, reuse, self._predict)
+                return run_networks(task, x, level, reuse, self._predict)
         self._captures.move_to_end(key)
         self.replays += 1
         return capture.replay(task, x, level, reuse)
@@ -240,14 +240,14 @@ class _Capture:
         self._buffers = tensors_in(self._inputs)
         self._fill(task, x, level, reuse)
 
-        def work() -> Evaluated:
+        def work() -> NetworkResult:
             x, level, reuse = self._inputs
-            return evaluate(conditions.task, x, level, reuse, predict, graphs.beside)
+            return run_networks(conditions.task, x, level, reuse, predict, graphs.beside)
 
         with normal_tensors():
             self._again, self._result = graphs.capture(work)
 
-    def replay(self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None) -> Evaluated:
+    def replay(self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None) -> NetworkResult:
         """Results are copies: the next replay, of this graph or another, writes to the same memory."""
         self._fill(task, x, level, reuse)
         self._again()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..method.randomness import stream
+from ..method.randomness import seeded_generator
 from .samples import Batch, ClipSamples
 from .synthetic_clips import LatentClips
 
@@ -59,7 +59,7 @@ class DeviceDrawing:
 
     def begin(self, step: int) -> None:
         """What is drawn from here on belongs to `step` and depends on nothing else."""
-        self.generator.manual_seed(stream(self.seed, step, "drawn on the device").initial_seed())
+        self.generator.manual_seed(seeded_generator(self.seed, step, "drawn on the device").initial_seed())
 
     @torch.no_grad()
     def batch(self, count: int) -> Batch:

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..method.conditioning import Conditioners, FrameInputs, frame_denoiser, noised
 from ..method.denoiser import GuidanceScales
 from ..method.noise_schedule import NoiseSchedule
-from ..method.randomness import normal, stream
+from ..method.randomness import normal, seeded_generator
 from ..method.samplers import gaussian_noise, get_sampler
 from ..models.artv import ARTV
 from .config import DiffusionStage
@@ -44,7 +44,7 @@ def _next_frame(
     )
     denoiser = frame_denoiser(schedule, Conditioners.of(model), inputs, GuidanceScales())
     sigmas = schedule.sampling_sigmas(steps)
-    start = torch.stack([normal(tuple(anchor.shape[1:]), stream(seed, k, "initial")) for seed in seeds])
+    start = torch.stack([normal(tuple(anchor.shape[1:]), seeded_generator(seed, k, "initial")) for seed in seeds])
     x = start.to(anchor) * float(sigmas[0])
-    noise = gaussian_noise([stream(seed, k, "sampler") for seed in seeds], x)
+    noise = gaussian_noise([seeded_generator(seed, k, "sampler") for seed in seeds], x)
     return get_sampler("dpmpp_2m")(denoiser, x, sigmas, noise_sampler=noise)

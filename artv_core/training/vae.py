@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from ..checkpoint import load_checkpoint, resolve_checkpoint
-from ..method.randomness import normal, stream
+from ..method.randomness import normal, seeded_generator
 from ..models.taesd import TAESD, ResidualBlock
 from .config import TrainConfig, VAEStage
 from .loop import Stage
@@ -128,7 +128,7 @@ class VAETraining(Stage):
         frames = self.world.frames(self.seed, step, indices, self.config.batch_size * times, self.size, gap, crop)
         images, *later = (part.contiguous(memory_format=torch.channels_last) for part in frames.unbind(dim=1))
         cells = (self.latent_channels, images.shape[-2] // self.factor, images.shape[-1] // self.factor)
-        noise = [normal(cells, stream(self.seed, step, i, "vae")) for i in indices]
+        noise = [normal(cells, seeded_generator(self.seed, step, i, "vae")) for i in indices]
         return images, self.config.latent_noise * torch.stack(noise), *later
 
     def empty_module(self) -> AutoencoderLoss:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..method.randomness import stream
+from ..method.randomness import seeded_generator
 from ..synthetic.pictures.names import vocabulary as pictures_vocabulary
 from ..synthetic.pictures.places import PICTURES
 from ..synthetic.pictures.scenes import Scenes, captions, joined
@@ -127,7 +127,7 @@ class PicturesTraining:
         self, seed: int, step: int, indices: range, total: int, size: tuple[int, int], gap: int, crop: int
     ) -> Tensor:
         """[B, 1 or 2, 3, H, W] of any of the first frames and one `gap` later; keyed by (seed, step, total)."""
-        world, generator, side = self._world("cpu"), stream(seed, step, "pictures"), _side(size)
+        world, generator, side = self._world("cpu"), seeded_generator(seed, step, "pictures"), _side(size)
         scenes = world.draw(total, generator)
         times = LATEST_FRAME * torch.rand(total, 1, generator=generator)
         window = world.window_on_things(scenes, times[:, 0], crop, generator, side) if crop else None
@@ -144,7 +144,7 @@ class PicturesTraining:
 
     def held_out(self, count: int) -> Scenes:
         """The first `count`, up to BLOCK, of some scenes of held-out pairs."""
-        return self._world("cpu").draw(BLOCK, stream(VALIDATION_SEED, "pictures"), held_out=True)[:count]
+        return self._world("cpu").draw(BLOCK, seeded_generator(VALIDATION_SEED, "pictures"), held_out=True)[:count]
 
     def captions(self, seed: int, count: int) -> list[str]:
         """Of the first `count` clips."""
@@ -163,7 +163,7 @@ class PicturesTraining:
         first, last = numbers.start // BLOCK, (numbers.stop - 1) // BLOCK
         world = self._world("cpu")
         blocks = [
-            world.draw(BLOCK, stream(seed, block, "clips"), motion_weights=self._motion_weights)
+            world.draw(BLOCK, seeded_generator(seed, block, "clips"), motion_weights=self._motion_weights)
             for block in range(first, last + 1)
         ]
         start = numbers.start - first * BLOCK

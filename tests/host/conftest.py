@@ -3,9 +3,12 @@
 Modules that say `LAZY_TOO = True` also run on each host that has lazily made layers (dynamic VRAM), with them.
 """
 
+import functools
 import json
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,25 +47,51 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host", params, ids=ids, scope="session")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note which tests run in a host, for `--host-must-run`."""
+    for item in items:
+        host = (
+            item.callspec.params.get("host")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if host is not None:
+            item.user_properties.append(("host", host.version))
+
+
 def is_lazy(host: Host) -> bool:
     return isinstance(host, LazyHost)
 
 
+_missing = functools.cache(Host.missing)
+
+
 def skip_without(host: Host) -> None:
-    missing = host.missing()
+    missing = _missing(host)
     if missing:
         pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session")
-def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def servers() -> Iterator[tuple[dict[Host, Server], ExitStack]]:
+    """Those that run already, and what stops them when the session ends: tests come back to a host after another."""
+    with ExitStack() as running:
+        yield {}, running
+
+
+@pytest.fixture(scope="session")
+def server(
+    host: Host, servers: tuple[dict[Host, Server], ExitStack], tmp_path_factory: pytest.TempPathFactory
+) -> Server:
     skip_without(host)
-    base = tmp_path_factory.mktemp("comfyui")
-    server = Server(host, base, FAULTS, *[LAZY_LAYERS] * is_lazy(host))
-    for name in ("test", "other", "slow"):
-        save_random_model(base / "models" / "artv" / f"{name}.safetensors")
-    with server:
-        yield server
+    started, running = servers
+    if host not in started:
+        base = tmp_path_factory.mktemp("comfyui")
+        server = Server(host, base, FAULTS, *[LAZY_LAYERS] * is_lazy(host))
+        for name in ("test", "other", "slow"):
+            save_random_model(base / "models" / "artv" / f"{name}.safetensors")
+        started[host] = running.enter_context(server)
+    return started[host]
 
 
 @pytest.fixture(scope="session")
@@ -93,12 +122,67 @@ def checkpoint_in(base: Path) -> Path:
     return path
 
 
-def in_process(host: Host, check: str, base: Path, layers: str | None = None) -> Any:
+class HostProcess:
+    """A process of a host that has imported it, and makes checks of `in_process.py` in processes forked from it."""
+
+    def __init__(self, host: Host, layers: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="artv_in_process_")
+        place = Path(self._folder.name)
+        self._base, self._log = place / "base", place / "log"
+        self._base.symlink_to(place, target_is_directory=True)
+        script = Path(__file__).parent / "in_process.py"
+        command = [host.python, str(script), layers, str(PACK), str(self._base)]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=host.root, stderr=log, **pipes)
+
+    def make(self, check: str, base: Path, options: dict[str, Any]) -> Any:
+        """What the check finds."""
+        self._base.unlink()
+        self._base.symlink_to(base, target_is_directory=True)
+        found = base / f"{check}.json"
+        said = self._log.stat().st_size
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(
+            json.dumps({"check": check, "found": str(found), "options": options}), file=self._process.stdin, flush=True
+        )
+        answer = next((line for line in self._process.stdout if line.startswith("done ")), "it ended")
+        assert answer == "done 0\n", self._log.read_bytes()[said:].decode(errors="replace")[-3000:]
+        return json.loads(found.read_text(encoding="utf-8"))
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+
+InProcess = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[dict[tuple[Host, str], HostProcess]]:
+    """One for each host and kind of layers, kept until the session ends: starting one takes longer than most checks."""
+    started: dict[tuple[Host, str], HostProcess] = {}
+    yield started
+    for process in started.values():
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def in_process(processes: dict[tuple[Host, str], HostProcess]) -> InProcess:
     """What `in_process.py` finds, by default with the layers that the host is to be tested with."""
-    skip_without(host)
-    script = Path(__file__).parent / "in_process.py"
-    layers = layers or ("lazy" if is_lazy(host) else "plain")
-    command = [host.python, str(script), check, layers, str(PACK), str(base), "test.safetensors"]
-    ran = subprocess.run(command, cwd=host.root, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+
+    def find(host: Host, check: str, base: Path, layers: str | None = None, **options: Any) -> Any:
+        skip_without(host)
+        layers = layers or ("lazy" if is_lazy(host) else "plain")
+        key = (Host(host.root), layers)
+        if key not in processes:
+            processes[key] = HostProcess(host, layers)
+        try:
+            return processes[key].make(check, base, options)
+        except BaseException:
+            processes.pop(key).stop()  # where the check was cut off, it would answer the next one
+            raise
+
+    return find

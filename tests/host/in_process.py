@@ -1,5 +1,11 @@
-"""Run by a host's Python, in its folder, without its server: `in_process.py CHECK LAYERS PACK BASE CHECKPOINT` prints,
-as its last line, what the check found, as JSON. Checks are the functions below whose names have no underscore.
+"""Run by a host's Python, in its folder, without its server: `in_process.py LAYERS PACK BASE`. It imports the host
+once, for that takes most of the time, and reads checks from its input, one a line: `{"check", "found", "options"}`.
+
+Each check is made in a process of its own, forked from this one, and what it found goes to the file `found`, as JSON;
+then a line "done CODE" is printed. Checks are the functions below whose names have no underscore. `options` are
+changes to the host's command line for this check.
+
+BASE is the host's base folder, the same for all checks: who asks makes it a link to the check's own folder.
 
 LAYERS is how the host keeps weights: `plain`; `lazy`, its layers have none until they are loaded (dynamic VRAM); or
 `dynamic`, its patchers are those of dynamic VRAM too, which otherwise want a card. On a CPU those load and sample, but
@@ -9,7 +15,9 @@ apply no patches to large weights, for that is the work of the host's library fo
 import asyncio
 import importlib.util
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 
 ROOM = 200_000  # bytes for weights
@@ -26,7 +34,10 @@ FILLED_IN = (
 PATCHED = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 
 
-def main(check: str, layers: str, pack: str, base: str, checkpoint: str) -> None:
+CHECKPOINT = "test.safetensors"
+
+
+def main(layers: str, pack: str, base: str) -> None:
     sys.argv = ["main.py", "--cpu", "--base-directory", base]
     sys.path.insert(0, ".")
     import comfy.options
@@ -34,15 +45,42 @@ def main(check: str, layers: str, pack: str, base: str, checkpoint: str) -> None
     comfy.options.enable_args_parsing()
     if layers != "plain":
         _make_lazy(layers == "dynamic")
-    import torch
     import utils.install_util  # noqa: F401 (before another module of that name comes in)
     from server import PromptServer
 
     PromptServer(asyncio.new_event_loop())  # it serves nobody, but nodes may ask who listens
     nodes = _load_nodes(pack)
+    for line in sys.stdin:
+        print("done", _forked(json.loads(line), nodes, Path(base)), flush=True)
+
+
+def _forked(asked: dict, nodes: dict, base: Path) -> int:
+    """Makes a check in a process of its own; 0 where it came to its end."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        _make(asked, nodes, base)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _make(asked: dict, nodes: dict, base: Path) -> None:
+    import comfy.cli_args
+    import torch
+
+    for name, value in asked["options"].items():
+        assert hasattr(comfy.cli_args.args, name), f"the host has no option {name}"
+        setattr(comfy.cli_args.args, name, value)
     with torch.inference_mode():
-        found = globals()[check](nodes, checkpoint, Path(base))
-    print(json.dumps(found))
+        found = globals()[asked["check"]](nodes, CHECKPOINT, base)
+    Path(asked["found"]).write_text(json.dumps(found), encoding="utf-8")
 
 
 def partial(nodes: dict, checkpoint: str, base: Path) -> list[float]:
@@ -84,6 +122,16 @@ def sampled(nodes: dict, checkpoint: str, base: Path) -> dict:
         "patcher": type(model).__name__,
         "in the file's memory map": hasattr(weight.untyped_storage(), "_comfy_tensor_file_slice"),
     }
+
+
+def stored(nodes: dict, checkpoint: str, base: Path) -> str:
+    """Latents, into a file, and in what the model's weights are kept."""
+    import torch
+
+    model, clip, _ = _load(nodes, checkpoint)
+    recommended = dict.fromkeys(("cfg", "cfg_references", "cfg_anchor", "cfg_first_frame"), -1.0)
+    torch.save(_sample(nodes, model, clip, **recommended), base / "stored.pt")
+    return str(model.model.state_dict()[PATCHED].dtype)
 
 
 def patched(nodes: dict, checkpoint: str, base: Path) -> dict:
@@ -328,7 +376,7 @@ def captured(nodes: dict, checkpoint: str, base: Path) -> dict:
         def __call__(self, *arguments):
             assert not self.resets, "a graph was replayed after its weights were moved"
             self.evaluations += 1
-            return weights.evaluate(*arguments)
+            return weights.run_networks(*arguments)
 
         def reset(self) -> None:
             self.resets += 1

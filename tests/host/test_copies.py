@@ -17,7 +17,7 @@ from .front_end import SAMPLER, FrontEnd
 Copied = tuple[Server, dict[Path, str]]
 """A server, and the copies' folders with what the page calls them."""
 
-LEFT_OUT = (".*", "__pycache__", "runs", "build", "dist", "tests", "benchmarks", "docs")
+LEFT_OUT = (".*", "__pycache__", "runs", "build", "dist", "node_modules", "tests", "benchmarks", "docs")
 
 
 def copy_pack(folder: Path) -> Path:

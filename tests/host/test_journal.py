@@ -10,28 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from artv_core.commands.comfyui_server import Graph, Host, Result, Server
+from artv_core.commands.comfyui_server import Graph, Result, Server
 from artv_core.media import read_video
 from artv_core.method.generate import GenerateOptions
-from artv_core.run.journal import list_journals
+from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 
-from .conftest import FAULTS, save_random_model
 from .graphs import STEPS, node, text_to_video
 
 PROMPT = "a red circle moving right"
-
-
-@pytest.fixture(scope="module")
-def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this file's own: journals are counted."""
-    if host.missing():
-        pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(host.missing())}")
-    base = tmp_path_factory.mktemp("comfyui")
-    server = Server(host, base, FAULTS)
-    save_random_model(base / "models" / "artv" / "test.safetensors")
-    with server:
-        yield server
 
 
 SEEDS = itertools.count(1000)
@@ -40,12 +27,19 @@ seed = 0
 
 @pytest.fixture(autouse=True)
 def _no_journals(server: Server) -> Iterator[None]:
-    """And a seed of each test's own: what the host has in its cache makes no journal."""
+    """At the start, for journals are counted and other files use this server too. And a seed of each test's own: what
+    the host has in its cache makes no journal."""
     global seed
     seed = next(SEEDS)
+    remove_journals(server)
     yield
-    for journal in list_journals(folder(server)):
-        journal.path.unlink()
+    remove_journals(server)
+
+
+def remove_journals(server: Server) -> None:
+    if folder(server).is_dir():
+        for journal in list_journals(folder(server)):
+            journal.path.unlink()
 
 
 def folder(server: Server) -> Path:
@@ -224,6 +218,7 @@ def test_journals_are_listed_and_removed_by_name(server: Server) -> None:
     assert "../precious.artvj is not there" in said
     assert "1 journals, " in said
     assert outside.exists()
+    outside.unlink()
     assert [journal.path.name for journal in list_journals(folder(server))] == names[1:]
 
 
@@ -251,13 +246,17 @@ def test_a_streamed_video_is_that_of_the_latents(server: Server) -> None:
     assert not torch.equal(read_video(files[0]), read_video(files[1]))
 
 
+def growing(server: Server) -> list[Path]:
+    return list((server.base / "output" / "video").glob("*.part.mp4"))
+
+
 def test_a_video_can_be_watched_while_it_is_sampled(server: Server) -> None:
-    counts = []
+    counts, before = [], set(growing(server))
 
     def watch(result: Result) -> None:
         if result.progress[-1][0] == "sample" and result.progress[-1][1] == 5 * STEPS:
-            (growing,) = (server.base / "output" / "video").glob("*.part.mp4")
-            counts.append(len(read_video(growing)))
+            (path,) = set(growing(server)) - before
+            counts.append(len(read_video(path)))
 
     graph = streamed(frames=8, sampler_name="euler", seed=22, model=["slow", 0])
     graph["slow"] = node("ARTVTestSlow", model=["loader", 0], seconds=0.2)

@@ -8,7 +8,7 @@ from torch import Tensor
 from artv_core.checkpoint import save_checkpoint
 from artv_core.commands.comfyui_server import Host
 
-from .conftest import checkpoint_in, in_process, random_model
+from .conftest import InProcess, checkpoint_in, random_model
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 TEXT = "text_model.encoder.layers.0.mlp.fc1"
@@ -56,7 +56,7 @@ def _unusual() -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def found(host: Host, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def found(in_process: InProcess, host: Host, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the host and the node make of all files below, in one process: starting one is slow."""
     base = tmp_path_factory.mktemp("lora")
     save_checkpoint(random_model(), checkpoint_in(base), dtype=torch.float32)

@@ -12,7 +12,7 @@ from artv_core.commands.comfyui_server import Host, Server
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 
-from .conftest import checkpoint_in, in_process, is_lazy, random_model, save_random_model
+from .conftest import InProcess, checkpoint_in, is_lazy, random_model, save_random_model
 from .graphs import STEPS
 
 LAZY_TOO = True
@@ -36,7 +36,7 @@ def test_a_lazy_server_makes_lazy_layers(server: Server, host: Host) -> None:
     assert ("layers have no weights until they are loaded" in server.log_text()) == is_lazy(host)
 
 
-def test_frames_are_the_cores_and_go_on(host: Host, base: Path) -> None:
+def test_frames_are_the_cores_and_go_on(in_process: InProcess, host: Host, base: Path) -> None:
     core = Pipeline(load_checkpoint(base / "models/artv/test.safetensors"))
     options = GenerateOptions(num_frames=3, seed=7, steps=STEPS, **GUIDANCE)
     expected = torch.cat([frame.latent for frame in core.frames(PROMPT, options)])
@@ -51,7 +51,7 @@ def test_frames_are_the_cores_and_go_on(host: Host, base: Path) -> None:
         assert (found["patcher"] == "OnAnyDevice") == (layers == "dynamic")
 
 
-def test_a_lora_changes_model_and_clip(host: Host, base: Path) -> None:
+def test_a_lora_changes_model_and_clip(in_process: InProcess, host: Host, base: Path) -> None:
     torch.manual_seed(1)
     unet = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
@@ -73,13 +73,13 @@ def test_a_lora_changes_model_and_clip(host: Host, base: Path) -> None:
     assert found["again unchanged"] == 0
 
 
-def test_native_nodes_save_clip_and_vae(host: Host, base: Path) -> None:
+def test_native_nodes_save_clip_and_vae(in_process: InProcess, host: Host, base: Path) -> None:
     found = in_process(host, "saved", base)
     assert found["clip"] < 1e-3  # the host keeps text encoders in float16
     assert found["vae"] == 0
 
 
-def test_weights_are_loaded_once_a_run(host: Host, base: Path) -> None:
+def test_weights_are_loaded_once_a_run(in_process: InProcess, host: Host, base: Path) -> None:
     """The bar is 2: 16 frames that are streamed, and 16 that are previewed or decoded to a file."""
     for layers in layers_of(host):
         found = in_process(host, "loads", base, layers)
@@ -92,7 +92,7 @@ def test_weights_are_loaded_once_a_run(host: Host, base: Path) -> None:
         assert max(differences) < 1 / 512, "an image differs by more than half a step of a video's colours"
 
 
-def test_a_loader_makes_another_for_hooks_and_devices(host: Host, base: Path) -> None:
+def test_a_loader_makes_another_for_hooks_and_devices(in_process: InProcess, host: Host, base: Path) -> None:
     for layers in layers_of(host):
         found = in_process(host, "made_again", base, layers)
         if not found:
@@ -106,7 +106,9 @@ def test_a_loader_makes_another_for_hooks_and_devices(host: Host, base: Path) ->
             assert shares_nothing
 
 
-def test_evaluations_are_captured_where_all_weights_stay_on_a_card(host: Host, base: Path) -> None:
+def test_evaluations_are_captured_where_all_weights_stay_on_a_card(
+    in_process: InProcess, host: Host, base: Path
+) -> None:
     found = in_process(host, "ways", base)
     assert found["captured"] == [[False, True, "cuda", False, 0]]
     assert all(compiled and (device == "cpu" or not missing) for compiled, _, device, _, missing in found["compiled"])
@@ -115,7 +117,7 @@ def test_evaluations_are_captured_where_all_weights_stay_on_a_card(host: Host, b
         assert any(said in reason for reason in found["reasons"]), said
 
 
-def test_no_graph_outlives_its_weights(host: Host, base: Path) -> None:
+def test_no_graph_outlives_its_weights(in_process: InProcess, host: Host, base: Path) -> None:
     """With a stand-in for graphs, without and with a patch, and with weights that the host takes away meanwhile."""
     save_random_model(base / "models" / "artv" / "test.safetensors")
     found = in_process(host, "captured", base)

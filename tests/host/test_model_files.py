@@ -2,15 +2,16 @@
 
 import json
 import os
+import shutil
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from artv_core.commands.comfyui_server import Host, Server
+from artv_core.commands.comfyui_server import Server
 
-from .conftest import save_random_model, skip_without
+from .conftest import save_random_model
 from .graphs import node
 
 NAMES = ["lower.safetensors", "UPPER.SAFETENSORS", "Mixed.SafeTensors", "short.sft", "SHORT.SFT", "folder/inner.sft"]
@@ -23,21 +24,21 @@ BROKEN = "broken.safetensors"
 
 
 @pytest.fixture(scope="module")
-def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With the same files, of an untrained model, for each menu."""
-    skip_without(host)
-    base = tmp_path_factory.mktemp("files")
-    server = Server(host, base)
+def server(server: Server) -> Iterator[Server]:
+    """With the same files, of an untrained model, for each menu; afterwards they are gone."""
+    base = server.base
     whole = base / "whole"
     save_random_model(whole)
     for folder in FOLDERS:
-        for name in NAMES:
+        for name in (*NAMES, "other.bin", "named.safetensors/within.sft"):
             place(base, folder, name).hardlink_to(whole)
-        place(base, folder, "other.bin").hardlink_to(whole)
         place(base, folder, BROKEN).symlink_to(base / "drive" / "gone.safetensors")
-        place(base, folder, "named.safetensors/within.sft").hardlink_to(whole)
-    with server:
-        yield server
+    yield server
+    for folder in FOLDERS:
+        for name in (*NAMES, "other.bin", BROKEN):
+            place(base, folder, name).unlink()
+        for name in ("folder", "named.safetensors"):
+            shutil.rmtree(base / "models" / folder / name, ignore_errors=True)
 
 
 def place(base: Path, folder: str, name: str) -> Path:
@@ -139,3 +140,4 @@ def test_a_file_that_may_not_be_read_is_said_to_be_one(server: Server) -> None:
     secret.write_bytes((server.base / "whole").read_bytes())
     secret.chmod(0)
     assert "cannot read 'secret.safetensors' in models/artv: permission denied" in run(server, secret.name)
+    secret.unlink()

@@ -422,7 +422,7 @@ def test_wrong_wiring_is_one_clear_sentence(server: Server, graph: dict, message
     assert result.status == "error", result.error
     assert message in result.message
     assert len(result.message.splitlines()) == 1
-    assert result.error["exception_type"].endswith(("ValueError", ".ScheduleError"))  # a ValueError with a place
+    assert result.error["exception_type"].endswith(("ValueError", ".PromptScheduleError"))  # a ValueError with a place
 
 
 def test_trained_part_with_its_base(server: Server, core: Pipeline) -> None:

@@ -7,14 +7,14 @@ import pytest
 
 from artv_core.commands.comfyui_server import Host, Server
 
-from .conftest import in_process
+from .conftest import InProcess
 from .graphs import node, text_to_video, with_video
 
 PROMPT = "a red circle moving right"
 
 
 @pytest.fixture(scope="module")
-def found(host: Host, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def found(in_process: InProcess, host: Host, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Of one process, for starting one is slow."""
     return in_process(host, "written_files", tmp_path_factory.mktemp("files"))
 

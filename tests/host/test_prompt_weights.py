@@ -11,10 +11,10 @@ from artv_core.models.prompt_weights import read_weights
 from artv_core.run.pipeline import Pipeline
 from tests.test_prompt_weights import MEANINGS
 
-from .conftest import checkpoint_in, in_process, random_model
+from .conftest import InProcess, checkpoint_in, random_model
 
 
-def test_prompts_mean_what_they_mean_in_the_host(host: Host, tmp_path: Path) -> None:
+def test_prompts_mean_what_they_mean_in_the_host(in_process: InProcess, host: Host, tmp_path: Path) -> None:
     path = checkpoint_in(tmp_path)
     save_checkpoint(random_model(), path, dtype=torch.float32)
     (tmp_path / "prompts.json").write_text(json.dumps(list(MEANINGS)), encoding="utf-8")

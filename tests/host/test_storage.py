@@ -5,44 +5,44 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from artv_core.checkpoint import save_checkpoint
-from artv_core.commands.comfyui_server import Host, Server
+from artv_core.commands.comfyui_server import Host
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from tests.models import smallest
 
-from .conftest import LAZY_LAYERS, checkpoint_in, in_process, is_lazy, save_random_model, skip_without
-from .graphs import STEPS, text_to_video
+from .conftest import InProcess, checkpoint_in, save_random_model
+from .graphs import STEPS
 
 LAZY_TOO = True
 PROMPT = "a red circle moving right"
 
 
 @pytest.mark.parametrize(
-    ("argument", "tolerance"),
-    [("--fp16-unet", 1e-4), ("--bf16-unet", 0.3), ("--fp8_e4m3fn-unet", 2.0)],
+    ("option", "dtype", "tolerance"),
+    [
+        ("fp16_unet", "torch.float16", 1e-4),
+        ("bf16_unet", "torch.bfloat16", 0.3),
+        ("fp8_e4m3fn_unet", "torch.float8_e4m3fn", 2.0),
+    ],
     ids=["fp16", "bf16", "fp8"],
 )
-def test_weights_stored_smaller(host: Host, tmp_path: Path, argument: str, tolerance: float) -> None:
+def test_weights_stored_smaller(
+    in_process: InProcess, host: Host, tmp_path: Path, option: str, dtype: str, tolerance: float
+) -> None:
     """The file is fp16, so fp16 storage loses nothing; the CPU computes in float32 in all cases."""
-    skip_without(host)
-    base = tmp_path / "base"
-    server = Server(host, base, *[LAZY_LAYERS] * is_lazy(host), arguments=(argument,))
-    checkpoint = base / "models" / "artv" / "test.safetensors"
+    checkpoint = checkpoint_in(tmp_path)
     save_random_model(checkpoint)
-    with server:
-        result = server.run(text_to_video(PROMPT))
-        assert result.status == "success", result.message
-    made = load_file(next((base / "output" / "latents").glob("*.latent")))["latent_tensor"]
+    assert in_process(host, "stored", tmp_path, **{option: True}) == dtype
+    made = torch.load(tmp_path / "stored.pt")
     options = GenerateOptions(num_frames=3, seed=7, steps=STEPS)
     expected = torch.cat([frame.latent for frame in Pipeline.from_checkpoint(checkpoint).frames(PROMPT, options)])
     assert torch.isfinite(made).all()
     assert (made - expected).abs().max() < tolerance
 
 
-def test_results_are_equal_when_hardly_any_weight_is_loaded(host: Host, tmp_path: Path) -> None:
+def test_results_are_equal_when_hardly_any_weight_is_loaded(in_process: InProcess, host: Host, tmp_path: Path) -> None:
     """With and without a patch such as a LoRA's."""
     save_random_model(checkpoint_in(tmp_path))
     differences = in_process(host, "partial", tmp_path)
@@ -50,7 +50,7 @@ def test_results_are_equal_when_hardly_any_weight_is_loaded(host: Host, tmp_path
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
-def test_results_are_equal_when_compiled(host: Host, tmp_path: Path) -> None:
+def test_results_are_equal_when_compiled(in_process: InProcess, host: Host, tmp_path: Path) -> None:
     """With and without a patch; one graph for the first frame and one for the others, whole with the host's layers."""
     save_checkpoint(smallest(), checkpoint_in(tmp_path))
     *differences, graphs, breaks = in_process(host, "compiled", tmp_path)

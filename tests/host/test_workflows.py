@@ -8,11 +8,14 @@ import av
 import numpy as np
 import pytest
 
+from artv_core.commands import demo_comfyui
 from artv_core.commands.comfyui_server import Graph, Server
 
 from . import workflow_format
 
-RUNNABLE = [name for name in workflow_format.names() if name not in workflow_format.NEEDS_A_FILE]
+# Those of the demo are run by test_demo.py, and checked for the same.
+ELSEWHERE = {*workflow_format.NEEDS_A_FILE, *demo_comfyui.WORKFLOWS}
+RUNNABLE = [name for name in workflow_format.names() if name not in ELSEWHERE]
 
 
 def quick(graph: Graph, checkpoint: str) -> Graph:
