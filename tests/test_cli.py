@@ -131,7 +131,7 @@ def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path
     assert torch.equal(load_file(whole)["latents"], load_file(rest)["latents"])
     assert torch.equal(read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "rest.mp4"))
     run("other.mp4", "--frames", 6, "--continue-from", part, "--noise-level", 3)
-    assert "does not go on as one run would have: anchor_noise_level: 50 -> 3" in capsys.readouterr().err
+    assert "will not match one continuous run: anchor_noise_level: 50 -> 3" in capsys.readouterr().err
 
 
 def test_short_videos_are_journaled_when_asked(checkpoint, tmp_path, capsys):
@@ -433,8 +433,8 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 1, "--negative", "Mice", prompt=prompt) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("artv:")]
     assert len(lines) == 2
-    assert re.search("longer than the text encoder reads; .* lost: .* on a green elephant$", lines[0])
-    assert "never saw: elephant, mice; it knows: a, an, and, " in lines[1]
+    assert re.search("too long for the text encoder; .* ignored: .* on a green elephant$", lines[0])
+    assert "does not know these words: elephant, mice; it knows: a, an, and, " in lines[1]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to go on until stopped"),
+        (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to continue until stopped"),
         (["--frames", "0", "--save-latents", "l"], "--frames 0 and --save-latents exclude each other"),
         (["--redo", "12"], "redo holds '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
@@ -527,7 +527,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--image", "none.png"], "cannot read image none.png: there is no such file"),
         (["--image", __file__], "it is not an image"),
         (["--anchor-image", "none.png"], "cannot read image none.png"),
-        (["--image", "none.png", "--frames", "1"], "--frames is 1, which counts the 1 given"),
+        (["--image", "none.png", "--frames", "1"], "--frames is 1 and includes the 1 given"),
         (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from exclude each other"),
         (["--continue-from", "none.safetensors"], "no such"),
         (["--continue-from", __file__], "not a safetensors file"),
@@ -615,7 +615,7 @@ def test_frames_of_another_size_cannot_be_gone_on_from(checkpoint, tmp_path, cap
     assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 4, "--continue-from", saved, "--width", 64) == 2
     assert "a given frame's latent is 1x4x4x4, expected 1x4x4x8" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 2, "--continue-from", saved) == 2
-    assert "--frames is 2, which counts the 2 given" in one_line(capsys)
+    assert "--frames is 2 and includes the 2 given" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--batch", 2, "--continue-from", saved) == 2
     assert "holds 1 videos" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--continue-from", checkpoint) == 2

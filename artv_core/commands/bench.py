@@ -27,8 +27,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure how fast this machine makes frames",
-        description="Time to the first frame, frames per second and peak memory on this machine, by size and way of "
-        "sampling.",
+        description="Measures time to the first frame, frames per second and peak memory on this "
+        "machine, by size and way of sampling.",
         allow_abbrev=False,
     )
     add_arguments(parser)
@@ -41,11 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", nargs="+", default=[], metavar="WxH", help="pixels; default: the checkpoint's training size"
     )
-    parser.add_argument("--frames", type=int, default=16, metavar="N", help="of each video; default: %(default)s")
+    parser.add_argument(
+        "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
+    )
     parser.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
     parser.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
-    for name, what in (("references", "the last frames"), ("anchor", "the anchor"), ("text", "the text")):
-        parser.add_argument(f"--cfg-{name}", type=float, metavar="X", help=f"guidance by {what}")
+    for name, what in (("references", "the previous frames"), ("anchor", "the anchor"), ("text", "the text")):
+        parser.add_argument(f"--cfg-{name}", type=float, metavar="X", help=f"guidance scale for {what}")
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -58,12 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         choices=("tiny", "sd21", "sd15"),
-        help="networks of this size without trained weights, no file needed",
+        help="use untrained networks of this size; no file is needed",
     )
     parser.add_argument(
-        "--peers", action="store_true", help="the same for one-shot text-to-video (ModelScope's UNet in diffusers)"
+        "--peers", action="store_true", help="also measure one-shot text-to-video (ModelScope's UNet in diffusers)"
     )
-    parser.add_argument("--json", type=Path, metavar="F.json", help="write what was measured to a file, too")
+    parser.add_argument("--json", type=Path, metavar="F.json", help="also write the results to a file")
 
 
 def run_bench(args: argparse.Namespace) -> int:

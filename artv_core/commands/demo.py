@@ -20,8 +20,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         help="make three clips and a contact sheet with the shipped checkpoint",
-        description="Makes a text-to-video, an image-to-video and a several-prompt clip, and a contact sheet of them: "
-        "by the shipped workflows in ComfyUI where there is one, else by itself.",
+        description="Makes three clips (from text, from an image, from several prompts) and a contact "
+        "sheet. Uses the shipped workflows if it finds a ComfyUI, else works without one.",
         allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, default=Path("artv-demo"), metavar="DIR", help="default: %(default)s")
@@ -29,9 +29,9 @@ def add_command(commands: Any) -> None:
         "--comfyui",
         type=Path,
         metavar="DIR",
-        help="the ComfyUI to use; default: $COMFYUI_PATH, the one this stands in, or ~/comfy/ComfyUI",
+        help="the ComfyUI to use; default: $COMFYUI_PATH, the ComfyUI around this folder, or ~/comfy/ComfyUI",
     )
-    parser.add_argument("--no-comfyui", action="store_true", help="do without ComfyUI")
+    parser.add_argument("--no-comfyui", action="store_true", help="do not use ComfyUI")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     add_model_options(parser)
     parser.set_defaults(run=run_demo)
@@ -71,7 +71,10 @@ def _demo_host(args: argparse.Namespace) -> Host | None:
         raise ValueError(f"--comfyui and --{own[0]} exclude each other: the workflows say which checkpoint is used")
     host = find_host(args.comfyui)
     if host is None:
-        say("no ComfyUI found, so the core does the work; to get one: pip install comfy-cli, then comfy install")
+        say(
+            "no ComfyUI found, so artv makes the clips itself; to get ComfyUI: pip install "
+            "comfy-cli, then comfy install"
+        )
         return None
     reason = obstacle(host)
     if reason and args.comfyui is not None:

@@ -20,9 +20,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="judge videos: FVD, FID, IS, CLIPSIM, drift",
-        description="Judges a folder of videos, or makes them first from a checkpoint and prompts. Features are kept, "
-        "so that a run that was stopped goes on when it is asked for again; several processes share the work under "
-        "accelerate launch.",
+        description="Judges a folder of videos, or first makes them from a checkpoint and prompts. "
+        "Features are kept, so a stopped run continues with the same command. With "
+        "accelerate launch, several processes share the work.",
         allow_abbrev=False,
     )
     add_arguments(parser)

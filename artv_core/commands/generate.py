@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
         help="make a video from text, or from text and an image",
-        description="Makes a video. Settings that are not given are those that the checkpoint recommends.",
+        description="Makes a video. Settings that you leave out are those that the checkpoint recommends.",
         allow_abbrev=False,
     )
     add_arguments(parser)
@@ -59,16 +59,16 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     usual = max(prompts[-1][0], len(saved.latents) if saved else 0) + config.segment_frames
     options = _options(args, config, saved, usual)
     if 0 < options.num_frames <= num_given:
-        raise ValueError(f"--frames is {options.num_frames}, which counts the {num_given} given; give a larger number")
+        raise ValueError(f"--frames is {options.num_frames} and includes the {num_given} given; give a larger number")
     beyond = [start for start, _ in prompts if 0 < options.num_frames <= start]
     if beyond:
-        say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
+        say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; prompts left out: {len(beyond)}")
     if args.anchor and args.anchor_image:
         raise ValueError("--anchor and --anchor-image exclude each other")
     if options.num_frames == 0 and args.save_latents:
         raise ValueError(
-            "--frames 0 and --save-latents exclude each other: it would keep all frames in memory; the "
-            "journal holds them, and --continue-from reads it"
+            "--frames 0 and --save-latents exclude each other, because all frames would stay in "
+            "memory; the journal has them, and --continue-from reads it"
         )
     job = Job(
         prompts=prompts,
@@ -91,7 +91,10 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     )
     changes = changed_settings(job, saved.made_with) if saved else []
     if changes:
-        say(f"warning: this does not go on as one run would have: {'; '.join(changes)}")
+        say(
+            "warning: settings differ from the saved run, so the result will not match one "
+            f"continuous run: {'; '.join(changes)}"
+        )
     return job
 
 
@@ -114,7 +117,7 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
     if args.prompts is not None:
         return [(start, text) for start, text in read_prompt_file(args.prompts, config.segment_frames, config.fps)]
     if not args.prompt.strip():
-        raise ValueError("the prompt is empty; say what is to be seen")
+        raise ValueError("the prompt is empty; say what to show")
     return [(0, args.prompt)]
 
 
@@ -129,7 +132,7 @@ def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
     is_journal = args.continue_from.suffix == SUFFIX
     saved = load_journal(args.continue_from) if is_journal else load_latents(args.continue_from)
     if args.batch not in (None, saved.latents.shape[1]):
-        raise ValueError(f"--batch is {args.batch}, but {args.continue_from} holds {saved.latents.shape[1]} videos")
+        raise ValueError(f"--batch is {args.batch}, but {args.continue_from} contains {saved.latents.shape[1]} videos")
     return saved
 
 
@@ -143,7 +146,7 @@ def _options(
     seed = args.seed if args.seed is not None else saved.seed if saved else 0
     batch = 1 if args.batch is None else args.batch
     if args.frames is not None and args.frames < 0:
-        raise ValueError(f"--frames is {args.frames}; give 1 or more, or 0 to go on until stopped")
+        raise ValueError(f"--frames is {args.frames}; give 1 or more, or 0 to continue until stopped")
     if not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"--batch is {batch}; accepted are 1 to {MAX_BATCH}")
     options = GenerateOptions(

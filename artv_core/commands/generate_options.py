@@ -9,7 +9,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All of them but the model's."""
     parser.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="what is to be seen; (words:1.3) count more or less"
+        "prompt", nargs="?", metavar="PROMPT", help="what to show; (words:1.3) gives words more or less weight"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4", help="the video to write")
     for add in (
@@ -28,10 +28,11 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="several prompts, one a line, each for one segment of the checkpoint's length; or lines `24: prompt`, "
-        'each with its first frame; `"24": "prompt"` and `[0s-3s: prompt]` will do too',
+        help="several prompts, one per line, each for as many frames as the checkpoint's segments "
+        'have; or lines `24: prompt` with the first frame of each; `"24": "prompt"` and '
+        "`[0s-3s: prompt]` also work",
     )
-    group.add_argument("--negative", metavar="TEXT", help="what is not to be seen")
+    group.add_argument("--negative", metavar="TEXT", help="what not to show")
     group.add_argument(
         "--image",
         type=Path,
@@ -39,13 +40,16 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         help="frame 0; scaled to cover the video's size, then cropped at its centre",
     )
     group.add_argument(
-        "--continue-from", type=Path, metavar="F", help="go on from the frames --save-latents wrote, or a journal holds"
+        "--continue-from",
+        type=Path,
+        metavar="F",
+        help="continue from frames written by --save-latents, or from a journal",
     )
     group.add_argument(
         "--anchor",
         choices=("segment", "first", "rolling", "none"),
-        help="the frame that holds the scene together: the last one of the prompt before (segment, the default), "
-        "frame 0 (first), the one 10 frames back (rolling)",
+        help="the frame that keeps the scene consistent: the last frame of the previous prompt "
+        "(segment, the default), frame 0 (first), or the frame 10 frames back (rolling)",
     )
     group.add_argument("--anchor-image", type=Path, metavar="PNG", help="an image as the anchor, instead of --anchor")
 
@@ -55,37 +59,47 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--frames", type=int, metavar="N", help="length of the video, given frames included; 0: until stopped"
     )
-    group.add_argument("--seed", type=int, help="default: 0, or that of the frames to go on from")
+    group.add_argument("--seed", type=int, help="default: 0, or the seed of the frames to continue from")
     group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
     group.add_argument("--width", type=int, metavar="W", help="pixels")
     group.add_argument("--height", type=int, metavar="H", help="pixels")
     group.add_argument("--steps", type=int, metavar="S", help="denoising steps for each frame")
     group.add_argument("--sampler", metavar="NAME", help="euler, euler_ancestral, dpmpp_2m, dpmpp_2s_ancestral or ddim")
-    group.add_argument("--cfg-references", type=float, metavar="X", help="guidance by the last frames")
-    group.add_argument("--cfg-anchor", type=float, metavar="X", help="guidance by the anchor")
-    group.add_argument("--cfg-text", type=float, metavar="X", help="guidance by the text")
-    group.add_argument("--cfg-first", type=float, metavar="X", help="guidance by the text where no frame came before")
-    group.add_argument("--noise-level", type=int, metavar="N", help="noise augmentation of references and anchor")
-    group.add_argument("--no-mask", action="store_true", help="do without the mask network")
+    group.add_argument(
+        "--cfg-references",
+        type=float,
+        metavar="X",
+        help="how strongly frames follow the previous frames (guidance scale)",
+    )
+    group.add_argument("--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor")
+    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text")
+    group.add_argument("--cfg-first", type=float, metavar="X", help="the same for a first frame made from text")
+    group.add_argument(
+        "--noise-level",
+        type=int,
+        metavar="N",
+        help="how much noise to add to the previous frames and the anchor, as a time step",
+    )
+    group.add_argument("--no-mask", action="store_true", help="do not use the mask network")
     group.add_argument(
         "--redo",
         action="append",
         default=[],
         metavar="K:SEED",
-        help="from frame K on, go by another seed; the frames before it come from the journal, if one holds them",
+        help="use another seed from frame K on; earlier frames come from the journal, if it has them",
     )
     group.add_argument(
         "--adain",
         type=float,
         default=0.0,
         metavar="X",
-        help="against drift: pull each frame's statistics toward the anchor's, 0 (off, the default) to 1",
+        help="reduce drift: pull each frame's colours and contrast toward the anchor's, 0 (off, the default) to 1",
     )
 
 
 def _add_speed_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "speed and memory", "All off by default; all but --compile and --no-graph cost some quality."
+        "speed and memory", "All are off by default. All except --compile and --no-graph cost some quality."
     )
     group.add_argument(
         "--compile", action="store_true", help="compile the networks: minutes the first time, then faster frames"
@@ -94,7 +108,7 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--no-graph",
         dest="graph",
         action="store_false",
-        help="on a GPU, launch every kernel by itself instead of replaying CUDA graphs: same frames, but slower",
+        help="on a GPU, do not use CUDA graphs: same frames, but slower",
     )
     group.add_argument("--fp8", action="store_true", help="keep weights as 8-bit floats: less memory, but slower")
     group.add_argument(
@@ -108,10 +122,14 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="run whole networks in one of N evaluations, in the others their outermost blocks only",
+        help="run the whole networks only every N-th time, and only their outer blocks in between (DeepCache)",
     )
     group.add_argument(
-        "--reuse-blocks", type=int, default=1, metavar="B", help="how many blocks that is; default: %(default)s"
+        "--reuse-blocks",
+        type=int,
+        default=1,
+        metavar="B",
+        help="how many outer blocks run in between; default: %(default)s",
     )
     group.add_argument(
         "--guidance-interval",
@@ -119,35 +137,44 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(0.0, 1.0),
         metavar=("LOW", "HIGH"),
-        help="guide only between these shares of the noise, 0 clean to 1 noise alone",
+        help="use guidance only in this part of sampling: 1 is the start (pure noise), 0 the finished image",
     )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to write")
-    group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: the training clips'")
+    group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: as in training")
     group.add_argument(
-        "--upscale", type=int, default=1, metavar="N", help="write each pixel as NxN pixels, to watch small videos"
+        "--upscale",
+        type=int,
+        default=1,
+        metavar="N",
+        help="enlarge each pixel to NxN pixels, to see small videos better",
     )
     group.add_argument(
-        "--stream", action="store_true", help="write the video so that it can be watched while it grows (OUT.part.mp4)"
+        "--stream", action="store_true", help="write a video that you can watch while it grows (OUT.part.mp4)"
     )
     group.add_argument("--mask-video", type=Path, metavar="F.mp4", help="a video of the copy masks (white: copied)")
     group.add_argument(
         "--drift",
         type=Path,
         metavar="F.csv",
-        help="how far each frame is from the first: a row for each as it is made, at the end a plot (F.png)",
+        help="measure how far each frame is from the first: a row per frame, and at the end a plot (F.png)",
     )
-    group.add_argument("--save-latents", type=Path, metavar="F.safetensors", help="frames to go on from later")
+    group.add_argument(
+        "--save-latents", type=Path, metavar="F.safetensors", help="save the frames, to continue from them later"
+    )
 
 
 def _add_journal_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "journal",
-        "Every finished frame is kept in a file, so that a run that was cut off goes on where it was when it is asked "
-        "for again. By default so for videos of more than 32 frames, in the folder artv_journals beside the output.",
+        "Saves every finished frame, so that a stopped run continues when you run the same "
+        "command again. By default for videos of more than 32 frames, in the folder "
+        "artv_journals beside the output.",
     )
-    group.add_argument("--journal", type=Path, metavar="DIR", help="keep it in this folder, however short the video")
-    group.add_argument("--no-journal", action="store_true", help="keep none")
-    group.add_argument("--start-over", action="store_true", help="make all frames, whatever a journal holds")
+    group.add_argument(
+        "--journal", type=Path, metavar="DIR", help="keep a journal in this folder, also for short videos"
+    )
+    group.add_argument("--no-journal", action="store_true", help="keep no journal")
+    group.add_argument("--start-over", action="store_true", help="ignore saved frames and start from frame 0")

@@ -15,8 +15,8 @@ def add_command(commands: Any) -> None:
     """The command and what it takes."""
     parser = commands.add_parser(
         "info",
-        help="what a checkpoint holds",
-        description="Configuration, parameters of each network, and what is missing for which use.",
+        help="show what a checkpoint contains",
+        description="Shows the configuration, the parameters of each network, and what is missing for which use.",
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="default: the shipped tiny")

@@ -9,14 +9,14 @@ def add_command(commands: Any) -> None:
     """The command and what it takes."""
     parser = commands.add_parser(
         "journals",
-        help="list the journals of a folder, or remove some",
-        description="What journals there are, how large, and of what; with --remove, those named are gone.",
+        help="list the journals in a folder, or delete some",
+        description="Lists journals with their sizes and contents; --remove deletes those that you name.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("artv_journals"), metavar="DIR", help="default: %(default)s"
     )
-    parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these, by name as listed")
+    parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="journals to delete, by name as listed")
     parser.set_defaults(run=run_journals)
 
 
@@ -25,7 +25,7 @@ def run_journals(args: argparse.Namespace) -> int:
     from ..run.journal_list import journal_table, list_journals, remove_journal
 
     if not args.folder.is_dir():
-        raise ValueError(f"there is no folder {args.folder}; name the one that holds the journals")
+        raise ValueError(f"there is no folder {args.folder}; give the folder that contains the journals")
     paths = {journal.path.name: journal.path for journal in list_journals(args.folder)}
     unknown = [name for name in args.remove if name not in paths]
     if unknown:

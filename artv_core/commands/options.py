@@ -31,8 +31,10 @@ MODEL_DEFAULTS = {
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which networks, on which device."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", metavar="F", help="a file, or the shipped tiny (default)")
-    group.add_argument("--base", type=Path, metavar="F", help="the file with the parts that the checkpoint lacks")
+    group.add_argument("--checkpoint", metavar="F", help="a file, or a shipped checkpoint: tiny (default) or small")
+    group.add_argument(
+        "--base", type=Path, metavar="F", help="the Stable Diffusion file with the parts that the checkpoint lacks"
+    )
     group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda, cuda:0 or mps")
     group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32")
     parser.set_defaults(**MODEL_DEFAULTS)
@@ -95,10 +97,13 @@ def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
     for text in texts:
         lost = encoder.lost_words(text)
         if lost:
-            say(f"warning: the prompt is longer than the text encoder reads; these words are lost: {' '.join(lost)}")
+            say(f"warning: the prompt is too long for the text encoder; these words are ignored: {' '.join(lost)}")
     unknown = dict.fromkeys(word for text in texts for word in encoder.unknown_words(text, vocabulary))
     if unknown:
-        say(f"warning: the checkpoint never saw: {', '.join(unknown)}; it knows: {', '.join(vocabulary)}")
+        say(
+            f"warning: the checkpoint does not know these words: {', '.join(unknown)}; it knows: "
+            f"{', '.join(vocabulary)}"
+        )
 
 
 def print_paths(paths: Sequence[Path]) -> None:

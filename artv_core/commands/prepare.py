@@ -16,10 +16,10 @@ def add_command(commands: Any) -> None:
 
     parser = commands.add_parser(
         "prepare",
-        help="make clips ready to train on: cleaned, and as latents in shards",
-        description="Cleans captioned clips as the paper does (motion score, CLIP score) and keeps their latents and "
-        "text embeddings in shards. A run that was stopped goes on when it is asked for again. Values are ours: the "
-        "paper names none.",
+        help="prepare clips for training: select them, and encode them into shards",
+        description="Selects captioned clips as the paper does (by motion score and CLIP score) and "
+        "keeps their latents and text embeddings in shards. A stopped run continues with the "
+        "same command. The default values are not from the paper.",
         allow_abbrev=False,
     )
     add_arguments(parser)

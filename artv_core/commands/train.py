@@ -19,8 +19,9 @@ def add_command(commands: Any) -> None:
 
     parser = commands.add_parser(
         "train",
-        help="train on your own clips, or on clips that are made on the fly",
-        description="Trains from a TOML configuration, as `python train.py` does. A stopped run goes on with --resume.",
+        help="train on your own clips, or on clips generated on the fly",
+        description="Trains from a TOML configuration, as `python train.py` does. A stopped run "
+        "continues with --resume.",
         allow_abbrev=False,
     )
     add_options(parser)

@@ -58,43 +58,54 @@ class EvaluateOptions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own; those of the model are added by the command line."""
     parser.add_argument(
-        "videos", metavar="VIDEOS", help="what is judged: a folder of videos, a .csv or .jsonl, or shards"
+        "videos", metavar="VIDEOS", help="the videos to judge: a folder, a .csv or .jsonl list, or shards"
     )
-    parser.add_argument("--true", metavar="DIR", help="true videos to compare with, the same way (FVD, FID)")
+    parser.add_argument("--true", metavar="DIR", help="true videos to compare with, given in the same way (FVD, FID)")
     weights = parser.add_argument_group("weights (nothing is downloaded)")
     weights.add_argument("--inception", type=Path, metavar="F.pth", help=f"for FID and IS; from {INCEPTION_FROM}")
     weights.add_argument("--i3d", type=Path, metavar="F.pt", help=f"for FVD; from {I3D_FROM}")
     weights.add_argument("--c3d", type=Path, metavar="F.pt", help=f"for the IS of UCF-101; from {C3D_FROM}")
     weights.add_argument(
-        "--clip-model", metavar="M", help="for CLIPSIM: open_clip's name of a model (ViT-B-32), or its JSON"
+        "--clip-model", metavar="M", help="for CLIPSIM: an open_clip model by name (ViT-B-32), or its JSON"
     )
     weights.add_argument("--clip-weights", type=Path, metavar="F", help="its weights, a safetensors file")
-    reading = parser.add_argument_group("what is looked at")
-    reading.add_argument("--frames", type=int, default=16, metavar="N", help="of each video; default: %(default)s")
-    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="a second; default: %(default)g")
+    reading = parser.add_argument_group("what to look at")
     reading.add_argument(
-        "--size", metavar="WxH", help="pixels that all videos are scaled and cut to; default: the first video's"
+        "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
+    )
+    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="frames per second; default: %(default)g")
+    reading.add_argument(
+        "--size",
+        metavar="WxH",
+        help="size in pixels that all videos are scaled and cropped to; default: the first video's",
     )
     making = parser.add_argument_group("making the videos first")
     making.add_argument(
         "--prompts",
         metavar="P",
-        help="make what VIDEOS lacks: ucf101 (a caption for each class), msrvtt:FILE.json (a caption for each test "
-        "video), or a text file with a prompt a line",
+        help="first make the videos that are missing in VIDEOS: ucf101 (a caption for each "
+        "class), msrvtt:FILE.json (a caption for each test video), or a text file with one "
+        "prompt per line",
     )
-    making.add_argument("--count", type=int, metavar="N", help="videos; default: one for each prompt")
-    making.add_argument("--seed", type=int, default=0, metavar="S", help="of the first video; default: %(default)s")
+    making.add_argument("--count", type=int, metavar="N", help="how many videos to make; default: one for each prompt")
+    making.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
+    )
     making.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
     making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
-    parser.add_argument("--report", type=Path, metavar="F.json", help="write the figures to a file, too")
+    parser.add_argument("--report", type=Path, metavar="F.json", help="also write the results to a file")
     parser.add_argument(
         "--drift",
         type=Path,
         metavar="F.csv",
-        help="how far frames are from the first, by frame, over all videos; and a plot (F.png), true videos beside",
+        help="measure how far frames are from the first, frame by frame over all videos; with a "
+        "plot (F.png) that also shows the true videos",
     )
     parser.add_argument(
-        "--features", type=Path, metavar="DIR", help="where features are kept; default: artv-features beside VIDEOS"
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="folder that keeps the features; default: artv-features beside VIDEOS",
     )
 
 

@@ -56,30 +56,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="IN", help="a folder, a .csv or .jsonl list, or shards: name.tar, name-{0000..0042}.tar"
     )
-    parser.add_argument("output", type=Path, metavar="OUT", help="the folder to write; the same command goes on there")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="the folder to write; the same command continues there"
+    )
     for add in (_add_model, _add_clips, _add_cleaning, _add_work):
         add(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("whose VAE and text encoder the clips are encoded with")
+    group = parser.add_argument_group("VAE and text encoder to encode with")
     group.add_argument("--checkpoint", metavar="F", help="an ARTV checkpoint: a file, or the shipped tiny")
     group.add_argument("--preset", metavar="NAME", help="instead of a checkpoint: sd21 or sd15, with --base")
-    group.add_argument("--base", type=Path, metavar="F", help="the Stable Diffusion file that has what is lacking")
+    group.add_argument("--base", type=Path, metavar="F", help="the Stable Diffusion file with the missing parts")
     group.add_argument(
-        "--device", default="auto", metavar="D", help="auto (default), cpu, cuda; plain also cuda:1, mps"
+        "--device", default="auto", metavar="D", help="auto (default), cpu, cuda; with --engine plain also cuda:1, mps"
     )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="to compute in; default: float32")
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="precision to compute in; default: float32")
 
 
 def _add_clips(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what becomes of a clip")
+    group = parser.add_argument_group("size and length of clips")
     group.add_argument("--size", metavar="N|WxH", help="pixels; default: the checkpoint's")
     group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: the checkpoint's (8)")
-    group.add_argument("--one-size", action="store_true", help="crop all to that size; else each to the nearest bucket")
-    group.add_argument("--min-frames", type=int, default=8, metavar="N", help="shorter is dropped; default: 8")
     group.add_argument(
-        "--max-frames", type=int, default=24, metavar="N", help="of a longer clip its middle; 0: all of it; default: 24"
+        "--one-size", action="store_true", help="crop all clips to that size; otherwise each to the nearest bucket"
+    )
+    group.add_argument("--min-frames", type=int, default=8, metavar="N", help="shorter clips are dropped; default: 8")
+    group.add_argument(
+        "--max-frames",
+        type=int,
+        default=24,
+        metavar="N",
+        help="keep the middle of longer clips; 0: all of it; default: 24",
     )
 
 
@@ -91,7 +99,9 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
         default="drop",
         help="clips with a cut: drop them (default), split them at their cuts, or keep them as they are",
     )
-    group.add_argument("--cut-threshold", type=float, default=27.0, metavar="X", help="PySceneDetect's; default: 27")
+    group.add_argument(
+        "--cut-threshold", type=float, default=27.0, metavar="X", help="PySceneDetect's threshold; default: 27"
+    )
     group.add_argument(
         "--motion-range",
         type=float,
@@ -103,18 +113,22 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--clip-model",
         metavar="NAME|F.json",
-        help="for CLIP scores: an open_clip model by name, or its configuration; without, none are computed",
+        help="open_clip model for CLIP scores, by name or configuration; without it, no CLIP scores",
     )
     group.add_argument("--clip-weights", type=Path, metavar="F", help="its weights, a safetensors file")
-    group.add_argument("--clip-frames", type=int, default=4, metavar="N", help="looked at in each clip; default: 4")
-    group.add_argument("--min-clip-score", type=float, metavar="X", help="cosine of caption and frames, at least")
+    group.add_argument(
+        "--clip-frames", type=int, default=4, metavar="N", help="frames to score in each clip; default: 4"
+    )
+    group.add_argument(
+        "--min-clip-score", type=float, metavar="X", help="lowest CLIP score to keep (cosine of caption and frames)"
+    )
     group.add_argument("--top", type=int, metavar="N", help="keep the N best CLIP scores")
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to work")
-    group.add_argument("--report-only", action="store_true", help="score and report, and encode nothing yet")
-    group.add_argument("--redo", action="store_true", help="replace what OUT holds where the settings are others now")
+    group.add_argument("--report-only", action="store_true", help="score and report only, encode nothing")
+    group.add_argument("--redo", action="store_true", help="replace results in OUT that were made with other settings")
     group.add_argument("--shard-clips", type=int, default=256, metavar="N", help="clips in a shard; default: 256")
     group.add_argument(
         "--engine",
@@ -122,10 +136,16 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="plain: in this process; ray: Ray Data, here or on a cluster; auto: ray for more than one worker",
     )
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="that Ray runs; default: 1")
-    group.add_argument("--ray-address", metavar="A", help="of a running cluster; default: $RAY_ADDRESS, else this one")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="workers that Ray runs; default: 1")
     group.add_argument(
-        "--gpus-per-worker", type=float, default=1.0, metavar="X", help="with CUDA; 0.5: two share one; default: 1"
+        "--ray-address", metavar="A", help="address of a running cluster; default: $RAY_ADDRESS, else this machine"
+    )
+    group.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="with CUDA; 0.5: two workers share a GPU; default: 1",
     )
 
 

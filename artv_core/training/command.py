@@ -10,14 +10,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state of this run")
+    parser.add_argument("--resume", action="store_true", help="continue from the last saved state of this run")
     parser.add_argument(
         "--minutes",
         type=float,
-        help="stop this many minutes after the command began, with a checkpoint of what is learned so far; "
-        "the same command with --resume goes on",
+        help="stop this many minutes after the command started, with a checkpoint of the weights "
+        "so far; the same command with --resume continues",
     )
-    parser.add_argument("--base", help="checkpoint that training begins with (in the configuration: base)")
+    parser.add_argument("--base", help="checkpoint to start training from (in the configuration: base)")
     parser.add_argument("--data", help="clips to train on (in the configuration: data.path)")
     parser.add_argument(
         "--set",
@@ -25,12 +25,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="changes",
         metavar="NAME=VALUE",
-        help="any other value in the place of the configuration's, e.g. diffusion.steps=2000; can be repeated",
+        help="set a value of the configuration, e.g. diffusion.steps=2000; can be repeated",
     )
     parser.add_argument(
         "--stages",
         default="",
-        help="comma-separated stages, of those that the run has (default: all)",
+        help="comma-separated stages to run (default: all)",
     )
 
 
