@@ -53,7 +53,7 @@ def load_model(
     """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
 
     Where the weights lie, in what they are stored and in what is computed is the host's choice. VAE and text encoder
-    are left to the host's own classes. `compiled` is `acceleration.Compiled`; `graph` is whether evaluations may be
+    are left to the host's own classes. `compiled` is `speed.compiled.Compiled`; `graph` is whether evaluations may be
     captured. With `disable_dynamic` the patcher is a plain one, as the host asks for where it needs weights that stay.
     Raises ValueError, one line, as `Compiled` and `load_checkpoint` do.
     """

@@ -188,12 +188,13 @@ def make_pipeline(
     taesd: nn.Module | None = None,
     graph: bool = True,
 ) -> Pipeline:
-    """A model in the form that is fastest to sample with: channels last, on the CPU with packed weights, on a GPU with
-    fused layers and, with `graph`, replayed as CUDA graphs (`captured.Captured`). Not to train or to move, which packed
-    weights do not allow. Changes the model.
+    """A model in the form that samples fastest. Changes the model.
 
-    `compiled` is `acceleration.Compiled`, with weights that are not packed; `fp8` halves the networks' memory
-    (`storage.store_fp8`) and costs some time and exactness. Raises ValueError where there is no compiler, and
+    Channels last; packed weights on the CPU; fused layers on a GPU and, with `graph`, CUDA graphs
+    (`speed.graphs.Captured`). Such a model cannot be trained or moved.
+
+    `compiled` is `speed.compiled.Compiled`, with weights that are not packed. `fp8` halves the networks' memory
+    (`speed.fp8_weights.store_fp8`) and costs some time and exactness. Raises ValueError where there is no compiler, and
     where the device has no 8-bit floats.
     """
     device, on_gpu = model.noise.device, model.noise.device.type == "cuda"

@@ -1,6 +1,6 @@
 """Videos of the detailed world that go on from true frames: is the scenery still as it was, does the object still move?
 
-The scene without the object is known (`synthetic.ground`), so a video is compared with it. Ours.
+The scene without the object is known (`shapes.ground`), so a video is compared with it. Ours.
 """
 
 import random
