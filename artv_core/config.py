@@ -6,9 +6,9 @@ networks, which noise schedule they were trained with, and which settings to sam
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field, replace
+
+from .files.plain_data import from_dict, later, plain, refuse_constant, shown
 
 MAX_JSON_CHARACTERS = 500_000
 MAX_VALUES = 10_000
@@ -19,12 +19,6 @@ MAX_CHARACTERS = 200
 
 MAX_BLOCKS = 64
 """Of one UNet, residual and transformer blocks together. SD 2.1 has 22 and 16."""
-
-
-def _later(default: typing.Any) -> typing.Any:
-    """A field that older releases do not know. At its default it stays out of the JSON form, so that they read the
-    models that they know, and a run's journal goes on."""
-    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,8 @@ class UNetConfig:
     transformer_depth: int = 1
     context_dim: int = 1024
     norm_groups: int = 32
-    num_heads: int = _later(0)
-    linear_projections: bool = _later(True)
+    num_heads: int = later(0)
+    linear_projections: bool = later(True)
 
     @property
     def level_channels(self) -> tuple[int, ...]:
@@ -117,8 +111,8 @@ class TextConfig:
     heads: int = 16
     context_length: int = 77
     layer: str = "penultimate"
-    activation: str = _later("gelu")
-    pad_with_end: bool = _later(False)
+    activation: str = later("gelu")
+    pad_with_end: bool = later(False)
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class ScheduleConfig:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     prediction: str = "eps"
-    zero_terminal_snr: bool = _later(False)
+    zero_terminal_snr: bool = later(False)
 
 
 @dataclass(frozen=True)
@@ -177,7 +171,7 @@ class ARTVConfig:
 
     def to_json(self) -> str:
         """What `from_json` reads."""
-        return json.dumps(_plain(self))
+        return json.dumps(plain(self))
 
     @staticmethod
     def from_json(text: str) -> "ARTVConfig":
@@ -185,71 +179,12 @@ class ARTVConfig:
         if len(text) > MAX_JSON_CHARACTERS:
             raise ValueError(f"artv_config has {len(text)} characters; accepted are up to {MAX_JSON_CHARACTERS}")
         try:
-            data = json.loads(text, parse_constant=_refuse_constant)
+            data = json.loads(text, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"artv_config is not valid JSON: {error}") from None
         config = from_dict(ARTVConfig, data, "artv_config")
         validate(config)
         return config
-
-
-def _plain(value: typing.Any) -> typing.Any:
-    if dataclasses.is_dataclass(value):
-        fields = [(entry, getattr(value, entry.name)) for entry in dataclasses.fields(value)]
-        return {
-            entry.name: _plain(inner)
-            for entry, inner in fields
-            if not (entry.metadata.get("later") and inner == entry.default)
-        }
-    return value
-
-
-def _refuse_constant(name: str) -> typing.NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def from_dict(kind: type, data: object, path: str) -> typing.Any:
-    """Build dataclass `kind` from plain data. Unknown fields and wrong types are a ValueError; absent ones default."""
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected an object, got {type(data).__name__}")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise ValueError(f"{path}: unknown field {_shown(unknown[0])}; known: {', '.join(hints)}")
-    return kind(**{name: _convert(hints[name], value, f"{path}.{name}") for name, value in data.items()})
-
-
-def _convert(hint: typing.Any, value: object, path: str) -> object:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        return None if value is None else _convert(inner, value, path)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, path)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{path}: expected a list, got {_shown(value)}")
-        args = typing.get_args(hint)
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise ValueError(f"{path}: expected {len(args)} values, got {len(value)}")
-        return tuple(_convert(args[0], item, path) for item in value)
-    if hint is float and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise ValueError(f"{path}: got {_shown(value)}, which is too large") from None
-    hint = typing.get_origin(hint) or hint
-    if type(value) is not hint:
-        raise ValueError(f"{path}: expected {hint.__name__}, got {_shown(value)}")
-    return value
-
-
-def _shown(value: object) -> str:
-    """The value for a message; of one that may be large or deep, the beginning or the kind."""
-    if isinstance(value, (dict, list, tuple)):
-        return f"a {type(value).__name__}"
-    if isinstance(value, int) and abs(value) >= 2**63:
-        return "an integer of more than 63 bits"
-    return repr(value) if not isinstance(value, str) or len(value) <= 60 else f"{value[:60]!r}..."
 
 
 def validate(config: ARTVConfig) -> None:
@@ -308,9 +243,9 @@ def _validate_values(path: str, value: object) -> None:
             _validate_values(path, inner)
     elif isinstance(value, str):
         if len(value) > MAX_CHARACTERS or not value.isprintable():
-            raise ValueError(f"{path}: got {_shown(value)}, accepted are up to {MAX_CHARACTERS} printable characters")
+            raise ValueError(f"{path}: got {shown(value)}, accepted are up to {MAX_CHARACTERS} printable characters")
     elif isinstance(value, (int, float)) and not abs(value) < 2**63:
-        raise ValueError(f"{path}: got {_shown(value)}, which is no number that can be used")
+        raise ValueError(f"{path}: got {shown(value)}, which is no number that can be used")
 
 
 def _validate_network(network: NetworkConfig, path: str) -> None:

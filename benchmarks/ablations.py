@@ -1,127 +1,243 @@
-"""What the paper claims, tested at small scale: `python benchmarks/ablations.py [--minutes N] [--parts NAME ...]`.
+"""What the mask network is worth: `python benchmarks/ablations.py [--parts NAME ...] [--seeds N ...]`.
 
-variants  `tiny` trained from nothing as the paper has it, and without one part of it each, several seeds
-settled   the same variants gone on with from the shipped checkpoint, whose thousands of steps all of them then share
-stalled   whether the first two of "settled" have anything left to gain
-far       the same two, 1,000 frames on
-detailed  with and without the mask network where copying should matter: fine textures and many objects
-one-shot  a 3D UNet of as many parameters that makes 16 frames at once, trained as long
-noise     the shipped checkpoint at noise levels of 0 to 400
-guidance  the shipped checkpoint at other guidance scales
-mask      how strong the mask is over the denoising steps (Fig. 4), and why it falls where it does
-long      1,000 frames of the shipped checkpoint
-sizes     the shipped checkpoint at 1.5 and 2 times its training size
-metrics   FVD, FID, IS and CLIPSIM beside reference implementations
+`tiny` with its mask network and without, gone on with from the shipped checkpoint: the same clips, steps and draws.
 
-Writes `benchmarks/results/ablations.json`, the pictures of `docs/evidence/` and the tables of `docs/evidence.md`. What
-is there already is kept: runs are added to those of the same budget, and where that is another take their place. An
-interrupted call goes on where it stopped (`runs/ablations`). On a CPU alone the three main variants are trained, with a
-GPU all of them; `--variants` names others. Trained runs have the seeds 1, 2, ...; those of the shipped checkpoint
-begin with its own, 0.
+settled   the plain world: 32 held-out prompts of 64 frames, from text
+detailed  fine textures and many objects, where copying should matter: 32 videos that go on from two true frames
+
+Puts its runs into `benchmarks/results/ablations.json` (20 minutes each on one core), and writes the tables of
+`docs/evidence.md` that show runs. What else that file holds was measured by benchmarks that are no longer here. An
+interrupted training goes on where it stopped (`runs/ablations`).
 """
 
 import argparse
 import json
+import math
+import os
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from ablation_parts import (
-    detailed,
-    far,
-    mask,
-    metrics,
-    sampling,
-    settled,
-    shipped,
-    stalled,
-    variants,
-    whole_clips,
-)
-from ablation_parts.runs import Plan, TrainingPlan
-from ablation_parts.written import write_document
-from result_files import kept_parts, run_parts
+from result_files import Limits, commit, kept_parts, run_parts
+from tables import as_table, put_tables
+
+from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
+from artv_core.method.generate import GenerateOptions
+from artv_core.models.artv import ARTV
+from artv_core.synthetic import detailed, quality
+from artv_core.synthetic.shapes import Clip, render
+from artv_core.training.config import LatentsStage, TrainConfig, read_config
+from artv_core.training.run import run as train
+from artv_core.training.sheets import decoded, rollout, rollout_frames
 
 RESULT = ROOT / "benchmarks/results/ablations.json"
+DOCUMENT = ROOT / "docs/evidence.md"
+NAMES = ("full", "no mask network")
+WORLD_SEED = 3
+"""Of the clips, which all runs share."""
+PROMPTS, FRAMES, GIVEN = 32, 64, 2
 
-BARS: dict[str, dict[str, tuple[str, float]]] = {
-    "variants": {},
-    "settled": {},
-    "stalled": {},
-    "far": {},
-    "detailed": {},
-    "one-shot": {},
-    "noise": {},
-    "guidance": {},
-    "mask": {},
-    "long": shipped.BARS,
-    "sizes": {},
-    "metrics": metrics.BARS,
-}
 
-TRAINED = {
-    "variants": variants,
-    "settled": settled,
-    "stalled": stalled,
-    "far": far,
-    "detailed": detailed,
-    "one-shot": whole_clips,
-}
-SAMPLED = {"noise": sampling, "guidance": sampling, "long": shipped, "sizes": sampling}
-ONCE = {"mask": mask, "metrics": metrics}
+@dataclass(frozen=True)
+class Budget:
+    """What each run of a comparison gets. `vae_steps` 0: the shipped autoencoder as it is."""
+
+    steps: int = 600
+    batch_size: int = 64
+    clips: int = 6000
+    frames: int = 16
+    world: str = "plain"
+    vae_steps: int = 0
+    start_from: str = "tiny"
+
+    @property
+    def latents(self) -> LatentsStage:
+        return LatentsStage(clips=self.clips, frames=self.frames, seed=WORLD_SEED)
+
+    def __str__(self) -> str:
+        clips = f"{self.clips} clips of the {self.world} world"
+        return f"{self.steps} steps of {self.batch_size} samples after those of {self.start_from}, {clips}"
+
+
+BUDGETS = {"settled": Budget(), "detailed": Budget(world="detailed", vae_steps=1500)}
+LIMITS: Limits = {part: {} for part in BUDGETS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, help="begin no run that would likely end later than this, in a part")
-    parser.add_argument("--seeds", type=int, default=3, help="of each run")
-    parser.add_argument("--steps", type=int, help="training steps of each run, in place of each part's own")
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        choices=list(variants.VARIANTS),
-        metavar="NAME",
-        help="of the parts variants, settled, stalled, far and detailed, which to train",
-    )
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where finished runs are kept")
-    args = run_parts(parser, RESULT, BARS, measure)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of training and of sampling")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where models are kept")
+    args = run_parts(parser, RESULT, LIMITS, measure)
     if not args.quick:
-        write_document(json.loads(RESULT.read_text())["parts"])
+        put_tables(DOCUMENT, tables(kept_parts(RESULT)))
 
 
-def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A part's figures."""
-    if part in ONCE:
-        return ONCE[part].measure(args.quick)
+def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The part, with one run more each time."""
+    budget, prompts, frames = BUDGETS[part], PROMPTS, FRAMES
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
-    if part in TRAINED:
-        return TRAINED[part].measure(training_plan(part, args), kept, args.quick)
-    return SAMPLED[part].measure(sampling_plan(part, args), kept, args.quick)
-
-
-def training_plan(part: str, args: argparse.Namespace) -> TrainingPlan:
-    """Which runs the part has, and what each gets."""
-    budget = TRAINED[part].BUDGET
-    budget = replace(budget, steps=args.steps or budget.steps)
-    named = None if part == "one-shot" else args.variants
-    names = tuple(named or TRAINED[part].names(everything=torch.cuda.is_available()))
     if args.quick:
-        budget = replace(budget, steps=5, batch_size=16, clips=8, vae_steps=min(2, budget.vae_steps))
-        return TrainingPlan(part, names, (1,), args.work / "quick", args.minutes, budget)
-    return TrainingPlan(part, names, range(1, args.seeds + 1), args.work, args.minutes, budget)
+        budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))
+        prompts, frames = 2, 24
+    runs = dict(kept.get("runs", {}))
+    for seed in args.seeds[: 1 if args.quick else None]:
+        for name in NAMES:
+            model = trained(name, seed, budget, args.work)
+            found = MEASURED[part](model, prompts, frames, seed)
+            runs[f"{name}, seed {seed}"] = {"conditions": asdict(budget), "commit": commit()} | found
+            print(f"  {name}, seed {seed}: {json.dumps(found['measured'])}", flush=True)
+            yield kept | {"budget": str(budget), "prompts": prompts, "frames": frames, "runs": runs, "bars": {}}
 
 
-def sampling_plan(part: str, args: argparse.Namespace) -> Plan:
-    """Which ways of sampling the shipped checkpoint the part has."""
-    names = tuple(sampling.WAYS[part]) if part in sampling.WAYS else (shipped.NAME,)
-    seeds, work = (1, args.work / "quick") if args.quick else (args.seeds, args.work)
-    return Plan(part, names, range(seeds), work, args.minutes)
+# Training
+
+
+def trained(name: str, seed: int, budget: Budget, work: Path) -> ARTV:
+    """The model of one run, trained as far as it is not yet."""
+    config, data = run_config(name, seed, budget, work), clips_of(budget, work)
+    folder = work / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for shared in ("vae.safetensors", "latents.safetensors"):
+        if not (folder / shared).exists():
+            os.link(data / shared, folder / shared)
+    train(config, str(work), ["diffusion", "export"], resume=True)
+    return load_checkpoint(folder / f"{config.name}.safetensors")
+
+
+def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
+    """The shipped model's recipe at lower rates: a tenth of the steps warms up, two fifths decay."""
+    base, steps = read_config(ROOT / "configs/tiny.toml"), budget.steps
+    rates = {"muon_learning_rate": 1e-3, "learning_rate": 3e-4, "ema_decay": 0.998}
+    length = {"steps": steps, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5, "sheet_every": 10 * steps}
+    chosen = {"batch_size": budget.batch_size, "sheet_rows": 1, "sheet_columns": 2, **length, **rates}
+    words = [*(str(value) for value in asdict(budget).values()), *name.split(), "seed", str(seed)]
+    config = replace(base, name="-".join(words), seed=seed, world=budget.world, latents=budget.latents)
+    start = resolve_checkpoint(budget.start_from)
+    if name == "no mask network":
+        config, start = replace(config, overrides={"mask": None}), without_mask(start, work)
+    return replace(config, diffusion=replace(base.diffusion, start_from=str(start), **chosen))
+
+
+def without_mask(start: Path, work: Path) -> Path:
+    """A copy of the checkpoint without its mask network."""
+    path = work / f"{start.stem}-without-mask.safetensors"
+    if not path.is_file():
+        model = load_checkpoint(start, without=("mask",))
+        model.config = replace(model.config, mask=None)
+        work.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(model, path)
+    return path
+
+
+def clips_of(budget: Budget, work: Path) -> Path:
+    """The folder of the autoencoder and the clips that all runs share; made where it is not there."""
+    base = read_config(ROOT / "configs/tiny.toml")
+    rates = {"steps": budget.vae_steps, "decay_steps": budget.vae_steps // 2, "learning_rate": 7e-4}
+    name = f"{budget.world}-{budget.clips}-clips-of-{budget.frames}-vae-{budget.vae_steps}"
+    vae = replace(base.vae, start_from="tiny", **rates)
+    config = replace(base, name=name, seed=WORLD_SEED, world=budget.world, vae=vae, latents=budget.latents)
+    if not (work / name / "latents.safetensors").is_file():
+        train(config, str(work), ["vae", "latents"], resume=True)
+    return work / name
+
+
+# What is measured
+
+
+@torch.no_grad()
+def plain(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+    """The quality table's figures of videos from text."""
+    clips, last = quality.quality_clips(prompts), frames - 1
+    captions = [clip.caption for clip in clips]
+    videos = rollout(model, captions, GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed))
+    read = quality.read_rollout(videos)
+    table = quality.appearance(read, clips) | {"direction from text": quality.direction(read, clips, 0, 16)}
+    table |= {"object there at frame 15": quality.survival(read, clips, 15)} | quality.holding(read, clips, last)
+    table[f"object's colour, drift at frame {last}"] = quality.object_drift(read, last)
+    return {"measured": rounded(table)}
+
+
+@torch.no_grad()
+def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+    """What is left of a known scene, beside what the autoencoder alone would keep of it."""
+    clips = detailed.detailed_clips(prompts)
+    true, captions = render(clips, frames, *model.config.size), [clip.caption for clip in clips]
+    given = [model.encode_images(true[:, index]) for index in range(GIVEN)]
+    options = GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed)
+    made = list(rollout_frames(model, captions, options, given))
+    videos, masks = decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]
+    through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
+    kept = {"mask where the object never was near": copied(masks, clips, frames)}
+    return {
+        "measured": rounded(scene_kept(videos, clips) | kept),
+        "true frames through the autoencoder": rounded(scene_kept(through, clips[:8])),
+    }
+
+
+def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float:
+    """Mean of the masks [N, 1, h, w] over the cells that the object never comes near; NaN where there is no mask."""
+    if not masks:
+        return math.nan
+    cells = F.adaptive_avg_pool2d(detailed.never_near(clips, frames, 64, 64), masks[0].shape[-2:]) == 1
+    return sum(float(mask[cells].mean()) for mask in masks) / len(masks)
+
+
+def scene_kept(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float]:
+    last, start = videos.shape[1] - 1, videos.shape[1] - 16
+    never = detailed.never_near(clips, last + 1, *videos.shape[-2:])
+    return {
+        f"ground drift at frame {last}": detailed.ground_drift(videos, clips, last),
+        f"texture kept at frame {last}": detailed.texture_kept(videos, clips, last),
+        "texture kept where the object never was near": detailed.texture_kept(videos, clips, last, where=never),
+        "texture kept where it was": detailed.texture_kept(videos, clips, last, where=1 - never),
+        f"object there at frame {last}": detailed.object_there(videos, clips, last),
+        f"direction at frames {start}-{last}": detailed.object_direction(videos, clips, start, last + 1),
+        f"speed at frames {start}-{last}": detailed.object_speed(videos, clips, start, last + 1),
+    }
+
+
+def rounded(table: Mapping[str, float]) -> dict[str, float | None]:
+    """Four digits; None for what cannot be said."""
+    return {name: None if math.isnan(value) else round(value, 4) for name, value in table.items()}
+
+
+MEASURED = {"settled": plain, "detailed": textured}
+
+
+# Tables
+
+
+def tables(parts: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """Of all parts that are runs alone, those of earlier benchmarks too."""
+    return {name: runs_table(part) for name, part in parts.items() if "runs" in part and name != "long"}
+
+
+def runs_table(part: Mapping[str, Any]) -> str:
+    """Mean over the seeds, and the largest distance of a seed from it."""
+    groups: dict[str, list[dict[str, float | None]]] = {}
+    for key, run in part["runs"].items():
+        groups.setdefault(key.partition(", seed")[0], []).append(run["measured"])
+    header = [f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})" for name, runs in groups.items()]
+    measures = dict.fromkeys(name for runs in groups.values() for run in runs for name in run)
+    rows = {name: [spread([run.get(name) for run in runs]) for runs in groups.values()] for name in measures}
+    said = {"training": part.get("budget"), "measured on": f"{part['prompts']} prompts, {part['frames']} frames"}
+    return as_table(header, rows | {what: [text] * len(groups) for what, text in said.items() if text})
+
+
+def spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    mean = sum(known) / max(1, len(known))
+    away = f" ± {max(abs(value - mean) for value in known):.2g}" if len(known) > 1 else ""
+    return f"{mean:.3g}{away}" if known else ""
 
 
 if __name__ == "__main__":

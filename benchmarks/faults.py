@@ -1,93 +1,335 @@
 """What survives when things go wrong: `python benchmarks/faults.py [--quick] [--parts NAME ...] [--seed N]`.
 
-kill      SIGKILL at random moments of a run with a journal and a growing video, then the same run again
+kill      `artv generate` killed at random moments, then the same command again
 comfyui   ComfyUI killed in the middle of a 200-frame prompt, started, and given the same prompt
-disk      a disk that is full in the middle of a run; then there is room, and the same run again (needs root: tmpfs)
 prompts   500 prompts through one ComfyUI: valid, refused, failing and interrupted ones
-fuzz      100,000 inputs for each reader of text and files (`benchmarks/fuzz.py`)
 
-Writes `benchmarks/results/faults.json`; what it holds of parts that are not run now is kept. The parts with ComfyUI use
-every one in $COMFYUI_PATH, else ~/comfy/ComfyUI. `--quick` does a little of each part and writes nothing.
+Writes `benchmarks/results/faults.json`; what it holds of other parts is kept. The parts with ComfyUI use every one in
+$COMFYUI_PATH, else ~/comfy/ComfyUI. `--quick` does a little of each part and writes nothing. Strange files are tried by
+`tests/test_fuzz.py`.
 """
 
 import argparse
-import importlib
+import os
+import random
+import re
+import signal
+import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import av
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import run_parts
+from result_files import Figures, Limits, run_parts
+
+from artv_core.checkpoint import shipped_checkpoint
+from artv_core.commands.comfyui_server import Graph, Host, Result, Server, find_hosts
+from artv_core.run.journal import JournalReader
+from artv_core.run.journal_folder import FOLDER
+from artv_core.run.journal_list import list_journals
+from tests.host.graphs import node, text_to_video, with_video
 
 RESULT = ROOT / "benchmarks/results/faults.json"
-
-BARS: dict[str, dict[str, tuple[str, float]]] = {
+ROW = "prompts in a row"
+LIMITS: Limits = {
     "kill": {
         "kills: trials": ("at least", 25),
         "kills: other latents than the uninterrupted run's": ("at most", 0),
         "kills: another video than the uninterrupted run's": ("at most", 0),
-        "kills: journals refused": ("at most", 0),
-        "kills: most frames made again after one": ("at most", 1),
-        "kills: most frames that an interrupted video lacks": ("at most", 1),
+        "kills: most journaled frames made again": ("at most", 0),
+        "kills: most journaled frames that an interrupted video lacks": ("at most", 2),
     },
     "comfyui": {
         "ComfyUI killed: results other than the uninterrupted one's": ("at most", 0),
         "ComfyUI killed: most journaled frames made again": ("at most", 0),
     },
-    "disk": {
-        "disk full: trials": ("at least", 16),
-        "disk full: other than one clear error": ("at most", 0),
-        "disk full: journals damaged": ("at most", 0),
-        "disk full: not resumed to the same result": ("at most", 0),
-    },
     "prompts": {
-        "prompts in a row: on each host": ("at least", 500),
-        "prompts in a row: valid ones not answered": ("at most", 0),
-        "prompts in a row: others that ended otherwise than they should": ("at most", 0),
-        "prompts in a row: memory grown after warm-up, MB": ("at most", 50),
-    },
-    "fuzz": {
-        "fuzzing: inputs for each reader": ("at least", 100_000),
-        "fuzzing: faults": ("at most", 0),
-        "fuzzing: slowest, seconds": ("at most", 1),
-        "fuzzing: memory, MB": ("at most", 100),
+        f"{ROW}: on each host": ("at least", 500),
+        f"{ROW}: valid ones not answered": ("at most", 0),
+        f"{ROW}: others that ended otherwise than they should": ("at most", 0),
+        f"{ROW}: memory grown after warm-up, MB": ("at most", 50),
     },
 }
+PROMPT = "a large red circle moving right fast on a blue background"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    run_parts(parser, RESULT, BARS, measure)
+    run_parts(parser, RESULT, LIMITS, measure)
 
 
-def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A part's figures."""
-    about = {"seed": args.seed}
-    if part == "fuzz":
-        return about | fuzz(args.seed, args.quick)
-    return about | importlib.import_module(f"fault_parts.{part}").measure(args.seed, args.quick)
+def measure(part: str, args: argparse.Namespace) -> Figures:
+    """A part's figures; each gives the values of its bars in their order."""
+    if part != "kill" and not find_hosts():
+        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
+    figures, values = {"kill": kill, "comfyui": comfyui, "prompts": prompts}[part](args.seed, args.quick)
+    return {"seed": args.seed} | figures | {"bars": dict(zip(LIMITS[part], values, strict=True))}
 
 
-def fuzz(seed: int, quick: bool) -> dict[str, Any]:
-    """Every reader of `benchmarks/fuzz.py`."""
-    from fuzz import TARGETS, run_target
+def journaled(folder: Path) -> int:
+    """Sound frames in the journal there is."""
+    counts = [0]
+    for info in list_journals(folder / FOLDER):
+        with JournalReader(info.path) as reader:
+            counts.append(reader.count_sound())
+    return max(counts)
 
-    targets = {}
-    for name in TARGETS:
-        targets[name] = run_target(name, 300 if quick else 100_000, seed)
-        print(f"  {name}: {targets[name]}", flush=True)
-    return {
-        "readers": targets,
-        "bars": {
-            "fuzzing: inputs for each reader": min(figures["inputs"] for figures in targets.values()),
-            "fuzzing: faults": sum(len(figures["faults"]) for figures in targets.values()),
-            "fuzzing: slowest, seconds": max(figures["slowest_seconds"] for figures in targets.values()),
-            "fuzzing: memory, MB": max(figures["memory_mb"] for figures in targets.values()),
-        },
+
+# artv generate
+
+FRAMES, STEPS = 40, 2
+VIDEO, LATENTS = "out.mp4", "out.safetensors"
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """The command: a video that grows while it is made, its journal, and in the end its latents."""
+    options = ["--frames", str(FRAMES), "--device", "cpu", "--steps", str(STEPS), "--stream"]
+    files = ["-o", str(folder / VIDEO), "--save-latents", str(folder / LATENTS)]
+    command = [sys.executable, "-m", "artv_core.cli", "generate", PROMPT, *options, *files]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+
+
+def generate(folder: Path) -> str:
+    """Run it to its end; what was said."""
+    process = start(folder)
+    _, said = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a run that should succeed did not: {said}")
+    return said
+
+
+def results(folder: Path) -> tuple[bytes, bytes]:
+    """The bits of the latents, for their file's header comes in any order, and the video."""
+    return load_file(folder / LATENTS)["latents"].numpy().tobytes(), (folder / VIDEO).read_bytes()
+
+
+def kill(seed: int, quick: bool) -> tuple[Figures, list[float]]:
+    """Each trial is killed at a random time after a random frame."""
+    rng, trials = random.Random(seed), []
+    with tempfile.TemporaryDirectory() as base:
+        (whole := Path(base) / "whole").mkdir()
+        started = time.monotonic()
+        generate(whole)
+        frame_seconds = (time.monotonic() - started) / FRAMES
+        for number in range(2 if quick else 25):
+            (folder := Path(base) / str(number)).mkdir()
+            kept, lacking = killed(folder, rng.randrange(FRAMES - 1), rng.uniform(0, frame_seconds))
+            found = re.search(r"going on from frame (\d+)", generate(folder))
+            same = [one == other for one, other in zip(results(folder), results(whole), strict=True)]
+            again = kept - (int(found[1]) if found else 0)
+            trials.append({"kept": kept, "again": again, "lacking": lacking, "same latents and video": same})
+            print(f"  {trials[-1]}", flush=True)
+    other = [sum(not trial["same latents and video"][place] for trial in trials) for place in (0, 1)]
+    most = [max(trial[name] for trial in trials) for name in ("again", "lacking")]
+    return {"frames": FRAMES, "trials": trials}, [len(trials), *other, *most]
+
+
+def killed(folder: Path, frame: int, seconds: float) -> tuple[int, int]:
+    """How many frames the journal has after the kill, and how many of them the growing video cannot show."""
+    process = start(folder)
+    while max((info.num_frames for info in list_journals(folder / FOLDER)), default=-1) < frame:
+        if process.poll() is not None:
+            raise SystemExit(f"the run ended before frame {frame}")
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept, readable, whole = journaled(folder), 0, folder / VIDEO
+    try:
+        with av.open(str(whole if whole.is_file() else folder / "out.part.mp4")) as container:
+            for _ in container.decode(video=0):
+                readable += 1
+    except (OSError, av.FFmpegError):
+        pass  # up to where it cannot be read
+    return kept, max(0, kept - readable)
+
+
+# ComfyUI
+
+SHIPPED = "tiny (shipped)"
+VIDEO_INPUTS = {"vae": ["loader", 2], "fps": 8.0, "format": "mp4", "upscale": 1}
+
+
+def streamed(frames: int, **sampler: object) -> Graph:
+    """Text to video: streamed while it is made, decoded to a file, and a text about its journal."""
+    graph = text_to_video(PROMPT, SHIPPED, **{"frames": frames, "stream": ["stream", 0]} | sampler)
+    del graph["save"]
+    return graph | {
+        "stream": node("ARTVStreamVideo", filename_prefix="stream/test", **VIDEO_INPUTS),
+        "video": node("ARTVDecodeVideo", latent=["sample", 0], filename_prefix="video/test", **VIDEO_INPUTS),
+        "journal": node("PreviewAny", source=["sample", 3]),
     }
+
+
+def comfyui(seed: int, quick: bool) -> tuple[Figures, list[float]]:
+    found = {host.version: kill_and_restart(host, seed, 48 if quick else 200) for host in find_hosts()}
+    other = sum(not same for host in found.values() for same in host["same"].values())
+    return {"hosts": found}, [other, max(host["journaled"] - host["not made again"] for host in found.values())]
+
+
+def kill_and_restart(host: Host, seed: int, frames: int) -> Figures:
+    graph = streamed(frames, steps=STEPS, seed=seed)
+    graph["save"] = node("SaveLatent", samples=["sample", 0], filename_prefix="latents/test")
+    with tempfile.TemporaryDirectory() as base:
+        server = Server(host, Path(base))  # one folder for both: files hold the path of the checkpoint
+        output, whole = server.base / "output", server.base / "whole"
+        with server:
+            succeeded(server.run(graph))
+        output.rename(whole)
+        output.mkdir()
+
+        def kill_at_half(result: Result) -> None:
+            name, value, _ = result.progress[-1]
+            if name == "sample" and value // STEPS >= frames // 2:
+                os.killpg(server._process.pid, signal.SIGKILL)
+                server._process.wait()
+
+        with server:
+            try:
+                server.run(graph, kill_at_half)
+            except (ConnectionError, OSError):
+                kept = journaled(output)
+            else:
+                raise SystemExit("the server was to be killed, and answered")
+        with server:
+            text = succeeded(server.run(graph)).outputs["journal"]["text"][0]
+        held = re.search(r"held (\d+) frames", text)
+        files = ("latents/*.latent", "video/*.mp4", "stream/*.mp4")
+        same = {pattern: newest(output, pattern) == newest(whole, pattern) for pattern in files}
+    found = {"frames": frames, "journaled": kept, "not made again": int(held[1]) if held else 0, "same": same}
+    print(f"  ComfyUI {host.version}: {found}", flush=True)
+    return found
+
+
+def succeeded(result: Result) -> Result:
+    """The same; ends the benchmark where the prompt failed."""
+    if result.status != "success":
+        raise SystemExit(f"a prompt that should succeed did not: {result.status}, {result.message}")
+    return result
+
+
+def newest(folder: Path, pattern: str) -> bytes:
+    """The latest finished file of that kind."""
+    finished = [(path.stat().st_mtime_ns, path) for path in folder.glob(pattern) if ".part." not in path.name]
+    return max(finished)[1].read_bytes()
+
+
+# Prompts in a row
+
+
+def sampled(dice: random.Random, **settings: Any) -> Graph:
+    """A short video of random size, length and seed; its latents are saved."""
+    width, height = dice.choice(((0, 0), (64, 64), (48, 64), (96, 64), (96, 96)))
+    chosen = {"frames": dice.randint(2, 4), "steps": dice.randint(1, 2), "seed": dice.randrange(2**32)}
+    return text_to_video(PROMPT, SHIPPED, **chosen | {"width": width, "height": height} | settings)
+
+
+def with_journal(dice: random.Random, mode: str = "on", redo: str = "") -> Graph:
+    graph = sampled(dice, journal=["journal", 0], seed=dice.randrange(8))
+    return graph | {"journal": node("ARTVJournalSettings", mode=mode, start_over=False, redo=redo)}
+
+
+def with_schedule(dice: random.Random, text: str = '"0": "a red circle", "2": "a blue star"') -> Graph:
+    schedule = {"text": text, "pre_text": "", "app_text": "", "blend_frames": 1, "fps": 8.0}
+    schedule |= {"clip": ["loader", 1], "num_frames": 0, "segment_frames": 16}
+    return sampled(dice, positive=["schedule", 0], frames=4) | {
+        "schedule": node("ARTVMultiPromptScheduler", **schedule)
+    }
+
+
+def with_references(dice: random.Random, kind: str = "EmptyLatentImage") -> Graph:
+    graph = sampled(dice, references=["latent", 0], width=64, height=64)
+    return graph | {"latent": node(kind, width=64, height=64, batch_size=1)}
+
+
+def slow(dice: random.Random) -> Graph:
+    """What takes long enough to be interrupted."""
+    graph = sampled(dice, model=["slow", 0], frames=8, steps=10, width=64, height=64)
+    graph["loader"]["inputs"]["checkpoint"] = "slow.safetensors"  # a copy, which no other prompt slows down
+    return graph | {"slow": node("ARTVTestSlow", model=["loader", 0], seconds=0.2)}
+
+
+Make = Callable[[random.Random], Graph]
+KINDS: dict[str, tuple[float, str, tuple[Make, ...]]] = {
+    "valid": (0.6, "success", (
+        sampled, with_journal, with_schedule, with_references, lambda dice: sampled(dice, videos=2),
+        lambda dice: streamed(dice.randint(2, 4), seed=dice.randrange(2**32)),
+        lambda dice: with_video(sampled(dice), upscale=dice.randint(1, 3)),
+        lambda dice: sampled(dice, vae=["loader", 2]), lambda dice: sampled(dice, frames=33, steps=1),
+    )),
+    "to be refused": (0.15, "refused", (
+        lambda dice: sampled(dice) | {"odd": node("ARTVNoSuchNode")}, lambda dice: sampled(dice, frames="many"),
+        lambda dice: sampled(dice, frames=-3), lambda dice: sampled(dice, model=["loader", 1]),
+    )),
+    "to fail": (0.15, "error", (
+        lambda dice: with_schedule(dice, '"0": "a red circle", "0": '), lambda dice: sampled(dice, width=60),
+        lambda dice: with_references(dice, "EmptySD3LatentImage"), lambda dice: with_journal(dice, redo="in rain"),
+    )),
+    "to be interrupted": (0.1, "interrupted", (slow,)),
+}  # fmt: skip
+"""Share of all, how they must end, and how they are made."""
+
+
+def prompts(seed: int, quick: bool) -> tuple[Figures, list[float]]:
+    found = {host.version: run_all(host, seed, *((40, 10) if quick else (500, 50))) for host in find_hosts()}
+    odd = [kind for host in found.values() for kind, _ in host["ended otherwise than they should"]]
+    values = [min(host["prompts"] for host in found.values()), odd.count("valid"), len(odd) - odd.count("valid")]
+    return {"hosts": found}, [*values, max(host["memory grown after warm-up, MB"] for host in found.values())]
+
+
+def run_all(host: Host, seed: int, count: int, warm_up: int) -> Figures:
+    """One server, one prompt after the other; its memory (RSS) after every tenth."""
+    dice, ended, memory = random.Random(seed), Counter[str](), dict[int, float]()
+    odd: list[tuple[str, str]] = []
+    with tempfile.TemporaryDirectory() as base:
+        server = Server(host, Path(base), ROOT / "tests/host/artv_faults")
+        (server.base / "models/artv/slow.safetensors").write_bytes(shipped_checkpoint("tiny").read_bytes())
+        with server:
+            for number in range(1, count + 1):
+                name = dice.choices(list(KINDS), [share for share, *_ in KINDS.values()])[0]
+                _, ending, makers = KINDS[name]
+                stop = interrupting(server) if ending == "interrupted" else None
+                result = server.run(dice.choice(makers)(dice), stop)
+                ended[f"{name}, {result.status}"] += 1
+                one_line = result.status != "error" or len(result.message.splitlines()) == 1
+                if result.status != ending or not one_line:
+                    odd.append((name, f"{number}: {result.status}, {result.message[:300]}"))
+                    print("  {}, {}".format(*odd[-1]), flush=True)
+                if number % 10 == 0:
+                    status = Path(f"/proc/{server._process.pid}/status").read_text()
+                    memory[number] = round(int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024, 1)
+                    print(f"  ComfyUI {host.version}, prompt {number}: {memory[number]} MB", flush=True)
+    grown = max(value for number, value in memory.items() if number >= warm_up) - memory[warm_up]
+    return {
+        "prompts": count,
+        "ended": dict(sorted(ended.items())),
+        "ended otherwise than they should": odd,
+        "memory by prompts, MB": memory,
+        "memory grown after warm-up, MB": round(grown, 1),
+    }
+
+
+def interrupting(server: Server) -> Callable[[Result], None]:
+    """What interrupts a prompt as soon as it shows progress, once."""
+    asked: list[bool] = []
+
+    def stop(result: Result) -> None:
+        if result.progress[-1][0] == "sample" and not asked:
+            asked.append(True)
+            server.interrupt()
+
+    return stop
 
 
 if __name__ == "__main__":

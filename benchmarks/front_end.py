@@ -12,22 +12,21 @@ kept. Needs a Chromium, and `pip install ".[test]"`.
 import argparse
 import itertools
 import json
+import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from result_files import commit
+from result_files import as_bar, commit, read, verdict
 
 from artv_core.commands.comfyui_server import Host, Server, find_hosts
 from tests.host import browser, front_end, timeline_steps, workflow_format
@@ -45,7 +44,6 @@ SEEDS = itertools.count(5000)
 """So that no run is one that the host has in its cache, of which there is nothing to see."""
 PREVIEW_RUNS = 8
 LONG_FRAMES, LONG_STEPS, SETTLED_FRAME = 1000, 1, 250
-PREVIEW_BAR, HEAP_BAR, CONTRAST_BAR = 0.04, 2.0, 4.5
 
 Part = dict[str, Any]
 
@@ -61,10 +59,9 @@ def main() -> None:
         for name, (host, page) in pages().items():
             if args.pages in name and (part == "use" or page == FrontEnd()):
                 print(f"{part}: {name}", flush=True)
-                found = PARTS[part](host, page)
-                write(part, name, found | {"commit": commit()})
-    for bar in json.loads(RESULT.read_text())["bars"]:
-        print(f"{'holds ' if bar['holds'] else 'MISSED'} {bar['name']}: {bar['value']} ({bar['limit']})")
+                write(part, name, PARTS[part](host, page) | {"commit": commit()})
+    for bar in read(RESULT)["bars"]:
+        print(f"{verdict(bar)} {bar['name']}: {bar['value']} ({bar['limit']})")
 
 
 def pages() -> dict[str, tuple[Host, FrontEnd]]:
@@ -86,20 +83,15 @@ def pages() -> dict[str, tuple[Host, FrontEnd]]:
 
 def use(host: Host, shown: FrontEnd) -> Part:
     """What people do; a step that fails ends the benchmark."""
-    with opened(host, shown) as (server, page, faults):
+    with opened(host, shown) as (_, page, faults):
         workflows = {name: queue_template(page, name) for name in workflow_format.names()}
         front_end.open_template(page, "multi_prompt_long_video")
         timeline = timeline_steps.edit(page)
         front_end.picture(page, f"{host.version} {shown.name} timeline")
         found_again = reload_and_cancel(page)
-        contrast = {theme: least_contrast(page, server, theme) for theme in ("dark", "light")}
-        return {
-            "workflows": workflows,
-            "timeline": timeline,
-            "found again after loading the page anew": found_again,
-            "least contrast": contrast,
-            "faults": faults.seen,
-        }
+        found = {"workflows": workflows, "timeline": timeline, "found again after loading the page anew": found_again}
+        found["least contrast"] = {theme: least_contrast(page, theme) for theme in ("dark", "light")}
+        return found | {"faults": faults.seen}
 
 
 def queue_template(page: Any, name: str) -> dict[str, Any]:
@@ -131,7 +123,7 @@ def reload_and_cancel(page: Any) -> bool:
     return intact
 
 
-def least_contrast(page: Any, server: Server, theme: str) -> float:
+def least_contrast(page: Any, theme: str) -> float:
     """Of all texts in our panels, against what is behind them (WCAG 2)."""
     page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
     browser.load(page, workflow_format.read_ui("multi_prompt_long_video"), "contrast")
@@ -149,34 +141,22 @@ def previews(host: Host, shown: FrontEnd) -> Part:
         front_end.show_node(page, SAMPLER)
         server.get("/artv_timing")
         runs = [timed_run(server, page, seed) for seed in range(PREVIEW_RUNS + 1)]
-        return {
-            "frames": 16,
-            "share of the first run": runs[0]["share"],
-            "share, median of later runs": statistics.median(run["share"] for run in runs[1:]),
-            "share, highest of later runs": max(run["share"] for run in runs[1:]),
-            "pictures while sampling, median": statistics.median(run["pictures"] for run in runs[1:]),
-            "seconds of a run, median": statistics.median(run["seconds"] for run in runs[1:]),
-        }
+        return {"share, median of later runs": statistics.median(run["share"] for run in runs[1:]), "runs": runs}
 
 
 def timed_run(server: Server, page: Any, seed: int) -> dict[str, float]:
     front_end.set_widgets(page, SAMPLER, seed=1000 + seed)
     seen = front_end.watch_run(page, 16).seen
-    wait_until_idle(server)
-    times = server.get("/artv_timing")
-    whole = times[SAMPLER]
-    share = (times["previews"] + times.get("sending", 0.0)) / whole
-    pictures = max(pictures for state, _, pictures in seen if state == "running")
-    return {"share": round(share, 4), "seconds": round(whole, 3), "pictures": pictures}
-
-
-def wait_until_idle(server: Server) -> None:
     while any(server.get("/queue").values()):
         time.sleep(0.2)
+    times = server.get("/artv_timing")
+    share = (times["previews"] + times.get("sending", 0.0)) / times[SAMPLER]
+    pictures = max(pictures for state, _, pictures in seen if state == "running")
+    return {"share": round(share, 4), "seconds": round(times[SAMPLER], 3), "pictures": pictures}
 
 
 def memory(host: Host, shown: FrontEnd) -> Part:
-    """Of the page over a long run: the script's heap after collecting garbage, and all of the browser's processes."""
+    """Of the page over a long run: the script's heap after collecting garbage."""
     with opened(host, shown) as (_, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.set_widgets(page, SAMPLER, frames=LONG_FRAMES, steps=LONG_STEPS, seed=2000)
@@ -186,7 +166,7 @@ def memory(host: Host, shown: FrontEnd) -> Part:
         front_end.start(page)
         for frame in range(SETTLED_FRAME, LONG_FRAMES + 1, SETTLED_FRAME):
             front_end.wait_for(page, f"done >= {frame}", seconds=1800)
-            readings.append({"frame": frame, "heap MB": heap(session), "processes MB": resident()})
+            readings.append({"frame": frame, "heap MB": heap(session)})
         front_end.picture(page, f"{host.version} {shown.name} 1000 frames")
         kept = page.evaluate(f"() => +{front_end.PANELS}[0].dataset.pictures")
         return {"readings": readings, "pictures kept": kept}
@@ -195,12 +175,6 @@ def memory(host: Host, shown: FrontEnd) -> Part:
 def heap(session: Any) -> float:
     session.send("HeapProfiler.collectGarbage")
     return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
-
-
-def resident() -> float:
-    """Megabytes of this process's browser."""
-    children = psutil.Process().children(recursive=True)
-    return round(sum(one.memory_info().rss for one in children if "chrom" in one.name()) / 1e6, 1)
 
 
 @contextmanager
@@ -222,64 +196,41 @@ PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {"use": use, "previews": pr
 
 def write(part: str, page: str, found: Part) -> None:
     """Into the file, beside what is there."""
-    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    parts = before.get("parts", {})
+    parts = read(RESULT).get("parts", {})
     parts.setdefault(part, {})[page] = found
-    result = {
-        "command": "python benchmarks/front_end.py",
-        "machine": f"{platform.machine()}, {platform.system()}, {psutil.cpu_count()} cores for server and browser",
-        "bars": bars(parts),
-        "parts": parts,
-    }
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores for server and browser"
+    about = {"command": "python benchmarks/front_end.py", "machine": machine}
+    RESULT.write_text(json.dumps(about | {"bars": bars(parts), "parts": parts}, indent=1, ensure_ascii=False) + "\n")
+
+
+def all_opened(workflows: Iterable[Part]) -> bool:
+    return all(one["opened"] for one in workflows)
 
 
 def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
-    used = parts.get("use", {}).values()
+    """Of all pages; a bar without a value was not measured."""
+    used = list(parts.get("use", {}).values())
     shares = [page["share, median of later runs"] for page in parts.get("previews", {}).values()]
-    grown = [
-        round(page["readings"][-1]["heap MB"] - page["readings"][0]["heap MB"], 2)
-        for page in parts.get("memory", {}).values()
-    ]
+    heaps = [[reading["heap MB"] for reading in page["readings"]] for page in parts.get("memory", {}).values()]
     contrasts = [value for page in used for value in page["least contrast"].values()]
     firsts = [one["first picture at"] for page in used for one in page["workflows"].values() if one["queued"]]
-    faults = sum(len(page["faults"]) for page in used) if used else None
+    held = {
+        "all workflows opened from the template browser": lambda page: all_opened(page["workflows"].values()),
+        "the timeline edited by mouse, keyboard and text": lambda page: all(page["timeline"].values()),
+        "a run found again after loading, and cancelled": lambda page: page["found again after loading the page anew"],
+    }
+    pages = {name: sum(map(holds, used)) if used else None for name, holds in held.items()}
+    faults, grown = [len(page["faults"]) for page in used], [round(heap[-1] - heap[0], 2) for heap in heaps]
+    opened, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
+    first = as_bar("use: latest first picture, share of the frames", max(firsts, default=None), "at most", 0.5)
+    cost, heap = "cost: share of the run's time for previews, 16 frames of tiny", "cost: MB of the page's heap grown"
     return [
-        bar("use: pages with all workflows opened from the template browser", count(used, all_opened), len(used)),
-        bar("use: latest first picture, share of the frames", most(firsts), 0.5),
-        bar("use: pages with the timeline edited by mouse, keyboard and text", count(used, timeline_edited), len(used)),
-        bar("use: pages with a run found again after loading, and cancelled", count(used, found_again), len(used)),
-        bar("use: errors from this pack on any page", faults, 0),
-        bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), CONTRAST_BAR, True),
-        bar("cost: share of the run's time for previews, 16 frames of tiny", most(shares), PREVIEW_BAR),
-        bar(f"cost: MB of the page's heap grown from frame {SETTLED_FRAME} to {LONG_FRAMES}", most(grown), HEAP_BAR),
+        *(opened, first, edited, again),
+        as_bar("use: errors from this pack on any page", sum(faults) if used else None, "at most", 0),
+        as_bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), "at least", 4.5),
+        as_bar(cost, max(shares, default=None), "at most", 0.04),
+        as_bar(f"{heap} from frame {SETTLED_FRAME} to {LONG_FRAMES}", max(grown, default=None), "at most", 2.0),
     ]
-
-
-def all_opened(page: Part) -> bool:
-    return all(one["opened"] for one in page["workflows"].values())
-
-
-def timeline_edited(page: Part) -> bool:
-    return all(page["timeline"].values())
-
-
-def found_again(page: Part) -> bool:
-    return page["found again after loading the page anew"]
-
-
-def count(used: Any, holds: Callable[[Part], bool]) -> float | None:
-    return sum(map(holds, used)) if used else None
-
-
-def most(values: Any) -> float | None:
-    return max(values, default=None)
-
-
-def bar(name: str, value: float | None, limit: float, at_least: bool | None = None) -> dict[str, Any]:
-    at_least = name.startswith("use: pages") if at_least is None else at_least
-    holds = value is not None and (value >= limit if at_least else value <= limit)
-    return {"name": name, "value": value, "limit": f"at {'least' if at_least else 'most'} {limit:g}", "holds": holds}
 
 
 if __name__ == "__main__":

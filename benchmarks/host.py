@@ -1,27 +1,49 @@
 """What the host costs: `python benchmarks/host.py`, with ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI.
 
-`server` runs the shipped workflow on a server of each host found; `loads` counts how often each host is asked to load
-model and VAE. With `--gpu` only the part `gpu` runs: sampling inside the first host on its card, in under two minutes;
-`--seconds` is its deadline, and its figures are written as they come. Results go to `benchmarks/results/host.json`.
+server  the shipped text-to-video workflow on a server of each host found: of the sampler node's time, the share that
+        went by outside `artv_core`; which nodes run again for the same prompt, and another seed
+gpu     only with `--gpu`, and then alone: sampling inside the first host on its card, under dynamic VRAM and without,
+        beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four branches; the same
+        with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process of its own.
+        `--seconds` is the deadline of all. With `--quick` the code is tried with `tiny` on whatever there is.
+
+Figures are written to `benchmarks/results/host.json` as they come.
 """
 
 import argparse
+import copy
+import json
+import statistics
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from host_parts import gpu, loads, server
-from result_files import Limits, run_parts
+from result_files import Figures, Limits, read, run_parts
+
+from artv_core.commands.comfyui_server import PACK, Graph, Host, Server, find_hosts
 
 RESULT = ROOT / "benchmarks/results/host.json"
+TIMING = ROOT / "benchmarks/host_timing"
+SAMPLER = "ARTVMaskedDiffusionSampler"
+WITH, WITHOUT = "share of the sampler node's time outside the core, with previews", "the same, without previews"
+SAME = 0.05
+"""Of the latents' spread: what rounding makes of frames that are otherwise equal stays well below it."""
+KINDS = {"dynamic": "under dynamic VRAM", "plain": "without dynamic VRAM"}
+TIMES = {kind: f"sampler node's time over the core's, 512, {said}" for kind, said in KINDS.items()}
+FULL = {kind: f"4 GB free: difference from frames of a free card, {said}" for kind, said in KINDS.items()}
+LORA = "a LoRA's frames under dynamic VRAM: difference from those without"
 LIMITS: Limits = {
-    "server": {server.WITH: ("at most", 0.03), server.WITHOUT: ("at most", 0.03)},
-    "loads": {loads.MODEL: ("at most", 2), loads.VAE: ("at most", 2)},
-    "gpu": gpu.LIMITS,
+    "server": {WITH: ("at most", 0.03), WITHOUT: ("at most", 0.03)},
+    "gpu": dict.fromkeys(TIMES.values(), ("at most", 1.1)) | dict.fromkeys([*FULL.values(), LORA], ("at most", SAME)),
 }
 
 
@@ -33,10 +55,112 @@ def main() -> None:
     run_parts(parser, RESULT, LIMITS, measure, asked_for=("gpu",))
 
 
-def measure(part: str, args: argparse.Namespace) -> dict[str, Any] | Iterator[dict[str, Any]]:
+def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
+    """A part's figures."""
+    hosts = find_hosts()
+    if not hosts:
+        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
     if part == "gpu":
-        return gpu.measure(args.quick, args.seconds)
-    return server.measure(args.quick) if part == "server" else loads.measure(args.quick)
+        return gpu(hosts[0], args.quick, args.seconds)
+    return server(hosts, args.quick)
+
+
+# A real server
+
+
+def server(hosts: list[Host], quick: bool) -> Figures:
+    """Every host found; of the bars, the host that costs most."""
+    measured = {host.version: measure_host(host, 1 if quick else 5) for host in hosts}
+    shares = [values["share outside the core"] for values in measured.values()]
+    bars = {WITH: max(share["previews"] for share in shares), WITHOUT: max(share["no preview"] for share in shares)}
+    return {"hosts": measured, "bars": bars}
+
+
+def measure_host(host: Host, repeats: int) -> Figures:
+    """One host. The first run, which also loads everything, is not counted."""
+    shipped = json.loads((ROOT / "workflows/api/text_to_video.json").read_text())
+    sampler = next(key for key, part in shipped.items() if part["class_type"] == SAMPLER)
+    bare = copy.deepcopy(shipped)
+    del bare[sampler]["inputs"]["vae"]
+
+    def with_seed(graph: Graph, seed: int) -> Graph:
+        return graph | {sampler: graph[sampler] | {"inputs": graph[sampler]["inputs"] | {"seed": seed}}}
+
+    with tempfile.TemporaryDirectory() as base, Server(host, Path(base), TIMING) as comfyui:
+        comfyui.get("/artv_timing")
+        run(comfyui, shipped)
+        with_previews = [run(comfyui, with_seed(shipped, 100 + number)) for number in range(repeats)]
+        without = [run(comfyui, with_seed(bare, 200 + number)) for number in range(repeats)]
+        again = comfyui.run(with_seed(bare, 200 + repeats - 1))
+        reseeded = comfyui.run(with_seed(bare, 300))
+    kinds = {key: part["class_type"] for key, part in shipped.items()}
+    return {
+        "share outside the core": {"no preview": outside_core(without), "previews": outside_core(with_previews)},
+        "ran again for the same prompt": [kinds[key] for key in again.executed],
+        "ran again for another seed": [kinds[key] for key in reseeded.executed],
+    }
+
+
+def run(comfyui: Server, graph: Graph) -> dict[str, float]:
+    """Queue it; seconds of its parts."""
+    result = comfyui.run(graph)
+    if result.status != "success":
+        raise SystemExit(f"the workflow failed: {result.message}")
+    return comfyui.get("/artv_timing")
+
+
+def outside_core(runs: list[dict[str, float]]) -> float:
+    """Median over runs of the share of the sampler's time that was not the core's."""
+    shares = [1 - (times["core"] - times.get("callback", 0.0)) / times[SAMPLER] for times in runs]
+    return round(statistics.median(shares), 4)
+
+
+# Inside the host
+
+
+def gpu(host: Host, quick: bool, seconds: float) -> Iterator[Figures]:
+    """Figures and bars, more of them each time."""
+    if not torch.cuda.is_available() and not quick:
+        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    kinds = [kind for kind in KINDS if kind == "plain" or has_dynamic_vram(host)]
+    end = time.monotonic() + (600 if quick else seconds)
+    figures: Figures = {"host": host.version, "torch": torch.__version__, "bars": {}}
+    with tempfile.TemporaryDirectory() as base:
+        for place, kind in enumerate(kinds):
+            share = (end - time.monotonic()) / (len(kinds) - place)
+            found = run_inside(host, Path(base), kind, share + 5, quick=quick, seconds=share)
+            node, core = found.get("sampled", {}).get("seconds of the node"), found.get("core", {}).get("seconds")
+            bars = {TIMES[kind]: node / core if node and core else None}
+            bars[FULL[kind]] = found.get("full card", {}).get("difference")
+            figures[kind] = found
+            figures["bars"] |= {name: value for name, value in bars.items() if value is not None}
+            print(f"  {kind}: {found}", flush=True)
+            yield figures
+        kept = [Path(base) / f"lora_{kind}.pt" for kind in KINDS]
+        if all(path.is_file() for path in kept):
+            first, second = (torch.load(path, weights_only=True) for path in kept)
+            figures["bars"][LORA] = float((first - second).square().mean().sqrt() / first.std())
+        yield figures
+
+
+def has_dynamic_vram(host: Host) -> bool:
+    """Whether the host can load weights as they are used."""
+    place = host.root / "comfy" / "memory_management.py"
+    return place.is_file() and "aimdo_enabled" in place.read_text(encoding="utf-8")
+
+
+def run_inside(host: Host, base: Path, memory: str, timeout: float, **settings: Any) -> Figures:
+    """What `host_inside.py` wrote, run by the host's Python in the host's folder; also where it was stopped at the end
+    of `timeout` seconds. Raises SystemExit where it failed before it wrote anything."""
+    result, program = base / f"{memory}.json", ROOT / "benchmarks/host_inside.py"
+    command = [host.python, str(program), memory, str(PACK), str(base), str(result), json.dumps(settings)]
+    try:
+        ran = subprocess.run(command, cwd=host.root, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return read(result) | {"stopped": f"after {timeout:.0f} s"}
+    if ran.returncode and not result.is_file():
+        raise SystemExit(f"{memory}, failed:\n{ran.stderr[-3000:]}")
+    return read(result) | ({"failed": ran.stderr.splitlines()[-1]} if ran.returncode else {})
 
 
 if __name__ == "__main__":

@@ -26,23 +26,20 @@ STATE = ROOT / "runs/judge/state.pt"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=JudgeTraining.steps)
-    parser.add_argument("--pool", type=int, default=JudgeTraining.pool, help="frames that go through the autoencoder")
-    parser.add_argument("--autoencoder", default="small", help="the checkpoint whose autoencoder that is")
-    parser.add_argument("--state", type=Path, default=STATE, help="what a stopped run goes on from")
     parser.add_argument("--out", type=Path, default=JUDGE)
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    world, model = PictureWorld(), load_checkpoint(resolve_checkpoint(args.autoencoder))
-    args.state.parent.mkdir(parents=True, exist_ok=True)
-    options, started = JudgeTraining(steps=args.steps, pool=args.pool), time.monotonic()
+    world, model = PictureWorld(), load_checkpoint(resolve_checkpoint("small"))  # whose autoencoder frames go through
+    STATE.parent.mkdir(parents=True, exist_ok=True)
+    options, started = JudgeTraining(steps=args.steps), time.monotonic()
 
     def report(step: int, losses: dict[str, float]) -> None:
         if step % 20 == 0:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
             print(f"{step:5} {time.monotonic() - started:6.0f} s  {shown}", flush=True)
 
-    judge = train_judge(world, model, options, args.state, report)
+    judge = train_judge(world, model, options, STATE, report)
     scores = {name: round(value, 4) for name, value in true_frame_scores(judge, world).items()}
     print(scores)
     about = {"command": f"python benchmarks/judge.py --steps {args.steps}", "autoencoder": model.config.name}

@@ -1,10 +1,13 @@
 """Whether memory and time stay level over a long video: `python benchmarks/long_video.py`.
 
-10,000 frames of the shipped checkpoint, two steps a frame, made by the core (each frame journaled, decoded, written to
-a growing file, measured, forgotten), by `artv generate --stream`, and on a real server of each ComfyUI found
-($COMFYUI_PATH or ~/comfy/ComfyUI), once with Decode to Video and once with Stream to Video. Each in a process of its
-own, whose memory is read from after frame 100 to after the last. Writes `benchmarks/results/long_video.json`; `--parts`
-does some of it, and what the others wrote is kept. Give it a quiet machine, or at least `OMP_NUM_THREADS=1`.
+10,000 frames of the shipped checkpoint, two steps a frame:
+
+core     each frame journaled, decoded, written to a growing file, measured, forgotten, in a process of its own
+turns    frames after 9,000 and frames after 100 in turns, so that what else the machine does hits both
+comfyui  text to video with Decode to Video on a server of each ComfyUI found ($COMFYUI_PATH or ~/comfy/ComfyUI)
+
+Memory is read from after frame 100 to after the last. Writes `benchmarks/results/long_video.json`; what it holds of
+other parts is kept. Give it a quiet machine, or at least `OMP_NUM_THREADS=1`.
 """
 
 import argparse
@@ -13,7 +16,6 @@ import json
 import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +23,6 @@ from array import array
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from result_files import commit
+from result_files import Figures, as_bar, commit, read, verdict
 
 from artv_core.commands.comfyui_server import Graph, Host, Server, find_hosts
 from artv_core.media import VideoWriter
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.drift import DriftLog, DriftMeter
-from artv_core.run.journal import FOLDER, SUFFIX, JournalReader
+from artv_core.run.journal_file import SUFFIX, JournalReader
+from artv_core.run.journal_folder import FOLDER
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import Recording
 
@@ -45,128 +47,49 @@ RESULT = ROOT / "benchmarks/results/long_video.json"
 PROMPT = "a large red circle moving right on a blue background"
 FRAMES, QUICK_FRAMES, STEPS = 10_000, 400, 2
 EARLY = 100
-"""After so many frames memory must not grow any more."""
-WINDOW = 100
-"""Readings of so many frames give one figure, their median."""
-SPAN = 1000
-"""How many frames are timed at the start (from frame `EARLY` on) and at the end."""
-BLOCK = 50
-"""Frames that are timed as one, where a median is taken: of a process that is read from outside no frame is timed."""
-WARM_UP = EARLY
-"""Frames of the video that a server makes before the one that is measured: what it loads once is there then."""
-POLL_SECONDS = 0.02
-
-MEMORY_BAR = 20.0
-TIME_BAR = 1.05
-HOSTS = ("0.3.64", "0.12.1")
-MAKERS = ("core", "turns", "cli", "comfyui")
+"""After so many frames memory must not grow any more. As many readings give one figure, their median."""
+SPAN, BLOCK = 1000, 50
+"""How many frames are timed at the start (from frame `EARLY` on) and at the end, in blocks: of a process that is read
+from outside no single frame is timed."""
+MEMORY_BAR, TIME_BAR = 20.0, 1.05
 TURNS = 500
 """Of one late and one early frame each."""
-STAGES = {"core": ("streaming",), "core, in turns": ()} | {
-    f"ComfyUI {version}, Decode to Video": ("sampling", "decoding") for version in HOSTS
-}
-"""The parts that there are bars for in any case, and what is timed in them; others have theirs once they were run."""
-
-OWN = "MB of LATENT and MASK"
-
-Figures = dict[str, Any]
-Part = dict[str, Figures]
+Parts = Iterator[tuple[str, Figures, list[Figures]]]
+"""Name, figures and bars of each part."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, help=f"default: {FRAMES}; with another number nothing is kept")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FRAMES} frames")
-    parser.add_argument("--parts", nargs="+", choices=MAKERS, default=MAKERS)
-    parser.add_argument("--output", type=Path, help="where to write, instead of the committed result")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FRAMES} frames, nothing written")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
-    frames = args.frames or (QUICK_FRAMES if args.quick else FRAMES)
-    if frames < 2 * EARLY:
-        parser.error(f"--frames is {frames}; at least {2 * EARLY} are needed")
-    path = args.output or (RESULT if frames == FRAMES else None)
-    for maker in args.parts:
-        for name, part in {"core": run_core, "turns": run_turns, "cli": run_cli, "comfyui": run_hosts}[maker](frames):
-            print_part(name, part)
-            if path is not None:
-                keep(path, frames, name, part)
-    if path is not None:
-        print_bars(json.loads(path.read_text())["bars"])
+    frames = QUICK_FRAMES if args.quick else FRAMES
+    for part in args.parts:
+        for name, figures, bars in PARTS[part](frames):
+            print(f"\n{name}: {json.dumps(figures, indent=1)}")
+            if not args.quick:
+                keep(name, figures, bars)
+            for bar in bars:
+                print(f"{bar['name']:90} {bar['value']!s:>8}  {bar['limit']:13}  {verdict(bar)}", flush=True)
 
 
-# Results
-
-
-def keep(path: Path, frames: int, name: str, part: Part) -> None:
-    """Write this part beside what the file holds of others of the same length."""
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    parts = kept["parts"] if kept.get("frames") == frames else {}
-    now = commit()
-    parts[name] = {"commit": now} | part
-    result = {
-        "command": "python benchmarks/long_video.py",
-        "commit": now,
-        "machine": machine(),
-        "frames": frames,
-        "steps": STEPS,
-        "bars": [bar for name in dict.fromkeys([*STAGES, *parts]) for bar in bars(name, parts.get(name))],
-        "parts": parts,
-    }
-    path.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def bars(name: str, part: Part | None) -> list[dict[str, Any]]:
-    """Of one part; without figures where it was not run."""
-    if name == "core, in turns":
-        ratio = None if part is None else part["late and early frames"]["wall, late over early"]
-        return [bar(f"{name}: seconds per frame after 9,000 frames over after {EARLY}", ratio, TIME_BAR)]
-    stages = STAGES.get(name) or [stage for stage in part or {} if stage != "commit"]
-    memory = {} if part is None else part["memory"]
-    own = " (20 and those of LATENT and MASK)" if "ComfyUI" in name else ""
-    limit = round(MEMORY_BAR + memory.get(OWN, 0.0), 2)
-    found = [bar(f"{name}: MB grown from frame {EARLY} to the end{own}", memory.get("MB grown"), limit)]
-    if "ComfyUI" in name:
-        within = None if part is None else round(sum(grown_within(part[stage]) for stage in stages), 2)
-        found.append(bar(f"{name}: MB grown from frame {EARLY} to the end of {' and of '.join(stages)}", within, 20))
-    for stage in stages:
-        ratio = None if part is None else part[stage]["medians, last over first"]
-        found.append(bar(f"{name}: seconds per frame of {stage}, last {SPAN} over first {SPAN}", ratio, TIME_BAR))
-    return found
-
-
-def grown_within(stage: Figures) -> float:
-    """MB from frame `EARLY` to the end of one stage: without what the next one needs for itself, such as an encoder."""
-    return max(figures["end"] - figures[str(EARLY)] for kind, figures in stage.items() if kind.endswith("MB"))
-
-
-def bar(name: str, value: float | None, limit: float) -> dict[str, Any]:
-    return {"name": name, "value": value, "limit": f"at most {limit:g}", "holds": value is not None and value <= limit}
-
-
-def machine() -> str:
+def keep(name: str, figures: Figures, bars: list[Figures]) -> None:
+    """Write this part in place of what the file has of it."""
+    kept, now = read(RESULT), commit()
+    others = [bar for bar in kept.get("bars", []) if not bar["name"].startswith(f"{name}: ")]
+    about = {"command": "python benchmarks/long_video.py", "commit": now, "frames": FRAMES, "steps": STEPS}
     threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
-    torch_version = metadata.version("torch").split("+")[0]
-    return f"{platform.machine()}, {platform.system()}, CPU, {threads} threads, torch {torch_version}"
-
-
-def print_part(name: str, part: Part) -> None:
-    print(f"\n{name}")
-    for stage, figures in part.items():
-        print(f"  {stage}: " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
-
-
-def print_bars(found: list[dict[str, Any]]) -> None:
-    print()
-    for entry in found:
-        state = "holds" if entry["holds"] else "not measured" if entry["value"] is None else "MISSED"
-        print(f"{entry['name']:90} {entry['value']!s:>8}  {entry['limit']:13}  {state}")
+    about["machine"] = f"{platform.machine()}, {platform.system()}, CPU, {threads} threads"
+    parts = kept.get("parts", {}) | {name: {"commit": now} | figures}
+    RESULT.write_text(json.dumps(about | {"bars": others + bars, "parts": parts}, indent=1) + "\n")
 
 
 # Readings
 
 
 class Trace:
-    """Readings of one process while it makes frames: frames finished, time, processor time, resident memory (RSS), and
-    that without mapped files, which the system may drop and so hide what grows."""
+    """Readings of one process while it makes frames: frames finished, time, resident memory (RSS), and that without
+    mapped files, which the system may drop and so hide what grows."""
 
     def __init__(self, process: int) -> None:
         self._process = psutil.Process(process)
@@ -178,68 +101,58 @@ class Trace:
         if finished <= self._finished:
             return
         self._finished = finished
-        with suppress(psutil.NoSuchProcess), self._process.oneshot():  # it may have ended since
-            memory, times = self._process.memory_info(), self._process.cpu_times()
+        with suppress(psutil.NoSuchProcess):  # it may have ended since
+            memory = self._process.memory_info()
             own = memory.rss - getattr(memory, "shared", 0)
-            if memory.rss:
-                clocks = (time.perf_counter(), times.user + times.system)
-                self._readings.extend((finished, *clocks, memory.rss / 1e6, own / 1e6))
+            self._readings.extend((finished, time.perf_counter(), memory.rss / 1e6, own / 1e6))
 
     def figures(self, frames: int) -> Figures:
-        """Memory (MB) and ratios of time; see `EARLY`, `WINDOW` and `SPAN`."""
-        finished, seconds, busy, memory, own = np.array(self._readings).reshape(-1, 5).T
+        """Memory (MB), and the ratio of the last `SPAN` frames' time to that of those from frame `EARLY` on."""
+        finished, seconds, memory, own = np.array(self._readings).reshape(-1, 4).T
         span = min(SPAN, (frames - EARLY) // 2 // BLOCK * BLOCK)
-        return {
-            "RSS, MB": memory_figures(finished, memory, frames),
-            "RSS without files, MB": memory_figures(finished, own, frames),
-            "medians, last over first": ratio(finished, seconds, frames, span, np.median),
-            "totals, last over first": ratio(finished, seconds, frames, span, np.sum),
-            "processor time, last over first": ratio(finished, busy, frames, span, np.sum),
-        }
+
+        def taken(start: int) -> float:  # the clock is read now and then, and taken as straight lines between
+            ends = np.interp(np.arange(start, start + span + 1, BLOCK), finished, seconds)
+            return float(np.median(np.diff(ends)))
+
+        def levels(values: np.ndarray) -> Figures:
+            places = {str(EARLY): (finished >= EARLY) & (finished < 2 * EARLY), "end": finished > frames - EARLY}
+            return {name: round(float(np.median(values[near])), 2) for name, near in places.items()}
+
+        times = {"medians, last over first": round(taken(frames - span) / taken(EARLY), 4)}
+        return {"RSS, MB": levels(memory), "RSS without files, MB": levels(own)} | times
 
 
-def memory_figures(finished: np.ndarray, memory: np.ndarray, frames: int) -> dict[str, float | None]:
-    """After frame `EARLY` and every `SPAN` frames, at the end, and the most there was from frame `EARLY` on."""
-
-    def around(frame: int) -> float | None:
-        near = memory[(finished >= frame) & (finished < frame + WINDOW)]
-        return round(float(np.median(near)), 2) if len(near) else None  # a server tells of frames now and then
-
-    return {str(frame): around(frame) for frame in (EARLY, *range(SPAN, frames - WINDOW, SPAN))} | {
-        "end": round(float(np.median(memory[finished > frames - WINDOW])), 2),
-        "most": round(float(memory[finished >= EARLY].max()), 2),
-    }
-
-
-def ratio(
-    finished: np.ndarray, clock: np.ndarray, frames: int, span: int, summary: Callable[[np.ndarray], Any]
-) -> float:
-    """Of what the last `span` frames took, in blocks, to what those from frame `EARLY` on did. Clocks are read now and
-    then, and taken as straight lines between."""
-
-    def taken(start: int) -> float:
-        ends = np.interp(np.arange(start, start + span + 1, BLOCK), finished, clock)
-        return float(summary(np.diff(ends)))
-
-    return round(taken(frames - span) / taken(EARLY), 4)
-
-
-def as_part(stages: dict[str, Figures], own: dict[str, float] | None = None) -> Part:
-    """Its memory over all stages, from frame `EARLY` of the first to the end of the last. The `own` bytes of LATENT and
-    MASK, which the bar allows for, are told beside it; both are there, whole and empty, before the first frame."""
+def grown(stages: dict[str, Figures]) -> float:
+    """MB over all stages, from frame `EARLY` of the first to the end of the last; of both kinds the larger."""
     first, *_ = stages.values()
     kinds = [kind for kind in first if kind.endswith("MB")]
-    grown = max(figures[kind]["end"] - first[kind][str(EARLY)] for figures in stages.values() for kind in kinds)
-    return {"memory": {"MB grown": round(grown, 2)} | (own or {})} | stages
+    return round(max(part[kind]["end"] - first[kind][str(EARLY)] for part in stages.values() for kind in kinds), 2)
 
 
-# The core and the command line
+def bars(name: str, stages: dict[str, Figures], own: float | None = None) -> list[Figures]:
+    """`own`: the MB of LATENT and MASK, which are there in a host, and which the bar allows for."""
+    allowed = "" if own is None else f" ({MEMORY_BAR:g} and those of LATENT and MASK)"
+    limit = round(MEMORY_BAR + (own or 0.0), 2)
+    found = [as_bar(f"{name}: MB grown from frame {EARLY} to the end{allowed}", grown(stages), "at most", limit)]
+    if own is not None:  # without what the next stage needs for itself, such as an encoder
+        within = round(sum(grown({stage: figures}) for stage, figures in stages.items()), 2)
+        text = f"{name}: MB grown from frame {EARLY} to the end of {' and of '.join(stages)}"
+        found.append(as_bar(text, within, "at most", MEMORY_BAR))
+    for stage, figures in stages.items():
+        text = f"{name}: seconds per frame of {stage}, last {SPAN} over first {SPAN}"
+        found.append(as_bar(text, figures["medians, last over first"], "at most", TIME_BAR))
+    return found
 
 
-def run_core(frames: int) -> list[tuple[str, Part]]:
+# The core
+
+
+def run_core(frames: int) -> Parts:
     """In a child, so that nothing else is in its memory."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return [("core", as_part({"streaming": pool.submit(stream_core, frames).result()}))]
+        stages = {"streaming": pool.submit(stream_core, frames).result()}
+    yield "core", stages, bars("core", stages)
 
 
 def stream_core(frames: int) -> Figures:
@@ -249,7 +162,7 @@ def stream_core(frames: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         made = pipeline.frames(PROMPT, options, recording=Recording(Path(folder)))
         for finished in streamed(made, Path(folder), meter):
-            if finished in (EARLY, frames - WINDOW):
+            if finished in (EARLY, frames - EARLY):
                 gc.collect()
             trace.note(finished)
     return trace.figures(frames)
@@ -266,24 +179,22 @@ def streamed(made: Generator[Any, None, None], folder: Path, meter: DriftMeter) 
             yield frame.index + 1
 
 
-# Late and early frames in turns: what else the machine does hits both
-
-
-def run_turns(frames: int) -> list[tuple[str, Part]]:
+def run_turns(frames: int) -> Parts:
     """Frames from `frames` - `SPAN` on of one run and from `EARLY` on of another, made in turns. The frames before are
     given ones, so that they need not be sampled; they go through journal, decoder and writer like the others."""
-    late, early = frames - SPAN if frames > 2 * SPAN else frames // 2, EARLY
-    pipeline = Pipeline.from_checkpoint("tiny")
+    late = frames - SPAN if frames > 2 * SPAN else frames // 2
+    pipeline, times = Pipeline.from_checkpoint("tiny"), []
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        runs = [goes_on(pipeline, Path(one), late), goes_on(pipeline, Path(other), early)]
-        times = [
-            [clocked(run) for run in (runs if turn % 2 else runs[::-1])][:: 1 if turn % 2 else -1]
-            for turn in range(TURNS)
-        ]
-    clocks = np.array(times)  # [turn, late or early, clock]
-    wall, processor = np.median(clocks, axis=0)[0] / np.median(clocks, axis=0)[1]
-    figures = {"wall, late over early": round(float(wall), 4), "processor, late over early": round(float(processor), 4)}
-    return [("core, in turns", {"late and early frames": figures | {"late": late, "early": early, "turns": TURNS}})]
+        runs = {"late": goes_on(pipeline, Path(one), late), "early": goes_on(pipeline, Path(other), EARLY)}
+        for turn in range(TURNS):
+            clocked = {name: clock(runs[name]) for name in (list(runs) if turn % 2 else list(runs)[::-1])}
+            times.append([clocked["late"], clocked["early"]])
+    medians = np.median(np.array(times), axis=0)  # [late or early, clock]
+    wall, processor = (round(float(ratio), 4) for ratio in medians[0] / medians[1])
+    figures = {"wall, late over early": wall, "processor, late over early": processor, "late": late, "turns": TURNS}
+    name = "core, in turns"
+    text = f"{name}: seconds per frame after 9,000 frames over after {EARLY}"
+    yield name, {"late and early frames": figures}, [as_bar(text, wall, "at most", TIME_BAR)]
 
 
 def goes_on(pipeline: Pipeline, folder: Path, given: int) -> Iterator[int]:
@@ -292,117 +203,60 @@ def goes_on(pipeline: Pipeline, folder: Path, given: int) -> Iterator[int]:
     options = GenerateOptions(num_frames=0, steps=STEPS)
     made = pipeline.frames(PROMPT, options, given=[first] * given, recording=Recording(folder))
     run = streamed(made, folder, DriftMeter())
-    for finished in run:
-        if finished == given + 5:
-            return run
-    raise AssertionError("an endless run has ended")
+    while next(run) < given + 5:
+        pass
+    return run
 
 
-def clocked(run: Iterator[int]) -> tuple[float, float]:
+def clock(run: Iterator[int]) -> tuple[float, float]:
     """Seconds that the next frame takes, by the wall and of the processor."""
     wall, processor = time.perf_counter(), time.process_time()
     next(run)
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def run_cli(frames: int) -> list[tuple[str, Part]]:
-    """`artv generate --stream`, read from outside; its journal says how far it is."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        output = ["-o", str(folder / "video.mp4"), "--stream", "--device", "cpu"]
-        command = [sys.executable, "-m", "artv_core.cli", "generate", PROMPT, *output]
-        command += ["--frames", str(frames), "--steps", str(STEPS)]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            trace = follow(process, folder / FOLDER)
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode:
-            raise SystemExit(f"artv generate failed: {(folder / 'log').read_text()[-1000:]}")
-    return [("cli", as_part({"streaming": trace.figures(frames)}))]
-
-
-def follow(process: subprocess.Popen, folder: Path) -> Trace:
-    """Read the process until it ends, from when there is a journal in the folder."""
-    trace, journal = Trace(process.pid), None
-    while process.poll() is None:
-        if journal is None:
-            journal = next(map(JournalReader, folder.glob(f"*{SUFFIX}")), None)
-        else:
-            trace.note(journal.num_records)
-        time.sleep(POLL_SECONDS)
-    if journal is not None:
-        journal.__exit__()
-    return trace
-
-
 # ComfyUI
 
 
-def run_hosts(frames: int) -> Iterator[tuple[str, Part]]:
+def run_hosts(frames: int) -> Parts:
     """Each as soon as it is measured, for it takes long."""
-    hosts = find_hosts()
-    if not hosts:
-        print("no ComfyUI found: set COMFYUI_PATH to its folder", file=sys.stderr)
-    graphs = {"Decode": decode_graph, "Stream": stream_graph}
-    for host in hosts:
-        for name, graph in graphs.items():
-            yield f"ComfyUI {host.version}, {name} to Video", run_host(host, graph, frames)
+    for host in find_hosts():
+        name = f"ComfyUI {host.version}, Decode to Video"
+        stages, own = run_host(host, frames)
+        yield name, {"MB of LATENT and MASK": own} | stages, bars(name, stages, own)
 
 
-def run_host(host: Host, graph: Callable[[int, int], Graph], frames: int) -> Part:
-    """A server of its own, read from outside when it tells of its progress."""
+def run_host(host: Host, frames: int) -> tuple[dict[str, Figures], float]:
+    """A server of its own, read from outside when it tells of its progress; a short video warms it up."""
     with tempfile.TemporaryDirectory() as base, Server(host, Path(base)) as server:
-        kinds = {key: part["class_type"] for key, part in graph(frames, 1).items()}
+        kinds = {key: part["class_type"] for key, part in workflow(frames, 1).items()}
         traces: dict[str, Trace] = {}
 
         def note(result: Any) -> None:
             node, value, total = result.progress[-1]
-            trace = traces.setdefault(kinds[node], Trace(server._process.pid))
-            trace.note(value * frames / total)
+            traces.setdefault(kinds[node], Trace(server._process.pid)).note(value * frames / total)
 
-        for length, seed, on_progress in ((WARM_UP, 2, None), (frames, 1, note)):
-            result = server.run(graph(length, seed), on_progress)
+        for length, seed, on_progress in ((EARLY, 2, None), (frames, 1, note)):
+            result = server.run(workflow(length, seed), on_progress)
             if result.status != "success":
                 raise SystemExit(f"the workflow failed: {result.message}")
-        latent_bytes = journal_latent_bytes(Path(base) / "output" / FOLDER)
+        with JournalReader(next((Path(base) / "output" / FOLDER).glob(f"*{SUFFIX}"))) as journal:
+            batch, channels, height, width = journal.header.shape
     names = {"ARTVMaskedDiffusionSampler": "sampling", "ARTVDecodeVideo": "decoding"}
-    stages = {names[kind]: trace.figures(frames) for kind, trace in traces.items()}
-    return as_part(stages, {OWN: round(frames * latent_bytes / 1e6, 2)})
+    own = round(frames * 4 * batch * (channels + 1) * height * width / 1e6, 2)  # float32
+    return {names[kind]: trace.figures(frames) for kind, trace in traces.items()}, own
 
 
-def journal_latent_bytes(folder: Path) -> int:
-    """What a frame takes in LATENT and MASK together, float32; the journal's header knows its size."""
-    with JournalReader(next(folder.glob(f"*{SUFFIX}"))) as journal:
-        batch, channels, height, width = journal.header.shape
-    return 4 * batch * (channels + 1) * height * width
-
-
-def decode_graph(frames: int, seed: int) -> Graph:
+def workflow(frames: int, seed: int) -> Graph:
     """The shipped text to video, without previews."""
     graph = json.loads((ROOT / "workflows/api/text_to_video.json").read_text())
-    inputs = graph[_sampler(graph)]["inputs"]
+    inputs = next(part["inputs"] for part in graph.values() if part["class_type"] == "ARTVMaskedDiffusionSampler")
     inputs |= {"frames": frames, "steps": STEPS, "seed": seed}
     del inputs["vae"]
     return graph
 
 
-def stream_graph(frames: int, seed: int) -> Graph:
-    """The same with the file written by the sampler, and nothing after it."""
-    graph = decode_graph(frames, seed)
-    sampler = _sampler(graph)
-    decode = next(key for key, part in graph.items() if part["class_type"] == "ARTVDecodeVideo")
-    settings = {name: value for name, value in graph.pop(decode)["inputs"].items() if name != "latent"}
-    graph["stream"] = {"class_type": "ARTVStreamVideo", "inputs": settings}
-    graph["journal"] = {"class_type": "PreviewAny", "inputs": {"source": [sampler, 3]}}
-    graph[sampler]["inputs"]["stream"] = ["stream", 0]
-    return graph
-
-
-def _sampler(graph: Graph) -> str:
-    return next(key for key, part in graph.items() if part["class_type"] == "ARTVMaskedDiffusionSampler")
+PARTS: dict[str, Callable[[int], Parts]] = {"core": run_core, "turns": run_turns, "comfyui": run_hosts}
 
 
 if __name__ == "__main__":

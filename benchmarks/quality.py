@@ -1,13 +1,13 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
 The table is that of the world whose words the checkpoint knows: of coloured shapes as below, or of pictures (named
-things in places: `quality_parts/pictures.py`, in a section of the result file under the checkpoint's name).
+things in places: `quality_pictures.py`, in a section of the result file under the checkpoint's name).
 
 Prints the table beside true clips and beside a video that repeats its first frame, then what holds over hundreds of
-frames, and at other sizes than the checkpoint was trained at, then how still latents keep where the picture does, then
-seconds per frame. Writes
-`benchmarks/results/quality.json`, and contact sheets of the first 12 prompts to `docs/quality/`. `--part` does one part
-of it, so that they can run side by side (but the seconds want a quiet machine); what the others wrote is kept.
+frames, and at other sizes than the checkpoint was trained at, then seconds per frame. Writes
+`benchmarks/results/quality.json`, the tables of `docs/measurements.md` and of the model card, and contact sheets of the
+first 12 prompts to `docs/quality/`. `--part` does one part of it (the seconds want a quiet machine); what the others
+wrote is kept.
 """
 
 import argparse
@@ -24,29 +24,19 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from documents import put_tables
-from quality_parts import pictures
-from result_files import commit
+import quality_pictures as pictures
+from result_files import as_bar, commit
+from tables import as_table, put_tables
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.media import contact_sheet
-from artv_core.method.generate import GenerateOptions, generate_frames
-from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.pictures.names import vocabulary as picture_vocabulary
-from artv_core.synthetic.quality import (
-    appearance,
-    background_drift,
-    direction,
-    holding,
-    quality_clips,
-    read_rollout,
-    survival,
-)
+from artv_core.synthetic.quality import appearance, direction, holding, quality_clips, read_rollout, survival
 from artv_core.synthetic.shapes import Clip, render
 from artv_core.training.sheets import rollout
-from artv_core.training.vae import unchanged_cells
 
 RESULT = ROOT / "benchmarks/results/quality.json"
 
@@ -70,17 +60,15 @@ SPEED_BARS = {64: 1.0, 128: 2.0}
 
 FROZEN = "frozen first frame"
 SIZE_FACTORS = (1.5, 2.0)
-LONG_FRAMES = 256
 FEWER_PROMPTS = 16
 """For what is reported and has no bar."""
-STILL_PROMPTS = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
-    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "still", "masks", "speed"), default="all")
+    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "masks", "speed"), default="all")
     parser.add_argument("--frames", type=int, default=pictures.FRAMES, help="of a video, in the world of pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -93,9 +81,9 @@ def main() -> None:
     if is_of_pictures(model):
         if args.part not in pictures.PARTS:
             parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")
-        section = pictures.measure(model, args, overrides)
+        section = pictures.measure(model, args, overrides, seconds_per_frame)
         if not args.quick:
-            write_section(model.config.name, section, args.seed, overrides, path)
+            write_section(section, about(model, args.seed, overrides), path)
         return
     if args.part == "masks":
         parser.error("--part masks is for the world of pictures; give --checkpoint small")
@@ -103,16 +91,16 @@ def main() -> None:
     if args.part in ("table", "all"):
         result |= measure_table(model, args.quick, args.seed, overrides)
     if args.part in ("long", "all") and not args.quick:
-        result["long"] = measure_long(model, args.seed, overrides)
+        result["long"] = measure_other(model, args.seed, {"256 frames": {"num_frames": 256}}, overrides)
     if args.part in ("sizes", "all") and not args.quick:
-        result["other sizes"] = measure_sizes(model, args.seed, overrides)
-    if args.part in ("still", "all") and not args.quick:
-        result["what stands still"] = measure_still(model, args.seed, overrides)
+        sizes = [[round(side * factor) for side in model.config.size] for factor in SIZE_FACTORS]
+        names = {f"{width}x{height}": {"height": height, "width": width} for height, width in sizes}
+        result["other sizes"] = measure_other(model, args.seed, names, overrides)
     if args.part in ("speed", "all") and not args.quick:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
     if not args.quick:
-        whole = kept_result(model.config.name, args.seed, overrides) | result
+        whole = kept_result(about(model, args.seed, overrides)) | result
         RESULT.write_text(json.dumps(whole, indent=1) + "\n")
         if "bars" in whole and path == resolve_checkpoint("tiny"):
             for text in (ROOT / "docs/measurements.md", path.with_suffix(".md")):
@@ -125,37 +113,35 @@ def is_of_pictures(model: ARTV) -> bool:
     return bool(words) and words <= set(picture_vocabulary())
 
 
-def write_section(name: str, found: dict[str, Any], seed: int, overrides: dict[str, Any], checkpoint: Path) -> None:
+def write_section(found: dict[str, Any], about: dict[str, Any], checkpoint: Path) -> None:
     """What was found of a checkpoint of the world of pictures: into the result file, and into the documents."""
-    result = json.loads(RESULT.read_text())
-    sections = result.setdefault("world of pictures", {})
-    sections[name] = pictures.as_section(sections.get(name, {}), found, name, seed, overrides)
+    result, name = json.loads(RESULT.read_text()), about["checkpoint"]
+    sections, short = result.setdefault("world of pictures", {}), name.partition("-v")[0]
+    about["command"] += f" --checkpoint {short}"
+    sections[name] = pictures.as_section(sections.get(name, {}), found, about)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     if checkpoint.parent.name == "checkpoints" and "columns" in sections[name]:
         for text in (ROOT / "docs/measurements.md", checkpoint.with_suffix(".md")):
-            put_tables(text, {f"quality of {name.partition('-v')[0]}": pictures.markdown(sections[name])})
+            put_tables(text, {f"quality of {short}": pictures.markdown(sections[name])})
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as the tables of docs/measurements.md and of the model card."""
+    rows: dict[str, list[str]] = {}
+    for bar in result["bars"]:
+        name, (limit, least) = bar["name"], bar["limit"].rsplit(" ", 1)
+        others = [written(name, result[kind].get(name)) for kind in ("true clips", FROZEN)]
+        value = written(name, bar["value"]) + pictures.missed(bar)
+        rows[name] = [f"{limit} {written(name, float(least))}", value, *others]
     reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
     reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
-    lines = [f"| measure | bar | {result['checkpoint']} | true clips | frozen first frame |", "|---|---|---|---|---|"]
-    for bar in result["bars"]:
-        cells = [written(bar["name"], kind.get(bar["name"])) for kind in (result["true clips"], result[FROZEN])]
-        value = written(bar["name"], bar["value"]) + ("" if bar["holds"] else " (missed)")
-        limit, least = bar["limit"].rsplit(" ", 1)
-        lines.append(
-            f"| {bar['name']} | {limit} {written(bar['name'], float(least))} | {value} | {' | '.join(cells)} |"
-        )
     for name, values in reported.items():
         shown = ", ".join(f"{key} {written(key, value)}" for key, value in values.items() if key != "prompts")
-        lines.append(f"| {name}, {values['prompts']} prompts | reported | {shown} | | |")
+        rows[f"{name}, {values['prompts']} prompts"] = ["reported", shown, "", ""]
     for name, speed in result.get("seconds per frame", {}).items():
-        holds = "" if speed["holds"] else " (missed)"
-        bar, value = f"at most {speed['limit']:g}", f"{speed['value']:.2f}{holds}"
-        lines.append(f"| seconds per frame at {name}, {speed['on']} | {bar} | {value} | | |")
-    return "\n".join(lines)
+        value = f"{speed['value']:.2f}{pictures.missed(speed)}"
+        rows[f"seconds per frame at {name}, {speed['on']}"] = [f"at most {speed['limit']:g}", value, "", ""]
+    return as_table(["bar", result["checkpoint"], "true clips", FROZEN], rows)
 
 
 def written(measure: str, value: float | None) -> str:
@@ -165,20 +151,24 @@ def written(measure: str, value: float | None) -> str:
     return f"{value:.2f}" if "drift" in measure or "sharpness" in measure else f"{value:.0%}"
 
 
-def kept_result(name: str, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds of this checkpoint under these settings, or the beginning of it."""
-    result = {
+def about(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, and where."""
+    return {
         "command": "python benchmarks/quality.py",
         "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
-        "checkpoint": name,
+        "checkpoint": model.config.name,
         "seed": seed,
         "overrides": overrides,
     }
+
+
+def kept_result(about: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds of this checkpoint under these settings, or the beginning of it."""
     kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    same = all(kept.get(key) == result[key] for key in ("checkpoint", "seed", "overrides"))
+    same = all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
     others = {key: kept[key] for key in ("world of pictures",) if key in kept}
-    return (kept if same else others) | result
+    return (kept if same else others) | about
 
 
 def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -188,39 +178,20 @@ def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]
     table, videos = measure_model(model, clips, frames, seed, overrides)
     true = measure_videos(render(clips, frames, *model.config.size), clips)
     frozen = measure_videos(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1), clips)
-    print_table(table, true, frozen)
-    print(f"{count} held-out prompts of {frames} frames")
     if not quick:
         save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}.png")
-    bars = []
-    for measure, (limit, kind) in BARS.items():
-        if measure in table:
-            holds = table[measure] >= limit if kind == "at least" else table[measure] <= limit
-            value = round(table[measure], 4)
-            bars.append({"name": measure, "value": value, "limit": f"{kind} {limit:g}", "holds": holds})
-    return {
-        "prompts": count,
-        "bars": bars,
-        "true clips": {key: round(value, 4) for key, value in true.items()},
-        FROZEN: {key: round(value, 4) for key, value in frozen.items()},
-    }
+    bars = [as_bar(name, round(table[name], 4), kind, limit) for name, (limit, kind) in BARS.items() if name in table]
+    known = {"true clips": true, FROZEN: frozen}
+    others = {name: {key: round(value, 4) for key, value in column.items()} for name, column in known.items()}
+    result = {"prompts": count, "bars": bars} | others
+    print(markdown({"checkpoint": model.config.name} | result))
+    return result
 
 
-def measure_long(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What holds over hundreds of frames; writes a sheet."""
-    options = GenerateOptions(num_frames=LONG_FRAMES, batch_size=FEWER_PROMPTS, seed=seed, **overrides)
-    return {f"{LONG_FRAMES} frames": measure_held(model, options, f"{LONG_FRAMES} frames")}
-
-
-def measure_sizes(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What holds at 64 frames of other sizes, with no setting changed; writes a sheet of each."""
-    found = {}
-    for factor in SIZE_FACTORS:
-        height, width = (round(side * factor) for side in model.config.size)
-        chosen = {"height": height, "width": width} | overrides
-        options = GenerateOptions(num_frames=64, batch_size=FEWER_PROMPTS, seed=seed, **chosen)
-        found[f"{width}x{height}"] = measure_held(model, options, f"{width}x{height}")
-    return found
+def measure_other(model: ARTV, seed: int, names: dict[str, dict[str, int]], overrides: dict) -> dict[str, Any]:
+    """What holds at other lengths and sizes, with no setting changed; writes a sheet of each."""
+    usual = {"num_frames": 64, "batch_size": FEWER_PROMPTS, "seed": seed} | overrides
+    return {name: measure_held(model, GenerateOptions(**usual | options), name) for name, options in names.items()}
 
 
 def measure_held(model: ARTV, options: GenerateOptions, name: str) -> dict[str, Any]:
@@ -235,64 +206,27 @@ def measure_held(model: ARTV, options: GenerateOptions, name: str) -> dict[str, 
     return {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
 
 
-@torch.no_grad()
-def measure_still(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """How much latents change where true frames do not, and what then becomes of the ground in the model's own."""
-    clips = quality_clips(STILL_PROMPTS)
-    frames = render(clips, 16, *model.config.size)
-    given = model.encode_images(frames[:, 0].to(model.null_context.device))
-    found = {"prompts": len(clips)} | still_latents(model, frames)
-    for name, latents in (("text", []), ("a given frame", [given])):
-        ground = still_ground(model, clips, latents, seed, overrides)
-        found |= {f"{measure}, from {name}": value for measure, value in ground.items()}
-    print("\n" + "\n".join(f"{name}: {value}" for name, value in found.items()))
-    return found
-
-
-def still_latents(model: ARTV, frames: Tensor) -> dict[str, float]:
-    """Of the autoencoder, on true frames: what the mask can copy at all."""
-    device = model.null_context.device
-    latents = {index: model.encode_images(frames[:, index].to(device)).cpu() for index in (0, 1, 15)}
-    error = (model.decode_latents(latents[0].to(device)).cpu() - frames[:, 0]).square().mean(dim=(1, 2, 3))
-    found = {"reconstruction of frame 0, dB": round(-10 * error.log10().mean().item(), 1)}
-    for index in (1, 15):
-        still = unchanged_cells(frames[:, 0], frames[:, index], model.config.vae.factor) > 0
-        change = (latents[index] - latents[0]).square().mean(dim=1, keepdim=True)[still]
-        found[f"change of still cells, frame 0 to {index}, rms"] = round(change.mean().sqrt().item(), 4)
-    return found
-
-
-def still_ground(
-    model: ARTV, clips: list[Clip], given: list[Tensor], seed: int, overrides: dict[str, Any]
-) -> dict[str, float]:
-    """Of 16 frames that the model makes: what is copied, and how the background drifts."""
-    options = GenerateOptions(num_frames=16, batch_size=len(clips), seed=seed, **overrides)
-    track = TextTrack([TextSegment(0, model.encode_text([clip.caption for clip in clips]))])
-    made = list(generate_frames(model, track, options, given=given))
-    shown = [*given, *(frame.latent for frame in made)]
-    read = read_rollout(torch.stack([model.decode_latents(latent).cpu() for latent in shown], dim=1))
-    found = {"background drift at frame 15": round(background_drift(read, 15), 2)}
-    if made[-1].mask is not None:
-        found["copied at frame 15, median cell"] = round(made[-1].mask.median().item(), 2)
-    return found
-
-
 def measure_speed(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Seconds per frame of one video, made as `artv generate` makes it, from prompt to picture: the middle of three."""
-    pipeline, clip, found = Pipeline(model), quality_clips(1)[0], {}
-    device = pipeline.device.type
-    on = f"{torch.get_num_threads()} CPU cores" if device == "cpu" else torch.cuda.get_device_name()
+    """By side of the frame."""
+    found = {}
     for side, limit in SPEED_BARS.items():
-        options = GenerateOptions(**({"num_frames": 16, "height": side, "width": side} | overrides))
-        seconds = []
-        for _ in range(3):
-            started = time.monotonic()
-            count = sum(1 for _ in pipeline.frames(clip.caption, options))
-            seconds.append((time.monotonic() - started) / count)
-        value = sorted(seconds)[1]
-        print(f"{side}x{side}: {value:.3f} s per frame on {on}")
-        found[f"{side}x{side}"] = {"value": round(value, 3), "limit": limit, "holds": value <= limit, "on": on}
+        size = {"height": side, "width": side}
+        seconds = seconds_per_frame(model, quality_clips(1)[0].caption, size | overrides)
+        found[f"{side}x{side}"] = seconds | {"limit": limit, "holds": seconds["value"] <= limit}
+    print(found)
     return found
+
+
+def seconds_per_frame(model: ARTV, caption: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Of one video, made as `artv generate` makes it, from prompt to picture: the middle of three."""
+    pipeline, seconds = Pipeline(model), []
+    for _ in range(3):
+        started = time.monotonic()
+        count = sum(1 for _ in pipeline.frames(caption, GenerateOptions(**({"num_frames": 16} | options))))
+        seconds.append((time.monotonic() - started) / count)
+    on_cpu = pipeline.device.type == "cpu"
+    on = f"{torch.get_num_threads()} CPU cores" if on_cpu else torch.cuda.get_device_name()
+    return {"value": round(sorted(seconds)[1], 3), "on": on}
 
 
 def save_sheet(videos: Tensor, clips: list[Clip], path: Path) -> None:
@@ -323,19 +257,8 @@ def measure_model(
 def measure_videos(videos: Tensor, clips: list[Clip]) -> dict[str, float]:
     """What can be said of videos [N, T, 3, H, W] by themselves."""
     read, last = read_rollout(videos), videos.shape[1] - 1
-    table = appearance(read, clips)
-    table["direction from text"] = direction(read, clips, 0, 16)
-    table["object there at frame 15"] = survival(read, clips, 15)
-    return table | holding(read, clips, last)
-
-
-def print_table(table: dict[str, float], true: dict[str, float], frozen: dict[str, float]) -> None:
-    print(f"\n{'measure':42} {'model':>8} {'bar':>14} {'true':>8} {'frozen':>8}")
-    for name in [*BARS, *(name for name in table if name not in BARS)]:
-        if name in table:
-            limit = "{1} {0:g}".format(*BARS[name]) if name in BARS else ""
-            others = [f"{values[name]:8.3f}" if name in values else " " * 8 for values in (true, frozen)]
-            print(f"{name:42} {table[name]:8.3f} {limit:>14} {' '.join(others)}")
+    table = appearance(read, clips) | {"direction from text": direction(read, clips, 0, 16)}
+    return table | {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, last)
 
 
 def _override(text: str) -> tuple[str, Any]:

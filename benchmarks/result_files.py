@@ -1,11 +1,14 @@
-"""What a benchmark of several parts writes: the bars of all parts first, then what else was measured, part by part."""
+"""What a benchmark of several parts writes: the bars of all parts first, then what else was measured, part by part.
+
+Bars and parts of the file that the benchmark no longer measures stay as they are: they are history.
+"""
 
 import argparse
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 Limits = dict[str, dict[str, tuple[str, float]]]
 """Part -> bar -> ("at least" or "at most", limit)."""
+Figures = dict[str, Any]
 
 
 def run_parts(
     parser: argparse.ArgumentParser,
     result: Path,
     limits: Limits,
-    measure: Callable[[str, argparse.Namespace], dict[str, Any] | Iterator[dict[str, Any]]],
+    measure: Callable[[str, argparse.Namespace], Figures | Iterator[Figures]],
     asked_for: Sequence[str] = (),
 ) -> argparse.Namespace:
     """The whole of such a benchmark: `measure(part, args)` for each part wanted, the result file, the bars printed.
@@ -31,65 +35,59 @@ def run_parts(
     parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
     parser.add_argument("--parts", nargs="+", choices=list(limits), default=usual)
     args = parser.parse_args()
-    command = f"python benchmarks/{result.stem}.py"
-    parts = {} if args.quick else kept_parts(result)
+    command, parts = f"python benchmarks/{result.stem}.py", {} if args.quick else kept_parts(result)
     for name in args.parts:
         print(name, flush=True)
-        started = time.monotonic()
-        for figures in _so_far(measure(name, args)):
-            minutes = round((time.monotonic() - started) / 60, 1)
-            once = {} if "runs" in figures else {"commit": commit(), "minutes": minutes}  # runs say it one by one
-            parts[name] = once | figures
+        started, found = time.monotonic(), measure(name, args)
+        for figures in [found] if isinstance(found, dict) else found:
+            about = {"commit": commit(), "minutes": round((time.monotonic() - started) / 60, 1)}
+            parts[name] = ({} if "runs" in figures else about) | figures  # runs say it one by one
             if not args.quick:
                 parts = kept_parts(result) | {name: parts[name]}  # other parts may have been run meanwhile
-                result.write_text(json.dumps(as_result(command, limits, parts), indent=1) + "\n")
-    for bar in as_result(command, limits, parts)["bars"]:
+                result.write_text(json.dumps(as_result(command, limits, parts, read(result)), indent=1) + "\n")
+    for bar in as_result(command, limits, parts, {})["bars"]:
         value = "" if bar["value"] is None else f"{bar['value']:.4g}"
         print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
     return args
 
 
-def _so_far(figures: dict[str, Any] | Iterator[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    return [figures] if isinstance(figures, dict) else figures
-
-
-def as_result(command: str, limits: Limits, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """`parts` by name, each with its values under "bars"; a bar without a value was not measured."""
+def as_result(command: str, limits: Limits, parts: dict[str, Figures], before: Figures) -> Figures:
+    """`parts` by name, each with its values under "bars"; a bar without a value was not measured. Bars of the result
+    `before` that `limits` does not name are kept."""
+    bars = [
+        as_bar(bar, parts.get(part, {}).get("bars", {}).get(bar), *limit)
+        for part, named in limits.items()
+        for bar, limit in named.items()
+    ]
+    names = {bar["name"] for bar in bars}
     return {
         "command": command,
         "commit": commit(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, on the CPU",
-        "bars": [
-            as_bar(bar, parts.get(part, {}).get("bars", {}).get(bar), *limit)
-            for part, bars in limits.items()
-            for bar, limit in bars.items()
-        ],
-        "parts": {part: parts[part] for part in limits if part in parts},
+        "bars": bars + [bar for bar in before.get("bars", []) if bar["name"] not in names],
+        "parts": parts,
     }
 
 
-def as_bar(name: str, value: float | None, kind: str, limit: float) -> dict[str, Any]:
-    held = value is not None and holds(value, kind, limit)
+def as_bar(name: str, value: float | None, kind: str, limit: float) -> Figures:
+    held = value is not None and (value >= limit if kind == "at least" else value <= limit)
     return {"name": name, "value": value, "limit": f"{kind} {limit:g}", "holds": held}
 
 
-def holds(value: float, kind: str, limit: float) -> bool:
-    return value >= limit if kind == "at least" else value <= limit
-
-
-def verdict(bar: dict[str, Any]) -> str:
+def verdict(bar: Figures) -> str:
     return "not run" if bar["value"] is None else "holds" if bar["holds"] else "missed"
 
 
-def kept_parts(path: Path) -> dict[str, dict[str, Any]]:
+def read(path: Path) -> Figures:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def kept_parts(path: Path) -> dict[str, Figures]:
     """What an earlier run wrote of each part."""
-    return json.loads(path.read_text())["parts"] if path.is_file() else {}
+    return read(path).get("parts", {})
 
 
 def commit() -> str:
     """The commit that is checked out, short; empty where this is no checkout."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

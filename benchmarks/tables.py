@@ -1,10 +1,12 @@
-"""The tables of bars in docs/measurements.md: `python benchmarks/tables.py` writes them from the result files."""
+"""The tables of docs/measurements.md: `python benchmarks/tables.py` writes them again from the result files.
+
+A table stands under its marker, between text by hand. Other documents have such tables too (`put_tables`).
+"""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from documents import put_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs/measurements.md"
@@ -20,7 +22,13 @@ TABLES = {
 
 
 def main() -> None:
-    put_tables(DOCUMENT, {name: table(read_bars(results)) for name, results in TABLES.items()})
+    import quality  # which writes tables with what is here
+    import quality_pictures
+
+    measured = json.loads((RESULTS / "quality.json").read_text())
+    small = quality_pictures.markdown(measured["world of pictures"]["small-v1"])
+    made = {name: table(read_bars(results)) for name, results in TABLES.items()}
+    put_tables(DOCUMENT, made | {"quality": quality.markdown(measured), "quality of small": small})
 
 
 def read_bars(names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -44,6 +52,29 @@ def written(bar: dict[str, Any]) -> str:
         return "not measured"
     value = f"{bar['value']:.3g}" if isinstance(bar["value"], float) else f"{bar['value']:,}"
     return value if bar["holds"] else f"{value}, missed"
+
+
+def put_tables(document: Path, tables: Mapping[str, str]) -> None:
+    """Put each table under its marker, in place of what stands there up to the next empty line. A table whose marker
+    the document lacks is left out."""
+    text = document.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        before, marker, rest = text.partition(marker_of(name))
+        if marker:
+            after = rest if rest.startswith("\n") else rest.partition("\n\n")[2]
+            text = before + marker + table + "\n\n" + after.lstrip("\n")
+    document.write_text(text, encoding="utf-8")
+
+
+def marker_of(name: str) -> str:
+    """Where the table of that name stands."""
+    return f"<!-- table: {name} -->\n"
+
+
+def as_table(header: Sequence[str], rows: Mapping[str, Sequence[str]], first: str = "measure") -> str:
+    """Markdown; a row's name is its first cell, `first` stands above."""
+    lines = [[first, *header], ["---"] * (len(header) + 1), *([name, *cells] for name, cells in rows.items())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,22 @@
-"""What training is held to: `python benchmarks/training.py [--quick] [--parts NAME ...]`.
+"""How fast training is: `python benchmarks/training.py [--quick] [--parts NAME ...]`.
 
-processes  one process, two that share each batch, and two with sharded weights: the same losses (gloo, CPU)
-kills      SIGKILL at random moments, then resumed: the same losses and weights to the bit
-overfit    four encoded clips learned by heart by `tiny`: loss, and the rollout beside the clip
-full_size  `sd21-adapter` as large as it is: three steps on a CPU, memory, what changes, what the start equals
-prepare    `artv prepare` on 500 clips: what is kept, a kill in between, Ray against a plain run
-loading    how fast clips are read, against what a training step takes
-tiny       the retrained `tiny` against the bars of `benchmarks/quality.py`
-waits      how often a step of either stage waits for its device, counted on a CPU
-resident   the loop whose clips lie on the device: calls for each sample; on a card samples a second over the usual loop
-gpu        sd21-adapter and sd21 on a GPU: steps per second, memory, MFU, waiting for data, within `--seconds`
+resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: on a card samples a
+          second, in one run; on a CPU samples for each second that cores were busy
+gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also how
+          long data is waited for. Weights are random (no public file is needed) and latents are made up: the
+          arithmetic is the same. FSDP needs two GPUs and is not measured.
 
-Writes `benchmarks/results/training.json`; what it holds of parts that are not run now is kept. The part `gpu` writes
-after each row. `--quick` does a little of each part and writes nothing. Pictures go to `build/training`.
+Writes `benchmarks/results/training.json`; what it holds of other parts is kept. The part `gpu` writes after each row.
+`--quick` does a little of each part, with `tiny` on whatever device there is, and writes nothing.
 """
 
 import argparse
-import importlib
-import json
+import gc
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,55 +24,34 @@ STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from result_files import as_result, commit, kept_parts, run_parts
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from result_files import Figures, Limits, run_parts
+
+from artv_core.models.artv import ARTV
+from artv_core.training.config import TrainConfig, read_config
+from artv_core.training.diffusion import DiffusionTraining, start_mask
+from artv_core.training.loop import Training
+from artv_core.training.norms import keep_norms_in_bfloat16
+from artv_core.training.passes import Passes, make_passes
+from artv_core.training.processes import make_accelerator
+from artv_core.training.resident import ResidentTraining
+from artv_core.training.samples import Clips
+from artv_core.training.start import synthetic_clips
+from artv_core.training.synthetic_clips import LatentClips, RandomOrder
+from artv_core.training.throughput import peak_flops
 
 RESULT = ROOT / "benchmarks/results/training.json"
-
-BARS: dict[str, dict[str, tuple[str, float]]] = {
-    "processes": {
-        "2 processes of batch 4 against 1 of batch 8: steps": ("at least", 20),
-        "2 processes of batch 4 against 1 of batch 8: largest relative difference of losses": ("at most", 1e-4),
-        "2 processes of batch 4 against 1 of batch 8: the same with fully_shard, largest difference": ("at most", 1e-4),
-    },
-    "kills": {
-        "killed and resumed: SIGKILLs that hit": ("at least", 4),
-        "killed and resumed: runs with other weights": ("at most", 0),
-        "killed and resumed: runs with other losses": ("at most", 0),
-    },
-    "overfit": {
-        "4 clips learned by heart: eps error of the last 20 steps over that of the first": ("at most", 1 / 3),
-        "4 clips learned by heart: least PSNR at frame 8": ("at least", 22),
-        "4 clips learned by heart: least PSNR at frame 8 above frame 0's": ("at least", 3),
-    },
-    "full_size": {
-        "sd21-adapter, 3 steps at 256x256 on a CPU: steps": ("at least", 3),
-        "sd21-adapter, 3 steps at 256x256 on a CPU: peak memory, GB": ("at most", 20),
-        "sd21-adapter: named tensors that did not change": ("at most", 0),
-        "sd21-adapter: other tensors that changed, or require gradients": ("at most", 0),
-        "sd21 before step 1: noise network equals the plain UNet to the bit": ("at least", 1),
-    },
-    "prepare": {
-        "prepare: clips": ("at least", 500),
-        "prepare: clips kept or dropped otherwise than they should be": ("at most", 0),
-        "prepare: kills": ("at least", 2),
-        "prepare: shards that differ after kills": ("at most", 0),
-        "prepare: shards that differ between Ray with 2 workers and a plain run": ("at most", 0),
-    },
-    "loading": {
-        "loading: samples per second over those of a training step of tiny, encoded videos": ("at least", 3),
-        "loading: samples per second over those of a training step of tiny, prepared clips": ("at least", 3),
-    },
-    "tiny": {"tiny retrained: bars of the shipped model that it misses": ("at most", 0)},
-    "waits": {"training: device waits inside a training step": ("at most", 0)},
-    "resident": {
-        "samples drawn on the device: calls of Python for each of them": ("at most", 0),
-        "GPU: samples per second of the resident loop over the usual one": ("at least", 5),
-    },
+RATIO = "GPU: samples per second of the resident loop over the usual one"
+WAITED = "GPU, sd21: share of the time waited for data"
+LIMITS: Limits = {
+    "resident": {RATIO: ("at least", 5)},
     "gpu": {
         "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
         "GPU, sd21 at 256x256: MFU": ("at least", 0.25),
         "GPU, FSDP: largest relative difference of losses": ("at most", 1e-4),
-        "GPU, sd21: share of the time waited for data": ("at most", 0.05),
+        WAITED: ("at most", 0.05),
     },
 }
 
@@ -84,24 +59,235 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=110, help="for the part gpu, imports included (default: 110)")
-    run_parts(parser, RESULT, BARS, measure, asked_for=("gpu",))
+    run_parts(parser, RESULT, LIMITS, measure, asked_for=("gpu",))
 
 
-def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
     """A part's figures."""
-    module = importlib.import_module(f"training_parts.{part}")
     if part == "gpu":
-        left = args.seconds - (time.monotonic() - STARTED)
-        return module.measure(args.quick, left, lambda figures: save(part, figures, args.quick))
+        return gpu(args.quick, args.seconds - (time.monotonic() - STARTED))
     with tempfile.TemporaryDirectory() as folder:
-        return module.measure(Path(folder), args.quick)
+        return resident(Path(folder), args.quick)
 
 
-def save(part: str, figures: dict[str, Any], quick: bool) -> None:
-    """Write what is known of a part so far."""
-    if not quick:
-        parts = kept_parts(RESULT) | {part: {"commit": commit(), **figures}}
-        RESULT.write_text(json.dumps(as_result("python benchmarks/training.py", BARS, parts), indent=1) + "\n")
+# The resident loop
+
+CLIPS = 2048
+CPU_ROWS = ((64, 64), (128, 64))
+"""(side, batch size) that a CPU is timed at, for information."""
+
+
+def resident(folder: Path, quick: bool) -> Figures:
+    """Both loops' samples a second at `configs/small.toml`."""
+    if PartialState(cpu=not torch.cuda.is_available()).device.type == "cuda":
+        rates = both(folder, 128, 512, warm=6, steps=10 if quick else 40)
+        bars = {RATIO: rates["ratio"]}
+        return {"card": torch.cuda.get_device_name(), "128x128, batch 512": rates, "bars": bars}
+    figures: Figures = {"GPU": "not measured: there was no card; on one both loops are timed in one run", "bars": {}}
+    for side, batch in CPU_ROWS[: 1 if quick else None]:
+        rates = both(folder, side, 8 if quick else batch, warm=1, steps=1 if quick else 3, clock=time.process_time)
+        figures[f"CPU, {side}x{side}, batch {batch}: samples for each busy second of a core"] = rates
+    return figures
+
+
+def begun(side: int, batch: int) -> DiffusionTraining:
+    """The stage "diffusion" of `small` on clips of noise."""
+    changes = [f"overrides.size=[{side},{side}]", f"diffusion.batch_size={batch}", f"latents.clips={CLIPS}"]
+    config = read_config(ROOT / "configs/small.toml", changes)
+    torch.manual_seed(0)
+    model, cells = ARTV(config.model, vae=False), side // config.model.vae.factor
+    start_mask(model, config.diffusion)
+    latents = torch.randn(CLIPS, 12, config.model.vae.latent_channels, cells, cells).half()
+    coverage = torch.randint(0, 256, (CLIPS, 12, cells, cells), dtype=torch.uint8)
+    clips = LatentClips(latents, ("a red fox",) * CLIPS, coverage=coverage)
+    return DiffusionTraining(config, model.train(), synthetic_clips(config, clips))
+
+
+def both(
+    folder: Path, side: int, batch: int, warm: int, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Samples a second of either loop, its drawing of samples included, one after the other."""
+    rates = {}
+    for name, loop in (("usual", Training), ("resident", ResidentTraining)):
+        stage = begun(side, batch)
+        training = loop(stage, make_accelerator(stage.config, folder / name), folder / name)
+        batches, started = training.batches(0), 0.0
+        for step in range(warm + steps):
+            if step == warm:
+                wait()
+                started = clock()
+            training.step(step, next(batches)[1])
+        wait()
+        rates[name] = round(steps * batch / (clock() - started), 1)
+        del training, stage, batches
+        clear()
+    return rates | {"ratio": round(rates["resident"] / rates["usual"], 2)}
+
+
+# Full size on a card
+
+STEPS, WARM = 8, 3
+LARGEST = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured;
+    whether norms are float32, as autocast has them."""
+
+    batch: int
+    checkpointing: bool = False
+    plain: bool = False
+    float_norms: bool = False
+
+
+ROWS = {
+    "sd21-adapter": [Row(32), Row(64), Row(32, float_norms=True), Row(16), Row(16, plain=True), Row(64, True)],
+    "sd21": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
+    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True), Row(1, float_norms=True)],
+}
+"""What matters most comes first: time may run out."""
+
+
+def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
+    """A table for each configuration within `seconds`, with one row more each time."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type != "cuda" and not quick:
+        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    end, names = time.monotonic() + seconds, ("tiny",) if quick else ("sd21-adapter", "sd21")
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    figures: Figures = {"device": card, "torch": torch.__version__, "tables": {}, "left out": [], "bars": {}}
+    for name in names:
+        training, left = configured_stage(name, device), end - time.monotonic()
+        yield from table(name, training, figures, end if name == names[-1] else end - left / 2)
+        if name == names[-1] and end - time.monotonic() > 25 and figures["tables"][name]:
+            waited(name, training, figures)
+        del training
+        clear()
+    yield figures
+
+
+def table(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
+    """The configuration's rows, as long as there is time. The best MFU is its bar."""
+    flops, longest, rows = training.stage_flops, 12.0, figures["tables"].setdefault(name, [])
+    for chosen in ROWS[name]:
+        if end - time.monotonic() < 1.2 * longest:
+            figures["left out"].append(f"{name}: {chosen}")
+            continue
+        started = time.monotonic()
+        try:
+            rows.append(measured(training, chosen, flops))
+        except torch.cuda.OutOfMemoryError:
+            rows.append({**asdict(chosen), "out of memory": True})
+        training.passes = Passes(training.module, training.accelerator.backward)
+        clear()
+        print(f"  {name}: {rows[-1]}", flush=True)
+        if name != "tiny":
+            figures["bars"][f"GPU, {name} at 256x256: MFU"] = max(row.get("mfu", 0.0) for row in rows)
+        longest = max(1.0, time.monotonic() - started)
+        yield figures
+
+
+def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
+    """Figures of `STEPS` steps."""
+    device = training.accelerator.device
+    prepared(training, chosen)
+    batch = [batch_of(training, chosen.batch)]
+    for step in range(WARM):
+        training.step(step, batch)
+    wait()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    for step in range(STEPS):
+        training.step(step, batch)
+    launched = (time.perf_counter() - started) / STEPS
+    wait()
+    seconds = (time.perf_counter() - started) / STEPS
+    peak, _ = peak_flops(device, half=True)
+    return {
+        **asdict(chosen),
+        "captured": getattr(training.passes, "graphs", 0),
+        "steps_per_second": round(1 / seconds, 3),
+        "milliseconds": round(1000 * seconds, 1),
+        "milliseconds until the host had launched it": round(1000 * launched, 1),
+        "memory_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if device.type == "cuda" else 0.0,
+        "mfu": round(chosen.batch * flops / seconds / peak, 4),
+    }
+
+
+def prepared(training: Training, chosen: Row) -> None:
+    """No gradients and no graphs of the rows before."""
+    for network in (training.stage.model.noise, training.stage.model.mask):
+        network.gradient_checkpointing = chosen.checkpointing
+        keep_norms_in_bfloat16(network, not chosen.float_norms)
+    plain = Passes(training.module, training.accelerator.backward)
+    plain.begin()
+    training.passes = plain if chosen.plain else make_passes(training.accelerator, training.module, training.config)
+    clear()
+
+
+def waited(name: str, training: Training, figures: Figures) -> None:
+    """Share of 20 steps, made in the configuration's best way, for which the device waits for data."""
+    row = max(figures["tables"][name], key=lambda row: row.get("mfu", 0.0))
+    chosen = Row(row["batch"], row["checkpointing"], row["plain"], row["float_norms"])
+    prepared(training, chosen)
+    workers = 8 if training.accelerator.device.type == "cuda" else 0
+    training.config = replace(training.config, batch_size=chosen.batch, micro_batch=0, steps=24, workers=workers)
+    started, waiting = time.perf_counter(), 0.0
+    for step, batch, seconds in training.batches(0):
+        if step == 4:  # the first ones warm up
+            started, waiting = time.perf_counter(), 0.0
+        waiting += seconds if training.idle() and step >= 4 else 0.0
+        training.step(step, batch)
+    wait()
+    figures["waited"] = round(waiting / (time.perf_counter() - started), 4)
+    if name == "sd21":
+        figures["bars"][WAITED] = figures["waited"]
+
+
+class PreparedClips(LatentClips):
+    """Latents and text embeddings, as `artv prepare` keeps them."""
+
+    def __init__(self, config: TrainConfig, count: int = 8) -> None:
+        height, width = (side // config.model.vae.factor for side in config.model.size)
+        latents = torch.randn(count, 12, config.model.vae.latent_channels, height, width).half()
+        super().__init__(latents, [f"clip {index}" for index in range(count)])
+        self.embedding = torch.randn(config.model.text.context_length, config.model.text.width)
+
+    def context(self, clip: int) -> torch.Tensor:  # type: ignore[override]
+        return self.embedding
+
+
+def configured_stage(name: str, device: torch.device) -> Training:
+    """The configuration's stage as `train.py` begins it, with all samples of a step in one micro-batch."""
+    config = read_config(ROOT / f"configs/{name}.toml", [] if name == "tiny" else ["base=tiny", "data.path=clips"])
+    changes = {"batch_size": LARGEST, "micro_batch": 0, "mixed_precision": "bf16", "gradient_checkpointing": False}
+    config = replace(config, diffusion=replace(config.diffusion, **changes))
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = ARTV(config.model)
+    clips, every = PreparedClips(config), np.arange(8)
+    stage = DiffusionTraining(config, model.train(), Clips(clips, RandomOrder(8, LARGEST, 0), every, every[:0]))
+    return Training(stage, Accelerator(mixed_precision="bf16", cpu=device.type == "cpu"), Path())
+
+
+def batch_of(training: Training, size: int) -> Any:
+    batch = training.stage.samples.batch(0, range(size))
+    return batch.pin_memory() if training.accelerator.device.type == "cuda" else batch
+
+
+def wait() -> None:
+    """For the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def clear() -> None:
+    """Memory that nothing uses goes back to the device."""
+    gc.collect()  # graphs hold what they compute in, and lie in circles of references
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

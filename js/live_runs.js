@@ -36,7 +36,7 @@ app.registerExtension({
       id: PICTURES,
       category: ["ARTV", "Live view", "Pictures"],
       name: "Show frames in the sampler while they are made",
-      tooltip: "Takes about a fiftieth of the run's time. Off: numbers and the drift curve only.",
+      tooltip: "Takes about 2% of the run's time. Off: numbers and the drift curve only.",
       type: "boolean",
       defaultValue: true,
       onChange: () => subscribe(),

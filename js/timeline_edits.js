@@ -152,3 +152,14 @@ function niceStep(least) {
   const power = 10 ** Math.floor(Math.log10(Math.max(least, 1)))
   return Math.max(1, [1, 2, 5, 10].map((one) => one * power).find((one) => one >= least))
 }
+
+/** Whether two schedules say the same, wherever it came from. */
+export function alike(one, other) {
+  const said = ({ prompts, end }) => [prompts.map(({ start, text }) => [start, text]), end]
+  return same(said(one), said(other))
+}
+
+/** Whether two plain values are the same. */
+export function same(one, other) {
+  return JSON.stringify(one) === JSON.stringify(other)
+}

@@ -5,6 +5,7 @@ No mathematics and no frame loop live here: frames come from `artv_core.method.g
 """
 
 import dataclasses
+from collections.abc import Generator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -61,7 +62,7 @@ def one_latent(latent: dict[str, Any], name: str) -> Tensor:
     """The samples [1, C, h, w] of a LATENT of one image. Raises ValueError where it holds several."""
     samples = latent_samples(latent, name)
     if samples.shape[0] != 1:
-        raise ValueError(f"{name} holds {samples.shape[0]} images, expected 1; pick one with Latent From Batch")
+        raise ValueError(f"{name} contains {samples.shape[0]} images, expected 1; pick one with Latent From Batch")
     return samples
 
 
@@ -125,18 +126,15 @@ def sample(
     model = patcher.model
     given = _given_frames(references, model.config)
     options = _resolved(options, model.config, given, anchor_strength)
-    if len(given):
-        _check_size(given, model.config, options, "the references' image")
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
     policy = _core_anchor(anchor, model.config, options)
     collector = _Collector(options, model.config)
-    size = (options.width or 0, options.height or 0)
-    run = Run(options.num_frames, *size, model.config.fps, workflow, options.batch_size)
+    run = Run(
+        options.num_frames, options.width or 0, options.height or 0, model.config.fps, workflow, options.batch_size
+    )
     with Evaluations(patcher, options) as evaluations:
         monitor = Monitor(run, len(given), options.steps or 1, _decoder(model.config, vae, evaluations))
-        recording = None
-        if journal is not None:
-            recording = Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
+        recording = _recording(journal, start_over, patcher, monitor)
         frames = record_frames(
             model,
             texts.track,
@@ -148,17 +146,34 @@ def sample(
             on_step=monitor.step,
             evaluate=evaluations.function,
         )
-        with monitor, streams or nullcontext(), closing(frames):
-            for frame in frames:
-                latents, reading = collector.add(frame)
-                image = None
-                if streams is not None:
-                    image = streams.append(latents)[:1]
-                    evaluations.make_sure()
-                monitor.finished(frame, reading, image)
+        _gather(frames, collector, streams, monitor, evaluations)
     videos = collector.videos()
     run.came_out(videos[0].latents)
     return Sampled(videos, monitor.journal)
+
+
+def _recording(journal: Path | None, start_over: bool, patcher: Any, monitor: Monitor) -> Recording | None:
+    if journal is None:
+        return None
+    return Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
+
+
+def _gather(
+    frames: Generator[Frame, None, None],
+    collector: "_Collector",
+    streams: FrameSink | None,
+    monitor: Monitor,
+    evaluations: Evaluations,
+) -> None:
+    """Have all frames made, and hand each to the collector, the streams and the page."""
+    with monitor, streams or nullcontext(), closing(frames):
+        for frame in frames:
+            latents, reading = collector.add(frame)
+            image = None
+            if streams is not None:
+                image = streams.append(latents)[:1]
+                evaluations.make_sure()
+            monitor.finished(frame, reading, image)
 
 
 def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tensor:
@@ -177,11 +192,14 @@ def _resolved(options: GenerateOptions, config: ARTVConfig, given: Tensor, ancho
     options = options.resolved(config)
     if len(given) >= options.num_frames:
         raise ValueError(
-            f"frames is {options.num_frames} and {len(given)} of them are given, so none is left to make; "
-            f"frames counts the given ones: set it above {len(given)}"
+            f"frames is {options.num_frames}, and you gave {len(given)} of them, so none is left "
+            f"to make; frames counts the given ones: set it above {len(given)}"
         )
     scale = (options.guidance_anchor or 0.0) * anchor_strength
-    return dataclasses.replace(options, guidance_anchor=scale)
+    options = dataclasses.replace(options, guidance_anchor=scale)
+    if len(given):
+        _check_size(given, config, options, "the references' image")
+    return options
 
 
 def _core_anchor(policy: AnchorPolicy | None, config: ARTVConfig, options: GenerateOptions) -> AnchorPolicy | None:

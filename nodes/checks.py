@@ -8,9 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..artv_core.files.user_errors import Remedy, UserError
 from ..artv_core.speed.device_limits import lacking_ability
 
 _DEVICE_ADVICE = "start ComfyUI with --force-fp32, turn off 'compile' and 'graph' in ARTV Loader, or use --cpu"
+
+
+WHERE = {
+    Remedy.BASE: "choose its base in the menu 'base' of ARTV Loader",
+    Remedy.NO_JOURNAL: "turn the journal off with the node ARTV Journal",
+}
+"""Where a user of ComfyUI finds what mends a fault."""
 
 
 def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
@@ -26,11 +34,14 @@ def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
 
 
 @contextmanager
-def device_faults_named() -> Iterator[None]:
-    """What a device cannot do, such as half precision on some, is a ValueError of one line. All else is passed on: the
-    host has its own way with memory that runs out and with runs that are stopped."""
+def faults_named() -> Iterator[None]:
+    """The core's faults say where in ComfyUI to mend them. What a device cannot do, such as half precision on some, is
+    a ValueError of one line. All else is passed on: the host has its own way with memory that runs out and with runs
+    that are stopped."""
     try:
         yield
+    except UserError as error:
+        raise ValueError(error.phrased(WHERE)) from None
     except (RuntimeError, TypeError) as error:
         lacking = lacking_ability(error, _DEVICE_ADVICE)
         if not lacking:

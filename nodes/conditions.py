@@ -54,47 +54,7 @@ class ARTVAnchorFrame(io.ComfyNode):
             description="Chooses the anchor: one frame that every new frame looks at, so colours and objects stay "
             "consistent in a long video.",
             search_aliases=["artv", "anchor", "reference image", "drift"],
-            inputs=[
-                io.Combo.Input(
-                    "policy",
-                    options=list(POLICIES),
-                    default="previous segment",
-                    tooltip="previous segment (the paper's rule): the first frame; then, for each later prompt, the "
-                    "last frame of the prompt before. first frame: always the first one. given image: the latent "
-                    "connected below. rolling window: the frame that lies 'window' frames back. none: no anchor.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="Multiplies the anchor's cfg scale. 1: as recommended; 0: the anchor is ignored.",
-                ),
-                io.Int.Input(
-                    "window",
-                    default=10,
-                    min=1,
-                    max=1000,
-                    tooltip="How many frames back the anchor lies, with 'rolling window'. The paper trains with 10.",
-                ),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="The latent of one image, from VAE Encode, for 'given image'. It must have the size of "
-                    "the video.",
-                ),
-                io.Float.Input(
-                    "adain_strength",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Keeps colours from drifting: pulls the overall colours and contrast of each frame "
-                    "toward the anchor's. 0: not at all, as in the paper. 1: all the way.",
-                ),
-            ],
+            inputs=_anchor_inputs(),
             outputs=[ARTVAnchor.Output(display_name="anchor", tooltip="For the sampler's anchor input.")],
         )
 
@@ -109,9 +69,52 @@ class ARTVAnchorFrame(io.ComfyNode):
         samples = None
         if kind == "given":
             if latent is None:
-                raise ValueError("the policy is 'given image', but no latent is wired; wire one from VAE Encode")
+                raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
             samples = bridge.one_latent(latent, "the anchor's latent")
         return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength))
+
+
+def _anchor_inputs() -> list[io.Input]:
+    """What the node Anchor Frame takes."""
+    return [
+        io.Combo.Input(
+            "policy",
+            options=list(POLICIES),
+            default="previous segment",
+            tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
+            "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: the anchor is ignored.",
+        ),
+        io.Int.Input(
+            "window",
+            default=10,
+            min=1,
+            max=1000,
+            tooltip="For 'rolling window': how many frames back the anchor is. The paper trains with 10.",
+        ),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="For 'given image': the latent of one image, from VAE Encode. It must have the size of the video.",
+        ),
+        io.Float.Input(
+            "adain_strength",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Reduces colour drift: pulls the colours and contrast of each frame toward the "
+            "anchor's. 0: off, as in the paper; 1: all the way.",
+        ),
+    ]
 
 
 class ARTVNoiseAugment(io.ComfyNode):
@@ -133,32 +136,31 @@ class ARTVNoiseAugment(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=99_999,
-                    tooltip="How much noise to add to the previous frames, as a diffusion time step from 0 to 1000. "
-                    "Higher: less copying of small errors. 0: none. -1: what the checkpoint recommends (the paper: "
-                    "200).",
+                    tooltip="How much noise to add to the previous frames, as a diffusion time step (0: "
+                    "none; 999: most). Higher: fewer small errors build up; -1: what the checkpoint "
+                    "recommends.",
                 ),
                 io.Int.Input(
                     "anchor_level",
                     default=-1,
                     min=-1,
                     max=99_999,
-                    tooltip="The same for the anchor frame. 0: none. -1: what the checkpoint recommends.",
+                    tooltip="The same for the anchor frame. 0: none; -1: what the checkpoint recommends.",
                 ),
                 io.String.Input(
                     "reference_levels",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Noise that changes over the video, as in a prompt schedule: '0: 20' and on the next "
-                    "line '24: 60' means 20 from the first frame and 60 from frame 24 on. Empty: always "
-                    "reference_level.",
+                    tooltip="Levels that change over the video, one a line: '0: 20' and '24: 60' mean 20 "
+                    "from frame 0 and 60 from frame 24 on. Empty: reference_level for all frames.",
                 ),
                 io.String.Input(
                     "anchor_levels",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The same for the anchor frame. Empty: always anchor_level.",
+                    tooltip="The same for the anchor frame. Empty: anchor_level for all frames.",
                 ),
             ],
             outputs=[ARTVNoise.Output(display_name="noise", tooltip="For the sampler's noise_augment input.")],
@@ -189,5 +191,5 @@ def _levels(constant: int, by_frame: str, name: str) -> NoiseLevel | None:
     segments = parse_schedule(by_frame, segment_frames=1, name=name).segments
     strange = [segment.text for segment in segments if not segment.text.isdecimal()]
     if strange:
-        raise ValueError(f"{name} holds {strange[0]!r}; give a frame and a whole number a line, as in '0: 20'")
+        raise ValueError(f"{name} contains {strange[0]!r}; give a frame and a whole number on each line, as in '0: 20'")
     return tuple((segment.start, int(segment.text)) for segment in segments)

@@ -6,7 +6,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import VideoWriter
 from . import bridge
-from .checks import device_faults_named
+from .checks import faults_named
 from .images import Decoder, decoded_frames, pixel_size
 from .monitor import completes, counter
 from .output_files import Naming, graph_metadata, reserved_files, video_file_inputs, video_suffix
@@ -22,21 +22,21 @@ class ARTVDecodeVideo(io.ComfyNode):
             node_id="ARTVDecodeVideo",
             display_name="ARTV Decode to Video",
             category="ARTV",
-            description="Decodes a video's latents frame by frame straight into a file in the output folder. The "
-            "workflow is stored in the file: drop the video on the canvas to get it back.",
+            description="Decodes the frames one by one and writes them to a video file in the output folder. "
+            "The workflow is stored in the file: drop the video on the canvas to get it back.",
             search_aliases=["artv", "vae decode", "save video", "mp4", "create video"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE the latents belong to, from ARTV Loader."),
+                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."),
                 *video_file_inputs(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file, for any node that takes a video.")],
         )
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:

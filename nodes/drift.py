@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..artv_core.run.drift import DriftLog, DriftMeter, DriftReading, drift_table, plot_drift
 from . import bridge
-from .checks import device_faults_named
+from .checks import faults_named
 from .images import Decoder, decoded_frame, decoded_frames, pixel_size
 from .monitor import counter
 from .output_files import Naming, reserved_files
@@ -30,45 +30,45 @@ class ARTVDriftReadout(io.ComfyNode):
             node_id="ARTVDriftReadout",
             display_name="ARTV Drift Readout",
             category="ARTV",
-            description="Measures how far each frame of a video is from an anchor frame: colour, sharpness, motion. "
-            "Gives a table, a plot, and a CSV file that has a row for every frame and grows as frames are measured.",
+            description="Measures how far each frame of a video has drifted from one frame: colour, "
+            "sharpness, motion. Gives a table, a plot, and a CSV file with a row for every frame.",
             search_aliases=["artv", "drift", "quality", "sharpness", "motion", "csv", "plot"],
             is_output_node=True,
             hidden=[io.Hidden.prompt],
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE the latents belong to, from ARTV Loader."),
+                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="copy_mask of the sampler, for the column of what was copied. Leave unconnected and "
-                    "that column is 0.",
+                    tooltip="The sampler's copy_mask, for the column 'copied'. Unconnected: that column is 0.",
                 ),
                 io.Int.Input(
                     "anchor_frame",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="The frame that all others are compared with; frames count from 0.",
+                    tooltip="The frame that all others are compared with, counted from 0.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="drift/ARTV",
-                    tooltip="Folder and beginning of the CSV file's name, inside the output folder. %date:yyyy-MM-dd% "
-                    "and %NODE.INPUT%, such as %ARTVLoader.checkpoint%, are filled in.",
+                    tooltip="Folder and start of the CSV file's name, inside the output folder. Placeholders "
+                    "such as %date:yyyy-MM-dd% and %ARTVLoader.checkpoint% are filled in.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    display_name="table", tooltip="Twelve frames, evenly spaced, as text. Show it with Preview Any."
+                    display_name="table",
+                    tooltip="The measurements of twelve evenly spaced frames. Show it with Preview Any.",
                 ),
-                io.Image.Output(display_name="plot", tooltip="Every measure over the frames, as one picture."),
+                io.Image.Output(display_name="plot", tooltip="All measurements, plotted over the frames."),
                 io.String.Output(display_name="csv_file", tooltip="Path of the CSV file, inside the output folder."),
             ],
         )
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls, latent: dict, vae: Any, anchor_frame: int, filename_prefix: str, mask: Tensor | None = None
     ) -> io.NodeOutput:
@@ -101,8 +101,8 @@ def _masks(mask: Tensor | None, num_frames: int) -> Tensor | None:
     masks = mask.reshape(-1, *mask.shape[-2:])
     if len(masks) != num_frames:
         raise ValueError(
-            f"mask and latent must be of one video: the mask has {len(masks)} frames, the latent {num_frames}; "
-            "wire both from the same sampler"
+            f"mask and latent must be of one video: the mask has {len(masks)} frames, the latent "
+            f"{num_frames}; connect both from the same sampler"
         )
     return masks
 

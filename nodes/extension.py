@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..artv_core.prompts.rewriting import answer_schedule
+from ..artv_core.prompts.answering import answer_schedule
 from . import copies, model_files
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo

@@ -13,14 +13,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..artv_core.method.generate import GenerateOptions, check_redo
-from ..artv_core.run.journal import (
-    FOLDER,
-    JournalReader,
-    journal_table,
-    list_journals,
-    readable_size,
-    remove_journal,
-)
+from ..artv_core.run.journal_file import JournalReader
+from ..artv_core.run.journal_folder import FOLDER
+from ..artv_core.run.journal_list import journal_table, list_journals, readable_size, remove_journal
 from ..artv_core.run.recording import JOURNAL_FROM, parse_redo, wants_journal
 from . import bridge
 from .checks import verdict
@@ -60,17 +55,17 @@ class ARTVJournalSettings(io.ComfyNode):
             node_id="ARTVJournalSettings",
             display_name="ARTV Journal",
             category="ARTV",
-            description="Saves every finished frame to a file in the output folder. After a crash or a cancel, queue "
-            "the same graph and it continues. The sampler does this by itself for videos of more than "
-            f"{JOURNAL_FROM - 1} frames. Add this node only to change that.",
+            description="Saves every finished frame, so that a run that crashed or was cancelled continues "
+            "when you queue it again. The sampler does this by itself for videos of more than "
+            f"{JOURNAL_FROM - 1} frames; add this node only to change that.",
             search_aliases=["artv", "resume", "continue", "checkpoint", "crash", "redo", "save frames"],
             inputs=[
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default=MODES[0],
-                    tooltip=f"automatic: save the frames of videos of more than {JOURNAL_FROM - 1} frames. on: always. "
-                    "off: never.",
+                    tooltip=f"When to save frames. automatic: for videos of more than {JOURNAL_FROM - 1} "
+                    "frames; on: always; off: never.",
                 ),
                 io.Boolean.Input(
                     "start_over",
@@ -81,9 +76,8 @@ class ARTVJournalSettings(io.ComfyNode):
                     "redo",
                     default="",
                     multiline=True,
-                    tooltip="Makes frames again with another seed. '120: 7' means seed 7 from frame 120 on; you can "
-                    "give several lines. Earlier frames come from the journal. To change a prompt from a frame on, "
-                    "edit the prompt schedule there; earlier frames are kept too.",
+                    tooltip="Makes frames again with another seed, one change a line: '120: 7' means seed 7 "
+                    "from frame 120 on. Earlier frames come from the journal.",
                 ),
             ],
             outputs=[ARTVJournal.Output(display_name="journal", tooltip="For the sampler's journal input.")],
@@ -119,10 +113,10 @@ class ARTVLoadJournal(io.ComfyNode):
                 io.Combo.Input(
                     "journal",
                     options=_names() or [NONE_YET],
-                    tooltip="The saved run, latest first: a file in output/artv_journals. Press R to see new ones.",
+                    tooltip="A saved run in output/artv_journals; the latest is listed first. Press R to see new ones.",
                 ),
                 io.Int.Input(
-                    "first_frame", default=0, min=0, max=10**9, tooltip="The first frame to load; they count from 0."
+                    "first_frame", default=0, min=0, max=10**9, tooltip="The first frame to load, counted from 0."
                 ),
                 io.Int.Input(
                     "frames",
@@ -134,14 +128,14 @@ class ARTVLoadJournal(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(
-                    display_name="latent", is_output_list=True, tooltip="The frames; one LATENT for each video."
+                    display_name="latent", is_output_list=True, tooltip="The frames. One LATENT for each video."
                 ),
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="How much of each frame was copied from the frame before, at latent resolution.",
+                    tooltip="What was copied from the previous frame, at latent resolution: 1 is copied, 0 is new.",
                 ),
-                io.String.Output(display_name="about", tooltip="What the journal holds. Show it with Preview Any."),
+                io.String.Output(display_name="about", tooltip="What the journal contains. Show it with Preview Any."),
             ],
         )
 
@@ -162,7 +156,7 @@ class ARTVLoadJournal(io.ComfyNode):
                 count += 1
             about = _about(reader, first_frame, count)
         if not count:
-            raise ValueError(f"journal {journal} has no frame {first_frame}; it holds {end} frames")
+            raise ValueError(f"journal {journal} has no frame {first_frame}; it contains {end} frames")
         return io.NodeOutput([{"samples": video[:count]} for video in latents], [m[:count] for m in masks], about)
 
     @classmethod
@@ -190,10 +184,15 @@ class ARTVJournals(io.ComfyNode):
                     "remove",
                     default="",
                     multiline=True,
-                    tooltip="Names of saved runs to delete, one a line, as they are listed. They cannot be restored.",
+                    tooltip="Names of saved runs to delete, one a line, as in the list. This cannot be undone.",
                 )
             ],
-            outputs=[io.String.Output(display_name="list", tooltip="Name, frames, size, time and content of each.")],
+            outputs=[
+                io.String.Output(
+                    display_name="list",
+                    tooltip="Name, frames, size, time and prompts of each saved run. Show it with Preview Any.",
+                )
+            ],
         )
 
     @classmethod

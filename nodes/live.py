@@ -279,13 +279,13 @@ def run_of(latents: Any) -> Run | None:
 def _client(question: dict[str, Any]) -> str:
     client = question.get("client_id")
     if not isinstance(client, str) or client not in PromptServer.instance.sockets:
-        raise ValueError("client_id is not known; give the id that a socket is open with")
+        raise ValueError("client_id is not known; give the id of an open socket")
     return client
 
 
 def _named(runs: Any) -> set[str]:
     if not isinstance(runs, list) or len(runs) > MAX_NAMED or not all(isinstance(one, str) for one in runs):
-        raise ValueError(f"runs is no list of run ids; accepted are up to {MAX_NAMED} of them")
+        raise ValueError(f"runs is not a list of run ids; accepted are up to {MAX_NAMED} of them")
     return set(runs)
 
 

@@ -9,13 +9,13 @@ from comfy_api.latest import io
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.checkpoint.info import checkpoint_facts
 from . import bridge, model_files, native_models, weights
-from .checks import device_faults_named, verdict
+from .checks import faults_named, verdict
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
 
 
-UNTRAINED = "is untrained: it takes no notice of frames before; train it first (train.py)"
+UNTRAINED = "is untrained and ignores earlier frames; train it first (artv train)"
 
 
 class ARTVLoader(io.ComfyNode):
@@ -41,34 +41,32 @@ class ARTVLoader(io.ComfyNode):
                     "base",
                     options=model_files.base_names(),
                     default=model_files.NO_BASE,
-                    tooltip="The Stable Diffusion checkpoint that this one was trained on, from models/checkpoints. "
-                    "Only needed if the ARTV file does not hold the whole model.",
+                    tooltip="The Stable Diffusion checkpoint that this one was trained on, from "
+                    "models/checkpoints. Needed only if the ARTV file is not a complete model.",
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
                     optional=True,
-                    tooltip="Compiles the networks (torch.compile). Frames come faster, but the first frames of "
-                    "each new size take minutes longer, also after a restart. Worth it for long videos and many "
-                    "runs.",
+                    tooltip="Makes frames faster (torch.compile), but the first frames of each new size take "
+                    "minutes longer. Worth it for long videos and many runs.",
                 ),
                 io.Boolean.Input(
                     "graph",
                     default=True,
                     optional=True,
-                    tooltip="Records the work of a step once and replays it as one CUDA graph. Much faster on "
-                    "NVIDIA cards, with the same frames except for rounding. If the card has no room for the whole "
-                    "model, frames are made the usual way.",
+                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs), and the same except for "
+                    "rounding. Has no effect if the whole model does not fit on the card.",
                 ),
             ],
             outputs=[
-                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler."),
+                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),
                 io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and the Multi-Prompt Scheduler."),
                 io.Vae.Output(display_name="vae", tooltip="For VAE Encode, VAE Decode and Decode to Video."),
                 io.String.Output(
                     display_name="about",
-                    tooltip="Size, frame rate, recommended settings and vocabulary of the model, and whether it was "
-                    "trained at all. Show it with Preview Any.",
+                    tooltip="The model's size, frame rate, recommended settings and the words it knows. Show "
+                    "it with Preview Any.",
                 ),
             ],
         )
@@ -83,17 +81,14 @@ class ARTVLoader(io.ComfyNode):
         return True
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Reads the file; what is wrong with it is said in one line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
-        try:
-            model = weights.load_model(path, base_path, compile, graph)
-            config = model.model.config
-            clip = native_models.load_clip(path, base_path, config.text)
-            vae = native_models.load_vae(path, base_path, config.vae)
-        except ValueError as error:
-            raise ValueError(_for_the_page(error)) from None
+        model = weights.load_model(path, base_path, compile, graph)
+        config = model.model.config
+        clip = native_models.load_clip(path, base_path, config.text)
+        vae = native_models.load_vae(path, base_path, config.vae)
         if not model.model.trained:
             logger.warning("%s %s", path, UNTRAINED)
         return io.NodeOutput(model, clip, vae, about(model.model))
@@ -132,12 +127,8 @@ def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{kind} is {type(name).__name__}, expected a name from the menu {kind!r}")
     path, base_path = model_files.checkpoint_path(names["checkpoint"]), model_files.base_path(names["base"])
     try:
-        return checkpoint_facts(describe_checkpoint(path), base_path)
+        with faults_named():
+            return checkpoint_facts(describe_checkpoint(path), base_path)
     except ValueError as error:
-        message = _for_the_page(error).replace(path, names["checkpoint"])
+        message = str(error).replace(path, names["checkpoint"])
         raise ValueError(message.replace(base_path, names["base"]) if base_path else message) from None
-
-
-def _for_the_page(error: ValueError) -> str:
-    """The core speaks to users of the command line."""
-    return str(error).replace("with --base", "in the menu 'base'").replace("(--base)", "(in the menu 'base')")

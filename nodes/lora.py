@@ -31,14 +31,13 @@ class ARTVLoRA(io.ComfyNode):
             node_id="ARTVLoRA",
             display_name="ARTV LoRA",
             category="ARTV",
-            description="Applies a Stable Diffusion LoRA (1.x or 2.x, as the model is) to the network that draws "
-            "the frames, and to CLIP if one is connected. Several can follow one another.",
+            description="Applies a Stable Diffusion LoRA to the model, and to CLIP if one is connected. It "
+            "must be made for the model's own Stable Diffusion version, 1.x or 2.x; several of "
+            "these nodes can be chained.",
             search_aliases=["artv", "lora", "load lora", "style"],
             inputs=[
                 ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
-                io.Combo.Input(
-                    "lora_name", options=_lora_names(), tooltip="The LoRA file, a safetensors in models/loras."
-                ),
+                io.Combo.Input("lora_name", options=_lora_names(), tooltip="The LoRA file, from models/loras."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -62,8 +61,7 @@ class ARTVLoRA(io.ComfyNode):
                 io.Clip.Output(display_name="clip", tooltip="The changed CLIP, if one was connected."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="How many weights were changed, and the names of what does not "
-                    "fit. Show it with Preview Any.",
+                    tooltip="How many weights changed, and which ones did not fit. Show it with Preview Any.",
                 ),
             ],
         )
@@ -162,7 +160,7 @@ def _why_nothing_fits(lora_name: str, unused: Sequence[str], misfits: Sequence[s
             "kind that ComfyUI cannot apply; choose a LoRA made for the model's own Stable Diffusion family, 1.x or 2.x"
         )
     if unused and all(key.startswith(_OF_CLIP) for key in unused):
-        return f"{lora_name} changes CLIP only; wire a CLIP of the same Stable Diffusion family into this node"
+        return f"{lora_name} changes CLIP only; connect a CLIP of the same Stable Diffusion family to this node"
     some = f", such as {unused[0]}" if unused else ""
     return (
         f"nothing in {lora_name} fits this model: none of its {len(unused)} names is known{some}; accepted are "

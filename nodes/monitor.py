@@ -85,7 +85,7 @@ class Monitor:
         """Before the first frame: some may be there already."""
         self.run.known = max(self._given, journal.found)
         missing = self.run.total - self.run.known
-        self.journal = f"{journal.path.name}: held {journal.found} frames, {missing} were to be made"
+        self.journal = f"{journal.path.name}: {journal.found} frames were already saved, {missing} had to be made"
         logger.info("ARTV journal %s", self.journal)
 
     def step(self, frame_index: int, info: StepInfo) -> None:

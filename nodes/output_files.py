@@ -182,22 +182,22 @@ def video_file_inputs() -> list[io.Input]:
         io.String.Input(
             "filename_prefix",
             default="video/ARTV",
-            tooltip="Folder and beginning of the file's name, inside the output folder. %width%, %height%, "
-            "%date:yyyy-MM-dd% and %NODE.INPUT%, such as %ARTVLoader.checkpoint%, are filled in.",
+            tooltip="Folder and start of the file's name, inside the output folder. Placeholders such as "
+            "%date:yyyy-MM-dd% and %ARTVLoader.checkpoint% are filled in.",
         ),
         io.Combo.Input(
             "format",
             options=[suffix.removeprefix(".") for suffix in CONTAINERS],
             default="mp4",
-            tooltip="The kind of file. All hold H.264 video.",
+            tooltip="The kind of file. All contain H.264 video.",
         ),
         io.Int.Input(
             "upscale",
             default=1,
             min=1,
             max=16,
-            tooltip="Enlarges the video without blur: each pixel becomes a square this many pixels wide. 4 makes "
-            "the 64 pixels of the tiny model easy to see.",
+            tooltip="Enlarges the video without blur: each pixel becomes a square this many pixels wide. "
+            "4 is good for the 64x64 videos of tiny.",
         ),
     ]
 

@@ -1,14 +1,16 @@
 """From native CONDITIONING to what the spine reads: the text of each frame, and what stands for no text.
 
-Pure layout: no host is imported here. What the keys of CONDITIONING mean is `TextTrack.from_conditioning`'s to say.
+Pure layout: no host is imported here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..artv_core.method.text_track import RANGE_KEY, TextTrack
+from ..artv_core.method.text_track import FOREVER, TextSegment, TextTrack
+
+RANGE_KEY, WEIGHT_KEY, FADE_KEY = "artv_range", "artv_weight", "artv_fade"
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 """A list of [context [1, L, D], options]."""
@@ -30,12 +32,24 @@ def read_texts(positive: Conditioning, negative: Conditioning | None, null_conte
     _check("positive", positive, null_context.shape[1])
     _check_starts(positive, num_frames)
     without = null_context if negative is None else _one_text(negative, null_context.shape[1])
-    return Texts(TextTrack.from_conditioning(positive), without)
+    return Texts(text_track(positive), without)
+
+
+def text_track(entries: Iterable[Sequence[Any]]) -> TextTrack:
+    """The text of each frame, from CONDITIONING: a list of [context [1, L, D], dict]. These keys of the dict count:
+
+    `artv_range`: (start, end), its frames. `end` is left out, and None is the end of the video. No key: all frames.
+    `artv_weight`: its weight where several entries share a frame. No key: 1. An entry of weight 0 does not count.
+    `artv_fade`: (in, out), frames through which its weight rises and falls. No key: (0, 0).
+
+    Raises ValueError where a key has another value, and where no entry counts at frame 0.
+    """
+    return TextTrack([_segment(context, keys) for context, keys in entries if keys.get(WEIGHT_KEY) != 0])
 
 
 def _check(name: str, conditioning: Conditioning, width: int) -> None:
     if not conditioning:
-        raise ValueError(f"{name} is empty: it holds no prompt for any frame")
+        raise ValueError(f"{name} is empty: it has no prompt for any frame")
     for context, _ in conditioning:
         if context.shape[-1] != width:
             raise ValueError(
@@ -57,4 +71,24 @@ def _one_text(negative: Conditioning, width: int) -> Tensor:
     _check("negative", negative, width)
     if any(RANGE_KEY in options for _, options in negative):
         raise ValueError("negative changes from frame to frame; it must be one text for the whole video")
-    return TextTrack.from_conditioning(negative).context(0)[0]
+    return text_track(negative).context(0)[0]
+
+
+def _segment(context: Tensor, keys: Mapping[str, Any]) -> TextSegment:
+    start, end = _pair(keys, RANGE_KEY, (0, None))
+    fade_in, fade_out = _pair(keys, FADE_KEY, (0, 0))
+    weight = keys.get(WEIGHT_KEY, 1.0)
+    if not isinstance(weight, int | float):
+        raise ValueError(f"{WEIGHT_KEY} is {weight!r}; it must be a number")
+    return TextSegment(
+        start, context, end=FOREVER if end is None else end, weight=weight, fade_in=fade_in, fade_out=fade_out
+    )
+
+
+def _pair(keys: Mapping[str, Any], name: str, default: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Two whole numbers, of which the second may be None where its default is."""
+    value = keys.get(name, default)
+    kinds = (int, int | None if default[1] is None else int)
+    if isinstance(value, tuple | list) and len(value) == 2 and all(map(isinstance, value, kinds)):
+        return value[0], value[1]
+    raise ValueError(f"{name} is {value!r}; it must be two whole numbers of frames")

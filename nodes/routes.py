@@ -38,5 +38,5 @@ async def _question(request: web.Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError("the question is not JSON") from None
     if not isinstance(question, dict):
-        raise ValueError("the question is no JSON object")
+        raise ValueError("the question is not a JSON object")
     return question

@@ -12,7 +12,7 @@ from ..artv_core.method.noise_schedule import SPACINGS
 from ..artv_core.method.samplers import SAMPLERS
 from ..artv_core.method.sizes import MAX_SIDE, check_side
 from . import bridge
-from .checks import device_faults_named, verdict
+from .checks import faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
 from .live import workflow_id
@@ -37,22 +37,22 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             node_id="ARTVMaskedDiffusionSampler",
             display_name="ARTV Masked Diffusion Sampler",
             category="ARTV",
-            description="Makes a video frame by frame. Each frame is made from the text, the two frames before it "
-            "and an anchor frame. What does not move is copied from the frame before.",
+            description="Makes a video one frame at a time, each from the text, the two frames before it and "
+            "an anchor frame. Parts that do not move are copied from the previous frame.",
             search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            inputs=[*_wires(), *_size_and_seed(), *_sampling()],
+            inputs=[*_wires(), *_settings_wires(), *_size_and_seed(), *_sampling()],
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
                     is_output_list=True,
-                    tooltip="The frames, starting with the references; one LATENT for each video.",
+                    tooltip="The frames, starting with those you gave as references. One LATENT for each video.",
                 ),
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="How much of each frame was copied from the frame before, at latent resolution. 1: all "
-                    "of it. Given frames and the first one are 0.",
+                    tooltip="What was copied from the previous frame, at latent resolution: 1 is copied, 0 "
+                    "is new. It is 0 for the first frame and for frames you gave.",
                 ),
                 io.String.Output(
                     display_name="drift",
@@ -61,7 +61,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="journal",
-                    tooltip="The journal that saves the frames, and how many were in it. Show it with Preview Any.",
+                    tooltip="Which journal saves the frames, and how many it already had. Show it with Preview Any.",
                 ),
             ],
         )
@@ -76,24 +76,11 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         return True
 
     @classmethod
-    @device_faults_named()
+    @faults_named()
     def execute(
         cls,
         model: Any,
         positive: Any,
-        frames: int,
-        width: int,
-        height: int,
-        seed: int,
-        videos: int,
-        steps: int,
-        cfg: float,
-        cfg_references: float,
-        cfg_anchor: float,
-        cfg_first_frame: float,
-        sampler_name: str,
-        scheduler: str,
-        use_mask: bool,
         negative: Any = None,
         references: dict | None = None,
         anchor: AnchorSettings | None = None,
@@ -102,35 +89,13 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         journal: JournalSettings | None = None,
         stream: StreamSettings | None = None,
         shortcuts: Shortcuts | None = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
-        """Settings to options; the rest is the core's."""
-        journal = journal or JournalSettings()
-        anchor, noise = anchor or AnchorSettings(), noise_augment or NoiseSettings()
-        shortcuts = shortcuts or Shortcuts()
-        options = GenerateOptions(
-            num_frames=frames,
-            height=height or None,
-            width=width or None,
-            seed=seed,
-            batch_size=videos,
-            steps=steps or None,
-            sampler=None if sampler_name == RECOMMENDED else sampler_name,
-            spacing=scheduler,
-            guidance_references=_scale(cfg_references),
-            guidance_anchor=_scale(cfg_anchor),
-            guidance_text=_scale(cfg),
-            first_frame_guidance=_scale(cfg_first_frame),
-            reference_noise_level=noise.references,
-            anchor_noise_level=noise.anchor,
-            use_mask=use_mask,
-            redo=journal.redo,
-            adain_strength=anchor.adain_strength,
-            reuse_every=shortcuts.reuse_every,
-            reuse_blocks=shortcuts.reuse_blocks,
-            guidance_interval=shortcuts.guidance_interval,
-        )
+        """Settings to options; the rest is the core's. `widgets` are `_size_and_seed` and `_sampling`."""
+        journal, anchor = journal or JournalSettings(), anchor or AnchorSettings()
+        options = _options(journal, anchor, noise_augment or NoiseSettings(), shortcuts or Shortcuts(), **widgets)
         naming = Naming(_frame_size(model.model.config, options, references), cls.hidden and cls.hidden.prompt)
-        streams = None if stream is None else Streams(stream, videos, graph_metadata(cls.hidden), naming)
+        streams = None if stream is None else Streams(stream, options.batch_size, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
             positive,
@@ -154,6 +119,51 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         )
 
 
+def _options(
+    journal: JournalSettings,
+    anchor: AnchorSettings,
+    noise: NoiseSettings,
+    shortcuts: Shortcuts,
+    *,
+    frames: int,
+    width: int,
+    height: int,
+    seed: int,
+    videos: int,
+    steps: int,
+    cfg: float,
+    cfg_references: float,
+    cfg_anchor: float,
+    cfg_first_frame: float,
+    sampler_name: str,
+    scheduler: str,
+    use_mask: bool,
+) -> GenerateOptions:
+    """What the widgets say; None for what the checkpoint recommends."""
+    return GenerateOptions(
+        num_frames=frames,
+        height=height or None,
+        width=width or None,
+        seed=seed,
+        batch_size=videos,
+        steps=steps or None,
+        sampler=None if sampler_name == RECOMMENDED else sampler_name,
+        spacing=scheduler,
+        guidance_references=_scale(cfg_references),
+        guidance_anchor=_scale(cfg_anchor),
+        guidance_text=_scale(cfg),
+        first_frame_guidance=_scale(cfg_first_frame),
+        reference_noise_level=noise.references,
+        anchor_noise_level=noise.anchor,
+        use_mask=use_mask,
+        redo=journal.redo,
+        adain_strength=anchor.adain_strength,
+        reuse_every=shortcuts.reuse_every,
+        reuse_blocks=shortcuts.reuse_blocks,
+        guidance_interval=shortcuts.guidance_interval,
+    )
+
+
 def _frame_size(config: ARTVConfig, options: GenerateOptions, references: dict | None) -> tuple[int, int]:
     """Width and height of the video in pixels: as asked for, else the references', else the checkpoint's."""
     height, width = config.size
@@ -170,47 +180,58 @@ def _wires() -> list[io.Input]:
     return [
         ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
         io.Conditioning.Input(
-            "positive", tooltip="What to show: from CLIP Text Encode (all frames) or the Multi-Prompt Scheduler."
+            "positive",
+            tooltip="What to show: from CLIP Text Encode (one prompt for all frames) or Multi-Prompt "
+            "Scheduler (several).",
         ),
         io.Conditioning.Input(
             "negative",
             optional=True,
-            tooltip="What not to show. Leave unconnected to use the model's own 'no text', as in training.",
+            tooltip="What not to show. Best left unconnected: the model was trained that way.",
         ),
         io.Latent.Input(
             "references",
             optional=True,
-            tooltip="Frames that you already have, from VAE Encode. Unconnected: the first frame is made from the "
-            "text. One frame: that image is animated. Two or more: the video continues from them.",
+            tooltip="Frames you already have, from VAE Encode: one image is animated, two or more frames "
+            "are continued. Unconnected: the first frame is made from the text.",
         ),
+    ]
+
+
+def _settings_wires() -> list[io.Input]:
+    """What other nodes of the pack set."""
+    return [
         ARTVAnchor.Input(
             "anchor",
             optional=True,
-            tooltip="From Anchor Frame. Leave unconnected to use the paper's rule (previous segment).",
+            tooltip="From Anchor Frame: the frame that keeps the scene consistent. Unconnected: the last "
+            "frame of the previous prompt, or the first frame.",
         ),
         ARTVNoise.Input(
             "noise_augment",
             optional=True,
-            tooltip="From Noise Augment. Leave unconnected to use what the checkpoint recommends.",
+            tooltip="From Noise Augment. Unconnected: what the checkpoint recommends.",
         ),
         io.Vae.Input(
             "vae",
             optional=True,
-            tooltip="Shows previews of finished frames while sampling. Does not change the result.",
+            tooltip="Connect the VAE to see finished frames while sampling. Does not change the result.",
         ),
         ARTVJournal.Input(
             "journal",
             optional=True,
-            tooltip="From Journal. Leave unconnected to save the frames of videos of more than 32 frames as they "
-            "are made. After a stop, queue the same graph again and it continues.",
+            tooltip="From Journal. Unconnected: videos of more than 32 frames are saved while they are "
+            "made, and continue when you queue them again after a stop.",
         ),
         ARTVStream.Input(
-            "stream", optional=True, tooltip="From Stream to Video. Leave unconnected to write no video while sampling."
+            "stream",
+            optional=True,
+            tooltip="From Stream to Video: writes a video file while sampling. Unconnected: no file is written.",
         ),
         ARTVShortcuts.Input(
             "shortcuts",
             optional=True,
-            tooltip="From Shortcuts, for faster frames at a small cost in quality. Leave unconnected for full quality.",
+            tooltip="From Shortcuts: faster frames at a small cost in quality. Unconnected: full quality.",
         ),
     ]
 
@@ -222,8 +243,7 @@ def _size_and_seed() -> list[io.Input]:
             default=16,
             min=1,
             max=1_000_000,
-            tooltip="Length of the whole video in frames, including those given as references. Long videos need "
-            "hardly more memory.",
+            tooltip="Length of the whole video in frames, references included. Long videos need hardly more memory.",
         ),
         io.Int.Input(
             "width",
@@ -231,7 +251,8 @@ def _size_and_seed() -> list[io.Input]:
             min=0,
             max=MAX_SIDE,
             step=FACTOR,
-            tooltip="Width in pixels, a multiple of 8. 0: as wide as the references, or as the checkpoint recommends.",
+            tooltip="Width in pixels, a multiple of 8. 0: the width of the references, or what the "
+            "checkpoint recommends.",
         ),
         io.Int.Input(
             "height",
@@ -239,7 +260,8 @@ def _size_and_seed() -> list[io.Input]:
             min=0,
             max=MAX_SIDE,
             step=FACTOR,
-            tooltip="Height in pixels, a multiple of 8. 0: as high as the references, or as the checkpoint recommends.",
+            tooltip="Height in pixels, a multiple of 8. 0: the height of the references, or what the "
+            "checkpoint recommends.",
         ),
         io.Int.Input(
             "seed",
@@ -247,15 +269,15 @@ def _size_and_seed() -> list[io.Input]:
             min=0,
             max=2**64 - 1,
             control_after_generate=True,
-            tooltip="The same seed and settings give the same video on one machine, and the same start for a longer "
-            "one. Other devices round differently, so details may differ there.",
+            tooltip="The same seed and settings give the same video on one machine, and a longer video "
+            "starts the same way. Details may differ on another machine.",
         ),
         io.Int.Input(
             "videos",
             default=1,
             min=1,
             max=64,
-            tooltip="How many videos to make at once, with seed, seed + 1 and so on. Each comes out as its own LATENT.",
+            tooltip="How many videos to make at once, with seed, seed + 1 and so on. Each is a LATENT of its own.",
         ),
     ]
 
@@ -269,29 +291,27 @@ def _sampling() -> list[io.Input]:
             max=1000,
             tooltip="Denoising steps for each frame. 0: what the checkpoint recommends.",
         ),
-        _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: the text is ignored."),
-        _cfg("cfg_references", "How strongly frames follow the frames before them. 1: as trained; 0: ignored."),
-        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: ignored."),
-        _cfg(
-            "cfg_first_frame", "cfg of the first frame when it is made from text alone. It needs more than the others."
-        ),
+        _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: not at all;"),
+        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: not at all;"),
+        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: not at all;"),
+        _cfg("cfg_first_frame", "cfg for a first frame that is made from text alone; it needs more than later frames."),
         io.Combo.Input(
             "sampler_name",
             options=[RECOMMENDED, *SAMPLERS],
             default=RECOMMENDED,
-            tooltip="The sampling method. recommended: what the checkpoint recommends. The paper uses "
+            tooltip="The sampling method; 'recommended' is the checkpoint's own choice. The paper uses "
             "dpmpp_2s_ancestral.",
         ),
         io.Combo.Input(
             "scheduler",
             options=list(SPACINGS),
             default=SPACINGS[0],
-            tooltip="How noise levels are spaced. uniform: evenly in time. karras: more steps near the end.",
+            tooltip="How the steps are spaced: 'uniform' evenly, 'karras' with more steps near the end.",
         ),
         io.Boolean.Input(
             "use_mask",
             default=True,
-            tooltip="Copies what does not move from the frame before. Off: every frame is drawn as a whole.",
+            tooltip="Copies parts that do not move from the previous frame. Off: every frame is drawn as a whole.",
         ),
     ]
 

@@ -4,10 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.method.text_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
-from ..artv_core.prompts.grammar import MAX_FRAME, PromptSchedule, parse_schedule
+from ..artv_core.prompts.grammar import MAX_FRAME, parse_schedule
+from ..artv_core.prompts.schedule import PromptSchedule
 from .bridge import schema
 from .checks import verdict
+from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 
 EXAMPLE = """"0": "a large red circle moving right on a blue background",
 "16": "a large red circle moving up on a blue background"\
@@ -24,8 +25,8 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
             node_id="ARTVMultiPromptScheduler",
             display_name="ARTV Multi-Prompt Scheduler",
             category="ARTV",
-            description="Assigns a prompt to each range of frames, in the syntax of other prompt schedulers. "
-            "Connect it to the positive input of the Masked Diffusion Sampler.",
+            description="Assigns a prompt to each range of frames. Reads the syntax of other prompt "
+            "schedulers; connect it to the positive input of the Masked Diffusion Sampler.",
             search_aliases=[
                 "artv",
                 "prompt schedule",
@@ -35,68 +36,13 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                 "fizznodes",
                 "deforum",
             ],
-            inputs=[
-                io.Clip.Input("clip", tooltip="Encodes the prompts: the CLIP of the ARTV Loader."),
-                io.String.Input(
-                    "text",
-                    default=EXAMPLE,
-                    multiline=True,
-                    dynamic_prompts=False,
-                    tooltip='The prompts. With frames: "0": "a fox", "24": "a fox asleep", or lines such as 0: a '
-                    "fox. With ranges: [0s-3s: a fox] [3s-6s: a fox asleep], in seconds or frames. Or plain lines, "
-                    "one after the other. Lines that begin with # are comments.",
-                ),
-                io.String.Input(
-                    "pre_text",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=False,
-                    tooltip="Put before every prompt.",
-                ),
-                io.String.Input(
-                    "app_text",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=False,
-                    tooltip="Put after every prompt.",
-                ),
-                io.Int.Input(
-                    "blend_frames",
-                    default=0,
-                    min=0,
-                    max=MAX_FRAME,
-                    tooltip="Number of frames over which each prompt fades in while the one before fades out. 0: a "
-                    "hard cut.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=8.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.01,
-                    tooltip="Frames per second of the video. Only used for times in seconds.",
-                ),
-                io.Int.Input(
-                    "num_frames",
-                    default=0,
-                    min=0,
-                    max=MAX_FRAME,
-                    tooltip="Length of the whole video in frames. A prompt beyond it is an error. 0: not checked.",
-                ),
-                io.Int.Input(
-                    "segment_frames",
-                    default=16,
-                    min=1,
-                    max=MAX_FRAME,
-                    tooltip="How many frames each prompt lasts when they are plain lines without times.",
-                ),
-            ],
+            inputs=[*_texts(), *_frames()],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompts, each with its range of frames."),
                 io.String.Output(
                     display_name="schedule",
-                    tooltip="The same prompts, one line each with its frame, without pre_text and app_text. This "
-                    "node can read it back.",
+                    tooltip="The prompts as they were understood, one a line with the frame it starts at, "
+                    "without pre_text and app_text. This node can read it back.",
                 ),
             ],
         )
@@ -135,6 +81,70 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
             keys = {RANGE_KEY: (span.start, span.end), WEIGHT_KEY: 1.0, FADE_KEY: (span.fade_in, span.fade_out)}
             conditioning += [[context, {**options, **keys}] for context, options in encoded[segment.text]]
         return io.NodeOutput(conditioning, schedule.canonical())
+
+
+def _texts() -> list[io.Input]:
+    """The prompts, and what encodes them."""
+    return [
+        io.Clip.Input("clip", tooltip="The CLIP from ARTV Loader; it encodes the prompts."),
+        io.String.Input(
+            "text",
+            default=EXAMPLE,
+            multiline=True,
+            dynamic_prompts=False,
+            tooltip='Prompts with the frame each one starts at: "0": "a fox", "24": "a fox asleep". '
+            "Or ranges, [0s-3s: a fox] [3s-6s: a fox asleep], or one prompt a line.",
+        ),
+        io.String.Input(
+            "pre_text",
+            default="",
+            multiline=True,
+            dynamic_prompts=False,
+            tooltip="Put before every prompt.",
+        ),
+        io.String.Input(
+            "app_text",
+            default="",
+            multiline=True,
+            dynamic_prompts=False,
+            tooltip="Put after every prompt.",
+        ),
+    ]
+
+
+def _frames() -> list[io.Input]:
+    """When prompts change."""
+    return [
+        io.Int.Input(
+            "blend_frames",
+            default=0,
+            min=0,
+            max=MAX_FRAME,
+            tooltip="Number of frames over which each prompt fades in while the one before fades out. 0: a hard cut.",
+        ),
+        io.Float.Input(
+            "fps",
+            default=8.0,
+            min=0.01,
+            max=1000.0,
+            step=0.01,
+            tooltip="Frames per second of the video. Only used for times in seconds.",
+        ),
+        io.Int.Input(
+            "num_frames",
+            default=0,
+            min=0,
+            max=MAX_FRAME,
+            tooltip="Length of the video in frames; a prompt that starts later is an error. 0: not checked.",
+        ),
+        io.Int.Input(
+            "segment_frames",
+            default=16,
+            min=1,
+            max=MAX_FRAME,
+            tooltip="How many frames each prompt lasts if the text is one prompt a line, without times.",
+        ),
+    ]
 
 
 def _read(text: str, segment_frames: int, fps: float, num_frames: int) -> PromptSchedule:

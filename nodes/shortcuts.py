@@ -27,15 +27,16 @@ class ARTVShortcutSettings(io.ComfyNode):
                     default=2,
                     min=1,
                     max=10,
-                    tooltip="Runs the full network every N evaluations; in between, its deep features are reused "
-                    "(DeepCache). 1: off. 2: about half the work.",
+                    tooltip="Runs the whole network only every N-th time and reuses part of its result in "
+                    "between (DeepCache). 1: off; 2: about half the work.",
                 ),
                 io.Int.Input(
                     "reuse_blocks",
                     default=1,
                     min=1,
                     max=12,
-                    tooltip="How many of the outer blocks still run in between. More: better quality, slower.",
+                    tooltip="How many of the network's outer blocks still run in between. More: better "
+                    "quality, but slower.",
                 ),
                 io.Float.Input(
                     "guidance_from",
@@ -43,8 +44,8 @@ class ARTVShortcutSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where guidance ends, from 1 (pure noise, the start of sampling) to 0 (the finished "
-                    "image). Below it, a step takes as little as a quarter of the work.",
+                    tooltip="When guidance (cfg) ends, from 1 (start of sampling, pure noise) to 0 (finished "
+                    "image). Steps without guidance take as little as a quarter of the work.",
                 ),
                 io.Float.Input(
                     "guidance_to",
@@ -52,8 +53,8 @@ class ARTVShortcutSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where guidance begins: 1 is the start of sampling. Above it, a step takes as little as "
-                    "a quarter of the work.",
+                    tooltip="When guidance (cfg) begins; 1 is the start of sampling. Steps without guidance "
+                    "take as little as a quarter of the work.",
                 ),
             ],
             outputs=[ARTVShortcuts.Output(display_name="shortcuts", tooltip="For the sampler's shortcuts input.")],

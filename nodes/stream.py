@@ -37,11 +37,10 @@ class ARTVStreamVideo(io.ComfyNode):
             node_id="ARTVStreamVideo",
             display_name="ARTV Stream to Video",
             category="ARTV",
-            description="Makes the sampler decode and write each frame as soon as it is made. You can watch the "
-            "file while it grows: it is called NAME.part.mp4 until the last frame is in it, then NAME.mp4. If the "
-            "run stops, what was written stays.",
+            description="Writes the video while it is sampled, so you can watch it grow: NAME.part.mp4 "
+            "becomes NAME.mp4 after the last frame. If the run stops, the part file stays.",
             search_aliases=["artv", "stream", "live", "mp4", "mkv", "save video", "while sampling"],
-            inputs=[io.Vae.Input("vae", tooltip="The VAE of the ARTV Loader."), *video_file_inputs()],
+            inputs=[io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."), *video_file_inputs()],
             outputs=[ARTVStream.Output(display_name="stream", tooltip="For the sampler's stream input.")],
         )
 

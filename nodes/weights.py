@@ -285,7 +285,8 @@ class Evaluations:
         if way.name == "captured" and self._loads > MOST_LOADS:
             way = Way("plain", "evaluations run as they are: the weights are taken off the card between frames")
         if way.name == "captured" and (obstacle := why_not(device)):
-            way = Way("plain", f"evaluations run as they are: {obstacle}")
+            option = " (start ComfyUI with --disable-cuda-malloc)" if "cudaMallocAsync" in obstacle else ""
+            way = Way("plain", f"evaluations run as they are: {obstacle}{option}")
         if way.reason != self._said:
             logger.info("ARTV: %s", way.reason)
         self._way, self._said = way.name, way.reason

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from artv_core.config import ARTVConfig
-from artv_core.evaluation.work import Work, count_work
 from artv_core.method.conditioning import noised
 from artv_core.method.denoiser import mix
 from artv_core.method.generate import GenerateOptions, latent_shape, level_at, seeds_at
@@ -17,6 +16,7 @@ from artv_core.method.samplers import gaussian_noise, get_sampler
 from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.network import FrameNetwork
+from tests.work import Work, count_work
 
 PAPER = GenerateOptions(
     steps=25,

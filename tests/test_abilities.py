@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from artv_core import cli
+from artv_core.commands import info
 from artv_core.speed.compiled import check_compiler
 from artv_core.speed.device_limits import check_storage, check_training_precision, is_out_of_memory, lacking_ability
 from tests.test_training import SMALL
@@ -28,7 +29,7 @@ def test_what_only_trying_tells_is_one_line_on_the_command_line(monkeypatch, cap
     def run(_: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "run_info", run)
+    monkeypatch.setattr(info, "run_info", run)
     assert cli.main(["info"]) == cli.USER_ERROR
     said = capsys.readouterr().err
     assert said.startswith("artv: this device cannot do that (")
@@ -40,7 +41,7 @@ def test_other_errors_stay_what_they_are(monkeypatch, error: Exception):
     def run(_: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "run_info", run)
+    monkeypatch.setattr(info, "run_info", run)
     with pytest.raises(type(error), match=str(error)):
         cli.main(["info"])
     assert not lacking_ability(error)

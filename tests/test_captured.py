@@ -192,7 +192,7 @@ def test_cudamallocasync_is_tried_in_another_process_first(monkeypatch, caplog, 
     assert tried == ["cuda:0"]
     with caplog.at_level(logging.WARNING):
         refused = Captured(torch.device("cuda:0"))
-    assert "--disable-cuda-malloc" in caplog.records[-1].getMessage()
+    assert "use torch's own allocator" in caplog.records[-1].getMessage()
     options, text = replace(OPTIONS, num_frames=2), text_of(model)
     assert torch.equal(latents(model, text, options, refused), latents(model, text, options))
 

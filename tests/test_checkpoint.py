@@ -21,12 +21,14 @@ from artv_core.checkpoint import (
     describe_checkpoint,
     initialise_from_stable_diffusion,
     load_checkpoint,
+    names,
     read_part,
-    reading,
     resolve_checkpoint,
     save_checkpoint,
+    shipped,
     shipped_checkpoint,
 )
+from artv_core.commands.info import info_lines
 from artv_core.config import (
     AdapterConfig,
     AnchorConfig,
@@ -286,7 +288,7 @@ def test_a_part_takes_the_rest_from_a_public_file(tmp_path: Path) -> None:
     assert same(load_checkpoint(part, base=base), trained)
     message = refusal(lambda: load_checkpoint(part))
     assert "v2.safetensors" in message
-    assert "--base" in message
+    assert "name a base checkpoint" in message
     assert "unet" in refusal(lambda: save_checkpoint(trained, part, parts=("branches",)))
     assert "'words'" in refusal(lambda: save_checkpoint(trained, part, parts=("words",), base="x"))
 
@@ -320,7 +322,7 @@ def test_missing_optional_parts_are_none_and_say_so(model: ARTV, tmp_path: Path)
     assert (loaded.mask, loaded.vae, loaded.text) == (None, None, None)
     assert "no VAE" in refusal(lambda: loaded.encode_images(torch.rand(1, 3, 8, 8)))
     assert "no VAE" in refusal(lambda: loaded.decode_latents(torch.rand(1, 4, 8, 8)))
-    assert "--base" in refusal(lambda: loaded.encode_text(["a star"]))
+    assert "name a base checkpoint" in refusal(lambda: loaded.encode_text(["a star"]))
 
 
 def test_parts_can_be_left_out(path: Path) -> None:
@@ -357,8 +359,8 @@ def test_branch_names_are_what_a_plain_unet_lacks() -> None:
     with torch.device("meta"):
         ours = {f"model.diffusion_model.{key}" for key in UNet(UNET, anchor_width=16).state_dict()}
         plain = {f"model.diffusion_model.{key}" for key in UNet(UNET).state_dict()}
-    assert {key for key in ours if reading._part_of(key) == "branches"} == ours - plain
-    assert {reading._part_of(key) for key in plain} == {"unet"}
+    assert {key for key in ours if names.part_of(key) == "branches"} == ours - plain
+    assert {names.part_of(key) for key in plain} == {"unet"}
 
 
 def test_initialise_is_strict(tmp_path: Path, path: Path) -> None:
@@ -642,7 +644,7 @@ def test_safetensors_of_another_kind(key: str, words: str, tmp_path: Path) -> No
     save_file({key: torch.zeros(2)}, tmp_path / "other.safetensors")
     message = refusal(lambda: load_checkpoint(tmp_path / "other.safetensors"))
     assert words in message
-    assert ("--base" in message) == ("Stable Diffusion" in words)
+    assert ("can be the base of one" in message) == ("Stable Diffusion" in words)
 
 
 @pytest.mark.parametrize(
@@ -747,7 +749,7 @@ def test_describe(model: ARTV, path: Path, tmp_path: Path) -> None:
     assert sum(summary.parameters.values()) == sum(tensor.numel() for tensor in model.state_dict().values())
     assert summary.file_bytes == path.stat().st_size
     assert summary.dtypes == ("F32",)
-    assert summary.missing == {}
+    assert summary.missing == ()
 
     save_checkpoint(model, tmp_path / "part.safetensors", parts=("branches",), base="small.safetensors")
     summary = describe_checkpoint(tmp_path / "part.safetensors")
@@ -758,7 +760,7 @@ def test_describe(model: ARTV, path: Path, tmp_path: Path) -> None:
         "images in and out",
         "text prompts",
     ]
-    assert "small.safetensors" in summary.missing["making frames"]
+    assert any("--base (small.safetensors)" in line for line in info_lines(summary))
 
 
 def test_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -772,7 +774,7 @@ def test_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "x.md",
     ):
         (folder / name).touch()
-    monkeypatch.setattr(reading, "PACKAGE", tmp_path)
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path)
     assert shipped_checkpoint() == folder / "tiny-v10.safetensors"
     assert resolve_checkpoint("other") == folder / "other-v1.safetensors"
     assert resolve_checkpoint(folder / "x.md") == folder / "x.md"
@@ -799,6 +801,6 @@ def test_text_and_null_context(model: ARTV) -> None:
 def test_sd21_is_built_without_memory_and_has_its_size() -> None:
     with torch.device("meta"):
         model = ARTV(preset("sd21"), vae=False)
-    slots = reading._expected_tensors(model)
+    slots = names.expected_tensors(model)
     assert sum(torch.Size(slot.shape).numel() for slot in slots["unet"].values()) == 865_910_724
     assert len(slots["text"]) == 4 + 24 * 12

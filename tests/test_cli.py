@@ -22,13 +22,14 @@ from torch import nn
 
 from artv_core import cli
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.commands import demo
+from artv_core.commands import demo_clips as demo
+from artv_core.commands.generate import generate_job
 from artv_core.config import preset
 from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
 from artv_core.run import job as jobs
 from artv_core.run.drift import read_drift_csv
-from artv_core.run.journal import list_journals
+from artv_core.run.journal_list import list_journals
 from artv_core.synthetic.shapes import vocabulary
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +64,7 @@ def generate(checkpoint: Path, output: Path, *more: object, prompt: str | None =
 
 def job_of(checkpoint: Path, *arguments: object) -> jobs.Job:
     words = ["generate", "a fox", "-o", "out.mp4", *map(str, arguments)]
-    return cli.generate_job(cli.build_parser().parse_args(words), preset("tiny"))
+    return generate_job(cli.build_parser().parse_args(words), preset("tiny"))
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -244,11 +245,11 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
     path = tmp_path / "prompts.txt"
     path.write_text("a\nb\nc")
     parser = cli.build_parser()
-    job = cli.generate_job(parser.parse_args(["generate", "-o", "x.mp4", "--prompts", str(path)]), preset("tiny"))
+    job = generate_job(parser.parse_args(["generate", "-o", "x.mp4", "--prompts", str(path)]), preset("tiny"))
     assert list(job.prompts) == [(0, "a"), (16, "b"), (32, "c")]
     assert job.options.num_frames == 48
     words = ["generate", "-o", "x.mp4", "--prompts", str(path), "--frames", "16"]
-    cli.generate_job(parser.parse_args(words), preset("tiny"))
+    generate_job(parser.parse_args(words), preset("tiny"))
     assert "warning: the video ends before frame 16" in one_line(capsys)
 
 

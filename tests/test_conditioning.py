@@ -3,8 +3,13 @@ import math
 import pytest
 import torch
 
-from artv_core.method.text_track import MAX_WEIGHT, TextSegment, TextTrack, lengthened, mean_context
 from artv_core.prompts.grammar import parse_schedule
+from tests.pack import pack_module
+
+layout = pack_module("artv_core.method.text_track")
+MAX_WEIGHT, TextSegment, TextTrack = layout.MAX_WEIGHT, layout.TextSegment, layout.TextTrack
+lengthened, mean_context = layout.lengthened, layout.mean_context
+text_track = pack_module("nodes.prompt_track").text_track
 
 A, B, C = (torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
 
@@ -17,7 +22,7 @@ def entry(context, **keys):
 def scheduled(text: str, blend_frames: int, contexts: dict[str, torch.Tensor]) -> TextTrack:
     """What the scheduler node's output comes to."""
     schedule = parse_schedule(text, segment_frames=4)
-    return TextTrack.from_conditioning(
+    return text_track(
         entry(contexts[segment.text], range=(span.start, span.end), fade=(span.fade_in, span.fade_out))
         for segment, span in zip(schedule.segments, schedule.spans(blend_frames), strict=True)
     )
@@ -75,7 +80,7 @@ def test_a_prompt_that_is_said_again_does_not_change_in_a_blend():
 
 
 def test_entries_of_one_frame_are_averaged_by_weight():
-    track = TextTrack.from_conditioning(
+    track = text_track(
         [entry(A), entry(B, range=(2, 4), weight=3), entry(C, range=[3, 4], weight=4.0), entry(C, weight=0)]
     )
     torch.testing.assert_close(track.context(0)[0], A)
@@ -87,18 +92,18 @@ def test_entries_of_one_frame_are_averaged_by_weight():
 
 def test_one_entry_is_itself_whatever_its_weight():
     context = A.half()
-    track = TextTrack.from_conditioning([entry(context, weight=0.3, range=(0, 9), fade=(4, 4))])
+    track = text_track([entry(context, weight=0.3, range=(0, 9), fade=(4, 4))])
     assert all(torch.equal(track.context(frame)[0], context) for frame in range(20))
 
 
 def test_entries_may_come_in_any_order():
     entries = [entry(B, range=(4, None)), entry(A, range=(0, 4))]
-    track = TextTrack.from_conditioning(entries)
+    track = text_track(entries)
     assert [torch.equal(track.context(frame)[0], B) for frame in range(6)] == [False] * 4 + [True] * 2
 
 
 def test_a_frame_without_entries_goes_on_with_the_text_before():
-    track = TextTrack.from_conditioning([entry(A, range=(0, 2)), entry(B, range=(1, 2)), entry(C, range=(5, 6))])
+    track = text_track([entry(A, range=(0, 2)), entry(B, range=(1, 2)), entry(C, range=(5, 6))])
     for frame in (2, 3, 4):
         assert torch.equal(track.context(frame), track.context(1))
     torch.testing.assert_close(track.context(1)[0], (A + B) / 2)
@@ -129,7 +134,7 @@ def test_a_frame_without_entries_goes_on_with_the_text_before():
 )
 def test_entries_that_will_not_do(keys, message):
     with pytest.raises(ValueError, match=message) as caught:
-        TextTrack.from_conditioning([entry(A, **keys)])
+        text_track([entry(A, **keys)])
     assert "\n" not in str(caught.value)
 
 

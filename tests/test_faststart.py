@@ -30,7 +30,7 @@ def atoms(path: Path) -> list[bytes]:
 @pytest.mark.parametrize("block", [2**22, 100])
 def test_the_index_lies_in_front_and_nothing_else_changes(tmp_path, monkeypatch, ending: str, block: int):
     path, plain = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
-    monkeypatch.setattr("artv_core.media.video.move_index_to_front", lambda _: None)
+    monkeypatch.setattr("artv_core.media.writing.move_index_to_front", lambda _: None)
     write(plain)
     monkeypatch.undo()
     monkeypatch.setattr(faststart, "_BLOCK", block)

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, shipped_checkpoint
 from artv_core.cli import main
-from artv_core.files import finite
-from artv_core.files.finite import NotFiniteError, finite_only, is_finite
+from artv_core.files.finite import NotFiniteError, is_finite
 from artv_core.media import VideoWriter, contact_sheet
 from artv_core.method import transfer
 from artv_core.method.frames import Frame
 from artv_core.method.generate import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
-from artv_core.run.journal import JournalReader, list_journals
+from artv_core.run import finite_frames
+from artv_core.run.finite_frames import finite_only
+from artv_core.run.journal_file import JournalReader
+from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline, save_latents
 from artv_core.run.recording import Recording, record_frames
 from tests.device_waits import DeviceWaits
@@ -94,7 +96,7 @@ class Event:
 
 def test_where_a_device_is_behind_the_error_follows_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "queues_work", lambda device: True)
-    monkeypatch.setattr(finite, "_event", lambda device: Event(after=2))
+    monkeypatch.setattr(finite_frames, "_event", lambda device: Event(after=2))
     on_device = [frame(index, math.nan if index == 1 else 0.5) for index in range(8)]
     seen: list[int] = []
     with DeviceWaits([made.latent for made in on_device]) as waits, pytest.raises(NotFiniteError, match=r"^frame 1 "):
@@ -106,7 +108,7 @@ def test_where_a_device_is_behind_the_error_follows_without_a_wait(monkeypatch: 
 @pytest.mark.parametrize("bad", range(3))
 def test_no_run_ends_before_all_flags_are_read(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "queues_work", lambda device: True)
-    monkeypatch.setattr(finite, "_event", lambda device: Event(after=100))
+    monkeypatch.setattr(finite_frames, "_event", lambda device: Event(after=100))
     assert len(list(finite_only(frame(index, 0.5) for index in range(3)))) == 3
     with pytest.raises(NotFiniteError, match=rf"^frame {bad} "):
         list(finite_only(frame(index, math.inf if index == bad else 0.5) for index in range(3)))

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
-from artv_core.checkpoint.info import info_lines
+from artv_core.commands.info import info_lines
 from artv_core.config import MAX_BLOCKS, MAX_JSON_CHARACTERS, ARTVConfig, from_dict, preset, validate
 from artv_core.files import tensor_file
 from artv_core.files.tensor_file import open_tensor_file

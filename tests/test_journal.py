@@ -16,17 +16,9 @@ import torch
 from torch import Tensor
 
 from artv_core.method.frames import Frame
-from artv_core.run.journal import (
-    MAX_HEADER,
-    SUFFIX,
-    Journal,
-    JournalReader,
-    journal_table,
-    journaled,
-    list_journals,
-    open_journal,
-    remove_journal,
-)
+from artv_core.run.journal import Journal, journaled, open_journal
+from artv_core.run.journal_file import MAX_HEADER, SUFFIX, JournalReader
+from artv_core.run.journal_list import journal_table, list_journals, remove_journal
 
 SHAPE = (2, 4, 3, 5)
 
@@ -218,8 +210,8 @@ def test_where_no_lock_can_be_made_the_error_says_how_to_do_without(tmp_path, mo
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("artv_core.run.journal.acquire", refuse)
-    with pytest.raises(ValueError, match=r"read-only file system; .*--no-journal"):
+    monkeypatch.setattr("artv_core.run.journal_folder.acquire", refuse)
+    with pytest.raises(ValueError, match=r"read-only file system; .*do without a journal"):
         opened(tmp_path)
 
 
@@ -310,7 +302,6 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 KILLED_WHILE_WRITING = """
     import os, signal, sys
-    import artv_core.run.journal as journal
     from tests.test_journal import frame, opened
     from pathlib import Path
 

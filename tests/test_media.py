@@ -15,7 +15,7 @@ from PIL import Image
 
 from artv_core import media
 from artv_core.files.partial_file import check_writable
-from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video
+from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video, writing
 
 
 def smooth(count: int = 6, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -134,12 +134,12 @@ def test_frames_come_back(tmp_path, name):
 
 @pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
 def test_an_encoder_that_is_missing_is_replaced(tmp_path, monkeypatch, encoder):
-    monkeypatch.setattr(media, "_is_encoder", lambda name: name == encoder)
+    monkeypatch.setattr(writing, "_is_encoder", lambda name: name == encoder)
     with VideoWriter(tmp_path / "a.mp4", 8) as writer:
         for frame in smooth():
             writer.append(frame)
     assert (read_video(tmp_path / "a.mp4") / 255 - smooth()).abs().mean() < 0.02
-    monkeypatch.setattr(media, "_is_encoder", lambda name: False)
+    monkeypatch.setattr(writing, "_is_encoder", lambda name: False)
     with pytest.raises(ValueError, match="no video encoder of: libx264"), VideoWriter(tmp_path / "b.mp4", 8) as writer:
         writer.append(smooth()[0])
     assert os.listdir(tmp_path) == ["a.mp4"]
@@ -147,7 +147,7 @@ def test_an_encoder_that_is_missing_is_replaced(tmp_path, monkeypatch, encoder):
 
 @pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
 def test_fine_detail_is_kept_whichever_the_encoder(tmp_path, monkeypatch, encoder):
-    monkeypatch.setattr(media, "_is_encoder", lambda name: name == encoder)
+    monkeypatch.setattr(writing, "_is_encoder", lambda name: name == encoder)
     noise = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1)
     frames = torch.stack([noise.roll(step, 2) for step in range(10)])
     with VideoWriter(tmp_path / "a.mp4", 8) as writer:
@@ -321,7 +321,7 @@ def tags(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
 def test_a_growing_file_can_be_watched(tmp_path, monkeypatch, name, encoder):
-    monkeypatch.setattr(media, "_is_encoder", lambda name: name == encoder)
+    monkeypatch.setattr(writing, "_is_encoder", lambda name: name == encoder)
     frames, target = smooth(12), tmp_path / name
     tolerance = 0.01 if encoder == "libx264" else 0.04
     writer = VideoWriter(target, 8, growing=True, comment="words", metadata={"prompt": '{"seed": 3}'})

@@ -194,7 +194,7 @@ def test_a_version_of_filelock_that_takes_every_fault_for_another_process_is_see
 
 
 def test_a_lock_keeps_other_processes_out(tmp_path):
-    code = "import sys; from artv_core.file_locks import acquire; acquire(sys.argv[1], timeout=0)"
+    code = "import sys; from artv_core.files.file_locks import acquire; acquire(sys.argv[1], timeout=0)"
     with locked(tmp_path / "lock"):
         done = subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], capture_output=True, text=True)
     assert "Timeout" in done.stderr

@@ -46,7 +46,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import quality  # noqa: E402
-from quality_parts import pictures as benchmark  # noqa: E402
+import quality_pictures as benchmark  # noqa: E402
 
 PROMPTS = picture_prompts()
 FRAMES = 16
@@ -295,14 +295,15 @@ def test_the_world_follows_from_the_words():
 
 def test_a_section_keeps_what_was_measured_the_same_way():
     columns = {"small-v1": {"thing recognised at frame 0": 0.9}}
-    first = benchmark.as_section({}, {"columns": columns}, "small-v1", 0, {})
+    about = {"checkpoint": "small-v1", "seed": 0, "overrides": {}}
+    first = benchmark.as_section({}, {"columns": columns}, about)
     seconds = {benchmark.SECONDS: {"value": 0.5, "on": "2 CPU cores"}}
-    both = benchmark.as_section(first, seconds, "small-v1", 0, {})
+    both = benchmark.as_section(first, seconds, about)
     values = {bar["name"]: (bar["value"], bar["holds"]) for bar in both["bars"]}
     assert values["thing recognised at frame 0"] == (0.9, True)
     assert values[benchmark.SECONDS] == (0.5, True)
     assert values["thing recognised at frame 63"] == (None, False)
-    other = benchmark.as_section(first, seconds, "small-v1", 1, {})
+    other = benchmark.as_section(first, seconds, about | {"seed": 1})
     assert "columns" not in other
 
 

@@ -4,15 +4,11 @@ import re
 
 import pytest
 
-from artv_core.prompts.grammar import (
-    MAX_FRAME,
-    MAX_PROMPTS,
-    PromptSchedule,
-    PromptSegment,
-    ScheduleError,
-    parse_schedule,
-)
-from artv_core.prompts.rewriting import WantedPrompt, answer_schedule, rewrite_schedule
+from artv_core.prompts.answering import answer_schedule
+from artv_core.prompts.grammar import MAX_FRAME, MAX_PROMPTS, parse_schedule
+from artv_core.prompts.rewriting import rewrite_schedule
+from artv_core.prompts.schedule import PromptSchedule, PromptSegment, ScheduleError
+from artv_core.prompts.style import WantedPrompt
 from tests.counted import counted_calls
 
 SETTINGS = {"segment_frames": 16, "fps": 8.0}

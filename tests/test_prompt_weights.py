@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from artv_core.cli import warn_of_words
+from artv_core.commands.options import warn_of_words
 from artv_core.evaluation.making import make_videos
 from artv_core.evaluation.prompt_sets import Prompt
 from artv_core.method.generate import GenerateOptions

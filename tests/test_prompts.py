@@ -5,18 +5,10 @@ from contextlib import suppress
 
 import pytest
 
-from artv_core.prompts.grammar import (
-    MAX_CHARACTERS,
-    MAX_FILE_BYTES,
-    PromptSchedule,
-    PromptSegment,
-    PromptSpan,
-    ScheduleError,
-    blended_spans,
-    parse_prompts,
-    parse_schedule,
-    read_prompt_file,
-)
+from artv_core.method.text_track import PromptSpan
+from artv_core.prompts.grammar import MAX_CHARACTERS, parse_prompts, parse_schedule
+from artv_core.prompts.prompt_file import MAX_FILE_BYTES, read_prompt_file
+from artv_core.prompts.schedule import PromptSchedule, PromptSegment, ScheduleError, blended_spans
 from tests.counted import counted_calls
 
 FOX = [(0, "a fox"), (24, "a fox asleep")]

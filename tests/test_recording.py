@@ -12,7 +12,7 @@ from artv_core.method.frames import AnchorPolicy, Frame
 from artv_core.method.generate import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.run.journal import list_journals
+from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline, load_journal
 from artv_core.run.recording import (
     FrameDigests,

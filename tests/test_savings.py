@@ -9,7 +9,6 @@ from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
-from artv_core.evaluation.work import count_work, video_work
 from artv_core.method.denoiser import Shortcuts, _Reused
 from artv_core.method.frames import AnchorPolicy
 from artv_core.method.generate import GenerateOptions, generate_frames
@@ -22,6 +21,7 @@ from artv_core.models.unet import Reuse
 from tests.models import untrained
 from tests.naive import PAPER, naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
+from tests.work import count_work, video_work
 
 FIRST = AnchorPolicy("first")
 

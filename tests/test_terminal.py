@@ -10,8 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from artv_core.cli import main
-from artv_core.files.terminal import escape_unprintable
-from artv_core.run.job import say
+from artv_core.files.terminal import escape_unprintable, say
 
 ROOT = Path(__file__).parent.parent
 NAMES = [("cp1252", "плохой"), ("ascii", "café"), ("utf-8", os.fsdecode(b"caf\xe9"))]

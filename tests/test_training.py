@@ -514,7 +514,7 @@ def test_own_frames_take_the_place_of_references_and_of_nothing_else(small: Trai
         assert torch.allclose(single[10][0], made[10][7], atol=1e-4)
 
 
-def test_the_models_own_frames_are_learnt_from(finished: Path, tmp_path: Path):
+def test_the_models_own_frames_are_trained_on(finished: Path, tmp_path: Path):
     start = (
         f"start_from = '{finished / 'small.safetensors'}'\nrollout_share = 0.5\nrollout_steps = 1\noptimizer = 'muon'"
     )

@@ -173,7 +173,7 @@ def test_a_clip_that_breaks_later_is_replaced_and_named(
     model = starting_model(config)
     training = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine"))
     before = training.samples.batch(0, range(8))
-    gone = int(training.clips.learnt[0])
+    gone = int(training.clips.trained_on[0])
     name = training.clips.source.name(gone)
     (folder / name).write_bytes((folder / name).read_bytes()[:600])
     after = training.samples.batch(0, range(8))
@@ -200,11 +200,11 @@ def test_four_clips_fill_a_batch_of_64_with_one_held_out(
     config = configured(tmp_path, text)
     model = starting_model(config)
     opened = open_clips(config, model, tmp_path / "mine")
-    assert (len(opened.learnt), len(opened.held_out)) == (3, 1)
+    assert (len(opened.trained_on), len(opened.held_out)) == (3, 1)
     assert "4 clips: 3 to train on, 1 held out" in capsys.readouterr().out
     batch = DiffusionTraining(config, model, opened).samples.batch(0, range(64))
     assert len(batch.frames) == 64
-    assert set(opened.order.batch(0).tolist()) == set(opened.learnt.tolist())
+    assert set(opened.order.batch(0).tolist()) == set(opened.trained_on.tolist())
     with pytest.raises(ValueError, match=r"data.held_out is 8, and there are 4 clips; .* \(--set data.held_out=-1\)"):
         open_clips(configured(tmp_path, text, "data.held_out=8"), model, tmp_path / "mine")
 
@@ -227,7 +227,7 @@ def test_clips_keep_their_shapes_and_a_batch_has_one(clips: Path, tmp_path: Path
     run(config, str(tmp_path), ["diffusion"])
 
 
-def test_prepared_clips_are_learnt_from_without_vae_and_text_encoder(
+def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
     clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     prepared = tmp_path / "prepared"

@@ -4,23 +4,14 @@ model = load_checkpoint(resolve_checkpoint("tiny"))
 save_checkpoint(model, "mine.safetensors")
 """
 
+from .checking import prediction_warning
+from .initialising import initialise_from_stable_diffusion
+from .names import PARTS, file_key, part_of_weight
 from .public_files import PUBLIC_SD_EXTRAS
-from .reading import (
-    PARTS,
-    CheckpointSummary,
-    describe_checkpoint,
-    file_key,
-    initialise_from_stable_diffusion,
-    load_checkpoint,
-    load_taesd_decoder,
-    part_of_weight,
-    prediction_warning,
-    read_part,
-    resolve_checkpoint,
-    save_checkpoint,
-    shipped_checkpoint,
-    shipped_names,
-)
+from .reading import load_checkpoint, load_taesd_decoder, read_part
+from .shipped import resolve_checkpoint, shipped_checkpoint, shipped_names
+from .summary import CheckpointSummary, describe_checkpoint
+from .writing import save_checkpoint
 
 __all__ = [
     "PARTS",

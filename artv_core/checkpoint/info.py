@@ -1,36 +1,14 @@
-"""What a checkpoint's header tells: the text of `artv info`, and the same as plain data for a page."""
+"""What a checkpoint's header says, as plain data for a page."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import ARTVConfig, NetworkConfig
 from ..files.tensor_file import open_tensor_file
+from .names import PARTS
 from .public_files import with_usual_names
-from .reading import PARTS, CheckpointSummary, describe_checkpoint
+from .summary import CheckpointSummary, describe_checkpoint
 
 _PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
-
-
-def info_lines(summary: CheckpointSummary) -> Iterator[str]:
-    """The text of `artv info`."""
-    config = summary.config
-    yield f"{summary.path}"
-    yield f"  {config.name}, {summary.file_bytes / 1e6:.1f} MB, {', '.join(summary.dtypes)}"
-    if summary.base:
-        yield f"  trained on {summary.base}"
-    yield "configuration"
-    yield from _rows(_configuration(config))
-    yield "recommended settings"
-    yield from _rows({name.replace("_", " "): value for name, value in vars(config.sampling).items()})
-    yield "parameters"
-    counts = {PARTS[part]: f"{count:,}" for part, count in summary.parameters.items()}
-    yield from _rows({**counts, "together": f"{sum(summary.parameters.values()):,}"})
-    yield "missing" if summary.missing else "missing: nothing; text, images and latents in, video out"
-    yield from _rows(summary.missing)
-    if summary.metadata:
-        yield "notes"
-        yield from _rows({name: " ".join(text.split())[:300] for name, text in summary.metadata.items()})
 
 
 def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None) -> dict[str, Any]:
@@ -81,36 +59,3 @@ def parts_in(path: str | Path) -> tuple[str, ...]:
         return describe_checkpoint(path).parts
     file = with_usual_names(file)
     return tuple(part for part, prefix in _PUBLIC_PREFIX.items() if any(key.startswith(prefix) for key in file.tensors))
-
-
-def _configuration(config: ARTVConfig) -> dict[str, object]:
-    schedule, vae, text = config.schedule, config.vae, config.text
-    return {
-        "trained on": f"{config.size[1]}x{config.size[0]} pixels, {config.fps:g} frames per second",
-        "frames of a segment": config.segment_frames,
-        "noise network": _network(config.noise),
-        "mask network": "none" if config.mask is None else _network(config.mask),
-        "prediction": f"{schedule.prediction}, {schedule.num_timesteps} time steps, "
-        f"{schedule.betas} betas {schedule.beta_start:g} to {schedule.beta_end:g}"
-        + (", zero terminal SNR" if schedule.zero_terminal_snr else ""),
-        "VAE": f"{vae.kind}, {vae.latent_channels} channels, {vae.factor} pixels per cell, "
-        f"scale {vae.scale:g}, shift {vae.shift:g}",
-        "text encoder": f"width {text.width}, {text.layers} layers, {text.context_length} tokens, {text.layer} layer",
-        "vocabulary": ", ".join(config.vocabulary) or "open",
-    }
-
-
-def _network(network: NetworkConfig) -> str:
-    unet = network.unet
-    channels = ", ".join(map(str, unet.level_channels))
-    levels = ", ".join(map(str, unet.attention_levels))
-    return (
-        f"channels {channels}, {unet.num_res_blocks} blocks a level, attention at levels {levels}, "
-        f"{network.adapter.num_references} references, {network.anchor.num_tokens} anchor tokens"
-    )
-
-
-def _rows(table: dict[str, Any]) -> Iterator[str]:
-    width = max(map(len, table), default=0)
-    for name, value in table.items():
-        yield f"  {name:<{width}}  {value}"

@@ -6,10 +6,11 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bench.variants import VARIANTS
 from ..method.sizes import parse_size
+from .options import add_model_options
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from ..method.generate import GenerateOptions
 
 USUAL = ("plain", "reuse 2")
+
+
+def add_command(commands: Any) -> None:
+    """The command and what it takes."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure how fast this machine makes frames",
+        description="Time to the first frame, frames per second and peak memory on this machine, by size and way of "
+        "sampling.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    add_model_options(parser)
+    parser.set_defaults(run=run_bench)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,86 +1,111 @@
-"""What `artv demo` makes: three clips, one of each kind, and a contact sheet of them."""
+"""`artv demo`: three clips and a contact sheet, by ComfyUI's workflows or by the core alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+import argparse
+import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from ..files.terminal import INTERRUPTED, say
+from .options import MODEL_DEFAULTS, add_model_options, check_seed, load_pipeline, print_paths, warn_of_words
 
-from ..config import ARTVConfig
-from ..files.partial_file import replacing
-from ..media import contact_sheet
-from ..method.generate import GenerateOptions
-from ..run.job import Job
-from ..run.pipeline import DecodedFrame
-
-DEMO_FRAMES = 16
-DEMO_PIXELS = 256
-DEMO_TEXT = "a large red circle moving right fast on a blue background"
-DEMO_IMAGE = "a large yellow square moving down fast on a purple background"
-DEMO_TWO = (
-    "a large white circle moving right fast on a green background",
-    "a large white circle moving up fast on a green background",
-)
+if TYPE_CHECKING:
+    from .comfyui_server import Host
 
 
-@dataclass
-class Reel:
-    """A job of the demo, and the frames that came of it."""
-
-    title: str
-    job: Job
-    frames: list[Tensor] = field(default_factory=list)
-
-    def take(self, frame: DecodedFrame) -> None:
-        """Keep the frame's first video for the contact sheet."""
-        self.frames.append(frame.image[0].cpu())
-
-
-def demo_reels(config: ARTVConfig, output: Path, seed: int) -> list[Reel]:
-    """The three jobs, which write into `output`; the image of the second one is painted there."""
-
-    def reel(title: str, file: str, prompts: Sequence[str], image: Path | None = None) -> Reel:
-        options = GenerateOptions(num_frames=DEMO_FRAMES * len(prompts), seed=seed).resolved(config)
-        job = Job(
-            prompts=[(DEMO_FRAMES * index, prompt) for index, prompt in enumerate(prompts)],
-            options=options,
-            videos=[output / file],
-            fps=config.fps,
-            upscale=max(1, DEMO_PIXELS // max(config.size)),
-            image=image,
-            checkpoint=config.name,
-        )
-        return Reel(title, job)
-
-    image = output / "image.png"
-    _paint_demo_image(image, *config.size)
-    return [
-        reel("text to video", "text-to-video.mp4", [DEMO_TEXT]),
-        reel("image to video", "image-to-video.mp4", [DEMO_IMAGE], image),
-        reel("two prompts", "two-prompts.mp4", DEMO_TWO),
-    ]
+def add_command(commands: Any) -> None:
+    """The command and what it takes."""
+    parser = commands.add_parser(
+        "demo",
+        help="make three clips and a contact sheet with the shipped checkpoint",
+        description="Makes a text-to-video, an image-to-video and a several-prompt clip, and a contact sheet of them: "
+        "by the shipped workflows in ComfyUI where there is one, else by itself.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", type=Path, default=Path("artv-demo"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        metavar="DIR",
+        help="the ComfyUI to use; default: $COMFYUI_PATH, the one this stands in, or ~/comfy/ComfyUI",
+    )
+    parser.add_argument("--no-comfyui", action="store_true", help="do without ComfyUI")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    add_model_options(parser)
+    parser.set_defaults(run=run_demo)
 
 
-def _row_label(reel: Reel) -> str:
-    return f"{reel.title}: {' / then: '.join(text for _, text in reel.job.prompts)}"
+def run_demo(args: argparse.Namespace) -> int:
+    """Three clips and a contact sheet in the output folder."""
+    check_seed(args.seed, 1)
+    if args.comfyui is not None and args.no_comfyui:
+        raise ValueError("--comfyui and --no-comfyui exclude each other")
+    host = None if args.no_comfyui else _demo_host(args)
+    _make_folder(args.output)
+    started = time.monotonic()
+    if host is None:
+        made = _demo_by_core(args)
+    else:
+        from .demo_comfyui import run_workflows
+
+        say(f"using ComfyUI {host.version} in {host.root}")
+        made = run_workflows(host, args.output, args.seed)
+    if not made:
+        return INTERRUPTED
+    print(f"made in {time.monotonic() - started:.0f} seconds:", file=sys.stderr)
+    print_paths(made)
+    return 0
 
 
-def _paint_demo_image(path: Path, height: int, width: int) -> None:
-    """A picture for the image-to-video clip, drawn by the world that the shipped checkpoint was trained on."""
-    from PIL import Image
+def _demo_host(args: argparse.Namespace) -> Host | None:
+    """The ComfyUI that can run the demo, or None after a line that says why not. ValueError where one was asked for."""
+    from .comfyui_server import find_host
+    from .demo_comfyui import obstacle
 
-    from ..synthetic.shapes import Clip, render
+    own = [name for name in ("checkpoint", "base", "device", "dtype") if getattr(args, name) != MODEL_DEFAULTS[name]]
+    if own and args.comfyui is None:
+        return None  # the workflows run the shipped checkpoint as the host sees fit
+    if own:
+        raise ValueError(f"--comfyui and --{own[0]} exclude each other: the workflows say which checkpoint is used")
+    host = find_host(args.comfyui)
+    if host is None:
+        say("no ComfyUI found, so the core does the work; to get one: pip install comfy-cli, then comfy install")
+        return None
+    reason = obstacle(host)
+    if reason and args.comfyui is not None:
+        raise ValueError(f"cannot use the ComfyUI in {host.root}: {reason}")
+    if reason:
+        say(f"not using the ComfyUI in {host.root}: {reason}")
+    return None if reason else host
 
-    look = {"color": "yellow", "kind": "square", "size": "large", "texture": "plain", "background": "purple"}
-    move = {"motion": "down", "speed": "fast", "x": 0.5, "y": 0.35, "phase": 0.0}
-    clip = Clip(**look, **move, tint=0.0, background_tint=0.0, caption=DEMO_IMAGE)  # type: ignore[arg-type]
-    pixels = (render([clip], 1, height, width)[0, 0] * 255).round().byte().permute(1, 2, 0).numpy()
-    with replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+
+def _demo_by_core(args: argparse.Namespace) -> list[Path]:
+    """What was made; nothing where it was stopped."""
+    from ..checkpoint import describe_checkpoint, resolve_checkpoint
+    from ..files.partial_file import check_writable
+    from ..run.execute import run_job
+    from ..run.outputs import check_outputs
+    from .demo_clips import demo_reels, write_sheet
+
+    config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
+    sheet = args.output / "contact-sheet.png"
+    check_writable(sheet)
+    reels = demo_reels(config, args.output, args.seed)
+    for reel in reels:
+        check_outputs(reel.job)
+    pipeline = load_pipeline(args)
+    for reel in reels:
+        warn_of_words(pipeline, [text for _, text in reel.job.prompts])
+        if run_job(pipeline, reel.job, f"{reel.title}: ", reel.take) < reel.job.options.num_frames:
+            return []
+    write_sheet(reels, sheet)
+    return [*(path for reel in reels for path in reel.job.videos), sheet]
 
 
-def write_sheet(reels: Sequence[Reel], path: Path) -> None:
-    """One row of frames for each clip, under its prompts."""
-    rows = [(_row_label(reel), reel.frames) for reel in reels]
-    with replacing(path) as temporary:
-        contact_sheet(rows).save(temporary, format="PNG")
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {path}: {(error.strerror or str(error)).lower()}") from None

@@ -1,16 +1,10 @@
 """Videos and pictures, read and written."""
 
-from .video import (
-    CONTAINERS,
-    VideoWriter,
-    contact_sheet,
-    evenly_spaced,
-    mask_frames,
-    part_beside,
-    read_image,
-    read_video,
-    wrapped,
-)
+from .images import read_image
+from .pixels import mask_frames
+from .reading import read_video
+from .sheets import contact_sheet, evenly_spaced, wrapped
+from .writing import CONTAINERS, VideoWriter, part_beside
 
 __all__ = [
     "CONTAINERS",

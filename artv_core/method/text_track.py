@@ -1,20 +1,35 @@
 """The text of each frame: segments that hold for some frames, fade into one another, and may overlap."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..prompts.grammar import PromptSpan
-
-RANGE_KEY, WEIGHT_KEY, FADE_KEY = "artv_range", "artv_weight", "artv_fade"
 FOREVER = 2**62
 """A segment's end that no video reaches."""
 MAX_WEIGHT = 1e6
+
+
+class PromptSpan(NamedTuple):
+    """The frames where a prompt counts: from `start` to `end`, which is left out (None: for ever). Its weight rises
+    through the first `fade_in` of them and falls through the last `fade_out`."""
+
+    start: int = 0
+    end: int | None = None
+    fade_in: int = 0
+    fade_out: int = 0
+
+    def weight(self, frame: int) -> float:
+        """From 0 (not there) to 1. The weights of two spans that fade into one another add up to 1."""
+        if frame < self.start or (self.end is not None and frame >= self.end):
+            return 0.0
+        rise = min(1.0, (frame - self.start + 1) / (self.fade_in + 1))
+        fall = 1.0 if self.end is None else min(1.0, (self.end - frame) / (self.fade_out + 1))
+        return rise * fall
 
 
 @dataclass(frozen=True)
@@ -63,18 +78,6 @@ class TextTrack:
         ]
         self._starts = frozenset(starts)
 
-    @classmethod
-    def from_conditioning(cls, entries: Iterable[Sequence[Any]]) -> "TextTrack":
-        """From the host's CONDITIONING, a list of [context [1, L, D], dict], of whose keys these are read:
-
-        `artv_range`: (start, end), the frames it counts for; end is left out, None is for ever; no key is all frames.
-        `artv_weight`: its weight among those that cover a frame; no key is 1, and 0 is as if it were not there.
-        `artv_fade`: (in, out), frames through which its weight rises and falls at its ends; no key is (0, 0).
-
-        Raises ValueError, one line, where a key holds something else, and where nothing counts at frame 0.
-        """
-        return cls([_segment(context, keys) for context, keys in entries if keys.get(WEIGHT_KEY) != 0])
-
     def context(self, frame: int) -> Tensor:
         """Context tokens of a frame, [L, D] or [B, L, D]."""
         texts = self.texts(frame)
@@ -117,23 +120,3 @@ def lengthened(context: Tensor, length: int) -> Tensor:
     repeats = [1] * context.ndim
     repeats[-2] = length // context.shape[-2]
     return context if repeats[-2] == 1 else context.repeat(repeats)
-
-
-def _segment(context: Tensor, keys: Mapping[str, Any]) -> TextSegment:
-    start, end = _pair(keys, RANGE_KEY, (0, None))
-    fade_in, fade_out = _pair(keys, FADE_KEY, (0, 0))
-    weight = keys.get(WEIGHT_KEY, 1.0)
-    if not isinstance(weight, int | float):
-        raise ValueError(f"{WEIGHT_KEY} is {weight!r}; it must be a number")
-    return TextSegment(
-        start, context, end=FOREVER if end is None else end, weight=weight, fade_in=fade_in, fade_out=fade_out
-    )
-
-
-def _pair(keys: Mapping[str, Any], name: str, default: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two whole numbers, of which the second may be None where its default is."""
-    value = keys.get(name, default)
-    kinds = (int, int | None if default[1] is None else int)
-    if isinstance(value, tuple | list) and len(value) == 2 and all(map(isinstance, value, kinds)):
-        return value[0], value[1]
-    raise ValueError(f"{name} is {value!r}; it must be two whole numbers of frames")

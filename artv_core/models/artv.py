@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ARTVConfig, VAEConfig
+from ..files.user_errors import Remedy, UserError
 from .autoencoder_kl import AutoencoderKL
 from .network import FrameNetwork
 from .prompt_weights import read_weights
@@ -95,17 +96,13 @@ class ARTV(nn.Module):
     def require_text(self) -> TextEncoder:
         """The text encoder. Raises ValueError where there is none."""
         if self.text is None:
-            raise ValueError(
-                "this checkpoint holds no text encoder; name a base checkpoint with --base, or give a context"
-            )
+            raise UserError("this checkpoint holds no text encoder", Remedy.BASE, after=", or give a context")
         return self.text
 
     def require_vae(self) -> TAESD | AutoencoderKL:
         """The VAE. Raises ValueError where there is none."""
         if self.vae is None:
-            raise ValueError(
-                "this checkpoint holds no VAE; name a base checkpoint with --base, or give and take latents"
-            )
+            raise UserError("this checkpoint holds no VAE", Remedy.BASE, after=", or give and take latents")
         return self.vae
 
 

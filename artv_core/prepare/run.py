@@ -24,7 +24,7 @@ from ..data.captions import cut_captions, note_cut_captions
 from ..data.prepared import INDEX, MANIFEST, SHARDS, ShardRecord, read_record, write_dataset
 from ..data.sources import Entry, list_entries
 from ..files.partial_file import LEFT_BEHIND, replacing
-from ..run.job import INTERRUPTED, say
+from ..files.terminal import INTERRUPTED, say
 from ..run.pipeline import pick_device
 from . import encoding, scoring
 from .options import PrepareOptions, score_settings, select_settings

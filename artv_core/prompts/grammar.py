@@ -1,4 +1,4 @@
-r"""Prompt schedules: which text holds at which frame. Text in, a `PromptSchedule` out, and back; nothing is evaluated.
+r"""The syntax of prompt schedules. Text in, a `PromptSchedule` out; nothing is evaluated.
 
 Prompts either follow one another, one a line, a segment's length each:
 
@@ -22,144 +22,42 @@ What other programs would compute (`pw_a`, expressions in backticks), lists, and
 so that they do not end up in a prompt.
 """
 
-import json
 import math
 import re
 import string
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
-from pathlib import Path
-from typing import NamedTuple
 
-MAX_FILE_BYTES = 1_000_000
+from .patterns import (
+    BETWEEN,
+    BRACE,
+    BRACKET,
+    BYTE_ORDER_MARK,
+    DASHED_KEY,
+    ESCAPE,
+    INVISIBLE,
+    KEY,
+    LINE,
+    LIST,
+    QUOTED,
+    QUOTED_END,
+    RANGE,
+    RANGE_BEGIN,
+    RANGE_END,
+    SECOND_KEY,
+    SPACES,
+    TIME_PARTS,
+    WIDE_TIME,
+    unescaped,
+)
+from .problems import clipped, length_problem, order_problem, shown, text_problem
+from .schedule import PromptSchedule, PromptSegment, ScheduledPrompt, ScheduleError
+from .written import WrittenPrompt, WrittenSchedule
+
 MAX_CHARACTERS = 1_000_000
 MAX_PROMPTS = 50_000
 MAX_FRAME = 10**9
 MAX_DIGITS = 20
-
-
-# What comes out
-
-
-class ScheduleError(ValueError):
-    """A schedule that cannot be read: `message` is one sentence; `line` and `column` say where, both counted from 1,
-    columns in characters (code points)."""
-
-    def __init__(self, name: str, line: int, column: int, message: str):
-        super().__init__(f"{name}, line {line}, column {column}: {message}")
-        self.line, self.column, self.message = line, column, message
-
-
-class ScheduledPrompt(NamedTuple):
-    """From frame `start` (absolute) to the next prompt, the text is `text`."""
-
-    start: int
-    text: str
-
-
-class PromptSpan(NamedTuple):
-    """The frames where a prompt counts: from `start` to `end`, which is left out (None: for ever). Its weight rises
-    through the first `fade_in` of them and falls through the last `fade_out`."""
-
-    start: int = 0
-    end: int | None = None
-    fade_in: int = 0
-    fade_out: int = 0
-
-    def weight(self, frame: int) -> float:
-        """From 0 (not there) to 1. The weights of two spans that fade into one another add up to 1."""
-        if frame < self.start or (self.end is not None and frame >= self.end):
-            return 0.0
-        rise = min(1.0, (frame - self.start + 1) / (self.fade_in + 1))
-        fall = 1.0 if self.end is None else min(1.0, (self.end - frame) / (self.fade_out + 1))
-        return rise * fall
-
-
-@dataclass(frozen=True)
-class PromptSegment:
-    """From frame `start` to `end` (left out; None: to the end of the video) the prompt is `text`. It was written at
-    `line` and `column`, which are not compared."""
-
-    start: int
-    end: int | None
-    text: str
-    line: int = field(default=1, compare=False)
-    column: int = field(default=1, compare=False)
-
-
-@dataclass(frozen=True)
-class PromptSchedule:
-    """Segments from frame 0 on, each ending where the next starts. The last one's end is None unless it was written
-    down; its prompt holds after it too."""
-
-    segments: tuple[PromptSegment, ...]
-
-    def surrounded(self, pre_text: str = "", app_text: str = "") -> "PromptSchedule":
-        """The same schedule with text put before and after every prompt."""
-        return replace(
-            self, segments=tuple(replace(s, text=_joined(pre_text, s.text, app_text)) for s in self.segments)
-        )
-
-    def spans(self, blend_frames: int = 0) -> list[PromptSpan]:
-        """Where each prompt counts, as `blended_spans`."""
-        return blended_spans([segment.start for segment in self.segments], blend_frames)
-
-    def canonical(self) -> str:
-        """The schedule as text, one prompt a line, from which `parse_schedule` reads an equal one."""
-        *before, last = self.segments
-        lines = [_written(segment.start, None, segment.text) for segment in before]
-        return ",\n".join([*lines, _written(last.start, last.end, last.text)])
-
-
-def blended_spans(starts: Sequence[int], blend_frames: int = 0) -> list[PromptSpan]:
-    """Where each of the prompts that start at `starts` (ascending) counts, when one fades linearly into the next.
-
-    The fade begins with the later prompt's first frame: of its n frames, the i-th (from 0) has (i + 1) / (n + 1) of the
-    later prompt. So no frame before a change depends on what comes after it, and the anchor changes where the fade
-    begins. A prompt too short for the fade gets a faster one, and its last frame for itself. Raises ValueError on a
-    negative number of frames.
-    """
-    if blend_frames < 0:
-        raise ValueError(f"the number of blend frames is {blend_frames}; accepted are 0 (no blend) and more")
-    lengths = [later - earlier for earlier, later in pairwise(starts)]
-    fades = [0, *(min(blend_frames, length - 1) for length in lengths[1:]), blend_frames][: len(starts)]
-    ends = [start + fade for start, fade in zip(starts[1:], fades[1:], strict=True)]
-    return [PromptSpan(*span) for span in zip(starts, [*ends, None], fades, [*fades[1:], 0], strict=True)]
-
-
-def _joined(*parts: str) -> str:
-    """The parts that are not empty, with a space between them except before punctuation."""
-    joined = ""
-    for part in filter(None, map(str.strip, parts)):
-        joined += part if not joined or part[0] in ",.;:!?" else f" {part}"
-    return joined
-
-
-def _written(start: int, end: int | None, text: str) -> str:
-    quoted = json.dumps(text, ensure_ascii=False)
-    return f'"{start}": {quoted}' if end is None else f"[{start}-{end}: {quoted}]"
-
-
-# What goes in
-
-
-def read_prompt_file(path: str | Path, segment_frames: int, fps: float | None = None) -> list[ScheduledPrompt]:
-    """The prompts of a file, as `parse_prompts`. Raises ValueError, one line, where it cannot be read besides."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"cannot read prompt file {path}: {(error.strerror or str(error)).lower()}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"prompt file {path} is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"prompt file {path} is not UTF-8 text") from None
-    return parse_prompts(text, segment_frames, str(path), fps)
 
 
 def parse_prompts(
@@ -202,78 +100,6 @@ def _check_settings(segment_frames: int, fps: float | None, num_frames: int) -> 
         raise ValueError(f"the video has {fps} frames per second; a number above 0 is needed")
     if num_frames < 0:
         raise ValueError(f"the video has {num_frames} frames; accepted are 1 and more, or 0 where that is not known")
-
-
-# Quantifiers are possessive (`*+`): no text makes matching slow. `_SPACE` does not leave the line.
-_SPACE = r"[^\S\n]*+"
-_TIME = r"[-+]?[0-9][0-9.]*+[A-Za-z]*+"
-_COLONS = ":\uff1a"  # the second one is full-width, as Chinese and Japanese keyboards write it
-_MARKS = "\"'\u2018\u2019\u201c\u201d"
-
-_SPACES = re.compile(_SPACE)
-_BETWEEN = re.compile(r"(?:[\s,]|#[^\n]*+)*+")
-_KEY = re.compile(
-    rf"(?:(?P<mark>[{_MARKS}])(?P<quoted>[^\n{_MARKS}]{{0,100}})[{_MARKS}]|(?P<bare>{_TIME})){_SPACE}[{_COLONS}=]{_SPACE}"
-)
-_BRACE = re.compile(rf"{_BETWEEN.pattern}\{{(?=\s*+(?:\}}|{_KEY.pattern}))")
-_RANGE_BEGIN = re.compile(rf"\[{_SPACE}[-+]?[0-9]")
-_RANGE = re.compile(
-    rf"\[{_SPACE}(?P<start>{_TIME}){_SPACE}(?P<dash>[-\u2013\u2014]){_SPACE}(?P<end>{_TIME})?+{_SPACE}[{_COLONS}]{_SPACE}"
-)
-_RANGE_END = re.compile(r"\]")
-_BRACKET = re.compile(r"\\.|[\[\]\n]")
-_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"' + "|" + r"'(?:[^'\\\n]|\\.)*+'")
-_QUOTED_END = re.compile(r"(?=[,#\n]|\Z)")
-_LINE = re.compile(r"[^\n]*+")
-_SECOND_KEY = re.compile(rf"[,\uff0c]{_SPACE}(?P<key>[\"']?[0-9]++s?[\"']?){_SPACE}(?:[:=](?=[\s\"'])|\uff1a)")
-_TIME_PARTS = re.compile(r"(?P<number>[0-9]++(?:\.[0-9]++)?+)(?P<seconds>[sS])?+")
-_NEGATIVE = re.compile(r"(?<!\S)--neg")
-_EXPRESSION = re.compile(r"`[^`]*+`|(?<!\w)pw_[a-d](?!\w)")
-_BYTE_ORDER_MARK = "\ufeff"
-_INVISIBLE = re.compile(rf"[\u200b-\u200f\u202a-\u202e\u2060-\u2069]++(?:{_KEY.pattern}|{_RANGE_BEGIN.pattern}|\{{)")
-_LIST = re.compile(
-    rf"\[\s*+(?:(?:{_QUOTED.pattern})\s*+(?:,|(?:\]\s*+)?,?\s*+\Z)|\{{\s*+[\"']|[\[(]\s*+[\"'0-9]|\]\s*+\Z)"
-)
-_DASHED_KEY = re.compile(rf"[-*\u2022][^\S\n]++{_KEY.pattern}")
-_WIDE_TIME = re.compile(
-    rf"(?:[\uff3b\u3010]{_SPACE}[\"']?\d[\d.]*+|\[?{_SPACE}[\"']?[0-9.]*+(?![0-9])\d[\d.]*+)"
-    rf"[sS]?{_SPACE}[\"']?{_SPACE}[{_COLONS}=\uff1d\-\u2013\u2014\uff0d]"
-)
-_ESCAPE = re.compile(r"(?P<units>(?:\\u[0-9a-fA-F]{4})++)|\\(?P<character>[\"'\\/bfnrt])")
-_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-
-
-class WrittenPrompt(NamedTuple):
-    """A prompt as it was written: the end of its range if it has one, and whether it names its time.
-
-    It stands from character `at` to `stop` (left out). Within that, pairs of the same kind say where its parts stand:
-    its time (None: it names none), the end of its range (None: it is no range; empty: a range without end), and its
-    text with its quotes.
-    """
-
-    start: int
-    end: int | None
-    text: str
-    at: int
-    stop: int
-    time_at: tuple[int, int] | None
-    end_at: tuple[int, int] | None
-    text_at: tuple[int, int]
-
-    @property
-    def timed(self) -> bool:
-        """Whether it names its time."""
-        return self.time_at is not None
-
-
-class WrittenSchedule(NamedTuple):
-    """A schedule and how it was written. Places count characters of `text`, whose lines end in a newline each.
-    `braces` are the places of those round it all, if there are any."""
-
-    schedule: PromptSchedule
-    text: str
-    prompts: tuple[WrittenPrompt, ...]
-    braces: tuple[int, int] | None
 
 
 class _Reader:
@@ -332,7 +158,7 @@ class _Reader:
     def rest(self) -> str:
         """What follows on this line, for a message."""
         rest = self.text[self.at : self.at + 100].split("\n", 1)[0].strip()
-        return _shown(rest) if rest else "the end of the line"
+        return shown(rest) if rest else "the end of the line"
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         """Go past what matches here, if anything does."""
@@ -342,16 +168,16 @@ class _Reader:
 
     def at_end(self) -> bool:
         """Go on to the next prompt; whether there is none."""
-        self.take(_BETWEEN)
+        self.take(BETWEEN)
         return self.at == len(self.text)
 
     def check_beginning(self) -> None:
         """Raises where the text is something else than a schedule: a JSON list, or files put together."""
-        mark, first = self.text.find(_BYTE_ORDER_MARK), _BETWEEN.match(self.text)
+        mark, first = self.text.find(BYTE_ORDER_MARK), BETWEEN.match(self.text)
         if mark >= 0:
             raise self.error(mark, "got a byte order mark (U+FEFF), which is invisible; delete it")
         at = first.end() if first else 0
-        if _LIST.match(self.text, at):
+        if LIST.match(self.text, at):
             raise self.error(
                 at,
                 'got a list; accepted are prompts without brackets, one on each line, or {"0": "text", "24": "text"}',
@@ -359,7 +185,7 @@ class _Reader:
 
     def blank_braces(self) -> None:
         """Put spaces for the braces round a JSON object, so that all else keeps its place."""
-        opening = _BRACE.match(self.text)
+        opening = BRACE.match(self.text)
         if opening is None:
             return
         first, body = opening.end() - 1, self.text.rstrip(f"{string.whitespace},")
@@ -374,20 +200,20 @@ class _Reader:
         at = self.at
         if problem := self.foreign_key():
             raise self.error(at, problem)
-        if _RANGE_BEGIN.match(self.text, at):
+        if RANGE_BEGIN.match(self.text, at):
             return self.read_range(at)
-        if key := self.take(_KEY):
+        if key := self.take(KEY):
             return self.read_keyed(at, key)
         text, start = self.read_line(), len(self.prompts) * self.segment_frames
         return WrittenPrompt(start, None, text, at, at + len(text), None, None, (at, at + len(text)))
 
     def foreign_key(self) -> str | None:
         """What is wrong with a time that is written so that it would be read as a prompt."""
-        if _INVISIBLE.match(self.text, self.at):
+        if INVISIBLE.match(self.text, self.at):
             return f"got U+{ord(self.text[self.at]):04X}, which is invisible, before the prompt; delete it"
-        if _DASHED_KEY.match(self.text, self.at):
+        if DASHED_KEY.match(self.text, self.at):
             return f"got {self.rest()}; a prompt begins with its time, without the mark before it"
-        if _WIDE_TIME.match(self.text, self.at):
+        if WIDE_TIME.match(self.text, self.at):
             return f"got {self.rest()}; accepted are times in the digits 0 to 9, and the brackets [ and ]"
         return None
 
@@ -398,7 +224,7 @@ class _Reader:
         start, text_at = self.frame(key["bare"] or key["quoted"].strip(), at), self.at
         if self.is_quoted():
             text, stop = self.read_quoted(), self.at
-            self.expect(_QUOTED_END, "a comma or a new line after the closing quote")
+            self.expect(QUOTED_END, "a comma or a new line after the closing quote")
         elif key["mark"]:
             raise self.error(self.at, f'got {self.rest()}; accepted is a prompt in quotes, as in "{start}": "text"')
         else:
@@ -409,7 +235,7 @@ class _Reader:
 
     def read_range(self, at: int) -> WrittenPrompt:
         """`[0s-3s: text]`, `[0-24: text]`, or `[24-: text]` for all the rest."""
-        times = self.take(_RANGE)
+        times = self.take(RANGE)
         if times is None:
             raise self.error(at, f"got {self.rest()}; a range is written [0s-3s: text] or [0-24: text]")
         start, end = self.frame(times["start"], times.start("start")), None
@@ -422,7 +248,7 @@ class _Reader:
         text_at = self.at
         text = self.read_quoted() if self.is_quoted() else self.read_bracketed(at)
         text_end = self.at
-        self.expect(_RANGE_END, "] after the closing quote")
+        self.expect(RANGE_END, "] after the closing quote")
         end_at = times.span("end") if times["end"] else (times.end("dash"), times.end("dash"))
         return WrittenPrompt(start, end, text, at, self.at, times.span("start"), end_at, (text_at, text_end))
 
@@ -430,16 +256,16 @@ class _Reader:
         return self.text.startswith(('"', "'"), self.at)
 
     def read_quoted(self) -> str:
-        quoted = self.take(_QUOTED)
+        quoted = self.take(QUOTED)
         if quoted is None:
             mark = self.text[self.at]
             raise self.error(self.at, f"this quote is not closed on its line; put {mark} after the prompt")
-        return _ESCAPE.sub(_unescaped, quoted[0][1:-1]).strip()
+        return ESCAPE.sub(unescaped, quoted[0][1:-1]).strip()
 
     def read_bracketed(self, opening: int) -> str:
         """Text up to the bracket that closes the one at `opening`; brackets in it are in pairs or after a backslash."""
         depth = 1
-        for mark in _BRACKET.finditer(self.text, self.at):
+        for mark in BRACKET.finditer(self.text, self.at):
             if mark[0] == "\n":
                 break
             depth += {"[": 1, "]": -1}.get(mark[0], 0)
@@ -449,36 +275,36 @@ class _Reader:
         raise self.error(opening, "this bracket is not closed on its line; put ] after the prompt")
 
     def read_line(self) -> str:
-        start, line = self.at, self.take(_LINE)
+        start, line = self.at, self.take(LINE)
         text = line[0] if line else ""
-        if second := _SECOND_KEY.search(text):
+        if second := SECOND_KEY.search(text):
             at, key = start + second.start("key"), second["key"]
             raise self.error(
-                at, f"got {_clipped(key)} on another prompt's line; give it a line, or put both prompts in quotes"
+                at, f"got {clipped(key)} on another prompt's line; give it a line, or put both prompts in quotes"
             )
         return text.strip()
 
     def expect(self, pattern: re.Pattern[str], accepted: str) -> None:
         """Go past spaces and what must follow them."""
-        self.take(_SPACES)
+        self.take(SPACES)
         if not self.take(pattern):
             raise self.error(self.at, f"got {self.rest()}; accepted is {accepted}")
 
     def frame(self, time: str, at: int) -> int:
         """The frame of a time that is written at `at`."""
-        parts = _TIME_PARTS.fullmatch(time)
+        parts = TIME_PARTS.fullmatch(time)
         if parts is None:
-            raise self.error(at, f"got {_shown(time)} as a time; accepted are a frame (24) and seconds (3s, 1.5s)")
+            raise self.error(at, f"got {shown(time)} as a time; accepted are a frame (24) and seconds (3s, 1.5s)")
         short = len(parts["number"]) <= MAX_DIGITS
         number = Fraction(parts["number"]) if short else Fraction(MAX_FRAME + 1)
         if parts["seconds"]:
             if self.fps is None:
                 raise self.error(
-                    at, f"got {_clipped(time)}, but the frames per second are not known here; name a frame instead"
+                    at, f"got {clipped(time)}, but the frames per second are not known here; name a frame instead"
                 )
             number = Fraction(math.floor(number * Fraction(str(self.fps)) + Fraction(1, 2)))
         if number > MAX_FRAME:
-            raise self.error(at, f"got {_shown(time)}, which is beyond the last frame that is accepted, {MAX_FRAME}")
+            raise self.error(at, f"got {shown(time)}, which is beyond the last frame that is accepted, {MAX_FRAME}")
         if number.denominator != 1:
             raise self.error(at, f"got {time} as a frame; accepted are whole numbers, and seconds as in {time}s")
         return int(number)
@@ -486,54 +312,6 @@ class _Reader:
     def check(self, prompt: WrittenPrompt) -> None:
         """Raises ScheduleError unless it is a prompt, follows those before it and lies within the video."""
         before = self.prompts[-1] if self.prompts else None
-        problem = _text_problem(prompt) or _order_problem(before, prompt) or _length_problem(prompt, self.num_frames)
+        problem = text_problem(prompt) or order_problem(before, prompt) or length_problem(prompt, self.num_frames)
         if problem:
             raise self.error(prompt.at, problem)
-
-
-def _text_problem(prompt: WrittenPrompt) -> str | None:
-    if not prompt.text:
-        return f"the prompt of frame {prompt.start} is empty; say what is to be seen"
-    if _NEGATIVE.search(prompt.text):
-        return "got --neg, which prompts do not know; the negative prompt is an input of its own, for all frames"
-    if expression := _EXPRESSION.search(prompt.text):
-        return f"got {_shown(expression[0])}, but nothing is computed in prompts; write a number, as in (fox:1.2)"
-    return None
-
-
-def _order_problem(before: WrittenPrompt | None, prompt: WrittenPrompt) -> str | None:
-    start = prompt.start
-    if before is None:
-        return None if start == 0 else f"the first prompt starts at frame {start}; it must start at frame 0"
-    if before.timed != prompt.timed:
-        return 'either all prompts name their time, as in "24": "text", 24: text or [1s-2s: text], or none does'
-    if start <= before.start:
-        return f"frame {start} does not come after frame {before.start} of the prompt before; starts must ascend"
-    if before.end is not None and start < before.end:
-        return f"frame {start} is still in the range before, {before.start}-{before.end}; ranges must not overlap"
-    if before.end is not None and start > before.end:
-        return f"frames {before.end} to {start - 1} have no prompt; the range before must end where this one starts"
-    return None
-
-
-def _length_problem(prompt: WrittenPrompt, num_frames: int) -> str | None:
-    if num_frames and prompt.start >= num_frames:
-        return f"the prompt starts at frame {prompt.start}, but the video ends with frame {num_frames - 1}"
-    if num_frames and (prompt.end or 0) > num_frames:
-        return f"the range ends at frame {prompt.end}, but the video has {num_frames} frames; {num_frames} is the limit"
-    return None
-
-
-def _shown(text: str) -> str:
-    """The beginning of a text, for a message."""
-    return repr(_clipped(text))
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= 20 else f"{text[:20]}..."
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    if match["units"]:
-        return bytes.fromhex(match["units"].replace("\\u", "")).decode("utf-16-be", "replace")
-    return _ESCAPED.get(match["character"], match["character"])

@@ -24,7 +24,7 @@ from ..speed.device_limits import check_storage
 from ..speed.fp8_weights import store_fp8
 from ..speed.graphs import Captured
 from ..speed.packed_weights import can_pack, pack_weights
-from .journal import JournalReader
+from .journal_file import JournalReader
 from .recording import Recording, record_frames
 
 TAESD_CHANNELS = 4
@@ -269,7 +269,7 @@ def load_latents(path: str | Path) -> SavedLatents:
         and len(made_with) <= 500_000
     )
     if "artv_latents" not in file.metadata or not sound or not (seed.isdecimal() and len(seed) <= 20):
-        raise ValueError(f"{path} does not hold latents of frames; expected a file made by --save-latents")
+        raise ValueError(f"{path} does not hold latents of frames; expected a file that save_latents wrote")
     latents = next(tensor.clone() for _, tensor in file.read(["latents"]))
     if not all(torch.isfinite(part).all() for part in latents.flatten().split(2**20)):
         raise ValueError(f"{path} holds latents that are infinite or not a number")

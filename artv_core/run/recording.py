@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..config import ARTVConfig
-from ..files.finite import checked, finite_only
 from ..method.denoiser import Evaluate, evaluate
 from ..method.frames import AnchorPolicy, Frame
 from ..method.generate import (
@@ -31,6 +30,7 @@ from ..method.generate import (
 )
 from ..method.text_track import TextTrack
 from ..models.artv import ARTV
+from .finite_frames import checked, finite_only
 from .journal import Journal, journaled, open_journal
 
 JOURNAL_FROM = 33

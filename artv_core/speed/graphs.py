@@ -97,7 +97,7 @@ def why_not(device: torch.device) -> str:
     if device.type != "cuda":
         return f"CUDA graphs need an NVIDIA card, this is {device.type}"
     if torch.cuda.get_allocator_backend() != "native" and not survives_capture(str(device)):
-        return "it failed with cudaMallocAsync; use torch's own allocator (in ComfyUI: --disable-cuda-malloc)"
+        return "it failed with cudaMallocAsync; use torch's own allocator"
     return ""
 
 

@@ -224,7 +224,7 @@ class DiffusionTraining(Stage):
         if self.model.vae is None:
             return {}  # the start has said so
         model, path, stage = with_networks(self.model, module), folder / f"sheet-{step:06d}.png", self.config
-        shown = self.clips.held_out if len(self.clips.held_out) else self.clips.learnt
+        shown = self.clips.held_out if len(self.clips.held_out) else self.clips.trained_on
         try:
             if not self.run.data.path:
                 size, steps = (stage.sheet_rows, stage.sheet_columns), stage.sheet_steps or None

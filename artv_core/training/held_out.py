@@ -1,24 +1,32 @@
 """The loss on clips that are never trained on, by band of time steps and by noise level of the conditions."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
-from .samples import Draw, Key
-
-if TYPE_CHECKING:
-    from .diffusion import DiffusionTraining
+from .config import DiffusionStage, TrainConfig
+from .samples import Batch, Clips, ClipSamples, Draw, Key
 
 
-def held_out_losses(stage: DiffusionTraining, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
+class Measured(Protocol):
+    """What is asked of a stage that is measured, such as `diffusion.DiffusionTraining`."""
+
+    run: TrainConfig
+    config: DiffusionStage
+    clips: Clips
+    samples: ClipSamples
+
+    def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+        """What its module takes."""
+
+
+def held_out_losses(stage: Measured, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
     """Means of the loss over the same samples each time, so that readings compare: `held_out/steps_0-249` and so on
     with all conditions as in training, `held_out/level_0` and so on with references and anchor at one noise level.
 
@@ -41,7 +49,7 @@ def held_out_losses(stage: DiffusionTraining, accelerator: Accelerator, module: 
     return means
 
 
-def _settings(stage: DiffusionTraining) -> dict[str, dict[str, tuple[int, int]]]:
+def _settings(stage: Measured) -> dict[str, dict[str, tuple[int, int]]]:
     """What is fixed for each reading: ranges of time steps, or of noise levels."""
     last, bands = len(stage.samples.ratios), stage.config.evaluate_bands
     edges = [round(last * band / bands) for band in range(bands + 1)]
@@ -51,7 +59,7 @@ def _settings(stage: DiffusionTraining) -> dict[str, dict[str, tuple[int, int]]]
     return steps | {f"held_out/level_{level}": {"level": (level, level + 1)} for level in levels}
 
 
-def _drawn(stage: DiffusionTraining, clip: int, key: Key, fixed: Mapping[str, tuple[int, int]]) -> Draw:
+def _drawn(stage: Measured, clip: int, key: Key, fixed: Mapping[str, tuple[int, int]]) -> Draw:
     """A sample with all its conditions, at a time step or noise level from the range."""
     kept: dict[str, Any] = {
         "first_share": 0.0,

@@ -137,11 +137,11 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class Clips:
-    """A source, the order in which its clips are learnt from, their numbers, and those of clips that never are."""
+    """A source, the order in which its clips are trained on, their numbers, and those of clips that never are."""
 
     source: ClipSource
     order: Order
-    learnt: np.ndarray
+    trained_on: np.ndarray
     held_out: np.ndarray
 
 
@@ -151,7 +151,7 @@ class ClipSamples:
 
     def __init__(self, config: DiffusionStage, seed: int, model: ARTV, clips: Clips) -> None:
         self.config, self.seed, self.clips, self.order = config, seed, clips.source, clips.order
-        self.learnt = RepairedClips(clips.source, clips.learnt)
+        self.trained_on = RepairedClips(clips.source, clips.trained_on)
         self.held_out = RepairedClips(clips.source, clips.held_out)
         self.schedule = NoiseSchedule(model.config.schedule)
         self.num_references = model.config.noise.adapter.num_references
@@ -180,7 +180,7 @@ class ClipSamples:
         draw = held_out or self.draw(clip, key, self.config)
         positions = [*(draw.references or (None,) * self.num_references), draw.anchor, draw.target]
         wanted = sorted({position for position in positions if position is not None})
-        reading = (self.held_out if held_out else self.learnt).read(clip, wanted)
+        reading = (self.held_out if held_out else self.trained_on).read(clip, wanted)
         frames = _in_order(dict(zip(wanted, reading.frames, strict=True)), positions)
         levels = [draw.reference_level] * self.num_references + [draw.anchor_level]
         # Level 0 is clean: time step 0 itself is what no level reaches (NoiseSchedule.augment).

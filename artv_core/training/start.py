@@ -109,12 +109,12 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     data, stage = config.data, config.diffusion
     total = len(source.index)
     count = fitting_held_out(total) if data.held_out == FITTING else data.held_out
-    learnt, held_out = hold_out(source, count, config.seed)
-    PartialState().print(f"{total} clips: {len(learnt)} to train on, {count} held out to measure with")
-    order = ClipOrder(source.index, learnt, stage.batch_size, config.seed, data.window)
+    trained_on, held_out = hold_out(source, count, config.seed)
+    PartialState().print(f"{total} clips: {len(trained_on)} to train on, {count} held out to measure with")
+    order = ClipOrder(source.index, trained_on, stage.batch_size, config.seed, data.window)
     if PartialState().is_main_process:
         _tell_cut_captions(source, config, folder)
-    return Clips(source, order, learnt, held_out)
+    return Clips(source, order, trained_on, held_out)
 
 
 def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:

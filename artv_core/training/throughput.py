@@ -1,4 +1,4 @@
-"""How much is learnt in a second, and what share of the machine's arithmetic that is."""
+"""How many samples are trained on in a second, and what share of the machine's arithmetic that is."""
 
 import time
 

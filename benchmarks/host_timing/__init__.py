@@ -1,12 +1,13 @@
-"""A pack for `benchmarks/host.py` only: it times the ARTV nodes from inside the host, and answers with the times.
+"""A pack for `benchmarks/host.py` and `front_end.py` only: it times the ARTV nodes from inside the host.
 
 `GET /artv_timing` gives seconds since the last asking: for each node its `execute`, and of the sampler's how much went
-by in `artv_core.recording.record_frames` (less what that spent in the node's own callback), and how much in showing
+by in `artv_core.run.recording.record_frames` (less what that spent in the node's own callback), and how much in showing
 frames: decoding, packing and telling ("previews"), and sending what was told ("sending", in the server's own thread).
 """
 
 import sys
 import time
+from contextlib import contextmanager
 
 from aiohttp import web
 from server import PromptServer
@@ -15,19 +16,21 @@ SECONDS: dict[str, float] = {}
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
 
-def add(name: str, started: float) -> None:
-    SECONDS[name] = SECONDS.get(name, 0.0) + time.perf_counter() - started
+@contextmanager
+def clocked(name: str):
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        SECONDS[name] = SECONDS.get(name, 0.0) + time.perf_counter() - started
 
 
 def timed_node(node: type) -> None:
     execute = node.execute.__func__  # type: ignore[attr-defined]
 
     def timed(cls, *arguments, **named):
-        started = time.perf_counter()
-        try:
+        with clocked(node.__name__):
             return execute(cls, *arguments, **named)
-        finally:
-            add(node.__name__, started)
 
     node.execute = classmethod(timed)  # type: ignore[attr-defined]
 
@@ -37,21 +40,15 @@ def timed_core(bridge) -> None:
 
     def timed(*arguments, on_step, **named):
         def step(*info):
-            started = time.perf_counter()
-            try:
+            with clocked("callback"):
                 on_step(*info)
-            finally:
-                add("callback", started)
 
         frames = record_frames(*arguments, on_step=step, **named)
         while True:
-            started = time.perf_counter()
-            try:
-                frame = next(frames)
-            except StopIteration:
+            with clocked("core"):
+                frame = next(frames, None)
+            if frame is None:
                 return
-            finally:
-                add("core", started)
             yield frame
 
     bridge.record_frames = timed
@@ -61,19 +58,12 @@ def timed_previews(monitor) -> None:
     finished, send = monitor.Monitor.finished, PromptServer.instance.send
 
     def timed(self, *arguments, **named):
-        started = time.perf_counter()
-        try:
+        with clocked("previews"):
             finished(self, *arguments, **named)
-        finally:
-            add("previews", started)
 
     async def timed_send(event, data, sid=None):
-        started = time.perf_counter()
-        try:
+        with clocked("sending" if event == "artv.live" else "sending of other things"):
             await send(event, data, sid)
-        finally:
-            if event == "artv.live":
-                add("sending", started)
 
     monitor.Monitor.finished = timed
     PromptServer.instance.send = timed_send
@@ -83,8 +73,7 @@ def timed_previews(monitor) -> None:
 async def times(_request):
     """All packs are loaded by now: on the first asking, put the clocks in."""
     if not SECONDS:
-        modules = [module for name, module in sys.modules.items() if name.endswith(".nodes.extension")]
-        for extension in modules:
+        for extension in [module for name, module in sys.modules.items() if name.endswith(".nodes.extension")]:
             for node in extension.NODES:
                 timed_node(node)
             timed_core(sys.modules[extension.__package__ + ".bridge"])

@@ -35,7 +35,7 @@ REFUSED = {
     "side too long": (text_to_video(width=16_392), "sample", "width is 16392; it must be a positive multiple of 8"),
     "empty schedule": (scheduled(" "), "schedule", "holds no prompt"),
     "schedule that begins late": (scheduled("3: a fox"), "schedule", "it must start at frame 0"),
-    "noise levels": (noise(anchor_levels="0: much"), "part", "anchor_levels holds 'much'; give a frame and a whole"),
+    "noise levels": (noise(anchor_levels="0: much"), "part", "anchor_levels contains 'much'; give a frame and a whole"),
     "late noise levels": (noise(reference_levels="8: 20"), "part", "it must start at frame 0"),
     "redo": (redo("12"), "part", "redo holds '12'; give a frame and a seed a line"),
     "redo from the start": (redo("0: 7"), "part", "redo names frames [0]; give 1 or more"),

@@ -126,7 +126,7 @@ WRONG = {
     "anchor frame": (readout(anchor_frame=FRAMES), "anchor_frame is 4, but the latent has 4 frames, 0 to 3"),
     "mask of another video": (
         readout(mask=["other", 0]) | {"other": node("SolidMask", value=1.0, width=8, height=8)},
-        "the mask has 1 frames, the latent 4; wire both from the same sampler",
+        "the mask has 1 frames, the latent 4; connect both from the same sampler",
     ),
     "video latent": (
         readout(latent=["other", 0])

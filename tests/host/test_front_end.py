@@ -158,7 +158,8 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     assert front_end.status(page).startswith("Nothing was made | reference_noise_level is 5000; accepted are 0")
     front_end.set_widgets(page, NOISE, reference_level=-1, anchor_levels="0: a lot")
     run("refused")
-    wrong = "ARTV Noise Augment: anchor_levels holds 'a lot'; give a frame and a whole number a line, as in '0: 20'"
+    wrong = "ARTV Noise Augment: anchor_levels contains 'a lot'; give a frame and a whole number on each line, "
+    wrong += "as in '0: 20'"
     assert front_end.status(page) == f"Nothing was made | {wrong}"
     keep(page, shown, host, "refused elsewhere")
 

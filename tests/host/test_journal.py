@@ -13,7 +13,7 @@ from torch import Tensor
 from artv_core.commands.comfyui_server import Graph, Result, Server
 from artv_core.media import read_video
 from artv_core.method.generate import GenerateOptions
-from artv_core.run.journal import list_journals
+from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 
 from .graphs import STEPS, node, text_to_video
@@ -58,7 +58,7 @@ def run(server: Server, graph: Graph) -> tuple[Tensor, int]:
     result = server.run(graph)
     assert result.status == "success", result.message
     saved = server.output_file(result.outputs["save"]["latents"][0])
-    held = re.search(r"held (\d+) frames", result.outputs["said"]["text"][0])
+    held = re.search(r"(\d+) frames were already saved", result.outputs["said"]["text"][0])
     return load_file(saved)["latent_tensor"], int(held[1]) if held else -1
 
 

@@ -81,7 +81,7 @@ def test_every_way_of_naming_weights_is_read(found: dict) -> None:
         assert reports[f"{name}, alone"] == "1 weights changed"
         assert reports[f"{name}, with CLIP"] == "1 weights changed"
     for name in TEXT_NAMES:
-        assert reports[f"{name} text, alone"].startswith(f"{name} text.safetensors changes CLIP only; wire a CLIP")
+        assert reports[f"{name} text, alone"].startswith(f"{name} text.safetensors changes CLIP only; connect a CLIP")
         assert reports[f"{name} text, with CLIP"] == "1 weights changed"
 
 

@@ -372,12 +372,12 @@ WRONG = {
     "nothing left to make": (
         text_to_video(references=["latent", 0])
         | {"latent": node("EmptyLatentImage", width=64, height=64, batch_size=3)},
-        "frames is 3 and 3 of them are given",
+        "frames is 3, and you gave 3 of them",
     ),
     "no anchor image": (
         text_to_video(anchor=["anchor", 0])
         | {"anchor": node("ARTVAnchorFrame", policy="given image", strength=1.0, window=10)},
-        "no latent is wired",
+        "no latent is connected",
     ),
     "several anchor images": (
         text_to_video(anchor=["anchor", 0])
@@ -385,7 +385,7 @@ WRONG = {
             "latent": node("EmptyLatentImage", width=64, height=64, batch_size=2),
             "anchor": node("ARTVAnchorFrame", policy="given image", strength=1.0, window=10, latent=["latent", 0]),
         },
-        "holds 2 images, expected 1",
+        "contains 2 images, expected 1",
     ),
     "size of the anchor": (
         text_to_video(anchor=["anchor", 0])

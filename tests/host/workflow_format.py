@@ -44,22 +44,25 @@ NOTES = {
     "text_to_video": "Change the prompt. The shipped tiny model knows sizes (small, medium, large), colours, circle, "
     "square, triangle, star, directions (right, up and left, ...), slowly and fast, and coloured backgrounds. Change "
     "the seed for another video and frames for a longer one. It runs on a CPU in seconds.",
-    "image_to_video": "The first frame is drawn by the three image nodes; put Load Image and Upscale Image (64 x 64) "
-    "in their place to animate a picture of your own. Say in the prompt what is to happen.",
-    "multi_prompt_long_video": "One prompt for each stretch of frames; the number is the frame it starts at. Later "
-    "prompts take the last frame of the stretch before as their anchor. Set frames in the sampler and num_frames in "
-    "the scheduler to the same number.",
-    "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it grows with "
-    "each frame. Cancel the run, or end ComfyUI, and queue it again: it goes on where it was. In redo, '40: 7' makes "
-    "all from frame 40 on again with the seed 7.",
+    "image_to_video": "The three image nodes draw the first frame. To animate your own picture, replace "
+    "them with Load Image and Upscale Image (64 x 64). Say in the prompt what should "
+    "happen.",
+    "multi_prompt_long_video": "One prompt for each range of frames; the number is the frame it starts at. Each "
+    "later prompt uses the last frame of the previous prompt as its anchor. Set frames "
+    "in the sampler and num_frames in the scheduler to the same number.",
+    "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it "
+    "grows with each frame. Cancel the run, or close ComfyUI, and queue it again: it "
+    "continues where it stopped. In redo, '40: 7' makes all frames from frame 40 on "
+    "again, with seed 7.",
     "sdxl_image_to_video": "SDXL draws the first frame, ARTV moves it. This is the only template that needs another "
     "file: put sd_xl_base_1.0.safetensors into models/checkpoints. With an ARTV checkpoint of another size, change the "
     "size in Upscale Image.",
-    "go_on_from_video": "The first sampler makes a short video, the second one goes on from it with another prompt. To "
-    "go on from a video of your own, put Load Video in the place of Create Video; it is scaled to the model's size. "
-    "frames counts the frames that are there already: set it higher than their number.",
-    "see_the_masks": "The second video shows what was copied: white cells come from the frame before, dark ones were "
-    "drawn anew.",
+    "go_on_from_video": "The first sampler makes a short video; the second one continues it with another "
+    "prompt. To continue your own video, replace Create Video with Load Video; the "
+    "frames are scaled to the model's size. frames includes the frames of that video, so "
+    "set it to a higher number.",
+    "see_the_masks": "The second video shows what was copied: white cells were copied from the previous "
+    "frame, dark ones are new.",
     "compare_anchor_mask_noise": "Four videos from one seed: as recommended, without the anchor frame, without the "
     "copy mask, without noise augmentation. The differences grow with the number of frames.",
 }

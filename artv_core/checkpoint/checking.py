@@ -1,0 +1,229 @@
+"""What is checked of a checkpoint file before its tensors become a model: what kind of file it is, its configuration,
+parts and family, and the keys, shapes, types and numbers of its tensors."""
+
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ARTVConfig
+from ..files.finite import is_finite
+from ..files.partial_file import one_line
+from ..files.tensor_file import Reader, TensorFile, open_tensor_file
+from ..models.artv import ARTV
+from .names import PARTS, Slot, as_named_in, file_key, host_scale, last_block, part_of, parts_held
+from .public_files import (
+    PUBLIC_SD_EXTRAS,
+    SD1,
+    SD2,
+    input_channels,
+    kind_of,
+    prediction_of,
+    with_shapes,
+    with_usual_names,
+)
+
+_FLOAT_TYPES = ("F16", "BF16", "F32")
+_PUBLIC_FLOAT_TYPES = (*_FLOAT_TYPES, "F64", "F8_E4M3", "F8_E5M2")
+
+
+# What a file is
+
+
+def open_file(path: str | Path, reader: Reader | None = None) -> TensorFile:
+    """As `open_tensor_file`; a public file's tensors go by Stable Diffusion's usual names."""
+    file = open_tensor_file(path, reader)
+    return file if "artv_config" in file.metadata else with_usual_names(file)
+
+
+def read_config(file: TensorFile) -> ARTVConfig:
+    """The configuration in the file's metadata. Raises ValueError where there is none, or one that cannot be."""
+    text = file.metadata.get("artv_config")
+    if text is None:
+        raise ValueError(f"{file.path} is {_described(file)}")
+    try:
+        return ARTVConfig.from_json(text)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{file.path}: {one_line(str(error))}") from None
+
+
+def _described(file: TensorFile) -> str:
+    """What a public file is, in words."""
+    kind = kind_of(file)
+    if kind not in (SD1, SD2):
+        return f"{kind}, not an ARTV checkpoint"
+    prediction, held = prediction_of(file), parts_held(file)
+    told = f" that {prediction}" if prediction else ""
+    lacks = [PARTS[part] for part in ("unet", "vae", "text") if part not in held]
+    without = f" (without {' and '.join(lacks)})" if lacks else ""
+    use = "it can be the base of one, and start a training"
+    return f"{kind}{told}, not an ARTV checkpoint; {use}{without}"
+
+
+def declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
+    """The parts that a checkpoint says it holds; without a word of it, all that its configuration has. Raises
+    ValueError on a name that is not in `PARTS`."""
+    declared = file.metadata.get("artv_parts")
+    if declared is None:
+        return [part for part in PARTS if part != "mask" or config.mask is not None]
+    names = declared.split(",", len(PARTS))
+    check_names(names, PARTS, f"{file.path}: artv_parts")
+    return [part for part in PARTS if part in names]
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str = "parts") -> None:
+    """Raises ValueError, listing what is known, on the first name that is not."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: got {one_line(name, 60)!r}, accepted are {', '.join(known)}")
+
+
+# What a public file is for
+
+
+def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
+    """One line where the UNet of a public SD file predicts, or seems to predict, something else than `config` says:
+    trained on such a base a model has to learn all of it again. Else None."""
+    file, schedule = open_file(path), config.schedule
+    found = None if "artv_config" in file.metadata else prediction_of(file)
+    if found is None:
+        return None
+    # That the configuration asks for zero terminal SNR and the base does not is no fault: a training can add it.
+    if found.kind == schedule.prediction and found.zero_terminal_snr <= schedule.zero_terminal_snr:
+        return None
+    wanted = schedule.prediction + (", with zero terminal SNR" if schedule.zero_terminal_snr else "")
+    setting = f'prediction = "{found.kind}"' + (", zero_terminal_snr = true" if found.zero_terminal_snr else "")
+    return f"{file.path} {found}, the configuration says {wanted}; take another base, or train with {setting}"
+
+
+def check_base_family(base: TensorFile, parts: Collection[str], file: TensorFile, config: ARTVConfig) -> None:
+    """Raises ValueError where a public base is of the wrong kind for these parts. VAEs are alike in 1.x and 2.x."""
+    if "artv_config" in base.metadata or not {"unet", "text"} & set(parts):
+        return
+    check_family(base, config, f"{file.path} needs {{}} as its base")
+
+
+def check_family(public: TensorFile, config: ARTVConfig, needs: str) -> None:
+    """Raises ValueError where a public file is not of the model's family; `needs` has a {} for what is needed."""
+    kind, needed = kind_of(public), _family_of(config)
+    if kind != needed:
+        raise ValueError(f"{public.path} is {kind}; {needs.format(needed)}")
+    channels, wanted = input_channels(public), config.noise.unet.in_channels
+    if channels not in (None, wanted):
+        raise ValueError(
+            f"{public.path} is {kind} of another purpose: its UNet takes {channels} channels; "
+            f"{needs.format(f'{needed} with {wanted}')}"
+        )
+
+
+def _family_of(config: ARTVConfig) -> str:
+    """What public files the model's UNet and text encoder come from."""
+    return SD2 if config.noise.unet.linear_projections else SD1
+
+
+# Tensors
+
+
+def build_empty(file: TensorFile, config: ARTVConfig, parts: Collection[str], operations: Any) -> ARTV:
+    """The model without memory for its weights: what the file brings becomes them."""
+    try:
+        with torch.device("meta"):
+            return ARTV(config, mask="mask" in parts, vae="vae" in parts, text="text" in parts, operations=operations)
+    except (ValueError, RuntimeError, ArithmeticError, TypeError, IndexError) as error:
+        why = one_line(str(error))
+        raise ValueError(f"{file.path}: artv_config describes networks that cannot be: {why}") from None
+
+
+def fitted_file(
+    file: TensorFile, parts: Collection[str], expected: dict[str, dict[str, Slot]], config: ARTVConfig
+) -> tuple[TensorFile, dict[str, dict[str, Slot]]]:
+    """A public file as it is to be read for these parts, and what is expected of it by its own names. Raises ValueError
+    where it does not fit."""
+    for part in parts:
+        if not any(part_of(key) == part for key in file.tensors):
+            raise ValueError(f"{file.path} holds no {PARTS[part]}; take one that does")
+    named = as_named_in(file, expected)
+    file = with_shapes(file, {key: slot.shape for part in parts for key, slot in named[part].items()})
+    unused = last_block(config.text, {slot.model_key for slot in named["text"].values()}, "text.model.")
+    of_unused = {key for key, slot in named["text"].items() if slot.model_key in unused}
+    if of_unused and not of_unused & file.tensors.keys():
+        named["text"] = {key: slot for key, slot in named["text"].items() if key not in of_unused}
+    _check_scaled(file)
+    check_tensors(file, parts, named, PARTS, extras=PUBLIC_SD_EXTRAS, types=_PUBLIC_FLOAT_TYPES)
+    return file, named
+
+
+def _check_scaled(file: TensorFile) -> None:
+    """Raises ValueError where numbers mean something only together with scales that stand beside them."""
+    marks = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", ".quant_map")
+    scaled = next((key for key in file.tensors if key.endswith(marks)), None)
+    if scaled:
+        key = one_line(scaled, 160)
+        raise ValueError(f"{file.path} holds quantised weights with scales ({key}); take its float16 version")
+
+
+def check_tensors(
+    file: TensorFile,
+    parts: Collection[str],
+    expected: dict[str, dict[str, Slot]],
+    accepted: Collection[str],
+    extras: tuple[str, ...],
+    types: tuple[str, ...] = _FLOAT_TYPES,
+) -> None:
+    """`parts` of the file must be exactly as expected; other `accepted` parts are passed over, and so are `extras`."""
+    slots = {key: slot for part in parts for key, slot in expected[part].items()}
+    unexpected = []
+    for key in file.tensors:
+        part = part_of(key)
+        belongs = part in accepted and (part not in parts or key in slots)
+        if not belongs and not any(fnmatchcase(key, pattern) for pattern in extras):
+            unexpected.append(key)
+    shared = [key for key in slots if key in file.tensors]
+    faults = {
+        "missing keys": [key for key in slots if key not in file.tensors],
+        "unexpected keys": unexpected,
+        "wrong shapes": [
+            f"{key} (got {list(file.tensors[key].shape)}, expected {list(slots[key].shape)})"
+            for key in shared
+            if file.tensors[key].shape != slots[key].shape
+        ],
+        "wrong types": [
+            f"{key} (got {file.tensors[key].dtype}, expected {', '.join(types)})"
+            for key in shared
+            if file.tensors[key].dtype not in types
+        ],
+    }
+    found = [f"{len(names)} {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
+    if found:
+        raise ValueError(f"{file.path} does not fit: {one_line('; '.join(found), 900)}")
+
+
+def _first_few(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(one_line(name, 160) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
+    """Raises ValueError where the scale written for the host is not the configuration's."""
+    for key, wanted in host_scale(config).items():
+        info = file.tensors.get(key)
+        if info is None:
+            continue
+        if info.dtype not in _FLOAT_TYPES or info.shape:
+            got = f"{info.dtype} {list(info.shape)}"
+            raise ValueError(f"{file.path}: {key} is {got}, expected a single number ({', '.join(_FLOAT_TYPES)})")
+        for _, scale in file.read([key]):
+            if scale.float() != wanted:
+                raise ValueError(f"{file.path}: {key} is {[scale.item()]}, artv_config says {wanted.item()}")
+
+
+def check_numbers(file: TensorFile, slot: Slot, tensor: Tensor) -> None:
+    """Raises ValueError where a weight is not finite in the type that it is to have."""
+    if not is_finite(tensor):
+        raise ValueError(
+            f"{file.path} cannot be used: {file_key(slot.model_key)} holds values that are infinite or not a number in "
+            f"{tensor.dtype}; the file is damaged, or was merged or saved wrongly"
+        )

@@ -1,0 +1,194 @@
+"""Names in checkpoint files: which key goes where in the model, which part it belongs to, and the names of SD 1.x.
+
+Keys are Stable Diffusion's own (LDM) names. Only the text encoder of SD 1.x has other names (Hugging Face's); they are
+read, and what is written has SD 2.x's.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import ARTVConfig, TextConfig, VAEConfig
+from ..files.tensor_file import TensorFile
+from ..models.artv import ARTV
+from ..models.taesd import TAESD
+from .public_files import has_weights
+
+PARTS = {
+    "unet": "noise UNet",
+    "branches": "reference adapter, anchor and noise-level branches",
+    "mask": "mask network",
+    "vae": "VAE",
+    "text": "text encoder",
+}
+"""What a file may hold. "unet" is what a public SD file has too; "branches" is what ARTV adds to it."""
+
+OPTIONAL_PARTS = ("mask", "vae", "text")
+OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
+"""Names in the metadata that are the checkpoint's own."""
+
+_MODEL_TO_FILE = (
+    ("noise.diffusion_model.", "model.diffusion_model."),
+    ("noise.reference_adapter.", "reference_adapter."),
+    ("noise.anchor_encoder.", "anchor_encoder."),
+    ("mask.", "mask_model."),
+    ("vae.taesd_", "taesd_"),
+    ("vae.", "first_stage_model."),
+    ("text.", "cond_stage_model."),
+    ("null_context", "null_context"),
+)
+_FILE_TO_PART = (
+    ("model.diffusion_model.", "unet"),
+    ("reference_adapter.", "branches"),
+    ("anchor_encoder.", "branches"),
+    ("null_context", "branches"),
+    ("mask_model.", "mask"),
+    ("first_stage_model.", "vae"),
+    ("taesd_encoder.", "vae"),
+    ("taesd_decoder.", "vae"),
+    ("vae_scale", "vae"),
+    ("vae_shift", "vae"),
+    ("cond_stage_model.", "text"),
+)
+_UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
+_VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
+
+
+# Keys and parts
+
+
+def part_of_weight(name: str) -> str:
+    """The part (a name in `PARTS`) that a weight belongs to; `name` as `ARTV.named_parameters` has it. KeyError for
+    what is no weight of the model."""
+    return part_of(file_key(name)) or ""
+
+
+def file_key(model_key: str) -> str:
+    """The key in a file of what the model's state dict has under `model_key`."""
+    for inside, outside in _MODEL_TO_FILE:
+        if model_key.startswith(inside):
+            return outside + model_key.removeprefix(inside)
+    raise KeyError(model_key)
+
+
+def part_of(key: str) -> str | None:
+    """The part (a name in `PARTS`) that a key of a file belongs to, or None for a key of no part."""
+    for prefix, part in _FILE_TO_PART:
+        if key.startswith(prefix):
+            return "branches" if part == "unet" and _UNET_BRANCH.search(key) else part
+    return None
+
+
+def parts_held(file: TensorFile, vae: VAEConfig | None = None) -> set[str]:
+    """The parts that a file has tensors of; where `vae` is given, a VAE of another kind is none."""
+    parts = {part_of(key) or "" for key in file.tensors}
+    if vae is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in file.tensors):
+        parts.discard("vae")
+    return parts
+
+
+# What a model needs of a file
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where in a model a tensor of a file goes, and the shape that it must have."""
+
+    model_key: str  # empty: the host reads it, we do not
+    shape: tuple[int, ...]
+    third: int | None = None  # 0, 1, 2: this third of the model's rows
+
+    def place_in(self, tensor: Tensor) -> Tensor:
+        """The rows of the model's tensor that this one fills; a view."""
+        return tensor if self.third is None else tensor.chunk(3)[self.third]
+
+
+def expected_tensors(model: ARTV) -> dict[str, dict[str, Slot]]:
+    """For each part, the keys that a file must have for it, and where in the model they go."""
+    expected: dict[str, dict[str, Slot]] = {part: {} for part in PARTS}
+    for name, tensor in model.state_dict().items():
+        key = file_key(name)
+        expected[part_of(key) or ""][key] = Slot(name, tuple(tensor.shape))
+    if isinstance(model.vae, TAESD):
+        expected["vae"] |= {key: Slot("", ()) for key in host_scale(model.config)}
+    return expected
+
+
+def host_scale(config: ARTVConfig) -> dict[str, Tensor]:
+    """What the host needs to use a TAESD as its own VAE: host latent = core latent / scale + shift."""
+    return {"vae_scale": torch.tensor(config.vae.scale), "vae_shift": torch.tensor(config.vae.shift)}
+
+
+def last_block(config: TextConfig, keys: Iterable[str], prefix: str) -> set[str]:
+    """Those of `keys` that are of a block that is never computed, and that some public files lack for that reason."""
+    if config.layer != "penultimate":
+        return set()
+    last = f"{prefix}transformer.resblocks.{config.layers - 1}."
+    return {key for key in keys if key.startswith(last)}
+
+
+# The text encoder of SD 1.x
+
+TEXT_PREFIX = "cond_stage_model.model."
+_SD1_TEXT_PREFIXES = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
+# Parts of the text encoder's names, here and in SD 1.x. Its queries, keys and values are three tensors there.
+_SD1_TEXT_NAMES = (
+    ("token_embedding.", "embeddings.token_embedding."),
+    ("positional_embedding", "embeddings.position_embedding.weight"),
+    ("transformer.resblocks.", "encoder.layers."),
+    (".ln_1.", ".layer_norm1."),
+    (".ln_2.", ".layer_norm2."),
+    (".attn.in_proj_", ".self_attn.{}_proj."),
+    (".attn.out_proj.", ".self_attn.out_proj."),
+    (".mlp.c_fc.", ".mlp.fc1."),
+    (".mlp.c_proj.", ".mlp.fc2."),
+    ("ln_final.", "final_layer_norm."),
+)
+_SD1_QKV = re.compile(r"\.self_attn\.([qkv])_proj\.")
+
+
+def sd1_text_prefix(file: TensorFile) -> str | None:
+    """What the text encoder's keys begin with where they have SD 1.x's names, else None."""
+    return next((prefix for prefix in _SD1_TEXT_PREFIXES if has_weights(file, prefix)), None)
+
+
+def as_named_in(file: TensorFile, expected: dict[str, dict[str, Slot]]) -> dict[str, dict[str, Slot]]:
+    """What is `expected`, by the names of a public file, whose text encoder may have SD 1.x's."""
+    prefix = sd1_text_prefix(file)
+    if prefix is None:
+        return dict(expected)
+    text = {prefix + name: slot for key, slot in expected["text"].items() for name, slot in _sd1_text_slots(key, slot)}
+    return {**expected, "text": text}
+
+
+def _sd1_text_slots(key: str, slot: Slot) -> Iterator[tuple[str, Slot]]:
+    names = _sd1_text_names(key)
+    if len(names) == 1:
+        yield names[0], slot
+        return
+    for third, name in enumerate(names):
+        yield name, Slot(slot.model_key, (slot.shape[0] // 3, *slot.shape[1:]), third)
+
+
+def _sd1_text_names(key: str) -> list[str]:
+    """SD 1.x's names, without a prefix, for a key of ours: one, or three for queries, keys and values."""
+    name = key.removeprefix(TEXT_PREFIX)
+    for ours, public in _SD1_TEXT_NAMES:
+        name = name.replace(ours, public)
+    return [name.format(letter) for letter in "qkv"] if "{}" in name else [name]
+
+
+def our_text_key(key: str, prefix: str) -> tuple[str, int]:
+    """Inverse of `_sd1_text_names`: our key, and which third of it is meant (0 where it is whole)."""
+    if not key.startswith(prefix):
+        return key, 0
+    name = key.removeprefix(prefix)
+    match = _SD1_QKV.search(name)
+    third = "qkv".index(match[1]) if match else 0
+    name = _SD1_QKV.sub(".self_attn.{}_proj.", name)
+    for ours, public in _SD1_TEXT_NAMES:
+        name = name.replace(public, ours)
+    return TEXT_PREFIX + name, third

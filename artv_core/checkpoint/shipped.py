@@ -1,0 +1,45 @@
+"""The checkpoints that come with this package, and what a user's name or path means."""
+
+import os
+import re
+from pathlib import Path
+
+from ..files.tensor_file import broken_link
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def shipped_checkpoint(name: str = "tiny") -> Path:
+    """The newest `NAME-v*.safetensors` that came with this package. Raises ValueError that lists what did."""
+    shipped = _shipped()
+    if name not in shipped:
+        raise ValueError(f"no checkpoint {name!r} comes with this package; it has: {', '.join(shipped) or 'none'}")
+    return shipped[name]
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints that came with this package, in order."""
+    return list(_shipped())
+
+
+def resolve_checkpoint(name_or_path: str | Path) -> Path:
+    """A path as it is, and a bare name such as "tiny" as the shipped checkpoint of that name. Raises ValueError."""
+    path = Path(name_or_path)
+    shipped = _shipped()
+    if str(name_or_path) in shipped and not path.is_file():
+        return shipped[str(name_or_path)]
+    if not os.path.exists(path):  # Path.exists raises where a name is too long
+        none = broken_link(path) or f"no such checkpoint: {path}"
+        raise ValueError(f"{none}; shipped with this package: {', '.join(shipped) or 'none'}")
+    return path
+
+
+def _shipped() -> dict[str, Path]:
+    folder = PACKAGE / "checkpoints"
+    versions: dict[str, tuple[tuple[int, ...], Path]] = {}
+    for path in folder.glob("*.safetensors"):
+        match = re.fullmatch(r"(.+)-v(\d+(?:\.\d+)*)", path.stem)
+        if match:
+            version = tuple(int(number) for number in match[2].split("."))
+            versions[match[1]] = max(versions.get(match[1], (version, path)), (version, path))
+    return {name: path for name, (_, path) in sorted(versions.items())}

@@ -1,0 +1,179 @@
+"""`artv generate`: arguments to a job, and the job to files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files.terminal import INTERRUPTED, say
+from ..run.job import Job, changed_settings, check_images
+from .generate_options import add_arguments
+from .options import add_model_options, check_seed, load_pipeline, print_paths, warn_of_words
+
+if TYPE_CHECKING:
+    from ..config import ARTVConfig
+    from ..method.generate import GenerateOptions
+    from ..run.pipeline import SavedLatents
+
+MAX_BATCH = 256
+
+
+def add_command(commands: Any) -> None:
+    """The command and what it takes."""
+    parser = commands.add_parser(
+        "generate",
+        help="make a video from text, or from text and an image",
+        description="Makes a video. Settings that are not given are those that the checkpoint recommends.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    add_model_options(parser)
+    parser.set_defaults(run=run_generate)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Everything that can be wrong is found before the weights are loaded, as far as it can be known without them."""
+    from ..checkpoint import describe_checkpoint, resolve_checkpoint
+    from ..run.execute import run_job
+    from ..run.outputs import check_outputs, output_paths
+
+    path = resolve_checkpoint(args.checkpoint)
+    job = generate_job(args, describe_checkpoint(path).config)
+    check_images(job)
+    check_outputs(job)
+    pipeline = load_pipeline(args)
+    warn_of_words(pipeline, [text for _, text in job.prompts] + ([job.negative] if job.negative else []))
+    written = run_job(pipeline, job)
+    if written:
+        print_paths(output_paths(job))
+    return 0 if written >= job.options.num_frames else INTERRUPTED
+
+
+def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
+    """Arguments to a job. Raises ValueError, one line, on whatever cannot be done."""
+    prompts = _prompts(args, config)
+    saved = _saved_frames(args)
+    num_given = len(saved.latents) if saved else int(args.image is not None)
+    # One segment for each prompt, and one more than there is to go on from.
+    usual = max(prompts[-1][0], len(saved.latents) if saved else 0) + config.segment_frames
+    options = _options(args, config, saved, usual)
+    if 0 < options.num_frames <= num_given:
+        raise ValueError(f"--frames is {options.num_frames}, which counts the {num_given} given; give a larger number")
+    beyond = [start for start, _ in prompts if 0 < options.num_frames <= start]
+    if beyond:
+        say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; {len(beyond)} left out")
+    if args.anchor and args.anchor_image:
+        raise ValueError("--anchor and --anchor-image exclude each other")
+    if options.num_frames == 0 and args.save_latents:
+        raise ValueError(
+            "--frames 0 and --save-latents exclude each other: it would keep all frames in memory; the "
+            "journal holds them, and --continue-from reads it"
+        )
+    job = Job(
+        prompts=prompts,
+        options=options,
+        videos=_numbered(args.output, options.batch_size),
+        masks=_numbered(args.mask_video, options.batch_size) if args.mask_video else (),
+        latents=args.save_latents,
+        drift=_numbered(args.drift, options.batch_size) if args.drift else (),
+        fps=config.fps if args.fps is None else args.fps,
+        upscale=args.upscale,
+        image=args.image,
+        given=saved.latents if saved else None,
+        negative=args.negative,
+        anchor="given" if args.anchor_image else args.anchor or "segment",
+        anchor_image=args.anchor_image,
+        checkpoint=config.name,
+        journal=_journal_folder(args, options.num_frames),
+        start_over=args.start_over,
+        stream=args.stream or options.num_frames == 0,
+    )
+    changes = changed_settings(job, saved.made_with) if saved else []
+    if changes:
+        say(f"warning: this does not go on as one run would have: {'; '.join(changes)}")
+    return job
+
+
+def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
+    from ..run.journal_folder import FOLDER
+    from ..run.recording import wants_journal
+
+    if args.no_journal and (args.journal or args.start_over):
+        raise ValueError(f"--no-journal and {'--journal' if args.journal else '--start-over'} exclude each other")
+    if args.journal is not None:
+        return args.journal
+    return args.output.parent / FOLDER if wants_journal(num_frames) and not args.no_journal else None
+
+
+def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
+    from ..prompts.prompt_file import read_prompt_file
+
+    if (args.prompt is None) == (args.prompts is None):
+        raise ValueError("give either a PROMPT or --prompts FILE")
+    if args.prompts is not None:
+        return [(start, text) for start, text in read_prompt_file(args.prompts, config.segment_frames, config.fps)]
+    if not args.prompt.strip():
+        raise ValueError("the prompt is empty; say what is to be seen")
+    return [(0, args.prompt)]
+
+
+def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
+    from ..run.journal_file import SUFFIX
+    from ..run.pipeline import load_journal, load_latents
+
+    if args.continue_from is None:
+        return None
+    if args.image is not None:
+        raise ValueError("--image and --continue-from exclude each other: the image would be frame 0")
+    is_journal = args.continue_from.suffix == SUFFIX
+    saved = load_journal(args.continue_from) if is_journal else load_latents(args.continue_from)
+    if args.batch not in (None, saved.latents.shape[1]):
+        raise ValueError(f"--batch is {args.batch}, but {args.continue_from} holds {saved.latents.shape[1]} videos")
+    return saved
+
+
+def _options(
+    args: argparse.Namespace, config: ARTVConfig, saved: SavedLatents | None, usual_frames: int
+) -> GenerateOptions:
+    from ..method.generate import GenerateOptions
+    from ..run.pipeline import like_saved
+    from ..run.recording import parse_redo
+
+    seed = args.seed if args.seed is not None else saved.seed if saved else 0
+    batch = 1 if args.batch is None else args.batch
+    if args.frames is not None and args.frames < 0:
+        raise ValueError(f"--frames is {args.frames}; give 1 or more, or 0 to go on until stopped")
+    if not 1 <= batch <= MAX_BATCH:
+        raise ValueError(f"--batch is {batch}; accepted are 1 to {MAX_BATCH}")
+    options = GenerateOptions(
+        num_frames=usual_frames if args.frames is None else args.frames,
+        height=args.height,
+        width=args.width,
+        seed=seed,
+        batch_size=batch,
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance_references=args.cfg_references,
+        guidance_anchor=args.cfg_anchor,
+        guidance_text=args.cfg_text,
+        first_frame_guidance=args.cfg_first,
+        reference_noise_level=args.noise_level,
+        anchor_noise_level=args.noise_level,
+        use_mask=not args.no_mask,
+        redo=parse_redo("\n".join(args.redo)),
+        adain_strength=args.adain,
+        reuse_every=args.reuse_every,
+        reuse_blocks=args.reuse_blocks,
+        guidance_interval=tuple(args.guidance_interval),
+    )
+    if saved:
+        options = like_saved(options, saved, config.vae.factor)
+    check_seed(seed, options.batch_size)
+    return options.resolved(config)
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(count)]

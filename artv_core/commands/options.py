@@ -1,0 +1,107 @@
+"""What several commands share: the model's options, the pipeline that they name, and warnings about prompts.
+
+What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files.terminal import say
+
+if TYPE_CHECKING:
+    from ..run.pipeline import Pipeline
+
+MODEL_DEFAULTS = {
+    "checkpoint": "tiny",
+    "base": None,
+    "device": "auto",
+    "dtype": "float32",
+    "compile": False,
+    "fp8": False,
+    "taesd": None,
+    "graph": True,
+}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which networks, on which device."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", metavar="F", help="a file, or the shipped tiny (default)")
+    group.add_argument("--base", type=Path, metavar="F", help="the file with the parts that the checkpoint lacks")
+    group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda, cuda:0 or mps")
+    group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32")
+    parser.set_defaults(**MODEL_DEFAULTS)
+
+
+def check_seed(seed: int, batch: int) -> None:
+    """Raises ValueError unless every video of the batch has a seed that can be."""
+    from ..method.generate import MAX_SEED
+
+    if not 0 <= seed <= MAX_SEED + 1 - batch:
+        raise ValueError(f"--seed is {seed}; accepted are 0 to {MAX_SEED + 1 - batch}")
+
+
+def check_installed(*packages: str, extra: str) -> None:
+    """Raises ValueError that names the packages of an `extra` that are missing."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} is not installed; pip install 'comfyui-artv[{extra}]'")
+
+
+def load_pipeline(args: argparse.Namespace) -> Pipeline:
+    """The model that the arguments name. Raises ValueError, one line, for a device or a file that will not do."""
+    import torch
+
+    from ..run.pipeline import Pipeline, pick_device
+
+    device = pick_device(args.device)
+    _warn_of_base(args)
+    return Pipeline.from_checkpoint(
+        args.checkpoint,
+        base=args.base,
+        device=device,
+        dtype=getattr(torch, args.dtype),
+        compiled=args.compile,
+        fp8=args.fp8,
+        taesd=args.taesd,
+        graph=args.graph,
+    )
+
+
+def _warn_of_base(args: argparse.Namespace) -> None:
+    from ..checkpoint import describe_checkpoint, prediction_warning, resolve_checkpoint
+
+    if not args.base:
+        return
+    summary = describe_checkpoint(resolve_checkpoint(args.checkpoint))
+    warning = None if "unet" in summary.parts else prediction_warning(args.base, summary.config)
+    if warning:
+        say(f"warning: {warning}")
+
+
+def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
+    """One line on stderr for each text that is too long, and one for all words that the checkpoint never saw."""
+    from ..models.prompt_weights import without_weights
+
+    encoder, vocabulary = pipeline.model.text, pipeline.model.config.vocabulary
+    if encoder is None:
+        return
+    texts = [without_weights(text) for text in texts]
+    for text in texts:
+        lost = encoder.lost_words(text)
+        if lost:
+            say(f"warning: the prompt is longer than the text encoder reads; these words are lost: {' '.join(lost)}")
+    unknown = dict.fromkeys(word for text in texts for word in encoder.unknown_words(text, vocabulary))
+    if unknown:
+        say(f"warning: the checkpoint never saw: {', '.join(unknown)}; it knows: {', '.join(vocabulary)}")
+
+
+def print_paths(paths: Sequence[Path]) -> None:
+    """On stdout, one a line, for scripts."""
+    for path in paths:
+        print(path)

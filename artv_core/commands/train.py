@@ -1,0 +1,27 @@
+"""`artv train`: what `python train.py` does."""
+
+import argparse
+import time
+from typing import Any
+
+from .options import check_installed
+
+STARTED = time.monotonic()
+
+
+def add_command(commands: Any) -> None:
+    """The command and what it takes."""
+    from ..training.command import add_options, run_train
+
+    def run(args: argparse.Namespace) -> int:
+        check_installed("accelerate", "pytorch_optimizer", "webdataset", extra="train")
+        return run_train(args, "artv train", STARTED)
+
+    parser = commands.add_parser(
+        "train",
+        help="train on your own clips, or on clips that are made on the fly",
+        description="Trains from a TOML configuration, as `python train.py` does. A stopped run goes on with --resume.",
+        allow_abbrev=False,
+    )
+    add_options(parser)
+    parser.set_defaults(run=run)

@@ -1,0 +1,67 @@
+"""Image files read as pictures of a wanted size."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..files.partial_file import reason
+
+
+def read_image(path: str | Path, height: int, width: int) -> Tensor:
+    """An image file as [1, 3, height, width] float32 in [0, 1].
+
+    It is turned as its EXIF orientation says, transparency lies on white, grey becomes RGB, and 16 bits count in full.
+    Then it is scaled until it just covers `width` x `height` pixels, and what stands out is cut off evenly on both
+    sides (centre crop). Raises ValueError, one line, for whatever cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            image = _to_rgb(ImageOps.exif_transpose(file))
+    # A damaged file can make Pillow raise nearly anything (OSError, SyntaxError, struct.error, ...).
+    except Exception as error:
+        raise ValueError(f"cannot read image {path}: {_image_fault(error)}") from None
+    return _cover(image, height, width).clamp(0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Tensor:
+    """Any mode to [1, 3, H, W] float32 in [0, 1]."""
+    if image.mode.startswith(("I", "F")):
+        grey = torch.from_numpy(np.asarray(image).astype(np.float32))
+        return (grey / _white_level(image))[None, None].expand(1, 3, -1, -1)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = _to_float(image.convert("RGBA"))
+        return rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:])
+    return _to_float(image.convert("RGB"))
+
+
+def _white_level(image: Image.Image) -> float:
+    # Pillow reads 16-bit grey as "I;16" or, in older releases, "I"; float images (TIFF) count 1 as white.
+    return 1.0 if image.mode == "F" else 65535.0
+
+
+def _to_float(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def _cover(image: Tensor, height: int, width: int) -> Tensor:
+    """Scale [1, 3, H, W] to cover the wanted size, then crop its centre."""
+    old_height, old_width = image.shape[-2:]
+    scale = max(height / old_height, width / old_width)
+    size = (max(height, round(old_height * scale)), max(width, round(old_width * scale)))
+    if size != (old_height, old_width):
+        image = torch.nn.functional.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return image[..., top : top + height, left : left + width]
+
+
+def _image_fault(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is not an image of a known kind"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"it is damaged or too large ({reason(error)})"

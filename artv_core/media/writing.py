@@ -1,0 +1,219 @@
+"""Video files written frame by frame, beside their target, and renamed once they are whole."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files.partial_file import PartialFile, check_target, reason
+from .faststart import move_index_to_front
+from .pixels import to_bytes
+from .sink import Sink
+
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+"""File name endings a video may have, and FFmpeg's names for them."""
+
+ENCODERS = {
+    "libx264": {"crf": "14", "preset": "medium"},
+    "libopenh264": {"b": "8M"},
+    "mpeg4": {"qmin": "2", "qmax": "2"},
+}
+"""Video encoders in order of preference, with options for a picture without visible losses."""
+
+_WITHOUT_DELAY = {"libx264": {"tune": "zerolatency"}}  # the other encoders never hold a frame back
+_KEYFRAME_SECONDS = 2  # how far apart the frames are that a player can jump to, in a growing file
+_FRAGMENT_EACH_FRAME = ["empty_moov", "default_base_moof", "frag_every_frame", "skip_trailer"]
+
+_BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's AVCOL_SPC_BT709 and AVCOL_RANGE_MPEG
+
+
+class VideoWriter:
+    """Context manager that encodes frames one by one: H.264 (yuv420p), or MPEG-4 where FFmpeg lacks an H.264 encoder.
+
+    The file gets its name when the context is left, and only if at least one frame was appended and nothing was raised;
+    otherwise nothing is left behind. Every failure to write is a ValueError, one line; a path that cannot be written
+    is found on entering.
+
+    A finished MP4 or MOV has its index in front, so that a page can play it before it has all of it.
+
+    A `growing` file can be watched while it is made. From the first frame on it lies at `growing_path`, in place of an
+    older one there; whenever it is read, even after the process was killed, it holds every frame appended except the
+    last. It gets its name in the end, like any other. An error leaves it where it is, closed and with all its frames.
+    Such a file is larger, for the encoder cannot look ahead, and takes no more memory however many frames there are.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        *,
+        upscale: int = 1,
+        comment: str = "",
+        metadata: Mapping[str, str] | None = None,
+        growing: bool = False,
+    ) -> None:
+        """`fps` frames per second; each pixel becomes `upscale` x `upscale`; `comment` is stored in the file, and so is
+        `metadata`, under names of the caller's own; `growing` makes a file that can be watched before it is whole.
+
+        Raises ValueError on a file name ending, frame rate or factor that there is not.
+        """
+        self.path = Path(path)
+        if self.path.suffix.lower() not in CONTAINERS:
+            raise ValueError(f"cannot write {path}: a video's name must end in {', '.join(CONTAINERS)}")
+        if not math.isfinite(fps) or not 0.01 <= fps <= 1000:
+            raise ValueError(f"frame rate is {fps}; accepted are 0.01 to 1000 frames per second")
+        if not 1 <= upscale <= 64:
+            raise ValueError(f"upscale is {upscale}; accepted are whole numbers from 1 to 64")
+        self.rate = Fraction(fps).limit_denominator(1001)
+        self.upscale = upscale
+        self.metadata = {"comment": comment, **(metadata or {})}
+        self.growing = growing
+        self.count = 0
+        self._sink: Any = None
+        self._container: Any = None
+        self._stream: Any = None
+
+    @property
+    def growing_path(self) -> Path:
+        """Where a growing file lies until it is whole: `out.part.mp4` beside `out.mp4`."""
+        return part_beside(Path(os.path.realpath(self.path)))
+
+    def __enter__(self) -> "VideoWriter":
+        if self.growing:
+            with self._failures_named():
+                check_target(self.growing_path)
+        self._file = PartialFile(self.path)
+        return self
+
+    def append(self, frame: Tensor | np.ndarray) -> None:
+        """Encode one frame [3, H, W]: floats in [0, 1] or uint8. All frames have one size. Raises ValueError; among
+        others where a value is infinite or not a number, which would be black."""
+        pixels = _enlarged(to_bytes(torch.as_tensor(frame), self.count), self.upscale)
+        with self._failures_named():
+            if self._stream is None:
+                self._open(*pixels.shape[:2])
+            self._encode(pixels)
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self.count:
+                with self._failures_named():
+                    self._finish()
+        finally:
+            self._abandon()
+            if not (self.growing and self.count):
+                self._file.discard()
+
+    def _open(self, height: int, width: int) -> None:
+        import av
+
+        name = next((name for name in ENCODERS if name in av.codecs_available and _is_encoder(name)), None)
+        if name is None:
+            raise ValueError(f"this FFmpeg has no video encoder of: {', '.join(ENCODERS)}; install PyAV from PyPI")
+        if self.growing:
+            self._file.move(part_beside(self._file.target))
+        self._sink = Sink(self._file.path)
+        container = CONTAINERS[self.path.suffix.lower()]
+        self._container = av.open(self._sink, "w", format=container, options=self._container_options(container))
+        self._container.metadata.update(self.metadata)
+        stream = self._container.add_stream(name, rate=self.rate, options=self._encoder_options(name))
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
+        self._stream = stream
+
+    def _container_options(self, container: str) -> dict[str, str]:
+        options = {"flush_packets": "1"} if self.growing else {}
+        if container == "matroska":
+            if self.growing:
+                options["cluster_size_limit"] = "0"  # one frame in each cluster
+            return options | {"fflags": "bitexact"}  # no random number, so that equal frames make equal files
+        # Without this flag MP4 drops every tag that it has no field for.
+        flags = ["use_metadata_tags"] if len(self.metadata) > 1 else []
+        flags += _FRAGMENT_EACH_FRAME if self.growing else []
+        return options | ({"movflags": "+".join(flags)} if flags else {})
+
+    def _encoder_options(self, name: str) -> dict[str, str]:
+        if not self.growing:
+            return ENCODERS[name] | _steady_options(name)
+        keyframes = {"g": str(max(1, int(_KEYFRAME_SECONDS * self.rate)))}
+        return ENCODERS[name] | _WITHOUT_DELAY.get(name, {}) | keyframes
+
+    def _encode(self, pixels: np.ndarray) -> None:
+        import av
+
+        if pixels.shape[:2] != (self._stream.height, self._stream.width):
+            raise ValueError(
+                f"frame {self.count} is {pixels.shape[1]}x{pixels.shape[0]} pixels, the ones before it "
+                f"{self._stream.width}x{self._stream.height}"
+            )
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.time_base = self.count, 1 / self.rate
+        self._container.mux(self._stream.encode(frame))
+        self._sink.flush()
+        self._sink.check()
+
+    def _finish(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._sink.close()
+        self._sink.check()
+        if CONTAINERS[self.path.suffix.lower()] != "matroska" and not self.growing:
+            move_index_to_front(self._file.path)
+        self._file.keep()
+
+    def _abandon(self) -> None:
+        if self._container is not None:
+            with suppress(OSError, ValueError):
+                self._container.close()
+            self._sink.close()
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            raise ValueError(f"cannot write {self.path}: {reason(error)}") from None
+
+
+def _is_encoder(name: str) -> bool:
+    import av
+
+    try:
+        return bool(av.Codec(name, "w"))
+    except (av.FFmpegError, ValueError):
+        return False
+
+
+def _steady_options(name: str) -> dict[str, str]:
+    # What x264 looks ahead for lets, in AVX-512 code, memory that nobody wrote to decide (seen in the x264 of PyAV 18,
+    # widths that 128 does not divide): equal frames made unequal files. The older code is as good and as fast.
+    if name == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return {"x264-params": "asm=AVX2"}
+    return {}
+
+
+def _enlarged(pixels: np.ndarray, factor: int) -> np.ndarray:
+    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    odd = [(0, side % 2) for side in pixels.shape[:2]]
+    return np.ascontiguousarray(np.pad(pixels, [*odd, (0, 0)], mode="edge"))
+
+
+def part_beside(target: Path) -> Path:
+    """Where a growing video lies until it is whole: `out.part.mp4` for `out.mp4`."""
+    return target.with_name(f"{target.stem}.part{target.suffix}")

@@ -1,0 +1,161 @@
+"""Runs a job: frames sampled and written one by one, with a progress bar, until the end or Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ..files.terminal import say
+from ..method.frames import AnchorPolicy
+from .job import Job, read_job_image
+from .outputs import Outputs
+from .recording import Recording
+
+if TYPE_CHECKING:
+    from ..method.samplers import StepInfo
+    from .journal import Journal
+    from .pipeline import DecodedFrame, Pipeline
+
+MAX_SETTINGS = 16_000
+"""Characters of the settings that a journal keeps."""
+
+
+def run_job(
+    pipeline: Pipeline, job: Job, label: str = "", on_frame: Callable[[DecodedFrame], None] | None = None
+) -> int:
+    """Sample the job and write its files, frame by frame. Returns how many frames were written.
+
+    The first Ctrl-C (or SIGTERM) lets the current frame finish, the second one does not; what was made is kept.
+    """
+    progress = Progress(job.options.num_frames, job.num_given, label)
+    frames = _frames(pipeline, job, progress)  # first: what does not fit is said before a bar is shown
+    with ExitStack() as stack:
+        stack.enter_context(progress)
+        stopped = stack.enter_context(_first_stop_noted())
+        outputs = stack.enter_context(Outputs(job))
+        stack.enter_context(closing(frames))
+        with suppress(KeyboardInterrupt):
+            for frame in frames:
+                outputs.append(frame)
+                if on_frame is not None:
+                    on_frame(frame)
+                progress.frame(frame.index)
+                if stopped.is_set():
+                    break
+    if progress.count < job.options.num_frames:
+        kept = "; run the same again to go on from there" if job.journal else ""
+        say(f"stopped after {progress.count} of {job.options.num_frames} frames{kept}")
+    return progress.count
+
+
+def _frames(pipeline: Pipeline, job: Job, progress: Progress) -> Generator[DecodedFrame, None, None]:
+    image = None if job.image is None else read_job_image(job.image, job)
+    return pipeline.frames(
+        job.prompts,
+        job.options,
+        image=image,
+        given=job.given,
+        negative=job.negative,
+        anchor=_anchor_policy(pipeline, job),
+        on_step=progress.step,
+        recording=_recording(job, progress),
+    )
+
+
+def _recording(job: Job, progress: Progress) -> Recording | None:
+    if job.journal is None:
+        return None
+
+    def report(journal: Journal) -> None:
+        if journal.found > job.num_given:
+            progress.say(f"going on from frame {journal.found}, which is as far as {journal.path} goes")
+            progress.num_given = journal.found
+
+    about = {"prompt": job.prompts[0][1][:200], "settings": job.settings()[:MAX_SETTINGS]}
+    return Recording(job.journal, job.start_over, about=about, on_open=report)
+
+
+def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
+    if job.anchor_image is None:
+        return AnchorPolicy(job.anchor)
+    return AnchorPolicy("given", latent=pipeline.encode_image(read_job_image(job.anchor_image, job)))
+
+
+@contextmanager
+def _first_stop_noted() -> Iterator[threading.Event]:
+    """The first Ctrl-C, or SIGTERM, sets the event, and only the next one ends the process."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(*_: object) -> None:
+        noted.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
+
+
+class Progress:
+    """A bar on stderr: frames, seconds per frame, time left, and the step that is being made."""
+
+    FORMAT = "{desc}{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames, {rate_inv_fmt}, {remaining} left{postfix}"
+    ENDLESS = "{desc}{n_fmt} frames, {rate_inv_fmt}{postfix}"
+    REFRESH_SECONDS = 0.5
+
+    def __init__(self, num_frames: int, num_given: int, label: str = "") -> None:
+        self.num_frames, self.num_given, self.label = num_frames, num_given, label
+        self.count = 0
+        self._refreshed = 0.0
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self.num_frames or None,
+            initial=self.num_given,
+            desc=self.label,
+            bar_format=self.FORMAT if self.num_frames else self.ENDLESS,
+            unit="frame",
+            file=sys.stderr,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.set_postfix_str("", refresh=False)
+        self._bar.close()
+
+    def say(self, message: str) -> None:
+        """A line of its own above the bar."""
+        self._bar.clear()
+        say(message)
+
+    def frame(self, index: int) -> None:
+        """A frame is finished; one that was there already is none that was made, and has no part in the rate."""
+        self.count = index + 1
+        if index >= self.num_given:
+            self._bar.update()
+        else:
+            self._bar.n = self._bar.initial = max(self._bar.n, self.count)
+
+    def step(self, frame: int, info: StepInfo) -> None:
+        """A step is finished: shown now and then, for a frame may take minutes."""
+        now = time.monotonic()
+        if now - self._refreshed > self.REFRESH_SECONDS:
+            self._refreshed = now
+            self._bar.set_postfix_str(f"step {info.step + 1}/{info.num_steps}")

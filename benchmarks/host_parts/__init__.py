@@ -1,1 +1,0 @@
-"""What `benchmarks/host.py` measures, part by part."""

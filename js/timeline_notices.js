@@ -1,0 +1,123 @@
+/**
+ * What a timeline says: hints, why nothing can be edited, and where the text is at fault. Loaded by itself it does
+ * nothing.
+ */
+
+import { element, text, widgetOf } from "./page.js"
+
+const HINT_MILLISECONDS = 5000
+const EXCERPT_BEFORE = 16 // characters
+const EXCERPT_AFTER = 30
+
+export class Notices {
+  constructor(timeline) {
+    this.timeline = timeline
+    this.notice = element("div", { class: "artv-timeline-notice", role: "alert", hidden: "" })
+    this.hint = element("div", { class: "artv-timeline-hint", "aria-hidden": "true" })
+    this.spoken = element("div", { class: "artv-timeline-spoken", role: "status" })
+    this.timer = null // runs while something is said
+    this.marked = null // the box that is shown as faulty
+  }
+
+  // Hints
+
+  /** For those who look, for a while, and for those who listen. */
+  say(line) {
+    this.hint.textContent = this.hint.title = this.spoken.textContent = line
+    clearTimeout(this.timer)
+    this.timer = setTimeout(() => this.showKeys(), HINT_MILLISECONDS)
+  }
+
+  /** For those who look, until something else is said. */
+  show(line) {
+    this.hint.textContent = line
+  }
+
+  /** The keys, unless something is being said. */
+  rest() {
+    if (!this.timer) this.showKeys()
+  }
+
+  showKeys() {
+    this.timer = null
+    this.hint.textContent = this.hint.title = text("timeline.keys")
+  }
+
+  // In place of the timeline
+
+  /** Why nothing can be edited. */
+  tell(...parts) {
+    this.hint.hidden = true
+    this.notice.replaceChildren(...parts)
+    this.notice.hidden = false
+    this.markTextBox(false)
+  }
+
+  /** A fault of the text, at its place. */
+  tellError({ message, line, column }, faulty) {
+    if (!line) return this.timeline.tell(message)
+    const place = text("timeline.place", { line, column, message })
+    const excerpt = excerptOf(faulty, line, column)
+    const goThere = () => this.showPlace(line, column)
+    const title = text("timeline.goThere")
+    const attributes = { type: "button", class: "artv-timeline-excerpt", title, onclick: goThere }
+    const button = element("button", attributes, excerpt.before, element("mark", {}, excerpt.at), excerpt.after)
+    this.timeline.tell(place, button)
+    this.markTextBox(true)
+  }
+
+  /** All is well. */
+  clear() {
+    this.notice.hidden = true
+    this.hint.hidden = false
+    this.markTextBox(false)
+  }
+
+  /** The node is gone. */
+  stop() {
+    clearTimeout(this.timer)
+    this.markTextBox(false)
+  }
+
+  // The text's own box
+
+  /** The box the text is typed in, where it can be reached: Nodes 2.0 has one of its own. */
+  textBox() {
+    const { node, view } = this.timeline
+    const widget = widgetOf(node, "text")
+    const own = widget?.element ?? widget?.inputEl
+    if (own?.isConnected) return own
+    const around = view.root.closest(`[data-node-id="${node.id}"]`)
+    const boxes = [...(around?.querySelectorAll("textarea") ?? [])]
+    return boxes.find((box) => !view.root.contains(box) && box.value === widget?.value)
+  }
+
+  markTextBox(isFaulty) {
+    this.marked?.classList.remove("artv-faulty")
+    this.marked?.removeAttribute("aria-invalid")
+    this.marked = isFaulty ? this.textBox() : null
+    this.marked?.classList.add("artv-faulty")
+    this.marked?.setAttribute("aria-invalid", "true")
+  }
+
+  showPlace(line, column) {
+    const box = this.textBox()
+    if (!box) return
+    const lines = box.value.split("\n")
+    const before = lines.slice(0, line - 1).reduce((sum, one) => sum + one.length + 1, 0)
+    const at = before + [...(lines[line - 1] ?? "")].slice(0, column - 1).join("").length
+    box.focus()
+    box.setSelectionRange(at, at)
+  }
+}
+
+/** The piece of a text round a fault; columns count characters. */
+function excerptOf(faulty, line, column) {
+  const characters = [...(faulty.split(/\r\n|\r|\n/)[line - 1] ?? "")]
+  const [from, to] = [Math.max(0, column - 1 - EXCERPT_BEFORE), column + EXCERPT_AFTER]
+  return {
+    before: (from ? "…" : "") + characters.slice(from, column - 1).join(""),
+    at: characters[column - 1] ?? " ",
+    after: characters.slice(column, to).join("") + (to < characters.length ? "…" : ""),
+  }
+}

@@ -1,0 +1,70 @@
+/** The field of a timeline in which the selected prompt is written. Loaded by itself it does nothing. */
+
+import { element, text } from "./page.js"
+import { withText } from "./timeline_edits.js"
+
+const TYPING_MILLISECONDS = 300
+
+export class PromptField {
+  constructor(timeline) {
+    this.timeline = timeline
+    this.refused = null // what the server did not take
+    this.typing = null // runs until somebody has stopped typing
+    this.root = element("textarea", {
+      class: "artv-timeline-prompt",
+      rows: 2,
+      oninput: () => this.typed(),
+      onblur: () => this.leave(),
+    })
+  }
+
+  typed() {
+    this.stopWaiting()
+    this.typing = setTimeout(() => this.finish(), TYPING_MILLISECONDS)
+  }
+
+  stopWaiting() {
+    clearTimeout(this.typing)
+  }
+
+  /** Have the text say what was typed. */
+  finish() {
+    this.stopWaiting()
+    const { timeline, root } = this
+    const written = root.value.trim()
+    if (timeline.view.isLocked || !timeline.schedule || root.dataset.shown === root.value) return
+    if (!written) return timeline.notices.say(text("timeline.empty"))
+    root.dataset.shown = root.value
+    if (written === timeline.schedule.prompts[timeline.selected].text) return
+    timeline.change(withText(timeline.schedule, timeline.selected, written))
+  }
+
+  leave() {
+    this.finish()
+    if (!this.root.value.trim()) this.show(true)
+  }
+
+  keepRefused() {
+    this.refused = this.root.value
+  }
+
+  /** The selected prompt; what somebody is writing stays. */
+  show(always = false) {
+    const { timeline, root } = this
+    const shown = timeline.schedule.prompts[timeline.selected].text
+    const { value, dataset } = root
+    const isSame = dataset.index === String(timeline.selected)
+    const isUnsent = document.activeElement === root && value !== dataset.shown
+    if (!always && isSame && (isUnsent || value === this.refused)) return
+    this.refused = null
+    root.dataset.index = timeline.selected
+    if (root.value.trim() !== shown || always) root.value = shown
+    root.dataset.shown = root.value
+  }
+
+  /** Go there to write. */
+  edit() {
+    this.root.focus()
+    this.root.setSelectionRange(this.root.value.length, this.root.value.length)
+  }
+}

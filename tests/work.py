@@ -1,0 +1,113 @@
+"""How much work a video is, counted and not timed. On the meta device nothing is computed, so any size will do."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from artv_core.config import ARTVConfig
+from artv_core.method.denoiser import Shortcuts
+from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.samplers import num_evaluations
+from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.models.artv import ARTV
+
+
+@dataclass(frozen=True)
+class Work:
+    """`flops` are floating-point operations of convolutions, matrix products and attention, a multiplication and an
+    addition being two; `kernels` the operators that compute something, each of which a GPU has to be told of;
+    `network_calls` those of the noise and the mask network."""
+
+    flops: int
+    kernels: int
+    network_calls: int
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.kernels + other.kernels, self.network_calls + other.network_calls)
+
+    def __sub__(self, other: "Work") -> "Work":
+        return self + other * -1
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(self.flops * times, self.kernels * times, self.network_calls * times)
+
+
+def count_work(model: ARTV, run: Callable[[], Any]) -> Work:
+    """What `run()` does, which uses the networks of `model`."""
+
+    def once() -> Iterator[Any]:
+        yield run()
+
+    return count_each(model, once())[0]
+
+
+def count_each(model: ARTV, results: Iterator[Any]) -> list[Work]:
+    """What it takes to come to each of the results in turn."""
+    calls = 0
+
+    def called(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    networks = [network for network in (model.noise, model.mask) if network is not None]
+    hooks = [network.register_forward_hook(called) for network in networks]
+    until = [Work(0, 0, 0)]
+    try:
+        with FlopCounterMode(display=False) as flops, _KernelCount() as kernels:
+            for _ in results:
+                until.append(Work(flops.get_total_flops(), kernels.count, calls))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [later - earlier for earlier, later in pairwise(until)]
+
+
+def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work]:
+    """(of the whole video, of one frame in its midst), sampled from a text with a network of that configuration.
+
+    All evaluations of a frame are the same work, unless shortcuts are taken, and all frames but the first two; so a few
+    are counted and the others follow. Text encoder and VAE are left out. Raises ValueError as `generate_frames`, and
+    for fewer than three frames.
+    """
+    options = options.resolved(config)
+    if options.num_frames < 3:
+        raise ValueError(f"number of frames is {options.num_frames}; give 3 or more")
+    with torch.device("meta"):
+        model = ARTV(config, vae=False, text=False).eval()
+        text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
+
+    def counted(steps: int) -> list[Work]:
+        few = replace(options, num_frames=3, steps=steps)
+        return count_each(model, generate_frames(model, text, few))
+
+    def of_all_steps() -> list[Work]:
+        if options.shortcuts != Shortcuts():
+            return counted(options.steps or 1)
+        sampler, steps = options.sampler or "", options.steps or 1
+        pace = num_evaluations(sampler, 2) - num_evaluations(sampler, 1)
+        more = (num_evaluations(sampler, steps) - num_evaluations(sampler, 1)) // pace
+        return [one + (two - one) * more for one, two in zip(counted(1), counted(2), strict=True)]
+
+    first, second, later = of_all_steps()
+    return first + second + later * (options.num_frames - 2), later
+
+
+class _KernelCount(TorchDispatchMode):
+    """Counts operators, but those that only look at memory in another way, or take some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        idle = func.is_view or func.overloadpacket in _TAKE_MEMORY
+        self.count += not idle
+        return func(*args, **(kwargs or {}))
+
+
+_TAKE_MEMORY = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.detach)
