@@ -59,6 +59,7 @@ warmup_steps = 4
 save_minutes = 0.0
 sheet_rows = 1
 sheet_columns = 2
+sheet_steps = 1
 """
 
 
