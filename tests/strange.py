@@ -34,17 +34,20 @@ from PIL import Image
 from artv_core import cli
 from artv_core.bench import measure as bench_measure
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
-from artv_core.checkpoint.info import info_lines
 from artv_core.commands import comfyui_server as comfyui
-from artv_core.commands import demo_comfyui
+from artv_core.commands import demo, demo_comfyui, generate
+from artv_core.commands.info import info_lines
 from artv_core.config import AdapterConfig, AnchorConfig, ARTVConfig, NetworkConfig, TextConfig, UNetConfig, VAEConfig
 from artv_core.evaluation import evaluate as evaluation_run
 from artv_core.files.tensor_file import open_tensor_file
 from artv_core.method.frames import Frame
 from artv_core.models.artv import ARTV
 from artv_core.prepare import run as prepare_run
-from artv_core.prompts.grammar import MAX_CHARACTERS, parse_prompts, parse_schedule, read_prompt_file
-from artv_core.run.journal import JournalReader, journal_table, list_journals, open_journal, remove_journal
+from artv_core.prompts.grammar import MAX_CHARACTERS, parse_prompt_schedule, parse_prompts
+from artv_core.prompts.prompt_file import read_prompt_file
+from artv_core.run.journal import open_journal
+from artv_core.run.journal_file import JournalReader
+from artv_core.run.journal_list import journal_table, list_journals, remove_journal
 from artv_core.run.pipeline import load_journal, load_latents, pick_device, save_latents
 
 SECONDS = 5.0
@@ -273,8 +276,8 @@ SETTINGS = st.fixed_dictionaries(
 def check_schedule(value: tuple[str, dict[str, Any]], folder: Path) -> None:
     """What is read and written down is read as it was."""
     text, settings = value
-    schedule = parse_schedule(text, **settings)
-    if parse_schedule(schedule.canonical(), segment_frames=1) != schedule:
+    schedule = parse_prompt_schedule(text, **settings)
+    if parse_prompt_schedule(schedule.canonical(), segment_frames=1) != schedule:
         raise AssertionError("the canonical text is read as another schedule")
 
 
@@ -677,7 +680,8 @@ def check_arguments(words: list[str], folder: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(cli, "build_parser", _parser))
-        stack.enter_context(patch.object(cli, "load_pipeline", _checked_device))
+        for command in (demo, generate):
+            stack.enter_context(patch.object(command, "load_pipeline", _checked_device))
         for place, name in ((demo_comfyui, "run_workflows"), (prepare_run, "prepare"), (bench_measure, "measured"),
                             (evaluation_run, "evaluate_videos")):  # fmt: skip
             stack.enter_context(patch.object(place, name, _left_to_sample))
