@@ -22,7 +22,7 @@ export function withEnd(schedule, index, frame, total, limit = Infinity) {
   return end === null ? schedule : { prompts, end: Math.max(first, Math.min(frame, limit)) }
 }
 
-/** A prompt made to last so many frames; those after it move along and keep their lengths. */
+/** A prompt made to last `length` frames; those after it move along and keep their lengths. */
 export function withLength(schedule, index, length, total, limit = Infinity) {
   const { prompts, end } = schedule
   if (index === prompts.length - 1) return withEnd(schedule, index, prompts[index].start + length, total, limit)
@@ -98,8 +98,8 @@ export function withText({ prompts, end }, index, text) {
 
 /**
  * Where frames lie on a line `width` long: each prompt as wide as it lasts, but none less than `least`. Gives
- * `xOf(frame)`, its inverse `frameAt(x)` and the whole `width`, which is more than asked for where so many prompts have
- * no room.
+ * `xOf(frame)`, its inverse `frameAt(x)` and the whole `width`, which is more than asked for where the prompts have no
+ * room.
  */
 export function layOut(starts, total, width, least) {
   const edges = [...starts, total]

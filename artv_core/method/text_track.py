@@ -15,8 +15,9 @@ MAX_WEIGHT = 1e6
 
 
 class PromptSpan(NamedTuple):
-    """The frames where a prompt counts: from `start` to `end`, which is left out (None: for ever). Its weight rises
-    through the first `fade_in` of them and falls through the last `fade_out`."""
+    """The frames where a prompt counts: from `start` to `end`, which is left out (None: to the end of the video).
+
+    Its weight rises through the first `fade_in` of them and falls through the last `fade_out`."""
 
     start: int = 0
     end: int | None = None
