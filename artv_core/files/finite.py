@@ -13,8 +13,9 @@ class NotFiniteError(ValueError):
     def __init__(self, index: int) -> None:
         """`index` is the index of the frame."""
         super().__init__(
-            f"frame {index} holds values that are infinite or not a number (NaN), so there is nothing to see: the "
-            "checkpoint or a LoRA may be damaged, or float16 too small for it; try bfloat16, float32 or another file"
+            f"frame {index} contains values that are infinite or not a number (NaN), so it cannot be shown: the "
+            "checkpoint or a LoRA may be damaged, or need more range than float16 has; try bfloat16, float32 or "
+            "another file"
         )
 
 
