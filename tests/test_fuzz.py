@@ -334,8 +334,8 @@ UNET = {"model_channels": 32, "head_channels": 8, "norm_groups": 8, "context_dim
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"fps": NaN}', "NaN is no number"),
-        ('{"fps": -Infinity}', "-Infinity is no number"),
+        ('{"fps": NaN}', "NaN is not a valid number"),
+        ('{"fps": -Infinity}', "-Infinity is not a valid number"),
         ('{"fps": 1e999}', "artv_config.fps: got inf"),
         ('{"fps": 0}', "artv_config.fps: got 0.0, accepted are 0.01 to 1000"),
         ('{"fps": ' + "9" * 400 + "}", "artv_config.fps: got an integer of more than 63 bits, which is too large"),
