@@ -631,7 +631,7 @@ def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Pa
         )
         assert result.returncode == 0, result.stderr[-9000:]
         if what == "stop":
-            assert result.stdout.count("--resume goes on from here") == 1
+            assert result.stdout.count("--resume continues from here") == 1
             assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
     assert result.stdout.count("stage diffusion: done") == 1
     shared, alone = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")

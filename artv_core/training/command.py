@@ -1,4 +1,4 @@
-"""The command that trains, as `python train.py` and as `artv train`. What is heavy is imported where it is used."""
+"""The training command, as `python train.py` and as `artv train`. Slow imports are made inside the functions."""
 
 import argparse
 import sys
@@ -7,36 +7,36 @@ USER_ERROR = 2
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's options to the parser."""
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
-    parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state of this run")
+    parser.add_argument("--output", default="runs", help="folder for the run's saved states, sample sheets and logs (default: runs)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last saved state of this run")
     parser.add_argument(
         "--minutes",
         type=float,
-        help="stop this many minutes after the command began, with a checkpoint of what is learned so far; "
-        "the same command with --resume goes on",
+        help="stop this many minutes after the command began and write a checkpoint of what was learned so far; "
+        "the same command with --resume continues",
     )
-    parser.add_argument("--base", help="checkpoint that training begins with (in the configuration: base)")
-    parser.add_argument("--data", help="clips to train on (in the configuration: data.path)")
+    parser.add_argument("--base", help="checkpoint that training starts from (replaces 'base' in the configuration)")
+    parser.add_argument("--data", help="clips to train on (replaces 'data.path' in the configuration)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         dest="changes",
         metavar="NAME=VALUE",
-        help="any other value in the place of the configuration's, e.g. diffusion.steps=2000; can be repeated",
+        help="change any other value of the configuration, e.g. diffusion.steps=2000; can be repeated",
     )
     parser.add_argument(
         "--stages",
         default="",
-        help="comma-separated stages, of those that the run has (default: all)",
+        help="run only these stages of the run, separated by commas (default: all)",
     )
 
 
 def run_train(args: argparse.Namespace, program: str, started: float) -> int:
-    """Read the configuration and train. `started` is `time.monotonic()` when the command began. Returns the exit code:
-    2, with one line, for a user's error."""
+    """Read the configuration and train. `started` is `time.monotonic()` when the command began. Returns the exit code;
+    after a user's error it prints one line and returns 2."""
     from safetensors import SafetensorError
 
     from ..speed.device_limits import is_out_of_memory, lacking_ability
