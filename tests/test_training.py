@@ -663,7 +663,7 @@ def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Pa
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
     command = [sys.executable, str(tmp_path / "stop_one.py"), str(tmp_path / "small.toml"), str(tmp_path)]
-    assert two_processes([*command, "stop"]).count("--resume goes on from here") == 1
+    assert two_processes([*command, "stop"]).count("--resume continues from here") == 1
     assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
     assert two_processes([*command, "go on"]).count("stage diffusion: done") == 1
     shared, alone = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")

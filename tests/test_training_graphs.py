@@ -141,7 +141,7 @@ def test_what_cannot_be_captured_is_done_as_usual_with_one_line(
     capsys.readouterr()
     assert_equal(plain[1], trained(diffusion(config), tmp_path / "refused", tapes))
     said = [line for line in capsys.readouterr().out.splitlines() if "captured" in line]
-    assert said == ["training steps cannot be captured as CUDA graphs, and go on without: operation not permitted"]
+    assert said == ["training steps cannot be captured as CUDA graphs and run without them: operation not permitted"]
     assert tapes.played == 0
 
 

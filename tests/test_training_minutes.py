@@ -78,10 +78,10 @@ def test_a_run_in_many_short_calls_is_the_run_in_one(config: TrainConfig, tmp_pa
         with pytest.raises(SystemExit) as stop:
             run(config, str(tmp_path), resume=calls > 0, limit=Reads(times))
         assert stop.value.code == 0
-        lines = [line for line in capsys.readouterr().out.splitlines() if "the time is over" in line]
+        lines = [line for line in capsys.readouterr().out.splitlines() if "time is up" in line]
         assert len(lines) == 1
-        assert lines[0].startswith(f"{where}: the time is over, stopped after ")
-        assert lines[0].endswith("the same command with --resume goes on from here")
+        assert lines[0].startswith(f"{where}: time is up, stopped after ")
+        assert lines[0].endswith("the same command with --resume continues from here")
     run(config, str(tmp_path), resume=True, limit=Reads(100))
     for name in ("vae", "latents", "diffusion", "timed"):
         parts, once = load_file(tmp_path / "timed" / f"{name}.safetensors"), load_file(whole / f"{name}.safetensors")
