@@ -132,7 +132,7 @@ def grown(stages: dict[str, Figures]) -> float:
 
 def bars(name: str, stages: dict[str, Figures], own: float | None = None) -> list[Figures]:
     """`own`: the MB of LATENT and MASK, which are there in a host, and which the bar allows for."""
-    allowed = "" if own is None else f" ({MEMORY_BAR:g} and those of LATENT and MASK)"
+    allowed = "" if own is None else f" (limit: {MEMORY_BAR:g} plus LATENT and MASK)"
     limit = round(MEMORY_BAR + (own or 0.0), 2)
     found = [as_bar(f"{name}: MB grown from frame {EARLY} to the end{allowed}", grown(stages), "at most", limit)]
     if own is not None:  # without what the next stage needs for itself, such as an encoder

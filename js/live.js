@@ -24,7 +24,7 @@ class LivePanel {
     this.node = node
     this.run = undefined
     this.drawn = undefined // the picture on the stage
-    this.frame = 0 // the frame that is to be shown
+    this.frame = 0 // the frame to show
     this.playing = true
     this.build()
     addPanel(node, "artv_live", this.root, HEIGHT)

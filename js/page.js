@@ -51,7 +51,7 @@ function keepNodesWidth(widget) {
   Object.defineProperty(widget, "width", { configurable: true, get: () => undefined, set() {} })
 }
 
-/** Undoing makes nodes anew under their old numbers; Nodes 2.0 go on showing the old one's panel. */
+/** Undoing creates nodes again under their old numbers; Nodes 2.0 go on showing the old one's panel. */
 function takePlace(node, name, root) {
   if (!window.LiteGraph?.vueNodesMode || node.graph !== app.canvas.graph) return
   document.querySelector(`[data-node-id="${node.id}"] [data-panel="${name}"]`)?.replaceWith(root)
@@ -148,7 +148,7 @@ const translations = await api
   .catch(() => ({}))
 
 /**
- * A text of ours in the page's language, else in English: `locales/<language>/main.json`, under "artv". `{name}` in it
+ * A text of this pack in the page's language, else in English: `locales/<language>/main.json`, under "artv". `{name}` in it
  * is replaced by `values.name`.
  */
 export function text(key, values = {}) {

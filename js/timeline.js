@@ -23,7 +23,7 @@ const REFOCUS_MILLISECONDS = 3000
 
 document.head.append(element("link", { rel: "stylesheet", href: new URL("./timeline.css", import.meta.url).href }))
 
-/** What was in nodes that are gone: undoing makes all nodes anew. */
+/** What was in nodes that are gone: undoing creates all nodes again. */
 const departed = new Map()
 
 app.registerExtension({

@@ -22,7 +22,7 @@ export function withEnd(schedule, index, frame, total, limit = Infinity) {
   return end === null ? schedule : { prompts, end: Math.max(first, Math.min(frame, limit)) }
 }
 
-/** A prompt made to last `length` frames; those after it move along and keep their lengths. */
+/** A prompt with a new length in frames; those after it move along and keep their lengths. */
 export function withLength(schedule, index, length, total, limit = Infinity) {
   const { prompts, end } = schedule
   if (index === prompts.length - 1) return withEnd(schedule, index, prompts[index].start + length, total, limit)

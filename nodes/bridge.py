@@ -120,7 +120,7 @@ def sample(
 
     `options` have None where the checkpoint's recommendation is wanted. An anchor's latent is in the host's scale.
     `journal` is the folder of journals, `start_over` leaves what they hold aside; `streams` gets every frame;
-    `workflow` is the id of the graph in the page that is told of the run. Raises ValueError, one line, on what does not
+    `workflow` is the id of the graph in the page that shows the run. Raises ValueError, one line, on what does not
     fit, and what the host raises when it is told to stop.
     """
     model = patcher.model

@@ -1,4 +1,4 @@
-"""What a frame is conditioned on besides the text: the anchor frame, and how much noise hides references and anchor."""
+"""What conditions a frame apart from the text: the anchor frame, and how much noise references and anchor get."""
 
 from dataclasses import dataclass
 

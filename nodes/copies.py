@@ -2,7 +2,7 @@
 
 Two copies share neither their modules nor what these remember. The host keeps one node for each name, that of the copy
 it loads last, and one answer for each address, that of the copy it loads first. So the page would ask one copy about
-the runs of another. A copy that finds another one's nodes in the host adds nothing of its own, and people are told.
+the runs of another. A copy that finds another one's nodes in the host adds nothing, and the log and the panel say so.
 """
 
 import inspect
@@ -64,8 +64,8 @@ def tell_log() -> None:
 
 
 def answer_copies(_: dict[str, Any]) -> dict[str, Any]:
-    """`POST /artv/copies {}` gives `{"used": FOLDER, "others": [FOLDER, ...]}`, or `{}` where there is one copy. Of the
-    folders' paths no more is told than tells them apart."""
+    """`POST /artv/copies {}` gives `{"used": FOLDER, "others": [FOLDER, ...]}`, or `{}` where there is one copy. The
+    answer has only as much of the paths as tells them apart."""
     copies = find_copies()
     if copies is None:
         return {}

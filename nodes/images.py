@@ -86,7 +86,7 @@ def decoded_frames(decode: Decoder, latents: Tensor) -> Iterator[Tensor]:
 
 
 def decoded_frame(decode: Decoder, latents: Tensor, index: int) -> Tensor:
-    """One of the images that `decoded_frames` gives, to the bit: what is decoded together differs by rounding."""
+    """One of the images that `decoded_frames` gives, bit for bit: what is decoded together differs by rounding."""
     count = frames_at_once(latents, decode.device)
     start = index // count * count
     return decode(latents[start : start + count])[index - start]

@@ -161,7 +161,7 @@ class ARTVLoadJournal(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, journal: str, first_frame: int, frames: int) -> tuple[int, int]:
-        """A journal that has grown is read anew."""
+        """A journal that has grown is read again."""
         status = os.stat(_path(journal))
         return status.st_mtime_ns, status.st_size
 

@@ -38,7 +38,7 @@ MAX_RUNS_OF_NODE = 4
 MAX_NAMED = 64
 MAX_PROBLEM = 300
 PACE_FRAMES = 20
-"""Seconds per frame are those of so many frames."""
+"""Over how many frames the seconds per frame are averaged."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Run:
             self._untold[0].add(picture)
 
     def tell(self, state: str | None = None, problem: str | None = None) -> None:
-        """Send what is new to those who are told of this run."""
+        """Send what is new to the clients that follow this run."""
         self.state = state or self.state
         self.problem = _first_line(problem)
         with self._lock:
@@ -210,11 +210,11 @@ class Run:
         return (self._times[-1] - self._times[0]) / made if made > 0 else None
 
 
-# Who is told
+# Who gets messages
 
 
 class _Watcher(NamedTuple):
-    """A page by its socket, so that one that was loaded anew and does not listen yet is told nothing; and whether it
+    """A page by its socket, so that a reloaded page that does not listen yet gets nothing; and whether it
     wants pictures."""
 
     socket: Any

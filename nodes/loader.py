@@ -95,8 +95,8 @@ class ARTVLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> list[int]:
-        """A file that was replaced under its name is loaded anew. No path is named: the host stores this in what it
-        saves, which is sent to others."""
+        """A file that was replaced under the same name is loaded again. No path is named: the host stores this
+        in what it saves, which is sent to others."""
         paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
         return [os.stat(path).st_mtime_ns for path in paths if path]
 

@@ -200,7 +200,7 @@ def _short(value: float) -> float:
 
 
 def _live_mask(frame: Frame) -> LiveMask | None:
-    """Of the first video's mask every so many-th cell, so that no side is longer than `MASK_SIDE`."""
+    """The first video's mask, thinned so that no side is longer than `MASK_SIDE`."""
     if frame.mask is None:
         return None
     stride = math.ceil(max(frame.mask.shape[-2:]) / MASK_SIDE)

@@ -1,4 +1,4 @@
-"""What makes watching a run cheap: few things of many, evenly spaced, and a share of the time. Ours."""
+"""What makes watching a run cheap: few things of many, evenly spaced, and a share of the time. Not in the paper."""
 
 import bisect
 import time
@@ -50,7 +50,7 @@ class Budget:
         self._trials = 0
 
     def affordable(self, wanted: int) -> int:
-        """How many of so many things there is time for now. The first ones are tried one by one: what one takes is
+        """How many of the `wanted` things there is time for now. The first ones are tried one by one: what one takes is
         not known then, and the very first one takes longer than others."""
         left = self._share * (self._clock() - self._started) - self._spent
         if self._each is None:
@@ -59,7 +59,7 @@ class Budget:
 
     @contextmanager
     def spending(self, count: int) -> Iterator[None]:
-        """Round what takes the time for so many things."""
+        """Put this around the work on `count` things."""
         before = self._clock()
         yield
         took = self._clock() - before

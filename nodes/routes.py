@@ -11,7 +11,7 @@ from server import PromptServer
 MAX_QUESTION_BYTES = 8_000_000
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
-"""Gives what is to be sent back; raises ValueError, one line, on what cannot be answered."""
+"""Gives the answer to send back; raises ValueError, one line, on what cannot be answered."""
 
 
 def add_routes(answers: Mapping[str, Answer]) -> None:

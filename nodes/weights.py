@@ -211,18 +211,18 @@ class Way(NamedTuple):
 def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missing: int) -> Way:
     """`compiled` and `graph` are the loader's switches, `device` the kind of device, `dynamic` whether weights are
     loaded as they are used, `missing` how many bytes of them are not on the device for good."""
-    plain, lack = "evaluations run as they are: ", f"{missing / 2**20:.0f} MB of the weights are not on the card"
+    plain, lack = "running without CUDA graphs: ", f"{missing / 2**20:.0f} MB of the weights are not on the card"
     if compiled and (not missing or device != "cuda"):
-        return Way("compiled", "evaluations are compiled")
+        return Way("compiled", "running the compiled networks")
     if not compiled and not graph:
         return Way("plain", plain + "graph is off in ARTV Loader")
     if device != "cuda":
         return Way("plain", f"{plain}CUDA graphs need an NVIDIA card, this is {device}")
     if dynamic:
-        return Way("plain", plain + "the card had no room for the whole model, so weights come and go as they are used")
+        return Way("plain", plain + "the card had no room for the whole model, so weights are loaded as they are used")
     if missing:
         return Way("plain", plain + lack)
-    return Way("captured", "evaluations are replayed as CUDA graphs: all weights are on the card")
+    return Way("captured", "running with CUDA graphs: all weights are on the card")
 
 
 class Evaluations:
@@ -283,10 +283,10 @@ class Evaluations:
         )
         self._loads += 1
         if way.name == "captured" and self._loads > MOST_LOADS:
-            way = Way("plain", "evaluations run as they are: the weights are taken off the card between frames")
+            way = Way("plain", "running without CUDA graphs: the weights are taken off the card between frames")
         if way.name == "captured" and (obstacle := why_not(device)):
             option = " (start ComfyUI with --disable-cuda-malloc)" if "cudaMallocAsync" in obstacle else ""
-            way = Way("plain", f"evaluations run as they are: {obstacle}{option}")
+            way = Way("plain", f"running without CUDA graphs: {obstacle}{option}")
         if way.reason != self._said:
             logger.info("ARTV: %s", way.reason)
         self._way, self._said = way.name, way.reason

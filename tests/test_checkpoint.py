@@ -756,7 +756,7 @@ def test_describe(model: ARTV, path: Path, tmp_path: Path) -> None:
     assert summary.base == "small.safetensors"
     assert list(summary.missing) == [
         "making frames",
-        "copying from the frame before",
+        "copying from the previous frame",
         "images in and out",
         "text prompts",
     ]

@@ -11,7 +11,7 @@ from .names import OWN_METADATA, part_of
 
 USES = {
     "making frames": ("unet", "branches"),
-    "copying from the frame before": ("mask",),
+    "copying from the previous frame": ("mask",),
     "images in and out": ("vae",),
     "text prompts": ("text",),
 }

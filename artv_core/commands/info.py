@@ -92,7 +92,7 @@ def _advice(summary: CheckpointSummary) -> dict[str, str]:
     named = f"name its base with --base ({summary.base})" if summary.base else "name a base checkpoint with --base"
     return {
         "making frames": named,
-        "copying from the frame before": "it has no mask network; frames are made without one",
+        "copying from the previous frame": "it has no mask network; frames are made without one",
         "images in and out": f"it has no VAE; {named}, or give and take latents",
         "text prompts": f"it has no text encoder; {named}, or give a context",
     }

@@ -113,7 +113,7 @@ def test_evaluations_are_captured_where_all_weights_stay_on_a_card(
     assert found["captured"] == [[False, True, "cuda", False, 0]]
     assert all(compiled and (device == "cpu" or not missing) for compiled, _, device, _, missing in found["compiled"])
     assert len(found["compiled"]) == 12
-    for said in ("graph is off", "this is cpu", "come and go as they are used", "3 MB of the weights are not on the"):
+    for said in ("graph is off", "this is cpu", "loaded as they are used", "3 MB of the weights are not on the"):
         assert any(said in reason for reason in found["reasons"]), said
 
 
