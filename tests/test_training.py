@@ -4,6 +4,7 @@ import copy
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -391,8 +392,10 @@ def test_a_whole_run_leaves_a_checkpoint_that_loads(finished: Path):
     assert list((finished / "diffusion" / "tensorboard").glob("events*"))
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path: Path):
-    """Stopped by SIGTERM after a step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path: Path, number: signal.Signals):
+    """Stopped after a step, or killed in the next one, then resumed: the final weights equal the uninterrupted run's,
+    bit for bit."""
     (tmp_path / "small.toml").write_text(SMALL)
     folder = tmp_path / "small"
     folder.mkdir()
@@ -402,13 +405,18 @@ def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path:
         "import os, signal, sys; from artv_core.training import samples, run, config;"
         "before = samples.ClipSamples.batch;"
         "samples.ClipSamples.batch = lambda self, step, indices: "
-        "(os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None, before(self, step, indices))[1];"
+        f"(os.kill(os.getpid(), {int(number)}) if step == 1 else None, before(self, step, indices))[1];"
         f"run.run(config.read_config({str(tmp_path / 'small.toml')!r}), {str(tmp_path)!r}, ['diffusion'], resume=False)"
     )
     stopped = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert stopped.returncode == 0, stopped.stderr
-    assert "--resume" in stopped.stdout
-    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    if number == signal.SIGTERM:
+        assert stopped.returncode == 0, stopped.stderr
+        assert "--resume" in stopped.stdout
+        assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    else:
+        assert stopped.returncode == -number, stopped.stderr
+        assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000001"]
+        assert not (folder / "diffusion.safetensors").exists()
     run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=True)
     resumed, whole = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
     assert resumed.keys() == whole.keys()
