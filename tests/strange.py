@@ -531,10 +531,10 @@ def journals(draw: st.DrawFn) -> bytes:
     length = struct.unpack("<I", whole_journal()[8:12])[0]
     fields, records = json.loads(whole_journal()[12 : 12 + length]), bytearray(whole_journal()[16 + length :])
     marks = Marks(draw)
-    for _ in range(draw(any_of((0, 0, 1, 1, 2)))):
+    for _ in range(draw(any_of((0, 0, 0, 0, 1, 2)))):
         part, name = _place(draw, fields)
         part[name] = marks.hostile()
-    if draw(any_of((False, False, True))):
+    if draw(any_of((False,) * 5 + (True,))):
         fields["shape"] = [draw(any_of((0, 1, 1, 2, 4, -1, 64, 2**20, 2**62, 1.0, True, None))) for _ in range(4)]
     text = marks.filled(fields).encode("utf-8", "surrogatepass")
     text = draw(any_of((text,) * 30 + (b"[" * 60_000, b'{"a":' * 10_000, b'"' + b"x" * 65_000, b"{}x")))

@@ -396,7 +396,7 @@ def test_a_whole_run_leaves_a_checkpoint_that_loads(finished: Path):
     assert list((finished / "diffusion" / "tensorboard").glob("events*"))
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_stopped(
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Stopped by SIGTERM after a step, then resumed: the final weights equal the uninterrupted run's, bit for bit.
@@ -423,6 +423,31 @@ def test_a_killed_run_goes_on_as_if_it_had_not_stopped(
     assert signal.getsignal(signal.SIGTERM) is usual
     assert "--resume" in capsys.readouterr().out
     assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=True)
+    resumed, whole = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_killed_run_goes_on_from_its_last_state(finished: Path, tmp_path: Path):
+    """Killed outright in its second step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("vae", "latents"):
+        (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
+    script = (
+        "import os, signal, sys; from artv_core.training import samples, run, config;"
+        "before = samples.ClipSamples.batch;"
+        "samples.ClipSamples.batch = lambda self, step, indices: "
+        "(os.kill(os.getpid(), signal.SIGKILL) if step == 1 else None, before(self, step, indices))[1];"
+        f"run.run(config.read_config({str(tmp_path / 'small.toml')!r}), {str(tmp_path)!r}, ['diffusion'], resume=False)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000001"]
+    assert not (folder / "diffusion.safetensors").exists()
     run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=True)
     resumed, whole = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
     assert resumed.keys() == whole.keys()
