@@ -223,7 +223,7 @@ def test_bench_measures_each_size_and_way(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sizes", "big"], "--sizes holds 'big'; give width x height in pixels"),
+        (["--sizes", "big"], "--sizes is 'big'; give width x height in pixels"),
         (["--sizes", "33x32"], "width is 33; it must be a positive multiple of 8, such as 32"),
         (["--frames", "1"], "--frames is 1; give 2 or more"),
         (["--variants", "warp"], "invalid choice: 'warp'"),

@@ -110,5 +110,5 @@ def test_gradients_reach_every_parameter():
 
 @pytest.mark.parametrize(("size", "advice"), [((33, 40), "32 x 40"), ((4, 20), "8 x 16")])
 def test_sizes_that_are_not_multiples_of_eight_are_refused(pair, size, advice):
-    with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} pixels, expected multiples of 8: {advice} would do"):
+    with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} pixels, expected multiples of 8, e.g. {advice}"):
         pair[0].encode(torch.rand(1, 3, *size))

@@ -292,7 +292,7 @@ def test_info_says_what_is_missing(tmp_path, capsys):
     assert "text prompts" in text
     assert "name a base checkpoint with --base" in text
     assert cli.main(["generate", "a fox", "--checkpoint", str(tmp_path / "a.safetensors"), "-o", "x.mp4"]) == 2
-    assert "holds no text encoder; name a base checkpoint with --base" in one_line(capsys)
+    assert "has no text encoder; name a base checkpoint with --base" in one_line(capsys)
 
 
 @pytest.fixture
@@ -607,8 +607,8 @@ def test_cuda_where_there_is_none(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no prompt"),
-        ("# nothing\n", "holds no prompt"),
+        ("", "contains no prompt"),
+        ("# nothing\n", "contains no prompt"),
         ("4: a fox", "line 1, column 1: the first prompt starts at"),
     ],
 )

@@ -408,7 +408,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
         (["--drift", "a.png"], "--drift is a.png, which the plot will be called; give a name that ends in .csv"),
         (["--frames", "1"], "--frames is 1; give 2 or more"),
         (["--fps", "nan"], "--fps is nan"),
-        (["--size", "4x4"], "--size holds '4x4'; give width x height in pixels, 8 to 16384 each"),
+        (["--size", "4x4"], "--size is '4x4'; give width x height in pixels, 8 to 16384 each"),
         (["--count", "3"], "give --prompts too"),
         (["--clip-model", "ViT-B-32"], "--clip-model and --clip-weights need each other"),
         ([], "no videos found in"),

@@ -355,7 +355,7 @@ def test_input_that_does_not_fit(pipeline, tmp_path):
     with pytest.raises(ValueError, match="no such"):
         load_latents(tmp_path / "none.safetensors")
     without_text = ARTV(preset("tiny"), text=False)
-    with pytest.raises(ValueError, match="holds no text encoder"):
+    with pytest.raises(ValueError, match="has no text encoder"):
         Pipeline(without_text).frames("a fox", options())
 
 

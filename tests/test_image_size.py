@@ -17,7 +17,7 @@ def test_the_width_comes_first(text: str, size: tuple[int, int]):
 )
 def test_what_is_no_size_is_one_line_that_names_the_option(text: str):
     with pytest.raises(
-        ValueError, match=r"^--sizes holds '.*'; give width x height in pixels, 8 to 16384 each"
+        ValueError, match=r"^--sizes is '.*'; give width x height in pixels, 8 to 16384 each"
     ) as raised:
         parse_size(text, "--sizes")
     assert "\n" not in str(raised.value)

@@ -319,7 +319,7 @@ def test_the_work_of_a_long_schedule_grows_with_its_length():
         ([(0, 0, "a"), (1, 0, "b")], "frame 0 does not come after frame 0"),
         ([(0, 0, " "), (1, 24, "b")], "the prompt of frame 0 is empty"),
         ([(0, 0, "a --neg b")], "got --neg"),
-        ([(0, 0, "a"), (0, 24, "a")], "two wanted prompts have one source"),
+        ([(0, 0, "a"), (0, 24, "a")], "two wanted prompts have the same source"),
         ([(2, 0, "a")], "source 2; the text has the prompts 0 to 1"),
         ([(0, 0, "a"), (1, 48, "b")], "but the video ends with frame 47"),
     ],
@@ -399,7 +399,7 @@ PROMPT = {"source": 0, "start": 0, "text": "a"}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": 3}, "text is 3; accepted is a text"),
+        ({"text": 3}, "text is 3; a text is needed"),
         ({"text": None}, "text is null"),
         ({"fps": "8"}, "fps is str"),
         ({"fps": True}, "fps is true"),
@@ -409,8 +409,8 @@ PROMPT = {"source": 0, "start": 0, "text": "a"}
         ({"blend_frames": MAX_FRAME + 1}, f"blend_frames is {MAX_FRAME + 1}"),
         ({"fps": 10**400}, r"fps is 10000000000000000000\.\.\."),
         ({"num_frames": 10**400}, r"num_frames is 10000000000000000000\.\.\."),
-        ({"wanted": []}, "wanted is not understood"),
-        ({"wanted": {"prompts": {}}}, "wanted is not understood"),
+        ({"wanted": []}, "wanted is not valid"),
+        ({"wanted": {"prompts": {}}}, "wanted is not valid"),
         ({"wanted": {"prompts": [3]}}, "a wanted prompt is 3"),
         ({"wanted": {"prompts": [{**PROMPT, "start": "0"}]}}, "start is str"),
         ({"wanted": {"prompts": [{**PROMPT, "source": -1}]}}, "source is -1"),

@@ -73,7 +73,7 @@ def test_escaped_text_is_read_as_it_stands(text: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("(red:nan)", "the weight nan in a prompt cannot be; accepted are numbers from -1000 to 1000"),
+        ("(red:nan)", "the weight nan in a prompt is not valid; accepted are numbers from -1000 to 1000"),
         ("a (red:inf)", "the weight inf in a prompt"),
         ("(red:1e400)", "the weight 1e400 in a prompt"),
         ("(in the year:2024)", "the weight 2024 in a prompt"),

@@ -159,16 +159,16 @@ def test_prompts_that_only_look_like_something_else(text):
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
-        ("", 1, 1, "holds no prompt"),
-        ("\n \n", 1, 1, "holds no prompt"),
-        ("# only a comment\n,", 1, 1, "holds no prompt"),
-        ("{ }", 1, 1, "holds no prompt"),
+        ("", 1, 1, "contains no prompt"),
+        ("\n \n", 1, 1, "contains no prompt"),
+        ("# only a comment\n,", 1, 1, "contains no prompt"),
+        ("{ }", 1, 1, "contains no prompt"),
         ("\n  5: a fox", 2, 3, "first prompt starts at frame 5; it must start at frame 0"),
         ("[1s-3s: a fox]", 1, 1, "must start at frame 0"),
         ("0: a fox\n\n8: b\n8: c", 4, 1, "frame 8 does not come after frame 8"),
         ("0: a fox\n8: b\n 4: c", 3, 2, "frame 4 does not come after frame 8"),
         ("0: a\n0.01s: b", 2, 1, "frame 0 does not come after frame 0"),
-        ("[0-24: a] [16-48: b]", 1, 11, "frame 16 is still in the range before, 0-24"),
+        ("[0-24: a] [16-48: b]", 1, 11, "frame 16 is still in the previous range, 0-24"),
         ("[0-24: a]\n[24-48: b]\n[8-16: c]", 3, 1, "frame 8 does not come after frame 24"),
         ("[0-24: a]\n[30-48: b]", 2, 1, "frames 24 to 29 have no prompt"),
         ("[0-24: a]\n  30: b", 2, 3, "frames 24 to 29 have no prompt"),
@@ -180,10 +180,10 @@ def test_prompts_that_only_look_like_something_else(text):
         ("[0-24: a\nfox]", 1, 1, "bracket is not closed on its line"),
         ("[0-24: a [red fox]", 1, 1, "bracket is not closed on its line"),
         ('[0-24: "a fox" asleep]', 1, 16, "got 'asleep]'; accepted is ] after the closing quote"),
-        ("[0-24: a] asleep", 1, 11, "or none does"),
+        ("[0-24: a] asleep", 1, 11, "or none has"),
         ("[-1s-3s: a]", 1, 2, "got '-1s' as a time"),
-        ("a fox\n16: a fox asleep", 2, 1, "or none does"),
-        ("# foxes\n0: a fox\na fox asleep", 3, 1, "or none does"),
+        ("a fox\n16: a fox asleep", 2, 1, "or none has"),
+        ("# foxes\n0: a fox\na fox asleep", 3, 1, "or none has"),
         ("0: a fox\n8:", 2, 1, "prompt of frame 8 is empty"),
         ('0: " "', 1, 1, "prompt of frame 0 is empty"),
         ("[0-8: ]", 1, 1, "prompt of frame 0 is empty"),
@@ -213,7 +213,7 @@ def test_prompts_that_only_look_like_something_else(text):
         ('  {"0": "a fox"', 1, 3, "begins with { but does not end with }"),
         ('{"0": "a fox"} more', 1, 1, "begins with { but does not end with }"),
         ('"0": "a fox --neg blur"', 1, 1, "got --neg"),
-        ('"0": "a fox",\n "8": "a (hare:`pw_a`)"', 2, 2, "got '`pw_a`', but nothing is computed in prompts"),
+        ('"0": "a fox",\n "8": "a (hare:`pw_a`)"', 2, 2, "got '`pw_a`', but prompts cannot have expressions"),
         ("0: a fox\n8: a (hare:pw_d), asleep", 2, 1, "got 'pw_d', but nothing is computed"),
         ("a fox\na (hare:`(0.5*sin(t/8)+1)`)", 2, 1, "got '`(0.5*sin(t/8)+1)`', but nothing is computed"),
         ('[0-8: "a \\u0060t\\u0060 fox"]', 1, 1, "got '`t`', but nothing is computed"),
@@ -466,7 +466,7 @@ def test_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\xff\xfe\x00a", "UTF-8"), (b"x" * (MAX_FILE_BYTES + 1), "larger"), (b"", "holds no prompt")],
+    [(b"\xff\xfe\x00a", "UTF-8"), (b"x" * (MAX_FILE_BYTES + 1), "larger"), (b"", "contains no prompt")],
 )
 def test_files_that_are_no_prompt_files(tmp_path, content, message):
     path = tmp_path / "foxes.txt"

@@ -165,7 +165,7 @@ def test_reading_stays_strict(usual: Tensors, tmp_path: Path) -> None:
     integers = {**usual, STEM: usual[STEM].to(torch.int8)}
     assert "wrong types" in refusal(lambda: filled(saved(path, integers)))
     no_vae = {key: tensor for key, tensor in usual.items() if not key.startswith("first_stage_model.")}
-    assert "holds no VAE; take one that does" in refusal(lambda: filled(saved(path, no_vae)))
+    assert "has no VAE; take one that does" in refusal(lambda: filled(saved(path, no_vae)))
     assert initialise_from_stable_diffusion(ARTV(SMALL_SD, vae=False), path) == ("unet", "text")
 
 

@@ -1,4 +1,4 @@
-"""The reference adapter: previous frames, side by side in channels, to feature maps for the UNet's encoder."""
+"""The reference adapter: turns previous frames, stacked along channels, into feature maps for the UNet's encoder."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ from .attention import zeroed
 
 
 class ReferenceAdapter(nn.Module):
-    """T2I-Adapter with `sk=True` and `use_conv=False` (the paper's), on latents, so without its pixel unshuffle.
+    """T2I-Adapter with `sk=True`, `use_conv=False` (as in the paper). It takes latents, so it has no pixel unshuffle.
 
-    The zero-initialised 1x1 convolution that closes each feature map is ours: at step 0 the UNet is undisturbed.
+    Each feature map ends with a zero-initialised 1x1 convolution, so that the UNet is unchanged before training. This
+    is not in the paper.
     """
 
     def __init__(self, adapter: AdapterConfig, unet: UNetConfig, operations: Any = torch.nn):
@@ -34,9 +35,10 @@ class ReferenceAdapter(nn.Module):
         )
 
     def forward(self, reference_latents: Tensor) -> list[Tensor]:
-        """Reference latents [B, R * C, h, w], oldest first, to one feature map per UNet level, each half as large.
+        """Reference latents [B, R * C, h, w], oldest first, to one feature map per UNet level. The first has the size
+        of the latents, each next one half the size of the one before, rounded up.
 
-        Raises ValueError if the channels are not those of `num_references` latents.
+        Raises ValueError if the number of channels is not that of `num_references` latents.
         """
         if reference_latents.shape[1] != self.in_channels:
             raise ValueError(
@@ -53,7 +55,8 @@ class ReferenceAdapter(nn.Module):
 
 
 class AdapterBlock(nn.Module):
-    """T2I-Adapter's residual block: average pooling, a 1x1 convolution where channels change, then 3x3, ReLU, 1x1."""
+    """T2I-Adapter's residual block: average pooling if `down`, a 1x1 convolution if the channels change, then a 3x3
+    convolution, ReLU and a 1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, down: bool, operations: Any = torch.nn):
         super().__init__()
@@ -64,7 +67,7 @@ class AdapterBlock(nn.Module):
         self.block2 = operations.Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, h, w] -> [B, out_channels, h, w], or half that size, rounded up."""
+        """[B, in_channels, h, w] -> [B, out_channels, h, w]; with `down`, half that size, rounded up."""
         if self.down:
             x = F.avg_pool2d(x, kernel_size=2, ceil_mode=True)  # rounds as the UNet's strided convolution does
         x = self.in_conv(x)

@@ -1,4 +1,5 @@
-"""The anchor encoder: one frame's latent to the tokens that the anchor's cross-attention reads. Ours throughout."""
+"""The anchor encoder: turns a frame's latent into tokens for the anchor's cross-attention. Its design is not in the
+paper."""
 
 from typing import Any
 
@@ -11,7 +12,8 @@ from ..config import AnchorConfig
 
 
 class AnchorEncoder(nn.Module):
-    """Latent patches, pooled to a grid of fixed size whatever the latent's, and one token that sees the whole."""
+    """Encodes latent patches, pooled to a grid of fixed size for any latent size, plus one token for the whole
+    latent."""
 
     def __init__(self, anchor: AnchorConfig, in_channels: int, operations: Any = torch.nn):
         super().__init__()
@@ -29,7 +31,8 @@ class AnchorEncoder(nn.Module):
         self.norm_out = operations.LayerNorm(anchor.width)
 
     def forward(self, anchor_latent: Tensor) -> Tensor:
-        """Anchor latent [B, C, h, w] of any size -> tokens [B, grid * grid + 1, width], row by row, the whole last."""
+        """Anchor latent [B, C, h, w] of any size -> tokens [B, grid * grid + 1, width]: the cells row by row, then the
+        token for the whole latent."""
         patches = self.patches(self._pad(anchor_latent))
         patches = F.adaptive_avg_pool2d(patches, self.grid)
         tokens = rearrange(patches, "b c h w -> b (h w) c")

@@ -1,4 +1,4 @@
-"""The whole model: noise network, mask network, VAE, text encoder, and the configuration they were built from."""
+"""The whole model: noise network, mask network, VAE, text encoder, and their configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,10 @@ from .text import TextEncoder
 
 
 class ARTV(nn.Module):
-    """What a checkpoint holds. `mask`, `vae` and `text` may be absent (None); what needs them then says so.
+    """The networks of a checkpoint. `mask`, `vae` and `text` may be missing (None). Methods that need a missing VAE or
+    text encoder raise ValueError.
 
-    `null_context` `[L, D]` stands for the text where there is none: the encoding of the empty prompt.
+    `null_context` `[L, D]` is the encoding of the empty prompt, used where there is no text.
     """
 
     noise: FrameNetwork
@@ -36,9 +37,9 @@ class ARTV(nn.Module):
         text: bool = True,
         operations: Any = torch.nn,
     ) -> None:
-        """`mask`, `vae` and `text` choose the parts to build; a mask network needs `config.mask` besides.
+        """`mask`, `vae` and `text` choose the parts to build. A mask network is built only if `config.mask` is set too.
 
-        Raises ValueError where text encoder and networks do not fit together.
+        Raises ValueError if the widths of text encoder, VAE and networks do not match.
         """
         super().__init__()
         _check_widths(config)
@@ -50,9 +51,9 @@ class ARTV(nn.Module):
         self.register_buffer("null_context", torch.zeros(config.text.context_length, config.text.width))
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images `[T, 3, H, W]` in [0, 1] to core-scale latents `[T, C, H/8, W/8]`, float32.
+        """Images `[T, 3, H, W]` in [0, 1] to latents `[T, C, H/8, W/8]` in the model's own scale, float32.
 
-        Raises ValueError without a VAE, and where H or W is not a multiple of 8.
+        Raises ValueError without a VAE, and if H or W is not a multiple of 8.
         """
         vae = self.require_vae()
         _check_image_size(images, self.config.vae.factor)
@@ -62,7 +63,8 @@ class ARTV(nn.Module):
         return (latents - self.config.vae.shift) * self.config.vae.scale
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Core-scale latents `[T, C, h, w]` to images `[T, 3, 8h, 8w]` in [0, 1], float32. ValueError without a VAE."""
+        """Latents `[T, C, h, w]` in the model's own scale to images `[T, 3, 8h, 8w]` in [0, 1], float32. Raises
+        ValueError without a VAE."""
         vae = self.require_vae()
         if not isinstance(vae, TAESD):
             latents = latents / self.config.vae.scale + self.config.vae.shift
@@ -74,10 +76,10 @@ class ARTV(nn.Module):
         return text(text.tokenize(texts))
 
     def encode_weighted(self, prompt: str) -> Tensor:
-        """A prompt with weights, as `prompt_weights.read_weights`, to context `[L, D]`, float32.
+        """A prompt with weights (syntax: `prompt_weights`) to context `[L, D]`, float32. As in ComfyUI: with e the
+        empty prompt's encoding at a token's place, a weight w turns the encoding into (encoding - e) * w + e.
 
-        As in ComfyUI, a token's weight w moves its encoding away from the one that the empty prompt has there, e:
-        (encoding - e) * w + e. Raises ValueError as `encode_text` and `read_weights`.
+        Raises the errors of `encode_text` and `read_weights`.
         """
         text, parts = self.require_text(), read_weights(prompt)
         tokens, weights = text.tokenize_weighted(parts)
@@ -90,24 +92,25 @@ class ARTV(nn.Module):
 
     @torch.no_grad()
     def update_null_context(self) -> None:
-        """Set `null_context` to the encoding of the empty prompt, as in Stable Diffusion. Raises as `encode_text`."""
+        """Set `null_context` to the encoding of the empty prompt, as in Stable Diffusion. Raises the errors of
+        `encode_text`."""
         self.null_context.copy_(self.encode_text([""])[0])
 
     def require_text(self) -> TextEncoder:
-        """The text encoder. Raises ValueError where there is none."""
+        """The text encoder. Raises ValueError if there is none."""
         if self.text is None:
-            raise UserError("this checkpoint holds no text encoder", Remedy.BASE, after=", or give a context")
+            raise UserError("this checkpoint has no text encoder", Remedy.BASE, after=", or give a context")
         return self.text
 
     def require_vae(self) -> TAESD | AutoencoderKL:
-        """The VAE. Raises ValueError where there is none."""
+        """The VAE. Raises ValueError if there is none."""
         if self.vae is None:
-            raise UserError("this checkpoint holds no VAE", Remedy.BASE, after=", or give and take latents")
+            raise UserError("this checkpoint has no VAE", Remedy.BASE, after=", or give and take latents")
         return self.vae
 
 
 def build_vae(config: VAEConfig, operations: Any = torch.nn) -> TAESD | AutoencoderKL:
-    """The VAE that `config.kind` names, untrained."""
+    """An untrained VAE of the kind `config.kind`."""
     if config.kind == "taesd":
         return TAESD(operations, latent_channels=config.latent_channels)
     return AutoencoderKL(latent_channels=config.latent_channels, operations=operations)

@@ -1,4 +1,4 @@
-"""Stable Diffusion's spatial transformer, with room beside the text for the anchor's own cross-attention."""
+"""Stable Diffusion's spatial transformer, with an added cross-attention to the anchor."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,22 +17,24 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class TokenProjections(NamedTuple):
-    """Keys and values of every cross-attention of a UNet, in the order of its modules. Made once per frame. Ours."""
+    """Keys and values of every cross-attention of a UNet, in the order of its modules. They are computed once per
+    frame. Not in the paper."""
 
     text: list[KeysValues]
     anchor: list[KeysValues] | None
 
 
 def zeroed(layer: nn.Module) -> Any:
-    """`layer` with every parameter at zero, so that what it closes adds nothing until trained (ControlNet's trick)."""
+    """Set all parameters of `layer` to zero, so that the branch that it ends adds nothing before training (as in
+    ControlNet). Returns the layer."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer over the cells of a feature map, residual, between two projections: linear layers (SD 2) or 1x1
-    convolutions (SD 1). The two do the same with weights of other shapes."""
+    """Residual transformer over the cells of a feature map, between two projections: linear layers (SD 2) or 1x1
+    convolutions (SD 1). The two compute the same; their weights have different shapes."""
 
     def __init__(self, config: UNetConfig, channels: int, anchor_width: int | None, operations: Any = torch.nn):
         super().__init__()
@@ -46,7 +48,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zeroed(self._projection(channels, operations))
 
     def forward(self, x: Tensor, tokens: TokenProjections, expansion: Expansion | None = None) -> Tensor:
-        """[B, C, h, w] of any size -> the same shape, with an entry for each branch."""
+        """[B, C, h, w] of any size -> the same shape, with one batch entry for each branch."""
         height = x.shape[2]
         normed = norm_only(self.norm, x)
         cells = self.proj_in(_to_cells(normed)) if self.linear else _to_cells(self.proj_in(normed))
@@ -61,7 +63,8 @@ class SpatialTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to text (and anchor), feed-forward; each normalised before and residual (SD)."""
+    """Self-attention, cross-attention to text (and anchor), feed-forward: each is residual, with a norm before it
+    (SD)."""
 
     def __init__(
         self,
@@ -80,7 +83,8 @@ class TransformerBlock(nn.Module):
         self.norm3 = operations.LayerNorm(channels)
 
     def forward(self, x: Tensor, tokens: TokenProjections, expansion: Expansion | None = None) -> Tensor:
-        """[B, cells, C] -> the same shape, with an entry for each branch: here at the latest they part."""
+        """[B, cells, C] -> the same shape, with one batch entry for each branch. Cross-attention differs between
+        branches, so the batch is expanded before it."""
         x = x + self.attn1(self.norm1(x))
         if expansion is not None:
             x = expansion.full(x)
@@ -89,7 +93,7 @@ class TransformerBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a feature map's cells to one another (SD's `attn1`)."""
+    """Multi-head self-attention over a feature map's cells (SD's `attn1`)."""
 
     def __init__(self, channels: int, heads: int, operations: Any = torch.nn):
         super().__init__()
@@ -106,8 +110,8 @@ class SelfAttention(nn.Module):
         return self.to_out[0](attend(queries, (keys, values)))
 
     def join(self) -> None:
-        """Lay the three weights one behind the other in memory: one product then makes queries, keys and values. They
-        stay parameters of their own, and may still be changed in place. For inference. Not in the paper."""
+        """Store the three weights one after another in memory, so that one matrix product computes queries, keys and
+        values. They remain separate parameters and may be changed in place. For inference. Not in the paper."""
         layers = self._layers()
         if any(type(layer) is not nn.Linear for layer in layers):
             return
@@ -127,11 +131,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to text (SD's `attn2`) and, added to it, to the anchor.
+    """Attention to text (SD's `attn2`), plus attention to the anchor.
 
-    The anchor has keys, values and output of its own and shares the queries, as the image branch of IP-Adapter does;
-    the zero-initialised output of its own is ours. `index` is this attention's place in `TokenProjections`; the UNet
-    sets it.
+    The anchor has its own keys and values and shares the queries, like the image branch of IP-Adapter. It also has its
+    own zero-initialised output layer, which is not in the paper. `index` is this attention's position in
+    `TokenProjections`; the UNet sets it.
     """
 
     def __init__(
@@ -173,11 +177,11 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, the first gated by GELU (SD's GEGLU), four times as wide inside."""
+    """Two linear layers, the first gated by GELU (SD's GEGLU), with four times the width in between."""
 
     def __init__(self, channels: int, operations: Any = torch.nn):
         super().__init__()
-        # Index 1 is Stable Diffusion's dropout (rate 0); kept so that the second layer has its key, `net.2`.
+        # Index 1 is Stable Diffusion's dropout (rate 0). It stays so that the second layer has the key `net.2`.
         gated = GatedLinear(channels, 4 * channels, operations)
         self.net = nn.Sequential(gated, nn.Identity(), operations.Linear(4 * channels, channels))
 
@@ -187,7 +191,7 @@ class FeedForward(nn.Module):
 
 
 class GatedLinear(nn.Module):
-    """GEGLU: half of a linear layer's output, times GELU (exact, not tanh) of the other half."""
+    """GEGLU: the first half of a linear layer's output times GELU (exact, not tanh) of the second half."""
 
     def __init__(self, in_channels: int, out_channels: int, operations: Any = torch.nn):
         super().__init__()
@@ -209,7 +213,7 @@ def _to_map(cells: Tensor, height: int) -> Tensor:
 
 
 def _lie_in(joined: Tensor, layers: Sequence[Any]) -> bool:
-    """Whether the layers' weights are still parts of `joined`. A move to another device puts others in their place."""
+    """Whether the layers' weights are still parts of `joined`. A move to another device replaces them."""
     parts = zip(layers, joined.chunk(3), strict=True)
     return all(layer.weight.data_ptr() == part.data_ptr() and layer.weight.dtype == part.dtype for layer, part in parts)
 
@@ -220,13 +224,14 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def attend(queries: Tensor, keys_values: KeysValues) -> Tensor:
-    """Scaled dot-product attention of split queries; the heads come back joined, [B, tokens, heads * d]."""
+    """Scaled dot-product attention. Queries, keys and values have split heads; the output is joined, [B, tokens,
+    heads * d]."""
     return rearrange(_attended(queries, *keys_values), "b heads n d -> b n (heads d)")
 
 
 def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """In float32 where a CPU trains in half precision: its fused backward pass is several times slower in bfloat16
-    where keys are few, as those of text and anchor."""
+    """Attention, in float32 if a CPU trains in half precision: there the fused backward pass is several times slower in
+    bfloat16 if there are few keys, as for text and anchor."""
     if not (queries.device.type == "cpu" and queries.requires_grad and queries.dtype in (torch.bfloat16, torch.half)):
         return F.scaled_dot_product_attention(queries, keys, values)
     with torch.autocast("cpu", enabled=False):

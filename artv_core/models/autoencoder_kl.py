@@ -1,4 +1,4 @@
-"""Stable Diffusion's image autoencoder (KL, f8), key for key. Images are in [0, 1] here; inside, in [-1, 1]."""
+"""Stable Diffusion's image autoencoder (KL, f8), with the same keys. Images are in [0, 1], and inside in [-1, 1]."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from .fused import norm_only, norm_silu
 
 
 class AutoencoderKL(nn.Module):
-    """Images to latents an eighth as large and back, in the host's latent scale (not multiplied by 0.18215).
+    """Images to latents of an eighth of the size and back, in ComfyUI's latent scale (not multiplied by 0.18215).
 
-    Module names are Stable Diffusion's (LDM `first_stage_model`); the defaults are its numbers. `channels` and
-    `channel_mult` give the width of each level; every level but the last halves the size.
+    Module names and default sizes are Stable Diffusion's (LDM `first_stage_model`). `channels` times `channel_mult` is
+    the width of each level. Every level but the last halves the size.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class AutoencoderKL(nn.Module):
         if height % self.factor or width % self.factor:
             fitting = " x ".join(str(max(side // self.factor, 1) * self.factor) for side in (height, width))
             raise ValueError(
-                f"got images of {height} x {width} pixels, expected multiples of {self.factor}: {fitting} would do"
+                f"got images of {height} x {width} pixels, expected multiples of {self.factor}, e.g. {fitting}"
             )
         mean, _log_variance = self.quant_conv(self.encoder(images * 2 - 1)).chunk(2, dim=1)
         return mean
@@ -81,7 +81,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent to image in about [-1, 1] (LDM's decoder). `up.0` is the level of full size, so they run from the last."""
+    """Latent to image in about [-1, 1] (LDM's decoder). `up.0` is the level of full size, so the levels run in reverse
+    order."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], num_res_blocks: int, norm_groups: int, operations: Any):
         super().__init__()
@@ -105,7 +106,7 @@ class Decoder(nn.Module):
 
 
 class EncoderStage(nn.Module):
-    """ResNet blocks of one size, then a halving."""
+    """ResNet blocks of one size, then downsampling by 2 if `halve`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, num_blocks: int, halve: bool, norm_groups: int, operations: Any
@@ -120,7 +121,7 @@ class EncoderStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """ResNet blocks of one size, then a doubling."""
+    """ResNet blocks of one size, then upsampling by 2 if `double`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, num_blocks: int, double: bool, norm_groups: int, operations: Any
@@ -149,7 +150,7 @@ class Middle(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised convolutions, residual."""
+    """Two convolutions with norms before them, residual."""
 
     def __init__(self, in_channels: int, out_channels: int, norm_groups: int, operations: Any):
         super().__init__()
@@ -168,7 +169,7 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head of self-attention over all cells, with 1x1 convolutions for its projections, residual."""
+    """Residual self-attention over all cells, with one head and 1x1 convolutions as projections."""
 
     def __init__(self, channels: int, norm_groups: int, operations: Any):
         super().__init__()
@@ -189,7 +190,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Convolution with stride 2, padded at the right and the bottom only (LDM)."""
+    """Convolution with stride 2, padded only at the right and the bottom (LDM)."""
 
     def __init__(self, channels: int, operations: Any):
         super().__init__()
@@ -201,7 +202,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours, then a convolution."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int, operations: Any):
         super().__init__()

@@ -1,4 +1,4 @@
-"""One batch for all guidance branches, in which what several of them share is computed once. Ours."""
+"""One batch for all guidance branches, in which shared work is done only once. Not in the paper."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expansion:
-    """How a batch grows on its way through the UNet: from [B], one entry for each video, over [E * B], one for each
-    pair of noise levels besides, to [K * B], one for each guidance branch. All are branch-major.
+    """How a batch grows inside the UNet: first [B], one entry for each video; then [E * B], one for each video and pair
+    of noise levels; then [K * B], one for each video and guidance branch. All are branch-major.
 
-    `videos` is B; `levels[k]`, of E values from 0 on, is the pair that branch k has.
+    `videos` is B. `levels[k]`, from 0 to E - 1, is the pair of noise levels of branch k.
     """
 
     videos: int
     levels: tuple[int, ...]
 
     def expand(self, x: Tensor, entries: int) -> Tensor:
-        """x with `entries` entries, each a copy of the one that it comes from; they must be one of the three numbers,
-        and not fewer than x has."""
+        """Copy the entries of x [n, ...] to a batch of `entries`, which is one of B, E * B and K * B, and at least
+        n."""
         if x.shape[0] == entries:
             return x
         shared = x.chunk(x.shape[0] // self.videos)
@@ -28,12 +28,12 @@ class Expansion:
         return torch.cat([shared[level] for level in self.levels])
 
     def full(self, x: Tensor) -> Tensor:
-        """x with an entry for each branch."""
+        """Expand x to one entry for each video and branch, [K * B, ...]."""
         return self.expand(x, self.videos * len(self.levels))
 
 
 def matched(x: Tensor, y: Tensor, expansion: Expansion | None) -> tuple[Tensor, Tensor]:
-    """Both with as many entries as the larger one has; as they are where there is no expansion."""
+    """Expand the smaller batch to the size of the larger one. Without an expansion, both stay unchanged."""
     if expansion is None:
         return x, y
     entries = max(x.shape[0], y.shape[0])

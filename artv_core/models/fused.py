@@ -1,8 +1,8 @@
-"""Layers in fewer GPU kernels: group norm with SiLU, gated GELU, and, for inference, self-attention's projections.
+"""Fused GPU kernels: group norm with SiLU, and gated GELU. Not in the paper.
 
-`fuse` marks layers that may run so, `fuse_for_training` those that may while gradients are needed. A marked layer still
-runs the plain way wherever the fused one does not apply: on a CPU, inside `torch.compile`, and where its weights are
-not on the input's device. Results differ from the plain ones by rounding. Not in the paper.
+`fuse` marks the layers that may run fused, `fuse_for_training` those that may run fused while gradients are needed. A
+marked layer still runs unfused where the kernels do not apply: on a CPU, inside `torch.compile`, and if its weights are
+not on the input's device. Fused results differ from unfused ones by rounding.
 """
 
 import functools
@@ -21,20 +21,20 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def fuse(module: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
-    """Mark the layers of `module` that may run fused, if kernels for that device and dtype can be made. Returns whether
-    they can. Parameters, names and classes stay as they are."""
+    """Mark the layers of `module` that may run fused, if the kernels work on this device and dtype. Returns whether
+    they work. Parameters, names and classes do not change."""
     able = can_fuse(device, dtype)
     _mark(module, able)
     return able
 
 
 def unfuse(module: nn.Module) -> None:
-    """Have all layers of `module` run the plain way."""
+    """Make all layers of `module` run unfused."""
     _mark(module, False)
 
 
 def fuse_for_training(module: nn.Module, device: torch.device) -> bool:
-    """As `fuse`, for bfloat16 while gradients are needed."""
+    """Like `fuse`, for bfloat16 while gradients are needed."""
     able = can_fuse_training(device)
     _mark(module, able, "may_train_fused")
     return able
@@ -48,22 +48,22 @@ def _mark(module: nn.Module, may_fuse: bool, name: str = "may_fuse") -> None:
 
 @functools.cache
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton's kernels can be compiled here and give what PyTorch gives (tried once, on a small map), with an
-    allocator whose memory they can use in a graph."""
+    """Whether the Triton kernels compile here and agree with PyTorch (tried once, on a small map), and the allocator's
+    memory works for them in a graph."""
     if device.type != "cuda" or dtype not in DTYPES:
         return False
     if torch.cuda.get_allocator_backend() != "native":
-        return False  # Triton refuses memory that cudaMallocAsync gives while a graph is captured
+        return False  # Triton refuses memory of cudaMallocAsync while a graph is captured
     try:
         return _kernels_agree(device, dtype)
-    except Exception as error:  # whatever keeps Triton from working, PyTorch's own kernels are there
+    except Exception as error:  # whatever fails in Triton, PyTorch's own kernels still work
         logger.info("fused kernels are not used: %s: %s", type(error).__name__, str(error).strip().split("\n")[0])
         return False
 
 
 @functools.cache
 def can_fuse_training(device: torch.device) -> bool:
-    """As `can_fuse`, with gradients, in bfloat16."""
+    """Like `can_fuse`, with gradients, in bfloat16."""
     if not can_fuse(device, torch.bfloat16):
         return False
     try:
@@ -74,21 +74,21 @@ def can_fuse_training(device: torch.device) -> bool:
 
 
 def norm_silu(norm: nn.Module, x: Tensor) -> Tensor:
-    """`silu(norm(x))` of a map [B, C, h, w]."""
+    """`silu(norm(x))` of a map [B, C, h, w], fused where that applies."""
     if _norm_may_fuse(norm, x) or _norm_may_train_fused(norm, x):
         return _fused_norm(norm, x, silu=True)
     return F.silu(norm(x))
 
 
 def norm_only(norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(x)` of a map [B, C, h, w]."""
+    """`norm(x)` of a map [B, C, h, w], fused where that applies."""
     if _norm_may_fuse(norm, x) or _norm_may_train_fused(norm, x):
         return _fused_norm(norm, x, silu=False)
     return norm(x)
 
 
 def gelu_gate(x: Tensor, may_fuse: bool, may_train_fused: bool = False) -> Tensor:
-    """The first half of x [..., 2 C] times GELU (exact) of the other half: [..., C]."""
+    """The first half of x [..., 2 C] times GELU (exact) of the second half: [..., C]. Fused where that applies."""
     if may_train_fused and _training_on_gpu(x) and x.is_contiguous():
         return FusedGate.apply(x)
     if may_fuse and _inference_on_gpu(x) and x.is_contiguous():
@@ -101,7 +101,7 @@ def gelu_gate(x: Tensor, may_fuse: bool, may_train_fused: bool = False) -> Tenso
 
 
 class FusedNorm(torch.autograd.Function):
-    """`silu(group_norm(x))`, or without SiLU, with gradients."""
+    """`silu(group_norm(x))`, or `group_norm(x)`, with gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
@@ -149,7 +149,7 @@ class FusedGate(torch.autograd.Function):
 
 
 def _launched_on(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device."""
+    """Makes x's device the current one, where Triton launches."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
@@ -209,7 +209,7 @@ def _kernels_agree(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _gradients_agree(device: torch.device) -> bool:
-    """Outputs and gradients of norms and gate in bfloat16 against PyTorch's in float32."""
+    """Compare outputs and gradients of norms and gate in bfloat16 with PyTorch's in float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 80, 5, 13, generator=generator).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
     weight, bias = (torch.randn(80, generator=generator).to(device) for _ in range(2))
@@ -245,7 +245,7 @@ def _floats(tensors: list[Tensor]) -> list[Tensor]:
 
 @torch.enable_grad()
 def _with_gradients(layer: Any, given: list[Tensor]) -> list[Tensor]:
-    """A layer's output and the gradients of what it is given, for a slope that differs everywhere."""
+    """A layer's output and the gradients of its inputs, for an output gradient that differs in every element."""
     leaves = [tensor.detach().requires_grad_() for tensor in given]
     out = layer(*leaves)
     slope = torch.arange(out.numel(), device=out.device).float().sin().view(out.shape).to(out.dtype)
@@ -253,6 +253,6 @@ def _with_gradients(layer: Any, given: list[Tensor]) -> list[Tensor]:
 
 
 def _gap(first: list[Tensor], second: list[Tensor]) -> float:
-    """The largest distance of two tensors in a row, relative to the second one."""
+    """The largest relative distance between corresponding tensors of two lists."""
     pairs = zip(first, second, strict=True)
     return max(float((a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-6)) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""A UNet together with what conditions it on frames: the noise network and the mask network are one of these each."""
+"""A UNet with the modules that condition it on frames. The noise network and the mask network each are one of these."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,14 @@ from .unet import Reuse, UNet
 
 @dataclass(frozen=True)
 class FrameConditions:
-    """All that a frame's denoising steps share: computed once per frame, then read at every step. Ours.
+    """What a frame's denoising steps share: computed once per frame, then read at every step. Not in the paper.
 
-    With an `expansion` these are the conditions of several guidance branches, and latents of the videos alone are
-    denoised in all of them.
+    With an `expansion`, these are the conditions of several guidance branches. The network then takes latents of the B
+    videos and returns an output for every branch.
     """
 
     tokens: TokenProjections
-    adapter_features: list[Tensor]  # one [B, C, h, w] for each UNet level
+    adapter_features: list[Tensor]  # one map [B, C, h, w] for each UNet level
     level_embedding: Tensor  # [B, E]
     expansion: Expansion | None = None
 
@@ -31,8 +31,8 @@ class FrameConditions:
 class FrameNetwork(nn.Module):
     """Denoises one frame given text, the frames before it and an anchor frame (the paper's conditions).
 
-    `compute_device` and `compute_dtype` are where and in what it computes; None means where and as its weights are. A
-    host whose layers fetch and cast weights as they are used sets them.
+    `compute_device` and `compute_dtype` are the device and dtype of the computation. None means those of the weights.
+    A host sets them if its layers move and cast weights on use.
     """
 
     compute_device: torch.device | None = None
@@ -46,7 +46,7 @@ class FrameNetwork(nn.Module):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether a training step computes the UNet's blocks anew on the way back, to save memory. May be set."""
+        """Whether training recomputes the UNet's blocks in the backward pass, to save memory. Can be set."""
         return self.diffusion_model.gradient_checkpointing
 
     @gradient_checkpointing.setter
@@ -55,17 +55,17 @@ class FrameNetwork(nn.Module):
 
     @property
     def is_fused(self) -> bool:
-        """Whether layers may run in fused kernels (`fused.fuse`), whose results differ by rounding."""
+        """Whether layers may run in fused kernels (`fused.fuse`), which changes results by rounding."""
         return getattr(self.diffusion_model.out[0], "may_fuse", False)
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device for inputs."""
         return self.compute_device or next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What inputs are cast to."""
+        """The dtype for inputs."""
         return self.compute_dtype or next(self.parameters()).dtype
 
     def condition(
@@ -76,10 +76,10 @@ class FrameNetwork(nn.Module):
         reference_level: Tensor,
         anchor_level: Tensor,
     ) -> FrameConditions:
-        """What the network knows of a frame before its first step.
+        """Compute the conditions of a frame before its first step.
 
-        `context` [B, L, context_dim] are text tokens; `reference_latents` [B, R * C, h, w] (oldest to newest) and
-        `anchor_latent` [B, C, h', w'] are already noised to `reference_level` and `anchor_level` ([B], integer time
+        `context` [B, L, context_dim] are text tokens. `reference_latents` [B, R * C, h, w] (oldest to newest) and
+        `anchor_latent` [B, C, h', w'] already have noise up to `reference_level` and `anchor_level` ([B], integer time
         steps). A blank reference or anchor is a zero latent at level 0. Raises ValueError on a wrong number of
         reference channels.
         """
@@ -92,8 +92,9 @@ class FrameNetwork(nn.Module):
     def forward(
         self, x: Tensor, timesteps: Tensor, conditions: FrameConditions, reuse: Reuse | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Noisy latents [B, C, h, w] at `timesteps` [B] (float) -> raw output [B, out_channels, h, w], of all branches
-        where there are several; with `reuse`, (output, features) as it says."""
+        """Noisy latents [B, C, h, w] at `timesteps` [B] (float) -> raw output [B, out_channels, h, w]. With an
+        expansion in the conditions, the output has batch K * B. With `reuse`, returns (output, features); see
+        `Reuse`."""
         return self.diffusion_model(
             x,
             timesteps,

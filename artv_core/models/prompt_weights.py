@@ -1,43 +1,43 @@
-r"""Weights in prompts, with the meaning that they have in ComfyUI: `a (red circle:1.3) and a (square)`.
+r"""Weights in prompts, with the same meaning as in ComfyUI: `a (red circle:1.3) and a (square)`.
 
-Words in parentheses count 1.1 times as much, those in `((...))` 1.21 times, and those in `(...:1.3)` exactly 1.3 times,
-whatever surrounds them. `\(` and `\)` are parentheses to be read as such. A parenthesis that is never closed, and a
-number that is none, are words.
+Words in parentheses count 1.1 times as much, words in `((...))` 1.21 times. Words in `(...:1.3)` count exactly 1.3
+times, even inside other parentheses. `\(` and `\)` are literal parentheses. An unclosed parenthesis is literal too, and
+so is text after a colon that is not a number.
 """
 
 import math
 from typing import NamedTuple
 
 STEP = 1.1
-"""What a pair of parentheses without a number multiplies by."""
+"""The factor of a pair of parentheses without a number."""
 
 MAX_WEIGHT = 1000.0
 MAX_DEPTH = 100
 
-_OPEN, _CLOSE = "\0\2", "\0\1"  # escaped parentheses while the others are read
+_OPEN, _CLOSE = "\0\2", "\0\1"  # stand for escaped parentheses while the others are parsed
 
 
 class WeightedText(NamedTuple):
-    """A part of a prompt, as it is to be read, and how much it counts (1: as usual)."""
+    """A part of a prompt without weight syntax, and its weight (1 = normal)."""
 
     text: str
     weight: float
 
 
 def read_weights(prompt: str) -> list[WeightedText]:
-    """The parts of a prompt in their order; none is empty. Raises ValueError, one line, on a weight that is no finite
-    number or beyond `MAX_WEIGHT`, and on parentheses nested deeper than `MAX_DEPTH`."""
+    """Split a prompt into its parts, in order; none is empty. Raises ValueError on a weight that is not finite or
+    beyond `MAX_WEIGHT`, and on parentheses nested deeper than `MAX_DEPTH`."""
     escaped = prompt.replace("\\)", _CLOSE).replace("\\(", _OPEN)
     return [WeightedText(_literal(text), weight) for text, weight in _weighted(escaped, 1.0, 0) if text]
 
 
 def without_weights(prompt: str) -> str:
-    """The prompt's words alone. Raises as `read_weights`."""
+    """The prompt's words without weight syntax. Raises the errors of `read_weights`."""
     return "".join(part.text for part in read_weights(prompt))
 
 
 def escape_parentheses(text: str) -> str:
-    """A prompt from which all of `text` is read as it stands, parentheses too."""
+    """Escape the parentheses in `text`, so that a prompt with it contains them literally."""
     return text.replace("(", "\\(").replace(")", "\\)")
 
 
@@ -59,7 +59,7 @@ def _weighted(text: str, weight: float, depth: int) -> list[tuple[str, float]]:
 
 
 def _split(text: str) -> list[str]:
-    """Outermost pairs of parentheses, and what stands between them."""
+    """Split a text into outermost pairs of parentheses and the text between them."""
     parts, begin, depth = [], 0, 0
     for at, character in enumerate(text):
         if character == "(":
@@ -76,7 +76,8 @@ def _split(text: str) -> list[str]:
 
 
 def _own_weight(inner: str) -> tuple[str, float | None]:
-    """What stands in a pair of parentheses, and the number after its last colon (None: there is none)."""
+    """Split the content of a pair of parentheses into text and the number after the last colon (None if there is
+    none)."""
     words, colon, number = inner.rpartition(":")
     if not (colon and words):
         return inner, None
@@ -86,7 +87,7 @@ def _own_weight(inner: str) -> tuple[str, float | None]:
         return inner, None
     if not math.isfinite(weight) or abs(weight) > MAX_WEIGHT:
         raise ValueError(
-            f"the weight {number.strip()[:20]} in a prompt cannot be; accepted are numbers from {-MAX_WEIGHT:g} to "
+            f"the weight {number.strip()[:20]} in a prompt is not valid; accepted are numbers from {-MAX_WEIGHT:g} to "
             f"{MAX_WEIGHT:g}, as in (fox:1.3)"
         )
     return words, weight

@@ -1,7 +1,7 @@
-"""A tiny convolutional autoencoder with the layout and the keys of TAESD (github.com/madebyollin/taesd).
+"""A tiny convolutional autoencoder with the layout and keys of TAESD (github.com/madebyollin/taesd).
 
-Three halvings, four latent channels by default. With `width=64` the state dict is the one that ComfyUI reads as a VAE
-of its own (`taesd_encoder.*`, `taesd_decoder.*`), so a checkpoint's VAE can be used by the host without a conversion.
+The size is halved three times; there are four latent channels by default. With `width=64`, ComfyUI can load the state
+dict (`taesd_encoder.*`, `taesd_decoder.*`) as a VAE, so it can use a checkpoint's VAE without a conversion.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ LATENT_LIMIT = 3.0
 
 
 class SoftClamp(nn.Module):
-    """Bends any latent smoothly into -3..3, where the decoder was trained."""
+    """Limits latents smoothly to -3..3, the range in which the decoder was trained."""
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Any shape in, the same shape out."""
+        """Any shape -> the same shape."""
         return LATENT_LIMIT * torch.tanh(latents / LATENT_LIMIT)
 
 
 class ResidualBlock(nn.Module):
-    """Three 3x3 convolutions of equal width beside an identity, and a ReLU over the sum."""
+    """Three 3x3 convolutions of equal width, plus the input, then ReLU."""
 
     def __init__(self, width: int, operations: Any = torch.nn) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, width, h, w]` in and out."""
+        """`[B, width, h, w]` -> the same shape."""
         return torch.relu(self.conv(features) + features)
 
 
 class TAESD(nn.Module):
-    """Encoder and decoder. Its latents are already in the core's scale; `VAEConfig` says how the host's differ."""
+    """Encoder and decoder. The latents are in the model's own scale; `VAEConfig` converts to ComfyUI's scale."""
 
     def __init__(self, operations: Any = torch.nn, latent_channels: int = 4, width: int = 64) -> None:
         super().__init__()
@@ -47,15 +47,16 @@ class TAESD(nn.Module):
         self.taesd_decoder = _decoder(latent_channels, width, operations)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` in [0, 1], H and W multiples of 8, to core-scale latents `[B, 4, H/8, W/8]`."""
+        """Images `[B, 3, H, W]` in [0, 1], H and W multiples of 8, to latents `[B, C, H/8, W/8]` in the model's
+        scale."""
         return self.taesd_encoder(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Core-scale latents `[B, 4, h, w]` to images `[B, 3, 8h, 8w]` clamped to [0, 1]."""
+        """Latents `[B, C, h, w]` in the model's scale to images `[B, 3, 8h, 8w]`, clamped to [0, 1]."""
         return self.decode_raw(latents).clamp(0, 1)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
-        """As `decode` but not clamped, so that training has a gradient outside [0, 1] too."""
+        """Like `decode`, but not clamped, so that training has a gradient outside [0, 1] too."""
         return self.taesd_decoder(latents)
 
 

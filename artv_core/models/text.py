@@ -1,6 +1,6 @@
 """CLIP's text transformer, with the keys of Stable Diffusion 2 and the vocabulary of both 1 and 2 (open_clip's).
 
-open_clip is imported where it is used: importing it takes seconds, and a checkpoint used inside a host never needs it.
+open_clip is imported only where it is used: the import takes seconds, and inside a host it may not be needed at all.
 """
 
 import re
@@ -19,10 +19,10 @@ _END = VOCABULARY_SIZE - 1
 
 
 class TextEncoder(nn.Module):
-    """Prompts to context tokens. State dict: `model.*`, named as under SD 2's `cond_stage_model.`.
+    """Prompts to context tokens. The state dict has the names `model.*` as in SD 2 under `cond_stage_model.`.
 
-    `config.layer` says which hidden state passes through the final norm: "last", or "penultimate", SD 2's choice,
-    where the last block is kept for its keys but not computed.
+    `config.layer` says which hidden state goes through the final norm: "last", or "penultimate" as in SD 2. With
+    "penultimate" the last block exists only for its keys and does not run.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -31,12 +31,12 @@ class TextEncoder(nn.Module):
         self.model = _build_transformer(config)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts to `[B, L]` int64: start, words, end, zeros (more ends with `config.pad_with_end`). A text that is too
-        long is cut and keeps its end token."""
+        """B texts to tokens `[B, L]` int64: start, words, end, then padding with zeros, or with end tokens if
+        `config.pad_with_end`. A text that is too long is cut, but keeps its end token."""
         return tokenize(texts, self.config)
 
     def tokenize_weighted(self, parts: Sequence[WeightedText]) -> tuple[Tensor, Tensor]:
-        """Parts of one text to its tokens `[1, L]`, as `tokenize`, and how much each of them counts, `[L]` float32."""
+        """The weighted parts of one text to tokens `[1, L]`, as in `tokenize`, and their weights `[L]` float32."""
         pairs = [(token, part.weight) for part in parts for token in _tokenizer().encode(part.text)]
         pairs = pairs[: self.config.context_length - 2]
         tokens, weights = self.tokenize([""]), torch.ones(self.config.context_length)
@@ -58,11 +58,11 @@ class TextEncoder(nn.Module):
         return self.model.ln_final(hidden).float()
 
     def lost_words(self, text: str) -> list[str]:
-        """The words of `text` that lie, wholly or in part, beyond what the encoder reads. Empty: everything is read."""
+        """The words of `text` that are cut, in whole or in part, because the text is too long for the encoder."""
         return lost_words(text, self.config)
 
     def unknown_words(self, text: str, vocabulary: Sequence[str]) -> list[str]:
-        """The words of `text` that `vocabulary` lacks, each once and in order. An empty vocabulary knows all words."""
+        """The words of `text` that are not in `vocabulary`, each once, in order. An empty vocabulary means no limit."""
         if not vocabulary:
             return []
         known = {word.lower() for word in vocabulary}
@@ -71,7 +71,7 @@ class TextEncoder(nn.Module):
 
 
 def tokenize(texts: Sequence[str], config: TextConfig) -> Tensor:
-    """As `TextEncoder.tokenize`, for where there is no encoder."""
+    """Like `TextEncoder.tokenize`, but needs only a configuration."""
     tokens = _tokenizer()([texts] if isinstance(texts, str) else list(texts), config.context_length)
     if config.pad_with_end:
         tokens[(tokens == _END).cumsum(dim=1) > 0] = _END
@@ -79,7 +79,7 @@ def tokenize(texts: Sequence[str], config: TextConfig) -> Tensor:
 
 
 def lost_words(text: str, config: TextConfig) -> list[str]:
-    """As `TextEncoder.lost_words`, for where there is no encoder."""
+    """Like `TextEncoder.lost_words`, but needs only a configuration."""
     room = config.context_length - 2
     words = text.split()
     for index, word in enumerate(words):
@@ -110,8 +110,8 @@ def _build_transformer(config: TextConfig) -> Any:
         output_dim=config.width,
         act_layer=QuickGELU if config.activation == "quick_gelu" else nn.GELU,
     )
-    # Only the pooled output uses the projection; the mask is computed where it is used, so that the module can be
-    # built on the meta device, where a buffer outside the state dict would be lost.
+    # Only the pooled output uses the projection. The mask is computed on use, so that the module can be built on the
+    # meta device: a buffer outside the state dict would be lost there.
     model.text_projection = None
     model.attn_mask = None
     return model

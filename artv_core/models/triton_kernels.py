@@ -1,8 +1,8 @@
 """Triton kernels: group norm with SiLU in channels-last order, and a feed-forward layer's gate, with their gradients.
 
-PyTorch's group norm has no channels-last kernel: it copies there and back, and SiLU is one more pass. Here a map is
-read twice and written once, and so it is on the way back. Sums are in float32, and moments are combined by Chan et al.
-1979. Not in the paper.
+PyTorch's group norm has no channels-last kernel: it converts the layout and back, and SiLU is one more pass. These
+kernels read a map twice and write it once, and do the same in the backward pass. Sums are in float32. Moments are
+combined as in Chan et al. 1979. Not in the paper.
 """
 
 import torch
@@ -10,23 +10,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, CHANNELS = 32, 64  # of a tile
-CHUNK, MOST_CHUNKS = 128, 256  # cells whose moments one program finds; chunks grow where there would be more than that
+ROWS, CHANNELS = 32, 64  # size of a tile
+CHUNK, MOST_CHUNKS = 128, 256  # cells per program for the moments, and most chunks: larger maps get larger chunks
 CHUNKS_AT_ONCE = 32
 MOST_GROUP_CHANNELS = 128
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    """`silu(group_norm(x))`, or without SiLU, of x [B, C, h, w] in channels-last order; at most `MOST_GROUP_CHANNELS`
-    channels a group. Computed in float32, returned as x is."""
+    """`silu(group_norm(x))`, or `group_norm(x)`, for x [B, C, h, w] in channels-last order with at most
+    `MOST_GROUP_CHANNELS` channels per group. Computed in float32, returned in the dtype of x."""
     return group_norm_silu_kept(x, weight, bias, groups, eps, silu)[0]
 
 
 def group_norm_silu_kept(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `group_norm_silu`, and what the way back needs: factors and shifts of channels [B, 2, C], and means and
-    inverse deviations of groups [B, 2, G]."""
+    """Like `group_norm_silu`, but also returns what the backward pass needs: factors and shifts of channels [B, 2, C],
+    and means and inverse standard deviations of groups [B, 2, G]."""
     batch, channels, height, width = x.shape
     cells = height * width
     chunk, chunks, blocks = _cut(cells, channels)
@@ -41,7 +41,7 @@ def group_norm_silu_kept(
         moments, weight, bias, scales, stats, channels, channels // groups, cells, chunk, chunks, eps,
         at_once=CHUNKS_AT_ONCE, most=MOST_GROUP_CHANNELS,
     )  # fmt: skip
-    tiles = (triton.cdiv(cells, ROWS), batch, blocks)  # only the first may be above 65,535
+    tiles = (triton.cdiv(cells, ROWS), batch, blocks)  # only the first grid dimension may exceed 65,535
     _apply[tiles](x, out, scales, channels, cells, silu=silu, tile_rows=ROWS, tile_channels=CHANNELS)
     return out, scales, stats
 
@@ -49,8 +49,8 @@ def group_norm_silu_kept(
 def group_norm_silu_backward(
     x: Tensor, slope: Tensor, weight: Tensor, scales: Tensor, stats: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias from that of the output (`slope`, as x in channels-last order) and from what
-    `group_norm_silu_kept` gave."""
+    """Gradients of x, weight and bias. `slope` is the gradient of the output, in channels-last order like x; `scales`
+    and `stats` come from `group_norm_silu_kept`."""
     batch, channels, height, width = x.shape
     cells, groups = height * width, stats.shape[2]
     chunk, chunks, blocks = _cut(cells, channels)
@@ -75,7 +75,7 @@ def group_norm_silu_backward(
 
 
 def _cut(cells: int, channels: int) -> tuple[int, int, int]:
-    """Cells in a chunk, chunks, and blocks of channels."""
+    """(cells per chunk, number of chunks, number of channel blocks)."""
     chunk = max(CHUNK, triton.cdiv(triton.cdiv(cells, MOST_CHUNKS), ROWS) * ROWS)
     return chunk, triton.cdiv(cells, chunk), triton.cdiv(channels, CHANNELS)
 
@@ -90,7 +90,7 @@ def gelu_gate(x: Tensor) -> Tensor:
 
 
 def gelu_gate_backward(x: Tensor, slope: Tensor) -> Tensor:
-    """The gradient of x [..., 2 C] from that of `gelu_gate(x)`, [..., C]; both contiguous."""
+    """The gradient of x [..., 2 C] from the gradient `slope` [..., C] of `gelu_gate(x)`. Both must be contiguous."""
     out, block = torch.empty_like(x), 1024
     _gate_backward[(triton.cdiv(slope.numel(), block),)](x, slope, out, slope.numel(), slope.shape[-1], block=block)
     return out
@@ -98,7 +98,7 @@ def gelu_gate_backward(x: Tensor, slope: Tensor) -> Tensor:
 
 @triton.jit(do_not_specialize=["cells", "chunk", "chunks"])
 def _moments(x, moments, channels, cells, chunk, chunks, tile_rows: tl.constexpr, tile_channels: tl.constexpr):
-    """Mean and sum of squared distances from it, of each channel over the cells of a chunk."""
+    """For each channel over the cells of a chunk: the mean, and the sum of squared distances from it."""
     b, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = tl.program_id(2) * tile_channels + tl.arange(0, tile_channels)
     count = 0.0
@@ -127,7 +127,7 @@ def _scales(
     moments, weight, bias, scales, stats, channels, width, cells, chunk, chunks, eps,
     at_once: tl.constexpr, most: tl.constexpr,
 ):  # fmt: skip
-    """What each channel is multiplied by and what is added then, for one group of `width` channels."""
+    """For one group of `width` channels: the factor and the shift of each channel."""
     b, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = tl.arange(0, most)
     c = g * width + j
@@ -187,7 +187,7 @@ def _gate(x, out, count, channels, block: tl.constexpr):
 
 @triton.jit
 def _through_silu(slope, x, factor, shift):
-    """The gradient of SiLU's input `x * factor + shift` from that of its output."""
+    """The gradient of SiLU's input `x * factor + shift` from the gradient of its output."""
     z = x * factor[None, :] + shift[None, :]
     s = 1.0 / (1.0 + tl.exp(-z))
     return slope * s * (1.0 + z * (1.0 - s))
@@ -198,8 +198,8 @@ def _slopes(
     x, slope, scales, stats, sums, channels, width, groups, cells, chunk, chunks,
     silu: tl.constexpr, tile_rows: tl.constexpr, tile_channels: tl.constexpr,
 ):  # fmt: skip
-    """Of each channel over the cells of a chunk: the sum of the norm's slopes, and of their products with how far x is
-    from its group's mean."""
+    """For each channel over the cells of a chunk: the sum of the norm's output gradients, and the sum of their products
+    with the distance of x from its group's mean."""
     b, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = tl.program_id(2) * tile_channels + tl.arange(0, tile_channels)
     known = c < channels
@@ -225,8 +225,8 @@ def _slopes(
 
 @triton.jit(do_not_specialize=["width", "groups", "cells", "chunks"])
 def _pulls(sums, weight, stats, totals, pulls, channels, width, groups, cells, chunks, most: tl.constexpr):
-    """Of one group: the gradients of its channels' bias and weight, of this map alone; and what its mean and deviation
-    pull each x by, as a factor and a shift."""
+    """For one group of one map: the gradients of its channels' bias and weight, and the part of x's gradient that goes
+    through the mean and deviation, as a factor and a shift."""
     b, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = tl.arange(0, most)
     c = g * width + j

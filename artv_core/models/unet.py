@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet, 1.x or 2.x, key for key, with the branches that make an image model predict frames."""
+"""Stable Diffusion's UNet, 1.x or 2.x, with the same keys, and with extra inputs for references and anchor."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .fused import norm_silu
 
 
 class BlockInputs(NamedTuple):
-    """What all blocks are given besides feature maps: time and noise levels [B, E], tokens, and how the batch grows."""
+    """Inputs of all blocks other than feature maps: time and noise level embedding [B, E], tokens, and expansion."""
 
     embedding: Tensor
     tokens: TokenProjections
@@ -24,8 +24,8 @@ class BlockInputs(NamedTuple):
 
 
 class Reuse(NamedTuple):
-    """Deep features of an earlier evaluation in the place of new ones (DeepCache, Ma et al. 2023, arXiv 2312.00858): of
-    a UNet only the outermost `blocks` blocks of encoder and decoder run. `features` None: all run, and the network
+    """Reuse deep features of an earlier evaluation (DeepCache, Ma et al. 2023, arXiv 2312.00858). With `features`, only
+    the outermost `blocks` blocks of encoder and decoder run. Without them all blocks run. In both cases the network
     returns (output, features)."""
 
     blocks: int
@@ -33,14 +33,14 @@ class Reuse(NamedTuple):
 
 
 class UNet(nn.Module):
-    """Predicts from a noisy latent, its time step and tokens.
+    """Predicts noise (or v, or mask logits) from a noisy latent, its time step and tokens.
 
-    Module names are Stable Diffusion's (LDM), so that its checkpoints load as they are. With `anchor_width` there is
-    beside them, all closed by zero-initialised layers (ours): a cross-attention to anchor tokens in every block that
-    attends to text, and an embedding each for the noise levels of references and anchor.
+    Module names are Stable Diffusion's (LDM), so that its checkpoints load unchanged. With `anchor_width` there are
+    extra modules: a cross-attention to anchor tokens in every block that attends to text, and one embedding each for
+    the noise levels of references and anchor. They end with zero-initialised layers, which are not in the paper.
 
-    With `gradient_checkpointing` a training step keeps only what goes in and out of each block and computes the rest
-    anew on the way back: much less memory for about a third more time, with the same outputs and gradients.
+    With `gradient_checkpointing`, training keeps only the inputs and outputs of each block and recomputes the rest in
+    the backward pass. This takes much less memory and about a third more time; outputs and gradients are the same.
     """
 
     gradient_checkpointing: bool = False
@@ -75,7 +75,7 @@ class UNet(nn.Module):
 
         channels = config.model_channels
         self.input_blocks = nn.ModuleList([Block([operations.Conv2d(config.in_channels, channels, 3, padding=1)])])
-        self.adapted_blocks: dict[int, int] = {}  # input block -> level whose adapter features it takes
+        self.adapted_blocks: dict[int, int] = {}  # input block -> level whose adapter features are added to it
         skip_channels = [channels]
         for level, level_channels in enumerate(config.level_channels):
             for _ in range(config.num_res_blocks):
@@ -110,29 +110,31 @@ class UNet(nn.Module):
         )
 
     def project_tokens(self, context: Tensor, anchor_tokens: Tensor | None = None) -> TokenProjections:
-        """Keys and values of all cross-attentions, which no time step changes: once per frame, not per step. Ours.
+        """Keys and values of all cross-attentions. They do not depend on the time step, so they are computed once per
+        frame. Not in the paper.
 
-        `context` [B, L, context_dim] are text tokens, `anchor_tokens` [B, N, anchor_width]; without these the anchor
-        attention is left out. Raises ValueError where this UNet has none.
+        `context` [B, L, context_dim] are text tokens, `anchor_tokens` [B, N, anchor_width] those of the anchor. Without
+        anchor tokens, the anchor attention is left out. Raises ValueError if this UNet has no anchor attention.
         """
         return TokenProjections(
             self.project_text(context), None if anchor_tokens is None else self.project_anchor(anchor_tokens)
         )
 
     def project_text(self, context: Tensor) -> list[KeysValues]:
-        """Keys and values of text tokens [B, L, context_dim] alone."""
+        """Keys and values of text tokens [B, L, context_dim], one pair for each cross-attention."""
         return [attention.project_text(context) for attention in self._cross_attentions]
 
     def project_anchor(self, anchor_tokens: Tensor) -> list[KeysValues]:
-        """Keys and values of anchor tokens [B, N, anchor_width] alone. Raises ValueError as `project_tokens`."""
+        """Keys and values of anchor tokens [B, N, anchor_width], one pair for each cross-attention. Raises ValueError
+        if this UNet has no anchor attention."""
         self._require_anchor("anchor tokens")
         return [attention.project_anchor(anchor_tokens) for attention in self._cross_attentions]
 
     def embed_levels(self, reference_level: Tensor, anchor_level: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Noise levels (integer time steps, [B] each) of references and anchor -> [B, 4 * model_channels].
+        """Noise levels (integer time steps, [B] each) of references and anchor -> embedding [B, 4 * model_channels].
 
-        The paper adds the level to the time-step embedding; one embedding for each of the two is ours. `dtype` is the
-        dtype the network computes in. Raises ValueError where this UNet has no level embeddings.
+        The paper adds the level to the time-step embedding. It does not describe a separate embedding for each of the
+        two. `dtype` is the dtype of the computation. Raises ValueError if this UNet has no level embeddings.
         """
         self._require_anchor("noise levels")
         reference = timestep_embedding(reference_level, self.config.model_channels).to(dtype)
@@ -149,14 +151,14 @@ class UNet(nn.Module):
         expansion: Expansion | None = None,
         reuse: Reuse | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Noisy latents [B, C, h, w] of any size at `timesteps` [B] (float, 0 to 999) -> [B, out_channels, h, w]; with
-        `reuse`, (output, features) as it says.
+        """Noisy latents [B, C, h, w] of any size at `timesteps` [B] (float, 0 to 999) -> [B, out_channels, h, w]. With
+        `reuse`, returns (output, features).
 
-        `adapter_features` holds a map for each level, added in the encoder before the level's last output is kept for
-        the decoder (T2I-Adapter). Raises ValueError if their number is wrong.
+        `adapter_features` has one map for each level. It is added to the level's last output in the encoder, before
+        this output goes to the decoder (T2I-Adapter). Raises ValueError if the number of maps is wrong.
 
-        With an `expansion` the latents are those of B videos, `level_embedding` that of E * B pairs of noise levels,
-        `tokens` and `adapter_features` those of K * B branches, which is also what comes out.
+        With an `expansion`, latents have batch B (videos), `level_embedding` has E * B (pairs of noise levels), and
+        `tokens`, `adapter_features` and the output have K * B (branches).
         """
         levels = len(self.config.channel_mult)
         if adapter_features is not None and len(adapter_features) != levels:
@@ -169,7 +171,7 @@ class UNet(nn.Module):
         given = BlockInputs(embedding, tokens, expansion)
 
         encoder, decoder = list(self.input_blocks), list(self.output_blocks)
-        features, inner = None, 0  # `inner` blocks of the decoder come before the features
+        features, inner = None, 0  # the decoder's first `inner` blocks compute the features
         if reuse is not None:
             features, inner = reuse.features, max(0, len(decoder) - reuse.blocks)
         if features is not None:
@@ -193,7 +195,7 @@ class UNet(nn.Module):
         return x, skips
 
     def _decode(self, blocks: Sequence[nn.Module], x: Tensor, given: BlockInputs, skips: list[Tensor]) -> Tensor:
-        """Takes what it needs off the end of `skips`."""
+        """Run decoder blocks. Each takes its skip from the end of `skips`."""
         for block in blocks:
             x = torch.cat(matched(x, skips.pop(), given.expansion), dim=1)
             x = self._run(block, x, given, skips[-1].shape[2:] if skips else None)
@@ -201,7 +203,7 @@ class UNet(nn.Module):
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            # Blocks draw no random numbers, so their state need not be kept.
+            # Blocks draw no random numbers, so there is no need to save the generator's state.
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return block(*inputs)
 
@@ -211,10 +213,10 @@ class UNet(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """Layers that run one after another, each with the inputs its kind takes."""
+    """Layers that run one after another. Each layer gets the inputs for its type."""
 
     def forward(self, x: Tensor, given: BlockInputs, upsampled_size: Sequence[int] | None = None) -> Tensor:
-        """`upsampled_size` is the height and width that an `Upsample` in here is to reach."""
+        """Run the layers on x. `upsampled_size` is the output height and width for an `Upsample` in this block."""
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, given.embedding, given.expansion)
@@ -240,7 +242,7 @@ class ResBlock(nn.Module):
             operations.Conv2d(in_channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(embedding_width, out_channels))
-        # Index 2 is Stable Diffusion's dropout (rate 0); kept so that the convolution has its key.
+        # Index 2 is Stable Diffusion's dropout (rate 0). It stays so that the convolution keeps its key.
         self.out_layers = nn.Sequential(
             operations.GroupNorm(norm_groups, out_channels, eps=1e-5),
             nn.SiLU(),
@@ -251,7 +253,8 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else operations.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor, expansion: Expansion | None = None) -> Tensor:
-        """[B, in_channels, h, w] and [B, embedding_width] -> [B, out_channels, h, w]; B is the larger one's."""
+        """[B, in_channels, h, w] and [B, embedding_width] -> [B, out_channels, h, w]. If the two batches differ, the
+        output has the larger one."""
         h = self.in_layers[2](norm_silu(self.in_layers[0], x))
         h, shift = matched(h, self.emb_layers(embedding)[:, :, None, None], expansion)
         changes = self.out_layers[3](norm_silu(self.out_layers[0], h + shift))
@@ -260,7 +263,7 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Convolution with stride 2 (SD); odd sizes are halved upwards."""
+    """Convolution with stride 2 (SD). Half of an odd size is rounded up."""
 
     def __init__(self, channels: int, operations: Any = torch.nn):
         super().__init__()
@@ -272,19 +275,20 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours, then a convolution (SD)."""
+    """Nearest-neighbour upsampling, then a convolution (SD)."""
 
     def __init__(self, channels: int, operations: Any = torch.nn):
         super().__init__()
         self.conv = operations.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """[B, C, h, w] -> [B, C, *size]. The size is the encoder's, which a doubling would miss where it was odd."""
+        """[B, C, h, w] -> [B, C, *size]. The size is the encoder's: if that is odd, doubling would give another."""
         return self.conv(F.interpolate(x, size=tuple(size), mode="nearest"))
 
 
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
-    """Sinusoids of [B] time steps, cosines first, periods from 2 pi to 20000 pi -> float32 [B, width] (SD)."""
+    """Sinusoidal embedding of time steps [B] -> float32 [B, width]: cosines, then sines, with periods from 2 pi to
+    nearly 20000 pi (SD)."""
     half = width // 2
     frequencies = torch.exp(torch.arange(half, device=timesteps.device) * (-math.log(10000.0) / half))
     angles = timesteps.float()[:, None] * frequencies

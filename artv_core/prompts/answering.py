@@ -1,4 +1,4 @@
-"""What the timeline of the page asks about a schedule: to read it, or to change its text."""
+"""Answers requests of the timeline editor: to read a prompt schedule, or to change its text."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from .style import WantedPrompt
 
 
 def answer_schedule(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a schedule for the page; with `wanted`, change its text before.
+    """Read a schedule for the timeline editor. With `wanted`, first change its text.
 
-    Question: `text`, `segment_frames`, `fps`, `num_frames`, `blend_frames`, and perhaps `wanted`: `{prompts: [{source,
-    start, text}], end}`. Answer: `text`, `segments` and `spans`; or `text` and `error` where it cannot be read, or
-    changed so, whose `line` and `column` are null where a setting or what is wanted is to blame. Raises ValueError, one
-    line, on any other question.
+    Question: `text`, `segment_frames`, `fps`, `num_frames`, `blend_frames`, and optionally `wanted`: `{prompts:
+    [{source, start, text}], end}`. Answer: `text`, `segments` and `spans`. If the text cannot be read or changed, the
+    answer is `text` and `error` (`message`, `line`, `column`); `line` and `column` are null if a setting or `wanted` is
+    the cause. Raises ValueError on any other question.
     """
     text, settings = _asked(question, "text", str, ""), _settings(question)
     blend_frames = _asked(question, "blend_frames", int, 0)
@@ -53,7 +53,7 @@ def _settings(question: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wanted(wanted: Any) -> tuple[list[WantedPrompt], int | None]:
     if not isinstance(wanted, dict) or not isinstance(wanted.get("prompts"), list):
-        raise ValueError('wanted is not understood; accepted is {"prompts": [...], "end": null or a frame}')
+        raise ValueError('wanted is not valid; accepted is {"prompts": [...], "end": null or a frame}')
     if len(wanted["prompts"]) > MAX_PROMPTS:
         raise ValueError(f"got {len(wanted['prompts'])} wanted prompts; accepted are up to {MAX_PROMPTS}")
     end = wanted.get("end")
@@ -69,12 +69,12 @@ def _wanted_prompt(prompt: Any) -> WantedPrompt:
 
 
 def _asked(question: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
-    """A text or a number of the question, of the right kind and size."""
+    """A text or a number from the question, checked for its type and range."""
     value = question.get(name, default)
     if kind is int:
         return _frame(value, name)
     if not isinstance(value, kind):
-        raise ValueError(f"{name} is {_kind(value)}; accepted is a text")
+        raise ValueError(f"{name} is {_kind(value)}; a text is needed")
     return value
 
 
@@ -85,6 +85,6 @@ def _frame(value: Any, name: str) -> int:
 
 
 def _kind(value: Any) -> str:
-    """A value of the network, for a message."""
+    """A value from a request, for a message: short values themselves, others by their type."""
     shown = json.dumps(value) if value is None or isinstance(value, (bool, int, float)) else type(value).__name__
     return shown if len(shown) <= 20 else f"{shown[:20]}..."

@@ -1,24 +1,26 @@
-r"""The syntax of prompt schedules. Text in, a `PromptSchedule` out; nothing is evaluated.
+r"""The syntax of prompt schedules, and its parser. Nothing in the text is evaluated.
 
-Prompts either follow one another, one a line, a segment's length each:
+Either there is one prompt on each line, and each lasts for `segment_frames` frames:
 
     a red circle moving right
     a red circle moving up
 
-or each names its time, in any of these forms, which may be mixed:
+or each prompt has a time, in any of these forms, which may be mixed:
 
     "0": "a red circle moving right", "24": "a red circle moving up",
     0: a red circle moving right
     24 = "a red circle moving up"
     [0s-3s: a red circle moving right] [3s-6s: a red circle moving up]
 
-A time is a frame (`24`) or seconds (`1.5s`: the nearest frame). The first prompt starts at frame 0. A range leaves its
-end out, and the next prompt starts there; any other prompt holds until the next. The last one holds to the end of the
-video, whatever its range. Braces round it all (JSON) are passed over, and so are `#` comments where a prompt could
-begin. Text in quotes, of either kind, ends on its line and knows JSON's escapes (any other backslash stays, as in
-`\(`); text without quotes goes on to the end of its line or to its bracket. A full-width colon is a colon.
+A time is a frame (`24`) or seconds (`1.5s`: the nearest frame). The first prompt starts at frame 0. A range does not
+include its end, and the next prompt starts there. A prompt without a range lasts until the next one starts. The last
+prompt lasts to the end of the video, even if its range ends earlier.
 
-What other programs would compute (`pw_a`, expressions in backticks), lists, and times that cannot be read are errors,
+Braces around the whole text (JSON) are ignored, and so are `#` comments where a prompt could begin. Quoted text, with
+either kind of quotes, ends on its line and may use JSON's escapes (any other backslash stays, as in `\(`). Text without
+quotes ends at the end of its line or at its bracket. A full-width colon counts as a colon.
+
+Syntax that other programs evaluate (`pw_a`, expressions in backticks), lists, and times that cannot be read are errors,
 so that they do not end up in a prompt.
 """
 
@@ -63,7 +65,7 @@ MAX_DIGITS = 20
 def parse_prompts(
     text: str, segment_frames: int, name: str = "prompts", fps: float | None = None
 ) -> list[ScheduledPrompt]:
-    """The prompts of a schedule, in order. Raises ValueError as `parse_prompt_schedule`."""
+    """The prompts of a schedule, in order. Raises the errors of `parse_prompt_schedule`."""
     schedule = parse_prompt_schedule(text, segment_frames=segment_frames, fps=fps, name=name)
     return [ScheduledPrompt(segment.start, segment.text) for segment in schedule.segments]
 
@@ -71,11 +73,11 @@ def parse_prompts(
 def parse_prompt_schedule(
     text: str, *, segment_frames: int, fps: float | None = None, num_frames: int = 0, name: str = "prompts"
 ) -> PromptSchedule:
-    """Read a schedule in the syntax above. `name` says in errors whose text it is.
+    """Read a schedule in the syntax above. `name` is the name of the text in errors.
 
-    `segment_frames` is how long each prompt lasts where none names its time; seconds need `fps`, the video's frames
-    per second; a schedule may not go beyond `num_frames`, the video's length (0: not known). Raises
-    PromptScheduleError, a ValueError, on text that is no schedule, and ValueError on wrong settings.
+    `segment_frames` is the length of each prompt if prompts have no times. `fps`, the video's frames per second, is
+    needed for times in seconds. A schedule may not go beyond `num_frames`, the video's length (0: unknown). Raises
+    PromptScheduleError, a ValueError, if the text is not a schedule, and ValueError on wrong settings.
     """
     return read_written(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name=name).schedule
 
@@ -83,13 +85,13 @@ def parse_prompt_schedule(
 def read_written(
     text: str, *, segment_frames: int, fps: float | None = None, num_frames: int = 0, name: str = "prompts"
 ) -> "WrittenSchedule":
-    """As `parse_prompt_schedule`, with where everything stands, for those who change the text."""
+    """Like `parse_prompt_schedule`, but also returns the position of each part, so that the text can be changed."""
     _check_settings(segment_frames, fps, num_frames)
     return _Reader(text, segment_frames, fps, num_frames, name).read()
 
 
 def read_one(text: str, *, segment_frames: int, fps: float | None = None, name: str = "prompts") -> "WrittenPrompt":
-    """The only prompt of a text, whenever it starts. Raises PromptScheduleError on anything else."""
+    """Read a text with exactly one prompt, which may start at any frame. Raises PromptScheduleError on other text."""
     return _Reader(text, segment_frames, fps, 0, name).read_only_prompt()
 
 
@@ -103,7 +105,7 @@ def _check_settings(segment_frames: int, fps: float | None, num_frames: int) -> 
 
 
 class _Reader:
-    """Goes through the text once, from prompt to prompt; `at` is the next character."""
+    """Reads the text once, prompt by prompt. `at` is the position of the next character."""
 
     def __init__(self, text: str, segment_frames: int, fps: float | None, num_frames: int, name: str):
         self.text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -129,7 +131,7 @@ class _Reader:
             if len(self.prompts) > MAX_PROMPTS:
                 raise self.error(prompt.at, f"this is one prompt more than the {MAX_PROMPTS} that are accepted")
         if not self.prompts:
-            raise self.error(0, 'the schedule holds no prompt; write one on each line, or "0": "text", "24": "text"')
+            raise self.error(0, 'the schedule contains no prompt; write one on each line, or "0": "text", "24": "text"')
         ends = [*(prompt.start for prompt in self.prompts[1:]), self.prompts[-1].end]
         schedule = PromptSchedule(tuple(map(self.segment, self.prompts, ends)))
         return WrittenSchedule(schedule, text, tuple(self.prompts), self.braces)
@@ -145,10 +147,10 @@ class _Reader:
     def segment(self, prompt: WrittenPrompt, end: int | None) -> PromptSegment:
         return PromptSegment(prompt.start, end, prompt.text, *self.place(prompt.at))
 
-    # Where things are
+    # Positions
 
     def place(self, at: int) -> tuple[int, int]:
-        """Line and column of a character."""
+        """Line and column of a character, both from 1."""
         line = bisect_right(self.line_starts, at)
         return line, at - self.line_starts[line - 1] + 1
 
@@ -156,23 +158,23 @@ class _Reader:
         return PromptScheduleError(self.name, *self.place(at), message)
 
     def rest(self) -> str:
-        """What follows on this line, for a message."""
+        """The rest of this line, for a message."""
         rest = self.text[self.at : self.at + 100].split("\n", 1)[0].strip()
         return shown(rest) if rest else "the end of the line"
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Go past what matches here, if anything does."""
+        """Match a pattern at the current position, and move past the match if there is one."""
         match = pattern.match(self.text, self.at)
         self.at = match.end() if match else self.at
         return match
 
     def at_end(self) -> bool:
-        """Go on to the next prompt; whether there is none."""
+        """Move to the next prompt. Returns whether the text ends first."""
         self.take(BETWEEN)
         return self.at == len(self.text)
 
     def check_beginning(self) -> None:
-        """Raises where the text is something else than a schedule: a JSON list, or files put together."""
+        """Raises PromptScheduleError if the text is a JSON list or has a byte order mark (as in joined files)."""
         mark, first = self.text.find(BYTE_ORDER_MARK), BETWEEN.match(self.text)
         if mark >= 0:
             raise self.error(mark, "got a byte order mark (U+FEFF), which is invisible; delete it")
@@ -184,7 +186,7 @@ class _Reader:
             )
 
     def blank_braces(self) -> None:
-        """Put spaces for the braces round a JSON object, so that all else keeps its place."""
+        """Replace the braces around a JSON object by spaces, so that positions in the text stay the same."""
         opening = BRACE.match(self.text)
         if opening is None:
             return
@@ -208,7 +210,7 @@ class _Reader:
         return WrittenPrompt(start, None, text, at, at + len(text), None, None, (at, at + len(text)))
 
     def foreign_key(self) -> str | None:
-        """What is wrong with a time that is written so that it would be read as a prompt."""
+        """What is wrong with a time in a form that would be read as a prompt's text, or None."""
         if INVISIBLE.match(self.text, self.at):
             return f"got U+{ord(self.text[self.at]):04X}, which is invisible, before the prompt; delete it"
         if DASHED_KEY.match(self.text, self.at):
@@ -234,7 +236,7 @@ class _Reader:
         return WrittenPrompt(start, None, text, at, stop, time_at, None, (text_at, stop))
 
     def read_range(self, at: int) -> WrittenPrompt:
-        """`[0s-3s: text]`, `[0-24: text]`, or `[24-: text]` for all the rest."""
+        """`[0s-3s: text]`, `[0-24: text]`, or `[24-: text]` without an end."""
         times = self.take(RANGE)
         if times is None:
             raise self.error(at, f"got {self.rest()}; a range is written [0s-3s: text] or [0-24: text]")
@@ -263,7 +265,8 @@ class _Reader:
         return ESCAPE.sub(unescaped, quoted[0][1:-1]).strip()
 
     def read_bracketed(self, opening: int) -> str:
-        """Text up to the bracket that closes the one at `opening`; brackets in it are in pairs or after a backslash."""
+        """Text up to the bracket that closes the one at `opening`. Brackets inside must be paired or escaped with a
+        backslash."""
         depth = 1
         for mark in BRACKET.finditer(self.text, self.at):
             if mark[0] == "\n":
@@ -285,13 +288,13 @@ class _Reader:
         return text.strip()
 
     def expect(self, pattern: re.Pattern[str], accepted: str) -> None:
-        """Go past spaces and what must follow them."""
+        """Move past spaces and past `pattern`, which must follow. Raises PromptScheduleError if it does not."""
         self.take(SPACES)
         if not self.take(pattern):
             raise self.error(self.at, f"got {self.rest()}; accepted is {accepted}")
 
     def frame(self, time: str, at: int) -> int:
-        """The frame of a time that is written at `at`."""
+        """The frame of a time. `at` is its position, for errors."""
         parts = TIME_PARTS.fullmatch(time)
         if parts is None:
             raise self.error(at, f"got {shown(time)} as a time; accepted are a frame (24) and seconds (3s, 1.5s)")
@@ -310,7 +313,7 @@ class _Reader:
         return int(number)
 
     def check(self, prompt: WrittenPrompt) -> None:
-        """Raises PromptScheduleError unless it is a prompt, follows those before it and lies within the video."""
+        """Raises PromptScheduleError if the prompt's text, its order after earlier prompts or its length is wrong."""
         before = self.prompts[-1] if self.prompts else None
         problem = text_problem(prompt) or order_problem(before, prompt) or length_problem(prompt, self.num_frames)
         if problem:

@@ -1,11 +1,11 @@
-"""The words of the syntax: regular expressions for times, keys, ranges, quotes and what is refused."""
+"""Regular expressions for the syntax: times, keys, ranges, quotes, and text that is refused."""
 
 import re
 
-# Quantifiers are possessive (`*+`): no text makes matching slow. `_SPACE` does not leave the line.
+# Quantifiers are possessive (`*+`), so that no text makes matching slow. `_SPACE` does not match a newline.
 _SPACE = r"[^\S\n]*+"
 _TIME = r"[-+]?[0-9][0-9.]*+[A-Za-z]*+"
-_COLONS = ":\uff1a"  # the second one is full-width, as Chinese and Japanese keyboards write it
+_COLONS = ":\uff1a"  # the second one is full-width, as typed on Chinese and Japanese keyboards
 _MARKS = "\"'\u2018\u2019\u201c\u201d"
 
 SPACES = re.compile(_SPACE)
@@ -42,7 +42,7 @@ _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 def unescaped(match: re.Match[str]) -> str:
-    """What an escape stands for; `match` is one of `ESCAPE`."""
+    """The characters that an escape stands for. `match` is a match of `ESCAPE`."""
     if match["units"]:
         return bytes.fromhex(match["units"].replace("\\u", "")).decode("utf-16-be", "replace")
     return _ESCAPED.get(match["character"], match["character"])

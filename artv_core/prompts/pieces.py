@@ -1,7 +1,7 @@
-"""A schedule's text in pieces: each prompt with the comments and spaces that go with it.
+"""A schedule's text in pieces: each prompt with its comments and spaces.
 
-A comment belongs to the prompt that follows it, one at the end of a prompt's line to that prompt; above a blank line,
-or a brace, before the first prompt it belongs to the whole.
+A comment at the end of a prompt's line belongs to this prompt. Any other comment belongs to the next prompt, except
+before the first prompt: there, a comment above a blank line or a brace belongs to the whole schedule.
 """
 
 import json
@@ -16,8 +16,8 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
 class Piece(NamedTuple):
-    """A prompt as text, with what goes with it: `lead`, the comments above it and its indentation, and `trail`, the
-    comment on its line. `source` is its index in the text before."""
+    """A prompt as text. `lead` has the comments above it and its indentation, `trail` the comment on its line. `source`
+    is the prompt's index in the old text."""
 
     source: int | None
     prompt: WrittenPrompt
@@ -27,15 +27,16 @@ class Piece(NamedTuple):
 
     @property
     def is_closed(self) -> bool:
-        """Whether something may follow on its line."""
+        """Whether another prompt may follow on the same line."""
         return self.prompt.end_at is not None or is_quoted(self.prompt, self.body)
 
 
-# What stands between prompts
+# Text between prompts
 
 
 def split_head(top: str, opening: int) -> tuple[str, str]:
-    """What stands before the first prompt: what belongs to the whole, and what to that prompt."""
+    """Split the text before the first prompt: the part of the whole schedule, and the part of this prompt. `opening` is
+    the position of the opening brace, or -1."""
     if opening >= 0:
         cut = top.find("\n", opening) + 1 or opening + 1
     else:
@@ -44,23 +45,23 @@ def split_head(top: str, opening: int) -> tuple[str, str]:
 
 
 def trail(gap: str) -> str:
-    """The comment on the line of the prompt before, with the spaces before it."""
+    """The comment on the same line as the previous prompt, with the spaces before it."""
     before, mark, comment = gap.partition("\n")[0].partition("#")
     return before.replace(",", "") + mark + comment if mark else ""
 
 
 def lead(gap: str) -> str:
-    """What stands on lines of its own."""
+    """The part of a gap after the previous prompt's line, without commas."""
     return without_commas(gap.partition("\n")[2])
 
 
 def without_commas(gap: str) -> str:
-    """The same without commas, except those in comments."""
+    """Remove commas, except inside comments."""
     return re.sub(r"(#[^\n]*)|,", lambda match: match[1] or "", gap)
 
 
 def indentation(lead: str) -> str:
-    """The spaces that a prompt's own line begins with."""
+    """The spaces at the beginning of a prompt's line."""
     return lead.rpartition("\n")[2]
 
 
@@ -68,36 +69,36 @@ def indentation(lead: str) -> str:
 
 
 def is_quoted(prompt: WrittenPrompt, body: str) -> bool:
-    """Whether the text of a prompt stands in quotes."""
+    """Whether the text of a prompt is in quotes."""
     return prompt.timed and body[prompt.text_at[0]] in "\"'"
 
 
 def is_seconds(time: str) -> bool:
-    """Whether a time as it was written is in seconds."""
+    """Whether a written time is in seconds."""
     return time[-1:].isalpha()
 
 
 def is_json(text: str) -> bool:
-    """Whether other programs may read it as JSON, too."""
+    """Whether the text is a JSON object."""
     with suppress(ValueError, RecursionError):
         return isinstance(json.loads(text), dict)
     return False
 
 
 def part(text: str, span: tuple[int, int]) -> str:
-    """What stands from one place to another."""
+    """The characters of `text` in a span."""
     return text[slice(*span)]
 
 
 def put(text: str, *changes: tuple[tuple[int, int], str]) -> str:
-    """With other text in some places."""
+    """Replace spans of `text` by other text. The spans must be in ascending order."""
     for (start, stop), new in reversed(changes):
         text = text[:start] + new + text[stop:]
     return text
 
 
 def moved(prompt: WrittenPrompt) -> WrittenPrompt:
-    """With places counted from its own beginning."""
+    """The prompt with positions relative to its own beginning."""
 
     def moved(span: tuple[int, int] | None) -> tuple[int, int] | None:
         return span and (span[0] - prompt.at, span[1] - prompt.at)

@@ -1,38 +1,38 @@
-"""What can be wrong with a prompt, in words."""
+"""Messages about problems of a prompt."""
 
 from .patterns import EXPRESSION, NEGATIVE
 from .written import WrittenPrompt
 
 
 def text_problem(prompt: WrittenPrompt) -> str | None:
-    """What is wrong with the text of a prompt, for a message; None where nothing is."""
+    """What is wrong with a prompt's text, or None."""
     if not prompt.text:
-        return f"the prompt of frame {prompt.start} is empty; say what is to be seen"
+        return f"the prompt of frame {prompt.start} is empty; describe the video"
     if NEGATIVE.search(prompt.text):
-        return "got --neg, which prompts do not know; the negative prompt is an input of its own, for all frames"
+        return "got --neg, which is not supported in prompts; the negative prompt is a separate input, for all frames"
     if expression := EXPRESSION.search(prompt.text):
-        return f"got {shown(expression[0])}, but nothing is computed in prompts; write a number, as in (fox:1.2)"
+        return f"got {shown(expression[0])}, but prompts cannot have expressions; write a number, as in (fox:1.2)"
     return None
 
 
 def order_problem(before: WrittenPrompt | None, prompt: WrittenPrompt) -> str | None:
-    """The same for its place after the prompt before."""
+    """What is wrong with a prompt's place after the previous prompt, or None."""
     start = prompt.start
     if before is None:
         return None if start == 0 else f"the first prompt starts at frame {start}; it must start at frame 0"
     if before.timed != prompt.timed:
-        return 'either all prompts name their time, as in "24": "text", 24: text or [1s-2s: text], or none does'
+        return 'either all prompts have a time, as in "24": "text", 24: text or [1s-2s: text], or none has'
     if start <= before.start:
-        return f"frame {start} does not come after frame {before.start} of the prompt before; starts must ascend"
+        return f"frame {start} does not come after frame {before.start} of the previous prompt; starts must ascend"
     if before.end is not None and start < before.end:
-        return f"frame {start} is still in the range before, {before.start}-{before.end}; ranges must not overlap"
+        return f"frame {start} is still in the previous range, {before.start}-{before.end}; ranges must not overlap"
     if before.end is not None and start > before.end:
-        return f"frames {before.end} to {start - 1} have no prompt; the range before must end where this one starts"
+        return f"frames {before.end} to {start - 1} have no prompt; the previous range must end where this one starts"
     return None
 
 
 def length_problem(prompt: WrittenPrompt, num_frames: int) -> str | None:
-    """The same for its place in a video of `num_frames` frames (0: not known)."""
+    """What is wrong with a prompt's place in a video of `num_frames` frames (0: unknown), or None."""
     if num_frames and prompt.start >= num_frames:
         return f"the prompt starts at frame {prompt.start}, but the video ends with frame {num_frames - 1}"
     if num_frames and (prompt.end or 0) > num_frames:
@@ -41,7 +41,7 @@ def length_problem(prompt: WrittenPrompt, num_frames: int) -> str | None:
 
 
 def shown(text: str) -> str:
-    """The beginning of a text, for a message."""
+    """The beginning of a text in quotes, for a message."""
     return repr(clipped(text))
 
 

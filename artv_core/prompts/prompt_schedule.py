@@ -1,4 +1,4 @@
-"""Which prompt holds at which frame: schedules as values, their text, and how prompts fade into one another."""
+"""Which prompt applies to which frame: prompt schedules as values, as text, and with fades between prompts."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ..method.text_track import PromptSpan
 
 
 class PromptScheduleError(ValueError):
-    """A schedule that cannot be read: `message` is one sentence; `line` and `column` say where, both counted from 1,
+    """A schedule that cannot be read. `message` is one sentence. `line` and `column` say where, both counted from 1,
     columns in characters (code points)."""
 
     def __init__(self, name: str, line: int, column: int, message: str):
@@ -19,7 +19,7 @@ class PromptScheduleError(ValueError):
 
 
 class ScheduledPrompt(NamedTuple):
-    """From frame `start` (absolute) to the next prompt, the text is `text`."""
+    """A prompt `text` that applies from frame `start` (absolute) until the next prompt starts."""
 
     start: int
     text: str
@@ -27,8 +27,8 @@ class ScheduledPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptSegment:
-    """From frame `start` to `end` (left out; None: to the end of the video) the prompt is `text`. It was written at
-    `line` and `column`, which are not compared."""
+    """A prompt `text` for the frames from `start` up to but not including `end` (None: to the end of the video). `line`
+    and `column` say where it was written; they do not matter for equality."""
 
     start: int
     end: int | None
@@ -39,35 +39,36 @@ class PromptSegment:
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """Segments from frame 0 on, each ending where the next starts. The last one's end is None unless it was written
-    down; its prompt holds after it too."""
+    """Segments from frame 0 on. Each ends where the next starts. The last one's end is None unless it was written; its
+    prompt also applies after it."""
 
     segments: tuple[PromptSegment, ...]
 
     def surrounded(self, pre_text: str = "", app_text: str = "") -> "PromptSchedule":
-        """The same schedule with text put before and after every prompt."""
+        """The same schedule with text added before and after every prompt."""
         return replace(
             self, segments=tuple(replace(s, text=_joined(pre_text, s.text, app_text)) for s in self.segments)
         )
 
     def spans(self, blend_frames: int = 0) -> list[PromptSpan]:
-        """Where each prompt counts, as `blended_spans`."""
+        """The frames in which each prompt counts; see `blended_spans`."""
         return blended_spans([segment.start for segment in self.segments], blend_frames)
 
     def canonical(self) -> str:
-        """The schedule as text, one prompt a line, from which `parse_prompt_schedule` reads an equal one."""
+        """The schedule as text with one prompt on each line. `parse_prompt_schedule` reads it as an equal schedule."""
         *before, last = self.segments
         lines = [_written(segment.start, None, segment.text) for segment in before]
         return ",\n".join([*lines, _written(last.start, last.end, last.text)])
 
 
 def blended_spans(starts: Sequence[int], blend_frames: int = 0) -> list[PromptSpan]:
-    """Where each of the prompts that start at `starts` (ascending) counts, when one fades linearly into the next.
+    """The frames in which each of the prompts that start at `starts` (ascending) counts, if each fades linearly into
+    the next.
 
-    The fade begins with the later prompt's first frame: of its n frames, the i-th (from 0) has (i + 1) / (n + 1) of the
-    later prompt. So no frame before a change depends on what comes after it, and the anchor changes where the fade
-    begins. A prompt too short for the fade gets a faster one, and its last frame for itself. Raises ValueError on a
-    negative number of frames.
+    The fade begins at the first frame of the later prompt. In the i-th of its n frames (from 0), the later prompt has
+    the share (i + 1) / (n + 1). So frames before a change do not depend on the next prompt, and the anchor changes
+    where the fade begins. If a prompt is too short for the fade, its fade is shorter, and its last frame has only this
+    prompt. Raises ValueError on a negative number of frames.
     """
     if blend_frames < 0:
         raise ValueError(f"the number of blend frames is {blend_frames}; accepted are 0 (no blend) and more")
@@ -78,7 +79,7 @@ def blended_spans(starts: Sequence[int], blend_frames: int = 0) -> list[PromptSp
 
 
 def _joined(*parts: str) -> str:
-    """The parts that are not empty, with a space between them except before punctuation."""
+    """Join the parts that are not empty, with a space between them except before punctuation."""
     joined = ""
     for part in filter(None, map(str.strip, parts)):
         joined += part if not joined or part[0] in ",.;:!?" else f" {part}"

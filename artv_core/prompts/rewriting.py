@@ -1,10 +1,7 @@
-"""Change a prompt schedule as text: what was not changed keeps its characters, comments stay, each prompt its style.
+"""Changes the text of a prompt schedule. Unchanged prompts keep their characters, comments stay, and changed prompts
+keep their style. `grammar` describes the syntax, `pieces` which prompt a comment belongs to.
 
-The syntax, and what a text means, is that of `grammar`.
-
-A comment belongs to the prompt that follows it, one at the end of a prompt's line to that prompt; above a blank line,
-or a brace, before the first prompt it belongs to the whole. Times in seconds are written in seconds again, so that they
-keep their meaning where the frames per second change.
+Times in seconds are written in seconds again, so that they stay correct if the frames per second change.
 """
 
 import re
@@ -29,16 +26,17 @@ def rewrite_schedule(
     fps: float | None = None,
     num_frames: int = 0,
 ) -> str:
-    """`text` changed as little as it takes to read as `wanted`; the last prompt ends at frame `end` if that is written.
+    """Change `text` as little as possible so that it reads as `wanted`. `end` is the end of the last prompt's range, or
+    None for no range.
 
-    What is wanted is a schedule like any other: starts ascend from 0, no text is empty. Spaces round a text do not
-    count. Raises PromptScheduleError where `text` cannot be read, ValueError, one line, where `wanted` cannot be.
+    `wanted` must be a valid schedule: starts ascend from 0, and no text is empty. Spaces around a text do not count.
+    Raises PromptScheduleError if `text` cannot be read, and ValueError if `wanted` is not valid.
     """
     read = partial(read_written, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
     before = read(text)
     wanted = [prompt._replace(text=prompt.text.strip()) for prompt in wanted]
     if not wanted:
-        raise ValueError("no prompt is wanted; a schedule holds at least one")
+        raise ValueError("no prompt is wanted; a schedule needs at least one")
     _check_sources(wanted, len(before.prompts))
     aim = _schedule_of(wanted, end)
     _check_readable(aim, read)
@@ -57,7 +55,7 @@ def rewrite_schedule(
 def _check_sources(wanted: Sequence[WantedPrompt], count: int) -> None:
     sources = [prompt.source for prompt in wanted if prompt.source is not None]
     if len(set(sources)) < len(sources):
-        raise ValueError("two wanted prompts have one source; the second is a new prompt, without a source")
+        raise ValueError("two wanted prompts have the same source; give one of them no source")
     if sources and not 0 <= min(sources) <= max(sources) < count:
         raise ValueError(f"a wanted prompt has the source {max(sources)}; the text has the prompts 0 to {count - 1}")
 
@@ -68,7 +66,7 @@ def _schedule_of(wanted: Sequence[WantedPrompt], end: int | None) -> PromptSched
 
 
 def _check_readable(aim: PromptSchedule, read: Reader) -> None:
-    """Raises ValueError unless it can be written at all."""
+    """Raises ValueError if the schedule is not valid."""
     try:
         read(aim.canonical())
     except PromptScheduleError as error:
@@ -82,6 +80,6 @@ def _reads_as(text: str, aim: PromptSchedule, read: Reader) -> bool:
 
 
 def _with_line_ends_of(text: str, changed: str) -> str:
-    """With the line ends that `text` has, where it has one kind."""
+    """`changed` with the line ends of `text`, if `text` uses only one kind."""
     ends = set(re.findall(r"\r\n|\r|\n", text))
     return changed.replace("\n", ends.pop()) if len(ends) == 1 else changed

@@ -1,6 +1,7 @@
-"""How a schedule was written, and is to be: each prompt like its model, all else as it stood.
+"""Writes a changed schedule in the style of the old text. Each prompt is written like a prompt of the old text, its
+model. Everything else stays as it was.
 
-Times in seconds are written in seconds again, so that they keep their meaning where the frames per second change.
+Times in seconds are written in seconds again, so that they stay correct if the frames per second change.
 """
 
 import json
@@ -32,11 +33,11 @@ from .prompt_schedule import PromptScheduleError
 from .written import WrittenPrompt, WrittenSchedule
 
 MAX_DECIMALS = 6
-"""Of seconds that are written."""
+"""Most decimals of a time in seconds."""
 
 
 class WantedPrompt(NamedTuple):
-    """A prompt as it is to be. `source` is the index of the prompt it was before, None for a new one."""
+    """A prompt of the new schedule. `source` is the index of the old prompt that it replaces, None for a new prompt."""
 
     source: int | None
     start: int
@@ -44,7 +45,7 @@ class WantedPrompt(NamedTuple):
 
 
 class Style:
-    """A text in pieces, from which another is put together."""
+    """The old text in pieces, from which the new text is built."""
 
     def __init__(self, before: WrittenSchedule, segment_frames: int, fps: float | None):
         self.segment_frames, self.fps = segment_frames, fps
@@ -68,16 +69,17 @@ class Style:
         self.is_json = is_json(text)
 
     def comments(self) -> list[str]:
-        """All of them, in order."""
+        """All comments of the old text, in order."""
         return [comment for gap in [self.top, *self.gaps] for comment in COMMENT.findall(gap)]
 
     def allows_plain_lines(self, wanted: Sequence[WantedPrompt]) -> bool:
-        """Whether prompts that name no time can say it, as they did."""
+        """Whether the old prompts have no times, and the wanted ones need none."""
         plain = not self.pieces[0].prompt.timed
         return plain and all(prompt.start == index * self.segment_frames for index, prompt in enumerate(wanted))
 
     def written(self, wanted: Sequence[WantedPrompt], end: int | None, timed: bool) -> str | None:
-        """The whole text, as far as can be told without reading it. None where a prompt cannot be written so."""
+        """The new text, or None if a prompt cannot be written in this style. The caller must check that it reads as
+        wanted. `timed` says whether the prompts get times."""
         orphans = self.orphaned_comments(wanted)
         ends = [*(prompt.start for prompt in wanted[1:]), None]
         pieces = []
@@ -96,11 +98,12 @@ class Style:
         return "".join([*parts, self.ending(pieces[-1], orphans.get(len(self.pieces), [])), self.tail])
 
     def read(self, body: str) -> WrittenPrompt:
-        """One prompt by itself."""
+        """Read the text of a single prompt."""
         return read_one(body, segment_frames=self.segment_frames, fps=self.fps, name="text")
 
     def seconds(self, frame: int) -> str | None:
-        """A time in seconds, as short as it can be. None where it would take too many digits."""
+        """A frame as a time in seconds, with as few decimals as possible. None if it needs too many, or without
+        `fps`."""
         if self.fps is None:
             return None
         fps = Fraction(str(self.fps))
@@ -111,7 +114,7 @@ class Style:
         return None
 
     def models(self, wanted: Sequence[WantedPrompt]) -> Iterator[Piece]:
-        """For each prompt the piece it is written like: its own, for a new one that before it."""
+        """For each prompt, the piece whose style it gets: its own, or for a new prompt that of the prompt before."""
         first = next((prompt.source for prompt in wanted if prompt.source is not None), 0)
         model = self.pieces[first]
         for prompt in wanted:
@@ -119,7 +122,7 @@ class Style:
             yield model
 
     def orphaned_comments(self, wanted: Sequence[WantedPrompt]) -> dict[int | None, list[str]]:
-        """Comments of the prompts that are gone, by the index of the next one that stays (their count: the end)."""
+        """Comments of removed prompts, by the index of the next prompt that stays (the number of prompts: the end)."""
         stays = {prompt.source for prompt in wanted}
         orphans: dict[int | None, list[str]] = {}
         gone: list[str] = []
@@ -131,7 +134,7 @@ class Style:
         return {**orphans, len(self.pieces): gone}
 
     def beginning(self, piece: Piece) -> str:
-        """What stands before the first prompt."""
+        """The text before the first prompt."""
         if piece.source == 0:
             return self.top
         lead = piece.lead.lstrip("\n")
@@ -142,7 +145,7 @@ class Style:
         return self.head[: self.opening] + above + self.head[self.opening :] + lead
 
     def between(self, before: Piece, piece: Piece) -> str:
-        """What stands between two prompts: what stood there, if they followed one another."""
+        """The text between two prompts: the old text if they were neighbours before."""
         if piece.source and before.source == piece.source - 1:
             return self.gaps[before.source]
         on_one_line = not self.is_multiline and before.is_closed and not before.trail and "\n" not in piece.lead
@@ -151,7 +154,7 @@ class Style:
         return f"{comma} " if on_one_line else f"{comma}{before.trail}\n{piece.lead}"
 
     def ending(self, last: Piece, orphans: Sequence[str]) -> str:
-        """What stands after the last prompt."""
+        """The text after the last prompt."""
         gap = self.gaps[-1]
         if last.source == len(self.pieces) - 1:
             return gap
@@ -162,15 +165,15 @@ class Style:
 
 
 class _Form:
-    """How one prompt is written: like `model`."""
+    """Writes one prompt in the style of `model`."""
 
     def __init__(self, model: Piece, style: Style, timed: bool):
         self.like, self.written = model.prompt, model.body
         self.style, self.timed = style, timed
 
     def body(self, prompt: WantedPrompt, following: int | None, end: int | None) -> str | None:
-        """The first of the ways to write it that reads as it is wanted. `following` is where the next one starts, `end`
-        the end that the last one has."""
+        """The first form of the prompt that reads as wanted, or None. `following` is the start of the next prompt,
+        `end` the end of the range if this is the last prompt."""
         for body in self.bodies(prompt, following, end):
             with suppress(PromptScheduleError):
                 read = self.style.read(body)
@@ -187,7 +190,7 @@ class _Form:
         yield from (before + text + after for text in self.texts(prompt.text))
 
     def around(self, start: int, following: int | None, end: int | None) -> tuple[str, str]:
-        """What stands before and after the text."""
+        """The characters before and after the prompt's text."""
         like, written = self.like, self.written
         before, after = written[: like.text_at[0]], written[like.text_at[1] :]
         if like.end_at is None and end is not None:
@@ -201,7 +204,7 @@ class _Form:
         return put(before, (like.time_at, times[0]), (like.end_at, times[1])), after
 
     def time(self, start: int) -> str:
-        """The time after its model: the same if it is, else in the same unit."""
+        """The start as it is written: unchanged if it is the model's, else in the model's unit."""
         assert self.like.time_at is not None
         token = part(self.written, self.like.time_at)
         if start == self.like.start:
@@ -209,7 +212,7 @@ class _Form:
         return (self.style.seconds(start) if is_seconds(token) else None) or str(start)
 
     def times(self, start: int, end: int | None) -> tuple[str, str]:
-        """Both times of a range, in one unit."""
+        """Both times of a range, in the same unit."""
         assert self.like.time_at is not None
         assert self.like.end_at is not None
         tokens = part(self.written, self.like.time_at), part(self.written, self.like.end_at)
@@ -226,7 +229,7 @@ class _Form:
         return frames if None in kept else (kept[0] or "", kept[1] or "")
 
     def texts(self, text: str) -> Iterator[str]:
-        """Ways to write a text, best first; not all of them are good for any text."""
+        """Possible ways to write a text, best first. Some may not read back as the same text."""
         written = part(self.written, self.like.text_at)
         if text == self.like.text and self.like.timed:
             yield written

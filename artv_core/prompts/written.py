@@ -1,4 +1,4 @@
-"""Prompts and schedules with how they were written: where in the text each part stands."""
+"""Prompts and schedules with the positions of their parts in the text."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ from .prompt_schedule import PromptSchedule
 
 
 class WrittenPrompt(NamedTuple):
-    """A prompt as it was written: the end of its range if it has one, and whether it names its time.
+    """A prompt as it was written. `end` is the end of its range, or None.
 
-    It stands from character `at` to `stop` (left out). Within that, pairs of the same kind say where its parts stand:
-    its time (None: it names none), the end of its range (None: it is no range; empty: a range without end), and its
-    text with its quotes.
+    It takes the characters from `at` up to but not including `stop`. The pairs (start, stop) give the positions of its
+    parts: `time_at` its time (None: it has none), `end_at` the end of its range (None: not a range; empty: a range
+    without an end), and `text_at` its text with quotes.
     """
 
     start: int
@@ -24,13 +24,13 @@ class WrittenPrompt(NamedTuple):
 
     @property
     def timed(self) -> bool:
-        """Whether it names its time."""
+        """Whether the prompt has a time."""
         return self.time_at is not None
 
 
 class WrittenSchedule(NamedTuple):
-    """A schedule and how it was written. Places count characters of `text`, whose lines end in a newline each.
-    `braces` are the places of those round it all, if there are any."""
+    """A schedule and how it was written. Positions count the characters of `text`, in which line ends are newlines.
+    `braces` are the positions of the braces around everything, if there are any."""
 
     schedule: PromptSchedule
     text: str

@@ -33,7 +33,7 @@ REFUSED = {
     "height": (text_to_video(height=68), "sample", "height is 68; it must be a positive multiple of 8, such as 64"),
     "side below 0": (text_to_video(height=-8), "sample", "height is -8; it must be a positive multiple of 8"),
     "side too long": (text_to_video(width=16_392), "sample", "width is 16392; it must be a positive multiple of 8"),
-    "empty schedule": (scheduled(" "), "schedule", "holds no prompt"),
+    "empty schedule": (scheduled(" "), "schedule", "contains no prompt"),
     "schedule that begins late": (scheduled("3: a fox"), "schedule", "it must start at frame 0"),
     "noise levels": (noise(anchor_levels="0: much"), "part", "anchor_levels contains 'much'; give a frame and a whole"),
     "late noise levels": (noise(reference_levels="8: 20"), "part", "it must start at frame 0"),
@@ -66,7 +66,7 @@ WIRED: dict[str, tuple[Graph, str]] = {
         text_to_video(height=["number", 0]) | {"number": node("PrimitiveInt", value=68)},
         "height is 68; it must be a positive multiple of 8, such as 64",
     ),
-    "schedule": (scheduled(["words", 0]) | {"words": node("PrimitiveString", value=" ")}, "holds no prompt"),
+    "schedule": (scheduled(["words", 0]) | {"words": node("PrimitiveString", value=" ")}, "contains no prompt"),
 }
 
 

@@ -308,8 +308,8 @@ def test_the_timeline_speaks_the_pages_language(context: Any, server: Server) ->
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({"text": 3}, "text is 3; accepted is a text"),
-        ({"text": "a", "segment_frames": 16, "wanted": {"prompts": {}}}, "wanted is not understood"),
+        ({"text": 3}, "text is 3; a text is needed"),
+        ({"text": "a", "segment_frames": 16, "wanted": {"prompts": {}}}, "wanted is not valid"),
     ],
 )
 def test_a_bad_question_is_refused_in_one_line(server: Server, question: dict[str, Any], message: str) -> None:
