@@ -1,4 +1,4 @@
-"""What `artv prepare` is asked for: its arguments, and the groups of them on which each step's results depend."""
+"""The arguments of `artv prepare`, and the groups of them on which each step's results depend."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ SHOTS = ("drop", "split", "keep")
 ENGINES = ("auto", "plain", "ray")
 DTYPES = ("float32", "float16", "bfloat16")
 BUCKET_MULTIPLE, SMALL_MULTIPLE = 64, 8
-"""What the sides of a bucket are multiples of: usually, and where clips are smaller than 256 pixels. Ours."""
+"""The sides of buckets are multiples of the first; of the second for clips smaller than 256 pixels. Not in the
+paper."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """One run of `artv prepare`. All defaults are ours: the paper names a motion range and "the best" CLIP scores, but
-    not the numbers."""
+    """The settings of one run of `artv prepare`. The defaults are not in the paper, which names a motion range and "the
+    best" CLIP scores, but not the numbers."""
 
     source: str
     output: Path
@@ -52,34 +53,53 @@ class PrepareOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments, in groups."""
+    """Add the command's arguments, in groups."""
     parser.add_argument(
         "source", metavar="IN", help="a folder, a .csv or .jsonl list, or shards: name.tar, name-{0000..0042}.tar"
     )
-    parser.add_argument("output", type=Path, metavar="OUT", help="the folder to write; the same command goes on there")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="the folder to write; after a stop, the same command continues there"
+    )
     for add in (_add_model, _add_clips, _add_cleaning, _add_work):
         add(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("whose VAE and text encoder the clips are encoded with")
+    group = parser.add_argument_group("the model whose VAE and text encoder encode the clips")
     group.add_argument("--checkpoint", metavar="F", help="an ARTV checkpoint: a file, or the shipped tiny")
     group.add_argument("--preset", metavar="NAME", help="instead of a checkpoint: sd21 or sd15, with --base")
-    group.add_argument("--base", type=Path, metavar="F", help="the Stable Diffusion file that has what is lacking")
     group.add_argument(
-        "--device", default="auto", metavar="D", help="auto (default), cpu, cuda; plain also cuda:1, mps"
+        "--base", type=Path, metavar="F", help="the Stable Diffusion file with the parts that are missing"
     )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="to compute in; default: float32")
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="D",
+        help="auto (default), cpu or cuda; with --engine plain also cuda:1 or mps",
+    )
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="number format for computing; default: float32"
+    )
 
 
 def _add_clips(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what becomes of a clip")
-    group.add_argument("--size", metavar="N|WxH", help="pixels; default: the checkpoint's")
+    group = parser.add_argument_group("how clips are cut and scaled")
+    group.add_argument("--size", metavar="N|WxH", help="size of the frames in pixels; default: the checkpoint's")
     group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: the checkpoint's (8)")
-    group.add_argument("--one-size", action="store_true", help="crop all to that size; else each to the nearest bucket")
-    group.add_argument("--min-frames", type=int, default=8, metavar="N", help="shorter is dropped; default: 8")
     group.add_argument(
-        "--max-frames", type=int, default=24, metavar="N", help="of a longer clip its middle; 0: all of it; default: 24"
+        "--one-size",
+        action="store_true",
+        help="crop all clips to that size; without it, each is cropped to the nearest of a few sizes",
+    )
+    group.add_argument(
+        "--min-frames", type=int, default=8, metavar="N", help="drop clips with fewer frames; default: 8"
+    )
+    group.add_argument(
+        "--max-frames",
+        type=int,
+        default=24,
+        metavar="N",
+        help="keep only the middle of longer clips; 0: keep all of it; default: 24",
     )
 
 
@@ -91,46 +111,77 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
         default="drop",
         help="clips with a cut: drop them (default), split them at their cuts, or keep them as they are",
     )
-    group.add_argument("--cut-threshold", type=float, default=27.0, metavar="X", help="PySceneDetect's; default: 27")
+    group.add_argument(
+        "--cut-threshold",
+        type=float,
+        default=27.0,
+        metavar="X",
+        help="how large a change counts as a cut (PySceneDetect's threshold); default: 27",
+    )
     group.add_argument(
         "--motion-range",
         type=float,
         nargs=2,
         default=(0.25, 20.0),
         metavar=("LOW", "HIGH"),
-        help="motion scores to keep; default: 0.25 20; look at the report first (--report-only)",
+        help="keep clips with a motion score in this range; default: 0.25 20; first see the report (--report-only)",
     )
     group.add_argument(
         "--clip-model",
         metavar="NAME|F.json",
-        help="for CLIP scores: an open_clip model by name, or its configuration; without, none are computed",
+        help="compute CLIP scores (how well captions fit) with this open_clip model: a name, or its JSON file",
     )
-    group.add_argument("--clip-weights", type=Path, metavar="F", help="its weights, a safetensors file")
-    group.add_argument("--clip-frames", type=int, default=4, metavar="N", help="looked at in each clip; default: 4")
-    group.add_argument("--min-clip-score", type=float, metavar="X", help="cosine of caption and frames, at least")
-    group.add_argument("--top", type=int, metavar="N", help="keep the N best CLIP scores")
+    group.add_argument(
+        "--clip-weights", type=Path, metavar="F", help="the weights of the CLIP model, a safetensors file"
+    )
+    group.add_argument(
+        "--clip-frames",
+        type=int,
+        default=4,
+        metavar="N",
+        help="how many frames of each clip the CLIP score uses; default: 4",
+    )
+    group.add_argument(
+        "--min-clip-score",
+        type=float,
+        metavar="X",
+        help="drop clips with a lower CLIP score (cosine similarity of caption and frames)",
+    )
+    group.add_argument("--top", type=int, metavar="N", help="keep only the N clips with the best CLIP scores")
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how to work")
-    group.add_argument("--report-only", action="store_true", help="score and report, and encode nothing yet")
-    group.add_argument("--redo", action="store_true", help="replace what OUT holds where the settings are others now")
-    group.add_argument("--shard-clips", type=int, default=256, metavar="N", help="clips in a shard; default: 256")
+    group = parser.add_argument_group("how the work is done")
+    group.add_argument(
+        "--report-only", action="store_true", help="only score the clips and write the report; encode nothing yet"
+    )
+    group.add_argument("--redo", action="store_true", help="replace what is in OUT if it was made with other settings")
+    group.add_argument(
+        "--shard-clips", type=int, default=256, metavar="N", help="clips in each shard (file); default: 256"
+    )
     group.add_argument(
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="plain: in this process; ray: Ray Data, here or on a cluster; auto: ray for more than one worker",
+        help="plain: in this process; ray: with Ray Data, here or on a cluster; auto (default): ray if --workers is above 1",
     )
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="that Ray runs; default: 1")
-    group.add_argument("--ray-address", metavar="A", help="of a running cluster; default: $RAY_ADDRESS, else this one")
     group.add_argument(
-        "--gpus-per-worker", type=float, default=1.0, metavar="X", help="with CUDA; 0.5: two share one; default: 1"
+        "--workers", type=int, default=1, metavar="N", help="how many worker processes Ray runs; default: 1"
+    )
+    group.add_argument(
+        "--ray-address", metavar="A", help="address of a running Ray cluster; default: $RAY_ADDRESS, else this machine"
+    )
+    group.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="GPUs for each worker, with CUDA; 0.5: two workers share one; default: 1",
     )
 
 
 def from_arguments(args: argparse.Namespace) -> PrepareOptions:
-    """Raises ValueError, one line, on whatever cannot be done."""
+    """The options from parsed arguments. Raises ValueError if they cannot be used."""
     names = PrepareOptions.__dataclass_fields__
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= {
@@ -144,13 +195,11 @@ def from_arguments(args: argparse.Namespace) -> PrepareOptions:
 
 
 def check(options: PrepareOptions) -> None:
-    """Raises ValueError, one line, on values and on combinations of them that there are not."""
+    """Raises ValueError on values out of range and on options that do not go together."""
     if Path(options.source).is_dir() and options.output.resolve().is_relative_to(Path(options.source).resolve()):
-        raise ValueError(
-            f"{options.output} lies within {options.source}, whose shards are read; write to another folder"
-        )
+        raise ValueError(f"{options.output} is inside {options.source}, whose shards are read; write to another folder")
     if options.checkpoint is not None and options.preset is not None:
-        raise ValueError("--checkpoint and --preset exclude each other")
+        raise ValueError("--checkpoint and --preset cannot be used together")
     if options.preset is not None and options.base is None:
         raise ValueError(f"--preset {options.preset} needs --base: the Stable Diffusion file it is filled from")
     if options.checkpoint is None and options.preset is None and not options.report_only:
@@ -183,12 +232,12 @@ def check(options: PrepareOptions) -> None:
 
 
 def score_settings(options: PrepareOptions, clip: str | None) -> dict[str, Any]:
-    """What a clip's scores depend on; `clip` says which CLIP model, by its contents."""
+    """What a clip's scores depend on. `clip` identifies the CLIP model by its contents."""
     frames = options.clip_frames if clip else 0
     return {"cut_threshold": options.cut_threshold, "clip": clip, "clip_frames": frames}
 
 
 def select_settings(options: PrepareOptions) -> dict[str, Any]:
-    """What the choice of clips depends on, beside their scores and their length in frames."""
+    """What the choice of clips depends on, apart from their scores and their length in frames."""
     names = ("shots", "motion_range", "min_clip_score", "top", "min_frames", "max_frames")
     return {name: getattr(options, name) for name in names}
