@@ -1,4 +1,4 @@
-"""What `artv evaluate` is told."""
+"""The arguments of `artv evaluate`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..method.image_size import parse_size
 
 INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inception-2015-12-05-6726825d.pth)"
 I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"
-C3D_FROM = "where StyleGAN-V's src/metrics/video_inception_score.py says (c3d_ucf101.pt)"
+C3D_FROM = "the URL in StyleGAN-V's src/metrics/video_inception_score.py (c3d_ucf101.pt)"
 C3D_FRAMES = 16
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """`videos` is what is judged; with `prompts` it is a folder, and what it lacks is made first with the model that
-    `model` names (arguments of `artv generate`)."""
+    """`videos` is what is judged. With `prompts` it is a folder, and videos that are missing in it are made first, with
+    the model in `model` (arguments as for `artv generate`)."""
 
     videos: str
     true: str | None
@@ -56,50 +56,67 @@ class EvaluateOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own; those of the model are added by the command line."""
+    """Add the command's own options. The command line adds those of the model."""
     parser.add_argument(
-        "videos", metavar="VIDEOS", help="what is judged: a folder of videos, a .csv or .jsonl, or shards"
+        "videos", metavar="VIDEOS", help="the videos to judge: a folder, a .csv or .jsonl list, or shards"
     )
-    parser.add_argument("--true", metavar="DIR", help="true videos to compare with, the same way (FVD, FID)")
-    weights = parser.add_argument_group("weights (nothing is downloaded)")
-    weights.add_argument("--inception", type=Path, metavar="F.pth", help=f"for FID and IS; from {INCEPTION_FROM}")
-    weights.add_argument("--i3d", type=Path, metavar="F.pt", help=f"for FVD; from {I3D_FROM}")
-    weights.add_argument("--c3d", type=Path, metavar="F.pt", help=f"for the IS of UCF-101; from {C3D_FROM}")
+    parser.add_argument(
+        "--true", metavar="DIR", help="real videos to compare with, given in the same way (for FVD and FID)"
+    )
+    weights = parser.add_argument_group("networks that judge (give files; nothing is downloaded)")
     weights.add_argument(
-        "--clip-model", metavar="M", help="for CLIPSIM: open_clip's name of a model (ViT-B-32), or its JSON"
+        "--inception", type=Path, metavar="F.pth", help=f"Inception v3, for FID and IS; get it from {INCEPTION_FROM}"
     )
-    weights.add_argument("--clip-weights", type=Path, metavar="F", help="its weights, a safetensors file")
-    reading = parser.add_argument_group("what is looked at")
-    reading.add_argument("--frames", type=int, default=16, metavar="N", help="of each video; default: %(default)s")
-    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="a second; default: %(default)g")
+    weights.add_argument("--i3d", type=Path, metavar="F.pt", help=f"I3D, for FVD; get it from {I3D_FROM}")
+    weights.add_argument("--c3d", type=Path, metavar="F.pt", help=f"C3D, for the IS on UCF-101; get it from {C3D_FROM}")
+    weights.add_argument(
+        "--clip-model",
+        metavar="M",
+        help="CLIP, for CLIPSIM: the model's name in open_clip (such as ViT-B-32), or its JSON file",
+    )
+    weights.add_argument(
+        "--clip-weights", type=Path, metavar="F", help="the weights of the CLIP model, a safetensors file"
+    )
+    reading = parser.add_argument_group("which frames are judged")
     reading.add_argument(
-        "--size", metavar="WxH", help="pixels that all videos are scaled and cut to; default: the first video's"
+        "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
+    )
+    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="frames per second; default: %(default)g")
+    reading.add_argument(
+        "--size", metavar="WxH", help="scale and crop all videos to this size in pixels; default: the first video's"
     )
     making = parser.add_argument_group("making the videos first")
     making.add_argument(
         "--prompts",
         metavar="P",
-        help="make what VIDEOS lacks: ucf101 (a caption for each class), msrvtt:FILE.json (a caption for each test "
-        "video), or a text file with a prompt a line",
+        help="make the videos that VIDEOS lacks, from ucf101 (a caption for each class), msrvtt:FILE.json (a caption "
+        "for each test video), or a text file with one prompt on each line",
     )
-    making.add_argument("--count", type=int, metavar="N", help="videos; default: one for each prompt")
-    making.add_argument("--seed", type=int, default=0, metavar="S", help="of the first video; default: %(default)s")
-    making.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
-    making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
-    parser.add_argument("--report", type=Path, metavar="F.json", help="write the figures to a file, too")
+    making.add_argument("--count", type=int, metavar="N", help="number of videos to make; default: one for each prompt")
+    making.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
+    )
+    making.add_argument(
+        "--steps", type=int, metavar="S", help="denoising steps for each frame; default: the checkpoint's"
+    )
+    making.add_argument("--sampler", metavar="NAME", help="sampling method; default: the checkpoint's")
+    parser.add_argument("--report", type=Path, metavar="F.json", help="also write the scores to a file")
     parser.add_argument(
         "--drift",
         type=Path,
         metavar="F.csv",
-        help="how far frames are from the first, by frame, over all videos; and a plot (F.png), true videos beside",
+        help="write how far each frame has drifted from the first, averaged over all videos, and a plot (F.png)",
     )
     parser.add_argument(
-        "--features", type=Path, metavar="DIR", help="where features are kept; default: artv-features beside VIDEOS"
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="folder for computed features; default: artv-features beside VIDEOS",
     )
 
 
 def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
-    """Raises ValueError, one line."""
+    """The options from parsed arguments. Raises ValueError if they do not fit together."""
     if (args.clip_model is None) != (args.clip_weights is None):
         raise ValueError("--clip-model and --clip-weights need each other; nothing is downloaded")
     return EvaluateOptions(

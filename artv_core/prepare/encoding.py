@@ -32,8 +32,8 @@ VERSION = 2
 
 DECODED_AT_ONCE = 64
 ENCODED_AT_ONCE = 8
-"""Frames that are decoded from a video together, and that go through the VAE together. The latter is the same everywhere,
-because the last bits of a sum may depend on it."""
+"""Frames that are decoded from a video together, and that go through the VAE together. The latter is the same
+everywhere, because the last bits of a sum may depend on it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ USER_ERROR = 2
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to the parser."""
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
-    parser.add_argument("--output", default="runs", help="folder for the run's saved states, sample sheets and logs (default: runs)")
+    parser.add_argument(
+        "--output", default="runs", help="folder for the run's saved states, sample sheets and logs (default: runs)"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the last saved state of this run")
     parser.add_argument(
         "--minutes",

@@ -147,7 +147,9 @@ class Training:
         used."""
         step = self.state.load()
         if step and not all_finite(self.state.numbers(), self.group):
-            raise ValueError(f"{self.folder / state_name(step)} contains weights that are not numbers; remove that folder")
+            raise ValueError(
+                f"{self.folder / state_name(step)} contains weights that are not numbers; remove that folder"
+            )
         return step
 
     def run(self, first: int, stop: Any) -> None:

@@ -116,7 +116,9 @@ def _gone_on(model: ARTV, clips: ClipSource, clip: int, stage: DiffusionStage) -
     latents = true if clips.holds_latents else model.encode_images(true)
     context = clips.context(clip) if model.text is None else model.encode_text([clips.caption(clip)])[0]
     if context is None:
-        raise ValueError(f"{clips.name(clip)}: neither the data nor the model can give the text embedding of its caption")
+        raise ValueError(
+            f"{clips.name(clip)}: neither the data nor the model can give the text embedding of its caption"
+        )
     height, width = (side * model.config.vae.factor for side in latents.shape[-2:])
     options = GenerateOptions(num_frames=count, height=height, width=width, seed=7, steps=stage.sheet_steps or None)
     track = TextTrack([TextSegment(0, context[None].to(device))])
