@@ -131,7 +131,7 @@ def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path
     assert torch.equal(load_file(whole)["latents"], load_file(rest)["latents"])
     assert torch.equal(read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "rest.mp4"))
     run("other.mp4", "--frames", 6, "--continue-from", part, "--noise-level", 3)
-    assert "does not go on as one run would have: anchor_noise_level: 50 -> 3" in capsys.readouterr().err
+    assert "the result differs from one uninterrupted run: anchor_noise_level: 50 -> 3" in capsys.readouterr().err
 
 
 def test_short_videos_are_journaled_when_asked(checkpoint, tmp_path, capsys):
@@ -434,7 +434,7 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("artv:")]
     assert len(lines) == 2
     assert re.search("longer than the text encoder reads; .* lost: .* on a green elephant$", lines[0])
-    assert "never saw: elephant, mice; it knows: a, an, and, " in lines[1]
+    assert "does not know: elephant, mice; it knows: a, an, and, " in lines[1]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -492,13 +492,13 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to go on until stopped"),
-        (["--frames", "0", "--save-latents", "l"], "--frames 0 and --save-latents exclude each other"),
+        (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to continue until stopped"),
+        (["--frames", "0", "--save-latents", "l"], "--frames 0 and --save-latents cannot be used together"),
         (["--redo", "12"], "redo holds '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
         (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
-        (["--no-journal", "--start-over"], "--no-journal and --start-over exclude each other"),
-        (["--no-journal", "--journal", "j"], "--no-journal and --journal exclude each other"),
+        (["--no-journal", "--start-over"], "--no-journal and --start-over cannot be used together"),
+        (["--no-journal", "--journal", "j"], "--no-journal and --journal cannot be used together"),
         (["--continue-from", "none.artvj"], "cannot read journal none.artvj: no such file"),
         (["--drift", "x.png"], "x.png is named as output twice"),
         (["--drift", "none/x.csv"], "there is no folder"),
@@ -522,13 +522,13 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--noise-level", "1000"], "noise_level is 1000; accepted are 0 (clean) to 999"),
         (["--noise-level", "-1"], "noise_level is -1"),
         (["--anchor", "last"], "argument --anchor: invalid choice: 'last'"),
-        (["--anchor", "first", "--anchor-image", "a.png"], "--anchor and --anchor-image exclude each other"),
+        (["--anchor", "first", "--anchor-image", "a.png"], "--anchor and --anchor-image cannot be used together"),
         (["--dtype", "int8"], "argument --dtype: invalid choice"),
         (["--image", "none.png"], "cannot read image none.png: there is no such file"),
         (["--image", __file__], "it is not an image"),
         (["--anchor-image", "none.png"], "cannot read image none.png"),
         (["--image", "none.png", "--frames", "1"], "--frames is 1, which counts the 1 given"),
-        (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from exclude each other"),
+        (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from cannot be used together"),
         (["--continue-from", "none.safetensors"], "no such"),
         (["--continue-from", __file__], "not a safetensors file"),
         (["--prompts", "a.txt"], "give either a PROMPT or --prompts FILE"),
@@ -560,8 +560,8 @@ def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, m
         (["generate", "a fox", "-o", "none/x.mp4"], "there is no folder"),
         (["generate", "a fox", "-o", "x.mp4", "--mask-video", "./x.mp4"], "is named as output twice"),
         (["demo", "--seed", "-1"], "--seed is -1"),
-        (["demo", "--comfyui", "/nowhere", "--no-comfyui"], "exclude each other"),
-        (["demo", "--comfyui", "/nowhere"], "--comfyui and --checkpoint exclude each other"),
+        (["demo", "--comfyui", "/nowhere", "--no-comfyui"], "cannot be used together"),
+        (["demo", "--comfyui", "/nowhere"], "--comfyui and --checkpoint cannot be used together"),
         (["demo", "--output", __file__], "cannot make the folder"),
     ],
 )
@@ -617,7 +617,7 @@ def test_frames_of_another_size_cannot_be_gone_on_from(checkpoint, tmp_path, cap
     assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 2, "--continue-from", saved) == 2
     assert "--frames is 2, which counts the 2 given" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--batch", 2, "--continue-from", saved) == 2
-    assert "holds 1 videos" in one_line(capsys)
+    assert "contains 1 videos" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--continue-from", checkpoint) == 2
     assert "does not hold latents" in one_line(capsys)
 
@@ -674,7 +674,7 @@ def test_demo_wants_the_comfyui_that_was_named(tmp_path, capsys):
     assert cli.main([*command, "/nowhere"]) == 2
     assert "there is no ComfyUI at /nowhere" in one_line(capsys)
     assert cli.main([*command, "/nowhere", "--dtype", "float16"]) == 2
-    assert "--comfyui and --dtype exclude each other" in one_line(capsys)
+    assert "--comfyui and --dtype cannot be used together" in one_line(capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""The command `artv bench`: its arguments, its runs, its table."""
+"""The command `artv bench`: its arguments, its measurements, its table."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ USUAL = ("plain", "reuse 2")
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "bench",
         help="measure how fast this machine makes frames",
-        description="Time to the first frame, frames per second and peak memory on this machine, by size and way of "
+        description="Measures the time to the first frame, frames per second and peak memory, by frame size and way of "
         "sampling.",
         allow_abbrev=False,
     )
@@ -37,15 +37,23 @@ def add_command(commands: Any) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments; those of the model are added by the command line."""
+    """Add the command's own options. The command line adds those of the model."""
     parser.add_argument(
-        "--sizes", nargs="+", default=[], metavar="WxH", help="pixels; default: the checkpoint's training size"
+        "--sizes",
+        nargs="+",
+        default=[],
+        metavar="WxH",
+        help="frame sizes in pixels; default: the checkpoint's training size",
     )
-    parser.add_argument("--frames", type=int, default=16, metavar="N", help="of each video; default: %(default)s")
-    parser.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
-    parser.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
-    for name, what in (("references", "the last frames"), ("anchor", "the anchor"), ("text", "the text")):
-        parser.add_argument(f"--cfg-{name}", type=float, metavar="X", help=f"guidance by {what}")
+    parser.add_argument(
+        "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="S", help="denoising steps for each frame; default: the checkpoint's"
+    )
+    parser.add_argument("--sampler", metavar="NAME", help="sampling method; default: the checkpoint's")
+    for name, what in (("references", "the previous frames"), ("anchor", "the anchor frame"), ("text", "the text")):
+        parser.add_argument(f"--cfg-{name}", type=float, metavar="X", help=f"how strongly frames follow {what}")
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -58,16 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         choices=("tiny", "sd21", "sd15"),
-        help="networks of this size without trained weights, no file needed",
+        help="use untrained networks of this size; needs no file",
     )
     parser.add_argument(
-        "--peers", action="store_true", help="the same for one-shot text-to-video (ModelScope's UNet in diffusers)"
+        "--peers", action="store_true", help="also measure one-shot text-to-video (ModelScope's UNet in diffusers)"
     )
-    parser.add_argument("--json", type=Path, metavar="F.json", help="write what was measured to a file, too")
+    parser.add_argument("--json", type=Path, metavar="F.json", help="also write the results to a file")
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Measure and print, a row at a time."""
+    """Measure, and print each row as it is finished."""
     from ..bench.measure import Case, measure_case, measured
     from ..bench.peers import PeerCase, has_modelscope, measure_modelscope
     from ..config import preset

@@ -1,4 +1,4 @@
-"""`artv evaluate`: videos judged by numbers."""
+"""`artv evaluate`: measures the quality of videos."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ from .options import add_model_options, check_installed, load_pipeline
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     from ..evaluation.options import add_arguments, from_arguments
 
     def run(args: argparse.Namespace) -> int:
@@ -19,9 +19,9 @@ def add_command(commands: Any) -> None:
 
     parser = commands.add_parser(
         "evaluate",
-        help="judge videos: FVD, FID, IS, CLIPSIM, drift",
-        description="Judges a folder of videos, or makes them first from a checkpoint and prompts. Features are kept, "
-        "so that a run that was stopped goes on when it is asked for again; several processes share the work under "
+        help="measure the quality of videos: FVD, FID, IS, CLIPSIM, drift",
+        description="Measures the quality of videos in a folder, or makes them first from a checkpoint and prompts. "
+        "After a stop, run the same command to continue. To use several GPUs, start it with "
         "accelerate launch.",
         allow_abbrev=False,
     )

@@ -1,11 +1,11 @@
-"""`artv prepare`: clips made ready to train on."""
+"""`artv prepare`: prepares clips for training."""
 
 import argparse
 from typing import Any
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     from ..prepare.options import add_arguments, from_arguments
 
     def run(args: argparse.Namespace) -> int:
@@ -16,10 +16,10 @@ def add_command(commands: Any) -> None:
 
     parser = commands.add_parser(
         "prepare",
-        help="make clips ready to train on: cleaned, and as latents in shards",
-        description="Cleans captioned clips as the paper does (motion score, CLIP score) and keeps their latents and "
-        "text embeddings in shards. A run that was stopped goes on when it is asked for again. Values are ours: the "
-        "paper names none.",
+        help="prepare your clips for training: select good ones and encode them",
+        description="Selects captioned clips as the paper does (by motion score and CLIP score). Stores their latents "
+        "and text embeddings in shards. After a stop, run the same command to continue. The default values "
+        "are not from the paper, which gives none.",
         allow_abbrev=False,
     )
     add_arguments(parser)

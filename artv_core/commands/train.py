@@ -1,4 +1,4 @@
-"""`artv train`: what `python train.py` does."""
+"""`artv train`: the same as `python train.py`."""
 
 import argparse
 import time
@@ -10,7 +10,7 @@ STARTED = time.monotonic()
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     from ..training.command import add_options, run_train
 
     def run(args: argparse.Namespace) -> int:
@@ -19,8 +19,8 @@ def add_command(commands: Any) -> None:
 
     parser = commands.add_parser(
         "train",
-        help="train on your own clips, or on clips that are made on the fly",
-        description="Trains from a TOML configuration, as `python train.py` does. A stopped run goes on with --resume.",
+        help="train on your own clips, or on clips made by the program",
+        description="Trains as a TOML file says, like `python train.py`. To continue a stopped run, add --resume.",
         allow_abbrev=False,
     )
     add_options(parser)

@@ -124,7 +124,7 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(0.25, 20.0),
         metavar=("LOW", "HIGH"),
-        help="range of motion scores to keep; default: 0.25 20; see the report first (--report-only)",
+        help="motion scores to keep; default: 0.25 20; try --report-only first",
     )
     group.add_argument(
         "--clip-model",
@@ -163,7 +163,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="plain: in this process; ray: with Ray Data, here or on a cluster; auto (default): ray for several workers",
+        help="plain: this process; ray: Ray Data, here or on a cluster; auto (default): ray for several workers",
     )
     group.add_argument(
         "--workers", type=int, default=1, metavar="N", help="how many worker processes Ray runs; default: 1"
