@@ -12,7 +12,7 @@ from artv_core.training.command import add_options, run_train  # noqa: E402
 
 
 def main() -> int:
-    """Parse and train. Returns the exit code."""
+    """Parse the arguments and train. Returns the exit code."""
     escape_unprintable()
     parser = argparse.ArgumentParser(description="Train ARTV from a TOML configuration.")
     add_options(parser)

@@ -1,6 +1,5 @@
-"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. What a user
-gets wrong is one line and exit code 2. Each command is a module of `commands`.
-"""
+"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. A user's
+error gives one line and exit code 2. Each command is a module of `commands`."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ WHERE = {
     Remedy.BASE: "name a base checkpoint with --base",
     Remedy.NO_JOURNAL: "do without a journal (--no-journal)",
 }
-"""Where a user of the command line finds what mends a fault."""
+"""What a user of the command line can do about an error."""
 COMMANDS = (demo, generate, journals, info, prepare, train, bench, evaluate)
 
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _device_fault(error: Exception) -> str:
-    """What a device lacks, in one line; any other error is raised again."""
+    """One line that says what the device cannot do; any other error is raised again."""
     from .speed.device_limits import is_out_of_memory, lacking_ability
 
     if is_out_of_memory(error):
@@ -56,18 +55,20 @@ def _device_fault(error: Exception) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if action.option_strings and arg_strings == ["--"]:  # Python before 3.13 makes an empty list of it
+        if action.option_strings and arg_strings == ["--"]:  # before Python 3.13 this becomes an empty list
             raise argparse.ArgumentError(action, "expected one argument")
         return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} ({self.prog} --help lists what there is)")
+        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; each command's function is in `run`."""
+    """The parser of the whole command line; each command stores its function in `run`."""
     parser = _Parser(
-        prog="artv", description="ART-V: text to video, one frame at a time. First steps: artv demo", allow_abbrev=False
+        prog="artv",
+        description="ART-V: text to video, one frame at a time. To try it, run: artv demo",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

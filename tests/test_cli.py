@@ -516,8 +516,8 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--redo", "12"], "redo holds '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
         (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
-        (["--no-journal", "--start-over"], "--no-journal and --start-over exclude each other"),
-        (["--no-journal", "--journal", "j"], "--no-journal and --journal exclude each other"),
+        (["--no-journal", "--start-over"], "--no-journal and --start-over cannot be used together"),
+        (["--no-journal", "--journal", "j"], "--no-journal and --journal cannot be used together"),
         (["--continue-from", "none.artvj"], "cannot read journal none.artvj: no such file"),
         (["--drift", "x.png"], "x.png is named as output twice"),
         (["--drift", "none/x.csv"], "there is no folder"),
@@ -541,7 +541,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--noise-level", "1000"], "noise_level is 1000; accepted are 0 (clean) to 999"),
         (["--noise-level", "-1"], "noise_level is -1"),
         (["--anchor", "last"], "argument --anchor: invalid choice: 'last'"),
-        (["--anchor", "first", "--anchor-image", "a.png"], "--anchor and --anchor-image exclude each other"),
+        (["--anchor", "first", "--anchor-image", "a.png"], "--anchor and --anchor-image cannot be used together"),
         (["--dtype", "int8"], "argument --dtype: invalid choice"),
         (["--image", "none.png"], "cannot read image none.png: there is no such file"),
         (["--image", __file__], "it is not an image"),
@@ -579,8 +579,8 @@ def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, m
         (["generate", "a fox", "-o", "none/x.mp4"], "there is no folder"),
         (["generate", "a fox", "-o", "x.mp4", "--mask-video", "./x.mp4"], "is named as output twice"),
         (["demo", "--seed", "-1"], "--seed is -1"),
-        (["demo", "--comfyui", "/nowhere", "--no-comfyui"], "exclude each other"),
-        (["demo", "--comfyui", "/nowhere"], "--comfyui and --checkpoint exclude each other"),
+        (["demo", "--comfyui", "/nowhere", "--no-comfyui"], "cannot be used together"),
+        (["demo", "--comfyui", "/nowhere"], "--comfyui and --checkpoint cannot be used together"),
         (["demo", "--output", __file__], "cannot make the folder"),
     ],
 )
@@ -693,7 +693,7 @@ def test_demo_wants_the_comfyui_that_was_named(tmp_path, capsys):
     assert cli.main([*command, "/nowhere"]) == 2
     assert "there is no ComfyUI at /nowhere" in one_line(capsys)
     assert cli.main([*command, "/nowhere", "--dtype", "float16"]) == 2
-    assert "--comfyui and --dtype exclude each other" in one_line(capsys)
+    assert "--comfyui and --dtype cannot be used together" in one_line(capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -132,7 +132,7 @@ def test_msrvtt_gives_each_test_video_one_of_its_captions(tmp_path: Path):
     ("text", "what", "message"),
     [
         (None, "{file}", "cannot read prompts from .*accepted are ucf101, msrvtt:FILE.json, or a text file"),
-        ("# nothing\n\n", "{file}", "holds no prompt; give one a line"),
+        ("# nothing\n\n", "{file}", "contains no prompt; give one on each line"),
         ("[]", "msrvtt:{file}", "lists 'videos' and 'sentences' are needed"),
         ("{", "msrvtt:{file}", "cannot read the annotations"),
         ('{"videos": [{"video_id": 3}], "sentences": []}', "msrvtt:{file}", "a record lacks a text 'split'"),
@@ -200,7 +200,7 @@ def test_i3d_sees_the_whole_video(i3d: Path):
     assert features.shape == (1, 400)
     assert torch.allclose(features, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(features, network(frames.flip(0), "")["features"], rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match=r"does not take \(video \[1, 3, 2, height, width\]"):
+    with pytest.raises(ValueError, match=r"does not accept \(video \[1, 3, 2, height, width\]"):
         network(frames[:2], "")
 
 
@@ -212,7 +212,7 @@ def test_c3d_gives_the_logarithms_of_its_probabilities(c3d: Path, i3d: Path):
     assert logits.shape == (1, 101)
     assert torch.allclose(logits.softmax(1), expected, rtol=1e-4, atol=1e-7)
     assert not torch.allclose(logits, network(frames.flip(0), "")["logits"], rtol=1e-3)
-    with pytest.raises(ValueError, match=r"does not take a video \[1, 3, 12, height, width\] of bytes"):
+    with pytest.raises(ValueError, match=r"does not accept a video \[1, 3, 12, height, width\] of bytes"):
         network(frames[:12], "")
     with pytest.raises(ValueError, match="gives no probabilities of classes"):
         C3D(i3d, CPU)(frames, "")
@@ -237,14 +237,14 @@ def test_weights_that_cannot_be_used_are_one_line(tmp_path: Path, i3d: Path):
         with pytest.raises(ValueError, match=f"cannot read .*: no such file or directory; get it from .*{source}"):
             network(nothing, CPU)
         nothing.write_bytes(b"nothing")
-        with pytest.raises(ValueError, match=r"holds more than weights|is no TorchScript"):
+        with pytest.raises(ValueError, match=r"contains more than weights|is not TorchScript"):
             network(nothing, CPU)
         nothing.unlink()
     torch.save({"a": torch.zeros(3)}, nothing)
-    with pytest.raises(ValueError, match="holds no weights of Inception v3"):
+    with pytest.raises(ValueError, match="contains no weights of Inception v3"):
         Inception(nothing, CPU)
     torch.save(nn.Linear(2, 2), nothing)  # a pickled object, which could run anything
-    with pytest.raises(ValueError, match="holds more than weights"):
+    with pytest.raises(ValueError, match="contains more than weights"):
         Inception(nothing, CPU)
 
 
@@ -332,7 +332,7 @@ def test_what_is_there_is_not_made_again(judged: tuple[Path, list[str]], tmp_pat
 def test_videos_of_other_settings_are_not_mixed(judged: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]):
     _, command = judged
     assert main([*command, "--seed", "5"]) == 2
-    assert "holds videos made with other settings" in capsys.readouterr().err
+    assert "contains videos made with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(300)

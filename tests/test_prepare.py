@@ -323,7 +323,7 @@ def test_a_damaged_dataset_is_named(prepared: Path, tmp_path: Path) -> None:
         (["--checkpoint", "tiny", "--clip-model", "ViT-H-14"], "need each other; nothing is downloaded"),
         (["--checkpoint", "tiny", "--size", "60"], "--size is 60x60; both sides must be multiples of 8"),
         (["--checkpoint", "tiny", "--motion-range", "3", "2"], "--motion-range is 3 2; accepted are two numbers"),
-        (["--checkpoint", "tiny", "--workers", "2", "--engine", "plain"], "--engine plain is one worker, not 2"),
+        (["--checkpoint", "tiny", "--workers", "2", "--engine", "plain"], "--engine plain has one worker, not 2"),
         (["--checkpoint", "tiny", "--min-frames", "1000", "--max-frames", "0"], "not one clip was kept"),
     ],
 )
@@ -339,7 +339,7 @@ def test_errors_are_one_line(
 
 def test_output_within_the_source(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", str(source), str(source / "out"), "--checkpoint", "tiny"]) == 2
-    assert "lies within" in capsys.readouterr().err
+    assert "is inside" in capsys.readouterr().err
 
 
 def test_without_ray_the_extra_is_named(

@@ -431,7 +431,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
 
 def test_a_killed_run_goes_on_from_its_last_state(finished: Path, tmp_path: Path):
-    """Killed outright in its second step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
+    """Killed in its second step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
     (tmp_path / "small.toml").write_text(SMALL)
     folder = tmp_path / "small"
     folder.mkdir()

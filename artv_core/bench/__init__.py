@@ -1,1 +1,1 @@
-"""`artv bench`: how fast this machine makes frames, and how fast peers do on it."""
+"""`artv bench`: how fast this machine makes frames, also in comparison with other methods."""

@@ -1,4 +1,4 @@
-"""One measurement: a video is made, in a process of its own, so that its memory is its own."""
+"""Measures the making of one video, in a separate process so that its memory use can be told apart."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ WARM_UP_FRAMES = 3
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: `model` is a checkpoint (path or shipped name) or, as "preset:NAME", an untrained one."""
+    """What to measure. `model` is a checkpoint (path or shipped name) or, as "preset:NAME", an untrained one."""
 
     model: str
     variant: str
@@ -37,9 +37,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What was found. `warm_up` are the seconds of the first frames ever made, which may compile; `first_frame` those
-    until the first frame is an image in main memory, once warm; `per_frame` those of each later one; `peak_mb` the
-    largest memory: the GPU's, or that of the whole process on a CPU. `note` says what was reckoned and not measured."""
+    """The result of a measurement. `warm_up`: seconds of the very first frames, which may include compiling.
+    `first_frame`: seconds until the first frame is an image in main memory, after warming up. `per_frame`: seconds of
+    each later frame. `peak_mb`: the largest memory use, of the GPU or, on a CPU, of the whole process. `note` says what
+    was estimated and not measured."""
 
     name: str
     size: str
@@ -51,7 +52,7 @@ class Row:
 
 
 def measured(run: Callable[[Any], Row], case: Any) -> Row:
-    """`run(case)` in a fresh process. Raises what it raises."""
+    """The result of `run(case)` in a fresh process. Raises the errors of `run`."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(run, case).result()
 
@@ -73,7 +74,7 @@ def measure_case(case: Case) -> Row:
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """The most memory that was taken on a GPU; on the CPU, by this process (not known on Windows)."""
+    """The largest memory use in MB, of a GPU or, on the CPU, of this process (unknown on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform == "win32":
@@ -103,7 +104,7 @@ def _any_text(model: ARTV) -> TextTrack:
 
 
 def times_of_frames(frames: Iterator[DecodedFrame]) -> tuple[float, float]:
-    """Seconds until the first and until the last frame is an image in main memory."""
+    """Seconds until the first frame, and until the last frame, is an image in main memory."""
     started, times = time.perf_counter(), []
     for frame in frames:
         _to_memory(frame.image)

@@ -1,4 +1,5 @@
-"""What others need for the same: one-shot text-to-video with the architecture of ModelScope's model, by diffusers."""
+"""The same measurement for another method: one-shot text-to-video with the architecture of ModelScope's model, by
+diffusers."""
 
 import time
 from collections.abc import Callable
@@ -13,13 +14,13 @@ from ..speed.graphs import CudaGraphs
 from .measure import Row, peak_megabytes
 
 NUM_FRAMES, NUM_STEPS = 16, 50
-"""Of a clip, as its authors sample it (DDIM, two guidance branches)."""
+"""Frames and steps of a clip as the authors sample it (DDIM, two guidance branches)."""
 
 
 @dataclass(frozen=True)
 class PeerCase:
-    """`steps` of the 50 are computed, and the time of the others reckoned from them; `sliced`: the VAE decodes frame by
-    frame, in place of the whole clip at once; `captured`: its UNet is replayed as a CUDA graph."""
+    """`steps` of the 50 steps are computed, and the total time is estimated from them. `sliced`: the VAE decodes frame
+    by frame instead of the whole clip at once. `captured`: the UNet is replayed as a CUDA graph."""
 
     width: int
     height: int
@@ -37,7 +38,7 @@ def has_modelscope() -> bool:
 
 
 def measure_modelscope(case: PeerCase) -> Row:
-    """A clip with random weights: all its frames are there when the last one is."""
+    """Measure a clip with random weights. All its frames are finished when the last one is."""
     device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     unet, vae, step = _networks(device, dtype)
     network = torch.compile(unet, dynamic=False) if case.compiled else unet
@@ -74,7 +75,7 @@ def measure_modelscope(case: PeerCase) -> Row:
         started = time.perf_counter()
         _decode(vae, x, case.sliced)
         clip = denoised * NUM_STEPS / case.steps + time.perf_counter() - started
-    note = "" if case.steps == NUM_STEPS else f"reckoned from {case.steps} of {NUM_STEPS} steps"
+    note = "" if case.steps == NUM_STEPS else f"estimated from {case.steps} of {NUM_STEPS} steps"
     ways = {"compiled": case.compiled, "captured": case.captured, "VAE sliced": case.sliced}
     name = ", ".join(["ModelScope's UNet in diffusers", *(way for way, used in ways.items() if used)])
     size = f"{case.width}x{case.height}"
@@ -97,7 +98,7 @@ def _captured(predict: Callable[[Tensor, Tensor], Tensor], *inputs: Tensor) -> C
 def _networks(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     import diffusers
 
-    library: Any = diffusers  # its classes have no types
+    library: Any = diffusers  # its classes are not typed
 
     torch.manual_seed(0)
     with torch.device(device):

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of sampling: how the model is made ready, and options that differ from those of the plain way."""
+    """A way of sampling: how the model is prepared, and the options that differ from the plain way."""
 
     compiled: bool = False
     fp8: bool = False
@@ -25,4 +25,4 @@ VARIANTS = {
     "dpmpp_2m": Variant(options=(("sampler", "dpmpp_2m"),)),
     "compiled, reuse 2": Variant(compiled=True, options=(("reuse_every", 2),)),
 }
-"""By the name they have in the table."""
+"""The ways, by their names in the table."""

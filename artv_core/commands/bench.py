@@ -1,4 +1,4 @@
-"""The command `artv bench`: its arguments, its runs, its table."""
+"""The command `artv bench`: its arguments, its measurements, its table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USUAL = ("plain", "reuse 2")
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "bench",
         help="measure how fast this machine makes frames",
@@ -37,9 +37,13 @@ def add_command(commands: Any) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments; those of the model are added by the command line."""
+    """Add the command's own options. The command line adds those of the model."""
     parser.add_argument(
-        "--sizes", nargs="+", default=[], metavar="WxH", help="pixels; default: the checkpoint's training size"
+        "--sizes",
+        nargs="+",
+        default=[],
+        metavar="WxH",
+        help="frame sizes in pixels; default: the checkpoint's training size",
     )
     parser.add_argument(
         "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Measure and print, a row at a time."""
+    """Measure, and print each row as it is finished."""
     from ..bench.measure import Case, measure_case, measured
     from ..bench.peers import PeerCase, has_modelscope, measure_modelscope
     from ..config import preset

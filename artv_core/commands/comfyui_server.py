@@ -1,6 +1,7 @@
-"""A ComfyUI as a program beside this one: found, started with folders of its own, asked over HTTP, always stopped.
+"""Runs a ComfyUI as a separate program: finds it, starts it with its own folders, talks to it over HTTP, and always
+stops it.
 
-For `artv demo`, the tests and the benchmarks. Nothing of the host is imported.
+Used by `artv demo`, the tests and the benchmarks. Nothing of the host is imported.
 """
 
 import json
@@ -24,16 +25,16 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 PACK = Path(__file__).resolve().parents[2]
-"""This repository where the package stands in one; without `nodes/` beside it there is nothing to link into a host."""
+"""This repository, if the package is inside one. Without `nodes/` in it there are no nodes to link into a host."""
 
 LINKED_AS = "ComfyUI-ARTV"
 START_SECONDS = 180
 PROMPT_SECONDS = 600
-"""How long a server may be silent."""
+"""How long a server may be silent before it counts as stuck."""
 
 ADDRESS = "127.0.0.1"
 
-# What the host wants and can do without: it then lacks its audio nodes.
+# Packages that the host lists but can run without; it then has no audio nodes.
 OPTIONAL_REQUIREMENTS = {"torchaudio"}
 
 Graph = dict[str, dict[str, Any]]
@@ -41,25 +42,25 @@ Graph = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Host:
-    """A ComfyUI folder and the Python that runs it: its own `.venv`, else the one that runs this."""
+    """A ComfyUI folder and the Python that runs it: the one in its `.venv`, else the current one."""
 
     root: Path
 
     @property
     def python(self) -> str:
-        """The interpreter's path."""
+        """The path of the Python interpreter."""
         own = self.root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         return str(own) if own.is_file() else sys.executable
 
     @property
     def version(self) -> str:
-        """Such as "0.3.64"; "unknown" where the folder does not say."""
+        """The version, such as "0.3.64"; "unknown" if the folder does not say."""
         path = self.root / "comfyui_version.py"
         found = re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8")) if path.is_file() else None
         return found[1] if found else "unknown"
 
     def missing(self) -> list[str]:
-        """Requirements of the host that its Python lacks; versions are not looked at."""
+        """Packages the host requires that its Python lacks. Versions are not checked."""
         lines = (self.root / "requirements.txt").read_text(encoding="utf-8").splitlines()
         names = [match[0] for line in lines if (match := re.match(r"[A-Za-z0-9_.-]+", line.strip()))]
         check = (
@@ -73,16 +74,17 @@ class Host:
 
 
 def find_hosts() -> list[Host]:
-    """Every ComfyUI in $COMFYUI_PATH (several are separated as in $PATH), else the one that comfy-cli installed."""
+    """Every ComfyUI in $COMFYUI_PATH (several are separated as in $PATH); without it, the one that comfy-cli
+    installed."""
     return _hosts_in(_named_folders() or [Path.home() / "comfy" / "ComfyUI"])
 
 
 def find_host(path: Path | None = None) -> Host | None:
-    """The ComfyUI at `path`; else the first of $COMFYUI_PATH, of the folders that this repository and the working
-    folder stand in, and of comfy-cli's. Raises ValueError, one line, where there is none at `path`."""
+    """The ComfyUI at `path`. Without `path`, the first one found in $COMFYUI_PATH, among the folders that contain this
+    repository or the working folder, and in comfy-cli's folder. Raises ValueError if there is none at `path`."""
     if path is not None:
         if not _is_host(path):
-            raise ValueError(f"there is no ComfyUI at {path}; give the folder that holds its main.py and comfy_api")
+            raise ValueError(f"there is no ComfyUI at {path}; give the folder that contains its main.py and comfy_api")
         return Host(path.resolve())
     around = [*PACK.parents, Path.cwd(), *Path.cwd().parents]
     found = _hosts_in(_named_folders()) or _hosts_in(around) or find_hosts()
@@ -103,27 +105,27 @@ def _is_host(folder: Path) -> bool:
 
 @dataclass
 class Result:
-    """What the server told of one prompt."""
+    """What the server reported about one prompt."""
 
     status: str = ""  # "success", "error", "interrupted" or "refused"
-    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # node -> what it shows
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # node -> what it displays
     executed: list[str] = field(default_factory=list)  # nodes that really ran, in order
     progress: list[tuple[str, int, int]] = field(default_factory=list)  # node, value, max
     previews: int = 0
-    live: list[dict[str, Any]] = field(default_factory=list)  # what the sampler tells pages that watch
+    live: list[dict[str, Any]] = field(default_factory=list)  # the sampler's messages to pages that watch the run
     error: dict[str, Any] = field(default_factory=dict)
 
     @property
     def message(self) -> str:
-        """The error as the user reads it on the node."""
+        """The error as the node shows it to the user."""
         return str(self.error.get("exception_message", self.error)).strip()
 
 
 class Server:
-    """Context manager: a running server with a base folder of its own, `base`, in which this pack is linked.
+    """Context manager: a running server with its own base folder, `base`, into which this pack is linked.
 
-    `processor` is the host's option that chooses one, "" for its own choice. Raises RuntimeError and TimeoutError, with
-    the end of the log, where the server does not come up.
+    `processor` is the host's command-line option that selects the processor; "" leaves the choice to the host. Raises
+    RuntimeError or TimeoutError, with the end of the log, if the server does not start.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class Server:
             return json.load(answer)
 
     def post(self, path: str, data: Mapping[str, Any]) -> Any:
-        """The JSON that comes back, if any. Raises HTTPError where the server refuses."""
+        """The JSON of the reply, if there is any. Raises HTTPError if the server refuses."""
         body = json.dumps(data).encode()
         request = urllib.request.Request(
             f"http://{ADDRESS}:{self.port}{path}", body, {"Content-Type": "application/json"}
@@ -174,8 +176,9 @@ class Server:
     def run(
         self, graph: Graph, on_progress: Callable[[Result], None] | None = None, watch: bool = False, **extra: Any
     ) -> Result:
-        """Queue an API-format prompt and listen until it is over. `on_progress` may look in, and interrupt. With
-        `watch` the sampler tells of its frames as it tells ComfyUI's page, and the host's previews are left out."""
+        """Queue an API-format prompt and listen until it is over. `on_progress` is called on progress and can interrupt
+        the run. With `watch` the sampler reports its frames as it does to ComfyUI's page, instead of sending the host's
+        previews."""
         client = secrets.token_hex(8)
         with connect(f"ws://{ADDRESS}:{self.port}/ws?clientId={client}", max_size=None) as socket:
             if watch:
@@ -191,11 +194,11 @@ class Server:
         self.post("/interrupt", {})
 
     def output_file(self, shown: Mapping[str, Any]) -> Path:
-        """The file behind one entry of a node's output."""
+        """The path of a file that a node's output names."""
         return self.base / shown["type"] / shown["subfolder"] / shown["filename"]
 
     def log_text(self) -> str:
-        """What the server has said so far."""
+        """The server's log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def _listen(self, socket: ClientConnection, prompt: str, on_progress: Callable[[Result], None] | None) -> Result:
@@ -246,7 +249,7 @@ class Server:
 
 
 def _link(link: Path, folder: Path) -> None:
-    """A link, or a copy where the system allows no links (Windows, as a rule); one that is there stays."""
+    """Make a link, or a copy if the system does not allow links (usually Windows). An existing one is kept."""
     if link.exists():
         return
     try:

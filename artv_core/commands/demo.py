@@ -1,4 +1,4 @@
-"""`artv demo`: three clips and a contact sheet, by ComfyUI's workflows or by the core alone."""
+"""`artv demo`: three clips and a contact sheet, made by ComfyUI with the shipped workflows, or without ComfyUI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "demo",
         help="make three clips and a contact sheet with the shipped checkpoint",
@@ -24,7 +24,9 @@ def add_command(commands: Any) -> None:
         "sheet. Uses the shipped workflows if it finds a ComfyUI, else works without one.",
         allow_abbrev=False,
     )
-    parser.add_argument("--output", type=Path, default=Path("artv-demo"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=Path, default=Path("artv-demo"), metavar="DIR", help="folder to write to; default: %(default)s"
+    )
     parser.add_argument(
         "--comfyui",
         type=Path,
@@ -38,10 +40,10 @@ def add_command(commands: Any) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    """Three clips and a contact sheet in the output folder."""
+    """Make three clips and a contact sheet in the output folder."""
     check_seed(args.seed, 1)
     if args.comfyui is not None and args.no_comfyui:
-        raise ValueError("--comfyui and --no-comfyui exclude each other")
+        raise ValueError("--comfyui and --no-comfyui cannot be used together")
     host = None if args.no_comfyui else _demo_host(args)
     _make_folder(args.output)
     started = time.monotonic()
@@ -60,15 +62,18 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def _demo_host(args: argparse.Namespace) -> Host | None:
-    """The ComfyUI that can run the demo, or None after a line that says why not. ValueError where one was asked for."""
+    """The ComfyUI that can run the demo, or None after printing a line that says why there is none. Raises ValueError
+    if the user asked for ComfyUI."""
     from .comfyui_server import find_host
     from .demo_comfyui import obstacle
 
     own = [name for name in ("checkpoint", "base", "device", "dtype") if getattr(args, name) != MODEL_DEFAULTS[name]]
     if own and args.comfyui is None:
-        return None  # the workflows run the shipped checkpoint as the host sees fit
+        return None  # these options do not apply to the workflows
     if own:
-        raise ValueError(f"--comfyui and --{own[0]} exclude each other: the workflows say which checkpoint is used")
+        raise ValueError(
+            f"--comfyui and --{own[0]} cannot be used together: the workflows say which checkpoint is used"
+        )
     host = find_host(args.comfyui)
     if host is None:
         say(
@@ -85,7 +90,7 @@ def _demo_host(args: argparse.Namespace) -> Host | None:
 
 
 def _demo_by_core(args: argparse.Namespace) -> list[Path]:
-    """What was made; nothing where it was stopped."""
+    """The paths of what was made; empty if it was stopped."""
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
     from ..files.partial_file import check_writable
     from ..run.execute import run_job

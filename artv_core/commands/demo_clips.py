@@ -1,4 +1,4 @@
-"""What `artv demo` makes: three clips, one of each kind, and a contact sheet of them."""
+"""The content of `artv demo`: three clips, one of each kind, and a contact sheet of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ DEMO_TWO = (
 
 @dataclass
 class Reel:
-    """A job of the demo, and the frames that came of it."""
+    """A job of the demo, and the frames it made."""
 
     title: str
     job: Job
@@ -37,7 +37,7 @@ class Reel:
 
 
 def demo_reels(config: ARTVConfig, output: Path, seed: int) -> list[Reel]:
-    """The three jobs, which write into `output`; the image of the second one is painted there."""
+    """The three jobs, which write into `output`. The image for the second one is painted there."""
 
     def reel(title: str, file: str, prompts: Sequence[str], image: Path | None = None) -> Reel:
         options = GenerateOptions(num_frames=DEMO_FRAMES * len(prompts), seed=seed).resolved(config)
@@ -66,7 +66,8 @@ def _row_label(reel: Reel) -> str:
 
 
 def _paint_demo_image(path: Path, height: int, width: int) -> None:
-    """A picture for the image-to-video clip, drawn by the world that the shipped checkpoint was trained on."""
+    """A picture for the image-to-video clip, drawn by the synthetic world that the shipped checkpoint was trained
+    on."""
     from PIL import Image
 
     from ..synthetic.shapes import Clip, render
@@ -80,7 +81,7 @@ def _paint_demo_image(path: Path, height: int, width: int) -> None:
 
 
 def write_sheet(reels: Sequence[Reel], path: Path) -> None:
-    """One row of frames for each clip, under its prompts."""
+    """One row of frames for each clip, below its prompts."""
     rows = [(_row_label(reel), reel.frames) for reel in reels]
     with replacing(path) as temporary:
         contact_sheet(rows).save(temporary, format="PNG")

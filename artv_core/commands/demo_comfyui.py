@@ -1,4 +1,4 @@
-"""`artv demo` where there is a ComfyUI: the shipped workflows, queued in a server of its own as an engineer would."""
+"""`artv demo` with ComfyUI: queues the shipped workflows in a server that it starts."""
 
 import json
 import shutil
@@ -14,11 +14,11 @@ from ..run.pipeline import pick_device
 from .comfyui_server import PACK, Graph, Host, Result, Server
 
 WORKFLOWS = ("text_to_video", "image_to_video", "multi_prompt_long_video")
-"""Those that need no weights but the shipped ones."""
+"""The workflows that need only the shipped weights."""
 
 
 def obstacle(host: Host) -> str | None:
-    """Why this host cannot run the demo, in a few words; None where it can."""
+    """Why this host cannot run the demo, in a few words; None if it can."""
     if not (PACK / "nodes").is_dir():
         return "this package was installed without its nodes"
     missing = host.missing()
@@ -26,9 +26,9 @@ def obstacle(host: Host) -> str | None:
 
 
 def run_workflows(host: Host, output: Path, seed: int) -> list[Path]:
-    """Queue the workflows; their videos and a contact sheet go to `output`. Returns the paths.
+    """Queue the workflows. Their videos and a contact sheet go to `output`. Returns the paths.
 
-    Raises ValueError, one line, where a workflow fails or the server does not come up.
+    Raises ValueError if a workflow fails or the server does not start.
     """
     videos = {name: output / f"{name.replace('_', '-')}.mp4" for name in WORKFLOWS}
     sheet = output / "contact-sheet.png"
@@ -61,7 +61,7 @@ def _run_workflow(server: Server, name: str, seed: int, video: Path) -> None:
 
 
 class _Progress:
-    """A bar for each node that reports progress, named after the workflow and the node."""
+    """A progress bar for each node that reports progress, named after the workflow and the node."""
 
     def __init__(self, title: str, graph: Graph) -> None:
         self._title, self._graph = title, graph

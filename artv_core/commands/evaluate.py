@@ -1,4 +1,4 @@
-"""`artv evaluate`: videos judged by numbers."""
+"""`artv evaluate`: measures the quality of videos."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ from .options import add_model_options, check_installed, load_pipeline
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     from ..evaluation.options import add_arguments, from_arguments
 
     def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`artv generate`: arguments to a job, and the job to files."""
+"""`artv generate`: turns arguments into a job, and runs the job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BATCH = 256
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "generate",
         help="make a video from text, or from text and an image",
@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Everything that can be wrong is found before the weights are loaded, as far as it can be known without them."""
+    """Run the command. As many errors as possible are found before the weights are loaded."""
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
     from ..run.execute import run_job
     from ..run.outputs import check_outputs, output_paths
@@ -51,11 +51,11 @@ def run_generate(args: argparse.Namespace) -> int:
 
 
 def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
-    """Arguments to a job. Raises ValueError, one line, on whatever cannot be done."""
+    """The job that the arguments describe. Raises ValueError if it cannot be done."""
     prompts = _prompts(args, config)
     saved = _saved_frames(args)
     num_given = len(saved.latents) if saved else int(args.image is not None)
-    # One segment for each prompt, and one more than there is to go on from.
+    # One segment for each prompt, plus one for the frames to continue from.
     usual = max(prompts[-1][0], len(saved.latents) if saved else 0) + config.segment_frames
     options = _options(args, config, saved, usual)
     if 0 < options.num_frames <= num_given:
@@ -64,7 +64,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     if beyond:
         say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; prompts left out: {len(beyond)}")
     if args.anchor and args.anchor_image:
-        raise ValueError("--anchor and --anchor-image exclude each other")
+        raise ValueError("--anchor and --anchor-image cannot be used together")
     if options.num_frames == 0 and args.save_latents:
         raise ValueError(
             "--frames 0 and --save-latents exclude each other, because all frames would stay in "
@@ -103,7 +103,7 @@ def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
     from ..run.recording import wants_journal
 
     if args.no_journal and (args.journal or args.start_over):
-        raise ValueError(f"--no-journal and {'--journal' if args.journal else '--start-over'} exclude each other")
+        raise ValueError(f"--no-journal and {'--journal' if args.journal else '--start-over'} cannot be used together")
     if args.journal is not None:
         return args.journal
     return args.output.parent / FOLDER if wants_journal(num_frames) and not args.no_journal else None
@@ -128,7 +128,7 @@ def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
     if args.continue_from is None:
         return None
     if args.image is not None:
-        raise ValueError("--image and --continue-from exclude each other: the image would be frame 0")
+        raise ValueError("--image and --continue-from cannot be used together: the image would be frame 0")
     is_journal = args.continue_from.suffix == SUFFIX
     saved = load_journal(args.continue_from) if is_journal else load_latents(args.continue_from)
     if args.batch not in (None, saved.latents.shape[1]):

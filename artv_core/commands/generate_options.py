@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All of them but the model's."""
+    """Add all options except those of the model."""
     parser.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="what to show; (words:1.3) gives words more or less weight"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4", help="the video to write")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4", help="the video file to write")
     for add in (
         _add_input_options,
         _add_sampling_options,
@@ -37,7 +37,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         "--image",
         type=Path,
         metavar="PNG",
-        help="frame 0; scaled to cover the video's size, then cropped at its centre",
+        help="an image to start from, as frame 0; it is scaled to cover the video's size and its centre is cut out",
     )
     group.add_argument(
         "--continue-from",
@@ -57,7 +57,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to make it")
     group.add_argument(
-        "--frames", type=int, metavar="N", help="length of the video, given frames included; 0: until stopped"
+        "--frames", type=int, metavar="N", help="length of the video in frames, including given ones; 0: until stopped"
     )
     group.add_argument("--seed", type=int, help="default: 0, or the seed of the frames to continue from")
     group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
@@ -102,7 +102,9 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         "speed and memory", "All are off by default. All except --compile and --no-graph cost some quality."
     )
     group.add_argument(
-        "--compile", action="store_true", help="compile the networks: minutes the first time, then faster frames"
+        "--compile",
+        action="store_true",
+        help="compile the networks: takes minutes the first time, then frames are faster",
     )
     group.add_argument(
         "--no-graph",
@@ -110,7 +112,7 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="on a GPU, do not use CUDA graphs: same frames, but slower",
     )
-    group.add_argument("--fp8", action="store_true", help="keep weights as 8-bit floats: less memory, but slower")
+    group.add_argument("--fp8", action="store_true", help="store weights as 8-bit floats: less memory, but slower")
     group.add_argument(
         "--taesd",
         type=Path,
@@ -154,7 +156,6 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--stream", action="store_true", help="write a video that you can watch while it grows (OUT.part.mp4)"
     )
-    group.add_argument("--mask-video", type=Path, metavar="F.mp4", help="a video of the copy masks (white: copied)")
     group.add_argument(
         "--drift",
         type=Path,

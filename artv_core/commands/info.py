@@ -1,4 +1,4 @@
-"""`artv info`: what a checkpoint holds, from its header."""
+"""`artv info`: describes a checkpoint, from its header."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ if TYPE_CHECKING:
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "info",
         help="show what a checkpoint contains",
         description="Shows the configuration, the parameters of each network, and what is missing for which use.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="default: the shipped tiny")
+    parser.add_argument(
+        "checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="a file; default: the shipped tiny"
+    )
     parser.set_defaults(run=run_info)
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """What the file's header says; no weights are read."""
+    """Print what the file's header says. No weights are read."""
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
 
     print("\n".join(info_lines(describe_checkpoint(resolve_checkpoint(args.checkpoint)))))
@@ -32,7 +34,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def info_lines(summary: CheckpointSummary) -> Iterator[str]:
-    """The text of `artv info`."""
+    """The lines that `artv info` prints."""
     from ..checkpoint import PARTS
 
     config = summary.config
@@ -88,7 +90,7 @@ def _rows(table: dict[str, Any]) -> Iterator[str]:
 
 
 def _advice(summary: CheckpointSummary) -> dict[str, str]:
-    """What to do where the file cannot be used for something alone."""
+    """What to do if the file alone cannot be used for something."""
     named = f"name its base with --base ({summary.base})" if summary.base else "name a base checkpoint with --base"
     return {
         "making frames": named,

@@ -1,4 +1,4 @@
-"""`artv journals`: the journals of a folder, listed or removed."""
+"""`artv journals`: lists the journals in a folder, or removes some."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "journals",
         help="list the journals in a folder, or delete some",
@@ -14,14 +14,22 @@ def add_command(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("artv_journals"), metavar="DIR", help="default: %(default)s"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("artv_journals"),
+        metavar="DIR",
+        help="folder of the journals; default: %(default)s",
+    )
+    parser.add_argument(
+        "--remove", nargs="+", default=[], metavar="NAME", help="delete these journals, named as in the list"
     )
     parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="journals to delete, by name as listed")
     parser.set_defaults(run=run_journals)
 
 
 def run_journals(args: argparse.Namespace) -> int:
-    """A list of what is there, after what was to be removed is gone."""
+    """Remove the named journals, then list those that are left."""
     from ..run.journal_list import journal_table, list_journals, remove_journal
 
     if not args.folder.is_dir():
@@ -29,7 +37,9 @@ def run_journals(args: argparse.Namespace) -> int:
     paths = {journal.path.name: journal.path for journal in list_journals(args.folder)}
     unknown = [name for name in args.remove if name not in paths]
     if unknown:
-        raise ValueError(f"there is no journal {unknown[0]!r} in {args.folder}; it holds: {', '.join(paths) or 'none'}")
+        raise ValueError(
+            f"there is no journal {unknown[0]!r} in {args.folder}; it contains: {', '.join(paths) or 'none'}"
+        )
     for name in dict.fromkeys(args.remove):
         remove_journal(paths[name])
     print(journal_table(list_journals(args.folder)))

@@ -1,6 +1,6 @@
-"""What several commands share: the model's options, the pipeline that they name, and warnings about prompts.
+"""What several commands share: the model's options, loading the model, and warnings about prompts.
 
-What is heavy (torch above all) is imported where it is used, so that `artv --help` answers at once.
+Slow imports (above all torch) are made inside the functions, so that `artv --help` answers at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODEL_DEFAULTS = {
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which networks, on which device."""
+    """Add the options for the networks and the device."""
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", metavar="F", help="a file, or a shipped checkpoint: tiny (default) or small")
     group.add_argument(
@@ -41,7 +41,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_seed(seed: int, batch: int) -> None:
-    """Raises ValueError unless every video of the batch has a seed that can be."""
+    """Raises ValueError unless the seeds of all videos of the batch are valid."""
     from ..method.generate import MAX_SEED
 
     if not 0 <= seed <= MAX_SEED + 1 - batch:
@@ -49,14 +49,14 @@ def check_seed(seed: int, batch: int) -> None:
 
 
 def check_installed(*packages: str, extra: str) -> None:
-    """Raises ValueError that names the packages of an `extra` that are missing."""
+    """Raises ValueError, naming the missing packages of an `extra`."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(f"{', '.join(missing)} is not installed; pip install 'comfyui-artv[{extra}]'")
 
 
 def load_pipeline(args: argparse.Namespace) -> Pipeline:
-    """The model that the arguments name. Raises ValueError, one line, for a device or a file that will not do."""
+    """The model that the arguments name. Raises ValueError if the device or a file cannot be used."""
     import torch
 
     from ..run.pipeline import Pipeline, pick_device
@@ -87,7 +87,8 @@ def _warn_of_base(args: argparse.Namespace) -> None:
 
 
 def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
-    """One line on stderr for each text that is too long, and one for all words that the checkpoint never saw."""
+    """Print a warning on stderr for each text that is too long, and one for all words that the checkpoint has never
+    seen."""
     from ..models.prompt_weights import without_weights
 
     encoder, vocabulary = pipeline.model.text, pipeline.model.config.vocabulary
@@ -107,6 +108,6 @@ def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
 
 
 def print_paths(paths: Sequence[Path]) -> None:
-    """On stdout, one a line, for scripts."""
+    """Print paths on stdout, one on each line, for scripts."""
     for path in paths:
         print(path)

@@ -1,11 +1,11 @@
-"""`artv prepare`: clips made ready to train on."""
+"""`artv prepare`: prepares clips for training."""
 
 import argparse
 from typing import Any
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     from ..prepare.options import add_arguments, from_arguments
 
     def run(args: argparse.Namespace) -> int:

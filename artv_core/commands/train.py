@@ -1,4 +1,4 @@
-"""`artv train`: what `python train.py` does."""
+"""`artv train`: the same as `python train.py`."""
 
 import argparse
 import time
@@ -10,7 +10,7 @@ STARTED = time.monotonic()
 
 
 def add_command(commands: Any) -> None:
-    """The command and what it takes."""
+    """Add the command and its options."""
     from ..training.command import add_options, run_train
 
     def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
-"""Frame sizes for clips of unlike shapes: a clip is cropped to the nearest of a few, and a batch holds clips of one.
+"""Frame sizes for clips of different shapes: each clip is cropped to the nearest of a few sizes, and all clips of a
+batch share one.
 
-Aspect-ratio bucketing as NovelAI published it for fine-tuning Stable Diffusion (2022) and as is usual since; how the
-sizes are chosen is ours.
+Aspect-ratio bucketing as NovelAI published it for fine-tuning Stable Diffusion (2022) and as is usual since. How the
+sizes are chosen is not in the paper.
 """
 
 import math
@@ -9,11 +10,11 @@ from collections.abc import Sequence
 
 
 def make_buckets(size: tuple[int, int], multiple: int = 64, longest_ratio: float = 2.0) -> tuple[tuple[int, int], ...]:
-    """Sizes (height, width) in pixels from the tallest to the widest, `size` among them.
+    """Sizes (height, width) in pixels from the tallest to the widest; `size` is one of them.
 
-    Each width, in steps of `multiple` pixels, comes with the height for which the area is largest without being larger
-    than `size`'s; the longer side is at most `longest_ratio` times the shorter. Raises ValueError where `size` is not
-    made of multiples, or its own ratio is larger.
+    Each width, in steps of `multiple` pixels, is paired with the height that gives the largest area not above `size`'s.
+    The longer side is at most `longest_ratio` times the shorter. Raises ValueError if the sides of `size` are not
+    multiples of `multiple`, or if its own ratio is larger.
     """
     height, width = size
     if multiple < 1 or min(size) < 1 or height % multiple or width % multiple:
@@ -24,7 +25,7 @@ def make_buckets(size: tuple[int, int], multiple: int = 64, longest_ratio: float
         )
     cells = (height // multiple) * (width // multiple)
     sizes = {(cells // columns, columns) for columns in range(1, cells + 1)}
-    sizes |= {(columns, rows) for rows, columns in sizes}  # the same on its side
+    sizes |= {(columns, rows) for rows, columns in sizes}  # the same with height and width swapped
     shapes = [shape for shape in sizes if max(shape) <= longest_ratio * min(shape)]
     shapes = [shape for shape in shapes if not any(_holds(other, shape) for other in shapes)]
     ordered = sorted({(height // multiple, width // multiple), *shapes}, key=lambda shape: (shape[1] / shape[0], shape))
@@ -32,8 +33,7 @@ def make_buckets(size: tuple[int, int], multiple: int = 64, longest_ratio: float
 
 
 def nearest_bucket(height: float, width: float, buckets: Sequence[tuple[int, int]]) -> int:
-    """Which bucket is nearest to a frame's shape, by the logarithm of its width over its height; of two as near, the
-    first."""
+    """The bucket nearest to a frame's shape, by the logarithm of width over height. In a tie the first one counts."""
     ratio = math.log(width / height)
     return min(range(len(buckets)), key=lambda at: abs(math.log(buckets[at][1] / buckets[at][0]) - ratio))
 

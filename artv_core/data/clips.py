@@ -1,6 +1,6 @@
-"""What training draws from: captioned clips, read frame by frame at the rate the model is trained at.
+"""The interface of what training reads: captioned clips, frame by frame, at the frame rate of the model.
 
-A source is indexed once and then read in any order, so that a sample depends on (seed, step, index) alone.
+A source is indexed once and can then be read in any order, so that a sample depends only on (seed, step, index).
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from torch import Tensor
 
 
 class BrokenClip(ValueError):  # noqa: N818
-    """A clip that cannot be read. The message is one line that names it and says why."""
+    """A clip cannot be read. The message is one line that names the clip and says why."""
 
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """All clips of a source by columns, N long each, since there may be millions.
+    """All clips of a source as columns of length N, because there may be millions.
 
-    `num_frames` counts frames at the source's rate; `bucket` says which entry of `buckets` (height, width, in pixels) a
-    clip's frames are given at; clips of one `group` (a file, a shard) lie near one another and are best read together.
+    `num_frames` counts frames at the source's frame rate. `bucket` is the index into `buckets` (height, width, in
+    pixels) of the size that a clip's frames have. Clips of one `group` (a file, a shard) are stored together and are
+    fastest to read together.
     """
 
     num_frames: np.ndarray  # int32 [N]
@@ -33,22 +34,23 @@ class ClipIndex:
 
 
 class ClipSource(Protocol):
-    """Captioned clips. Reading is safe in several worker processes: a source can be pickled and opens files there."""
+    """A source of captioned clips. Several worker processes can read it safely: it can be pickled, and opens its files
+    in each process."""
 
     @property
     def fps(self) -> float:
-        """Frames per second that indices count."""
+        """Frames per second, to which frame numbers refer."""
 
     @property
     def holds_latents(self) -> bool:
-        """Whether `frames` gives latents of the core's scale instead of images."""
+        """Whether `frames` gives latents in the core's scale instead of images."""
 
     @property
     def index(self) -> ClipIndex:
-        """Sizes and lengths of all clips, known before any is read."""
+        """Sizes and lengths of all clips, known before any clip is read."""
 
     def name(self, clip: int) -> str:
-        """What a person finds the clip by: path, member of a shard, seconds. Unique within the source."""
+        """A unique name by which a person can find the clip: path, member of a shard, seconds."""
 
     def caption(self, clip: int) -> str:
         """Its caption."""
@@ -58,4 +60,4 @@ class ClipSource(Protocol):
         [n, C, h, w], float32. Raises BrokenClip."""
 
     def context(self, clip: int) -> Tensor | None:
-        """The caption's text embedding [L, D] where the source holds one, else None. Raises BrokenClip."""
+        """The caption's text embedding [L, D] if the source has one, else None. Raises BrokenClip."""

@@ -1,7 +1,7 @@
-"""Single frames out of video files, by their time, with PyAV: as little as needed is read and decoded.
+"""Reads single frames of video files by their time, with PyAV, decoding as little as possible.
 
 Second 0 of a file is its first frame. A frame is shown from its time stamp until the next one's, so files with a
-variable frame rate need no special care; the frame shown at a time is exact, whatever was skipped to reach it.
+variable frame rate need no special care. The frame found for a time is exact, whatever was skipped to reach it.
 """
 
 import errno
@@ -25,24 +25,25 @@ from .clips import BrokenClip
 from .sources import Entry
 
 HELD_SECONDS = 0.5
-"""For how long the last frame stays where a file says nothing: files tend to end a little before they claim to."""
+"""How long the last frame is shown if the file does not say. Files often end a little earlier than they claim."""
 
-# Also so that no file makes FFmpeg open another one. In these containers frames are found by their times exactly.
+# The list also keeps a file from making FFmpeg open other files. In these containers frames can be found exactly by
+# their times.
 _OPTIONS = {
     "protocol_whitelist": "file,subfile",
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,gif,mxf,dv,nut,ivf,yuv4mpegpipe",
 }
 _UNSEEKABLE = ("mpeg",)
-"""Formats in which a seek may end at frames that lack what they are decoded from: these are read from their start."""
-_TOLERANCE = 0.0005  # seconds; time stamps are rounded to the file's clock, by at most half a tick of it
-_MAX_REORDERED = 16  # frames that may come before an earlier one in a file; H.264 and HEVC allow no more
-_SKIPPABLE = ("h264", "mpeg4")  # codecs in which a frame says of itself whether another one needs it
+"""Formats in which a seek may land after frames that are needed for decoding. These are read from the start."""
+_TOLERANCE = 0.0005  # seconds; rounding to the file's clock moves a time stamp by up to half a tick
+_MAX_REORDERED = 16  # the most frames that are stored later than a frame shown after them, in H.264 and HEVC
+_SKIPPABLE = ("h264", "mpeg4")  # codecs in which a frame says whether other frames need it
 
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """A clip as it is shown: seconds between its start and end, pixels after rotation and with square pixels, and the
-    file's own frames per second (0 where it does not say)."""
+    """A clip as it is shown: seconds between its start and end, size in pixels after rotation and with square pixels,
+    and the file's own frames per second (0 if the file does not say)."""
 
     duration: float
     height: int
@@ -51,7 +52,7 @@ class ClipFacts:
 
 
 def probe(entry: Entry) -> ClipFacts:
-    """Facts of a clip, of which the first frame and, undecoded, the end are read. Raises BrokenClip."""
+    """Facts of a clip. Decodes its first frame, and reads its end without decoding. Raises BrokenClip."""
     with _opened(entry) as video:
         frame = _shown_at(video, [0.0])[0]
         height, width = _shown_size(video, frame)
@@ -67,7 +68,7 @@ def read_frames(entry: Entry, times: Sequence[float], size: tuple[int, int]) -> 
     """The frames shown at `times`, seconds from the clip's start in any order: [n, 3, H, W] float32 in [0, 1].
 
     Each is scaled, without aliasing, until it just covers `size` (height, width), and its centre is cut out. A time
-    before the first frame gives the first. Raises BrokenClip, also where the file ends before one of the times.
+    before the first frame gives the first. Raises BrokenClip, also if the file ends before one of the times.
     """
     wanted = [entry.start + time for time in times]
     with _opened(entry) as video:
@@ -90,13 +91,13 @@ def iterate_frames(entry: Entry) -> Iterator[tuple[float, Any]]:
 
 
 def count_frames(duration: float, fps: float) -> int:
-    """How many frames a clip has at `fps`: floor(duration * fps). Frame k is the one shown at k / fps; what remains at
-    the end and is shorter than a frame is left out."""
-    return math.floor((duration + 0.002) * fps)  # some files count in milliseconds, and round down
+    """How many frames a clip has at `fps`: floor(duration * fps). Frame k is the one shown at k / fps. A remainder at
+    the end that is shorter than a frame is left out."""
+    return math.floor((duration + 0.002) * fps)  # some files count in milliseconds and round down
 
 
 class _ClipError(Exception):
-    """What is wrong with a file, without its name."""
+    """What is wrong with a file, without the file's name."""
 
 
 @dataclass
@@ -108,16 +109,17 @@ class _Video:
     tick: float
     origin: int
     reformatter: Any
-    untouched: bool = True  # nothing was read yet
+    untouched: bool = True  # nothing has been read yet
 
     @property
     def counted(self) -> bool:
-        """Whether packets say only when they are decoded, which is, in another order, when frames are shown."""
+        """Whether packets have only decoding times (AVI). Decoding order can differ from the order in which frames are
+        shown."""
         return self.container.format.name == "avi"
 
     @property
     def unseekable(self) -> bool:
-        """Whether reading must begin at the file's start."""
+        """Whether the file must be read from its start."""
         return self.container.format.name in _UNSEEKABLE
 
     def ticks(self, seconds: float) -> float:
@@ -129,7 +131,7 @@ class _Video:
 
 @contextmanager
 def _opened(entry: Entry) -> Iterator[_Video]:
-    """Raises BrokenClip for all that can be wrong with the file, also while the block reads it."""
+    """Open the video. Raises BrokenClip for anything wrong with the file, also while the block reads it."""
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -140,14 +142,14 @@ def _opened(entry: Entry) -> Iterator[_Video]:
                 raise _ClipError("it holds no video")
             if stream.codec_context is None:
                 raise _ClipError("there is no decoder for its video")
-            stream.codec_context.thread_count = 1  # whoever reads many clips does so in many processes
+            stream.codec_context.thread_count = 1  # many clips are read in many processes, so one thread each is enough
             yield _Video(container, stream, float(stream.time_base or 0), stream.start_time or 0, VideoReformatter())
     except (_ClipError, OSError, av.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
         raise BrokenClip(f"{entry.name}: {_reason(error)}") from None
 
 
 def _address(entry: Entry) -> str:
-    """What FFmpeg opens: a file, or the bytes of a shard that a member takes."""
+    """What FFmpeg opens: a file, or the bytes of a shard that a member occupies."""
     path = entry.path.absolute()
     if not stat.S_ISREG(path.stat().st_mode):
         raise _ClipError("it is not an ordinary file")
@@ -177,7 +179,7 @@ def _rate(video: _Video) -> float:
 
 
 def _shown_at(video: _Video, times: list[float]) -> list[Any]:
-    """The frames shown at the ascending `times` (seconds of the file), each decoded once."""
+    """The frames shown at the ascending `times` (seconds of the file). Each frame is decoded only once."""
     packets = _packets(video, times[0], times[-1])
     stamps = sorted(packet.pts for packet in packets if not packet.is_discard)
     if not stamps:
@@ -191,7 +193,8 @@ def _shown_at(video: _Video, times: list[float]) -> list[Any]:
 
 
 def _shown_of_all(video: _Video, packets: list[Any], times: list[float]) -> list[Any]:
-    """The same where not every packet becomes a frame: some are a field of an interlaced one, some are damaged."""
+    """The same for videos in which some packets do not become frames: one may be a field of an interlaced frame, or
+    damaged."""
     frames = _decoded(video, packets, None)
     stamps = sorted(frames)
     chosen = [_chosen(video, stamps, time) if stamps else 0 for time in times]
@@ -202,13 +205,13 @@ def _shown_of_all(video: _Video, packets: list[Any], times: list[float]) -> list
 
 
 def _chosen(video: _Video, stamps: list[int], time: float) -> int:
-    """The last of the time stamps that is not after `time`, else the first."""
+    """The last of the time stamps that is not after `time`; else the first."""
     tolerance = min(_TOLERANCE / video.tick, 0.5)
     return stamps[max(0, bisect_right(stamps, video.ticks(time) + tolerance) - 1)]
 
 
 def _check_reach(video: _Video, packets: list[Any], stamp: int, time: float) -> None:
-    """Raises where the frame is not shown any more at `time`, which is so only for a file's last one."""
+    """Raises an error if the frame is no longer shown at `time`. This can happen only with the last frame of a file."""
     duration = max((packet.duration or 0 for packet in packets if packet.pts == stamp), default=0)
     if stamp == max(packet.pts for packet in packets):
         end = video.seconds(stamp + duration)
@@ -217,8 +220,8 @@ def _check_reach(video: _Video, packets: list[Any], stamp: int, time: float) -> 
 
 
 def _packets(video: _Video, first: float, last: float) -> list[Any]:
-    """Undecoded, in the file's order: from a key frame not after `first` on, until all that is shown up to `last` is
-    there."""
+    """Undecoded packets in the file's order, from a key frame not after `first` until everything shown up to `last` is
+    included."""
     back = first if video.counted or video.unseekable else 0.0
     while True:
         start = first - back
@@ -250,7 +253,7 @@ def _packets_from(video: _Video, start: float, last: float) -> list[Any]:
             later += packet.pts > last
             if later > _MAX_REORDERED or (packet.dts is not None and packet.dts > last and not video.counted):
                 break
-    except (av.FFmpegError, EOFError):  # a damaged end; whether it was needed is seen by the times
+    except (av.FFmpegError, EOFError):  # a damaged end; the time stamps tell later whether it was needed
         pass
     return packets
 
@@ -259,7 +262,7 @@ def _seek(video: _Video, seconds: float) -> None:
     import av
 
     if seconds <= 0:
-        # At 0 an MPEG-TS leads to its second key frame; before it, an AVI to nowhere.
+        # Seeking to 0 would lead to the second key frame of an MPEG-TS; seeking before 0 fails in an AVI.
         with suppress(av.FFmpegError):
             video.container.seek(round(video.ticks(-10.0)), stream=video.stream)
             return
@@ -267,7 +270,7 @@ def _seek(video: _Video, seconds: float) -> None:
 
 
 def _end(video: _Video, limit: float | None) -> float:
-    """When the last frame ends, or `limit` where that is earlier. Raises where the file claims to be longer."""
+    """When the last frame ends, or `limit` if that is earlier. Raises an error if the file claims to be longer."""
     claimed = video.stream.duration
     length = claimed * video.tick if claimed else (video.container.duration or 0) / 1e6
     target = length if limit is None else min(limit, length)
@@ -283,14 +286,14 @@ def _end(video: _Video, limit: float | None) -> float:
 
 
 def _decoded(video: _Video, packets: list[Any], wanted: set[int] | None) -> dict[int, Any]:
-    """Frames by time stamp: the `wanted` ones (None: all), with no more decoded than they need."""
+    """Frames by time stamp: the `wanted` ones (None: all). Decodes only what they need."""
     frames: dict[int, Any] = {}
     if video.counted and wanted is not None:
-        shown = _decoded(video, packets, None).values()  # fewer than packets where the last ones show nothing new
+        shown = _decoded(video, packets, None).values()  # fewer than packets if the last ones show nothing new
         return dict(zip(sorted(packet.pts for packet in packets), shown, strict=False))
     for start, stop in _runs(packets, wanted):
         for frame in _decoded_run(video, packets[start:stop], wanted):
-            if frame.pts is None or frame.pts < packets[start].pts:  # it needed what lies before the key frame
+            if frame.pts is None or frame.pts < packets[start].pts:  # it needed frames from before the key frame
                 continue
             _check_whole(video, frame, frame.pts)
             if wanted is None or frame.pts in wanted:
@@ -314,7 +317,7 @@ def _runs(packets: list[Any], wanted: set[int] | None) -> list[tuple[int, int]]:
             keys.append(position)
         if packet.pts not in wanted:
             continue
-        # A frame after a key frame in the file and before it in time may need the group of frames before, too.
+        # A frame stored after a key frame but shown before it may also need the preceding group of frames.
         start = keys[-2] if packet.pts < packets[keys[-1]].pts and len(keys) > 1 else keys[-1]
         if runs and start < runs[-1][1]:
             runs[-1] = (runs[-1][0], position + 1)
@@ -324,7 +327,7 @@ def _runs(packets: list[Any], wanted: set[int] | None) -> list[tuple[int, int]]:
 
 
 def _stamped(video: _Video, packets: list[Any]) -> Iterator[tuple[int, Any]]:
-    """Frames with their time stamps: of `packets`, and of all that follow them in the file."""
+    """Frames with their time stamps, of `packets` and of everything after them in the file."""
     decoding_order: deque[int] = deque()
     for packet in chain(packets, video.container.demux(video.stream)):
         if video.counted and packet.dts is not None:
@@ -354,13 +357,13 @@ def _decoded_run(video: _Video, packets: list[Any], wanted: set[int] | None) -> 
 def _image(video: _Video, frame: Any, size: tuple[int, int]) -> Tensor:
     """[3, H, W] float32 in [0, 1]."""
     turns = _quarter_turns(frame)
-    height, width = size if turns % 2 == 0 else size[::-1]  # before it is turned
+    height, width = size if turns % 2 == 0 else size[::-1]  # the size before it is turned
     shown_width = frame.width * _pixel_aspect(video)
     scale = max(height / frame.height, width / shown_width)
     scaled = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
     if max(scaled) > MAX_SIDE:
         raise _ClipError(f"it is {frame.width}x{frame.height} pixels, which is too narrow for {size[1]}x{size[0]}")
-    # Bicubic in swscale widens its filter when it makes an image smaller, so that nothing aliases.
+    # When swscale's bicubic filter makes an image smaller, it widens, so nothing aliases.
     how = {"interpolation": "BICUBIC", **_one_thread(), **color_options(frame)}
     rgb = video.reformatter.reformat(frame, scaled[1], scaled[0], "rgb24", **how).to_ndarray()
     top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
@@ -370,7 +373,7 @@ def _image(video: _Video, frame: Any, size: tuple[int, int]) -> Tensor:
 
 @functools.cache
 def _one_thread() -> dict[str, int]:
-    """What keeps PyAV from scaling in threads, which cost more than they bring. Before PyAV 17 there were none."""
+    """Options that keep PyAV from scaling in threads, which is slower. Versions before PyAV 17 have no such option."""
     from av.video.reformatter import VideoReformatter
 
     return {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
@@ -387,5 +390,5 @@ def _pixel_aspect(video: _Video) -> float:
 
 
 def _quarter_turns(frame: Any) -> int:
-    """How often the frame is turned to the left, by 90 degrees, to be shown."""
+    """How many times the frame must be turned left by 90 degrees to be shown upright."""
     return round(getattr(frame, "rotation", 0) / 90) % 4

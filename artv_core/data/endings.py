@@ -1,4 +1,4 @@
-"""What files are taken for, by the ends of their names."""
+"""How the type of a file is recognised by the end of its name."""
 
 from collections.abc import Iterable
 
@@ -7,17 +7,18 @@ VIDEO_ENDINGS = (
     *(".m2t", ".mpg", ".mpeg", ".mpe", ".vob", ".wmv", ".asf", ".flv", ".ogv", ".ogm", ".mxf", ".dv", ".nut", ".ivf"),
     *(".y4m", ".gif"),
 )
-"""What a video's name may end in, in lower or upper case."""
+"""Endings of video files, in lower or upper case."""
 
 UNREAD_ENDINGS = (
     *(".webp", ".apng", ".rm", ".rmvb", ".m1v", ".m2v", ".mpv", ".h264", ".264", ".avc", ".h265", ".265", ".hevc"),
     *(".obu", ".mjpg", ".mjpeg", ".swf", ".wtv", ".dvr-ms", ".mod", ".tod", ".amv", ".bik", ".braw", ".r3d", ".yuv"),
     *(".insv", ".lrv", ".mj2", ".evo", ".xvid", ".trp", ".m4p"),
 )
-"""Of files that are, or may be, videos and that cannot be read with frames found exactly: these are named."""
+"""Endings of files that are or may be videos, but in which frames cannot be found exactly. They are not read, but
+reported."""
 
 PACKED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
-"""Of archives, which are named, too: clips may lie within."""
+"""Endings of archives. They are reported too, because they may contain clips."""
 
 _BESIDE_VIDEOS = (".webp", ".apng", ".lrv")
 _NO_CLIPS = (
@@ -27,15 +28,15 @@ _NO_CLIPS = (
 
 
 def is_video(name: str) -> bool:
-    """Whether a file of this name is taken for a video."""
+    """Whether a file with this name counts as a video."""
     return name.lower().endswith(VIDEO_ENDINGS)
 
 
 def unread(names: Iterable[str]) -> dict[str, str]:
-    """Of the files in one folder, or the members of one sample, those that may be clips and are not read: {name: why}.
+    """Files of one folder, or members of one sample, that may be clips and are not read: {name: why}.
 
-    They end as other videos or as archives do, or have a caption (.txt) of their own. What lies beside a video of the
-    same name, as its thumbnail does, is not meant.
+    They have the ending of another kind of video or of an archive, or a caption (.txt) of their own. Files next to a
+    video of the same name, such as its thumbnail, do not count.
     """
     names = list(names)
     videos = {_stem(name) for name in names if is_video(name)}
@@ -53,7 +54,8 @@ def unread(names: Iterable[str]) -> dict[str, str]:
 
 
 def ends_as_unread(name: str, beside_video: bool) -> bool:
-    """Whether a name ends as a video's that cannot be read; beside a video of the same name WebP is its thumbnail."""
+    """Whether a name ends like a video that cannot be read. A WebP file next to a video of the same name is its
+    thumbnail."""
     return name.lower().endswith(UNREAD_ENDINGS) and not (beside_video and name.lower().endswith(_BESIDE_VIDEOS))
 
 

@@ -1,7 +1,7 @@
-"""Rows of a list of clips: CSV with a header, or JSONL, with the columns below or those of WebVid.
+"""Reads lists of clips: CSV with a header, or JSONL, with the columns below or those of WebVid.
 
-A list that is read must not lose a word. What a reader would drop or glue together without a sign (cells beyond the
-header, quotes that stay open, a column given twice) is an error with its line.
+Reading a list must not lose a word. Whatever other readers drop or join silently (cells beyond the header, quotes that
+are not closed, a column given twice) is an error that names the line.
 """
 
 import csv
@@ -14,7 +14,7 @@ from typing import Any
 from .endings import is_video
 
 COLUMNS = ("path", "caption", "start", "end")
-"""Of a list; the last two, in seconds, may be absent. Others are passed over."""
+"""The columns of a list; the last two, in seconds, are optional. Other columns are ignored."""
 
 OTHER_NAMES = {
     "path": (
@@ -26,28 +26,30 @@ OTHER_NAMES = {
         *("text_prompt", "long_caption", "short_caption", "name"),
     ),
 }
-"""What other tools call the columns; named in errors, not read, since such a list may mean something else by them."""
+"""What other tools call the columns. They are mentioned in errors, but not read, because such a list may mean something
+else by them."""
 
 PAGE_DIR = "page_dir"
 WEBVID_LAYOUTS = (
     *("{page}/{video}.mp4", "videos/{page}/{video}.mp4", "../videos/{page}/{video}.mp4"),
     *("{video}.mp4", "videos/{video}.mp4"),
 )
-"""Where WebVid's videos may lie, seen from the list: as its own scripts put them, or all in one folder."""
+"""Where the videos of a WebVid list may be, relative to the list: as WebVid's own scripts place them, or all in one
+folder."""
 
 Row = tuple[int, dict[str, Any]]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """(line that it begins on, its columns) of each row of a list that is not blank. Names are in lower case.
+    """For each row of a list that is not blank: the line that it begins on, and its columns with names in lower case.
 
-    Raises ValueError, one line with the file's line, where the list is malformed.
+    Raises ValueError, with the number of the line, if the list is malformed.
     """
     return READERS[path.suffix.lower()](path)
 
 
 def renaming(column: str, found: Sequence[str] | Mapping[str, Any]) -> str:
-    """`; rename its X to COLUMN` where one of `found` is a usual other name of the column, else ""."""
+    """`; rename its X to COLUMN` if one of `found` is another common name of the column, else ""."""
     other = next((name for name in OTHER_NAMES[column] if name in found), None)
     return "" if other is None else f"; rename its {other} to {column}"
 
@@ -58,7 +60,7 @@ def renaming(column: str, found: Sequence[str] | Mapping[str, Any]) -> str:
 def _read_csv(path: Path) -> Iterator[Row]:
     webvid = _WebVid(path.parent)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        # A space after a comma is usual in lists written by hand, and would turn quotes into text.
+        # Spaces after commas are common in lists written by hand; without this, quotes after them would count as text.
         rows = csv.reader(file, strict=True, skipinitialspace=True)
         line = 1
         try:
@@ -96,8 +98,8 @@ def _csv_columns(header: Sequence[str], path: Path) -> dict[str, int]:
 
 
 def _check_cells(row: Sequence[str], header: Sequence[str], path_at: int, where: str, numbered: bool) -> None:
-    """Raises ValueError where a comma has split a cell in two, or a quote has joined several rows. `numbered` lists
-    name videos by numbers alone."""
+    """Raises ValueError if a comma has split a cell in two, or a quote has joined several rows. `numbered` lists refer
+    to videos by numbers only."""
     if any(cell.strip() for cell in row[len(header) :]):
         raise ValueError(
             f"{where} has {len(row)} cells, and the first line {len(header)}; "
@@ -145,7 +147,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object's names and values, repeated ones too, which a dict would lose."""
+    """An object's names and values, including repeated names, which a dict would lose."""
 
 
 def _fields(row: Sequence[tuple[str, Any]], where: str, webvid: "_WebVid") -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _fields(row: Sequence[tuple[str, Any]], where: str, webvid: "_WebVid") -> di
 class _WebVid:
     """Turns the columns of WebVid's own lists (videoid, page_dir, name) into `path` and `caption`.
 
-    Where downloaded videos lie is found by the first that is there; all others are then expected likewise.
+    The first video found decides in which of the known layouts all others are expected.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,16 +181,16 @@ class _WebVid:
         self.layout: str | None = None
 
     def lists(self, names: Sequence[str]) -> bool:
-        """Whether a list with columns of these names is one of WebVid's."""
+        """Whether a list with these columns is one of WebVid's."""
         return "path" not in names and "videoid" in names and ("name" in names or "caption" in names)
 
     def as_header(self, names: Sequence[str]) -> list[str]:
-        """The names, with those that stand for `path` and `caption` replaced."""
+        """The column names, with those for `path` and `caption` replaced."""
         usual = {"videoid": "path"} if "caption" in names else {"videoid": "path", "name": "caption"}
         return [usual.get(name, name) for name in names]
 
     def with_path(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The columns of a row with the video's path in place of its number."""
+        """The columns of a row, with the video's path instead of its number."""
         video, page = (str(fields.get(name) or "").strip() for name in ("path", PAGE_DIR))
         if not video:
             return fields

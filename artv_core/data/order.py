@@ -1,7 +1,7 @@
-"""Which clips a training step sees, which are kept for measuring, and what is read in place of a broken one.
+"""Decides which clips a training step sees, which are held out, and what is read instead of a broken clip.
 
-All of it follows from (seed, step) and the source, so the position to save is the step's number, and the number of
-processes does not matter. How clips are shuffled is ours.
+Everything depends only on (seed, step) and the source, so the only position to save is the step's number, and the
+number of processes does not matter. How clips are shuffled is not in the paper.
 """
 
 import hashlib
@@ -15,18 +15,19 @@ from torch import Tensor
 from .clips import BrokenClip, ClipIndex, ClipSource
 
 MAX_SUBSTITUTES = 100
-"""Clips tried in place of a broken one; if none of them can be read, it is not the clips that are broken."""
+"""How many clips are tried in place of a broken one. If none of them can be read, the problem is not single clips."""
 
 
 class ClipOrder:
-    """The clips of every step. In an epoch each clip is seen once, and those of a batch share one bucket.
+    """The clips of every step. Each clip is seen once in an epoch, and the clips of a batch share one bucket.
 
-    Bucket by bucket, groups are shuffled, and then clips within `window` groups, so that clips of a group stay near one
-    another. The buckets take turns at random. A bucket's last batch is filled up from the bucket's start.
+    In each bucket, groups are shuffled, and then clips within `window` groups, so that clips of a group stay close
+    together. Batches of different buckets are mixed at random. A bucket's last batch is filled up from the bucket's
+    start.
     """
 
     def __init__(self, index: ClipIndex, clips: np.ndarray, batch_size: int, seed: int, window: int = 16) -> None:
-        """`clips` are the ids to use. Raises ValueError without any."""
+        """`clips` are the ids to use. Raises ValueError if there are none."""
         if batch_size < 1 or window < 1:
             raise ValueError(f"batch size is {batch_size} and window is {window}; accepted are numbers from 1")
         if not len(clips):
@@ -41,11 +42,11 @@ class ClipOrder:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until every clip was seen."""
+        """Number of batches in which every clip is seen once."""
         return sum(self._batches)
 
     def batch(self, step: int) -> np.ndarray:
-        """Ids [batch_size] of the clips of a step, which counts from 0."""
+        """The clip ids [batch_size] of a step; steps count from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch not in self._plans:
             recent = {past: plan for past, plan in self._plans.items() if past == epoch - 1}
@@ -53,11 +54,11 @@ class ClipOrder:
         return self._plans[epoch][place].astype(np.int64)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without plans, which each process makes for itself when it needs them."""
+        """Plans are left out, because each process makes them when it needs them."""
         return self.__dict__ | {"_plans": {}}
 
     def _plan(self, epoch: int) -> np.ndarray:
-        """Ids [steps_per_epoch, batch_size]."""
+        """The clip ids of an epoch, [steps_per_epoch, batch_size]."""
         plan = np.empty((self.steps_per_epoch, self.batch_size), np.int32)
         turns = np.repeat(np.arange(len(self._clips)), self._batches)
         turns = turns[np.argsort(self._random(len(turns), epoch), kind="stable")]
@@ -67,27 +68,28 @@ class ClipOrder:
         return plan
 
     def _shuffled(self, bucket: int, epoch: int) -> np.ndarray:
-        """An order of a bucket's clips."""
+        """The clips of a bucket in the order of this epoch."""
         groups, group = np.unique(self._groups[bucket], return_inverse=True)
         rank = np.empty(len(groups), np.int64)
         rank[np.argsort(self._random(len(groups), epoch, bucket, 0), kind="stable")] = np.arange(len(groups))
         return np.lexsort((self._random(len(group), epoch, bucket, 1), rank[group] // self.window))
 
     def _random(self, count: int, *key: int) -> np.ndarray:
-        # The bits of PCG64 are the same in every version of NumPy, which its shuffles need not be.
+        # The bits of PCG64 are the same in every version of NumPy; those of NumPy's own shuffles may change.
         return np.random.PCG64(np.random.SeedSequence([self.seed % 2**64, *key])).random_raw(count)
 
 
 def fitting_held_out(total: int) -> int:
-    """How many of `total` clips are held out where nobody says: a quarter of them, up to 8. Not in the paper."""
+    """How many of `total` clips are held out by default: a quarter of them, up to 8. Not in the paper."""
     return min(8, total // 4)
 
 
 def hold_out(source: ClipSource, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the clips to train on, and of `count` others, both ascending.
+    """Ids of the clips to train on, and of `count` held-out clips, both ascending.
 
-    Chosen by a hash of the names, so that clips added later change little of it, and file by file (a name up to its
-    first `#`), for parts of one video are alike; only the last file is divided. Raises ValueError where none remain.
+    They are chosen by a hash of the names, so that adding clips later changes little. Whole files are held out (a name
+    counts up to its first `#`), because parts of one video look alike; only the last file may be split. Raises
+    ValueError if none would remain to train on.
     """
     total = len(source.index)
     if not 0 <= count < total:
@@ -109,8 +111,8 @@ def _hash(seed: int, text: str) -> int:
 
 @dataclass(frozen=True)
 class ClipReading:
-    """What was read for a clip: of itself, or of `clip` in its place, since those in `broken` (id to the reason) cannot
-    be read."""
+    """What was read for a clip. `clip` is the clip itself, or the one read in its place because those in `broken` (id
+    to reason) cannot be read."""
 
     clip: int
     frames: Tensor
@@ -120,14 +122,15 @@ class ClipReading:
 
 
 class RepairedClips:
-    """Reads clips; for a broken one another of the same bucket that has the frames asked for, always the same one."""
+    """Reads clips. For a broken clip it reads another one of the same bucket that has the requested frames, always the
+    same one."""
 
     def __init__(self, source: ClipSource, clips: np.ndarray) -> None:
-        """`clips` are the ids to take substitutes from."""
+        """`clips` are the ids that can be used as substitutes."""
         self.source, self._clips = source, np.sort(clips)
 
     def read(self, clip: int, positions: Sequence[int]) -> ClipReading:
-        """See `ClipSource.frames` for `positions`. Raises BrokenClip where no substitute can be read either."""
+        """See `ClipSource.frames` for `positions`. Raises BrokenClip if no substitute can be read either."""
         broken: dict[int, str] = {}
         reading = self._try(clip, positions, broken)
         if reading is not None:
@@ -139,8 +142,8 @@ class RepairedClips:
         raise BrokenClip(f"{broken[clip]}; none of {len(broken) - 1} clips tried in its place can be read either")
 
     def _try(self, clip: int, positions: Sequence[int], broken: dict[int, str]) -> ClipReading | None:
-        """Notes in `broken` why not. Nothing is remembered: other frames of the clip may be whole, and what a sample is
-        made of must not depend on what the process read before."""
+        """Read a clip, or note in `broken` why that fails. Failures are not remembered: other frames of the clip may be
+        readable, and a sample must not depend on what the process has read before."""
         try:
             frames, context = self.source.frames(clip, positions), self.source.context(clip)
         except BrokenClip as error:
@@ -149,7 +152,7 @@ class RepairedClips:
         return ClipReading(clip, frames, self.source.caption(clip), context, broken)
 
     def _substitutes(self, clip: int, position: int) -> list[int]:
-        """In an order of the clip's own, so that neighbours, which often break together, are spread out."""
+        """Substitutes in an order that differs from clip to clip, because neighbours often break together."""
         index = self.source.index
         fitting = (index.bucket[self._clips] == index.bucket[clip]) & (index.num_frames[self._clips] > position)
         others = self._clips[fitting & (self._clips != clip)]
@@ -164,13 +167,13 @@ class RepairedClips:
 
 
 class BrokenCount:
-    """The broken clips of a run, each counted once, whichever process met it."""
+    """Counts the broken clips of a run, each once, whichever process found it."""
 
     def __init__(self) -> None:
         self.reasons: dict[int, str] = {}
 
     def add(self, broken: dict[int, str]) -> list[str]:
-        """The reasons of those among them that are new, one line each, to be said once."""
+        """The reasons, one line each, for the clips among them that were not reported before."""
         new = {clip: reason for clip, reason in broken.items() if clip not in self.reasons}
         self.reasons.update(new)
         return list(new.values())

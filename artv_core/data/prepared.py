@@ -1,8 +1,9 @@
-"""Clips made ready once by `artv prepare`: latents and text embeddings in WebDataset shards, and where each lies.
+"""Clips that `artv prepare` has prepared: latents and text embeddings in WebDataset shards, with an index.
 
-A prepared folder holds `dataset.json` (what it was made with), `index.npz` (a row for each clip, by columns) and
-`shards/*.tar`. A clip is three members of a shard: KEY.npy (latents [T, C, h, w], float16), KEY.context.npy (the
-caption's embedding [L, D], float16) and KEY.json (caption, source, seconds, scores). The format is ours.
+A prepared folder contains `dataset.json` (the settings it was made with), `index.npz` (columns with a row for each
+clip) and `shards/*.tar`. A clip is three members of a shard: KEY.npy (latents [T, C, h, w], float16), KEY.context.npy
+(the caption's embedding [L, D], float16) and KEY.json (caption, source, seconds, scores). The format is not in the
+paper.
 """
 
 import hashlib
@@ -34,9 +35,9 @@ _OPEN_SHARDS = 32
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Of a module's weights, as float16: SHA-256 over names, shapes and bytes, in the order of the names.
+    """SHA-256 of a module's weights as float16, over names, shapes and bytes in the order of the names.
 
-    So weights read from a float16 and from a float32 file have one fingerprint; a bfloat16 copy has another.
+    Weights read from a float16 file and from a float32 file have the same fingerprint; a bfloat16 copy has another.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -51,8 +52,8 @@ def fingerprint(module: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class ReadyClip:
-    """What a shard takes of a clip: `latents` [T, C, h, w] and `context` [L, D], both float16, and facts for JSON, of
-    which "name" and "caption" must be there."""
+    """The content of a shard for one clip: `latents` [T, C, h, w] and `context` [L, D], both float16, and facts for
+    JSON, which must include "name" and "caption"."""
 
     latents: np.ndarray
     context: np.ndarray
@@ -61,10 +62,11 @@ class ReadyClip:
 
 @dataclass
 class ShardRecord:
-    """A finished shard: its file's name, the bucket of its clips, how they were made (`key`), and where each lies.
+    """A finished shard: the name of its file, the bucket of its clips, how they were made (`key`), and where in the
+    file each one is.
 
-    `rows` has a list for each column: frames, the byte offsets of the latents' and of the embedding's numbers, and
-    offset and size of the JSON. `left_out` are (name, reason) of clips that could not be read.
+    `rows` has a list for each column: number of frames, byte offsets of the latents and of the embedding, and offset
+    and size of the JSON. `left_out` lists (name, reason) of clips that could not be read.
     """
 
     file: str
@@ -78,9 +80,10 @@ class ShardRecord:
 
 
 def write_shard(path: Path, record: ShardRecord, clips: Iterable[ReadyClip]) -> None:
-    """Write `clips` to a tar at `path`, and then what is known of it to a `.json` beside; both whole or not at all.
+    """Write `clips` to a tar at `path`, and then its record to a `.json` beside it. Each file is written completely or
+    not at all.
 
-    The same clips make the same bytes. Raises ValueError, one line, where it cannot be written.
+    The same clips give the same bytes. Raises ValueError if a file cannot be written.
     """
     with replacing(path) as partial:
         _write_tar(partial, path.stem, clips, record)
@@ -90,8 +93,8 @@ def write_shard(path: Path, record: ShardRecord, clips: Iterable[ReadyClip]) -> 
 
 
 def read_record(path: Path, key: str | None = None) -> ShardRecord | None:
-    """What `write_shard` wrote beside the tar at `path`; None where there is no such shard, where its size is not what
-    it was, and where it was made otherwise than `key` says."""
+    """The record that `write_shard` wrote beside the tar at `path`. None if there is no such shard, if its size has
+    changed, or if it was made with another `key`."""
     try:
         record = ShardRecord(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
         whole = path.stat().st_size == record.size
@@ -103,7 +106,7 @@ def read_record(path: Path, key: str | None = None) -> ShardRecord | None:
 def write_dataset(
     folder: Path, manifest: Mapping[str, Any], records: Sequence[ShardRecord], null_context: np.ndarray
 ) -> None:
-    """Write `index.npz` and then `dataset.json`, which makes the folder a finished one."""
+    """Write `index.npz` and then `dataset.json`, which marks the folder as finished."""
     columns: dict[str, Any] = {**_columns(records), "null_context": null_context}
     with replacing(folder / INDEX) as partial, partial.open("wb") as file:
         np.savez(file, **columns)
@@ -129,7 +132,7 @@ def _write_tar(path: Path, stem: str, clips: Iterable[ReadyClip], record: ShardR
 
 
 def _read_back(path: Path, record: ShardRecord) -> None:
-    """Note where things lie, from the file itself."""
+    """Note the offsets, read from the finished file."""
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             file = tar.extractfile(member)
@@ -165,10 +168,10 @@ def _columns(records: Sequence[ShardRecord]) -> dict[str, np.ndarray]:
 
 
 def open_prepared(path: str | Path, *, vae: str | None = None, text: str | None = None) -> "PreparedClips":
-    """The clips of a prepared folder. `vae` and `text` are fingerprints of the model that is to learn from them.
+    """The clips of a prepared folder. `vae` and `text` are fingerprints of the model that will be trained on them.
 
-    Raises ValueError, one line, where there is no finished dataset, where it is of another format or damaged, and where
-    it was made with another VAE or another text encoder.
+    Raises ValueError if there is no finished dataset, if it has another format or is damaged, or if it was made with
+    another VAE or text encoder.
     """
     folder = Path(path).parent if Path(path).name == MANIFEST else Path(path)
     manifest = _read_manifest(folder)
@@ -178,7 +181,7 @@ def open_prepared(path: str | Path, *, vae: str | None = None, text: str | None 
             whose = {"vae": "VAE", "text": "text encoder"}[kind]
             raise ValueError(
                 f"{folder} was prepared with another {whose} ({made_with[:12]}, from {manifest['model']}) than this "
-                f"model's ({wanted[:12]}): prepare the clips with this model's, or train one that has the other"
+                f"model's ({wanted[:12]}): prepare the clips again with this model, or train the other model"
             )
     columns = _read_index(folder)
     if len(columns["frames"]) != manifest["clips"]:
@@ -187,14 +190,14 @@ def open_prepared(path: str | Path, *, vae: str | None = None, text: str | None 
 
 
 def is_prepared(path: str | Path) -> bool:
-    """Whether this is a folder that `artv prepare` made, finished or not."""
+    """Whether this folder was made by `artv prepare`, finished or not."""
     folder = Path(path).parent if Path(path).name == MANIFEST else Path(path)
     return (folder / MANIFEST).is_file() or ((folder / SHARDS).is_dir() and (folder / "work").is_dir())
 
 
 class PreparedClips:
-    """A `ClipSource` of latents. Reads of a clip only what is asked for, by its place in the shard. Few shards are open
-    at a time, and every process opens its own."""
+    """A `ClipSource` of latents. It reads only the requested frames of a clip, by their place in the shard. Few shards
+    are open at a time, and every process opens its own."""
 
     holds_latents = True
 
@@ -216,7 +219,7 @@ class PreparedClips:
         return open_prepared, (self.folder,)
 
     def name(self, clip: int) -> str:
-        """What the clip was made from: path, member, seconds."""
+        """The name of the clip's source: path, member, seconds."""
         ends, names = self._columns["name_ends"], self._columns["names"]
         return names[ends[clip - 1] if clip else 0 : ends[clip]].tobytes().decode()
 
@@ -225,7 +228,8 @@ class PreparedClips:
         return str(self.facts(clip)["caption"])
 
     def facts(self, clip: int) -> dict[str, Any]:
-        """All that was noted of it: caption, name, seconds, motion and CLIP score. Raises BrokenClip."""
+        """Everything that was noted about the clip: caption, name, seconds, motion and CLIP score. Raises
+        BrokenClip."""
         data = self._read(clip, int(self._columns["json"][clip]), int(self._columns["json_size"][clip]))
         try:
             return dict(json.loads(data))
@@ -251,7 +255,7 @@ class PreparedClips:
         data = self._read(clip, offset, int(np.prod(shape)) * HALF.itemsize)
         numbers = torch.from_numpy(np.frombuffer(data, HALF).astype(np.float32)).reshape(shape)
         if not torch.isfinite(numbers).all():
-            raise self._broken(clip, "holds numbers that are infinite or none")
+            raise self._broken(clip, "contains numbers that are infinite or not a number")
         return numbers
 
     def _read(self, clip: int, offset: int, size: int) -> bytes:
@@ -266,11 +270,12 @@ class PreparedClips:
 
     def _broken(self, clip: int, fault: str) -> BrokenClip:
         path, _ = self._shards[self._columns["shard"][clip]]
-        return BrokenClip(f"{self.name(clip)}: shard {path} {fault}; artv prepare makes it again where it is removed")
+        return BrokenClip(f"{self.name(clip)}: shard {path} {fault}; remove it, and artv prepare makes it again")
 
 
 class _OpenFiles:
-    """The last few files read from. A child process opens files of its own: it would share their position."""
+    """Keeps the most recently read files open. A child process opens its own, because it would share their file
+    position."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
@@ -298,11 +303,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         unfinished = (
             "it is unfinished: run the same artv prepare again" if is_prepared(folder) else "artv prepare makes it"
         )
-        raise ValueError(f"{folder} holds no {MANIFEST}; {unfinished}") from None
+        raise ValueError(f"{folder} contains no {MANIFEST}; {unfinished}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path} is of another kind; expected the {MANIFEST} that artv prepare writes")
+        raise ValueError(f"{path} is another kind of file; expected the {MANIFEST} that artv prepare writes")
     missing = [name for name in _NEEDED if name not in manifest]
     if missing:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(missing)}; run the same artv prepare again")

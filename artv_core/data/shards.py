@@ -1,8 +1,8 @@
-"""What lies in a tar shard: clips with their captions, where each begins, and all that is left out, with the reason.
+"""Indexes a tar shard: its clips with their captions and positions, and everything that is left out, with the reason.
 
-A member's name is divided at an ending that is known (a video's, .txt, .json), so a name may hold dots: the caption of
-`ep1.05-10.mp4` is `ep1.05-10.txt`. WebDataset divides at the first dot instead; `000.txt` is therefore the caption of
-`000.left.mp4` too, unless there is `000.left.txt` or `000.mp4`.
+A member's name is split at a known ending (a video's, .txt, .json), so names may contain dots: the caption of
+`ep1.05-10.mp4` is `ep1.05-10.txt`. WebDataset splits at the first dot instead. To allow for that, `000.txt` is also the
+caption of `000.left.mp4`, unless there is `000.left.txt` or `000.mp4`.
 """
 
 import json
@@ -18,16 +18,16 @@ from .endings import NO_VIDEO, ends_as_unread, is_video
 from .lists import renaming
 
 INDEX_VERSION = 2
-"""Of what is found in a shard; raised when it is more, or other, than before."""
+"""Version of the index; raise it when indexing finds more or other things than before."""
 
 MAX_CAPTION_BYTES = 1 << 20
 CAPTION_ENDINGS = (".txt", ".json")
-_META_MEMBER = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
+_META_MEMBER = re.compile(r"__[^/]*__($|/)")  # members that webdataset ignores
 
 
 def index_shard(path: Path) -> dict[str, list[Any]]:
     """`clips` (member, offset, size, caption) and `problems` (member, what), both in the shard's order. Raises OSError
-    and TarError where it is no shard."""
+    or TarError if it is not a shard."""
     index: dict[str, list[Any]] = {"clips": [], "problems": []}
     with tarfile.open(path, "r:") as tar:
         members: list[tarfile.TarInfo] = []
@@ -47,11 +47,11 @@ def index_shard(path: Path) -> dict[str, list[Any]]:
 
 @dataclass
 class _Sample:
-    """Members that follow one another and share a name up to its first dot."""
+    """Consecutive members that share a name up to its first dot."""
 
     base: str
     videos: list[tarfile.TarInfo]
-    captions: dict[str, tarfile.TarInfo]  # by the whole of their names before .txt or .json, and that ending
+    captions: dict[str, tarfile.TarInfo]  # by (name before .txt or .json) + that ending
     others: list[tarfile.TarInfo]
     names: set[str]
 
@@ -60,7 +60,7 @@ def _samples(members: Sequence[tarfile.TarInfo]) -> Iterator[_Sample]:
     sample: _Sample | None = None
     for member in members:
         folder, _, name = member.name.rpartition("/")
-        if name.startswith("._"):  # what macOS keeps of a file beside it
+        if name.startswith("._"):  # extra files that macOS writes beside a file
             continue
         base = f"{folder}/{name.partition('.')[0]}"
         if sample is None or base != sample.base or member.name in sample.names:
@@ -79,7 +79,7 @@ def _samples(members: Sequence[tarfile.TarInfo]) -> Iterator[_Sample]:
 
 
 def _lowered(name: str) -> str:
-    """With its ending in lower case."""
+    """The name with its ending in lower case."""
     stem, dot, ending = name.rpartition(".")
     return stem + dot + ending.lower()
 
@@ -92,7 +92,8 @@ def _add_clip(
     length: int,
     index: dict[str, list[Any]],
 ) -> tarfile.TarInfo | None:
-    """A clip, or a problem. `loose` are captions of samples without a video. Returns the member that is its caption."""
+    """Add a clip or a problem to `index`. `loose` are captions of samples without a video. Returns the member that is
+    the caption, if there is one."""
     fault, caption, text = _video_fault(video, length), None, ""
     try:
         stems = {_stem(other.name) for other in sample.videos}
@@ -110,7 +111,7 @@ def _add_clip(
 
 
 def _lacking(name: str, sample: _Sample) -> str:
-    """Why a video of this name has no caption, with what may be meant for it."""
+    """Why a video with this name has no caption, with files that may be meant as one."""
     alike = [Path(caption).name for caption in sample.captions if caption.startswith(f"{name}.")]
     if alike:
         return f"it must be called {Path(name).name}.txt or .json; there is {', '.join(alike[:3])}"
@@ -121,7 +122,7 @@ def _lacking(name: str, sample: _Sample) -> str:
 def _unread_members(
     sample: _Sample, loose: dict[str, tarfile.TarInfo], used: set[tarfile.TarInfo | None]
 ) -> Iterator[str]:
-    """Members that end as a video does that cannot be read, or have a caption that no video has."""
+    """Members that look like a video that cannot be read, or have a caption that belongs to no video."""
     stems = {_stem(video.name) for video in sample.videos}
     for other in sample.others:
         stem = _stem(other.name) or other.name
@@ -143,8 +144,8 @@ def _video_fault(video: tarfile.TarInfo, length: int) -> str:
 def _caption_of(
     name: str, videos: set[str], captions: dict[str, tarfile.TarInfo], loose: dict[str, tarfile.TarInfo]
 ) -> tarfile.TarInfo | None:
-    """The member of this name and .txt or .json, beside it or, where all videos come first, apart from it; else
-    that of the nearest shorter name that is no video's own."""
+    """The caption of this name (.txt or .json): beside the video or, in a shard with all videos first, later in the
+    shard; else that of the nearest shorter name that is not another video's."""
     while True:
         for found in (captions, loose):
             for ending in CAPTION_ENDINGS:
@@ -162,7 +163,7 @@ def _stem(name: str) -> str:
 
 
 def _read_caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    """Raises ValueError where there is none in it."""
+    """The text of a caption. Raises ValueError if there is none in it."""
     file = tar.extractfile(member)
     data = file.read(MAX_CAPTION_BYTES) if file is not None else b""
     if member.name.lower().endswith(".txt"):
@@ -177,7 +178,7 @@ def _read_caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def as_caption(data: bytes) -> str:
-    """Text without line breaks and double spaces. Raises ValueError where there is none."""
+    """Text without line breaks and double spaces. Raises ValueError if there is none."""
     try:
         text = collapsed(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -188,10 +189,10 @@ def as_caption(data: bytes) -> str:
 
 
 def collapsed(text: str) -> str:
-    """With one space wherever there is white space."""
+    """The text with every run of white space replaced by one space."""
     return " ".join(text.split())
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, on one line of no more than 200 characters."""
+    """An error's text on one line of at most 200 characters."""
     return (getattr(error, "strerror", None) or " ".join(str(error).split()))[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What there is to read: captioned videos in a folder, in a list (CSV, JSONL), or in WebDataset shards.
+"""Lists captioned videos in a folder, in a list (CSV, JSONL), or in WebDataset shards.
 
 Nothing is decoded here. A source gives the same entries in the same order on every machine that sees the same files.
 """
@@ -43,8 +43,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Unique and lasting: `dogs/a.mp4`, `dogs/a.mp4#2.5-7`, `shard-00001.tar/clip7.mp4`. What follows a `#` says
-        which part of the file it is, and, after `~`, which of several captions."""
+        """A unique name that does not change: `dogs/a.mp4`, `dogs/a.mp4#2.5-7`, `shard-00001.tar/clip7.mp4`. After a
+        `#` it says which part of the file is meant, and, after `~`, which of several captions."""
         name = self.label or self.path.as_posix()
         if self.member is not None:
             name = f"{name}/{self.member}"
@@ -55,14 +55,16 @@ class Entry:
 
 
 def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[list[Entry], list[str]]:
-    """The entries of a source in a lasting order, and what cannot be used, one line each that begins with its name.
+    """The entries of a source in a fixed order, and a line for each thing that cannot be used, which begins with its
+    name.
 
-    A source is a folder of videos, each with its caption in a `.txt` of the same name, and of `.tar` shards, at any
-    depth; a `.csv` or `.jsonl` with `path` (relative to the list) and `caption`, perhaps `start` and `end`; or shards:
-    one `.tar`, a pattern such as `clips-{0000..0042}.tar`, or URLs of such (also `pipe:` commands), which are fetched
-    into `cache` once. There, shards' indices are kept as well; without it, fetched shards lie in ~/.cache/artv.
+    A source is one of three things. A folder, at any depth, of videos that each have a caption in a `.txt` of the same
+    name, and of `.tar` shards. A `.csv` or `.jsonl` with `path` (relative to the list), `caption` and optionally
+    `start` and `end`. Shards: one `.tar`, a pattern such as `clips-{0000..0042}.tar`, or URLs of these (also `pipe:`
+    commands), which are downloaded into `cache` once. Indexes of shards are stored in `cache` too; without `cache`,
+    downloaded shards go to ~/.cache/artv.
 
-    Raises ValueError, one line, where there is no such source, a list is malformed, or there is not one clip.
+    Raises ValueError if there is no such source, a list is malformed, or there is not a single clip.
     """
     text = str(source)
     if _is_pattern(text):
@@ -124,8 +126,8 @@ def _from_folder(root: Path, cache: str | Path | None) -> tuple[list[Entry], lis
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], str]]:
-    """Folders from `root` on, each with the names of its files, sorted, or with what keeps it from being read. Hidden
-    ones are passed over; links to folders are followed, once each."""
+    """All folders from `root` down, each with the sorted names of its files, or with the reason why it cannot be read.
+    Hidden folders are skipped. Links to folders are followed, each folder once."""
     seen: set[tuple[int, int]] = set()
     unreadable: list[OSError] = []
     for folder, subfolders, files in os.walk(root, onerror=unreadable.append, followlinks=True):
@@ -171,7 +173,7 @@ def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]
         start, end = _seconds(row.get("start"), "start", where), _seconds(row.get("end"), "end", where)
         if end is not None and end <= (start or 0):
             raise ValueError(f"{where}: end is {end:g}, accepted are seconds after the start ({start or 0:g})")
-        if text != last:  # the parts of one video, in rows that follow one another, share what they can
+        if text != last:  # rows for parts of one video share strings with the row before, to save memory
             last, path, label = text, file.parent / text, os.path.normpath(text).replace(os.sep, "/")
         entry = Entry(path, None, collapsed(caption), start or 0.0, end, label)
         if entry.caption:
@@ -216,7 +218,7 @@ def _from_shards(urls: Sequence[str], cache: str | Path | None) -> tuple[list[En
 
 
 def _labels(urls: Sequence[str]) -> list[str]:
-    """What remains of each without the folders that all share."""
+    """The URLs without the folders that all of them share."""
     parts = [url.replace("\\", "/").split("/") for url in urls]
     shared = 0
     while all(len(words) > shared + 1 and words[shared] == parts[0][shared] for words in parts):
@@ -225,7 +227,7 @@ def _labels(urls: Sequence[str]) -> list[str]:
 
 
 def _fetched(url: str, cache: str | Path | None) -> Path:
-    """Where a shard lies on this machine, once it does. Raises ValueError."""
+    """The local path of a shard, after downloading it if needed. Raises ValueError."""
     if not _is_url(url):
         return Path(url)
     if url.startswith("file:"):
@@ -238,7 +240,7 @@ def _fetched(url: str, cache: str | Path | None) -> Path:
         files = FileCache(str(folder), url_to_name=_fetched_name, validator=tarfile.is_tarfile)
         with locked(folder / f"{_fetched_name(url)}.lock"):
             return Path(files.get_file(url))
-    # What a transfer can raise depends on the scheme and on the command that webdataset runs for it.
+    # A transfer can raise different errors, depending on the scheme and on the command that webdataset runs for it.
     except Exception as error:
         raise ValueError(f"cannot fetch {url} ({one_line(error)})") from None
 
@@ -248,7 +250,7 @@ def _default_cache() -> Path:
 
 
 def _fetched_name(url: str) -> str:
-    """Readable, and different for the shards of one name that lie in different places."""
+    """A readable name that differs for shards of the same name in different places."""
     readable = re.sub(r"[^\w.-]+", "_", url.rpartition("/")[2])[-80:]
     return f"{_digest(url)}-{readable}"
 
@@ -266,8 +268,7 @@ def _add_shard(path: Path, label: str, cache: str | Path | None, entries: list[E
 
 
 def _shard_index(path: Path, cache: str | Path | None) -> dict[str, list[Any]]:
-    """`clips` (member, offset, size, caption) and `problems` (member, what); kept in the cache for as long as the shard
-    is the same."""
+    """`clips` (member, offset, size, caption) and `problems` (member, what), cached until the shard changes."""
     if cache is None:
         return index_shard(path)
     status = path.stat()
@@ -285,7 +286,7 @@ def _shard_index(path: Path, cache: str | Path | None) -> dict[str, list[Any]]:
 
 
 def _numbered(entries: list[Entry]) -> list[Entry]:
-    """Gives entries that would share a name their `repeat`."""
+    """Number entries that would otherwise share a name, in `repeat`."""
     names: set[str] = set()
     repeats: dict[str, int] = {}
     for position, entry in enumerate(entries):

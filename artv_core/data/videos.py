@@ -1,4 +1,4 @@
-"""Raw videos as clips to train on: found, looked at once, and decoded when they are drawn."""
+"""Raw videos as clips to train on. Each is looked at once, and decoded when it is drawn."""
 
 import hashlib
 import os
@@ -21,24 +21,25 @@ from .clips import BrokenClip, ClipIndex
 from .decode import count_frames, probe, read_frames
 from .sources import Entry, list_entries
 
-_FACTS_VERSION = 2  # to be raised when `probe` finds other facts than before
-_BLOCK = 4096  # clips that wait to be looked at
+_FACTS_VERSION = 2  # raise it when `probe` finds other facts than before
+_BLOCK = 4096  # clips queued to be looked at
 
 
 @dataclass
 class Skipped:
-    """What of a source is left out: how many clips by reason, and one line for each that begins with its name."""
+    """What was left out of a source: the number of clips by reason, and one line for each that begins with its name."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
 
     def add(self, reason: str, line: str) -> None:
-        """One more."""
+        """Add a clip that is left out."""
         self.reasons[reason] += 1
         self.lines.append(line)
 
     def summary(self, names: int = 3) -> str:
-        """One line: `3 clips left out (2 broken, 1 too short): a.mp4: it is damaged; ...`, or "" if it is none."""
+        """One line: `3 clips left out (2 broken, 1 too short): a.mp4: it is damaged; ...`, or "" if none were left
+        out."""
         if not self.lines:
             return ""
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
@@ -47,7 +48,7 @@ class Skipped:
         return f"{clips} left out ({counts}): {'; '.join(self.lines[:names])}{more}"
 
     def write(self, path: str | Path) -> None:
-        """All lines to a text file. Raises ValueError where it cannot be written."""
+        """Write all lines to a text file. Raises ValueError if it cannot be written."""
         with replacing(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in self.lines), "utf-8", "backslashreplace")
 
@@ -63,13 +64,13 @@ def open_videos(
     min_frames: int = 3,
     workers: int = 8,
 ) -> tuple["VideoClips", Skipped]:
-    """The clips of a source (`list_entries`) at `fps`, and what of it is left out: clips without a caption, clips that
+    """The clips of a source (`list_entries`) at `fps`, and what was left out: clips without a caption, clips that
     cannot be read, and those with fewer than `min_frames` frames.
 
-    Each clip is given at that bucket of `make_buckets(size, multiple)`, or, if not `bucketed`, at `size` (height,
-    width), whichever its shape. All clips are looked at once, by `workers` threads; what was found is kept in the
-    folder `cache`, where the next start finds it as long as a file's size and date are the same. Processes that share
-    the folder wait for the first. Raises ValueError, one line, where not one clip can be used.
+    Each clip has the size of its bucket in `make_buckets(size, multiple)` or, if not `bucketed`, is cropped to `size`
+    (height, width). `workers` threads look at all clips once. What they find is stored in the folder `cache` and used
+    again as long as a file's size and date are the same. Processes that share the folder wait for the first one. Raises
+    ValueError if not a single clip can be used.
     """
     buckets = make_buckets(size, multiple) if bucketed else (size,)
     cache = None if cache is None else Path(cache)
@@ -98,7 +99,8 @@ def open_videos(
 
 
 class VideoClips:
-    """A `ClipSource` of videos. Entries are held by columns: millions of them pass quickly into worker processes."""
+    """A `ClipSource` of videos. Entries are stored as columns, so that millions of them can be sent to worker processes
+    quickly."""
 
     holds_latents = False
 
@@ -110,7 +112,7 @@ class VideoClips:
         buckets: tuple[tuple[int, int], ...],
         fps: float,
     ) -> None:
-        """A number of frames at `fps` and a bucket for each entry."""
+        """`num_frames` (at `fps`) and `bucket` have one number for each entry."""
         files: dict[tuple[str, str], int] = {}
         group = [files.setdefault((str(entry.path), entry.label), len(files)) for entry in entries]
         self.fps = fps
@@ -123,7 +125,7 @@ class VideoClips:
         self._bytes = np.array([[entry.offset, entry.size, entry.repeat] for entry in entries], np.int64)
 
     def entry(self, clip: int) -> Entry:
-        """What and where it is."""
+        """The clip's file, and which part of it."""
         file = int(self.index.group[clip])
         start, end = self._seconds[:, clip].tolist()
         offset, size, repeat = self._bytes[clip].tolist()
@@ -148,17 +150,17 @@ class VideoClips:
         return self._captions[clip]
 
     def frames(self, clip: int, positions: Sequence[int]) -> Tensor:
-        """[n, 3, H, W] in [0, 1]: position k is what is shown at k / fps seconds. Raises BrokenClip."""
+        """[n, 3, H, W] in [0, 1]; position k is the frame shown at k / fps seconds. Raises BrokenClip."""
         size = self.index.buckets[self.index.bucket[clip]]
         return read_frames(self.entry(clip), [position / self.fps for position in positions], size)
 
     def context(self, clip: int) -> None:
-        """Videos come without text embeddings."""
+        """None, because videos have no text embeddings."""
         return None
 
 
 class _Texts:
-    """Many strings in two arrays."""
+    """Many strings, stored in two arrays."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         encoded = [text.encode(errors="surrogateescape") for text in texts]
@@ -175,7 +177,7 @@ class _Texts:
 
 @dataclass
 class _Facts:
-    """Columns, one row for each entry, and what is wrong with those that cannot be read."""
+    """Columns with one row for each entry, and what is wrong with entries that cannot be read."""
 
     duration: np.ndarray  # seconds
     height: np.ndarray  # pixels
@@ -184,7 +186,8 @@ class _Facts:
 
 
 def _facts(entries: Sequence[Entry], file: Path | None, workers: int) -> _Facts:
-    """Looked up in `file`, or found by looking at the clips; these are then written to `file`, also on an interrupt."""
+    """Facts read from `file`, or found by looking at the clips. New ones are written to `file`, also on an
+    interrupt."""
     keys = _keys(entries)
     facts, known = _read_facts(keys, file)
     missing = np.flatnonzero(~known)
@@ -220,7 +223,7 @@ def _note(facts: _Facts, number: int, found: tuple[float, int, int] | str) -> No
 
 
 def _keys(entries: Sequence[Entry]) -> np.ndarray:
-    """A number [N] for each entry that says what its facts depend on; 0 for a file that is not there."""
+    """A number [N] for each entry that identifies everything its facts depend on; 0 for a missing file."""
     keys = np.zeros(len(entries), np.uint64)
     path, state = None, ""
     for number, entry in enumerate(entries):
@@ -241,7 +244,7 @@ def _state(path: Path) -> str:
 
 
 def _read_facts(keys: np.ndarray, file: Path | None) -> tuple[_Facts, np.ndarray]:
-    """What the file holds of these, and of which it holds something [N]."""
+    """The stored facts of these keys, and for which keys there are any [N]."""
     count = len(keys)
     facts = _Facts(np.zeros(count), np.zeros(count, np.int32), np.zeros(count, np.int32), {})
     known = np.zeros(count, bool)
@@ -253,7 +256,7 @@ def _read_facts(keys: np.ndarray, file: Path | None) -> tuple[_Facts, np.ndarray
         reasons = kept["faults"].tobytes().decode().split("\n") if len(kept["broken"]) else []
         faults = dict(zip(kept["broken"].tolist(), reasons, strict=True))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return facts, known  # there is none yet, or not one of ours; it will be written anew
+        return facts, known  # no such file yet, or another kind of file; it will be replaced
     rows = np.minimum(np.searchsorted(kept["keys"], keys), max(0, len(kept["keys"]) - 1))
     known = kept["keys"][rows] == keys if len(kept["keys"]) else known
     for name in ("duration", "height", "width"):

@@ -1,4 +1,4 @@
-"""FVD, FID, IS and CLIPSIM from features, by torchmetrics; what features are is the business of `extractors`."""
+"""FVD, FID, IS and CLIPSIM computed from features, by torchmetrics. `networks` computes the features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Score(NamedTuple):
 
 
 def frechet_distance(real: Tensor, made: Tensor) -> float:
-    """Between the Gaussians fitted to two sets of features [N, D] and [M, D] (Heusel et al. 2017, arXiv 1706.08500):
-    FID of an image network's, FVD of a video network's. Reckoned in float64.
+    """The Fréchet distance between the Gaussians fitted to two sets of features [N, D] and [M, D] (Heusel et al. 2017,
+    arXiv 1706.08500), computed in float64. It is the FID for features of an image network, and the FVD for those of a
+    video network.
 
-    It is biased upward by few samples, so only distances of equal numbers of samples compare. Raises ValueError, one
-    line, for fewer than two samples on a side, other widths, and features that are no numbers.
+    Few samples bias it upward, so only compare distances of equal numbers of samples. Raises ValueError for fewer than
+    two samples on a side, features of different width, and features that are NaN or infinite.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -36,15 +37,15 @@ def frechet_distance(real: Tensor, made: Tensor) -> float:
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Score:
-    """Of class scores [N, C] before their softmax (Salimans et al. 2016, arXiv 1606.03498), over `splits` parts that
-    `seed` draws. Raises ValueError, one line, for fewer samples than splits."""
+    """The inception score of class logits [N, C] (Salimans et al. 2016, arXiv 1606.03498), over `splits` parts drawn by
+    `seed`. Raises ValueError for fewer samples than splits."""
     from torchmetrics.image.inception import InceptionScore
 
     _check(logits, "made")
     if not 1 <= splits <= len(logits):
         raise ValueError(f"there are {len(logits)} samples for {splits} splits; give 1 to {len(logits)} splits")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that all is kept in memory, and that one split has no deviation
+        warnings.simplefilter("ignore")  # about memory use, and about a single split, which has no deviation
         torch.manual_seed(seed)
         metric = InceptionScore(_AsTheyAre(logits.shape[1]), splits=splits, sync_on_compute=False)
         metric.update(logits.double())
@@ -53,14 +54,14 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Score:
 
 
 def clip_similarity(frames: Tensor, texts: Tensor) -> float:
-    """CLIPSIM: the mean cosine of each video's frames [N, T, D] and its text [N, D] (Wu et al. 2021, arXiv 2104.14806),
-    over frames, then over videos; embeddings of any length."""
+    """CLIPSIM: the mean cosine similarity of each video's frames [N, T, D] and its text [N, D] (Wu et al. 2021, arXiv
+    2104.14806), over frames, then over videos. The embeddings need not have length 1."""
     frames, texts = (nn.functional.normalize(tensor.double(), dim=-1) for tensor in (frames, texts))
     return float(torch.einsum("ntd,nd->nt", frames, texts).mean())
 
 
 class _AsTheyAre(nn.Module):
-    """Stands where torchmetrics has its feature network: what it is given are features already."""
+    """Replaces torchmetrics' feature network, because its inputs are features already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""`artv evaluate`: videos are made where they are asked for, looked at by the networks there are, and judged.
+"""`artv evaluate`: makes videos if asked to, computes features with the given networks, and prints the scores.
 
-With several processes (`accelerate launch -m artv_core.cli evaluate ...`) all make and look, and the main one judges.
-What is finished is kept, so that the same command goes on after a stop.
+With several processes (`accelerate launch -m artv_core.cli evaluate ...`) all make videos and compute features, and the
+main one computes the scores. Finished work is kept, so the same command continues after a stop.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Figures = dict[str, Any]
 
 
 class Judged(NamedTuple):
-    """What was found, and the drift frame by frame of these and of the true videos (none: empty)."""
+    """The scores, and the drift frame by frame of these videos and of the true videos (empty without any)."""
 
     figures: Figures
     drift: list[DriftReading]
@@ -53,8 +53,8 @@ class Judged(NamedTuple):
 
 
 def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pipeline]) -> int:
-    """Run it; returns the exit code. Raises ValueError, one line, on whatever cannot be done, as far as possible before
-    anything is made."""
+    """Run the command; returns the exit code. Raises ValueError if something cannot be done, as far as possible before
+    any video is made."""
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -148,10 +148,10 @@ def _judged(
         raise ValueError(f"not one of {len(made)} videos could be read; the first: {broken[0]}")
     figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(broken) + len(true_broken)}
     if "inception" in networks:
-        ours = _joined(kept["inception"][0])
-        figures["IS"] = _inception_score(ours["logits"])
+        judged = _joined(kept["inception"][0])
+        figures["IS"] = _inception_score(judged["logits"])
         if len(true_read):
-            figures["FID"] = frechet_distance(_joined(theirs["inception"][0])["features"], ours["features"])
+            figures["FID"] = frechet_distance(_joined(theirs["inception"][0])["features"], judged["features"])
     if "i3d" in networks:
         figures["FVD"] = frechet_distance(_joined(theirs["i3d"][0])["features"], _joined(kept["i3d"][0])["features"])
     if "c3d" in networks:
@@ -173,7 +173,7 @@ def _inception_score(logits: Tensor) -> dict[str, float]:
 
 
 def _clipsim(features: Mapping[str, Sequence[Tensor]], read: Sequence[Entry]) -> float:
-    """Of the videos that have a text."""
+    """CLIPSIM of the videos that have a text."""
     told = [index for index, entry in enumerate(read) if entry.caption]
     if not told:
         raise ValueError("CLIPSIM needs a text beside each video, and none that could be read has one")
@@ -182,8 +182,8 @@ def _clipsim(features: Mapping[str, Sequence[Tensor]], read: Sequence[Entry]) ->
 
 
 def mean_drift(videos: Sequence[Tensor]) -> list[DriftReading]:
-    """Of each video's readings [T, 5] (`READINGS`): means, frame by frame; ratios as medians, which one flat frame
-    does not spoil."""
+    """The mean over videos of their readings [T, 5] (`READINGS`), frame by frame. Ratios use the median, which a single
+    flat frame does not spoil."""
     columns = {
         name: column.median(dim=0).values if name in ("spread", "sharpness") else column.mean(dim=0)
         for name, column in zip(READINGS, torch.stack(list(videos)).unbind(-1), strict=True)

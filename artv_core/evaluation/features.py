@@ -1,5 +1,5 @@
-"""Features of many videos, reckoned once and kept: a file for each video, so that a run that was stopped goes on, and
-several processes share the work."""
+"""Features of many videos, computed once and kept in a file for each video, so that a stopped run can continue and
+several processes can share the work."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .networks import FeatureNetwork
 
 BROKEN = "broken"
 READINGS = ("shift", "spread", "sharpness", "motion", "distance")
-"""Of `drift.DriftReading`, in the order of the features of `Everyday`."""
+"""The fields of `drift.DriftReading`, in the order of the columns of `Everyday`."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a video is read: `frames` of them, `fps` a second from its start on, scaled until they cover `size` (height,
-    width), the centre cut out."""
+    """How a video is read: `frames` frames, `fps` per second from its start, scaled until they cover `size` (height,
+    width), with the centre cut out."""
 
     frames: int
     fps: float
@@ -35,7 +35,7 @@ class Reading:
 
 
 class Everyday:
-    """What needs no weights: the drift of each frame from the first one."""
+    """Measurements that need no weights: the drift of each frame from the first one."""
 
     identity = "everyday-1"
 
@@ -47,8 +47,8 @@ class Everyday:
 
 
 def videos_of(source: str | Path) -> list[Entry]:
-    """The videos of a folder, with the text beside each (`a.mp4`, `a.txt`) where there is one; of a list or of shards,
-    as `list_entries`. Raises ValueError, one line, where there is none."""
+    """The videos of a folder, with the text beside each (`a.mp4`, `a.txt`) if there is one; for a list or shards, as
+    `list_entries`. Raises ValueError if there is no video."""
     folder = Path(source)
     if not folder.is_dir():
         return list_entries(source)[0]
@@ -66,9 +66,10 @@ def keep_features(
     share: tuple[int, int] = (0, 1),
     on_done: Callable[[], None] = lambda: None,
 ) -> None:
-    """Reckon what is not kept in `folder` yet; of `share` (process, processes) only every so-manieth video.
+    """Compute the features that are not in `folder` yet. With `share` (process, processes) each process takes its part
+    of the videos.
 
-    A video that cannot be read, or is too short, is kept as such, with the reason.
+    For a video that cannot be read or is too short, the reason is kept instead.
     """
     for entry in entries[share[0] :: share[1]]:
         places = {name: _place(folder, entry, network, reading) for name, network in networks.items()}
@@ -83,8 +84,8 @@ def keep_features(
 def kept_features(
     entries: Sequence[Entry], network: FeatureNetwork, reading: Reading, folder: Path
 ) -> tuple[dict[str, list[Tensor]], list[Entry], list[str]]:
-    """What `keep_features` kept: features by name, one tensor [n, D] for each video that could be read; these videos;
-    and a line for each of the others."""
+    """The features that `keep_features` kept: by name, one tensor [n, D] for each video that could be read; those
+    videos; and a line for each of the others."""
     features: dict[str, list[Tensor]] = {}
     read: list[Entry] = []
     broken: list[str] = []
@@ -100,7 +101,7 @@ def kept_features(
 
 
 def common_size(entries: Sequence[Entry]) -> tuple[int, int]:
-    """(height, width) of the first video that can be read. Raises ValueError, one line, where none can."""
+    """(height, width) of the first video that can be read. Raises ValueError if none can."""
     fault = "there are no videos"
     for entry in entries:
         try:
@@ -129,7 +130,7 @@ def _keep(place: Path, found: dict[str, Tensor] | str) -> None:
 
 
 def _place(folder: Path, entry: Entry, network: FeatureNetwork, reading: Reading) -> Path:
-    """Named after all that the features depend on."""
+    """The file's name depends on everything that the features depend on."""
     state = entry.path.stat()
     about = [str(entry.path.resolve()), entry.member, entry.start, entry.end, state.st_size, state.st_mtime_ns]
     text = json.dumps([about, entry.caption, network.identity, asdict(reading)])

@@ -1,4 +1,5 @@
-"""Videos to be judged: one file for each prompt, and its text beside it. Those that are there are not made again."""
+"""Makes the videos to be judged: one file for each prompt, with its text beside it. Existing videos are not made
+again."""
 
 from __future__ import annotations
 
@@ -18,15 +19,15 @@ MADE_WITH = "made-with.json"
 
 
 def check_folder(folder: Path, made_with: dict[str, object]) -> None:
-    """Note in `folder` what its videos are made with. Raises ValueError, one line, where it holds videos made with
-    something else: they would be judged together."""
+    """Note in `folder` which settings its videos are made with. Raises ValueError if it contains videos made with other
+    settings, because all would be judged together."""
     place = folder / MADE_WITH
     now = json.dumps(made_with, indent=1, sort_keys=True)
     if place.is_file():
         then = place.read_text(encoding="utf-8")
         if then != now:
             raise ValueError(
-                f"{folder} holds videos made with other settings ({place} says which); give another folder"
+                f"{folder} contains videos made with other settings ({place} says which); give another folder"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,8 @@ def make_videos(
     share: tuple[int, int] = (0, 1),
     on_done: Callable[[], None] = lambda: None,
 ) -> None:
-    """Prompt number n has the seed `options.seed` + n. Of `share` (process, processes) every so-manieth is made."""
+    """Make the videos that are missing. Prompt number n has the seed `options.seed` + n. With `share` (process,
+    processes) each process makes its part of them."""
     for number in range(share[0], len(prompts), share[1]):
         name, text = prompts[number]
         video = folder / f"{name}.mp4"

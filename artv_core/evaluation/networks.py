@@ -1,4 +1,5 @@
-"""Networks by whose features videos are judged. Their weights are files that the user names; nothing is downloaded."""
+"""Networks whose features are used to judge videos. The user names the files with their weights; nothing is
+downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from .options import C3D_FROM, I3D_FROM, INCEPTION_FROM
 
 
 class FeatureNetwork(Protocol):
-    """Features of one video; `identity` says all that they depend on besides the video."""
+    """Computes features of one video. `identity` names everything that they depend on apart from the video."""
 
     identity: str
 
@@ -26,22 +27,22 @@ class FeatureNetwork(Protocol):
 
 
 class Inception:
-    """Inception v3 with the weights of the original TensorFlow graph, as torch-fidelity has it: of each frame 2048
-    features (FID) and 1008 class scores (IS)."""
+    """Inception v3 with the weights of the original TensorFlow graph, as in torch-fidelity: 2048 features (FID) and
+    1008 class logits (IS) of each frame."""
 
     def __init__(self, weights: str | Path, device: torch.device) -> None:
-        """Raises ValueError, one line, for a file that is not there or holds something else."""
+        """Raises ValueError for a file that is missing or is something else."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         self.identity = f"inception-{_digest(weights, f'get it from {INCEPTION_FROM}')}"
         state = io.BytesIO()
-        torch.save(_plain_weights(weights), state)  # torch-fidelity would unpickle whatever the file holds
+        torch.save(_plain_weights(weights), state)  # torch-fidelity itself would unpickle anything in the file
         state.seek(0)
         names = ["2048", "logits_unbiased"]
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", names, feature_extractor_weights_path=state)
         except RuntimeError as error:
-            raise ValueError(f"{weights} holds no weights of Inception v3: {_one_line(error)}") from None
+            raise ValueError(f"{weights} contains no weights of Inception v3: {_one_line(error)}") from None
         self._network, self._device = network.to(device), device
 
     @torch.no_grad()
@@ -52,48 +53,48 @@ class Inception:
 
 
 class I3D:
-    """The I3D of Kinetics-400 that FVD is usually reckoned with, as TorchScript: 400 class scores of a whole video."""
+    """The Kinetics-400 I3D that is usually used for FVD, as TorchScript: 400 class scores of a whole video."""
 
     def __init__(self, script: str | Path, device: torch.device) -> None:
-        """Raises ValueError, one line, for a file that is not there or no TorchScript."""
+        """Raises ValueError for a file that is missing or not TorchScript."""
         self.identity = f"i3d-{_digest(script, f'get it from {I3D_FROM}')}"
         self._path, self._device = script, device
         self._network = _script(script, device)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
-        """`features` [1, 400]. Raises ValueError, one line, where the network does not take a video."""
+        """`features` [1, 400]. Raises ValueError if the network does not accept a video."""
         video = (255 * frames).movedim(0, 1)[None].to(self._device)
         try:
             features = self._network(video, rescale=True, resize=True, return_features=True)
         except RuntimeError as error:
             raise ValueError(
-                f"{self._path} does not take (video [1, 3, {len(frames)}, height, width], rescale, resize, "
+                f"{self._path} does not accept (video [1, 3, {len(frames)}, height, width], rescale, resize, "
                 f"return_features): {_one_line(error)}; get an I3D that does from {I3D_FROM}"
             ) from None
         return {"features": features.float().cpu()}
 
 
 class C3D:
-    """The C3D that the IS of UCF-101 is usually reckoned with (Saito et al. 2020, arXiv 1811.09245), as TorchScript:
-    probabilities of the 101 classes, of 16 frames at once."""
+    """The C3D that is usually used for the IS on UCF-101 (Saito et al. 2020, arXiv 1811.09245), as TorchScript:
+    probabilities of the 101 classes for 16 frames at once."""
 
     def __init__(self, script: str | Path, device: torch.device) -> None:
-        """Raises ValueError, one line, for a file that is not there or no TorchScript."""
+        """Raises ValueError for a file that is missing or not TorchScript."""
         self.identity = f"c3d-{_digest(script, f'get it from {C3D_FROM}')}"
         self._path, self._device = script, device
         self._network = _script(script, device)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, caption: str) -> dict[str, Tensor]:
-        """`logits` [1, classes]: logarithms of the probabilities. Raises ValueError, one line, where the network does
-        not take a video or gives something else."""
+        """`logits` [1, classes]: logarithms of the probabilities. Raises ValueError if the network does not accept a
+        video or gives something else."""
         video = (255 * frames).round().clamp(0, 255).to(self._device, torch.uint8).movedim(0, 1)[None]
         try:
             found = self._network(video).float().cpu()
         except RuntimeError as error:
             raise ValueError(
-                f"{self._path} does not take a video [1, 3, {len(frames)}, height, width] of bytes: "
+                f"{self._path} does not accept a video [1, 3, {len(frames)}, height, width] of bytes: "
                 f"{_one_line(error)}; get a C3D that does from {C3D_FROM}"
             ) from None
         if found.ndim != 2 or found.min() < 0 or not torch.allclose(found.sum(1), torch.ones(1), atol=1e-3):
@@ -102,10 +103,10 @@ class C3D:
 
 
 class Clip:
-    """A CLIP of open_clip: embeddings of frames and caption (CLIPSIM)."""
+    """A CLIP model of open_clip: embeddings of the frames and the caption (CLIPSIM)."""
 
     def __init__(self, model: str, weights: str | Path, device: torch.device) -> None:
-        """As `ClipScorer`."""
+        """See `ClipScorer`."""
         self.identity = f"clip-{clip_identity(model, weights)}"
         self._scorer = ClipScorer(model, weights, str(device))
 
@@ -123,7 +124,7 @@ def _script(path: str | Path, device: torch.device) -> Any:
     try:
         return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no TorchScript: {_one_line(error)}") from None
+        raise ValueError(f"{path} is not TorchScript: {_one_line(error)}") from None
 
 
 def _digest(path: str | Path, advice: str) -> str:
@@ -138,9 +139,9 @@ def _plain_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} holds more than weights, or is no PyTorch file: {_one_line(error)}") from None
+        raise ValueError(f"{path} contains more than weights, or is not a PyTorch file: {_one_line(error)}") from None
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not weights by name")
+        raise ValueError(f"{path} contains a {type(state).__name__}, not weights by name")
     return state
 
 

@@ -1,4 +1,4 @@
-"""What `artv evaluate` is told."""
+"""The arguments of `artv evaluate`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..method.image_size import parse_size
 
 INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inception-2015-12-05-6726825d.pth)"
 I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"
-C3D_FROM = "where StyleGAN-V's src/metrics/video_inception_score.py says (c3d_ucf101.pt)"
+C3D_FROM = "the URL in StyleGAN-V's src/metrics/video_inception_score.py (c3d_ucf101.pt)"
 C3D_FRAMES = 16
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """`videos` is what is judged; with `prompts` it is a folder, and what it lacks is made first with the model that
-    `model` names (arguments of `artv generate`)."""
+    """`videos` is what is judged. With `prompts` it is a folder, and videos that are missing in it are made first, with
+    the model in `model` (arguments as for `artv generate`)."""
 
     videos: str
     true: str | None
@@ -56,7 +56,7 @@ class EvaluateOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own; those of the model are added by the command line."""
+    """Add the command's own options. The command line adds those of the model."""
     parser.add_argument(
         "videos", metavar="VIDEOS", help="the videos to judge: a folder, a .csv or .jsonl list, or shards"
     )
@@ -114,7 +114,7 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
-    """Raises ValueError, one line."""
+    """The options from parsed arguments. Raises ValueError if they do not fit together."""
     if (args.clip_model is None) != (args.clip_weights is None):
         raise ValueError("--clip-model and --clip-weights need each other; nothing is downloaded")
     return EvaluateOptions(

@@ -1,6 +1,6 @@
-"""The quality table of the world of pictures: does a video show what its prompt says, and does it hold?
+"""The quality table of the world of pictures: does a video show what its prompt says, and does it stay that way?
 
-A video is judged by its pictures alone, the same way for a model, for true clips, for a video that repeats its first
+A video is judged only by its frames, in the same way for a model, for true clips, for a video that repeats its first
 frame and for one that blurs. Not in the paper.
 """
 
@@ -18,19 +18,19 @@ from .pictures_motion import THERE, right_direction, right_speed, told_motions, 
 from .pictures_prompts import PicturePrompt
 
 WINDOW = 16
-"""Frames over which motion is told."""
+"""Frames over which motion is measured."""
 AROUND, EDGE = 1.5, 0.03
-"""What of a frame is not still: a disc, 1.5 sides of the thing across, and beyond it what the thing's edge does to the
-pixels, in frame sides."""
+"""The part of a frame that is not still: a disc with a diameter of 1.5 sides of the thing, plus a border for pixels
+that the thing's edge affects, in frame sides."""
 INSIDE = 0.8
-"""Sides of the thing: the disc in which its sharpness is measured."""
+"""The disc in which the thing's sharpness is measured, in sides of the thing."""
 LEAST_STILL = 1 / 20
-"""Of the frame, for a video to count where its still part is measured."""
+"""The least share of the frame that must be still for a video to count where the still part is measured."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Videos [N, T, 3, H, W] in [0, 1], what the judge saw in them, and what they were to show."""
+    """Videos [N, T, 3, H, W] in [0, 1], what the judge saw in them, and their prompts."""
 
     videos: Tensor
     seen: Seen
@@ -38,14 +38,14 @@ class Watched:
 
 
 def watch(judge: Judge, videos: Tensor, prompts: Sequence[PicturePrompt]) -> Watched:
-    """Let the judge see all frames. ValueError unless each video has a prompt."""
+    """Let the judge look at all frames. Raises ValueError unless each video has a prompt."""
     if len(videos) != len(prompts):
         raise ValueError(f"got {len(videos)} videos and {len(prompts)} prompts; each video needs its prompt")
     return Watched(videos, see(judge, videos), prompts)
 
 
 def picture_table(watched: Watched) -> dict[str, float | None]:
-    """All measures by name that videos of this length have; None where no video can tell."""
+    """All measures that videos of this length allow, by name. None if no video can be measured."""
     last = watched.videos.shape[1] - 1
     marks = [frame for frame in (0, 15, 63) if frame <= last]
     table: dict[str, float | None] = {}
@@ -65,8 +65,8 @@ def picture_table(watched: Watched) -> dict[str, float | None]:
 
 
 def motion_table(watched: Watched, start: int, name: str) -> dict[str, float | None]:
-    """Shares of right directions and speeds, of linear motions, and of other motions that are told as such, over the
-    16 frames from `start`."""
+    """Shares of right directions and speeds among linear motions, and of other motions that are recognised, over the 16
+    frames from `start`."""
     end = start + WINDOW
     linear = torch.tensor([prompt.linear for prompt in watched.prompts])
     motions = [prompt.motion for prompt in watched.prompts]
@@ -81,7 +81,7 @@ def motion_table(watched: Watched, start: int, name: str) -> dict[str, float | N
 
 
 def held(watched: Watched, frame: int) -> dict[str, float | None]:
-    """What is kept at `frame`: see `background_drift`, `texture_kept`, `sharpness_kept`."""
+    """What is left at `frame`: see `background_drift`, `texture_kept`, `sharpness_kept`."""
     return {
         "background drift": background_drift(watched, frame),
         "texture kept": texture_kept(watched, frame),
@@ -90,7 +90,7 @@ def held(watched: Watched, frame: int) -> dict[str, float | None]:
 
 
 def right_things(watched: Watched, frame: int) -> Tensor:
-    """Whether the thing is the prompt's, and there: bool [N]."""
+    """Whether the thing is there and is the prompt's: bool [N]."""
     told = torch.tensor([THINGS.index(prompt.thing) for prompt in watched.prompts])
     return (watched.seen.things[:, frame].argmax(1) == told) & (watched.seen.there[:, frame] > THERE)
 
@@ -102,7 +102,7 @@ def right_places(watched: Watched, frame: int) -> Tensor:
 
 
 def confusions(watched: Watched, frame: int) -> dict[str, int]:
-    """Things that were taken for others, or not seen, most often first: "told -> seen", and how often."""
+    """Things that were taken for others, or not seen, most frequent first: "prompted -> seen", and how often."""
     seen = named(watched.seen.things[:, frame], THINGS)
     there = (watched.seen.there[:, frame] > THERE).tolist()
     pairs = [
@@ -113,20 +113,20 @@ def confusions(watched: Watched, frame: int) -> dict[str, int]:
 
 
 def place_confusions(watched: Watched, frame: int) -> dict[str, int]:
-    """The same of places."""
+    """The same for places."""
     pairs = zip((prompt.place for prompt in watched.prompts), named(watched.seen.places[:, frame], PLACES), strict=True)
     return dict(Counter(f"{told} -> {name}" for told, name in pairs if told != name).most_common())
 
 
 def motion_confusions(watched: Watched, start: int) -> dict[str, int]:
-    """The same of motions, over the 16 frames from `start`; linear ones too."""
+    """The same for motions, including linear ones, over the 16 frames from `start`."""
     told = told_motions(watched.seen, start, start + WINDOW)
     pairs = zip((prompt.motion for prompt in watched.prompts), told, strict=True)
     return dict(Counter(f"{asked} -> {name}" for asked, name in pairs if asked != name).most_common())
 
 
 def background_drift(watched: Watched, frame: int) -> float | None:
-    """Mean absolute difference, of 255, of the still part at `frame` from frame 0; mean over videos."""
+    """Mean absolute difference (of 255) of the still part between `frame` and frame 0, averaged over videos."""
     still = _still(watched, frame)
     change = (watched.videos[:, frame] - watched.videos[:, 0]).abs().mean(dim=1, keepdim=True)
     return _mean(255 * (change * still).sum(dim=(1, 2, 3)) / still.sum(dim=(1, 2, 3)), _enough(still))
@@ -134,8 +134,8 @@ def background_drift(watched: Watched, frame: int) -> float | None:
 
 def texture_kept(watched: Watched, frame: int) -> float | None:
     """How much of frame 0's energy of fine detail is left in the still part at `frame`: at most 1 in each of two
-    octaves of the spectrum (finer than about 3 pixels of 128, and than about 7), mean over octaves and videos. Of
-    detailed places alone; plain colours have none."""
+    octaves of the spectrum (finer than about 3 pixels of 128, and than about 7), averaged over octaves and videos. Only
+    detailed places count, because plain colours have no detail."""
     still = _still(watched, frame)
     left, first = (fine_detail(watched.videos[:, index], still) for index in (frame, 0))
     kept = (left / first.clamp(min=1e-9)).clamp(max=1.0)
@@ -144,8 +144,8 @@ def texture_kept(watched: Watched, frame: int) -> float | None:
 
 
 def fine_detail(images: Tensor, where: Tensor) -> Tensor:
-    """Mean square of two octaves of images [N, 3, H, W], the finest first, over the pixels of `where` [N, 1, H, W]:
-    [N, 2]."""
+    """Mean square of two octaves of images [N, 3, H, W], the finest first, over the pixels of `where` [N, 1, H, W]: [N,
+    2]."""
     pixel = images.shape[-1] / 128
     first, second = (_blurred(images, max(1, round(reach * pixel))) for reach in (1, 3))
     bands = [(images - first) * where, (first - second) * where]
@@ -153,8 +153,8 @@ def fine_detail(images: Tensor, where: Tensor) -> Tensor:
 
 
 def detail_of_places(watched: Watched, true: Watched) -> float | None:
-    """Energy of fine detail in the still part of frame 0, over that of the true clips of the same prompts: mean over
-    the two octaves, median over detailed places, as no two pictures of a place have the same."""
+    """Energy of fine detail in the still part of frame 0, divided by that of the true clips of the same prompts. Mean
+    over the two octaves; median over detailed places, because no two pictures of a place have the same energy."""
     found, wanted = (fine_detail(each.videos[:, 0], _still(each, 0)) for each in (watched, true))
     detailed = torch.tensor([prompt.place in DETAILED_PLACES for prompt in watched.prompts])
     ratios = (found / wanted).mean(dim=1)[detailed]
@@ -162,7 +162,7 @@ def detail_of_places(watched: Watched, true: Watched) -> float | None:
 
 
 def sharpness_kept(watched: Watched, frame: int) -> float | None:
-    """Median over videos of the thing's sharpness at `frame` over that of frame 1; 0 where it is not there."""
+    """The thing's sharpness at `frame` divided by that at frame 1, 0 if it is not there; median over videos."""
     sharp = [_sharpness(watched, index) for index in (1, frame)]
     there = (watched.seen.there[:, [1, frame]] > THERE).all(dim=1)
     return torch.where(there, sharp[1] / sharp[0].clamp(min=1e-6), 0.0).median().item()
@@ -177,7 +177,7 @@ def _sharpness(watched: Watched, frame: int) -> Tensor:
 
 
 def _still(watched: Watched, frame: int) -> Tensor:
-    """1 where the judge sees no thing in frame 0 nor in `frame`: [N, 1, H, W]."""
+    """1 where the judge sees no thing in frame 0 or in `frame`, else 0: [N, 1, H, W]."""
     away = torch.ones(1)
     for index in (0, frame):
         near = _disc(watched.seen, index, AROUND / 2, EDGE, watched.videos.shape[-2:])
@@ -186,7 +186,8 @@ def _still(watched: Watched, frame: int) -> Tensor:
 
 
 def _disc(seen: Seen, frame: int, sides: float, more: float, shape: Sequence[int]) -> Tensor:
-    """1 in a disc about the thing, wrapped round, with a radius of `sides` of its sides and `more`: [N, 1, H, W]."""
+    """1 in a disc around the thing, wrapped around the borders, with a radius of `sides` of its sides plus `more`; else
+    0: [N, 1, H, W]."""
     y, x = ((torch.arange(count) + 0.5) / count for count in shape)
     dx = short_way(x - seen.position[:, frame, :1])[:, None, :]
     dy = short_way(y - seen.position[:, frame, 1:])[:, :, None]
@@ -207,5 +208,5 @@ def _mean(values: Tensor, counted: Tensor) -> float | None:
 
 
 def share(right: Tensor) -> float | None:
-    """Of bool [N]; None where N is 0."""
+    """The share of true values in bool [N]; None if N is 0."""
     return right.float().mean().item() if len(right) else None

@@ -1,6 +1,7 @@
-"""The judge of the world of pictures: a small network that says of a frame which thing is where, and in which place.
+"""The judge of the world of pictures: a small network that says of a frame which thing it shows, where, and in which
+place.
 
-It is told nothing of what the prompt asks for. Its convolutions wrap round as the world does. Not in the paper.
+It never sees the prompt. Its convolutions wrap around the borders, as the world does. Not in the paper.
 """
 
 import json
@@ -19,22 +20,22 @@ from torch import Tensor, nn
 from ..synthetic.pictures.names import PLACES, THINGS
 
 SIDE = 128
-"""Pixels: frames of other sizes are resized for the judge."""
+"""The judge's input size in pixels. Other frames are resized to it."""
 CELL = 8
 CHANNELS = (48, 96)
 SUMMARY = 192
 FULL_TURN = math.tau
 MEAN_SIZE = 0.37
-"""Frame sides; the network tells sizes as powers of e times this."""
+"""In frame sides. The network gives sizes as the logarithm of size / MEAN_SIZE."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judge sees in frames [N, T]. Lengths are frame sides; y points down.
+    """What the judge sees in frames [N, T]. Lengths are in frame sides; y points down.
 
     `things` [N, T, K] and `places` [N, T, P]: probabilities. `there` [N, T]: the probability that there is a thing.
-    `position` [N, T, 2]: (x, y) of its middle, in [0, 1). `size` [N, T]: of its picture. `turned` [N, T, 2]: cosine
-    and sine of its angle, clockwise from upright; shorter than 1 where the network is not sure.
+    `position` [N, T, 2]: (x, y) of its middle, in [0, 1). `size` [N, T]: side of its picture. `turned` [N, T, 2]:
+    cosine and sine of its angle, clockwise from upright; shorter than 1 if the network is not sure.
     """
 
     things: Tensor
@@ -46,7 +47,7 @@ class Seen:
 
 
 class Block(nn.Module):
-    """A convolution that wraps round, normalised; a residual one where the channels stay."""
+    """A convolution that wraps around the borders, with a norm; residual if the number of channels does not change."""
 
     def __init__(self, channels: int, out: int, stride: int = 1) -> None:
         super().__init__()
@@ -110,8 +111,9 @@ class Judge(nn.Module):
 @dataclass(frozen=True)
 class RawSight:
     """The network's own output: logits `things` [N, K], `places` [N, P], `there` [N] and `heat` [N, h, w] (which cell
-    holds the thing's middle); `offset` [N, 2, h, w], (x, y) from a cell's middle to the thing's, in cells; `turned`
-    [N, K, 2]: cosine and sine of the angle, if the thing is that one; `size` [N]: the logarithm of size / MEAN_SIZE."""
+    contains the thing's middle); `offset` [N, 2, h, w], (x, y) from a cell's middle to the thing's, in cells; `turned`
+    [N, K, 2]: cosine and sine of the angle, for each thing that it could be; `size` [N]: the logarithm of size /
+    MEAN_SIZE."""
 
     things: Tensor
     places: Tensor
@@ -122,7 +124,7 @@ class RawSight:
     size: Tensor
 
     def read(self) -> Seen:
-        """As `Seen`, of N frames: without T."""
+        """The output as `Seen`, for N frames and without the dimension T."""
         things = self.things.softmax(1)
         return Seen(
             things=things,
@@ -134,7 +136,7 @@ class RawSight:
         )
 
     def _position(self) -> Tensor:
-        """Mean about the strongest cell of what it and its neighbours say: [N, 2] in [0, 1)."""
+        """The position that the strongest cell and its neighbours predict, as their weighted mean: [N, 2] in [0, 1)."""
         height, width = self.heat.shape[1:]
         weight = self.heat.flatten(1).softmax(1)
         best = weight.argmax(1)
@@ -146,7 +148,7 @@ class RawSight:
 
 
 def _cells(height: int, width: int) -> Tensor:
-    """Middles of cells (x, y), in cells: [h * w, 2]."""
+    """Middles of all cells, (x, y) in cells: [h * w, 2]."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1)
 
@@ -167,7 +169,7 @@ def _resized(frames: Tensor) -> Tensor:
 
 
 def judge_loss(sight: RawSight, labels: "Labels") -> dict[str, Tensor]:
-    """Losses by name, each a mean over the batch; those about the thing are of the frames that show one."""
+    """Losses by name, each a mean over the batch. Losses about the thing use only frames that show one."""
     there = labels.there
     count = there.sum().clamp(min=1)
 
@@ -194,7 +196,7 @@ def judge_loss(sight: RawSight, labels: "Labels") -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Labels:
-    """What frames [N] truly show: `thing` and `place` are indices, `there` 1 or 0, `position` [N, 2] (x, y) and `size`
+    """What frames [N] really show: `thing` and `place` are indices, `there` 1 or 0, `position` [N, 2] (x, y) and `size`
     in frame sides, `angle` in radians, clockwise."""
 
     thing: Tensor
@@ -206,14 +208,15 @@ class Labels:
 
 
 def save_judge(judge: Judge, path: Path, about: dict[str, Any]) -> None:
-    """Weights in half precision, `about` (JSON) and the names of things and places in the file's metadata."""
+    """Write the weights in half precision, with `about` (JSON) and the names of things and places in the file's
+    metadata."""
     named = about | {"things": THINGS, "places": PLACES}
     weights = {name: value.detach().half().contiguous() for name, value in judge.state_dict().items()}
     save_file(weights, path, {"judge": json.dumps(named)})
 
 
 def load_judge(path: Path) -> Judge:
-    """Ready to `see`. Raises ValueError, one line, where the file was trained for other things or places."""
+    """A judge that is ready to `see`. Raises ValueError if it was trained for other things or places."""
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {}).get("judge", "{}"))
         weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -225,7 +228,7 @@ def load_judge(path: Path) -> Judge:
 
 
 def named(probabilities: Tensor, names: Sequence[str]) -> list[str]:
-    """The likeliest names of probabilities [N, K]."""
+    """The most likely names for probabilities [N, K]."""
     return [names[index] for index in probabilities.argmax(-1).tolist()]
 
 
@@ -235,5 +238,5 @@ def angles(turned: Tensor) -> Tensor:
 
 
 def short_way(change: Tensor, whole: float = 1.0) -> Tensor:
-    """Differences on a circle of that length, each the short way round."""
+    """Differences on a circle of length `whole`, the shorter way around."""
     return (change + whole / 2) % whole - whole / 2

@@ -1,4 +1,5 @@
-"""How the thing of a video moves, by where the judge sees it: direction, speed, and which of the world's motions.
+"""How the thing of a video moves, measured from where the judge sees it: direction, speed, and which of the world's
+motions.
 
 Not in the paper.
 """
@@ -19,22 +20,23 @@ THERE = 0.5
 DIRECTION_TOLERANCE = 30.0  # degrees
 SPEED_TOLERANCE = 0.3
 STRIDE = 4
-"""Frames: from one to the next a slow thing moves half a cell of the judge, whose sight wavers by a part of that."""
+"""Distance in frames for measuring velocity. From one frame to the next a slow thing moves only half a cell of the
+judge, not much more than the judge's error."""
 LEAST_SPEED = 0.01
-"""Frame sides for each frame: what moves less has no direction."""
+"""In frame sides per frame. A slower thing has no direction."""
 PHASES = 16
 POSITION_SPREAD, SIZE_SPREAD, ANGLE_SPREAD = 0.03, 0.06, math.radians(20)
 """How far a thing may be from its course: in frame sides, in the logarithm of its size, in radians."""
 WORST = 4.0
-"""One frame counts no more than this against a motion, so that one slip decides nothing."""
+"""The most that one frame counts against a motion, so that a single error decides nothing."""
 PERIODIC = ("bouncing", "pulsing", "swinging")
 FAINTER = 0.6
-"""Of the true change of size: the judge sees small things larger than they are, so pulsing can look like less."""
+"""Factor on the true change of size: the judge sees small things larger than they are, so pulsing can look weaker."""
 
 
 def velocity(seen: Seen, start: int, end: int) -> Tensor:
-    """Median change of position (x, y) over STRIDE of the frames start..end-1, where the thing is there in both:
-    [N, 2] in frame sides for each frame; NaN where it never is."""
+    """Median velocity (x, y), measured over STRIDE frames, in the frames start..end-1 where the thing is there at both
+    ends: [N, 2] in frame sides per frame; NaN if it never is."""
     position, there = seen.position[:, start:end], seen.there[:, start:end] > THERE
     change = short_way(position[:, STRIDE:] - position[:, :-STRIDE]) / STRIDE
     change = torch.where((there[:, STRIDE:] & there[:, :-STRIDE])[..., None], change, torch.nan)
@@ -42,14 +44,14 @@ def velocity(seen: Seen, start: int, end: int) -> Tensor:
 
 
 def right_direction(found: Tensor, motions: list[str]) -> Tensor:
-    """Whether velocities [N, 2] are within 30 degrees of what linear motions are named: bool [N]."""
+    """Whether velocities [N, 2] are within 30 degrees of the direction of the linear motions named: bool [N]."""
     wanted = _wanted(motions)
     cosine = (found * wanted).sum(1) / (found.norm(dim=1) * wanted.norm(dim=1))
     return (found.norm(dim=1) >= LEAST_SPEED) & (cosine >= math.cos(math.radians(DIRECTION_TOLERANCE)))
 
 
 def right_speed(found: Tensor, motions: list[str]) -> Tensor:
-    """Whether velocities [N, 2] are as fast as linear motions are named, within 30%: bool [N]."""
+    """Whether velocities [N, 2] are within 30% of the speed of the linear motions named: bool [N]."""
     speed, wanted = found.norm(dim=1), _wanted(motions).norm(dim=1)
     return (speed - wanted).abs() <= SPEED_TOLERANCE * wanted
 
@@ -58,12 +60,12 @@ def _wanted(motions: list[str]) -> Tensor:
     still = [motion for motion in motions if motion in OTHER_MOTIONS]
     if still:
         raise ValueError(f"got the motion {still[0]!r}, which has no direction; give those that move along a line")
-    return torch.tensor([VELOCITIES[MOTIONS.index(motion)] for motion in motions]).reshape(-1, 2)  # also of none
+    return torch.tensor([VELOCITIES[MOTIONS.index(motion)] for motion in motions]).reshape(-1, 2)  # none: [0, 2]
 
 
 def told_motions(seen: Seen, start: int, end: int) -> list[str]:
-    """The motion of the world whose course is nearest to that over the frames start..end-1, of each video; "nothing
-    there" where less than half of the frames show a thing."""
+    """For each video the motion of the world whose course is nearest to the thing's over the frames start..end-1;
+    "nothing there" if fewer than half of the frames show a thing."""
     tracks = Tracks(
         position=seen.position[:, start:end],
         size=seen.size[:, start:end].log(),
@@ -79,7 +81,7 @@ def told_motions(seen: Seen, start: int, end: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Tracks:
-    """Of N things in T frames: `position` [N, T, 2] in frame sides, logarithms of `size`, `angle` in radians and how
+    """N things in T frames: `position` [N, T, 2] in frame sides, the logarithm of `size`, `angle` in radians and how
     `sure` it is, from 0 to 1, each [N, T]."""
 
     position: Tensor
@@ -89,8 +91,8 @@ class Tracks:
 
 
 def misfit(tracks: Tracks, courses: Tracks, there: Tensor) -> Tensor:
-    """How far each of N tracks is from each of M courses, [N, M]: mean over the frames that are `there` [N, T]. Where
-    a course begins, at which size and angle, is left open."""
+    """How far each of N tracks is from each of M courses, [N, M]: mean over the frames that are `there` [N, T]. A
+    course may begin anywhere, at any size and angle."""
     weight = there[:, None]
     count = weight.sum(2).clamp(min=1)
     away = short_way(tracks.position[:, None] - courses.position[None])
@@ -110,7 +112,7 @@ def misfit(tracks: Tracks, courses: Tracks, there: Tensor) -> Tensor:
 
 
 def _middle(values: Tensor, weight: Tensor, whole: float) -> Tensor:
-    """Mean over dimension 2, kept, of values on a circle of that length."""
+    """Mean over dimension 2 (kept) of values on a circle of length `whole`."""
     phase = values * (math.tau / whole)
     y, x = ((part * weight).sum(2, keepdim=True) for part in (phase.sin(), phase.cos()))
     return torch.atan2(y, x) * (whole / math.tau)
@@ -118,7 +120,8 @@ def _middle(values: Tensor, weight: Tensor, whole: float) -> Tensor:
 
 @cache
 def _courses(frames: int) -> tuple[list[str], Tracks]:
-    """All motions of the world over that many frames; of periodic ones, PHASES phases, and pulsing also FAINTER."""
+    """All motions of the world over this many frames; PHASES phases of the periodic ones, and pulsing also at FAINTER
+    strength."""
     drawn = [(motion, phase) for motion in MOTIONS for phase in range(PHASES if motion in PERIODIC else 1)]
     faint = [drawn.index(("pulsing", phase)) for phase in range(PHASES)]
     count = len(drawn)

@@ -1,7 +1,6 @@
-"""The prompts that models of the world of pictures are measured on: 64 held-out pairs of thing and place, one thing
-each.
+"""The prompts for measuring models of the world of pictures: 64 held-out pairs of thing and place, with one thing each.
 
-They follow from the names alone, so they stay the same however scenes are drawn by lot. Not in the paper.
+They depend only on the names, so they stay the same if the drawing of scenes changes. Not in the paper.
 """
 
 import random
@@ -29,12 +28,12 @@ from ..synthetic.pictures.world import PictureWorld
 COUNT = 64
 SIZE_SHARES = {"small": 12, "large": 12, "": 40}
 DETAILED_COUNT = 48
-"""Of the prompts, in detailed places."""
+"""How many of the prompts have detailed places."""
 
 
 @dataclass(frozen=True)
 class PicturePrompt:
-    """One prompt, by names. `caption` is what a model is told."""
+    """One prompt, by names. `caption` is the text for the model."""
 
     thing: str
     place: str
@@ -43,7 +42,7 @@ class PicturePrompt:
 
     @property
     def caption(self) -> str:
-        """As the world's own captions."""
+        """The caption, in the form of the world's own captions."""
         return caption(self.thing, self.motion, self.place, self.size)
 
     @property
@@ -53,11 +52,11 @@ class PicturePrompt:
 
 
 def picture_prompts(words: Collection[str] = ()) -> list[PicturePrompt]:
-    """All 64: each thing at most once, 48 in detailed places, 40 linear motions (every one two or three times), each
-    other motion four times. Any first few of them are as mixed.
+    """All 64 prompts: each thing at most once, 48 in detailed places, 40 linear motions (each two or three times), each
+    other motion four times. The first few of them are mixed in the same way.
 
-    `words`: those that a model knows, if it does not know all things; then things come as seldom twice as can be.
-    ValueError where a place is left without any.
+    `words`: the words that a model knows, if it does not know all things. Things are then repeated as rarely as
+    possible. Raises ValueError if a place is left without any thing.
     """
     lot = random.Random("pictures/quality")
     motions, places = _motions(), _places()
@@ -69,7 +68,9 @@ def picture_prompts(words: Collection[str] = ()) -> list[PicturePrompt]:
         used = Counter(prompt.thing for prompt in prompts)
         allowed = [thing for thing in THINGS if _held_out(thing, place) and _known(f"{thing} {place}", words)]
         if not allowed:
-            raise ValueError(f"the checkpoint knows no thing that is held out {place}, so it cannot be measured there")
+            raise ValueError(
+                f"the checkpoint knows none of the things that are held out {place}, so it cannot be measured there"
+            )
         least = min(used[thing] for thing in allowed)
         free = sorted(thing for thing in allowed if used[thing] == least)
         prompts.append(PicturePrompt(lot.choice(free), place, motion, size))
@@ -98,7 +99,8 @@ def _held_out(thing: str, place: str) -> bool:
 
 
 def true_scenes(world: PictureWorld, prompts: Sequence[PicturePrompt], seed: int = 0) -> Scenes:
-    """One scene of the world for each prompt: drawn by lot with its motion and size, then given its thing and place."""
+    """One scene of the world for each prompt, drawn at random with the prompt's motion and size, then given its thing
+    and place."""
     drawn = world.draw(8192, torch.Generator().manual_seed(seed), two_share=0.0)
     kinds = list(zip(drawn.motions[:, 0].tolist(), drawn.size.tolist(), strict=True))
     rows: list[int] = []

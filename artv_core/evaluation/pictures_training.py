@@ -1,7 +1,8 @@
-"""Trains the judge of the world of pictures, on true frames and on what an autoencoder makes of true frames.
+"""Trains the judge of the world of pictures on true frames, and on true frames that an autoencoder has encoded and
+decoded.
 
-It never sees a frame that a model made from noise. All that a step draws follows from its number, so a run that was
-stopped goes on as if it had not been. Not in the paper.
+It never sees a frame that a model made from noise. Everything that a step draws depends on its number, so a resumed run
+gives the same result as one that never stopped. Not in the paper.
 """
 
 import math
@@ -22,21 +23,21 @@ from ..synthetic.pictures.world import PictureWorld
 from .pictures_judge import FULL_TURN, Judge, Labels, angles, judge_loss, see, short_way
 
 SCENES, HELD_OUT_SCENES, FRAMES = 10, 2, 4
-"""Of a batch: scenes, how many more have held-out pairs (so that the judge does not learn that these never occur), and
-frames of each scene."""
+"""In each batch: scenes, additional scenes with held-out pairs (so that the judge does not learn that these never
+occur), and frames of each scene."""
 REBUILT = 16
-"""Frames of a batch that an autoencoder has been through."""
+"""Frames in each batch that an autoencoder has encoded and decoded."""
 EMPTY = 1
-"""Scenes of a batch that show the place alone."""
+"""Scenes in each batch that show only the place."""
 TURNED_SHARE, ANYWHERE_SHARE = 0.4, 0.5
-"""Of scenes: things turned by any angle, and things anywhere, also across the frame's borders."""
+"""Shares of scenes: with things turned by any angle, and with things anywhere, even across the frame's borders."""
 BLURRED_SHARE = 0.4
 WEIGHTS = {"thing": 1.0, "place": 0.5, "there": 0.5, "cell": 0.5, "offset": 1.0, "angle": 0.5, "size": 1.0}
 
 
 @dataclass(frozen=True)
 class JudgeTraining:
-    """How the judge is trained. `pool`: how many frames go through the autoencoder, once."""
+    """How the judge is trained. `pool`: how many frames the autoencoder encodes and decodes, once."""
 
     steps: int = 3000
     learning_rate: float = 2e-3
@@ -55,8 +56,8 @@ def train_judge(
     state_path: Path | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
 ) -> Judge:
-    """The judge, averaged over its last steps. What is there in `state_path` is gone on from; `autoencoder`: the model
-    whose autoencoder frames go through, or None for none."""
+    """The judge, averaged over its last steps. Training continues from the state in `state_path` if there is one.
+    `autoencoder`: the model whose autoencoder is used, or None."""
     torch.manual_seed(0)
     judge, averaged = Judge(), Judge()
     averaged.load_state_dict(judge.state_dict())
@@ -127,7 +128,7 @@ def true_frames(
     world: PictureWorld, scenes: int, held_out: int, empty: int, generator: torch.Generator
 ) -> tuple[Tensor, Labels]:
     """Frames [N, 3, 128, 128] of `scenes` and `held_out` scenes of the world with one thing each, FRAMES frames of each
-    one after the other; the last `empty` scenes show the place alone."""
+    in a row. The last `empty` scenes show only the place."""
     parts = [world.draw(scenes, generator, two_share=0.0), world.draw(held_out, generator, True, two_share=0.0)]
     drawn = _moved(joined([part for part in parts if len(part)]), generator)
     times = 64 * torch.rand(len(drawn), FRAMES, generator=generator)
@@ -149,7 +150,7 @@ def true_frames(
 
 
 def _moved(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    """More of the scenes turn, and things lie anywhere."""
+    """Turn more of the scenes, and put things anywhere."""
     count = len(scenes)
     turned = torch.rand(count, 1, generator=generator) < TURNED_SHARE
     turn = MOTIONS.index(next(iter(TURNS)))
@@ -165,7 +166,7 @@ def _moved(scenes: Scenes, generator: torch.Generator) -> Scenes:
 
 @torch.no_grad()
 def rebuilt_frames(world: PictureWorld, autoencoder: ARTV | None, count: int) -> dict[str, Tensor]:
-    """`count` true frames that the autoencoder encoded and decoded, uint8, and their labels by name."""
+    """`count` true frames after encoding and decoding by the autoencoder, uint8, and their labels by name."""
     if autoencoder is None:
         return {}
     generator, parts = torch.Generator().manual_seed(1 << 40), []
@@ -179,7 +180,7 @@ def rebuilt_frames(world: PictureWorld, autoencoder: ARTV | None, count: int) ->
 
 
 def _disturbed(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Some of the frames slightly blurred, all a little noisy and a little off in colour."""
+    """The frames, some slightly blurred, and all with a little noise and a small colour shift."""
     count = len(frames)
     sigma = 0.3 + 1.2 * torch.rand(count, generator=generator)
     chosen = torch.rand(count, generator=generator) < BLURRED_SHARE
@@ -190,7 +191,7 @@ def _disturbed(frames: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blurred(frames: Tensor, sigma: Tensor, reach: int = 3) -> Tensor:
-    """Each of frames [N, 3, H, W] by its Gaussian of `sigma` [N] pixels; wraps round."""
+    """Frames [N, 3, H, W], each blurred by a Gaussian of its own `sigma` [N] in pixels; wraps around the borders."""
     steps = torch.arange(-reach, reach + 1.0)
     kernel = torch.exp(-0.5 * (steps / sigma[:, None]).square())
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
@@ -201,8 +202,9 @@ def blurred(frames: Tensor, sigma: Tensor, reach: int = 3) -> Tensor:
 
 
 def true_frame_scores(judge: Judge, world: PictureWorld, count: int = 2048, held_out: bool = True) -> dict[str, float]:
-    """On `count` true frames that no training drew: shares of things, places and presence that the judge tells right,
-    of positions within 3% of a frame side and sizes within 12%, and the median error of angles in degrees."""
+    """The judge's scores on `count` true frames that training never drew: shares of things, places and presence that
+    are right, of positions within 3% of a frame side and sizes within 12%, and the median error of angles in
+    degrees."""
     generator = torch.Generator().manual_seed(1 << 41)
     scenes = (0, 16) if held_out else (16, 0)
     batches = [true_frames(world, *scenes, 0, generator) for _ in range(count // 64)]

@@ -1,8 +1,8 @@
-"""What videos are to show when they are judged: a name and a text for each.
+"""Sets of prompts for videos that are to be judged: a name and a text for each.
 
-Published evaluations of text-to-video use two sets. UCF-101: a caption for each of its 101 classes, videos drawn evenly
-over the classes. MSR-VTT: one of the twenty captions of each of its 2,990 test videos. The captions of the classes are
-ours, for the paper does not print its own.
+Published evaluations of text-to-video use two sets. UCF-101: a caption for each of its 101 classes, with videos spread
+evenly over the classes. MSR-VTT: one of the twenty captions of each of its 2,990 test videos. The captions of the
+UCF-101 classes were written for this project, because the paper does not print its own.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ MSRVTT = "msrvtt"
 
 
 class Prompt(NamedTuple):
-    """`name` is the video's, without an ending."""
+    """`name` is the video's name without an ending."""
 
     name: str
     text: str
 
 
 def read_prompts(what: str, count: int | None = None, seed: int = 0) -> list[Prompt]:
-    """`what` is "ucf101"; "msrvtt:FILE", the annotations as published (JSON); or a text file with a prompt a line.
+    """`what` is "ucf101"; "msrvtt:FILE", the published annotations (JSON); or a text file with one prompt on each line.
 
-    Without `count` each is there once; more go round from the start again, fewer are the first ones (MSR-VTT's order
-    and captions are drawn by `seed`). Raises ValueError, one line.
+    Without `count` each prompt is used once. A larger `count` starts again from the first, a smaller one takes the
+    first ones (`seed` draws the order and captions of MSR-VTT). Raises ValueError if there is no such set or file, or
+    it cannot be read.
     """
     if what == UCF101:
         prompts = ucf101_prompts()
@@ -55,11 +56,12 @@ def ucf101_prompts() -> list[Prompt]:
 
 
 def msrvtt_prompts(annotations: Path, seed: int) -> list[Prompt]:
-    """One caption for each test video, both in an order that `seed` draws. Raises ValueError, one line."""
+    """One caption for each test video; `seed` draws both the captions and the order. Raises ValueError if the file is
+    not MSR-VTT's."""
     data = _read_json(annotations)
     videos, sentences = data.get("videos"), data.get("sentences")
     if not isinstance(videos, list) or not isinstance(sentences, list):
-        raise ValueError(f"{annotations} holds no annotations of MSR-VTT: lists 'videos' and 'sentences' are needed")
+        raise ValueError(f"{annotations} contains no annotations of MSR-VTT: lists 'videos' and 'sentences' are needed")
     test = {_field(video, "video_id", annotations) for video in videos if _field(video, "split", annotations) == "test"}
     captions: dict[str, list[str]] = {}
     for sentence in sentences:
@@ -67,7 +69,7 @@ def msrvtt_prompts(annotations: Path, seed: int) -> list[Prompt]:
         if video in test:
             captions.setdefault(video, []).append(_field(sentence, "caption", annotations))
     if not captions:
-        raise ValueError(f"{annotations} holds no captions of videos whose 'split' is 'test'")
+        raise ValueError(f"{annotations} contains no captions of videos whose 'split' is 'test'")
     names = sorted(captions)
     order = torch.randperm(len(names), generator=seeded_generator(seed, MSRVTT)).tolist()
     return [Prompt(names[place], _one_of(sorted(captions[names[place]]), seed, names[place])) for place in order]
@@ -81,11 +83,11 @@ def _lines(path: Path) -> list[Prompt]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        accepted = f"{UCF101}, {MSRVTT}:FILE.json, or a text file with a prompt a line"
+        accepted = f"{UCF101}, {MSRVTT}:FILE.json, or a text file with one prompt on each line"
         raise ValueError(f"cannot read prompts from {path} ({_reason(error)}); accepted are {accepted}") from None
     texts = [line for line in lines if line and not line.startswith("#")]
     if not texts:
-        raise ValueError(f"{path} holds no prompt; give one a line")
+        raise ValueError(f"{path} contains no prompt; give one on each line")
     return [Prompt(f"{number:05d}", text) for number, text in enumerate(texts)]
 
 
@@ -100,7 +102,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _field(record: Any, name: str, path: Path) -> str:
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, str):
-        raise ValueError(f"{path} holds no annotations of MSR-VTT: a record lacks a text {name!r}")
+        raise ValueError(f"{path} contains no annotations of MSR-VTT: a record lacks a text {name!r}")
     return value
 
 

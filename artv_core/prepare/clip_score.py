@@ -1,4 +1,5 @@
-"""How well a caption fits a clip: the mean cosine of their CLIP embeddings, by open_clip. Nothing is downloaded."""
+"""Measures how well a caption fits a clip: the mean cosine similarity of their CLIP embeddings, by open_clip. Nothing
+is downloaded."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ NOT_HERE = ("hf_model_name", "hf_tokenizer_name")
 
 
 class ClipScorer:
-    """An open_clip model that says how well captions fit."""
+    """An open_clip model that scores how well captions fit."""
 
     def __init__(self, model: str, weights: str | Path, device: str = "cpu", dtype: str = "float32") -> None:
-        """`model` is open_clip's name of one, or a JSON file: a model's configuration, or `open_clip_config.json` as
-        published with the weights. `weights` is a safetensors file. Raises ValueError, one line."""
+        """`model` is the name of a model in open_clip, or a JSON file: a model's configuration, or the
+        `open_clip_config.json` published with the weights. `weights` is a safetensors file. Raises ValueError if the
+        files are missing or do not fit together."""
         from open_clip.tokenizer import SimpleTokenizer
 
         config, self.mean, self.deviation = _configuration(model)
@@ -36,13 +38,13 @@ class ClipScorer:
         )
 
     def score(self, entry: Entry, start: float, end: float, count: int) -> float:
-        """The mean cosine of the caption and `count` frames, evenly apart between `start` and `end`, seconds from the
-        clip's start. Raises BrokenClip."""
+        """The mean cosine similarity of the caption and `count` evenly spaced frames between `start` and `end`, seconds
+        from the clip's start. Raises BrokenClip."""
         times = [start + (end - start) * (number + 0.5) / count for number in range(count)]
         return round(self.similarity(entry.caption, read_frames(entry, times, self.size)), 5)
 
     def similarity(self, caption: str, images: Tensor) -> float:
-        """The mean cosine of a caption and images [n, 3, H, W] in [0, 1] of the model's size."""
+        """The mean cosine similarity of a caption and images [n, 3, H, W] in [0, 1] of the model's size."""
         return float((self.embed_images(images) @ self.embed_text(caption)).mean())
 
     @torch.no_grad()
@@ -59,7 +61,8 @@ class ClipScorer:
 
 
 def clip_identity(model: str, weights: str | Path) -> str:
-    """What the scores depend on: a hash of the configuration and of the weights. Raises ValueError, one line."""
+    """A hash of the configuration and the weights, on which the scores depend. Raises ValueError if a file cannot be
+    read."""
     digest = hashlib.sha256(json.dumps(_configuration(model), sort_keys=True).encode())
     try:
         with Path(weights).open("rb") as file:
@@ -70,7 +73,7 @@ def clip_identity(model: str, weights: str | Path) -> str:
 
 
 def _configuration(model: str) -> tuple[dict[str, Any], Sequence[float], Sequence[float]]:
-    """The model's configuration, and mean and deviation of the pixels it was trained on."""
+    """The model's configuration, and the mean and standard deviation of the pixels it was trained on."""
     import open_clip
 
     preprocessing: dict[str, Any] = {}
@@ -83,7 +86,7 @@ def _configuration(model: str) -> tuple[dict[str, Any], Sequence[float], Sequenc
             raise ValueError(f"open_clip has no model {model!r}; it has, among others, ViT-B-32, ViT-L-14, ViT-H-14")
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise ValueError(
-            f"{model} is no configuration of an open_clip model: embed_dim, vision_cfg, text_cfg are needed"
+            f"{model} is not a configuration of an open_clip model: embed_dim, vision_cfg, text_cfg are needed"
         )
     foreign = [name for name in NOT_HERE if config["text_cfg"].get(name)]
     if foreign or "multimodal_cfg" in config:
@@ -128,6 +131,6 @@ def _filled(model: Any, weights: Path, name: str) -> Any:
         if key in file.tensors and file.tensors[key].shape != tuple(wanted[key].shape)
     ]
     if faults:
-        raise ValueError(f"{weights} does not hold the weights of {name}: {'; '.join(faults[:3])}")
+        raise ValueError(f"{weights} does not contain the weights of {name}: {'; '.join(faults[:3])}")
     model.load_state_dict({key: tensor.clone() for key, tensor in file.read(wanted)})
     return model

@@ -1,4 +1,4 @@
-"""Step 4: the clips that are kept become latents and text embeddings, in shards of one size each."""
+"""Step 4: encodes the selected clips as latents and text embeddings, in shards of one frame size each."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from ..models.artv import ARTV
 
 VERSION = 2
-"""Of how shards are made: a higher one makes all anew."""
+"""Version of how shards are made; raising it makes all of them again."""
 
 DECODED_AT_ONCE = 64
 ENCODED_AT_ONCE = 8
-"""Frames. The latter is the VAE's batch: it is the same everywhere, for a sum may depend on it in its last bits."""
+"""Frames that are decoded from a video together, and that go through the VAE together. The latter is the same
+everywhere, because the last bits of a sum may depend on it."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What must be known of the model whose VAE and text encoder are used, beside its weights."""
+    """What must be known of the model whose VAE and text encoder are used, apart from its weights."""
 
     name: str
     config: ARTVConfig
@@ -46,7 +47,7 @@ class ModelFacts:
     null_context: np.ndarray
 
     def manifest(self) -> dict[str, Any]:
-        """For `dataset.json`."""
+        """The facts as `dataset.json` stores them."""
         vae = self.config.vae
         scale = {"kind": vae.kind, "scale": vae.scale, "shift": vae.shift}
         return {
@@ -57,7 +58,7 @@ class ModelFacts:
 
 
 def load_encoders(checkpoint: str | None, base: str | None, preset: str | None, device: str, dtype: str) -> ARTV:
-    """A model of which VAE and text encoder are there. Raises ValueError, one line, where one of them is not."""
+    """A model with a VAE and a text encoder. Raises ValueError if one of them is missing."""
     from ..checkpoint import load_checkpoint, resolve_checkpoint
 
     if preset is not None:
@@ -66,7 +67,7 @@ def load_encoders(checkpoint: str | None, base: str | None, preset: str | None, 
         model = load_checkpoint(resolve_checkpoint(checkpoint or ""), base=base, without=("mask",))
     model.require_vae()
     if model.text is None:
-        raise ValueError(f"{checkpoint} holds no text encoder; name the file that does with --base")
+        raise ValueError(f"{checkpoint} contains no text encoder; name a file that does with --base")
     model.noise = torch.nn.Identity()  # type: ignore[assignment]
     return model.to(torch.device(device), getattr(torch, dtype)).eval().requires_grad_(False)
 
@@ -83,7 +84,7 @@ def model_facts(options: PrepareOptions) -> ModelFacts:
 
 
 def clip_buckets(options: PrepareOptions, config: ARTVConfig) -> tuple[tuple[int, int], ...]:
-    """The sizes that clips are encoded at. Raises ValueError, one line, where the VAE cannot do with one."""
+    """The sizes that clips are encoded at. Raises ValueError if a size does not suit the VAE."""
     size = options.size or config.size
     multiple = BUCKET_MULTIPLE if min(size) >= 4 * BUCKET_MULTIPLE else SMALL_MULTIPLE
     if any(side % config.vae.factor for side in size):
@@ -102,7 +103,8 @@ def plan_shards(
     keys: np.ndarray,
     path: Path,
 ) -> tuple[list[tuple[Path, str]], list[Task]]:
-    """All shards of the dataset, (path, key), and tasks for those that are not there; their lines go to `path`."""
+    """All shards of the dataset as (path, key), and tasks for those that are missing; the lines of the tasks go to
+    `path`."""
     clips = selection.clips
     shards: list[tuple[Path, str]] = []
     sizes = [(clips.height[clip], clips.width[clip]) for clip in selection.kept.tolist()]
@@ -128,7 +130,7 @@ def plan_shards(
 
 
 class Encoder:
-    """Makes a shard. A `Worker`."""
+    """A `Worker` that makes a shard."""
 
     def __init__(
         self, checkpoint: str | None, base: str | None, preset: str | None, dtype: str, fps: float, device: str
@@ -137,7 +139,7 @@ class Encoder:
         self.fps = fps
 
     def make(self, lines: list[dict[str, Any]], target: Path) -> None:
-        """One clip of each line; those that turn out to be broken are left out, and noted."""
+        """Make one clip of each line. Clips that turn out to be broken are left out and noted."""
         shard = lines[0]["shard"]
         record = ShardRecord(target.name, shard["bucket"], shard["key"])
         write_shard(target, record, self._clips(lines, (shard["size"][0], shard["size"][1]), record))
@@ -168,7 +170,7 @@ class Encoder:
 
 
 def _from_stable_diffusion(name: str, base: Path) -> ARTV:
-    """The preset's model without memory for its UNet."""
+    """The preset's model, without allocating memory for its UNet."""
     from ..checkpoint import initialise_from_stable_diffusion
     from ..config import preset
     from ..models.artv import ARTV
@@ -187,8 +189,8 @@ def _from_stable_diffusion(name: str, base: Path) -> ARTV:
 def _line(
     selection: Selection, entries: Sequence[Entry], clip: int, options: PrepareOptions, fps: float
 ) -> dict[str, Any]:
-    """What the encoder is told of a clip. Of one that is too long its middle is taken: beginnings tend to be faded in,
-    and to show titles. Ours."""
+    """What the encoder is given for a clip. Only the middle of a clip that is too long is used, because the beginning
+    often fades in or shows titles. Not in the paper."""
     clips = selection.clips
     count = min(clips.frames[clip], options.max_frames or clips.frames[clip])
     scores = {
@@ -202,7 +204,7 @@ def _line(
 def _shard_key(
     settings: Mapping[str, Any], size: tuple[int, int], lines: Sequence[Mapping[str, Any]], sources: Sequence[int]
 ) -> str:
-    """A hash of all that a shard depends on. Where the files lie is no part of it."""
+    """A hash of everything that a shard depends on, except where the files are."""
     told = [{name: value for name, value in line.items() if name != "path"} for line in lines]
     return hashlib.sha256(json.dumps([settings, size, told, sources], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -217,5 +219,5 @@ def _facts(entry: Entry, line: Mapping[str, Any], fps: float) -> dict[str, Any]:
 def _half(tensor: Tensor, name: str) -> np.ndarray:
     half = tensor.to(torch.float16)
     if not torch.isfinite(half).all():
-        raise BrokenClip(f"{name} cannot be held in float16; try --dtype float32")
+        raise BrokenClip(f"{name} is too large for float16; try --dtype float32")
     return half.numpy()

@@ -1,9 +1,9 @@
-"""Where a clip has cuts and how much moves in it, by PySceneDetect's content value of each frame.
+"""Finds cuts in a clip and measures how much moves, by PySceneDetect's content value of each frame.
 
-The content value is how much hue, saturation and brightness of a pixel change from one frame to the next, on average,
-each of 0 to 255. Every frame is looked at, scaled down, up to 31 a second. A frame whose value reaches the threshold
-begins a new shot, however short. The motion score is the mean of the values of all other frames; which mean the paper
-has is not told.
+The content value is how much the hue, saturation and brightness of a pixel (each 0 to 255) change from one frame to the
+next, on average. Every frame is looked at, scaled down, up to 31 a second. A frame whose value reaches the threshold
+begins a new shot, however short. The motion score is the mean of the values of all other frames; the paper does not say
+which mean it uses.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ..data.sources import Entry
 from ..media.colors import color_options
 
 WIDTH = 256
-"""Pixels that frames are scaled down to, at most. PySceneDetect does so by default, too."""
+"""Frames are scaled down to at most this width in pixels, which is also PySceneDetect's default."""
 
 CLOSEST = 1 / 31
-"""Seconds between frames that are looked at: of 60 frames a second, every other one is passed over."""
+"""Least number of seconds between frames that are looked at; at 60 frames a second, every other one is skipped."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Seconds from the clip's start on, the end excluded, and the motion score between."""
+    """Start and end in seconds from the clip's start (the end is excluded), and the motion score between them."""
 
     start: float
     end: float
@@ -35,7 +35,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Motion:
-    """A clip's motion score and its shots, one where there is no cut."""
+    """A clip's motion score, and its shots: one if there is no cut."""
 
     score: float
     shots: list[Shot]
@@ -56,7 +56,7 @@ def measure_motion(entry: Entry, duration: float, threshold: float) -> Motion:
 
 
 def content_values(entry: Entry) -> list[tuple[float, float]]:
-    """(seconds from the clip's start, content value) of each frame looked at; the first one's value is 0."""
+    """(seconds from the clip's start, content value) of each frame looked at. The first value is 0."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import ContentDetector
 
@@ -75,7 +75,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _small(frame: Any) -> Any:
-    """[H, W, 3] uint8 in PySceneDetect's order of colours."""
+    """The frame as [H, W, 3] uint8 in PySceneDetect's order of colours."""
     width = min(frame.width, WIDTH)
     height = max(1, round(frame.height * width / frame.width))
     return frame.reformat(width, height, "bgr24", interpolation="AREA", **color_options(frame)).to_ndarray()

@@ -1,4 +1,4 @@
-"""What `artv prepare` is asked for: its arguments, and the groups of them on which each step's results depend."""
+"""The arguments of `artv prepare`, and the groups of them on which each step's results depend."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ SHOTS = ("drop", "split", "keep")
 ENGINES = ("auto", "plain", "ray")
 DTYPES = ("float32", "float16", "bfloat16")
 BUCKET_MULTIPLE, SMALL_MULTIPLE = 64, 8
-"""What the sides of a bucket are multiples of: usually, and where clips are smaller than 256 pixels. Ours."""
+"""The sides of buckets are multiples of the first; of the second for clips smaller than 256 pixels. Not in the
+paper."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """One run of `artv prepare`. All defaults are ours: the paper names a motion range and "the best" CLIP scores, but
-    not the numbers."""
+    """The settings of one run of `artv prepare`. The defaults are not in the paper, which names a motion range and "the
+    best" CLIP scores, but not the numbers."""
 
     source: str
     output: Path
@@ -52,7 +53,7 @@ class PrepareOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments, in groups."""
+    """Add the command's arguments, in groups."""
     parser.add_argument(
         "source", metavar="IN", help="a folder, a .csv or .jsonl list, or shards: name.tar, name-{0000..0042}.tar"
     )
@@ -108,7 +109,7 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(0.25, 20.0),
         metavar=("LOW", "HIGH"),
-        help="motion scores to keep; default: 0.25 20; look at the report first (--report-only)",
+        help="motion scores to keep; default: 0.25 20; try --report-only first",
     )
     group.add_argument(
         "--clip-model",
@@ -134,7 +135,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="plain: in this process; ray: Ray Data, here or on a cluster; auto: ray for more than one worker",
+        help="plain: this process; ray: Ray Data, here or on a cluster; auto (default): ray for several workers",
     )
     group.add_argument("--workers", type=int, default=1, metavar="N", help="workers that Ray runs; default: 1")
     group.add_argument(
@@ -150,7 +151,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace) -> PrepareOptions:
-    """Raises ValueError, one line, on whatever cannot be done."""
+    """The options from parsed arguments. Raises ValueError if they cannot be used."""
     names = PrepareOptions.__dataclass_fields__
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= {
@@ -164,13 +165,11 @@ def from_arguments(args: argparse.Namespace) -> PrepareOptions:
 
 
 def check(options: PrepareOptions) -> None:
-    """Raises ValueError, one line, on values and on combinations of them that there are not."""
+    """Raises ValueError on values out of range and on options that do not go together."""
     if Path(options.source).is_dir() and options.output.resolve().is_relative_to(Path(options.source).resolve()):
-        raise ValueError(
-            f"{options.output} lies within {options.source}, whose shards are read; write to another folder"
-        )
+        raise ValueError(f"{options.output} is inside {options.source}, whose shards are read; write to another folder")
     if options.checkpoint is not None and options.preset is not None:
-        raise ValueError("--checkpoint and --preset exclude each other")
+        raise ValueError("--checkpoint and --preset cannot be used together")
     if options.preset is not None and options.base is None:
         raise ValueError(f"--preset {options.preset} needs --base: the Stable Diffusion file it is filled from")
     if options.checkpoint is None and options.preset is None and not options.report_only:
@@ -203,12 +202,12 @@ def check(options: PrepareOptions) -> None:
 
 
 def score_settings(options: PrepareOptions, clip: str | None) -> dict[str, Any]:
-    """What a clip's scores depend on; `clip` says which CLIP model, by its contents."""
+    """What a clip's scores depend on. `clip` identifies the CLIP model by its contents."""
     frames = options.clip_frames if clip else 0
     return {"cut_threshold": options.cut_threshold, "clip": clip, "clip_frames": frames}
 
 
 def select_settings(options: PrepareOptions) -> dict[str, Any]:
-    """What the choice of clips depends on, beside their scores and their length in frames."""
+    """What the choice of clips depends on, apart from their scores and their length in frames."""
     names = ("shots", "motion_range", "min_clip_score", "top", "min_frames", "max_frames")
     return {name: getattr(options, name) for name in names}

@@ -1,4 +1,4 @@
-"""What was kept and why the rest was not: numbers as JSON, and a picture of them."""
+"""The report: how many clips were kept, and why the others were dropped, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LEAST_MOTION, MOST_MOTION = 0.01, 100.0
 def write_report(
     stem: Path, options: PrepareOptions, selection: Selection, counts: Mapping[str, int], facts: Mapping[str, Any]
 ) -> tuple[Path, Path]:
-    """Write STEM.json and STEM.png; returns both. `counts` says how many were dropped for which reason, `facts` is what
-    else is to be told. Raises ValueError, one line, where they cannot be written."""
+    """Write STEM.json and STEM.png; returns both paths. `counts` says how many clips were dropped for each reason,
+    `facts` is added to the report. Raises ValueError if a file cannot be written."""
     histograms = _histograms(selection)
     kept = selection.considered - sum(counts.values())
     report = {
@@ -44,7 +44,7 @@ def write_report(
 
 
 def _histograms(selection: Selection) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each measure bin edges, all clips that could be read, and those kept."""
+    """For each measure: bin edges, the counts of all clips that could be read, and of those kept."""
     clips, kept = selection.clips, selection.kept
     motion_edges = np.geomspace(LEAST_MOTION, MOST_MOTION, 49)
     measures = {
@@ -64,7 +64,7 @@ def _histograms(selection: Selection) -> dict[str, tuple[np.ndarray, np.ndarray,
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """Of nearly all values; what lies beyond is counted at the border."""
+    """The range of nearly all values. Values beyond it are counted in the outermost bins."""
     low, high = (float(value) for value in np.quantile(values, (0.0, 0.995)))
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - room if low < 0 else max(0.0, low - room), high + room
@@ -116,7 +116,7 @@ def _draw_histogram(
     axes.stairs(chosen, edges, fill=True, color=KEPT)
     for limit in limits:
         if not edges[0] < limit < edges[-1]:
-            continue  # it drops none; on a logarithmic axis there is no place for 0
+            continue  # it drops no clip, and a logarithmic axis has no place for 0
         axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.2)
         axes.text(limit, 1.0, f" {limit:.3g}", color=LIMIT, fontsize=9, va="top", transform=axes.get_xaxis_transform())
     axes.set_ylabel("clips")

@@ -1,7 +1,7 @@
-"""`artv prepare`, from one end to the other: list, score, select, encode, and write down what there is.
+"""`artv prepare` from start to end: list, score, select, encode, and write the index and the report.
 
-`OUT/work` holds what the steps hand to one another: `scores-HASH/` (records, by the settings they depend on), the lines
-of the tasks in hand, and the settings of the shards. Every file is written beside its place and renamed.
+`OUT/work` contains what one step leaves for the next: `scores-HASH/` (records, by the settings they depend on), the
+lines of the current tasks, and the settings of the shards. Every file is written beside its place and then renamed.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 USUAL_FPS = 8.0
 GATHERED_TASKS = 2 * scoring.SHARD // scoring.CHUNK
-"""After as many small files of scores these become shards."""
+"""Gather the small files of scores into shards after this many."""
 
 
 def prepare(options: PrepareOptions) -> int:
-    """Run it. Returns the exit code: 0, or that of a run that was stopped, whose finished pieces are kept.
+    """Run the command. Returns the exit code: 0, or that of a run that was stopped, which keeps its finished pieces.
 
-    Raises ValueError, one line, on whatever cannot be done, and where not one clip is kept.
+    Raises ValueError if something cannot be done, or if not a single clip is kept.
     """
     engine = _engine(options)
     with single_threaded(), _stop_is_an_interrupt(), _alone(options.output):
         try:
             paths = _Run(options, engine).all_steps()
         except KeyboardInterrupt:
-            say(f"stopped; what is finished is kept in {options.output}, and the same command goes on from there")
+            say(f"stopped; what is finished is kept in {options.output}, and the same command continues from there")
             return INTERRUPTED
         finally:
             disconnect()
@@ -60,13 +60,13 @@ def prepare(options: PrepareOptions) -> int:
 
 @dataclass
 class _Run:
-    """The steps, one after the other."""
+    """The steps of a run, one after another."""
 
     options: PrepareOptions
     engine: Engine
 
     def all_steps(self) -> list[Path]:
-        """What was written, for the user."""
+        """Run all steps. Returns the paths that were written, for the user."""
         options, work = self.options, self.options.output / "work"
         for folder in (options.output, work):
             _make_ready(folder)
@@ -90,7 +90,7 @@ class _Run:
         return self._finish(model, fps, buckets, settings, selection, records, counts, cut)
 
     def _settings(self, model: encoding.ModelFacts | None, fps: float) -> dict[str, dict[str, Any]]:
-        """What each step's results depend on."""
+        """What the results of each step depend on."""
         options = self.options
         clip = None
         if options.clip_model is not None and options.clip_weights is not None:
@@ -148,7 +148,9 @@ class _Run:
         names = {target.stem for target, _ in shards}
         stale = [path for path in folder.glob("clips-*") if path.stem not in names]
         if tasks or stale:
-            _remove([options.output / MANIFEST, options.output / INDEX, *stale])  # until all fits together again
+            _remove(
+                [options.output / MANIFEST, options.output / INDEX, *stale]
+            )  # unfinished until all fits together again
         with replacing(work / "settings.json") as partial:
             partial.write_text(json.dumps(settings), encoding="utf-8")
         worker = {
@@ -172,7 +174,7 @@ class _Run:
         total: int,
         gather: Callable[[], None] | None = None,
     ) -> None:
-        """Do the tasks; `gather` tidies up what they make, now and then and at the end."""
+        """Do the tasks. `gather` merges the files that they make, now and then and at the end."""
         left = sum(task.count for task in tasks)
         if left < total:
             say(f"{label}: {total - left} of {total} clips are there already")
@@ -193,7 +195,7 @@ class _Run:
         store: scoring.ScoreStore,
         fps: float,
     ) -> list[Path]:
-        """Of --report-only: as the report would be, under names of its own."""
+        """Write the report of --report-only, under names of its own."""
         from .report import write_report
 
         output = self.options.output
@@ -245,7 +247,8 @@ class _Run:
 def _tell_cut_captions(
     model: encoding.ModelFacts, selection: Selection, entries: Sequence[Entry], folder: Path, prefix: str = ""
 ) -> int:
-    """Warns of captions of kept clips that the model's text encoder reads in part. Returns how many they are."""
+    """Warn about captions of kept clips that are longer than the model's text encoder reads. Returns how many there
+    are."""
     clips = (clip_entry(selection.clips, entries, clip) for clip in selection.kept.tolist())
     lines = cut_captions(((clip.name, clip.caption) for clip in clips), model.config.text)
     warning = note_cut_captions(lines, folder, model.config.text, prefix)
@@ -260,7 +263,7 @@ def _engine(options: PrepareOptions) -> Engine:
         name = "ray" if options.workers > 1 or options.ray_address else "plain"
     if name == "plain" and options.workers > 1:
         raise ValueError(
-            f"--engine plain is one worker, not {options.workers}; leave --workers out, or use --engine ray"
+            f"--engine plain has one worker, not {options.workers}; leave --workers out, or use --engine ray"
         )
     if name == "plain":
         pick_device(options.device)
@@ -270,7 +273,7 @@ def _engine(options: PrepareOptions) -> Engine:
 
 
 def _check_unchanged(options: PrepareOptions, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError, one line, where shards that other settings made would be replaced without being asked to."""
+    """Raises ValueError if shards made with other settings would be replaced without --redo."""
     try:
         before = json.loads((options.output / "work/settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -294,7 +297,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _add_left_out(counts: Counter[str], records: Sequence[ShardRecord], dropped: IO[str]) -> Counter[str]:
-    """Clips that turned out to be broken only when they were encoded."""
+    """Count the clips that turned out to be broken only when they were encoded."""
     left_out = [pair for record in records for pair in record.left_out]
     for name, reason in left_out:
         drop_line(dropped, name, "broken", reason)
@@ -304,7 +307,7 @@ def _add_left_out(counts: Counter[str], records: Sequence[ShardRecord], dropped:
 def _record(target: Path, key: str) -> ShardRecord:
     record = read_record(target, key)
     if record is None:
-        raise ValueError(f"{target} is not what was written just now; is OUT shared with another run?")
+        raise ValueError(f"{target} has changed since it was written just now; is another run using the same OUT?")
     return record
 
 
@@ -320,14 +323,14 @@ def _hash(value: Any) -> str:
 
 
 def _as_text(value: str | Path | None) -> str | None:
-    """A path so that it means the same in another process."""
+    """A path that means the same in another process, as text."""
     if value is None:
         return None
     return str(Path(value).absolute()) if Path(value).exists() else str(value)
 
 
 def _make_ready(folder: Path) -> None:
-    """There, and without what killed workers left behind."""
+    """Make the folder, and remove what killed workers left in it."""
     folder.mkdir(parents=True, exist_ok=True)
     _remove(path for path in folder.iterdir() if LEFT_BEHIND.fullmatch(path.name))
 
@@ -340,18 +343,18 @@ def _remove(paths: Any) -> None:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Raises ValueError, one line, where another run is at work in the folder, or where it cannot be made."""
+    """Raises ValueError if another run is working in the folder, or if the folder cannot be made."""
     from filelock import Timeout
 
     from ..files.file_locks import acquire
 
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; OUT is a folder to be made or gone on with")
+        raise ValueError(f"{output} is a file; OUT must be a folder, new or from an earlier run")
     try:
         (output / "work").mkdir(parents=True, exist_ok=True)
         lock = acquire(output / "work/lock", timeout=0)
     except Timeout:
-        raise ValueError(f"another artv prepare is at work in {output}; wait for it, or stop it") from None
+        raise ValueError(f"another artv prepare is running in {output}; wait for it, or stop it") from None
     except OSError as error:
         raise ValueError(f"cannot write in {output}: {(error.strerror or str(error)).lower()}") from None
     try:
@@ -362,7 +365,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _stop_is_an_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
+    """Inside the block SIGTERM acts like Ctrl-C."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -379,7 +382,7 @@ def _stop_is_an_interrupt() -> Iterator[None]:
 
 
 def _bar(label: str, total: int, done: int) -> tqdm:
-    """On a terminal often, in a log seldom."""
+    """A progress bar that updates often on a terminal and rarely in a log."""
     from tqdm import tqdm
 
     often = sys.stderr.isatty()

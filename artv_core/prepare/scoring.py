@@ -1,10 +1,11 @@
-"""Step 2: facts and scores of every entry, kept in files, so that none is scored twice.
+"""Step 2: facts and scores of every entry, stored in files, so that no entry is scored twice.
 
 Workers write files of a few entries each. These are gathered into shards of thousands, each with an index beside it
-(keys, and where their records begin), so that ten million clips are a thousand files and a start reads no record.
+(keys, and where their records begin), so that ten million clips are about a thousand files, and starting reads no
+record.
 
-An entry's key is a hash of its name, caption and seconds, and of its file's size and time. Records are found by it:
-clips that are added, removed or reordered leave the scores of the others as they are.
+An entry's key is a hash of its name, caption and seconds, and of its file's size and time. Records are found by key, so
+adding, removing or reordering clips leaves the scores of the others as they are.
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ from ..files.partial_file import replacing
 from .tasks import Task, write_tasks
 
 VERSION = 2
-"""Of how scores are made: a higher one makes all anew."""
+"""Version of how scores are made; raising it makes all of them again."""
 
 CHUNK = 32
-"""Entries in a worker's file, which is what is lost when it is killed. Not in the paper."""
+"""Entries in a worker's file. This is how much work is lost when a worker is killed. Not in the paper."""
 
 SHARD = 8192
-"""Entries in a shard, or a few more."""
+"""Entries in a shard, sometimes a few more."""
 
 _OUTDATED = b"or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
-"""In records of earlier releases, of kinds of videos that can be read by now: those are scored again."""
+"""Part of the text in records of earlier releases about kinds of videos that can be read now. These entries are scored
+again."""
 
 _SHARD_NAME = re.compile(r"shard-(\d+)-[0-9a-f]{16}\.jsonl")
 
 
 class Scorer:
-    """Makes a file of records. A `Worker`."""
+    """A `Worker` that makes a file of records."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Scorer:
             self.clip = ClipScorer(clip_model, clip_weights, device, dtype)
 
     def make(self, lines: list[dict[str, Any]], target: Path) -> None:
-        """One record for each line."""
+        """Write one record for each line."""
         records = [json.dumps({"key": line["key"], **self._record(read_entry(line))}) for line in lines]
         with replacing(target) as partial:
             partial.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
@@ -94,7 +96,7 @@ class Scorer:
 
 
 class ScoreStore:
-    """All records under a folder, in shards or in small files, found by key; only where each lies is in memory."""
+    """All records in a folder, in shards or in small files, found by key. Only their positions are in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("*.jsonl"))
@@ -110,13 +112,13 @@ class ScoreStore:
         self._keys, self._places = all_keys[order], all_places[order]
 
     def holds(self, keys: np.ndarray) -> np.ndarray:
-        """For each key whether there is a record."""
+        """Whether there is a record for each key."""
         if not len(self._keys):
             return np.zeros(len(keys), bool)
         return self._keys[self._at(keys)] == keys
 
     def records(self, keys: np.ndarray) -> Iterator[dict[str, Any]]:
-        """The record of each key, in their order."""
+        """The record of each key, in the order of the keys."""
         last, file = -1, None
         try:
             for number, start in self._places[self._at(keys)].tolist():
@@ -135,12 +137,12 @@ class ScoreStore:
 
 
 def entry_keys(entries: Sequence[Entry]) -> np.ndarray:
-    """The key of each entry, uint64 [N]. Files that are not there count as empty."""
+    """The key of each entry, uint64 [N]. Missing files count as empty."""
     seen: dict[Path, tuple[int, int]] = {}
     keys = np.empty(len(entries), np.uint64)
     for number, entry in enumerate(entries):
         if entry.path not in seen:
-            seen.clear()  # parts of one file, and members of one shard, follow one another
+            seen.clear()  # parts of one file, and members of one shard, come one after another
             seen[entry.path] = _size_and_time(entry.path)
         told = [entry.name, entry.caption, entry.start, entry.end, *seen[entry.path]]
         digest = hashlib.sha256(json.dumps(told).encode()).digest()
@@ -149,7 +151,7 @@ def entry_keys(entries: Sequence[Entry]) -> np.ndarray:
 
 
 def plan_scores(folder: Path, entries: Sequence[Entry], keys: np.ndarray, path: Path) -> list[Task]:
-    """Tasks for all entries that have no record under `folder`; their lines are written to `path`."""
+    """Tasks for all entries that have no record in `folder`; their lines are written to `path`."""
     lacking = np.flatnonzero(~ScoreStore(folder).holds(keys))
     _, first = np.unique(keys[lacking], return_index=True)
     lacking = lacking[np.sort(first)]
@@ -165,7 +167,7 @@ def plan_scores(folder: Path, entries: Sequence[Entry], keys: np.ndarray, path: 
 
 
 def entry_line(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON takes it."""
+    """An entry as a dict for JSON."""
     fields = {name: getattr(entry, name) for name in Entry.__dataclass_fields__}
     return fields | {"path": str(entry.path.absolute())}
 
@@ -176,10 +178,10 @@ def read_entry(line: dict[str, Any]) -> Entry:
 
 
 def gather_scores(folder: Path) -> None:
-    """Move the records of all small files under `folder` into shards. A folder of an earlier release becomes one of
-    shards; one that has no small files stays as it is. Safe to be killed, and while workers write more.
+    """Move the records of all small files in `folder` into shards. A folder of an earlier release is converted to
+    shards; a folder without small files stays as it is. Can be killed safely, and can run while workers write more.
 
-    The one shard that is not full yet is rewritten with what is added to it.
+    The one shard that is not full yet is rewritten with the new records.
     """
     shards, loose = _files_in(folder)
     if not loose:
@@ -199,7 +201,7 @@ def gather_scores(folder: Path) -> None:
 
 
 def _files_in(folder: Path) -> tuple[list[tuple[Path, int]], list[Path]]:
-    """Shards, each with the number of its records, and small files."""
+    """The shards, each with the number of its records, and the small files."""
     names = sorted(path.name for path in folder.glob("*.jsonl"))
     found = [(name, _SHARD_NAME.fullmatch(name)) for name in names]
     shards = [(folder / name, int(match[1])) for name, match in found if match]
@@ -207,7 +209,7 @@ def _files_in(folder: Path) -> tuple[list[tuple[Path, int]], list[Path]]:
 
 
 def _write_shard(folder: Path, records: dict[int, bytes], sources: Sequence[Path]) -> None:
-    """Write a shard and its index; then what it was made of is no longer needed."""
+    """Write a shard and its index, then remove the files it was made from."""
     digest = hashlib.sha256(np.array(list(records), np.uint64).tobytes()).hexdigest()[:16]
     shard = folder / f"shard-{len(records):08d}-{digest}.jsonl"
     with replacing(shard) as partial, partial.open("wb") as file:
@@ -220,8 +222,8 @@ def _write_shard(folder: Path, records: dict[int, bytes], sources: Sequence[Path
 
 
 def _keys_in(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of a file's records and where these begin: of a shard by its index, which is made where it is not there or
-    not this file's."""
+    """The keys of a file's records and where these begin. For a shard they come from its index, which is rebuilt if it
+    is missing or belongs to another version of the file."""
     if not _SHARD_NAME.fullmatch(path.name):
         return _parsed(path)
     try:
@@ -234,7 +236,7 @@ def _keys_in(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _indexed(shard: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Write a shard's index, and return what is in it."""
+    """Write a shard's index, and return its content."""
     keys, starts = _parsed(shard)
     with replacing(_index_of(shard)) as partial, partial.open("wb") as file:
         np.savez(file, keys=keys, starts=starts, size=shard.stat().st_size)

@@ -1,4 +1,5 @@
-"""Step 3: which clips are kept, by all scores at once. Every clip that is not has a line that says why."""
+"""Step 3: decides which clips are kept, by all scores together. For every dropped clip it writes a line that says
+why."""
 
 from __future__ import annotations
 
@@ -26,15 +27,16 @@ REASONS = (
     "caption does not fit",
     "not among the best",
 )
-"""Why a clip is dropped, in the order in which it is asked."""
+"""The reasons why a clip is dropped, in the order in which they are checked."""
 
 NO_SCORE = float("nan")
 
 
 @dataclass
 class Columns:
-    """Of the clips that are kept, or may be: which entry, seconds from the entry's start (`end` NaN: its own end, since
-    it is no part of one), length in seconds and in frames at the target rate, size, scores (NaN: none)."""
+    """Columns for the clips that are kept, or may be: the entry, seconds from the entry's start (`end` NaN: the entry's
+    own end, because it is the whole entry), length in seconds and in frames at the target rate, size, scores (NaN:
+    none)."""
 
     entry: array = field(default_factory=lambda: array("q"))
     start: array = field(default_factory=lambda: array("d"))
@@ -47,15 +49,16 @@ class Columns:
     clip: array = field(default_factory=lambda: array("d"))
 
     def append(self, **values: float) -> None:
-        """One more clip."""
+        """Add a clip."""
         for name, column in vars(self).items():
             column.append(values[name])
 
 
 @dataclass
 class Selection:
-    """`clips` are the candidates of which `kept` (positions, ascending) stay; `counts` says how many were dropped for
-    which reason. `motions`, `clip_scores` and `durations` are those of all clips that could be read, for the report."""
+    """`clips` are the candidates, `kept` the positions of those that stay, ascending; `counts` says how many were
+    dropped for each reason. `motions`, `clip_scores` and `durations` are of all clips that could be read, for the
+    report."""
 
     clips: Columns
     kept: np.ndarray
@@ -67,7 +70,7 @@ class Selection:
 
     @property
     def considered(self) -> int:
-        """Clips kept and dropped."""
+        """Number of clips, kept and dropped."""
         return len(self.kept) + self.counts.total()
 
 
@@ -80,7 +83,7 @@ def select(
     store: ScoreStore,
     dropped: IO[str],
 ) -> Selection:
-    """Choose; each clip that is not kept becomes a line of `dropped`."""
+    """Choose the clips. Each clip that is not kept becomes a line of `dropped`."""
     chooser = _Chooser(options, fps, dropped)
     for problem in problems:
         name, _, detail = problem.partition(": ")
@@ -101,13 +104,13 @@ def select(
 
 
 def clip_entry(clips: Columns, entries: Sequence[Entry], clip: int) -> Entry:
-    """What is read for candidate `clip`: an entry, or one of its shots."""
+    """The entry to read for candidate `clip`: a whole entry, or one of its shots."""
     entry = entries[clips.entry[clip]]
     return _shot(entry, clips.start[clip], clips.end[clip])
 
 
 def drop_line(dropped: IO[str], name: str, reason: str, detail: str) -> None:
-    """Note one that is not kept."""
+    """Write the line of a clip that is not kept."""
     dropped.write(json.dumps({"name": name, "reason": reason, "detail": detail}) + "\n")
 
 
@@ -123,7 +126,7 @@ class _Chooser:
         drop_line(self.dropped, name, reason, detail)
 
     def consider(self, number: int, entry: Entry, part: dict[str, Any]) -> None:
-        """A candidate, unless it can be told from its own scores that it is not kept."""
+        """Add a candidate, unless its own scores already say that it is dropped."""
         if "broken" in part:
             self.drop(entry.name, "broken", part["broken"])
             return
@@ -150,7 +153,7 @@ class _Chooser:
         )
 
     def best(self, entries: Sequence[Entry]) -> tuple[np.ndarray, float | None]:
-        """Positions of those that are among the best, and the least CLIP score among them, where there is a limit."""
+        """Positions of the best candidates, and the lowest CLIP score among them if their number is limited."""
         count, top = len(self.clips.entry), self.options.top
         everyone = np.arange(count)
         if top is None or count <= top:
@@ -179,7 +182,7 @@ class _Chooser:
 
 
 def _parts(record: dict[str, Any], shots: str) -> Iterator[dict[str, Any]]:
-    """What is considered of an entry: itself, or each of its shots."""
+    """The clips that an entry consists of: itself, or each of its shots."""
     if "broken" in record:
         yield record
         return
@@ -202,5 +205,5 @@ def _parts(record: dict[str, Any], shots: str) -> Iterator[dict[str, Any]]:
 
 
 def _shot(entry: Entry, start: float, end: float) -> Entry:
-    """The part of an entry between these seconds from its start; all of it where `end` is NaN."""
+    """The part of an entry between these seconds from its start; the whole entry if `end` is NaN."""
     return entry if end != end else replace(entry, start=round(entry.start + start, 6), end=round(entry.start + end, 6))

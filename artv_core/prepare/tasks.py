@@ -1,7 +1,7 @@
-"""Work in pieces: what each piece is to make, and who makes it: this process, or Ray's workers here or on a cluster.
+"""Work in pieces, done by this process or by Ray's workers, here or on a cluster.
 
-A piece reads its lines of one file and makes one other file, whole or not at all. So whoever does it, and however
-often it is killed, the files are the same, and what is there needs not be made again.
+A piece reads its lines of one file and writes one other file, completely or not at all. So the files are the same
+whoever does the work and however often it is interrupted, and existing files need not be made again.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ..files.partial_file import replacing
 from ..run.pipeline import pick_device
 
 MAX_BLOCKS = 2000
-"""Of tasks, that Ray keeps account of."""
+"""The most blocks of tasks that Ray has to track."""
 
 
 class Worker(Protocol):
-    """Makes pieces; built once in each process, for it may hold models."""
+    """Makes pieces. It is built once in each process, because it may contain models."""
 
     def make(self, lines: list[dict[str, Any]], target: Path) -> None:
-        """Make `target` of these lines."""
+        """Make `target` from these lines."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """To make `target` of `count` lines that begin at byte `start` of the list of tasks' lines."""
+    """A piece of work: make `target` from the `count` lines that begin at byte `start` of the file of lines."""
 
     target: str
     start: int
@@ -44,8 +44,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Engine:
-    """Who works: "plain" is this process; "ray" takes `workers` of them, each with one core and, where models run on
-    GPUs, `gpus` of one. `device` "auto" is a GPU where this machine, or Ray's cluster, has one."""
+    """Who does the work. "plain" is this process. "ray" uses `workers` processes, each with one core and, if models run
+    on GPUs, `gpus` of a GPU. `device` "auto" is a GPU if this machine, or Ray's cluster, has one."""
 
     name: str
     workers: int = 1
@@ -55,7 +55,8 @@ class Engine:
 
 
 def write_tasks(path: Path, pieces: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[Task]:
-    """Write the lines of all `pieces`, (target, lines), to one file. Where each lies in it makes the tasks."""
+    """Write the lines of all `pieces`, given as (target, lines), to one file. Returns tasks that say where each piece's
+    lines are."""
     tasks = []
     with replacing(path) as partial, partial.open("wb") as file:
         for target, lines in pieces:
@@ -68,8 +69,8 @@ def write_tasks(path: Path, pieces: Iterable[tuple[str, Sequence[Mapping[str, An
 def run_tasks(
     engine: Engine, build: Callable[..., Worker], settings: Mapping[str, Any], path: Path, tasks: Sequence[Task]
 ) -> Iterator[int]:
-    """Do the tasks whose lines are in `path` with workers that `build(device=..., **settings)` makes; yields the number
-    of lines of each when it is done. Raises ValueError, one line, where a worker does."""
+    """Do the tasks whose lines are in `path`, with workers made by `build(device=..., **settings)`. Yields the number
+    of lines of each finished task. Raises ValueError if a worker does."""
     if not tasks:
         return iter(())
     run = _run_ray if engine.name == "ray" else _run_plain
@@ -78,7 +79,7 @@ def run_tasks(
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Torch takes one thread in whichever process works, so that sums are added up in one order everywhere."""
+    """Limit Torch to one thread in each process, so that sums are added in the same order everywhere."""
     import torch
 
     before = torch.get_num_threads()
@@ -109,7 +110,8 @@ def _run_plain(
 
 
 class _RayWorker:
-    """What Ray keeps in each of its processes. A user's error comes back as a row: Ray would wrap it in a traceback."""
+    """The worker in each of Ray's processes. It returns a user's error as a row, because Ray would wrap it in a
+    traceback."""
 
     def __init__(self, build: Callable[..., Worker], settings: dict[str, Any], path: str) -> None:
         self.path, self.error, self.worker = Path(path), "", None
@@ -130,7 +132,7 @@ class _RayWorker:
 
 
 def check_installed(engine: Engine) -> None:
-    """Raises ValueError, one line, where a package is lacking that preparing, or this engine, needs."""
+    """Raises ValueError if a package is missing that preparing, or this engine, needs."""
     for module in ("scenedetect", "webdataset", *(["ray.data"] if engine.name == "ray" else [])):
         try:
             importlib.import_module(module)
@@ -164,7 +166,7 @@ def _run_ray(
             yield row["done"]
     except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1][:300]
-        raise ValueError(f"Ray: {last}; what is finished is kept, and the same command goes on from there") from None
+        raise ValueError(f"Ray: {last}; what is finished is kept, and the same command continues from there") from None
 
 
 def _wants_gpus(engine: Engine, ray: Any) -> bool:
@@ -176,7 +178,7 @@ def _wants_gpus(engine: Engine, ray: Any) -> bool:
 
 
 def _connected(engine: Engine) -> Any:
-    """Ray, started here or found on the cluster, and quiet."""
+    """Ray, started here or found on the cluster, with its messages off."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -189,7 +191,7 @@ def _connected(engine: Engine) -> Any:
         try:
             with _silence(), _signals_kept():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
-        except SystemExit:  # Ray's own answer to SIGTERM while it starts
+        except SystemExit:  # what Ray does on SIGTERM while it starts
             raise KeyboardInterrupt from None
         except ConnectionError as error:
             raise ValueError(f"cannot reach Ray at {address}: {str(error).splitlines()[0]}") from None
@@ -202,7 +204,8 @@ def _connected(engine: Engine) -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing on stderr, also from C++: with its level set, Ray says on starting that it is. Errors are raised."""
+    """Show no messages on stderr, including those from C++, where Ray reports its log level when it starts. Errors are
+    still raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -216,7 +219,7 @@ def _silence() -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """What Ctrl-C and SIGTERM do stays as it is; Ray would have the latter abort the process."""
+    """Keep the handlers of Ctrl-C and SIGTERM; Ray's own would abort the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -229,7 +232,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def disconnect() -> None:
-    """Let go of Ray, where it was used: what was started here ends."""
+    """Disconnect from Ray if it was used. A Ray that was started here ends."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
