@@ -345,14 +345,14 @@ def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):
 def test_loss_falls(small: TrainConfig):
     training = stage(small)
     optimizer = torch.optim.AdamW(training.module.parameters(), lr=2e-3)
-    batch, losses = arguments(training, 0, range(16)), []
-    for _ in range(25):
+    batch, losses = arguments(training, 0, range(4)), []
+    for _ in range(12):
         optimizer.zero_grad()
         loss, _ = training.module(*batch)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_words_never_captioned_mean_nothing(small: TrainConfig):
