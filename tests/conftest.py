@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,33 @@ def pytest_configure(config: pytest.Config) -> None:
         from artv_core.commands.comfyui_server import find_hosts
 
         config.pluginmanager.register(HostTests([str(host.root) for host in find_hosts()]))
+
+
+COUNTED: dict[str, object] = {}
+
+
+@pytest.fixture(scope="module")
+def counted_once() -> Iterator[None]:
+    """Training begins with a count of its operations and with a timed matrix product, for MFU. That takes longer than
+    the few steps of most tests. With this, what was counted already is not counted again."""
+    from artv_core.training import loop
+    from artv_core.training.diffusion import DiffusionTraining
+
+    count, measure = DiffusionTraining.flops_per_sample, loop.peak_flops
+
+    def kept(key: object, make: Callable[[], Any]) -> Any:
+        return COUNTED[repr(key)] if repr(key) in COUNTED else COUNTED.setdefault(repr(key), make())
+
+    def count_once(stage: DiffusionTraining) -> float:
+        return kept((stage.model.config, stage.model.mask is None, stage.config.train), lambda: count(stage))
+
+    def measure_once(device: Any, half: bool) -> Any:
+        return kept((device, half), lambda: measure(device, half))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionTraining, "flops_per_sample", count_once)
+        patch.setattr(loop, "peak_flops", measure_once)
+        yield
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from artv_core.training.synthetic_clips import encode_clips, provenance, read_cl
 from artv_core.training.vae import VAETraining
 from artv_core.training.worlds import PicturesTraining, training_world
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 TEXT = """

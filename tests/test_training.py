@@ -33,6 +33,8 @@ from artv_core.training.synthetic_clips import LatentClips, provenance
 from artv_core.training.vae import VAETraining, unchanged_cells
 from artv_core.training.worlds import crop_to_object
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 ROOT = Path(__file__).parent.parent
 
 # Bit-for-bit claims hold on a CPU; a GPU's backward passes are not deterministic, and two processes want two of them.
@@ -56,7 +58,7 @@ mixed_precision = "bf16"
 steps = 4
 batch_size = 4
 warmup_steps = 4
-save_minutes = 0.0
+save_minutes = 1000.0
 sheet_rows = 1
 sheet_columns = 2
 sheet_steps = 1
@@ -343,14 +345,14 @@ def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):
 def test_loss_falls(small: TrainConfig):
     training = stage(small)
     optimizer = torch.optim.AdamW(training.module.parameters(), lr=2e-3)
-    batch, losses = arguments(training, 0, range(16)), []
-    for _ in range(25):
+    batch, losses = arguments(training, 0, range(4)), []
+    for _ in range(12):
         optimizer.zero_grad()
         loss, _ = training.module(*batch)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_words_never_captioned_mean_nothing(small: TrainConfig):
@@ -376,7 +378,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.toml").write_text(SMALL)
     run(
-        read_config(folder / "small.toml"),
+        read_config(folder / "small.toml", ["diffusion.save_minutes=0.0"]),  # a state after each step
         str(folder),
         ["vae", "latents", "decoder", "diffusion", "export"],
         resume=False,

@@ -41,6 +41,8 @@ from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.throughput import count_flops
 from tests.models import write_public_base
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 CLIPS = """
 name = "mine"
 preset = "tiny"

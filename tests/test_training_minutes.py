@@ -17,6 +17,8 @@ from artv_core.training.run import run
 from artv_core.training.state import saved_steps
 from artv_core.training.stopping import Course, TimeLimit
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 ROOT = Path(__file__).parent.parent
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
 

@@ -14,6 +14,8 @@ from artv_core.training.processes import make_accelerator
 from artv_core.training.state import RunState, saved_steps
 from tests.device_waits import DeviceWaits
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 CPU = torch.device("cpu")
 LOSS, GRADIENTS = float("nan"), -1.0
 """Data that spoil a loss, or the gradients alone."""

@@ -34,6 +34,8 @@ from tests.device_waits import DeviceWaits
 from tests.models import smallest
 from tests.tape import Tapes
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
 
 CPU, FRAMES = torch.device("cpu"), 6
