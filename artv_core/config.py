@@ -63,7 +63,9 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Anchor encoder: latent patches, pooled to a `grid` x `grid` map; one more token sees the whole. Ours."""
+    """Anchor encoder: latent patches, pooled to a `grid` x `grid` map; one more token sees the whole.
+
+    Not in the paper."""
 
     patch_size: int = 4
     grid: int = 16
@@ -362,7 +364,7 @@ def _small() -> ARTVConfig:
 
 
 def _sd21() -> ARTVConfig:
-    """The noise network is SD 2.1; the mask network has half its channels (ours: the paper's table is lost)."""
+    """The noise network is SD 2.1; the mask network has half its channels (not the paper's, whose table is lost)."""
     mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32)
     return ARTVConfig(
         name="sd21",
@@ -372,7 +374,9 @@ def _sd21() -> ARTVConfig:
 
 
 def _sd15() -> ARTVConfig:
-    """The noise network is SD 1.5; the mask network is that of `sd21`, for another text encoder's width (ours)."""
+    """The noise network is SD 1.5; the mask network is that of `sd21`, for another text encoder's width.
+
+    Not in the paper."""
     unet = UNetConfig(context_dim=768, num_heads=8, linear_projections=False)
     mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32, context_dim=768)
     text = TextConfig(width=768, layers=12, heads=12, layer="last", activation="quick_gelu", pad_with_end=True)

@@ -98,8 +98,8 @@ export function withText({ prompts, end }, index, text) {
 
 /**
  * Where frames lie on a line `width` long: each prompt as wide as it lasts, but none less than `least`. Gives
- * `xOf(frame)`, its inverse `frameAt(x)` and the whole `width`, which is more than asked for where so many prompts have
- * no room.
+ * `xOf(frame)`, its inverse `frameAt(x)` and the whole `width`, which is more than asked for where the prompts have no
+ * room.
  */
 export function layOut(starts, total, width, least) {
   const edges = [...starts, total]

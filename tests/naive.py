@@ -1,5 +1,6 @@
-"""Sampling as the formulas say it, with nothing shared and nothing kept: what `artv_core.generate` is held against, in
-its results and in its work. Every network runs in every branch at every evaluation, from the references on."""
+"""Sampling as the formulas say it, with nothing shared and nothing kept: what `artv_core.method.generate` is held
+against, in its results and in its work. Every network runs in every branch at every evaluation, from the references
+on."""
 
 from collections.abc import Iterator
 

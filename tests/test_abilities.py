@@ -1,6 +1,5 @@
 """What a device cannot do is one line."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from artv_core import cli
 from artv_core.commands import info
 from artv_core.speed.compiled import check_compiler
 from artv_core.speed.device_limits import check_storage, check_training_precision, is_out_of_memory, lacking_ability
-from tests.test_training import ROOT, SMALL
+from tests.test_training import SMALL
 
 CPU, MPS, CUDA = torch.device("cpu"), torch.device("mps"), torch.device("cuda")
 
@@ -74,12 +73,10 @@ def test_old_cards_are_not_compiled_for_and_mps_has_no_small_floats(monkeypatch)
 
 
 @pytest.mark.parametrize("stage", ["vae", "diffusion"])
-def test_training_in_a_precision_that_a_cpu_lacks_is_one_line_before_any_work(tmp_path: Path, stage: str):
+def test_training_in_a_precision_that_a_cpu_lacks_is_one_line_before_any_work(tmp_path: Path, capsys, stage: str):
     (tmp_path / "small.toml").write_text(SMALL)
-    command = [sys.executable, ROOT / "train.py", "--config", tmp_path / "small.toml", "--output", tmp_path / "runs"]
-    change = ["--set", f"{stage}.mixed_precision=fp16"]
-    done = subprocess.run([*command, *change], capture_output=True, text=True)
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith('train.py: mixed_precision "fp16" needs a CUDA GPU')
+    command = ["train", "--config", str(tmp_path / "small.toml"), "--output", str(tmp_path / "runs")]
+    assert cli.main([*command, "--set", f"{stage}.mixed_precision=fp16"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith('artv train: mixed_precision "fp16" needs a CUDA GPU')
     assert not (tmp_path / "runs").exists()

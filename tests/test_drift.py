@@ -206,7 +206,7 @@ def test_rows_survive_a_kill(tmp_path: Path):
     path = tmp_path / "drift.csv"
     code = (
         "import os, signal, sys\n"
-        "from artv_core.evaluation.drift import DriftLog, DriftReading\n"
+        "from artv_core.run.drift import DriftLog, DriftReading\n"
         "log = DriftLog(sys.argv[1]).__enter__()\n"
         "for k in range(7): log.append(DriftReading(k, *[k / 3] * 6))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -339,7 +339,7 @@ def test_plot_without_readings_is_refused():
 def test_plot_leaves_no_global_state():
     code = (
         "import sys\n"
-        "from artv_core.evaluation.drift import DriftReading, plot_drift\n"
+        "from artv_core.run.drift import DriftReading, plot_drift\n"
         "assert not [name for name in sys.modules if name.startswith('matplotlib')]\n"
         "plot_drift([DriftReading(0, 0, 1, 1, 0, 0, 0)])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

@@ -55,7 +55,7 @@ def frame(index: int, *values: float) -> Frame:
 @pytest.mark.parametrize("value", BAD)
 def test_the_frame_is_named_and_those_before_it_are_given(value: float) -> None:
     seen: list[int] = []
-    with pytest.raises(NotFiniteError, match=r"^frame 4 holds values that are infinite or not a number") as caught:
+    with pytest.raises(NotFiniteError, match=r"^frame 4 contains values that are infinite or not a number") as caught:
         take(frames_until_broken(value), seen)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -161,7 +161,7 @@ def spoilt(path: Path, key: str, value: float, name: str = "tiny") -> Path:
 @pytest.mark.parametrize("value", BAD)
 def test_a_weight_that_is_no_number_is_named(key: str, value: float, tmp_path: Path) -> None:
     path = spoilt(tmp_path / "merge.safetensors", key, value)
-    with pytest.raises(ValueError, match=f"{key} holds values that are infinite or not a number") as caught:
+    with pytest.raises(ValueError, match=f"{key} contains values that are infinite or not a number") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 

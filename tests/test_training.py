@@ -4,15 +4,19 @@ import copy
 import os
 import random
 import re
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from artv_core import cli
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from artv_core.config import preset
 from artv_core.method.noise_schedule import NoiseSchedule
@@ -55,6 +59,7 @@ warmup_steps = 4
 save_minutes = 0.0
 sheet_rows = 1
 sheet_columns = 2
+sheet_steps = 1
 """
 
 
@@ -391,8 +396,42 @@ def test_a_whole_run_leaves_a_checkpoint_that_loads(finished: Path):
     assert list((finished / "diffusion" / "tensorboard").glob("events*"))
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path: Path):
-    """Stopped by SIGTERM after a step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Stopped by SIGTERM after a step, then resumed: the final weights equal the uninterrupted run's, bit for bit.
+
+    The signal comes to this very process; `test_two_processes_train_as_one_and_stop_as_one` sends it to others.
+    """
+    (tmp_path / "small.toml").write_text(SMALL)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("vae", "latents"):
+        (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
+    batch, usual = ClipSamples.batch, signal.getsignal(signal.SIGTERM)
+
+    def stopping(self: ClipSamples, step: int, indices: range):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, step, indices)
+
+    monkeypatch.setattr(ClipSamples, "batch", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=False)
+    monkeypatch.undo()
+    assert stopped.value.code == 0
+    assert signal.getsignal(signal.SIGTERM) is usual
+    assert "--resume" in capsys.readouterr().out
+    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=True)
+    resumed, whole = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_killed_run_goes_on_from_its_last_state(finished: Path, tmp_path: Path):
+    """Killed outright in its second step, then resumed: the final weights equal the uninterrupted run's, bit for bit."""
     (tmp_path / "small.toml").write_text(SMALL)
     folder = tmp_path / "small"
     folder.mkdir()
@@ -402,13 +441,13 @@ def test_a_killed_run_goes_on_as_if_it_had_not_stopped(finished: Path, tmp_path:
         "import os, signal, sys; from artv_core.training import samples, run, config;"
         "before = samples.ClipSamples.batch;"
         "samples.ClipSamples.batch = lambda self, step, indices: "
-        "(os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None, before(self, step, indices))[1];"
+        "(os.kill(os.getpid(), signal.SIGKILL) if step == 1 else None, before(self, step, indices))[1];"
         f"run.run(config.read_config({str(tmp_path / 'small.toml')!r}), {str(tmp_path)!r}, ['diffusion'], resume=False)"
     )
-    stopped = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert stopped.returncode == 0, stopped.stderr
-    assert "--resume" in stopped.stdout
-    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000001"]
+    assert not (folder / "diffusion.safetensors").exists()
     run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=True)
     resumed, whole = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
     assert resumed.keys() == whole.keys()
@@ -589,12 +628,22 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, message: s
         (["--stages", "rollouts"], "its stages are vae, latents, decoder, diffusion, export"),
     ],
 )
-def test_a_users_error_is_one_line_and_code_2(tmp_path: Path, more: list[str], message: str):
-    command = [sys.executable, "train.py", "--config", "configs/tiny.toml", "--output", str(tmp_path), *more]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_a_users_error_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+):
+    config = str(ROOT / "configs" / "tiny.toml")
+    assert cli.main(["train", "--config", config, "--output", str(tmp_path), *more]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_train_py_is_that_command(tmp_path: Path):
+    """In a real process, from another folder."""
+    command = [sys.executable, ROOT / "train.py", "--config", tmp_path / "none.toml"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"train.py: no training configuration at .*none\.toml; [^\n]+\n", result.stderr)
 
 
 STOP_ONE = """
@@ -611,8 +660,24 @@ run.run(config.read_config(sys.argv[1]), sys.argv[2], ["diffusion"], resume=True
 """
 
 
+def two_processes(command: list[str]) -> str:
+    """What both print, started with the variables that torchrun sets, without torchrun, which takes as long as one of
+    them to start; `test_evaluate.py` starts two by torchrun itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ranks = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, cwd=ROOT, env=rank, **pipes) for rank in ranks]
+    said = [one.communicate(timeout=300) for one in running]
+    assert [one.returncode for one in running] == [0, 0], "".join(err[-5000:] for _, err in said)
+    return "".join(out for out, _ in said)
+
+
 def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Path):
-    """torchrun with two processes that share each batch. One gets SIGTERM: both save and stop at that step.
+    """Two processes that share each batch. One gets SIGTERM: both save and stop at that step.
 
     Resumed, the weights are those of one process that never stopped, up to the order of sums.
     """
@@ -622,18 +687,10 @@ def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Pa
     folder.mkdir()
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*launch, str(tmp_path / "stop_one.py"), str(tmp_path / "small.toml"), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for what in ("stop", "go on"):
-        result = subprocess.run(
-            [*command, what], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert result.returncode == 0, result.stderr[-9000:]
-        if what == "stop":
-            assert result.stdout.count("--resume goes on from here") == 1
-            assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
-    assert result.stdout.count("stage diffusion: done") == 1
+    command = [sys.executable, str(tmp_path / "stop_one.py"), str(tmp_path / "small.toml"), str(tmp_path)]
+    assert two_processes([*command, "stop"]).count("--resume continues from here") == 1
+    assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
+    assert two_processes([*command, "go on"]).count("stage diffusion: done") == 1
     shared, alone = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
     for name, tensor in alone.items():
         assert torch.allclose(tensor, shared[name], rtol=0, atol=2e-3 * tensor.abs().max().item() + 1e-6), name

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from artv_core import cli
 from artv_core.checkpoint import load_checkpoint
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.run import run
@@ -79,10 +78,10 @@ def test_a_run_in_many_short_calls_is_the_run_in_one(config: TrainConfig, tmp_pa
         with pytest.raises(SystemExit) as stop:
             run(config, str(tmp_path), resume=calls > 0, limit=Reads(times))
         assert stop.value.code == 0
-        lines = [line for line in capsys.readouterr().out.splitlines() if "the time is over" in line]
+        lines = [line for line in capsys.readouterr().out.splitlines() if "time is up" in line]
         assert len(lines) == 1
-        assert lines[0].startswith(f"{where}: the time is over, stopped after ")
-        assert lines[0].endswith("the same command with --resume goes on from here")
+        assert lines[0].startswith(f"{where}: time is up, stopped after ")
+        assert lines[0].endswith("the same command with --resume continues from here")
     run(config, str(tmp_path), resume=True, limit=Reads(100))
     for name in ("vae", "latents", "diffusion", "timed"):
         parts, once = load_file(tmp_path / "timed" / f"{name}.safetensors"), load_file(whole / f"{name}.safetensors")
@@ -192,10 +191,12 @@ def test_a_large_state_is_given_time_before_one_was_written(monkeypatch: pytest.
     ("minutes", "code", "message"),
     [("nan", 2, "accepted are numbers above 0"), ("1e-9", 0, "--resume")],
 )
-def test_the_command_takes_minutes(tmp_path: Path, minutes: str, code: int, message: str):
-    command = [sys.executable, "train.py", "--config", "configs/tiny.toml", "--output", str(tmp_path)]
-    result = subprocess.run([*command, "--minutes", minutes], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == code, result.stderr
-    said = result.stderr if code else result.stdout
+def test_the_command_takes_minutes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], minutes: str, code: int, message: str
+):
+    config = str(ROOT / "configs" / "tiny.toml")
+    assert cli.main(["train", "--config", config, "--output", str(tmp_path), "--minutes", minutes]) == code
+    out, err = capsys.readouterr()
+    said = err if code else out
     assert message in said
     assert len(said.strip().splitlines()) == 1

@@ -80,10 +80,10 @@ def test_nothing_without_numbers_is_saved_or_gone_on_from(tmp_path: Path, where:
     }[where]()
     with torch.no_grad():
         spoiled[0, 1] = float("inf")
-    with pytest.raises(ValueError, match="weights are not numbers any more after step 1"):
+    with pytest.raises(ValueError, match="weights are no longer numbers after step 1"):
         training.check(1)
     state.save(1)  # as earlier versions did
-    with pytest.raises(ValueError, match=r"state-00000001 holds weights that are not numbers; remove"):
+    with pytest.raises(ValueError, match=r"state-00000001 contains weights that are not numbers; remove"):
         training.resume()
 
 

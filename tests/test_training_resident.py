@@ -368,12 +368,17 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights after a run with nothing captured and nothing stopped."""
+    return trained(stage(), tmp_path_factory.mktemp("plain"))
+
+
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 3, "change_weight": 3.0, "mixed_precision": "bf16"}])
-def test_a_captured_run_gives_the_weights_of_a_plain_one(tmp_path: Path, changes: dict):
+def test_a_captured_run_gives_the_weights_of_a_plain_one(tmp_path: Path, plain: dict[str, Tensor], changes: dict):
     tapes = Tapes()
-    plain = trained(stage(**changes), tmp_path / "plain")
     captured = trained(stage(**changes), tmp_path / "captured", capture=tapes)
-    assert_equal(plain, captured)
+    assert_equal(trained(stage(**changes), tmp_path / "plain") if changes else plain, captured)
     assert (tapes.warmed_up, tapes.made, tapes.played) == (1, 1, 4)  # the first replay is done again as usual
 
 
@@ -388,11 +393,10 @@ def test_replayed_steps_draw_other_samples(tmp_path: Path):
 
 
 @pytest.mark.parametrize("capture", [None, Tapes])
-def test_a_run_goes_on_from_its_state_to_the_bit(tmp_path: Path, capture):
-    whole = trained(stage(), tmp_path / "whole", capture=capture and capture())
+def test_a_run_goes_on_from_its_state_to_the_bit(tmp_path: Path, plain: dict[str, Tensor], capture):
     trained(stage(steps=3), tmp_path / "parts", capture=capture and capture())
     assert saved_steps(tmp_path / "parts" / "diffusion") == [3]
-    assert_equal(whole, trained(stage(), tmp_path / "parts", capture=capture and capture(), resume=True))
+    assert_equal(plain, trained(stage(), tmp_path / "parts", capture=capture and capture(), resume=True))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -484,9 +488,8 @@ class Wrong(Tapes):
     ],
 )
 def test_what_cannot_be_captured_is_done_as_usual(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], capture: Tapes, reason: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plain: dict[str, Tensor], capture: Tapes, reason: str
 ):
-    plain = trained(stage(), tmp_path / "plain")
     capsys.readouterr()
     assert_equal(plain, trained(stage(), tmp_path / "refused", capture=capture))
     said = [line for line in capsys.readouterr().out.splitlines() if "captured" in line]

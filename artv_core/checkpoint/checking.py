@@ -224,6 +224,6 @@ def check_numbers(file: TensorFile, slot: Slot, tensor: Tensor) -> None:
     """Raises ValueError where a weight is not finite in the type that it is to have."""
     if not is_finite(tensor):
         raise ValueError(
-            f"{file.path} cannot be used: {file_key(slot.model_key)} holds values that are infinite or not a number in "
+            f"{file.path} cannot be used: {file_key(slot.model_key)} contains values that are infinite or not a number in "
             f"{tensor.dtype}; the file is damaged, or was merged or saved wrongly"
         )

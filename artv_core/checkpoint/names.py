@@ -174,7 +174,7 @@ def _sd1_text_slots(key: str, slot: Slot) -> Iterator[tuple[str, Slot]]:
 
 
 def _sd1_text_names(key: str) -> list[str]:
-    """SD 1.x's names, without a prefix, for a key of ours: one, or three for queries, keys and values."""
+    """SD 1.x's names, without a prefix, for a key that ARTV writes: one, or three for queries, keys and values."""
     name = key.removeprefix(TEXT_PREFIX)
     for ours, public in _SD1_TEXT_NAMES:
         name = name.replace(ours, public)

@@ -67,5 +67,5 @@ def _parts_to_save(model: ARTV, parts: Collection[str] | None, base: str | None)
 def _for_file(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     tensor = tensor.detach().to("cpu", dtype).contiguous()
     if not torch.isfinite(tensor).all():
-        raise ValueError(f"cannot save {name}: it holds values that are infinite or not a number in {dtype}")
+        raise ValueError(f"cannot save {name}: it contains values that are infinite or not a number in {dtype}")
     return tensor

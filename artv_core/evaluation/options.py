@@ -79,20 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="size in pixels that all videos are scaled and cropped to; default: the first video's",
     )
-    making = parser.add_argument_group("making the videos first")
-    making.add_argument(
-        "--prompts",
-        metavar="P",
-        help="first make the videos that are missing in VIDEOS: ucf101 (a caption for each "
-        "class), msrvtt:FILE.json (a caption for each test video), or a text file with one "
-        "prompt per line",
-    )
-    making.add_argument("--count", type=int, metavar="N", help="how many videos to make; default: one for each prompt")
-    making.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
-    )
-    making.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
-    making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
+    _add_making(parser)
     parser.add_argument("--report", type=Path, metavar="F.json", help="also write the results to a file")
     parser.add_argument(
         "--drift",
@@ -107,6 +94,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder that keeps the features; default: artv-features beside VIDEOS",
     )
+
+
+def _add_making(parser: argparse.ArgumentParser) -> None:
+    making = parser.add_argument_group("making the videos first")
+    making.add_argument(
+        "--prompts",
+        metavar="P",
+        help="first make the videos that are missing in VIDEOS: ucf101 (a caption for each "
+        "class), msrvtt:FILE.json (a caption for each test video), or a text file with one "
+        "prompt per line",
+    )
+    making.add_argument("--count", type=int, metavar="N", help="how many videos to make; default: one for each prompt")
+    making.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
+    )
+    making.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
+    making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")
 
 
 def from_arguments(args: argparse.Namespace) -> EvaluateOptions:

@@ -1,7 +1,7 @@
-"""Locks between processes, which end with the process that holds them.
+"""Locks between processes. A lock ends when the process that holds it ends.
 
-Some drives have no locks: network shares without a lock service, and some that a program or another system provides.
-There nobody waits for anybody, which is better than not to work at all. Not in the paper.
+Some drives do not support locks, such as network shares without a lock service, and some virtual drives. On these
+drives no process waits for another: running without locks is better than not running. Not in the paper.
 """
 
 import errno
@@ -13,20 +13,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ENOTTY}
-"""What the system answers where a drive has no locks."""
+"""The system's error numbers for a drive that does not support locks."""
 
 
 def acquire(path: str | Path, timeout: float = -1) -> FileLock:
-    """The lock that the file `path` stands for, to be released. Waits `timeout` seconds for another process that has
-    it; below 0, as long as it takes. Where the drive has no locks, one that keeps nobody out.
+    """Acquire the lock of the lock file `path`; the caller releases it. If another process holds it, wait up to
+    `timeout` seconds, or without a limit if `timeout` is negative. On a drive without locks, the returned lock keeps
+    no other process out.
 
-    Raises Timeout where another process still has it, OSError where the file cannot be made.
+    Raises Timeout if another process still holds the lock, OSError if the lock file cannot be made.
     """
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        if not _has_locks(path):  # some versions of filelock take every fault for another process
+        if not _has_locks(path):  # some versions of filelock report every error as Timeout
             return lock
         if timeout == 0:
             raise
@@ -41,7 +42,7 @@ def acquire(path: str | Path, timeout: float = -1) -> FileLock:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock inside the block; others wait."""
+    """Hold the lock inside the block; other processes wait."""
     lock = acquire(path)
     try:
         yield

@@ -1,22 +1,26 @@
-"""Values that are infinite or not a number: they end a run, and are never written to a file. Not in the paper."""
+"""Checks for values that are infinite or not a number. Such values end a run and are never written to a file.
+
+Not in the paper.
+"""
 
 import torch
 from torch import Tensor
 
 
 class NotFiniteError(ValueError):
-    """A frame holds values that are infinite or not a number."""
+    """A frame contains values that are infinite or not a number."""
 
     def __init__(self, index: int) -> None:
-        """`index` is the frame's."""
+        """`index` is the index of the frame."""
         super().__init__(
-            f"frame {index} holds values that are infinite or not a number (NaN), so there is nothing to see: the "
-            "checkpoint or a LoRA may be damaged, or float16 too small for it; try bfloat16, float32 or another file"
+            f"frame {index} contains values that are infinite or not a number (NaN), so it cannot be shown: the "
+            "checkpoint or a LoRA may be damaged, or need more range than float16 has; try bfloat16, float32 or "
+            "another file"
         )
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are numbers and finite. Waits for the tensor's device."""
+    """Whether all values are finite numbers. Waits until the tensor's device has computed them."""
     if tensor.is_floating_point() and tensor.dtype.itemsize == 1:
-        tensor = tensor.half()  # 8-bit floats have no least and greatest
+        tensor = tensor.half()  # torch.aminmax does not take 8-bit floats
     return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is said of those that cannot be."""
+"""Files that are written whole or not at all, and error messages for files that cannot be written."""
 
 import errno
 import os
@@ -12,19 +12,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LEFT_BEHIND = re.compile(r"\.[0-9a-f]{16}\.partial")
-"""Names of the files that a killed process was writing to."""
+"""Names of temporary files. A process that was killed leaves such a file behind."""
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOTTY}
 _CANNOT_RENAME = {errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _IN_USE_SECONDS = (0.1, 0.3, 1.0)
-"""Pauses between attempts to rename, for a program that looks at the file just now (Windows, network shares)."""
+"""Pauses between attempts to rename, while another program has the file open (Windows, network shares)."""
 
 
 class PartialFile:
-    """An empty file beside `target` (`path` is where) to be written to; `keep` gives it the target's name."""
+    """A temporary file in the folder of `target`. Write to its `path`; `keep` then renames it to `target`."""
 
     def __init__(self, target: str | Path) -> None:
-        """Raises ValueError, one line, where no file can be made."""
+        """Raises ValueError if the file cannot be made."""
         try:
             self.target, self._left = Path(os.path.realpath(target)), False
             check_target(self.target)
@@ -35,16 +35,16 @@ class PartialFile:
             raise ValueError(f"cannot write {target}: {reason(error)}") from None
 
     def move(self, path: Path) -> None:
-        """Let it lie at `path`, in the same folder, in place of what is there. Raises OSError."""
+        """Rename the temporary file to `path`, in the same folder, and replace any file there. Raises OSError."""
         os.replace(self.path, path)
         self.path = path
 
     def keep(self) -> None:
-        """Flush it to the disk and put it in its target's place. Raises OSError where the disk has lost some of it, and
-        ValueError where it is whole but its name cannot be given: then it stays, under the name that the error says."""
+        """Flush the file to the disk and rename it to the target. Raises OSError if the flush fails. Raises ValueError
+        if the file is complete but cannot be renamed: then it is not deleted, and the error says where it is."""
         with suppress(PermissionError), self.path.open("rb+") as file:
             flush_to_disk(file.fileno())
-        with suppress(OSError):  # some libraries make it readable to its owner alone; some drives have no such modes
+        with suppress(OSError):  # some libraries make the file readable only to its owner; some drives have no modes
             self.path.chmod(self._mode)
         try:
             _put_in_place(self.path, self.target)
@@ -53,13 +53,13 @@ class PartialFile:
             raise ValueError(f"cannot write {self.target}: {reason(error)}; the finished file is {left}") from None
 
     def discard(self) -> None:
-        """Remove it, unless it was kept."""
+        """Remove the temporary file, if it still exists. A complete file that `keep` could not rename stays."""
         if not self._left:
             with suppress(OSError):
                 self.path.unlink()
 
     def _leave(self) -> Path:
-        """Where it is to stay, under a name that people see if the drive lets it have one."""
+        """Make the file stay, under a name that is not hidden if the drive allows it. Returns its path."""
         self._left = True
         if LEFT_BEHIND.fullmatch(self.path.name):
             shown = self.target.with_name(f"finished-{self.path.name[1:17]}{self.target.suffix}")
@@ -70,8 +70,8 @@ class PartialFile:
 
 
 def flush_to_disk(file: int) -> None:
-    """Make the disk hold what was written to an open file (its number), where the drive can do that: some network
-    drives cannot, and the file is no worse for it. Raises OSError where the disk is full or failed."""
+    """Flush an open file, given by its descriptor, to the disk. Drives that cannot flush, such as some network drives,
+    are not an error. Raises OSError if the disk is full or fails."""
     try:
         os.fsync(file)
     except OSError as error:
@@ -80,7 +80,7 @@ def flush_to_disk(file: int) -> None:
 
 
 def can_flush(folder: Path) -> bool:
-    """Whether the folder's drive can be made to hold what was written. Raises OSError where no file can be made."""
+    """Whether the folder's drive can flush files to the disk. Raises OSError if no file can be made in the folder."""
     probe = folder / f".{secrets.token_hex(8)}.partial"
     try:
         with probe.open("wb") as file:
@@ -96,7 +96,7 @@ def can_flush(folder: Path) -> bool:
 
 
 def _put_in_place(path: Path, target: Path) -> None:
-    """Rename; where the drive cannot, or puts the folder's files on several disks, copy. Raises OSError."""
+    """Rename the file. Copy it if the drive cannot rename or keeps the folder on several disks. Raises OSError."""
     for pause in (*_IN_USE_SECONDS, None):
         try:
             os.replace(path, target)
@@ -123,8 +123,8 @@ def _put_in_place(path: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(target: str | Path) -> Iterator[Path]:
-    """A path to write to, whose file becomes `target` when the block ends, and goes when the block raises. Raises
-    ValueError, one line, where the file cannot be written, be it at once or later on."""
+    """Gives a path to write to. The file becomes `target` when the block ends, and is removed if the block raises.
+    Raises ValueError if the file cannot be written, at the start or later."""
     file = PartialFile(target)
     try:
         yield file.path
@@ -136,12 +136,13 @@ def replacing(target: str | Path) -> Iterator[Path]:
 
 
 def check_writable(target: str | Path) -> None:
-    """Raises ValueError, one line, where no file can be made at `target`. Nothing that is there is touched."""
+    """Raises ValueError if no file can be made at `target`. An existing file is not changed."""
     PartialFile(target).discard()
 
 
 def check_target(path: Path) -> None:
-    """Raises ValueError, one line, where what is at `path`, or its folder, does not let a file be put there."""
+    """Raises ValueError if a file cannot be put at `path`: it is a folder or a special file, its folder does not exist,
+    or the drive does not accept the name."""
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file's name")
     if os.path.exists(path) and not path.is_file():
@@ -154,17 +155,17 @@ def check_target(path: Path) -> None:
         os.lstat(path)
     except FileNotFoundError:
         pass
-    except OSError as error:  # a name that this drive does not take
+    except OSError as error:  # a name that this drive does not accept
         raise ValueError(f"cannot write {path}: {reason(error)}") from None
 
 
 def reason(error: Exception) -> str:
-    """One line of why: the system's own words where there are any."""
+    """The reason for an error on one line: the system's message if there is one."""
     strerror = getattr(error, "strerror", None)
     return strerror.lower() if strerror else one_line(" ".join(str(error).split()), 200) or type(error).__name__
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """One line of at most `limit` characters, all printable: names and messages may come from a hostile file."""
+    """`text` on one line of at most `limit` printable characters: names and messages may come from a hostile file."""
     shown = "".join(character if character.isprintable() else " " for character in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."

@@ -1,4 +1,4 @@
-"""Dataclasses as plain data, and back: strict, so that a wrong field in a file is named."""
+"""Dataclasses to plain data, and back. Reading is strict: errors name the wrong field."""
 
 import dataclasses
 import types
@@ -6,13 +6,13 @@ import typing
 
 
 def later(default: typing.Any) -> typing.Any:
-    """A field that older releases do not know. At its default it stays out of the JSON form, so that they read the
-    models that they know, and a run's journal goes on."""
+    """A dataclass field that older releases do not know. `plain` leaves it out while it has its default value. So older
+    releases can read models that do not use the field, and existing journals still match."""
     return dataclasses.field(default=default, metadata={"later": True})
 
 
 def plain(value: typing.Any) -> typing.Any:
-    """A dataclass as what JSON can hold; fields that are `later` and at their default stay out."""
+    """A dataclass as data that JSON can store. Fields made with `later` are left out at their default value."""
     if dataclasses.is_dataclass(value):
         fields = [(entry, getattr(value, entry.name)) for entry in dataclasses.fields(value)]
         return {
@@ -24,7 +24,9 @@ def plain(value: typing.Any) -> typing.Any:
 
 
 def from_dict(kind: type, data: object, path: str) -> typing.Any:
-    """Build dataclass `kind` from plain data. Unknown fields and wrong types are a ValueError; absent ones default."""
+    """Build dataclass `kind` from plain data. Missing fields get their defaults. `path` names the data in errors.
+
+    Raises ValueError on unknown fields and wrong types."""
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected an object, got {type(data).__name__}")
     hints = typing.get_type_hints(kind)
@@ -59,7 +61,7 @@ def _convert(hint: typing.Any, value: object, path: str) -> object:
 
 
 def shown(value: object) -> str:
-    """The value for a message; of one that may be large or deep, the beginning or the kind."""
+    """The value for a message. Long strings are cut; large or nested values are described by their type."""
     if isinstance(value, (dict, list, tuple)):
         return f"a {type(value).__name__}"
     if isinstance(value, int) and abs(value) >= 2**63:
@@ -68,5 +70,5 @@ def shown(value: object) -> str:
 
 
 def refuse_constant(name: str) -> typing.NoReturn:
-    """For `json.loads`: raises ValueError on NaN and infinities."""
-    raise ValueError(f"{name} is no number")
+    """`parse_constant` for `json.loads`: raises ValueError on NaN and infinities."""
+    raise ValueError(f"{name} is not a valid number")

@@ -1,7 +1,7 @@
-"""safetensors files, read with suspicion and written whole or not at all.
+"""Reading untrusted safetensors files, and writing safetensors files whole or not at all.
 
-Nothing is ever unpickled, no tensor is read before the header was found sound, and every error that a user can cause is
-one line.
+Nothing is ever unpickled. The header is checked before any tensor is read. Every error that a user can cause has one
+line.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .partial_file import one_line, reason, replacing
 
-# What a header may hold. SD 2's has 150 KB and 6,000 names; what a training tool notes, or a picture, takes megabytes.
+# Limits for a header. SD 2's has 150 KB and 6,000 names; notes of a training tool, or a picture, can take megabytes.
 _HEADER_LIMIT = 32 * 2**20
 _NAMES_LIMIT = 60_000
 _NUMBERS_LIMIT = 2**20
@@ -29,28 +29,28 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _READ_AT_ONCE = 256 * 2**20
 
 Reader = Callable[[str], Mapping[str, Tensor]]
-"""All tensors of the file at a path, such as a host's own way of reading; they may lie in a memory map."""
+"""Reads all tensors of the file at a path, such as a host's own loader. The tensors may lie in a memory map."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as the header has it; `dtype` is safetensors' name, e.g. "F16"."""
+    """What the header says about a tensor. `dtype` is safetensors' name for it, e.g. "F16"."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header was found sound. With a `reader` the tensors are as that gives them.
+    """A safetensors file with a valid header. If there is a `reader`, it reads the tensors.
 
-    `stored` has the names in the file of tensors that go by another name here. A tensor may have another shape here
-    than in the file where they differ in ones at the end alone.
+    `stored` maps a name in `tensors` to the name in the file, where the two differ. The shape in `tensors` may differ
+    from the one in the file only by ones at the end.
     """
 
     path: Path
@@ -60,12 +60,12 @@ class TensorFile:
     stored: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Each key with its tensor, which lies in the file's memory map: copy what is to be kept, unless a `reader`
-        gave it.
+        """Yield each key with its tensor. Without a `reader`, the tensor lies in the file's memory map: copy it to keep
+        it.
 
-        The map is dropped now and then, since its pages would otherwise count as this process's memory until the end.
-        Raises ValueError, one line, on a type of numbers that torch lacks, and where a reader gives something else than
-        the header says.
+        The map is closed now and then, since its pages would otherwise count as memory of this process until the end.
+        Raises ValueError on a data type that torch does not have, and if the `reader` returns something other than the
+        header says.
         """
         if self.reader is not None:
             yield from self._read_with(self.reader, keys)
@@ -94,7 +94,7 @@ class TensorFile:
     def _tensor(self, file: Any, key: str) -> Tensor:
         try:
             return file.get_tensor(self.stored.get(key, key))
-        except (SafetensorError, AttributeError) as error:  # the latter where this torch has no such type
+        except (SafetensorError, AttributeError) as error:  # AttributeError: this torch lacks the data type
             raise ValueError(f"{self.path}: cannot read {one_line(key, 160)}: {one_line(str(error))}") from None
 
     def _batches(self, keys: Iterable[str]) -> Iterator[list[str]]:
@@ -117,33 +117,33 @@ def _without_last_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def open_tensor_file(path: str | Path, reader: Reader | None = None) -> TensorFile:
-    """Read the header of a safetensors file and no tensor. `reader` is what will read the tensors.
+    """Read the header of a safetensors file, but no tensor. `reader` will read the tensors later.
 
-    Raises ValueError, one line, for whatever is no such file. The length that the header claims, and how much there is
-    in it, are held against limits before anything is parsed, so that a hostile file costs neither memory nor time.
+    Raises ValueError if the file is not a valid safetensors file. The length and content of the header are checked
+    against limits before anything is parsed, so that a hostile file costs neither memory nor time.
     """
     path = Path(path)
     _check_node(path)
     _check_start(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping: it has no iterator)
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (it cannot be iterated)
             tensors = {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
             metadata = file.metadata() or {}
     except SafetensorError as error:
         if "not fully covered" in str(error):
-            raise ValueError(f"{path} is damaged: its length is not what its header says; copy it again") from None
+            raise ValueError(f"{path} is damaged: its length does not match its header; copy it again") from None
         raise ValueError(f"{path} is damaged: {one_line(str(error))}") from None
     except OSError as error:
         raise ValueError(f"cannot read {path}: {reason(error)}") from None
     for key, tensor in tensors.items():
         if len(tensor.shape) > _DIMENSIONS_LIMIT or max(tensor.shape, default=0) > _SIZE_LIMIT:
-            raise ValueError(f"{path} is damaged: no tensor has the shape that it says {one_line(key, 160)} has")
+            raise ValueError(f"{path} is damaged: its header gives an impossible shape for {one_line(key, 160)}")
     return TensorFile(path, metadata, tensors, reader)
 
 
 def broken_link(path: str | Path) -> str | None:
-    """A line on the link at `path`, or on the way to it, that points to what is not there; None where there is none."""
+    """A line about a broken link at `path` or above it, or None if there is none."""
     for place in (Path(path), *Path(path).parents):
         if os.path.islink(place) and not os.path.exists(place):
             return f"{place} is a broken link: it points to {os.path.realpath(place)}, and there is no such file"
@@ -187,7 +187,7 @@ def _check_start(path: Path) -> None:
 
 
 def _check_header(path: Path, header: bytes) -> None:
-    """Raises ValueError where there is more in it than in any model's, and parsing it could take gigabytes."""
+    """Raises ValueError if the header has more content than any model's: parsing it could take gigabytes."""
     # Every string begins with a quotation mark that no backslash precedes, so this counts at least half of them.
     names = (header.count(b'"') - header.count(b'\\"')) // 2
     if names > _NAMES_LIMIT:
@@ -226,8 +226,8 @@ def _foreign_kind(start: bytes) -> str | None:
 def write_tensor_file(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """What is at `path` stays until all of it is written. Raises ValueError, one line, where that cannot be (a full
-    disk, no such folder)."""
+    """Write a safetensors file. An existing file at `path` is replaced only when the new one is complete. Raises
+    ValueError if the file cannot be written (full disk, missing folder)."""
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:

@@ -1,30 +1,29 @@
-"""What is written to a terminal that cannot show it: names in other scripts, and names that are not even text."""
+"""Output to a terminal, also to one that cannot show every character."""
 
 import functools
 import sys
 from contextlib import suppress
 
 INTERRUPTED = 130
-"""Exit code of a run that was stopped by Ctrl-C; what it made is kept."""
+"""Exit code of a run that was stopped by Ctrl-C. Its finished frames are kept."""
 
 
 def escape_unprintable() -> None:
-    """Let standard output and error show what their encoding lacks by escapes (`\\u043f`), instead of raising
-    UnicodeEncodeError, which would end a command for the sake of a name. All that prints goes through them: lines,
-    paths, progress bars, warnings."""
+    """Make stdout and stderr show characters that their encoding lacks as escapes (`\\u043f`). Without this, a file
+    name could end a command with UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError, OSError):  # none at all, closed, or in the place of the usual one
+        with suppress(AttributeError, ValueError, OSError):  # missing, closed, or replaced by another object
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def say(message: str) -> None:
-    """One line for the user, on stderr."""
+    """Print one line for the user on stderr."""
     print("artv:", " ".join(message.split()), file=sys.stderr)
 
 
 @functools.cache
 def version() -> str:
-    """Of the installed package."""
+    """Version of the installed package."""
     from importlib import metadata
 
     try:

@@ -1,4 +1,4 @@
-"""Videos and pictures, read and written."""
+"""Reading and writing of videos and images."""
 
 from .images import read_image
 from .pixels import mask_frames

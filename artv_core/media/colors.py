@@ -1,23 +1,23 @@
-"""Colours of decoded video frames, the same whatever PyAV's version."""
+"""Colour conversion of decoded video frames, with the same result in all versions of PyAV."""
 
 from typing import Any
 
 _BT709, _BT601 = 1, 5  # swscale's numbers; FFmpeg's colour spaces have the same ones
-_SAME_AS_BT601 = (0, 2, 6)  # RGB (it has no matrix), not known (FFmpeg takes BT.601), and the American BT.601
+_SAME_AS_BT601 = (0, 2, 6)  # RGB (no matrix), unknown (FFmpeg assumes BT.601), and the American BT.601
 _KNOWN_BEFORE_14 = (1, 4, 5, 7)
 _FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
 
 
 def color_options(frame: Any) -> dict[str, int]:
-    """What turns a frame of PyAV into RGB, for its `reformat`: the colour space and range that the frame itself names.
+    """Options for the `reformat` of a PyAV frame, to convert it to RGB with the colour space and range that it names.
 
-    Left to itself, PyAV before 17 reads all frames as BT.601 of limited range. A file that names no space counts as
-    BT.601, as in FFmpeg.
+    Without these options, PyAV before 17 reads every frame as BT.601 with limited range. A frame that names no colour
+    space counts as BT.601, as in FFmpeg.
     """
     space = _source_space(int(frame.colorspace))
     return {
         "src_colorspace": space,
-        # RGB has no such space. Before PyAV 17 the other options count only where this one differs from the frame's.
+        # RGB has no colour space. But PyAV before 17 ignores the other options unless this one differs from the source.
         "dst_colorspace": _BT601 if space == _BT709 else _BT709,
         "src_color_range": int(frame.color_range),
         "dst_color_range": _FULL_RANGE,
@@ -25,7 +25,8 @@ def color_options(frame: Any) -> dict[str, int]:
 
 
 def _source_space(named: int) -> int:
-    """Before PyAV 14, a space that PyAV has no name for (BT.2020) ends in a KeyError; BT.709 is closest to it."""
+    """swscale's number for a colour space. PyAV before 14 raises KeyError on a space that it has no name for (BT.2020):
+    there BT.709 is used, which is closest to it."""
     import av
 
     if named in _SAME_AS_BT601:

@@ -1,7 +1,7 @@
-"""MP4 and MOV files with their index in front, so that a player on the web starts before it has the whole file.
+"""Moving the index of MP4 and MOV files to the front, so that a web player can start before it has the whole file.
 
-FFmpeg writes the index (`moov`) last. Here it is moved within the file: that needs no more room on the disk, and memory
-for the index alone. Not in the paper.
+FFmpeg writes the index (`moov`) last. Here it is moved within the file. That needs no extra disk space, and memory only
+for the index. Not in the paper.
 """
 
 import struct
@@ -14,9 +14,9 @@ _OUTER = (b"trak", b"mdia", b"minf", b"stbl")
 
 
 def move_index_to_front(path: Path) -> bool:
-    """Move the index of a finished file before its pictures; whether that was done. A file that is laid out in another
-    way, too large for the numbers in its index, or not to be changed now (another program may hold it) stays as it is.
-    Raises OSError where the drive fails meanwhile."""
+    """Move the index of a finished file in front of its frames. Returns whether that was done. The file stays unchanged
+    if its layout is different, if the new offsets do not fit into its index, or if it cannot be opened for writing
+    (another program may use it). Raises OSError if the drive fails meanwhile."""
     try:
         opened = path.open("r+b")
     except OSError:
@@ -41,7 +41,7 @@ def move_index_to_front(path: Path) -> bool:
 
 
 def _top_atoms(file: BinaryIO) -> list[tuple[bytes, int, int]]:
-    """(name, where it begins, its size) of each; nothing where they do not fill the file."""
+    """(name, start, size) of each top-level atom. A single atom without a name if the atoms do not fill the file."""
     end, at, atoms = file.seek(0, 2), 0, []
     while at < end:
         file.seek(at)
@@ -59,7 +59,7 @@ def _top_atoms(file: BinaryIO) -> list[tuple[bytes, int, int]]:
 
 
 def _move_offsets(index: bytearray, start: int, end: int, by: int) -> bool:
-    """Add to all places of pictures in the index's bytes; False where one does not fit."""
+    """Add `by` to all frame offsets in the bytes `start` to `end` of the index. False if they cannot be changed."""
     at = start
     while at + 8 <= end:
         size, name = struct.unpack_from(">I4s", index, at)
@@ -82,7 +82,7 @@ def _move_offsets(index: bytearray, start: int, end: int, by: int) -> bool:
 
 
 def _shift(file: BinaryIO, start: int, end: int, by: int) -> None:
-    """Move the bytes from `start` to `end` later in the file, the last ones first."""
+    """Move the bytes from `start` to `end` towards the end of the file by `by` bytes. Copies the last ones first."""
     while end > start:
         size = min(_BLOCK, end - start)
         file.seek(end - size)

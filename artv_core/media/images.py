@@ -1,4 +1,4 @@
-"""Image files read as pictures of a wanted size."""
+"""Reading image files at a given size."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from ..files.partial_file import reason
 def read_image(path: str | Path, height: int, width: int) -> Tensor:
     """An image file as [1, 3, height, width] float32 in [0, 1].
 
-    It is turned as its EXIF orientation says, transparency lies on white, grey becomes RGB, and 16 bits count in full.
-    Then it is scaled until it just covers `width` x `height` pixels, and what stands out is cut off evenly on both
-    sides (centre crop). Raises ValueError, one line, for whatever cannot be read.
+    The image is rotated by its EXIF orientation and transparent areas become white. Grey images become RGB, and 16-bit
+    images keep their precision. Then the image is scaled to just cover `width` x `height` pixels, and centre-cropped.
+    Raises ValueError if it cannot be read.
     """
     try:
         with Image.open(path) as file:
@@ -27,7 +27,7 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
 
 
 def _to_rgb(image: Image.Image) -> Tensor:
-    """Any mode to [1, 3, H, W] float32 in [0, 1]."""
+    """An image in any Pillow mode as [1, 3, H, W] float32 in [0, 1]."""
     if image.mode.startswith(("I", "F")):
         grey = torch.from_numpy(np.asarray(image).astype(np.float32))
         return (grey / _white_level(image))[None, None].expand(1, 3, -1, -1)
@@ -38,7 +38,7 @@ def _to_rgb(image: Image.Image) -> Tensor:
 
 
 def _white_level(image: Image.Image) -> float:
-    # Pillow reads 16-bit grey as "I;16" or, in older releases, "I"; float images (TIFF) count 1 as white.
+    # Pillow reads 16-bit grey as "I;16" or, in older releases, "I". In float images (TIFF), 1 is white.
     return 1.0 if image.mode == "F" else 65535.0
 
 

@@ -1,4 +1,4 @@
-"""Frames as pixels of 8 bits, and masks as grey images."""
+"""Frames as 8-bit pixels, and masks as grey images."""
 
 import numpy as np
 import torch
@@ -8,7 +8,10 @@ from ..files.finite import NotFiniteError, is_finite
 
 
 def to_bytes(frame: Tensor, index: int) -> np.ndarray:
-    """[3, H, W], floats in [0, 1] or uint8, to [H, W, 3] uint8 with even sides (an odd one repeats its last pixels)."""
+    """Convert a frame [3, H, W], floats in [0, 1] or uint8, to [H, W, 3] uint8. `index` is its index, for errors.
+
+    Raises NotFiniteError on values that are infinite or not a number, and ValueError on another shape.
+    """
     if frame.ndim != 3 or frame.shape[0] != 3:
         raise ValueError(f"a frame is {list(frame.shape)}, expected [3, height, width]")
     if frame.dtype != torch.uint8:
@@ -19,6 +22,7 @@ def to_bytes(frame: Tensor, index: int) -> np.ndarray:
 
 
 def mask_frames(mask: Tensor, height: int, width: int) -> Tensor:
-    """Masks [T, 1, h, w] in [0, 1] to grey images [T, 3, height, width], 1 (copied) = white; cells stay square."""
+    """Convert masks [T, 1, h, w] in [0, 1] to grey images [T, 3, height, width]. 1 (copied) is white. Cells are
+    enlarged without blur."""
     enlarged = torch.nn.functional.interpolate(mask.float(), size=(height, width), mode="nearest-exact")
     return enlarged.clamp(0, 1).expand(-1, 3, -1, -1)

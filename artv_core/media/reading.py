@@ -1,4 +1,4 @@
-"""Video files read as frames."""
+"""Reading video files."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from .colors import color_options
 
 
 def read_video(path: str | Path) -> Tensor:
-    """All frames of a video file, [T, 3, H, W] uint8. Raises ValueError, one line, for what cannot be read."""
+    """All frames of a video file, [T, 3, H, W] uint8. Raises ValueError if it cannot be read."""
     import av
 
     try:
@@ -20,7 +20,7 @@ def read_video(path: str | Path) -> Tensor:
     except (OSError, av.FFmpegError, IndexError) as error:
         raise ValueError(f"cannot read video {path}: {reason(error)}") from None
     if not frames:
-        raise ValueError(f"cannot read video {path}: it holds no frames")
+        raise ValueError(f"cannot read video {path}: it contains no frames")
     return torch.stack(frames)
 
 

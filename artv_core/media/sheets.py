@@ -1,4 +1,4 @@
-"""Contact sheets: rows of frames under their labels."""
+"""Contact sheets: labelled rows of frames."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ _SHEET_TILE = 128
 
 
 def contact_sheet(rows: Sequence[tuple[str, Tensor | Sequence[Tensor]]], columns: int = 8) -> Image.Image:
-    """One row of frames for each (label, frames): `columns` frames chosen evenly, first and last among them, under the
-    label. Frames are [T, 3, H, W] or T times [3, H, W], floats in [0, 1] or uint8; small ones are enlarged without
-    blur. Raises ValueError without rows, frames or columns."""
+    """An image with one row for each (label, frames). A row has its label, and below it at most `columns` evenly spaced
+    frames, including the first and last. Frames are [T, 3, H, W] or T times [3, H, W], floats in [0, 1] or uint8. Small
+    frames are enlarged without blur. Raises ValueError if there are no rows, frames or columns."""
     if not rows or columns < 1 or any(len(frames) == 0 for _, frames in rows):
         raise ValueError("a contact sheet needs at least one row, one column, and one frame in each row")
     strips = [_strip(label, frames, columns) for label, frames in rows]
@@ -58,7 +58,7 @@ def _tile(frame: Tensor, index: int) -> Image.Image:
 
 
 def wrapped(text: str, font: Any, width: int) -> list[str]:
-    """Lines of whole words that are at most `width` pixels long in that font, if no word is longer."""
+    """Wrap text into lines of at most `width` pixels in the given font. A word that is longer gets its own line."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -70,7 +70,7 @@ def wrapped(text: str, font: Any, width: int) -> list[str]:
 
 
 def evenly_spaced(count: int, columns: int) -> list[int]:
-    """At most `columns` indices out of `count`, evenly spaced, first and last among them."""
+    """At most `columns` evenly spaced indices below `count`, including the first and last."""
     if count <= columns:
         return list(range(count))
     return [round(column * (count - 1) / max(1, columns - 1)) for column in range(columns)]

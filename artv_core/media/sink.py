@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 class Sink:
-    """The file FFmpeg writes to. FFmpeg's own writes go to memory, and `flush` takes them to the file: neither a full
-    disk nor Ctrl-C may strike in FFmpeg's hands, which would lose the reason and leave the file open. The first error
-    is kept for `check` to raise, and what comes after it is dropped."""
+    """The file that FFmpeg writes to. FFmpeg writes to memory, and `flush` writes that to the file. So a full disk or
+    Ctrl-C cannot raise inside FFmpeg, which would lose the error and leave the file open. `check` raises the first
+    error; data after it is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -18,16 +18,16 @@ class Sink:
         self._error: OSError | None = None
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """The new position."""
+        """Flush, then move to a position. Returns the new position."""
         self.flush()
         return self._attempt(lambda: self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        """The position."""
+        """The position, including data that is still in memory."""
         return self._attempt(self._file.tell) + sum(map(len, self._pending))
 
     def flush(self) -> None:
-        """Hand what is still in memory to the operating system."""
+        """Write the data in memory to the file."""
         if self._error is None:
             self._attempt(self._write_out)
         if self._error is not None:
@@ -39,12 +39,12 @@ class Sink:
         self._attempt(self._file.close)
 
     def check(self) -> None:
-        """Raises OSError, the first one met."""
+        """Raises the first OSError that occurred, if any."""
         if self._error is not None:
             raise self._error
 
     def _write_out(self) -> None:
-        """All or nothing, and in one go: no player opens an MP4 that ends inside a fragment's header."""
+        """Write all data or none: no player opens an MP4 that ends inside a fragment's header."""
         data = b"".join(self._pending)
         if not data:
             return

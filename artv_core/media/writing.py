@@ -1,4 +1,4 @@
-"""Video files written frame by frame, beside their target, and renamed once they are whole."""
+"""Writing video files frame by frame. A temporary file beside the target is renamed when it is complete."""
 
 import math
 import os
@@ -19,35 +19,35 @@ from .pixels import to_bytes
 from .sink import Sink
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-"""File name endings a video may have, and FFmpeg's names for them."""
+"""File name endings that a video may have, with FFmpeg's container names."""
 
 ENCODERS = {
     "libx264": {"crf": "14", "preset": "medium"},
     "libopenh264": {"b": "8M"},
     "mpeg4": {"qmin": "2", "qmax": "2"},
 }
-"""Video encoders in order of preference, with options for a picture without visible losses."""
+"""Video encoders in order of preference, with options for visually lossless quality."""
 
-_WITHOUT_DELAY = {"libx264": {"tune": "zerolatency"}}  # the other encoders never hold a frame back
-_KEYFRAME_SECONDS = 2  # how far apart the frames are that a player can jump to, in a growing file
+_WITHOUT_DELAY = {"libx264": {"tune": "zerolatency"}}  # the other encoders do not delay frames
+_KEYFRAME_SECONDS = 2  # distance between the frames that a player can jump to, in a growing file
 _FRAGMENT_EACH_FRAME = ["empty_moov", "default_base_moof", "frag_every_frame", "skip_trailer"]
 
 _BT709, _LIMITED_RANGE = 1, 1  # FFmpeg's AVCOL_SPC_BT709 and AVCOL_RANGE_MPEG
 
 
 class VideoWriter:
-    """Context manager that encodes frames one by one: H.264 (yuv420p), or MPEG-4 where FFmpeg lacks an H.264 encoder.
+    """Context manager that encodes frames one by one: H.264 (yuv420p), or MPEG-4 if FFmpeg has no H.264 encoder.
 
-    The file gets its name when the context is left, and only if at least one frame was appended and nothing was raised;
-    otherwise nothing is left behind. Every failure to write is a ValueError, one line; a path that cannot be written
-    is found on entering.
+    The file gets its final name when the context ends. If no frame was appended or an error was raised, the file is
+    removed. Raises ValueError if writing fails, and on entering if the path cannot be written.
 
-    A finished MP4 or MOV has its index in front, so that a page can play it before it has all of it.
+    A finished MP4 or MOV has its index in front, so that a web page can play it before the download is complete.
 
-    A `growing` file can be watched while it is made. From the first frame on it lies at `growing_path`, in place of an
-    older one there; whenever it is read, even after the process was killed, it holds every frame appended except the
-    last. It gets its name in the end, like any other. An error leaves it where it is, closed and with all its frames.
-    Such a file is larger, for the encoder cannot look ahead, and takes no more memory however many frames there are.
+    A `growing` file can be watched while it is written. From the first frame on it is at `growing_path`, where it
+    replaces an older file. At any time, even after the process was killed, it contains every appended frame except the
+    last. At the end it gets its final name, like any other file. After an error it stays where it is, closed and with
+    all its frames. A growing file is larger, since the encoder cannot look ahead. The memory for writing it does not
+    depend on the number of frames.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class VideoWriter:
         metadata: Mapping[str, str] | None = None,
         growing: bool = False,
     ) -> None:
-        """`fps` frames per second; each pixel becomes `upscale` x `upscale`; `comment` is stored in the file, and so is
-        `metadata`, under names of the caller's own; `growing` makes a file that can be watched before it is whole.
+        """`fps` is in frames per second. Each pixel becomes `upscale` x `upscale` pixels. The file's metadata gets
+        `comment`, and `metadata` under the caller's own names. `growing` makes a file that can be watched while it is
+        written.
 
-        Raises ValueError on a file name ending, frame rate or factor that there is not.
+        Raises ValueError if the file name ending, frame rate or factor is not supported.
         """
         self.path = Path(path)
         if self.path.suffix.lower() not in CONTAINERS:
@@ -83,7 +84,7 @@ class VideoWriter:
 
     @property
     def growing_path(self) -> Path:
-        """Where a growing file lies until it is whole: `out.part.mp4` beside `out.mp4`."""
+        """Path of a growing file until it is complete: `out.part.mp4` beside `out.mp4`."""
         return part_beside(Path(os.path.realpath(self.path)))
 
     def __enter__(self) -> "VideoWriter":
@@ -94,8 +95,8 @@ class VideoWriter:
         return self
 
     def append(self, frame: Tensor | np.ndarray) -> None:
-        """Encode one frame [3, H, W]: floats in [0, 1] or uint8. All frames have one size. Raises ValueError; among
-        others where a value is infinite or not a number, which would be black."""
+        """Encode one frame [3, H, W]: floats in [0, 1] or uint8. All frames must have the same size. Raises ValueError
+        if the size differs, if writing fails, or if a value is infinite or not a number (it would be black)."""
         pixels = _enlarged(to_bytes(torch.as_tensor(frame), self.count), self.upscale)
         with self._failures_named():
             if self._stream is None:
@@ -139,8 +140,8 @@ class VideoWriter:
         if container == "matroska":
             if self.growing:
                 options["cluster_size_limit"] = "0"  # one frame in each cluster
-            return options | {"fflags": "bitexact"}  # no random number, so that equal frames make equal files
-        # Without this flag MP4 drops every tag that it has no field for.
+            return options | {"fflags": "bitexact"}  # no random ID, so that equal frames make equal files
+        # Without this flag, MP4 drops every tag that it has no field for.
         flags = ["use_metadata_tags"] if len(self.metadata) > 1 else []
         flags += _FRAGMENT_EACH_FRAME if self.growing else []
         return options | ({"movflags": "+".join(flags)} if flags else {})
@@ -201,8 +202,8 @@ def _is_encoder(name: str) -> bool:
 
 
 def _steady_options(name: str) -> dict[str, str]:
-    # What x264 looks ahead for lets, in AVX-512 code, memory that nobody wrote to decide (seen in the x264 of PyAV 18,
-    # widths that 128 does not divide): equal frames made unequal files. The older code is as good and as fast.
+    # The AVX-512 code of x264's lookahead reads uninitialised memory, so equal frames made different files (seen in the
+    # x264 of PyAV 18, at widths that are not multiples of 128). The AVX2 code is as good and as fast.
     if name == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
         return {"x264-params": "asm=AVX2"}
     return {}
@@ -215,5 +216,5 @@ def _enlarged(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def part_beside(target: Path) -> Path:
-    """Where a growing video lies until it is whole: `out.part.mp4` for `out.mp4`."""
+    """Path of a growing video until it is complete: `out.part.mp4` for `out.mp4`."""
     return target.with_name(f"{target.stem}.part{target.suffix}")

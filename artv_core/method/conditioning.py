@@ -1,6 +1,6 @@
-"""What one frame is conditioned on, made ready for the denoiser: text, noised references, noised anchor.
+"""Prepares the conditions of one frame for the denoiser: text, noised references, noised anchor.
 
-Everything here happens once per frame; the denoising steps only read it.
+This is done once per frame. The denoising steps only read the result.
 """
 
 import math
@@ -45,7 +45,8 @@ class NoisedLatents:
 def noised(
     schedule: NoiseSchedule, latents: Tensor, level: int, seeds: Sequence[int], *key: int | str
 ) -> NoisedLatents:
-    """Corrupt latents [B, ...] to `level` with noise from each video's own stream (seed, *key)."""
+    """Add noise to latents [B, ...] up to the time step `level`. Video b's noise comes from a generator with the key
+    (seeds[b], *key)."""
     noise = torch.stack([normal(tuple(latents.shape[1:]), seeded_generator(seed, *key)) for seed in seeds])
     noise = to_device(noise, latents.device, latents.dtype)
     return NoisedLatents(schedule.augment(latents, noise, level), level)
@@ -53,9 +54,10 @@ def noised(
 
 @dataclass(frozen=True)
 class FrameInputs:
-    """All a frame is conditioned on. `context` [L, D] or [B, L, D] and `null_context` [L, D] may be on any device;
-    `references` [B, R*C, h, w] and `anchor` [B, C, h, w] are noised, or blank where absent; `reference_latent` is the
-    clean frame to copy from. What holds for several frames is best given as the same tensor: see `Conditioner`."""
+    """The conditions of one frame. `context` [L, D] or [B, L, D] and `null_context` [L, D] may be on any device.
+    `references` [B, R*C, h, w] and `anchor` [B, C, h, w] are noised, or blank if absent. `reference_latent` is the
+    clean frame to copy from. If a text is the same for several frames, pass the same tensor object for speed: see
+    `Conditioner`."""
 
     context: Tensor
     null_context: Tensor
@@ -66,10 +68,10 @@ class FrameInputs:
 
 
 class Conditioner:
-    """Makes a network's conditions, frame after frame; what frames and branches have in common is made only once. Ours.
+    """Computes a network's conditions for each frame, and shares work between frames and branches. Not in the paper.
 
-    Kept from one frame to the next are blank references, the blank anchor, and the keys and values of a text for as
-    long as `FrameInputs` hold the very same tensor. The network's weights must stay what they are.
+    It keeps the results for blank references and for the blank anchor, and the keys and values of a text while
+    `FrameInputs` has the same tensor object for it. The network's weights must not change meanwhile.
     """
 
     def __init__(self, network: FrameNetwork) -> None:
@@ -78,7 +80,7 @@ class Conditioner:
         self._texts, self._text_of_branches = _Recent[list[KeysValues]](4), _Recent[list[KeysValues]](2)
 
     def conditions(self, inputs: FrameInputs, branches: Sequence[Branch]) -> FrameConditions:
-        """Those of `branches` as one batch for the latents of B videos."""
+        """The conditions of K `branches` as one batch [K * B], for the latents of B videos."""
         pairs = [
             (inputs.references.level * branch.references, inputs.anchor.level * branch.anchor) for branch in branches
         ]
@@ -140,19 +142,19 @@ class Conditioner:
 
 
 class Conditioners(NamedTuple):
-    """One for each network of a model; no `mask` where nothing is to be copied."""
+    """One conditioner for each network of a model. `mask` is None if nothing is to be copied."""
 
     noise: Conditioner
     mask: Conditioner | None
 
     @classmethod
     def of(cls, model: ARTV, use_mask: bool = True) -> "Conditioners":
-        """Of a model's networks, with nothing made yet."""
+        """New conditioners for a model's networks."""
         return cls(Conditioner(model.noise), Conditioner(model.mask) if use_mask and model.mask is not None else None)
 
 
 class _Recent(Generic[Made]):
-    """The last few things made, found again by what they were made of: the very same tensors, equal numbers."""
+    """A small cache of recent results. A key matches if its tensors are the same objects and its numbers are equal."""
 
     def __init__(self, size: int) -> None:
         self._items: deque[tuple[tuple[Tensor | int, ...], Made]] = deque(maxlen=size)
@@ -172,7 +174,8 @@ def _same(first: Sequence[Tensor | int], second: Sequence[Tensor | int]) -> bool
 
 
 def _one_batch(branches: Sequence[list[KeysValues]], videos: int, tokens: int | None = None) -> list[KeysValues]:
-    """Keys and values of K branches, each [1 or B, heads, tokens, d], as [K * B, ...]; repeated up to `tokens`."""
+    """Join keys and values of K branches, each [1 or B, heads, n, d], to [K * B, heads, n, d]. With `tokens`, repeat
+    the n tokens of each branch up to this number."""
     return [
         (
             _concatenated([_lengthened(keys, tokens) for keys, _ in attention], videos),
@@ -187,7 +190,7 @@ def _lengthened(projected: Tensor, tokens: int | None) -> Tensor:
 
 
 def _concatenated(parts: Sequence[Tensor], videos: int) -> Tensor:
-    """[1 or B, ...] of K branches to [K * B, ...]."""
+    """Join K tensors [1 or B, ...] to one [K * B, ...]."""
     whole = [part.expand(videos, *part.shape[1:]) for part in parts]
     return whole[0] if len(whole) == 1 else torch.cat(whole)
 
@@ -202,7 +205,8 @@ def frame_denoiser(
     run_networks: RunNetworks = run_networks,
     levels: Levels | None = None,
 ) -> MaskedDenoiser:
-    """One frame's denoiser: guidance branches as one batch, mask network where there is a frame to copy."""
+    """The denoiser of one frame. It runs the guidance branches as one batch, and the mask network if there is a frame
+    to copy from."""
     noise, mask = conditioners
     branches = guidance_branches(scales, inputs.reference_latent is not None, inputs.has_anchor, True)
     if inputs.reference_latent is None:

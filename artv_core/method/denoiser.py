@@ -1,6 +1,6 @@
-"""From networks to one denoised frame: three-scale guidance (Eq. 8), then the static/dynamic mix (Eq. 5-7).
+"""Runs the networks to denoise one frame: three-scale guidance (Eq. 8), then the static/dynamic mix (Eq. 5-7).
 
-A denoiser answers `denoised = D(x, sigma)` for `x = x_0 + sigma eps` and knows nothing of frames, steps or samplers.
+A denoiser computes `denoised = D(x, sigma)` for `x = x_0 + sigma eps`. It does not depend on frames, steps or samplers.
 """
 
 import math
@@ -20,31 +20,32 @@ MIX_MODES = ("after_guidance", "every_branch")
 
 Network = Callable[..., Any]
 """network(x_t [B, C, h, w], timesteps [B] float32, conditions) -> prediction [K * B, C, h, w] or logits
-[K * B, 1, h, w], branch-major, for as many branches as the conditions are of. With a `Reuse` as fourth argument:
-(prediction or logits, features)."""
+[K * B, 1, h, w], branch-major, where K is the number of branches in the conditions. With a `Reuse` as fourth argument,
+it returns (prediction or logits, features)."""
 
 
 def mix(mask: Tensor, reference: Tensor, denoised_dynamic: Tensor) -> Tensor:
     """Eq. 7 in x_0 space, where static noise is the reference: `mask * reference + (1 - mask) * denoised_dynamic`.
 
-    mask [B, 1, h, w] in [0, 1], 1 = copied; latents [B, C, h, w]. At least float32. Mask 1 gives the reference's bits
-    and mask 0 the dynamic latent's.
+    mask [B, 1, h, w] in [0, 1], 1 = copied; latents [B, C, h, w]. Computed in at least float32. Mask 1 gives the
+    reference bit for bit, mask 0 the dynamic latent.
     """
     dtype = torch.promote_types(denoised_dynamic.dtype, torch.float32)
     mask, reference, dynamic = mask.to(dtype), reference.to(dtype), denoised_dynamic.to(dtype)
     difference = reference - dynamic
-    # Reckoned from the nearer end, both ends are exact. torch.lerp does so too, but promises it for no device.
+    # Interpolate from the nearer end, so that mask 0 and 1 are exact. torch.lerp does so too, but does not promise it.
     return torch.where(mask < 0.5, dynamic + mask * difference, reference - (1 - mask) * difference)
 
 
 def mix_eps(mask: Tensor, static_noise: Tensor, dynamic_noise: Tensor) -> Tensor:
-    """Eq. 7 as printed: `eps_hat = mask * static_noise + (1 - mask) * dynamic_noise`. The proof of `mix`."""
+    """Eq. 7 as printed: `eps_hat = mask * static_noise + (1 - mask) * dynamic_noise`. Tests compare `mix` with it."""
     return mask * static_noise + (1 - mask) * dynamic_noise
 
 
 @dataclass(frozen=True)
 class GuidanceScales:
-    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = ignored. Raises ValueError."""
+    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = ignored. Raises ValueError if a
+    scale is not finite."""
 
     references: float = 1.0
     anchor: float = 1.0
@@ -58,7 +59,7 @@ class GuidanceScales:
 
 @dataclass(frozen=True)
 class Branch:
-    """Which conditions one evaluation of the noise network is given; the others are blank."""
+    """Which conditions one evaluation of the noise network gets. The other conditions are blank."""
 
     references: bool
     anchor: bool
@@ -68,12 +69,13 @@ class Branch:
 def guidance_branches(
     scales: GuidanceScales, has_references: bool, has_anchor: bool, has_text: bool
 ) -> list[tuple[Branch, float]]:
-    """The evaluations that Eq. 8 needs, each with its coefficient; coefficients sum to 1. Nesting is ours.
+    """The evaluations that Eq. 8 needs, each with its coefficient. The coefficients sum to 1.
 
-    Conditions are added one by one in the order references, anchor, text, and each step along this chain is scaled. So
-    a branch's coefficient is the scale of the condition it added (1 for the blank branch) minus that of the next one.
-    A condition that is absent adds no branch, and a branch with coefficient 0 is dropped, be it the fully conditioned
-    one: the mask network has conditions of its own (see `MaskedDenoiser`). All scales 1 leave only the full branch.
+    Conditions are added one by one in the order references, anchor, text, and each step of this chain has its scale
+    (the nesting is not in the paper). So a branch's coefficient is the scale of the condition that it adds (1 for the
+    blank branch) minus the scale of the next condition (0 after the last). A condition that is absent adds no branch. A
+    branch with coefficient 0 is dropped, even the fully conditioned one: the mask network has its own conditions (see
+    `MaskedDenoiser`). If all scales are 1, only the fully conditioned branch remains.
     """
     scale_of = {"references": scales.references, "anchor": scales.anchor, "text": scales.text}
     has = {"references": has_references, "anchor": has_anchor, "text": has_text}
@@ -90,11 +92,12 @@ def guidance_branches(
 
 @dataclass(frozen=True, eq=False)
 class FrameTask:
-    """One frame's networks and conditions, for some guidance branches. Two tasks are equal only if they are the same
-    object, so that a faster `run_networks` can tell when conditions change.
+    """One frame's networks and conditions, for some guidance branches. Tasks are compared by identity, so that a faster
+    `run_networks` can tell when the conditions change.
 
-    `coefficients` [K] of the branches, in the order of `conditions`. `mixed` are the branches that are mixed with a
-    mask each, before they are guided; None: one mask, after that. Without `mask_network` nothing is mixed.
+    `coefficients` [K] are those of the branches, in the order of `conditions`. `mixed` lists the branches that are each
+    mixed with their own mask before guidance. None means one mask, after guidance. Without `mask_network` nothing is
+    mixed.
     """
 
     prediction: str
@@ -109,7 +112,8 @@ class FrameTask:
 
 
 class NetworkResult(NamedTuple):
-    """Denoised latents [B, C, h, w], the mask [B, 1, h, w] that they were mixed with last, and features to reuse."""
+    """Denoised latents [B, C, h, w], the mask [B, 1, h, w] of the last mix, and features to reuse (noise, mask
+    network)."""
 
     denoised: Tensor
     mask: Tensor | None
@@ -119,7 +123,8 @@ class NetworkResult(NamedTuple):
 def predict(
     network: Network, x_t: Tensor, timesteps: Tensor, conditions: Any, dtype: torch.dtype, reuse: Reuse | None
 ) -> tuple[Tensor, Any]:
-    """What a network makes of x_t, computed in `dtype` and returned in x_t's, and its deep features with `reuse`."""
+    """A network's output for x_t, computed in `dtype` and returned in the dtype of x_t. With `reuse`, also its deep
+    features, else None."""
     if reuse is None:
         return network(x_t.to(dtype), timesteps, conditions).to(x_t.dtype), None
     output, features = network(x_t.to(dtype), timesteps, conditions, reuse)
@@ -127,14 +132,14 @@ def predict(
 
 
 Predict = Callable[..., tuple[Tensor, Any]]
-"""`predict`, or something faster that does the same."""
+"""`predict`, or a faster function with the same results."""
 
 Beside = Callable[[Callable[[], Any]], Callable[[], Any]]
-"""beside(work) begins `work()` and returns a function that gives its result: work that may go on beside other work."""
+"""beside(work) starts `work()`, perhaps in parallel to other work, and returns a function that returns its result."""
 
 
 def at_once(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The plain `Beside`: the work is done before anything else is begun."""
+    """The simplest `Beside`: does the work at once, not in parallel."""
     result = work()
     return lambda: result
 
@@ -147,10 +152,11 @@ def run_networks(
     predict: Predict = predict,
     beside: Beside = at_once,
 ) -> NetworkResult:
-    """One evaluation: x [B, C, h, w] = x_0 + sigma eps, `level` [3] the numbers a, s and time step of that sigma.
+    """One evaluation of both networks. x [B, C, h, w] is x_0 + sigma eps; `level` [3] has a, s (Eq. 3) and the time
+    step of this sigma.
 
     Pure function: every tensor is an argument and no state is kept, so that it can be compiled or captured whole.
-    `reuse` is for the noise and for the mask network. The mask network's work is handed to `beside`.
+    `reuse` has one entry for the noise network and one for the mask network. `beside` runs the mask network.
     """
     a, s, timestep = level.unbind()
     x_t = x.to(level.dtype) * a
@@ -189,17 +195,17 @@ def _guide(coefficients: Tensor, denoised_of_branches: Tensor) -> Tensor:
 
 
 RunNetworks = Callable[[FrameTask, Tensor, Tensor, tuple[Reuse, Reuse] | None], NetworkResult]
-"""`run_networks`, or something faster that does the same."""
+"""`run_networks`, or a faster function with the same results."""
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What is left out for speed, at some cost in quality; nothing by default. Ours, after the papers named.
+    """Ways to skip work, at some cost in quality. Nothing is skipped by default. Not in the ART-V paper.
 
-    `reuse_every`: of so many successive evaluations only the first runs whole networks, the others the outermost
-    `reuse_blocks` blocks (see `Reuse`). `guidance_interval`: shares of the time steps, 0 clean to 1 noise, between
-    which there is guidance; elsewhere the fully conditioned branch is all there is (Kynkäänniemi et al. 2024, arXiv
-    2404.07724). Raises ValueError, one line.
+    `reuse_every`: run the full networks only in every N-th evaluation; in between, run only the outermost
+    `reuse_blocks` blocks and reuse the deep features (DeepCache, see `Reuse`). `guidance_interval`: use guidance only
+    between these two shares of the time steps (0 clean, 1 noise), and elsewhere only the fully conditioned branch
+    (Kynkäänniemi et al. 2024, arXiv 2404.07724). Raises ValueError if a value is out of range.
     """
 
     reuse_every: int = 1
@@ -216,12 +222,12 @@ class Shortcuts:
 
     @property
     def limits_guidance(self) -> bool:
-        """Whether there are time steps without guidance."""
+        """Whether some time steps run without guidance."""
         return self.guidance_interval != (0.0, 1.0)
 
 
 class Levels:
-    """The numbers that an evaluation needs of its noise level, on a device: those of a whole run in one copy."""
+    """The numbers that an evaluation needs about its noise level, on a device. One copy brings those of a whole run."""
 
     def __init__(
         self, schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device, sigmas: Sequence[float] = ()
@@ -231,7 +237,7 @@ class Levels:
         self._add(list(dict.fromkeys(sigmas)))
 
     def at(self, sigma: float) -> Tensor:
-        """[3]: a and s of Eq. 3 and the time step. A level that was not named before is copied by itself."""
+        """[3]: a and s of Eq. 3, and the time step. A level that is not in the table yet takes a copy of its own."""
         if sigma not in self._rows:
             self._add([sigma])
         return self._rows[sigma]
@@ -247,21 +253,21 @@ class Levels:
 
 
 class MaskedDenoiser:
-    """`denoiser(x, sigma) -> denoised`: guide the noise network's x_0, then mix in what did not move.
+    """`denoiser(x, sigma) -> denoised`: apply guidance to the noise network's x_0, then mix in the static parts.
 
-    `branches` comes from `guidance_branches`; `conditions` serve all of them in that order as one batch, branch-major
-    ([branches * B]). `reference_latent` [B, C, h, w] is the clean frame to copy from. `mask_network` is optional (first
-    frame, or a checkpoint without one): then nothing is copied.
+    `branches` comes from `guidance_branches`. `conditions` are those of all branches, in the same order, as one batch
+    [branches * B], branch-major. `reference_latent` [B, C, h, w] is the clean frame to copy from. Without a
+    `mask_network` (first frame, or a checkpoint without one) nothing is copied.
 
-    mix_mode "after_guidance" (ours): one mask, of the fully conditioned branch; `mask_conditions` have batch B.
-    mix_mode "every_branch" (Eq. 7, then Eq. 8, literally): every branch that has references is mixed with its own mask;
+    mix_mode "after_guidance" (not in the paper): one mask, from the fully conditioned branch. `mask_conditions` have
+    batch B.
+    mix_mode "every_branch" (Eq. 7, then Eq. 8, literally): every branch that has references is mixed with its own mask.
     `mask_conditions` have batch [such branches * B], branch-major.
 
-    `unguided` are the conditions of both networks for the fully conditioned branch alone; `shortcuts` that limit
-    guidance need them. Networks get `network_dtype`; everything else is float32, or float64 if that is. `levels` may be
-    shared by the frames of a run. `mask` is the
-    last evaluation's [B, 1, h, w] (with "every_branch", that of the last branch mixed), or None where nothing was
-    mixed. Raises ValueError on arguments that do not fit together.
+    `unguided` are both networks' conditions for the fully conditioned branch alone. They are needed if `shortcuts`
+    limit guidance. The networks compute in `network_dtype`; everything else is float32, or float64 if that is. The
+    frames of a run may share `levels`. `mask` is the mask [B, 1, h, w] of the last evaluation (with "every_branch", of
+    its last mixed branch), or None if nothing was mixed. Raises ValueError on arguments that do not fit together.
     """
 
     def __init__(
@@ -342,18 +348,18 @@ class MaskedDenoiser:
 
 
 class _Reused:
-    """Deep features on their way from one evaluation to the next."""
+    """Keeps deep features from one evaluation for the next."""
 
     def __init__(self, shortcuts: Shortcuts) -> None:
         self._shortcuts, self._since, self._guided = shortcuts, 0, False
         self._features: tuple[Any, Any] | None = None
 
     def now(self, guided: bool) -> tuple[Reuse, Reuse] | None:
-        """What the next evaluation is to reuse; None where nothing ever is."""
+        """What the next evaluation of the two networks reuses. None if features are never reused."""
         every, blocks = self._shortcuts.reuse_every, self._shortcuts.reuse_blocks
         if every == 1:
             return None
-        # Features of other branches would have another batch.
+        # With and without guidance the batch differs, so features cannot be shared.
         if self._since % every == 0 or guided != self._guided:
             self._since, self._features = 0, None
         self._since, self._guided = self._since + 1, guided
@@ -361,5 +367,5 @@ class _Reused:
         return Reuse(blocks, noise), Reuse(blocks, mask)
 
     def keep(self, features: tuple[Any, Any]) -> None:
-        """Those that an evaluation gave."""
+        """Keep the features of an evaluation."""
         self._features = features

@@ -1,4 +1,4 @@
-"""A brake on drift: a new latent's statistics are pulled toward the anchor's. Ours, and off unless asked for."""
+"""Drift correction: move a new latent's statistics toward the anchor's. Off by default. Not in the paper."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,11 @@ _SMALLEST_SPREAD = 1e-5
 
 
 def match_statistics(latent: Tensor, anchor: Tensor | None, strength: float) -> Tensor:
-    """AdaIN (Huang and Belongie 2017, arXiv 1703.06868, Eq. 8) with the anchor as the style, as far as `strength` says.
+    """AdaIN (Huang and Belongie 2017, arXiv 1703.06868, Eq. 8) with the anchor as the style, blended by `strength`.
 
-    `latent` and `anchor` are [B, C, h, w], float32; each channel's mean and spread over its cells go `strength` of the
-    way (0: the latent itself, to the bit; 1: all of it) to the anchor's. Without an anchor nothing is changed.
+    `latent` and `anchor` are [B, C, h, w], float32. Strength 1 gives each channel the anchor's mean and standard
+    deviation; 0 returns the latent unchanged, bit for bit; values between interpolate. Without an anchor nothing
+    changes.
     """
     if strength == 0 or anchor is None:
         return latent

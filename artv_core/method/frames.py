@@ -1,6 +1,6 @@
-"""Which earlier frames a frame may see: the last few as references, and one anchor chosen by a policy.
+"""Which earlier frames a new frame sees: the last few as references, and one anchor that a policy chooses.
 
-The buffer holds a bounded number of latents however long the video grows.
+The buffer keeps a fixed number of latents, however long the video is.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ ANCHOR_KINDS = ("segment", "first", "rolling", "given", "none")
 @dataclass(frozen=True)
 class Frame:
     """A finished frame: absolute index, latent [B, C, h, w] float32 in the model's own scale, and the copy mask
-    [B, 1, h, w] averaged over the denoising steps (1 = copied), or None where there was nothing to copy."""
+    [B, 1, h, w], averaged over the denoising steps (1 = copied), or None if nothing was copied."""
 
     index: int
     latent: Tensor
@@ -26,9 +26,10 @@ class Frame:
 class AnchorPolicy:
     """Where the anchor comes from.
 
-    "segment" (the paper's): the first frame for the first prompt, then for each later prompt the last frame of the
-    prompt before. "first": the first frame throughout. "rolling": the frame `window` before (ours). "given": `latent`
-    [B, C, h, w] or [1, C, h, w]. "none": no anchor. Raises ValueError on anything else.
+    "segment" (the paper's): the first frame for the first prompt, and for each later prompt the last frame of the
+    previous prompt. "first": always the first frame. "rolling": the frame `window` frames earlier, or the first frame
+    if there are fewer (not in the paper). "given": `latent` [B, C, h, w] or [1, C, h, w]. "none": no anchor.
+    Raises ValueError on another kind, a window below 1, or a latent that does not fit the kind.
     """
 
     kind: str = "segment"
@@ -45,7 +46,7 @@ class AnchorPolicy:
 
 
 class FrameBuffer:
-    """The frames made so far, as much of them as the next frame needs. Latents are [B, C, h, w]."""
+    """Those of the frames made so far that the next frame needs. Latents are [B, C, h, w]."""
 
     def __init__(self, num_references: int, policy: AnchorPolicy):
         self.num_references = num_references
@@ -55,19 +56,19 @@ class FrameBuffer:
         self._anchor: Tensor | None = policy.latent
 
     def begin_segment(self) -> None:
-        """The next frame is the first one of a new prompt."""
+        """Call before the first frame of a new prompt: may change the anchor."""
         if self.policy.kind == "segment" and self.count > 0:
             self._anchor = self._recent[-1]
 
     def append(self, latent: Tensor) -> None:
-        """Take the next frame."""
+        """Add a finished frame."""
         if self.count == 0 and self.policy.kind in ("segment", "first"):
             self._anchor = latent
         self._recent.append(latent)
         self.count += 1
 
     def references(self) -> Tensor | None:
-        """The last frames [B, R, C, h, w], oldest first; the earliest repeated where there are fewer (the paper's
+        """The last R frames [B, R, C, h, w], oldest first. If there are fewer, the oldest one is repeated (the paper's
         "multiple copies"). None before the first frame."""
         if not self.count:
             return None

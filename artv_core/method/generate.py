@@ -1,4 +1,4 @@
-"""The spine: a video is made one frame at a time, and each frame leaves as soon as it is finished."""
+"""The main loop: generates a video frame by frame, and yields each frame as soon as it is finished."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +22,22 @@ from .text_track import TextTrack
 from .transfer import to_device
 
 NoiseLevel = int | tuple[tuple[int, int], ...]
-"""A condition's noise level (time step) for all frames; or (first frame, level) pairs from frame 0 on, ascending."""
+"""A condition's noise level (time step): one for all frames, or (first frame, level) pairs, ascending from frame 0."""
 
 MAX_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How to sample. None means the checkpoint's recommendation.
+    """How to sample. None means the value that the checkpoint recommends.
 
-    `num_frames` counts given frames too; 0 goes on for ever. `height` and `width` are pixels. `eta` is the share of
-    fresh noise of stochastic samplers. `first_frame_guidance` is the text scale of a frame without references. Video b
-    of a batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
+    `num_frames` includes given frames; 0 means no end. `height` and `width` are in pixels. `eta` is the share of fresh
+    noise in stochastic samplers. `first_frame_guidance` is the text scale for a frame without references. Video b of a
+    batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
 
-    Ours, off by default: `redo` has (first frame, seed) pairs, ascending: from these frames on the seed is another.
-    `adain_strength` pulls each new latent's statistics toward the anchor's (`match_statistics`). `reuse_every`,
-    `reuse_blocks` and `guidance_interval` give quality for speed, as `Shortcuts` says.
+    Not in the paper, and off by default: `redo` has (first frame, seed) pairs, ascending: from each of these frames on,
+    its seed replaces the earlier one. `adain_strength` moves each new latent's statistics toward the anchor's
+    (`match_statistics`). `reuse_every`, `reuse_blocks` and `guidance_interval` trade quality for speed (`Shortcuts`).
     """
 
     num_frames: int = 16
@@ -66,11 +66,11 @@ class GenerateOptions:
 
     @property
     def shortcuts(self) -> Shortcuts:
-        """Raises ValueError, one line, on what cannot be."""
+        """The options that skip work. Raises ValueError if one is out of range."""
         return Shortcuts(self.reuse_every, self.reuse_blocks, self.guidance_interval)
 
     def resolved(self, config: ARTVConfig) -> "GenerateOptions":
-        """A copy with every None filled from the checkpoint. Raises ValueError, one line, on what cannot be sampled."""
+        """A copy in which the checkpoint's recommendations replace None. Raises ValueError on options out of range."""
         recommended = {
             "height": config.size[0],
             "width": config.size[1],
@@ -78,14 +78,15 @@ class GenerateOptions:
         }
         filled = {name: value for name, value in recommended.items() if getattr(self, name, 0) is None}
         if self.eta is None and self.sampler == "ddim":
-            filled["eta"] = 0.0  # what DDIM is named for; the recommendation is for the recommended sampler
+            filled["eta"] = 0.0  # what people mean by DDIM; the recommended eta is for the recommended sampler
         options = replace(self, **filled)
         _check(options, config)
         return options
 
 
 StepCallback = Callable[[int, StepInfo], None]
-"""on_step(frame_index, info), after each denoising step's first evaluation; what it raises ends the run."""
+"""on_step(frame_index, info) is called after each denoising step's first evaluation. An exception from it ends the
+run."""
 
 
 @torch.no_grad()
@@ -100,12 +101,12 @@ def generate_frames(
     on_step: StepCallback | None = None,
     run_networks: RunNetworks = run_networks,
 ) -> Iterator[Frame]:
-    """Make the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
+    """Generate the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
 
-    With no given frames the first one is made from text alone (blank references). `negative` [L, D] replaces the null
-    context. Frame k depends on (seed, k) and the frames before it alone: so a run may stop anywhere, and go on when
-    given its frames. `run_networks` may be a faster one (`speed.compiled.Compiled`). Raises ValueError on options that
-    cannot be sampled.
+    Without given frames, the first frame is made from text alone (blank references). `negative` [L, D] replaces the
+    null context. Apart from the options, frame k depends only on (seed, k), the text and the frames before it. So a run
+    may stop after any frame and continue later, with its frames as `given`. `run_networks` may be a faster version,
+    such as `speed.compiled.Compiled`. Raises ValueError on options out of range.
     """
     options = options.resolved(model.config)
     schedule = NoiseSchedule(model.config.schedule)
@@ -129,15 +130,15 @@ def generate_frames(
 
 
 def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
-    """Put a given frame [B, C, h, w] where a generated one would have gone."""
+    """Add a given frame [B, C, h, w] to the buffer, as if it had been generated."""
     if text.starts_segment(buffer.count):
         buffer.begin_segment()
     buffer.append(latent)
 
 
 def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
-    """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] on the model's device;
-    `options` are resolved ones. Raises ValueError where it is not of the video's size."""
+    """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] on the model's device.
+    `options` must be resolved. Raises ValueError if the latent's size is not that of the video."""
     shape = latent_shape(model, options)
     latent = latent if latent.ndim == 4 else latent[None]
     if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
@@ -154,7 +155,7 @@ def gather_inputs(
     buffer: FrameBuffer,
     options: GenerateOptions,
 ) -> FrameInputs:
-    """Condition on text, references and anchor, both noised to their levels."""
+    """Collect the conditions of the next frame: text, and references and anchor with noise up to their levels."""
     seeds = seeds_at(options, buffer.count)
     references, anchor = buffer.references(), buffer.anchor()
     blank = NoisedLatents(
@@ -180,7 +181,7 @@ def gather_inputs(
 
 
 def level_at(level: NoiseLevel, frame: int) -> int:
-    """The noise level of a frame."""
+    """The noise level at a frame."""
     return level if isinstance(level, int) else next(value for start, value in reversed(level) if start <= frame)
 
 
@@ -194,7 +195,8 @@ def sample_frame(
     run_networks: RunNetworks = run_networks,
     levels: Levels | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sample one latent [B, C, h, w] from noise, and the mean of the copy masks on the way, or None."""
+    """Sample one latent [B, C, h, w] from noise. Also returns the mean of the steps' copy masks [B, 1, h, w], or
+    None."""
     scales = _scales(inputs, options)
     denoiser = frame_denoiser(
         schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, run_networks, levels
@@ -224,7 +226,7 @@ def sample_frame(
 
 
 def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> Levels:
-    """Of all evaluations of a frame; every frame has the same."""
+    """The noise levels of a frame's evaluations. They are the same for every frame."""
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
     evaluated = evaluated_sigmas(options.sampler or "", sigmas, options.eta or 0.0)
     return Levels(schedule, dtype_of(model), model.noise.device, evaluated)
@@ -238,18 +240,18 @@ def _scales(inputs: FrameInputs, options: GenerateOptions) -> GuidanceScales:
 
 
 def seeds_at(options: GenerateOptions, frame: int) -> list[int]:
-    """The seed of each video of the batch at a frame."""
+    """The seeds for a frame, one for each video of the batch."""
     seed = next((seed for start, seed in reversed(options.redo) if start <= frame), options.seed)
     return [seed + b for b in range(options.batch_size)]
 
 
 def dtype_of(model: ARTV) -> torch.dtype:
-    """Of latents: float32, or float64 where that is the network's."""
+    """The dtype of latents: float32, or float64 if the network has that."""
     return torch.promote_types(model.noise.dtype, torch.float32)
 
 
 def latent_shape(model: ARTV, options: GenerateOptions) -> tuple[int, ...]:
-    """[B, C, h, w] of a frame; `options` are resolved ones."""
+    """The shape [B, C, h, w] of a frame's latent. `options` must be resolved."""
     factor = model.config.vae.factor
     height, width = options.height or 0, options.width or 0
     return (options.batch_size, model.config.vae.latent_channels, height // factor, width // factor)
@@ -282,7 +284,7 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
 
 
 def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
-    """Raises ValueError, one line, where frames of `GenerateOptions.redo` do not ascend, or seeds are out of range."""
+    """Raises ValueError if the frames of `GenerateOptions.redo` do not ascend or a seed is out of range."""
     starts = [start for start, _ in redo]
     if any(start < 1 for start in starts) or any(later <= earlier for earlier, later in pairwise(starts)):
         raise ValueError(f"redo names frames {starts}; give 1 or more, each later than the one before it")

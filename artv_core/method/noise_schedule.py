@@ -1,8 +1,9 @@
-"""Time: betas, sigmas, the forward process, and what a network's prediction says about the clean latent.
+"""The noise schedule: betas, sigmas, the forward process, and conversion of a network's prediction to a clean latent.
 
-Two scales meet here. Networks see the variance-preserving `x_t = a x_0 + s eps` (Eq. 3), samplers walk the
-variance-exploding `x = x_0 + sigma eps`; they differ by the factor `a`, and `sigma = s / a`.
-Time steps count 0 (nearly clean) to N-1 (nearly noise). Tables are float64 on the CPU; latents stay where they are.
+There are two scales. Networks see the variance-preserving `x_t = a x_0 + s eps` (Eq. 3). Samplers use the
+variance-exploding `x = x_0 + sigma eps`. The two differ by the factor `a`, and `sigma = s / a`.
+Time steps count from 0 (nearly clean) to N-1 (nearly noise). Tables are float64 on the CPU; latents stay on their
+device.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ class NoiseSchedule:
     """The noise schedule a checkpoint was trained with.
 
     `alphas_cumprod` and `sigmas` are float64 CPU tables of shape [N], indexed by time step; sigmas ascend.
-    Raises ValueError for a configuration that describes no schedule.
+    Raises ValueError on an invalid configuration.
     """
 
     def __init__(self, config: ScheduleConfig):
@@ -35,9 +36,9 @@ class NoiseSchedule:
         self.sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     def timestep(self, sigma: Tensor | float) -> Tensor:
-        """The time step of noise level `sigma` (any shape), linear in log sigma between the table's entries.
+        """The time step of noise level `sigma` (any shape), interpolated linearly in log sigma. Not in the paper.
 
-        Float64 on the CPU. Beyond the table's ends it stays at the end: sigma 0 is time step 0. Ours.
+        Float64 on the CPU. Levels outside the table are clamped to its ends: sigma 0 is time step 0.
         """
         log_sigma = _on_cpu(sigma).log()
         return _interpolate(log_sigma, self.sigmas.log(), self._time())
@@ -47,11 +48,12 @@ class NoiseSchedule:
         return _interpolate(_on_cpu(timestep), self._time(), self.sigmas.log()).exp()
 
     def sampling_sigmas(self, num_steps: int, spacing: str = "uniform") -> Tensor:
-        """The noise levels of a run: [num_steps + 1] float64 on the CPU, descending, the last is 0.
+        """The noise levels of a frame's sampling steps: [num_steps + 1] float64 on the CPU, descending, the last is 0.
 
         "uniform": whole time steps, evenly spaced from N-1 downward ("trailing", Lin et al. 2023, arXiv 2305.08891).
-        "karras": the same range, evenly spaced in sigma^(1/7) (Karras et al. 2022, arXiv 2206.00364, Eq. 5).
-        Raises ValueError for a number of steps or a spacing that there is not.
+        "karras": from the largest to the smallest sigma of the table, evenly spaced in sigma^(1/7) (Karras et al. 2022,
+        arXiv 2206.00364, Eq. 5).
+        Raises ValueError on an unknown spacing or a number of steps outside 1 to N.
         """
         if not 1 <= num_steps <= self.num_timesteps:
             raise ValueError(f"num_steps is {num_steps}, accepted are 1 to {self.num_timesteps}")
@@ -75,10 +77,11 @@ class NoiseSchedule:
         return a * x0 + s * noise
 
     def augment(self, latent: Tensor, noise: Tensor, level: Tensor | int) -> Tensor:
-        """Noise augmentation of a condition: latent and noise [B, ...], level a whole number for all or one each [B].
+        """Noise augmentation of a condition (paper, 3.3). latent and noise [B, ...]; level is one integer, or one for
+        each batch item [B].
 
-        Level 0 means clean and returns the latent's own bits; level k > 0 is Eq. 3 at time step k. So time step 0 is
-        the one that no level reaches (ours; its noise is hardly visible). Raises ValueError for levels outside 0..N-1.
+        Level 0 means clean and returns the latent bit for bit. Level k > 0 is Eq. 3 at time step k. So no level stands
+        for time step 0, whose noise is hardly visible (not in the paper). Raises ValueError on levels outside 0..N-1.
         """
         levels = torch.as_tensor(level)
         lowest, highest = int(levels.min()), int(levels.max())
@@ -95,28 +98,28 @@ class NoiseSchedule:
         return torch.where(clean, latent, noisy)
 
     def _augment_all(self, latent: Tensor, noise: Tensor, level: int) -> Tensor:
-        # Scales as plain numbers: a tensor of them would have to be copied to the latent's device.
+        # The scales are Python numbers: a tensor would have to be copied to the latent's device.
         sigma = self.sigma(level)
         a = (1 + sigma**2).rsqrt()
         dtype = torch.promote_types(latent.dtype, torch.float32)
         return float(a) * latent.to(dtype) + float(sigma * a) * noise.to(dtype)
 
     def static_noise(self, x_t: Tensor, x_ref: Tensor, timesteps: Tensor) -> Tensor:
-        """Eq. 6: `(x_t - a x_ref) / s`, the noise there would be in x_t had the frame not moved. [B, C, h, w]."""
+        """Eq. 6: `(x_t - a x_ref) / s`, the noise in x_t if the frame equals the reference. [B, C, h, w]."""
         a, s = self._scales_like(x_t, timesteps)
         return (x_t - a * x_ref) / s
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """The clean latent that a network's prediction (eps or v, by the configuration) stands for. [B, C, h, w]."""
+        """The clean latent that follows from a network's prediction (eps or v, by the configuration). [B, C, h, w]."""
         return x0_from_prediction(self.prediction, prediction, x_t, *self._scales_like(x_t, timesteps))
 
     def from_x0(self, x0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """Inverse of `to_x0`: the prediction (eps or v) that stands for this clean latent. [B, C, h, w]."""
+        """Inverse of `to_x0`: the prediction (eps or v) that gives this clean latent. [B, C, h, w]."""
         a, s = self._scales_like(x_t, timesteps)
         return (x_t - a * x0) / s if self.prediction == "eps" else (a * x_t - x0) / s
 
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the network should predict for `add_noise(x0, noise, timesteps)`: as `from_x0`, with nothing divided."""
+        """The training target for `add_noise(x0, noise, timesteps)`: equals `from_x0`, but without a division."""
         if self.prediction == "eps":
             return noise
         a, s = self._scales_like(x0, timesteps)
@@ -134,7 +137,7 @@ class NoiseSchedule:
         return (high + torch.linspace(0, 1, num_steps, dtype=torch.float64) * (low - high)) ** rho
 
     def _scales_like(self, latent: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Half-precision latents meet float32 scales, so that the result is float32; float64 stays float64."""
+        """(a, s) on the latent's device, in at least float32: so half-precision latents give float32 results."""
         dtype = torch.promote_types(latent.dtype, torch.float32)
         a, s = self.scales(timesteps, ndim=latent.ndim, dtype=dtype)
         return a.to(latent.device), s.to(latent.device)
@@ -160,21 +163,22 @@ def _betas(config: ScheduleConfig) -> Tensor:
 
 
 def _with_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Lin et al. 2023 (arXiv 2305.08891), Algorithm 1: a = sqrt(alphas_cumprod) shifted to end at 0, then scaled to
-    begin where it did. The betas follow from the result.
+    """Lin et al. 2023 (arXiv 2305.08891), Algorithm 1: shift a = sqrt(alphas_cumprod) so that it ends at 0, then scale
+    it so that it starts at its old value. The betas follow from the result.
 
-    Samplers divide by a, so its last value is not 0 but half the one before (ours). The last sigma is then finite and
-    the largest: 4508 with SD's betas (hosts have 4519), where float32 still holds a latent beside the noise to 0.0005.
+    Samplers divide by a, so its last value is not 0 but half of the one before (not in that paper). So the last sigma
+    is finite, and the largest: 4508 with SD's betas (4519 in ComfyUI). At this sigma, float32 still represents a latent
+    plus noise to within 0.0005.
     """
     a = alphas_cumprod.sqrt()
     rescaled = ((a - a[-1]) * (a[0] / (a[0] - a[-1]))) ** 2
-    rescaled[0] = alphas_cumprod[0]  # to the bit
+    rescaled[0] = alphas_cumprod[0]  # exact, without rounding
     rescaled[-1] = rescaled[-2] / 4
     return rescaled
 
 
 def _on_cpu(value: Tensor | float) -> Tensor:
-    # To the CPU first: some devices have no float64.
+    # Move to the CPU first: some devices have no float64.
     return torch.as_tensor(value).detach().cpu().double()
 
 

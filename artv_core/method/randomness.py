@@ -1,4 +1,4 @@
-"""Random numbers with a key, so that any frame or training sample can be made alone, in any order."""
+"""Random numbers with a key, so that each frame's or training sample's numbers can be drawn in any order."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def seeded_generator(seed: int, *key: int | str) -> torch.Generator:
-    """A CPU generator for each (seed, *key), such as `seeded_generator(seed, frame_index, "sampler")`.
+    """A CPU generator that depends only on (seed, *key), such as `seeded_generator(seed, frame_index, "sampler")`.
 
     Not in the paper."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
@@ -15,5 +15,5 @@ def seeded_generator(seed: int, *key: int | str) -> torch.Generator:
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal float32 numbers, always drawn on the CPU, so a seed gives the same noise on every device."""
+    """Standard normal float32 numbers. They are always drawn on the CPU, so a seed gives the same noise everywhere."""
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)

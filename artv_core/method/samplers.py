@@ -5,10 +5,10 @@ All have one signature, `sampler(denoiser, x, sigmas, *, noise_sampler, eta=1.0,
     x              [B, C, h, w] at noise level sigmas[0]; for pure noise, standard normal times sigmas[0]
     sigmas         [steps + 1] descending, the last 0 (`NoiseSchedule.sampling_sigmas`)
     noise_sampler  (sigma, sigma_next) -> standard normal like x; only the stochastic samplers call it
-    eta, s_noise   share and strength of the fresh noise; the deterministic samplers (`euler`, `dpmpp_2m`) have none
-    callback       gets a `StepInfo` after each step's first evaluation; what it raises ends the run
-They return x at the last sigma. A step to sigma 0 returns the denoised latent itself, to the bit. Step sizes are
-reckoned in Python's double precision.
+    eta, s_noise   share and strength of the fresh noise; the deterministic samplers (`euler`, `dpmpp_2m`) ignore them
+    callback       gets a `StepInfo` after each step's first evaluation; an exception from it ends the run
+They return x at the last sigma. A step to sigma 0 returns the denoised latent bit for bit. Step sizes are computed in
+Python's double precision.
 """
 
 import math
@@ -28,7 +28,7 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a callback sees: step 0..num_steps-1, its noise level, x going into it, and x_0 as guessed there."""
+    """What a callback gets: the step (0..num_steps-1), its noise level, x before the step, and the denoised latent."""
 
     step: int
     num_steps: int
@@ -41,7 +41,7 @@ Callback = Callable[[StepInfo], None]
 
 
 class Sampler(Protocol):
-    """The one signature; see the module's docstring."""
+    """The signature of all samplers; see the module's docstring."""
 
     def __call__(
         self,
@@ -59,10 +59,10 @@ class Sampler(Protocol):
 
 
 def gaussian_noise(generator: torch.Generator | Sequence[torch.Generator], like: Tensor) -> NoiseSampler:
-    """A noise sampler that draws on the CPU in float32 and hands out tensors like `like` [B, ...].
+    """A noise sampler that draws on the CPU in float32 and returns tensors like `like` [B, ...].
 
-    Given one generator per batch item, an item's noise does not depend on what else is in the batch. Raises ValueError
-    if their number is another.
+    With one generator per batch item, an item's noise does not depend on the rest of the batch. Raises ValueError if
+    their number is not B.
     """
     if isinstance(generator, torch.Generator):
         return lambda sigma, sigma_next: to_device(normal(tuple(like.shape), generator), like.device, like.dtype)
@@ -131,9 +131,9 @@ def ddim(
 ) -> Tensor:
     """DDIM (Song et al. 2021, arXiv 2010.02502, Eq. 12), with DDIM's own eta of Eq. 16: 0 deterministic, 1 DDPM.
 
-    Dividing Eq. 12 by the next level's `a` makes its noise `eta * sigma_next * sqrt(1 - (sigma_next / sigma)^2)`, the
-    ancestral step's: in this scale DDIM is `euler_ancestral`, and with eta 0 it is `euler`. What people mean by "DDIM"
-    is eta 0; callers that do not ask for more pass 0.
+    Divided by the next level's `a`, the noise of Eq. 12 becomes `eta * sigma_next * sqrt(1 - (sigma_next / sigma)^2)`,
+    as in the ancestral step. So in this scale DDIM equals `euler_ancestral`, and with eta 0 it equals `euler`. "DDIM"
+    usually means eta 0; `GenerateOptions` uses 0 for this sampler unless `eta` is given.
     """
     return euler_ancestral(
         denoiser, x, sigmas, noise_sampler=noise_sampler, eta=eta, s_noise=s_noise, callback=callback
@@ -151,7 +151,7 @@ def dpmpp_2m(
     s_noise: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): deterministic, order 2, one evaluation."""
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): deterministic, order 2, 1 evaluation a step."""
     previous: Tensor | None = None
     previous_length = 0.0
     for step, sigma, sigma_next in _steps(sigmas):
@@ -177,10 +177,10 @@ def dpmpp_2s_ancestral(
     s_noise: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2S) (arXiv 2211.01095, Algorithm 1) with ancestral noise: the paper's sampler. Eta 0: order 2.
+    """DPM-Solver++(2S) (arXiv 2211.01095, Algorithm 1) with ancestral noise: the paper's sampler. Order 2 with eta 0.
 
-    Each step looks at the middle of the way in log sigma and takes its whole length with what it saw there: two
-    evaluations, but one where the way leads to 0, which has no middle.
+    Each step first goes to the midpoint in log sigma. Then it takes the whole step with the denoised latent from there.
+    That needs two evaluations. A step to sigma 0 has no midpoint and needs one.
     """
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = denoiser(x, sigma)
@@ -206,21 +206,22 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def get_sampler(name: str) -> Sampler:
-    """The sampler of that name. Raises ValueError that lists the names."""
+    """The sampler with this name. Raises ValueError, which lists the names, if there is none."""
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; known samplers: {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 
 def num_evaluations(name: str, num_steps: int) -> int:
-    """Calls of the denoiser in a run of `num_steps` steps that ends at sigma 0, for eta up to 1. Raises ValueError."""
+    """Number of denoiser calls in `num_steps` steps that end at sigma 0, for eta up to 1. Raises ValueError on an
+    unknown name."""
     get_sampler(name)
     return 2 * num_steps - 1 if name == "dpmpp_2s_ancestral" else num_steps
 
 
 def evaluated_sigmas(name: str, sigmas: Tensor, eta: float = 1.0) -> list[float]:
-    """The noise levels at which the sampler of that name calls its denoiser, in order; `sigmas` as it takes them. They
-    do not depend on what the denoiser answers. Raises ValueError that lists the names."""
+    """The noise levels at which a sampler calls its denoiser, in order. `sigmas` are those passed to the sampler. The
+    levels do not depend on the denoiser's output. Raises ValueError on an unknown name."""
     seen: list[float] = []
 
     def note(x: Tensor, sigma: Tensor) -> Tensor:
@@ -232,16 +233,16 @@ def evaluated_sigmas(name: str, sigmas: Tensor, eta: float = 1.0) -> list[float]
 
 
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    """(down, up): go to noise level `down`, then add noise of level `up`; together sigma_next, as down^2 + up^2 says.
+    """(down, up): go to noise level `down`, then add noise of level `up`. down^2 + up^2 = sigma_next^2.
 
-    With eta 1 `up` is that of the forward process's posterior (DDPM), with eta 0 it is 0. It is never above sigma_next.
+    With eta 1, `up` is that of the forward process's posterior (DDPM). With eta 0 it is 0. It never exceeds sigma_next.
     """
     up = min(sigma_next, eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2)))
     return math.sqrt(sigma_next**2 - up**2), up
 
 
 def _steps(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    # On the CPU in float64: reading a step's length must not wait for the device, and MPS has no float64.
+    # On the CPU in float64: computing a step's size must not wait for the device, and MPS has no float64.
     levels = sigmas.detach().cpu().double()
     for step in range(len(levels) - 1):
         yield step, levels[step], levels[step + 1]
@@ -253,7 +254,7 @@ def _report(callback: Callback | None, step: int, sigmas: Tensor, x: Tensor, den
 
 
 def _hold(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """The flow from sigma to sigma_next with the denoised latent held fixed: a straight line towards it."""
+    """Move x from sigma to sigma_next along a straight line, with the denoised latent held fixed."""
     if sigma_next == 0:
         return denoised
     return denoised + (x - denoised) * (sigma_next / sigma)

@@ -1,4 +1,4 @@
-"""The text of each frame: segments that hold for some frames, fade into one another, and may overlap."""
+"""The text of each frame, from segments that may fade into one another and overlap."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 FOREVER = 2**62
-"""A segment's end that no video reaches."""
+"""A segment end that no video reaches."""
 MAX_WEIGHT = 1e6
 
 
 class PromptSpan(NamedTuple):
-    """The frames where a prompt counts: from `start` to `end`, which is left out (None: for ever). Its weight rises
-    through the first `fade_in` of them and falls through the last `fade_out`."""
+    """The frames in which a prompt counts: from `start` up to but not including `end` (None: no end). Its weight rises
+    during the first `fade_in` frames and falls during the last `fade_out`."""
 
     start: int = 0
     end: int | None = None
@@ -24,7 +24,7 @@ class PromptSpan(NamedTuple):
     fade_out: int = 0
 
     def weight(self, frame: int) -> float:
-        """From 0 (not there) to 1. The weights of two spans that fade into one another add up to 1."""
+        """The weight at a frame, from 0 (no influence) to 1. The weights of two spans that cross-fade add up to 1."""
         if frame < self.start or (self.end is not None and frame >= self.end):
             return 0.0
         rise = min(1.0, (frame - self.start + 1) / (self.fade_in + 1))
@@ -34,12 +34,13 @@ class PromptSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class TextSegment:
-    """From frame `start` (absolute) to `end`, which is left out, the text is `context` [L, D], or [B, L, D] with a text
-    for each video of the batch. No end means to the next segment, and to the end of the video for the last.
+    """The text `context` for the frames from `start` (absolute) up to but not including `end`. `context` is [L, D], or
+    [B, L, D] with a text for each video of the batch. A segment without `end` lasts until the next one starts; the last
+    one lasts until the end of the video.
 
-    Segments may overlap: a frame's text is then the mean of their contexts, weighted by `weight`, which rises through a
-    segment's first `fade_in` frames and falls through its last `fade_out`, as in `PromptSpan`. Raises ValueError, one
-    line, on frames and weights that cannot be.
+    Segments may overlap. A frame's text is then the mean of their contexts, weighted by `weight`, which rises during a
+    segment's first `fade_in` frames and falls during its last `fade_out`, as in `PromptSpan`. Raises ValueError on
+    frames and weights out of range.
     """
 
     start: int
@@ -60,9 +61,9 @@ class TextSegment:
 
 
 class TextTrack:
-    """The text of each frame; one that no segment covers goes on with the text of the frame before it.
+    """The text of each frame. A frame that no segment covers has the text of the frame before it.
 
-    Raises ValueError unless the first segment starts at frame 0, and those without an end ascend.
+    Raises ValueError if no segment starts at frame 0, or if a segment without an end does not start before the next.
     """
 
     def __init__(self, segments: Sequence[TextSegment]):
@@ -84,14 +85,14 @@ class TextTrack:
         return texts[0][0] if len(texts) == 1 else mean_context(texts)
 
     def texts(self, frame: int) -> list[tuple[Tensor, float]]:
-        """The contexts that hold at a frame, each [L, D] or [B, L, D], with their weights (above 0)."""
+        """The contexts that count at a frame, each [L, D] or [B, L, D], with their weights (above 0)."""
         texts = self._weighted(frame)
         if not texts:  # after the end of one segment, before the start of the next
             texts = self._weighted(max(end for _, end, _, _ in self._spans if end is not None and end <= frame) - 1)
         return texts
 
     def starts_segment(self, frame: int) -> bool:
-        """Whether a new prompt begins with this frame: whether any segment starts there."""
+        """Whether a new prompt starts at this frame."""
         return frame in self._starts
 
     def _weighted(self, frame: int) -> list[tuple[Tensor, float]]:
@@ -101,8 +102,8 @@ class TextTrack:
 
 
 def mean_context(texts: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """Mean of contexts [L, D] or [B, L, D] by weight, in float32 on the way. Contexts of unequal length are first
-    repeated to a common one, which attention does not notice. Raises ValueError on unequal widths."""
+    """The weighted mean of contexts [L, D] or [B, L, D], computed in float32. Contexts of different lengths are first
+    repeated to a common length, which does not change attention. Raises ValueError if the widths differ."""
     widths = {context.shape[-1] for context, _ in texts}
     if len(widths) > 1:
         raise ValueError(f"prompts of widths {sorted(widths)} cannot be blended; encode them with one text encoder")
@@ -116,7 +117,7 @@ def mean_context(texts: Sequence[tuple[Tensor, float]]) -> Tensor:
 
 
 def lengthened(context: Tensor, length: int) -> Tensor:
-    """A context [..., L, D] repeated to a multiple of its length."""
+    """A context [..., L, D] repeated to `length` tokens, which must be a multiple of L."""
     repeats = [1] * context.ndim
     repeats[-2] = length // context.shape[-2]
     return context if repeats[-2] == 1 else context.repeat(repeats)

@@ -1,14 +1,14 @@
-"""From main memory to a device without waiting for the work that the device still has to do."""
+"""Copying from main memory to a device without waiting for the device's queued work."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`tensor` on `device`, and in `dtype` where one is named.
+    """`tensor` on `device`, converted to `dtype` if that is given. Not in the paper.
 
-    A copy from pageable memory makes the program wait until a GPU is idle. So on its way to a CUDA device a tensor
-    passes through pinned memory, which torch keeps until the copy is done. Not in the paper.
+    A copy from pageable memory makes the program wait until the GPU is idle. So a tensor goes to a CUDA device through
+    pinned memory, which torch keeps until the copy is done.
     """
     queued = queues_work(device)
     if queued and not tensor.is_cuda:
@@ -18,5 +18,5 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
 
 
 def queues_work(device: torch.device) -> bool:
-    """Whether the program goes on while the device computes."""
+    """Whether the device computes while the program continues."""
     return device.type == "cuda"

@@ -9,7 +9,7 @@ MAX_FILE_BYTES = 1_000_000
 
 
 def read_prompt_file(path: str | Path, segment_frames: int, fps: float | None = None) -> list[ScheduledPrompt]:
-    """The prompts of a file, as `parse_prompts`. Raises ValueError, one line, where it cannot be read besides."""
+    """The prompts of a file, as `parse_prompts`. Raises ValueError, one line, also where the file cannot be read."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -40,7 +40,7 @@ class RunInputs(Protocol):
         ...
 
     def frame(self, index: int) -> bytes:
-        """Of what frame `index` is made from, besides the frames before it."""
+        """Of what frame `index` is made from, other than the frames before it."""
         ...
 
 

@@ -61,7 +61,7 @@ class JournalReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for ever
+            if self.path.exists() and not self.path.is_file():  # opening a pipe would wait without end
                 raise ValueError("it is not an ordinary file")
             self._file: BinaryIO = self.path.open("rb")
         except (OSError, ValueError) as error:
@@ -89,7 +89,7 @@ class JournalReader:
         return max(0, self.num_bytes - self._start) // self.header.record_bytes
 
     def end_of(self, num_frames: int) -> int:
-        """The byte after the record of the last of so many frames."""
+        """The byte after the record of the last of `num_frames` frames."""
         return self._start + num_frames * self.header.record_bytes
 
     def records(self, first: int = 0, limit: int | None = None) -> Iterator[tuple[Frame, bytes]]:

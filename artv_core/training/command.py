@@ -1,4 +1,4 @@
-"""The command that trains, as `python train.py` and as `artv train`. What is heavy is imported where it is used."""
+"""The training command, as `python train.py` and as `artv train`. Slow imports are made inside the functions."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ USER_ERROR = 2
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's options to the parser."""
     parser.add_argument("--config", required=True, help="TOML file; the shipped ones are in configs/")
     parser.add_argument("--output", default="runs", help="folder for the run's state, sheets and logs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="continue from the last saved state of this run")
@@ -35,8 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(args: argparse.Namespace, program: str, started: float) -> int:
-    """Read the configuration and train. `started` is `time.monotonic()` when the command began. Returns the exit code:
-    2, with one line, for a user's error."""
+    """Read the configuration and train. `started` is `time.monotonic()` when the command began. Returns the exit code;
+    after a user's error it prints one line and returns 2."""
     from safetensors import SafetensorError
 
     from ..speed.device_limits import is_out_of_memory, lacking_ability

@@ -1,4 +1,4 @@
-"""What a training run is made of: one TOML file, read strictly into frozen dataclasses."""
+"""The settings of a training run: one TOML file, checked strictly and read into frozen dataclasses."""
 
 import re
 import tomllib
@@ -15,27 +15,27 @@ from .worlds import WORLDS, training_world
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
 FITTING = -1
-"""Of `data.held_out`: as many clips as fit their number."""
+"""As `data.held_out`: choose how many clips to hold out from the number of clips."""
 
 TRAINABLE = ("unet", "branches", "mask", "text")
-"""Names of parts of a checkpoint that the stage "diffusion" can train."""
+"""The parts of a checkpoint that the stage "diffusion" can train."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What every stage has.
+    """Settings that every stage has.
 
-    `batch_size` is global: it is shared among the processes, and each takes its share `micro_batch` samples at a time
-    (0: all at once), adding up gradients. Learning rates: linear warm-up, constant, then linear decay to 0 over the
-    last `decay_steps`. `optimizer`: "adamw"; "adamw8bit", whose state takes a quarter of the memory; or "muon", by
-    which the matrices and kernels inside the networks are updated at `muon_learning_rate`, all else by AdamW at
-    `learning_rate`.
+    `batch_size` is the total over all processes. Each process takes its share `micro_batch` samples at a time (0: all
+    at once) and accumulates gradients. The learning rate warms up linearly, stays constant, then decays linearly to 0
+    over the last `decay_steps`. `optimizer` is "adamw", "adamw8bit" (its state takes a quarter of the memory) or
+    "muon". Muon updates the matrices and kernels inside the networks at `muon_learning_rate`, and AdamW updates the
+    rest at `learning_rate`.
 
     `ema_decay` 0 keeps no averaged weights; `ema_device` "cpu" keeps them in main memory. `graph`: on one CUDA device,
-    forward and backward pass are captured as CUDA graphs, one for each shape of micro-batch. `log_every`: steps after
-    which means of loss and other scalars are written. `workers` are processes, for
-    each that trains, that read ahead. `start_from`: a checkpoint, shipped name or path, whose weights training goes on
-    from instead of from nothing. `wandb_project`: also log to Weights & Biases, which must be installed.
+    capture the forward and backward pass as CUDA graphs, one for each shape of micro-batch. `log_every`: steps between
+    two entries in the log, each with means of the loss and other scalars. `workers`: processes that read ahead, for
+    each training process. `start_from`: a checkpoint (shipped name or path) to start training from; empty starts from
+    new weights. `wandb_project`: also log to Weights & Biases, which must be installed.
     """
 
     start_from: str = ""
@@ -62,12 +62,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class VAEStage(LoopConfig):
-    """Autoencoder. `latent_noise`: standard deviation of noise put on the latents before they are decoded. Of all
-    steps, `crop_share` see, instead of whole frames, as many times more crops of `crop` pixels as cost the same; those
-    lie on the object, where nearly all of the error is. `still_weight`: how much it counts that latents change where
-    the picture does not, seen on a second frame of each clip; it costs half as much again.
+    """The autoencoder's settings. `latent_noise`: standard deviation of the noise added to the latents before they are
+    decoded. `crop_share`: share of the steps that see crops of `crop` pixels around the object instead of whole frames,
+    as many as cost the same; nearly all of the error is there. `still_weight`: weight of the loss on latents that
+    change where the picture does not. It needs a second frame of each clip, which makes a step half as expensive again.
 
-    `steps` 0: the autoencoder of `start_from` is used as it is; in the stage "decoder", the decoder stays as it is."""
+    `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
+    """
 
     latent_noise: float = 0.03
     crop: int = 32
@@ -79,10 +80,10 @@ class VAEStage(LoopConfig):
 
 @dataclass(frozen=True)
 class LatentsStage:
-    """The clips that are rendered and encoded once, for the diffusion stage to draw from. `seed` is the world's, where
-    it is to be another than the run's: so runs of several seeds see the same clips. `motion_weights`, a TOML table:
-    in the world of pictures, how many times as often as usual clips show a motion (`"spinning fast" = 3.0`); motions
-    that are not named count 1."""
+    """The clips that are rendered and encoded once, for the diffusion stage to draw from. `seed` is the world's seed;
+    None uses the run's. Set it so that runs with different seeds see the same clips. `motion_weights`, for the world of
+    pictures only, is a TOML table of how many times as often as usual clips show a motion (`"spinning fast" = 3.0`);
+    motions that are not named count 1."""
 
     clips: int = 4096
     frames: int = 12
@@ -93,13 +94,13 @@ class LatentsStage:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The clips to train on, where they are not the synthetic world's.
+    """The user's own clips, for runs that do not train on a synthetic world.
 
-    `path`: a folder of videos with captions beside them, a CSV or JSONL list, WebDataset shards, or what `artv prepare`
-    wrote. `bucket_multiple`: videos keep about their own shape, in sizes of about the training size's area whose sides
-    are multiples of this; 0 crops all to the training size. `held_out` clips are never trained on: losses and sheets
-    are made with them; -1 takes a quarter of all clips, up to 8. `window`: groups (shards, files) among whose clips is
-    shuffled.
+    `path`: a folder of videos with a caption beside each, a CSV or JSONL list, WebDataset shards, or a folder written
+    by `artv prepare`. `bucket_multiple`: videos roughly keep their aspect ratio, in sizes of about the training size's
+    area whose sides are multiples of this; 0 crops all videos to the training size. `held_out`: number of clips that
+    are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8.
+    `window`: number of groups (shards or files) whose clips are shuffled together.
     """
 
     path: str = ""
@@ -112,32 +113,32 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class DiffusionStage(LoopConfig):
-    """Noise network and mask network, and the text encoder where it has none to start from.
+    """Settings for training the noise network and the mask network, and the text encoder if there is none to start
+    from.
 
     `train` names the parts that learn: "unet" (Stable Diffusion's own weights), "branches" (what ARTV adds to it: the
-    reference adapter, the anchor's and the noise levels' branches), "mask", "text"; what is left out stays as it is, in
-    half precision where training is.
+    reference adapter and the branches for the anchor and the noise levels), "mask", "text". The other parts stay as
+    they are, in half precision if training uses it.
 
-    `first_share` and `second_share` of the samples are first frames (no references) and second frames (both references
-    equal). `weight_cap` bounds the loss's weight (0: no bound, the plain error of eps or v); `min_snr_gamma` above 0 is
-    min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells unlike most of their frame weigh up to
-    `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to `1 + change_weight`
-    times as much as others, while each frame keeps its share of the loss. Time steps are drawn uniformly in
-    `uniform_share` of the samples, else as a log-normal noise-to-signal ratio of median `ratio_median` (Karras et al.,
-    2022) with a standard deviation of `ratio_spread` in the logarithm. A first frame is any frame of its clip, and in
-    `beginning_share` of the cases the clip's first.
+    `first_share` of the samples are first frames (no references), `second_share` are second frames (both references
+    equal). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error of eps or v); `min_snr_gamma`
+    above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells that differ from most of their
+    frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to `1
+    + change_weight` times as much as others, while each frame keeps its share of the loss. `uniform_share` of the
+    samples draw their time step uniformly; the others draw a log-normal noise-to-signal ratio (Karras et al., 2022)
+    with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A first frame can be any frame of
+    its clip; in `beginning_share` of the cases it is the clip's first.
 
-    Beyond the paper: in `rollout_share` of the samples the references are frames that the networks as they are made
-    themselves, `rollout_frames` of them with `rollout_steps` denoising steps; the target is the true frame all the
-    same.
+    Not in the paper: in `rollout_share` of the samples the references are frames made by the networks in their current
+    state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame.
 
-    `resident`: where the run makes its clips itself, their latents lie in the device's memory, a step's samples are
-    drawn there all at once, and on one CUDA device the whole step, optimiser and average too, is one CUDA graph. Which
-    samples a step sees then is another choice of the same kind. Where that cannot be, the run says why and goes on
-    without.
+    `resident`: if the run makes its own clips, keep their latents in the device's memory and draw a whole step's
+    samples there. On one CUDA device the whole step, with optimiser and average, becomes one CUDA graph. The samples of
+    a step then differ from those drawn on the host, but have the same distribution. If this is not possible, the run
+    says why and continues without it.
 
     Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
-    each of `evaluate_bands` bands of time steps and for each of three noise levels of references and anchor.
+    each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor.
     """
 
     train: tuple[str, ...] = ("unet", "branches", "mask", "text")
@@ -173,14 +174,14 @@ class DiffusionStage(LoopConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `name` is the shipped name and version, such as `tiny-v3`. `overrides`, in TOML a table such as
-    `[overrides.noise.unet]`, changes single fields of the preset.
+    """All settings of a run. `name` is the name and version of the checkpoint, such as `tiny-v3`. `overrides` changes
+    single fields of the preset; in TOML it is a table such as `[overrides.noise.unet]`.
 
-    Without `data.path` the run makes its clips itself and trains an autoencoder first. They are of a synthetic `world`:
-    "plain", coloured shapes; "detailed", these before fine textures and small things that stand still; or "pictures",
-    named things in detailed places. With `data.path` autoencoder and text
-    encoder come from `base`, and so does the UNet where that is a Stable Diffusion file: a public SD 1.5 or 2.x
-    checkpoint, or an ARTV checkpoint (shipped name or path).
+    Without `data.path` the run makes its own clips and trains an autoencoder first. `world` says which synthetic world
+    they come from: "plain", coloured shapes; "detailed", the same shapes on fine textures, among small shapes that
+    stand still; or "pictures", named things in detailed places. With `data.path`, autoencoder and text encoder come
+    from `base`: a public SD 1.5 or 2.x checkpoint, or an ARTV checkpoint (shipped name or path). A Stable Diffusion
+    file provides the UNet too.
     """
 
     name: str = "untitled"
@@ -198,30 +199,30 @@ class TrainConfig:
 
     @property
     def model(self) -> ARTVConfig:
-        """The networks that are trained. Raises ValueError where the overrides fit no network."""
+        """The configuration of the networks that are trained. Raises ValueError if the overrides do not make a valid
+        network."""
         model = overridden(preset(self.preset), self.overrides)
         return replace(model, fps=self.data.fps) if self.data.path else model
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The words of the captions, where the synthetic world's are all there are; else none."""
+        """The words of the captions if the run trains on a synthetic world only; else empty."""
         return () if self.data.path else training_world(self.world).vocabulary()
 
     @property
     def exported_model(self) -> ARTVConfig:
-        """What the checkpoint's metadata says: the preset, this run's name, and the words of its captions where the
-        synthetic world's are all there are."""
+        """The configuration written to the checkpoint's metadata: the preset, this run's name, and `vocabulary`."""
         return replace(self.model, name=self.name, vocabulary=self.vocabulary)
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages of this run, in order."""
+        """Names of this run's stages, in order."""
         return ("diffusion", "export") if self.data.path else ("vae", "latents", "decoder", "diffusion", "export")
 
 
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
-    """Read a TOML training configuration; each of `changes` is a line of TOML, `diffusion.steps=100`, that takes the
-    place of what the file says. ValueError, one line, on unknown names, wrong types and wrong values."""
+    """Read a TOML training configuration. Each of `changes` is a line of TOML, such as `diffusion.steps=100`, that
+    overrides the file. Raises ValueError on unknown names, wrong types and wrong values."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no training configuration at {path}; the shipped ones are in configs/")
@@ -241,7 +242,7 @@ def _parsed(text: bytes, source: str) -> dict[str, Any]:
 
 
 def _quoted(change: str) -> str:
-    """A value that is no TOML, such as a bare path, is meant as a string."""
+    """If the value is not valid TOML, such as a bare path, read it as a string."""
     name, equals, value = change.partition("=")
     try:
         tomllib.loads(change)
@@ -256,7 +257,7 @@ def _as_string(value: str) -> str:
 
 
 def _check(config: TrainConfig, path: str) -> None:
-    model = config.model  # first of all, for overrides may be wrong
+    model = config.model  # checked first, because overrides may be wrong
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
         raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
     if config.world not in WORLDS:
@@ -345,8 +346,8 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
 
 
 def overridden(config: ARTVConfig, overrides: Mapping[str, Any]) -> ARTVConfig:
-    """`config` with single fields replaced, given as nested tables. ValueError, one line, on unknown names and values
-    from which no network can be built."""
+    """`config` with single fields replaced, given as nested tables. Raises ValueError on unknown names, and on values
+    that do not make a valid network."""
     result: ARTVConfig = from_dict(ARTVConfig, _merged(asdict(config), overrides), "overrides")
     validate(result)
     return result

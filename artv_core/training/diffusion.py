@@ -1,4 +1,5 @@
-"""Stage "diffusion": noise network, mask network and, where asked, text encoder, trained end to end (Eq. 4 and 7)."""
+"""Stage "diffusion": trains the noise network, the mask network and, if asked, the text encoder end to end (Eq. 4 and
+7)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,11 @@ from .throughput import count_flops
 
 
 class MaskedDiffusionLoss(nn.Module):
-    """Eq. 4 on the masked prediction of Eq. 7, written in x_0 space: an error of eps is a/s of x_0's, one of v 1/s, so
-    the squared error of x_0 is weighted by a^2/s^2 or 1/s^2, or by min(a^2/s^2, gamma) (min-SNR). Both can be capped,
-    for a copied x_0 does not get better as s falls. A share of the loss is the noise network's own, which keeps it
-    learning where the mask copies. Cap, share, and the weights of cells (`detail_weight`, `change_weight`) are not in
-    the paper. Logged as "eps": the plain error of the masked eps.
-    """
+    """Eq. 4 on the masked prediction of Eq. 7, written in x_0 space. An error of eps is a/s times that of x_0, and an
+    error of v is 1/s times, so the squared error of x_0 is weighted by a^2/s^2 or 1/s^2, or by min(a^2/s^2, gamma) for
+    min-SNR. The weight can be capped, because a copied x_0 does not get better as s falls. A share of the loss is the
+    noise network's own, which keeps it learning where the mask copies. Cap, share and the weights of cells
+    (`detail_weight`, `change_weight`) are not in the paper. The plain error of the masked eps is logged as "eps"."""
 
     def __init__(self, model: ARTV, stage: DiffusionStage) -> None:
         super().__init__()
@@ -59,11 +59,12 @@ class MaskedDiffusionLoss(nn.Module):
         has_reference: Tensor,
         coverage: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents [B, C, h, w] (references [B, R*C, h, w], noised), time steps and levels [B], text as tokens [B, L]
-        where its encoder is trained, else as context [B, L, D]. `coverage` [B, 1, h, w], how much of the target's cells
-        things cover, only matters to `change_weight`.
+        """Returns (loss, scalars to log). Latents are [B, C, h, w] and noised references [B, R*C, h, w]; time steps and
+        levels are [B]. Text is tokens [B, L] if its encoder is trained, else context [B, L, D]. `coverage` [B, 1, h,
+        w], how much of each target cell is covered by things, is used only by `change_weight`.
 
-        `a` and `s` [B, 1, 1, 1] are the schedule's at the time steps: looked up beforehand, for a GPU would wait.
+        `a` and `s` [B, 1, 1, 1] are the schedule's values at the time steps. They are passed in because looking them up
+        here would make the host wait for the GPU.
         """
         context = text if self.text is None else self.text(text)
         x_t = a * target + s * noise
@@ -85,7 +86,7 @@ class MaskedDiffusionLoss(nn.Module):
         return (1 - self.auxiliary_share) * main + self.auxiliary_share * own, logs
 
     def _weight(self, a: Tensor, s: Tensor) -> Tensor:
-        """Of the squared error of x_0."""
+        """The weight of the squared error of x_0."""
         signal_to_noise = (a / s).square()
         if self.min_snr_gamma:
             return signal_to_noise.clamp(max=self.min_snr_gamma)
@@ -95,7 +96,7 @@ class MaskedDiffusionLoss(nn.Module):
     def _on_cells(
         self, weight: Tensor, target: Tensor, last: Tensor, has_last: Tensor, coverage: Tensor | None
     ) -> Tensor:
-        """The weight of each cell, where cells differ: [B, 1, h, w]."""
+        """The weight of each cell, [B, 1, h, w], if cells differ in weight."""
         if self.detail_weight:
             weight = weight * (1 + self.detail_weight * unlikeness(target))
         if self.change_weight:
@@ -105,9 +106,11 @@ class MaskedDiffusionLoss(nn.Module):
 
 
 def unlikeness(latent: Tensor) -> Tensor:
-    """How unlike the most common one each cell of [B, C, h, w] is: [B, 1, h, w], from 0 to (not with) 1. Ours.
+    """How much each cell of [B, C, h, w] differs from the most common one: [B, 1, h, w], from 0 up to but not including
+    1. Not in the paper.
 
-    In a frame of one object before a plain ground it is near 1 on the object, which is few of the cells and hard.
+    In a frame of one object on a plain background it is near 1 on the object, which covers few cells and is hard to
+    learn.
     """
     typical = latent.flatten(2).median(dim=-1).values[..., None, None]
     distance = (latent - typical).square().sum(dim=1, keepdim=True)
@@ -115,15 +118,16 @@ def unlikeness(latent: Tensor) -> Tensor:
 
 
 CHANGE = 0.25
-"""How far a cell's channels are from the last frame's in the mean, in latents of deviation 1, to count as another."""
+"""A cell counts as changed when its channels differ from the last frame's by about this much on average, in latents of
+standard deviation 1."""
 
 
 def novelty(target: Tensor, last: Tensor, has_last: Tensor, coverage: Tensor | None = None) -> Tensor:
     """How little of each cell of the target [B, C, h, w] can be copied: [B, 1, h, w], from 0 to 1. Not in the paper.
 
-    With a last frame (`has_last` [B] is 1) it is how far the target is from it. Without one there is nothing to copy,
-    and it is how much of the cell things cover (`coverage` [B, 1, h, w]), or, where nobody knows that, `unlikeness`:
-    the ground is what many samples have in common, and easy.
+    With a last frame (`has_last` [B] is 1) it is the distance of the target from that frame. Without one there is
+    nothing to copy; it is then `coverage` [B, 1, h, w], how much of the cell is covered by things, or `unlikeness` if
+    that is not known. The background is common to many samples and easy to learn.
     """
     has = has_last[:, None, None, None]
     changed = ((target - last).abs().mean(dim=1, keepdim=True) / CHANGE).clamp(max=1)
@@ -135,7 +139,7 @@ def _run(network: FrameNetwork, x_t: Tensor, timesteps: Tensor, conditions: Sequ
 
 
 class DiffusionTraining(Stage):
-    """The stage as the loop wants it. VAE and, unless it is trained, text encoder stand beside it and only encode."""
+    """The stage "diffusion" for the training loop. The VAE and, unless it is trained, the text encoder only encode."""
 
     name = "diffusion"
     config: DiffusionStage
@@ -157,10 +161,11 @@ class DiffusionTraining(Stage):
         self.module = MaskedDiffusionLoss(model, config.diffusion).to(memory_format=torch.channels_last)
 
     def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-        """Arguments of `MaskedDiffusionLoss.forward`: encoded, noised, and with the model's own frames where drawn."""
+        """Arguments of `MaskedDiffusionLoss.forward`: encoded and noised, with references made by the model itself for
+        the samples that were drawn for it."""
         for line in self.broken.add(batch.broken):
             print(f"\nreplaced: {line}")
-        rolled, seeds = batch.rolled, batch.seeds  # read by the host, for whom the device would have to be waited for
+        rolled, seeds = batch.rolled, batch.seeds  # on the host; reading them from the device means waiting
         batch = batch.to(device)
         latents = batch.frames if self.clips.source.holds_latents else self._encode(batch.frames, batch.shown)
         text = self._context(batch.text, device)
@@ -189,7 +194,7 @@ class DiffusionTraining(Stage):
         )
 
     def _encode(self, frames: Tensor, shown: Tensor) -> Tensor:
-        """Core-scale latents [B, R + 2, C, h, w], zero where no frame is shown."""
+        """Core-scale latents [B, R + 2, C, h, w], zero for frames that are not shown."""
         self.model.require_vae().to(frames.device)
         latents = self.model.encode_images(frames.flatten(0, 1)[shown])
         blank = latents.new_zeros(frames.shape[0] * frames.shape[1], *latents.shape[1:])
@@ -202,14 +207,14 @@ class DiffusionTraining(Stage):
         return self.model.text.to(device)(text)
 
     def empty_module(self) -> MaskedDiffusionLoss:
-        """Networks as these on the meta device, with the same parts to be trained."""
+        """The same networks on the meta device, with the same parts to be trained."""
         with torch.device("meta"):
             model = ARTV(self.model.config, mask=self.model.mask is not None, vae=False)
             choose_trained(model, self.config.train)
             return MaskedDiffusionLoss(model, self.config)
 
     def flops_per_sample(self) -> float:
-        """At the training size; other aspect ratios have about as many cells."""
+        """FLOPs per sample at the training size; other aspect ratios have about as many cells."""
         return count_flops(self.empty_module(), meta_arguments(self.model.config, "text" in self.config.train))
 
     def evaluate(self, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
@@ -219,10 +224,11 @@ class DiffusionTraining(Stage):
         return held_out_losses(self, accelerator, module)
 
     def sheet(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
-        """Held-out prompts, or held-out clips from their first frames, rolled out; where none are held out, others."""
+        """Draw a sheet of held-out prompts, or of held-out clips continued from their first frames. Without held-out
+        clips it shows clips from training."""
         assert isinstance(module, MaskedDiffusionLoss)
         if self.model.vae is None:
-            return {}  # the start has said so
+            return {}  # already reported when the stage started
         model, path, stage = with_networks(self.model, module), folder / f"sheet-{step:06d}.png", self.config
         shown = self.clips.held_out if len(self.clips.held_out) else self.clips.trained_on
         try:
@@ -236,14 +242,14 @@ class DiffusionTraining(Stage):
 
 
 def choose_trained(model: ARTV, parts: Sequence[str]) -> None:
-    """Exactly the weights of these parts (names in `checkpoint.PARTS`) require gradients."""
+    """Let exactly the weights of these parts (names in `checkpoint.PARTS`) require gradients."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of_weight(name) in parts)
 
 
 def store_frozen(model: ARTV, mixed_precision: str) -> None:
-    """Matrices and kernels that are not trained, in the half precision that training computes in; all that is trained
-    stays float32, and so do norms and biases, which are small."""
+    """Store matrices and kernels that are not trained in the half precision that training computes in. Everything that
+    is trained stays float32, as do norms and biases, which are small."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
     for parameter in model.parameters():
         if dtype is not None and not parameter.requires_grad and parameter.ndim >= 2:
@@ -251,7 +257,7 @@ def store_frozen(model: ARTV, mixed_precision: str) -> None:
 
 
 def with_networks(model: ARTV, trained: MaskedDiffusionLoss) -> ARTV:
-    """A model for sampling: the trained networks and text encoder beside the rest of `model`."""
+    """A model for sampling: the trained networks and text encoder together with the other parts of `model`."""
     with torch.device("meta"):
         result = ARTV(model.config, mask=False, vae=False, text=False)
     result.noise, result.mask, result.vae = trained.noise, trained.mask, model.vae
@@ -267,7 +273,8 @@ def with_networks(model: ARTV, trained: MaskedDiffusionLoss) -> ARTV:
 
 
 def meta_arguments(config: ARTVConfig, tokens: bool) -> tuple[Tensor, ...]:
-    """Arguments of `MaskedDiffusionLoss.forward` for one sample, on the meta device; text as `tokens` or as context."""
+    """Arguments of `MaskedDiffusionLoss.forward` for one sample, on the meta device, with text as `tokens` or as
+    context."""
     channels, factor = config.vae.latent_channels, config.vae.factor
     height, width = (side // factor for side in config.size)
     count = config.noise.adapter.num_references
@@ -280,8 +287,8 @@ def meta_arguments(config: ARTVConfig, tokens: bool) -> tuple[Tensor, ...]:
 
 
 def start_mask(model: ARTV, stage: DiffusionStage) -> None:
-    """Before the first step: the mask network starts by copying little, and, as there is no pretrained network that its
-    conditions could disturb, none of them is closed by zeros. Ours."""
+    """Before the first step: the mask network starts by copying little. No condition starts from zero weights, because
+    there is no pretrained network that it could disturb. Not in the paper."""
     if model.mask is None:
         return
     unet = model.mask.diffusion_model
@@ -293,7 +300,8 @@ def start_mask(model: ARTV, stage: DiffusionStage) -> None:
 
 
 def forget_other_words(model: ARTV, words: Sequence[str]) -> None:
-    """Before the first step on a synthetic world: words that its captions never have mean nothing. Not in the paper."""
+    """Before the first step on a synthetic world: remove the meaning of words that its captions never contain. Not in
+    the paper."""
     assert model.text is not None
     known = model.text.tokenize([" ".join(chunk) for chunk in _chunks(words, 8)]).unique()
     embedding = model.text.model.token_embedding.weight

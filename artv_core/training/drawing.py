@@ -1,8 +1,8 @@
-"""Samples drawn on the device, a whole batch at once, from clips whose latents lie in its memory.
+"""Draws a whole batch of samples at once on the device, from clips whose latents are in its memory.
 
-`samples.draw_sample` makes the same choices for one sample after another, on the host. The distribution is the same; a
-batch here is keyed by (seed, step), not each sample by itself. So a run goes on after a stop as if it had not stopped,
-and what a CUDA graph replays draws other numbers in each step. Not in the paper.
+`samples.draw_sample` makes the same choices on the host, one sample after another. The distribution is the same, but
+here each batch is keyed by (seed, step) instead of each sample. So a resumed run draws the same samples as one that
+never stopped, and a replayed CUDA graph draws new numbers in each step. Not in the paper.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,11 @@ from .synthetic_clips import LatentClips
 
 
 class Choices(NamedTuple):
-    """What B samples use of their clips: `Draw`, and the clip, as tensors [B] on the device, references [B, R].
+    """What B samples use of their clips: the fields of `Draw`, and the clip, as tensors [B] on the device; references
+    are [B, R].
 
-    References and anchor of samples that have none are some frames of the clip all the same."""
+    Samples without references or anchor still have frame numbers here, of arbitrary frames of the clip.
+    """
 
     clip: Tensor
     target: Tensor
@@ -34,7 +36,7 @@ class Choices(NamedTuple):
 
 class DeviceDrawing:
     """Draws batches of a stage's own clips. Nothing in here waits for the device or loops over samples, and all of it
-    can be captured. ValueError for clips that are not latents of equal length."""
+    can be captured. Raises ValueError if the clips are not latents of equal length."""
 
     def __init__(self, samples: ClipSamples, device: torch.device) -> None:
         if not isinstance(samples.clips, LatentClips):
@@ -47,18 +49,18 @@ class DeviceDrawing:
         self.no_caption = samples.tokenize("").to(device)
         self.ratios = samples.ratios.to(device)
         self.signal, self.spread = samples.signal.to(device), samples.spread.to(device)
-        clean = torch.arange(len(self.ratios), device=device) == 0  # level 0, which is not time step 0
+        clean = torch.arange(len(self.ratios), device=device) == 0  # noise level 0 is clean; it is not time step 0
         self.level_signal = self.signal.masked_fill(clean, 1.0)
         self.level_spread = self.spread.masked_fill(clean, 0.0)
         self.steps_back = torch.arange(self.num_references, 0, -1, device=device)
         self.renew()
 
     def renew(self) -> None:
-        """A generator that no graph knows."""
+        """Make a new generator that no graph has registered."""
         self.generator = torch.Generator(self.device)
 
     def begin(self, step: int) -> None:
-        """What is drawn from here on belongs to `step` and depends on nothing else."""
+        """What is drawn from here on depends only on `step`."""
         self.generator.manual_seed(seeded_generator(self.seed, step, "drawn on the device").initial_seed())
 
     @torch.no_grad()
@@ -76,14 +78,14 @@ class DeviceDrawing:
         return Batch(
             frames=frames,
             present=present,
-            shown=timestep,  # of images alone
+            shown=timestep,  # used only for images
             noise=torch.randn(frames.shape, generator=self.generator, device=self.device),
             levels=levels,
             signal=torch.cat([self.level_signal[noised], self.signal[timestep]], dim=1),
             spread=torch.cat([self.level_spread[noised], self.spread[timestep]], dim=1),
             timesteps=chosen.timestep,
             text=torch.where(chosen.caption_kept[:, None], captions, self.no_caption),
-            rolled=chosen.timestep,  # of samples on the model's own frames alone
+            rolled=chosen.timestep,  # used only for samples whose references the model makes itself
             seeds=chosen.timestep,
             broken={},
             coverage=self._covered(chosen),
@@ -92,7 +94,7 @@ class DeviceDrawing:
     def choose(self, count: int) -> Choices:
         """The choices of `count` samples, as `draw_sample` makes them."""
         config, (clips, frames) = self.config, self.latents.shape[:2]
-        # In float64, in which no product of a share below 1 and a number of clips is rounded up to that number.
+        # In float64, the product of a share below 1 and a number of clips is never rounded up to that number.
         shares = torch.rand(12, count, generator=self.generator, device=self.device, dtype=torch.float64)
         clip, kind, position, anchor, *drops, reference_level, anchor_level = shares
         position = _whole(position, 1, frames)
@@ -132,5 +134,5 @@ class DeviceDrawing:
 
 
 def _whole(share: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
-    """Shares [B] of [0, 1) to whole numbers from `low` up to, not with, `high`."""
+    """Shares [B] in [0, 1) to whole numbers from `low` up to, but not including, `high`."""
     return low + (share * (high - low)).long()

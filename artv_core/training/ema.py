@@ -1,4 +1,4 @@
-"""The moving average of what is trained (the paper keeps one; its decay is lost)."""
+"""The moving average of the trained weights. The paper keeps one, but does not give its decay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 class MovingAverage:
     """Averages of a module's trainable parameters, under their names: `average = decay * average + (1 - decay) * now`.
 
-    With decay 0 nothing is kept and the parameters stand for themselves. `device` "cpu" keeps averages in main memory,
-    at the price of a transfer each step; sharded parameters are averaged where they are, shard by shard.
+    With decay 0 nothing is kept, and the parameters are used themselves. `device` "cpu" keeps the averages in main
+    memory, at the cost of a transfer in each step. Sharded parameters are averaged shard by shard, where they are.
     """
 
     def __init__(self, module: nn.Module, decay: float, device: str = "model") -> None:
@@ -26,7 +26,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters as they are now."""
+        """Add the current parameters to the averages."""
         if not self.averages:
             return
         averages = [_local(average) for average in self.averages.values()]
@@ -37,7 +37,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module has the averages as its parameters inside, and its own again afterwards, to the bit."""
+        """Inside the block the module's parameters are the averages; afterwards it has its own again, bit for bit."""
         self.swap()
         try:
             yield

@@ -1,9 +1,10 @@
-"""Muon and AdamW on weights that lie one behind another in one flat tensor, as do gradients, moments and averages.
+"""Muon and AdamW on weights that are stored one after another in one flat tensor, like their gradients, moments and
+averages.
 
-What is done to every number alike is then one kernel for all weights, and matrices of one shape, which lie beside each
-other, are orthogonalised together, with others that zeros make alike. All of it runs on the same memory each time and
-takes learning rates from the device, so that a CUDA graph can hold it. The arithmetic is that of
-`optimizers.make_optimizer` and `MovingAverage`, and so are the names in a saved state. Not in the paper.
+Elementwise work is then one kernel for all weights. Matrices of one shape are adjacent and are orthogonalised together,
+along with shorter ones that are padded with zeros. Every step uses the same memory and reads learning rates from the
+device, so a CUDA graph can capture it. The arithmetic, and the names in a saved state, are those of
+`optimizers.make_optimizer` and `MovingAverage`. Not in the paper.
 """
 
 import math
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from .ema import MovingAverage
 
 ALIGNED = 8
-"""Numbers that a weight's place is a multiple of: 16 bytes in bfloat16, which fast kernels ask for."""
+"""Each weight starts at a multiple of this many numbers: 16 bytes in bfloat16, as fast kernels require."""
 
 PADDING = 2**19
-"""Zeros that may be put to matrices of one shape so that they share a batch with longer ones: at most as much work as a
-batch of their own takes to launch."""
+"""The most zeros that pad matrices of one shape so that they share a batch with longer ones. Computing them takes at
+most as long as launching a separate batch."""
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's Newton-Schulz iteration (Jordan et al. 2024)."""
@@ -29,18 +30,19 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight lies in a flat tensor, with the strides that it had."""
+    """Where a weight is in a flat tensor, and the strides it had before."""
 
     offset: int
     shape: torch.Size
     strides: tuple[int, ...]
 
     def of(self, flat: Tensor) -> Tensor:
-        """Its view of a flat tensor."""
+        """The view of this weight in a flat tensor."""
         return flat.as_strided(self.shape, self.strides, self.offset)
 
     def shaped(self, piece: Tensor) -> Tensor:
-        """The same of its own piece of such a tensor, with gradients that take no detour."""
+        """This weight from its own piece of a flat tensor, [numel], using only views and permutations so that gradients
+        flow without copies."""
         last = len(self.shape) == 4 and self.strides[1] == 1 < self.shape[1]
         if not last:
             return piece.view(self.shape)
@@ -50,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Weights of one shape, as `count` matrices that lie `room` numbers apart."""
+    """`count` weights of one shape, as matrices that start `room` numbers apart."""
 
     offset: int
     count: int
@@ -60,11 +62,11 @@ class Matrices:
 
     @property
     def wide(self) -> tuple[int, int]:
-        """Their sides, the short one first."""
+        """The two sides, the short one first."""
         return min(self.rows, self.columns), max(self.rows, self.columns)
 
     def of(self, flat: Tensor) -> Tensor:
-        """[count, short, long], a view of a flat tensor."""
+        """These matrices [count, short, long] as a view of a flat tensor."""
         own = flat[self.offset : self.offset + self.count * self.room].view(self.count, self.room)
         whole = own[:, : self.rows * self.columns].unflatten(1, (self.rows, self.columns))
         return whole.mT if self.rows > self.columns else whole
@@ -72,7 +74,7 @@ class Matrices:
 
 @dataclass
 class Segment:
-    """What one group of the optimiser has of the flat tensors, and its numbers of this step, on the device."""
+    """One optimiser group's part of the flat tensors, and its numbers for the current step, on the device."""
 
     group: dict[str, Any]
     start: int
@@ -83,16 +85,16 @@ class Segment:
     root: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def of(self, flat: Tensor) -> Tensor:
-        """Its part of a flat tensor."""
+        """This group's part of a flat tensor."""
         return flat[self.start : self.end]
 
 
 class FlatOptimizer(torch.optim.Optimizer):
-    """Does what `usual` would, whose groups it takes over; `usual` must not have made a step.
+    """Makes the same steps as the optimiser `usual`, whose groups it takes over. `usual` must not have made a step yet.
 
-    Weights and gradients become views of `weights` and `gradients`. `left_out` are weights that never get a gradient:
-    they stay where and as they are. `begin` is the host's part of a step and `update` the device's. Weights are float32
-    and on their device already.
+    Weights and gradients become views of `weights` and `gradients`. `left_out` are weights that never get a gradient;
+    they are not moved. `begin` is the part of a step that runs on the host, `update` the part on the device. Weights
+    must be float32 and on their device already.
     """
 
     def __init__(self, usual: torch.optim.Optimizer, left_out: Collection[nn.Parameter] = ()) -> None:
@@ -138,7 +140,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._name_state()
 
     def _name_state(self) -> None:
-        """The moments under the names that the usual optimisers give them."""
+        """Expose the moments under the names that the usual optimisers give them."""
         self.state.clear()
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -154,7 +156,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As an optimiser's; the flat tensors stay where they are."""
+        """Load a saved state. It is copied into the flat tensors, which keep their memory."""
         super().load_state_dict(state_dict)
         loaded = {parameter: dict(self.state[parameter]) for parameter in self.places if parameter in self.state}
         self._name_state()
@@ -165,11 +167,12 @@ class FlatOptimizer(torch.optim.Optimizer):
                 self.state[parameter][name].copy_(value)
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Gradients are zeros; they stay where they are in either case."""
+        """Set all gradients to zero. They keep their memory whatever `set_to_none` says."""
         self.gradients.zero_()
 
     def begin(self, done: int) -> None:
-        """A step begins, after `done` others: hand the device what the groups say now. Waits for nothing."""
+        """Begin the step after `done` others: send the device the current learning rates and other numbers of each
+        group. Does not wait for the device."""
         self.taken.fill_(done + 1)
         for segment in self.segments:
             group = segment.group
@@ -185,20 +188,20 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def clip(self, limit: float) -> Tensor:
-        """The norm of all gradients together, []; if it is above `limit`, they are scaled down to that."""
+        """Scale all gradients down together if their norm is above `limit`. Returns the norm before that, []."""
         norm = torch.linalg.vector_norm(self.gradients)
         self.gradients.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     @torch.no_grad()
     def update(self) -> None:
-        """Step the weights. The gradients are used up."""
+        """Update the weights. This overwrites the gradients."""
         for segment in self.segments:
             segment.of(self.weights).mul_(segment.kept)
             (self._muon if segment.group.get("use_muon") else self._adamw)(segment)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """`begin` and `update`, one step after the last one."""
+        """`begin` and `update` for the next step."""
         self.begin(int(self.taken))
         self.update()
 
@@ -213,20 +216,20 @@ class FlatOptimizer(torch.optim.Optimizer):
     def _muon(self, segment: Segment) -> None:
         gradient, momentum, decay = segment.of(self.gradients), segment.of(self.first), segment.group["momentum"]
         momentum.lerp_(gradient, 1 - decay)
-        gradient.lerp_(momentum, decay)  # Nesterov's
+        gradient.lerp_(momentum, decay)  # Nesterov momentum
         for alike in in_batches(segment.shapes):
             counts, (short, long) = [matrices.count for matrices in alike], alike[0].wide
             batch = gradient.new_zeros(sum(counts), short, long, dtype=torch.bfloat16)
             for matrices, part in zip(alike, batch.split(counts), strict=True):
                 part[:, :, : matrices.wide[1]].copy_(matrices.of(self.gradients))
             for matrices, part in zip(alike, orthogonal(batch).split(counts), strict=True):
-                scale = 0.2 * math.sqrt(matrices.wide[1])  # Moonlight's (Liu et al. 2025): about as AdamW's updates
+                scale = 0.2 * math.sqrt(matrices.wide[1])  # Moonlight (Liu et al. 2025): about as large as AdamW's
                 turned = part[:, :, : matrices.wide[1]].float()
                 matrices.of(self.weights).addcmul_(turned, segment.rate, value=-scale)
 
 
 class FlatAverage(MovingAverage):
-    """The moving average of a flat optimiser's weights, flat as well."""
+    """The moving average of a flat optimiser's weights, stored flat as well."""
 
     def __init__(self, module: nn.Module, decay: float, optimizer: FlatOptimizer) -> None:
         super().__init__(module, decay)
@@ -238,7 +241,7 @@ class FlatAverage(MovingAverage):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Add the current weights to the averages."""
         if self.averages:
             self.flat.lerp_(self.weights, 1 - self.decay)
 
@@ -256,7 +259,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def in_batches(shapes: Sequence[Matrices]) -> list[list[Matrices]]:
-    """Those that are orthogonalised together: equal short sides, the longest first."""
+    """Group matrices to be orthogonalised together: equal short sides, the longest matrices first."""
     batches: list[list[Matrices]] = []
     for matrices in sorted(shapes, key=lambda matrices: matrices.wide, reverse=True):
         (short, long), (first_short, first_long) = matrices.wide, batches[-1][0].wide if batches else (0, 0)
@@ -268,7 +271,8 @@ def in_batches(shapes: Sequence[Matrices]) -> list[list[Matrices]]:
 
 
 def own_memory(module: nn.Module) -> nn.Module:
-    """The module with weights that no longer lie in flat tensors, and without gradients."""
+    """Give the module's weights memory of their own, outside the flat tensors, and drop the gradients. Returns the
+    module."""
     for parameter in module.parameters():
         parameter.grad = None
         parameter.data = parameter.data.clone()
@@ -280,7 +284,7 @@ def _sides(parameter: Tensor) -> tuple[int, int]:
 
 
 def _dense_strides(parameter: Tensor) -> tuple[int, ...]:
-    """Those that it has, where it fills its memory by rows or channels-last; else those of rows."""
+    """The weight's own strides if it is contiguous or channels-last; else contiguous strides."""
     dense = parameter.is_contiguous() or (
         parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     )

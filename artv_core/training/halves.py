@@ -1,8 +1,9 @@
-"""One copy of all weights in bfloat16 for each pass, in the place of a cast for each weight.
+"""One bfloat16 copy of all weights for each pass, instead of one cast for each weight.
 
-Under autocast each layer casts its weights, and on the way back their gradients, which are then added up one by one:
-for a network of small layers nearly half of all kernels of a step. Here the flat weights are cast at once, layers read
-views of that, and gradients come back as one flat tensor. Numbers are those of autocast. Not in the paper.
+Under autocast each layer casts its weights, and in the backward pass their gradients, which are then added up one by
+one. For a network of small layers these are nearly half of all kernels in a step. Here the flat weights are cast once,
+layers read views of the copy, and gradients come back as one flat tensor. The results are those of autocast. Not in the
+paper.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +17,15 @@ from .norms import KINDS
 from .passes import Passes
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-"""Layers that compute in bfloat16 under autocast. On CUDA the norms of `norms` do so as well."""
+"""Layers that compute in bfloat16 under autocast. On CUDA the norms of `norms` do so too."""
 
 
 class HalfPasses(Passes):
-    """`Passes` of a module whose weights are a flat optimiser's; gradients add up in its flat gradients. `plain` is the
-    module as it is inside of what Accelerate made of it.
+    """`Passes` of a module whose weights belong to a flat optimiser; gradients are added to its flat gradients. `plain`
+    is the module without Accelerate's wrapper.
 
-    Not for gradient checkpointing, which computes blocks again with the weights that the module has by then.
+    Cannot be used with gradient checkpointing, which recomputes blocks with the module's own weights instead of the
+    copies.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class HalfPasses(Passes):
 
 
 def _cut(places: Sequence[Place], end: int) -> tuple[list[int], list[int]]:
-    """Sizes of pieces that make up `end` numbers, and which of them are the places'; others lie between."""
+    """The sizes of pieces that make up `end` numbers, and the index of each place's piece. The other pieces fill the
+    gaps."""
     sizes: list[int] = []
     chosen: list[int] = []
     at = 0

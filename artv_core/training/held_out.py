@@ -15,7 +15,7 @@ from .samples import Batch, Clips, ClipSamples, Draw, Key
 
 
 class Measured(Protocol):
-    """What is asked of a stage that is measured, such as `diffusion.DiffusionTraining`."""
+    """What `held_out_losses` needs of a stage, such as `diffusion.DiffusionTraining`."""
 
     run: TrainConfig
     config: DiffusionStage
@@ -23,14 +23,15 @@ class Measured(Protocol):
     samples: ClipSamples
 
     def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-        """What its module takes."""
+        """The arguments of the stage's module."""
 
 
 def held_out_losses(stage: Measured, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
-    """Means of the loss over the same samples each time, so that readings compare: `held_out/steps_0-249` and so on
-    with all conditions as in training, `held_out/level_0` and so on with references and anchor at one noise level.
+    """Means of the loss over the same samples each time, so that readings can be compared. `held_out/steps_0-249` and
+    the like are by band of time steps, with the conditions as in training; `held_out/level_0` and the like have
+    references and anchor at one noise level.
 
-    The processes share the samples; each computes as many.
+    The samples are divided evenly among the processes.
     """
     config, samples, clips = stage.config, stage.samples, stage.clips.held_out
     count = -(-config.evaluate_samples // accelerator.num_processes)
@@ -50,7 +51,7 @@ def held_out_losses(stage: Measured, accelerator: Accelerator, module: nn.Module
 
 
 def _settings(stage: Measured) -> dict[str, dict[str, tuple[int, int]]]:
-    """What is fixed for each reading: ranges of time steps, or of noise levels."""
+    """What is fixed for each reading: a range of time steps, or a noise level."""
     last, bands = len(stage.samples.ratios), stage.config.evaluate_bands
     edges = [round(last * band / bands) for band in range(bands + 1)]
     highest = stage.config.max_noise_level
@@ -60,7 +61,7 @@ def _settings(stage: Measured) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def _drawn(stage: Measured, clip: int, key: Key, fixed: Mapping[str, tuple[int, int]]) -> Draw:
-    """A sample with all its conditions, at a time step or noise level from the range."""
+    """A sample with all its conditions, at a time step or noise level from the given range."""
     kept: dict[str, Any] = {
         "first_share": 0.0,
         "second_share": 0.0,

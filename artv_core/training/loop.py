@@ -1,7 +1,8 @@
-"""The one training loop, on Hugging Face Accelerate: stages bring samples, a module and a loss; all else is here.
+"""The training loop of every stage, on Hugging Face Accelerate. A stage brings samples, a module and a loss.
 
-Randomness belongs to the sample, not to the process: sample `index` of step `step` is drawn from a stream of its own.
-So a run sees the same samples on any number of processes, and on a CPU goes on after a stop as if it had never stopped.
+Randomness belongs to the sample, not to the process: sample `index` of step `step` is drawn from its own stream. So a
+run sees the same samples on any number of processes, and on a CPU a resumed run gives the same result as one that never
+stopped.
 """
 
 import time
@@ -40,12 +41,13 @@ class Samples(Protocol):
     """Makes batches on the CPU, in worker processes if the configuration says so."""
 
     def batch(self, step: int, indices: range) -> Any:
-        """The samples `indices` of step `step`; depends on nothing else."""
+        """The samples `indices` of step `step`. The result depends on nothing else."""
 
 
 class Stage:
     """What the loop trains. `module`'s forward takes `arguments(...)`, all of them tensors, and returns (loss, scalars
-    to log): each step the same scalars, and gradients for the same weights. Neither may wait for the device."""
+    to log). Every step must give the same scalars, and gradients for the same weights. Neither `arguments` nor the
+    forward pass may wait for the device."""
 
     name: str
     """Also the name of the stage's folder."""
@@ -55,27 +57,27 @@ class Stage:
     evaluate_every: int = 0
     """Steps between two evaluations; 0: never."""
     sheet_samples: float = 64.0
-    """As many samples of a step are about as much work as a sheet."""
+    """A sheet takes about as much work as this many samples of a step."""
 
     def arguments(self, batch: Any, device: torch.device) -> tuple[Tensor, ...]:
-        """What `module` is called with: the batch on the device, encoded if need be."""
+        """The arguments of `module`: the batch on the device, encoded if necessary."""
         return tuple(part.to(device, non_blocking=True) for part in batch)
 
     def empty_module(self) -> nn.Module:
-        """One like `module`, on the meta device."""
+        """A module like `module`, on the meta device."""
         raise NotImplementedError
 
     def flops_per_sample(self) -> float:
-        """Of a forward and backward pass; 0 where nobody counted them, and MFU is not told."""
+        """FLOPs of a forward and backward pass. 0 means not known, and MFU is not logged."""
         return 0.0
 
     def evaluate(self, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
-        """Losses on held-out samples, to log. All processes call this together."""
+        """Losses on held-out samples, to log. All processes must call this together."""
         return {}
 
     def sheet(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
-        """Measure the module on held-out samples, draw pictures into `folder`; returns scalars to log. The main process
-        calls this alone."""
+        """Measure the module on held-out samples, draw pictures into `folder`, and return scalars to log. Only the main
+        process calls this."""
         return {}
 
 
@@ -89,12 +91,12 @@ def run_stage(
 ) -> nn.Module:
     """Train one stage to its last step and return the module with its averaged (EMA) weights.
 
-    State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (then the
-    process exits with code 0). A finished stage is loaded, not trained again. `capture`: what captures, where CUDA
-    graphs are not to do it. `loop`: how steps are made, if not as usual. `limit`: when to stop as on a signal, but draw
-    a sheet if there is time for it, and raise OutOfTime.
+    State goes to `run_dir/<stage>/state-<step>` every `save_minutes`, at the end, and on SIGTERM or SIGINT (the process
+    then exits with code 0). A finished stage is loaded, not trained again. `capture` captures the passes instead of
+    CUDA graphs. `loop` replaces the usual loop. `limit`: when to stop, as on a signal, but after drawing a sheet if
+    there is time for it, and with OutOfTime.
 
-    Raises ValueError, one line, at a loss, gradients or weights that are no numbers; the last good state is kept.
+    Raises ValueError if the loss, gradients or weights become NaN or infinite; the last good state is kept.
     """
     folder = run_dir / stage.name
     accelerator = make_accelerator(stage.config, folder)
@@ -111,7 +113,7 @@ def run_stage(
 
 
 class Training:
-    """One stage under way."""
+    """One stage while it is being trained."""
 
     def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path, capture: Capture | None = None) -> None:
         self.stage, self.accelerator, self.folder, self.config = stage, accelerator, folder, stage.config
@@ -120,7 +122,7 @@ class Training:
         self.rates = [float(group["lr"]) for group in self.inner_optimizer.param_groups]
         self.state = RunState(folder, self.plain, self.inner_optimizer, self.average, accelerator.scaler)
         self.meter = self._make_meter()
-        # With a scaler, steps whose gradients are infinite are left out, and that is as it should be.
+        # With a gradient scaler, skipping steps with infinite gradients is normal.
         watched = ["loss"] if accelerator.scaler is not None else ["loss", "gradients"]
         self.faults = FirstFaults(watched, accelerator.device)
         self.finished = torch.cuda.Event() if accelerator.device.type == "cuda" else None
@@ -128,11 +130,11 @@ class Training:
         self.course = Course(None, 0.0)
 
     def _begin(self, capture: Capture | None) -> torch.optim.Optimizer:
-        """Make the module, its passes and its average ready; returns what steps the weights, as it is inside."""
+        """Prepare the module, its passes and its average. Returns the optimiser without Accelerate's wrapper."""
         stage, accelerator = self.stage, self.accelerator
         fused = accelerator.device.type == "cuda" and accelerator.distributed_type != "FSDP"
         if fused:
-            stage.module.to(accelerator.device)  # the fused optimiser wants its weights there from the start
+            stage.module.to(accelerator.device)  # the fused optimiser needs its weights there from the start
         optimizer = make_optimizer(stage.module.train(), stage.config, fused)
         self.module, self.optimizer = prepare(accelerator, stage.module, optimizer)
         self.passes = make_passes(accelerator, self.module, stage.config, capture)
@@ -141,16 +143,18 @@ class Training:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def resume(self) -> int:
-        """Take up the last state and return its step; 0 where there is none. Raises ValueError for one that cannot be
-        gone on from."""
+        """Load the last state and return its step; 0 if there is none. Raises ValueError if the state cannot be
+        used."""
         step = self.state.load()
         if step and not all_finite(self.state.numbers(), self.group):
-            raise ValueError(f"{self.folder / state_name(step)} holds weights that are not numbers; remove that folder")
+            raise ValueError(
+                f"{self.folder / state_name(step)} contains weights that are not numbers; remove that folder"
+            )
         return step
 
     def run(self, first: int, stop: Any) -> None:
-        """From step `first` to the last one; SystemExit(0) where `stop()` says so, OutOfTime where the time is over,
-        ValueError where training has lost its numbers."""
+        """Train from step `first` to the last one. Raises SystemExit(0) if `stop()` is true, OutOfTime if the time is
+        over, and ValueError if the loss, gradients or weights become NaN or infinite."""
         bar = tqdm(
             self.batches(first), initial=first, total=self.config.steps, desc=self.stage.name, mininterval=5,
             disable=not self.accelerator.is_main_process,
@@ -190,32 +194,33 @@ class Training:
             if leaving:
                 self._leave(done)
             if stopping:
-                self.accelerator.print(f"stopped after step {done} of {config.steps}; --resume goes on from here")
+                self.accelerator.print(f"stopped after step {done} of {config.steps}; --resume continues from here")
                 raise SystemExit(0)
 
     def _leave(self, done: int) -> NoReturn:
-        """The time is over. All processes call this together."""
+        """Stop because the time is over. All processes must call this together."""
         (room,) = agreed(self.group, self.course.has_room_for_sheet())
         if room:
             self._look(done, evaluating=False, drawing=True)
         self.accelerator.print(
-            f"{self.stage.name}: the time is over, stopped after step {done} of {self.config.steps}; "
-            "the same command with --resume goes on from here"
+            f"{self.stage.name}: time is up, stopped after step {done} of {self.config.steps}; "
+            "the same command with --resume continues from here"
         )
         raise OutOfTime(done, self.averaged_module())
 
     def state_bytes(self) -> int:
-        """About the size of a state: weights, average, and two moments of each weight."""
+        """About the size of a state in bytes: weights, average, and two moments of each weight."""
         weights = sum(weight.numel() * weight.element_size() for weight in self.plain.parameters())
         return 4 * weights
 
     def check(self, done: int) -> None:
-        """Raises ValueError where a loss or gradients were no numbers in one of the first `done` steps, or weights and
-        what is kept with them are none now. All processes call this together; waits for the device."""
+        """Raises ValueError if the loss or gradients of one of the first `done` steps were NaN or infinite, or if the
+        weights or other tensors of the state are now. All processes must call this together; it waits for the
+        device."""
         first = self.faults.first(self.group)
         if first is None and all_finite(self.state.numbers(), self.group):
             return
-        what = f"the weights are not numbers any more after step {done}"
+        what = f"the weights are no longer numbers after step {done}"
         if first is not None:
             name, step = first
             lost = "is not a number" if name == "loss" else "are not numbers"
@@ -228,14 +233,14 @@ class Training:
         raise ValueError(f"{self.stage.name} stopped: {what}; {kept}; {advice}")
 
     def averaged_module(self) -> nn.Module:
-        """On the CPU, for what comes after the stage. Sharded weights are gathered, by the main process; the others
-        have an empty module then."""
+        """The module with averaged weights, on the CPU, for the next stage. Sharded weights are gathered by the main
+        process; the other processes get an empty module."""
         self.average.swap()
         whole = whole_weights(self.plain)
         return (self.plain.to("cpu") if whole is None else filled(self.stage.empty_module(), whole)).eval()
 
     def batches(self, first: int) -> Iterator[tuple[int, list, float]]:
-        """Each step with its micro-batches, and how long they were waited for."""
+        """Each step with its micro-batches, and the seconds spent waiting for them."""
         accelerator, config = self.accelerator, self.config
         share = config.batch_size // accelerator.num_processes
         start = accelerator.process_index * share
@@ -254,8 +259,8 @@ class Training:
             started = time.perf_counter()
 
     def step(self, step: int, batch: list) -> None:
-        """Learn from a step's micro-batches. Nothing in here waits for the device: scalars are added up there, and
-        `_log` reads them."""
+        """Train on a step's micro-batches. Nothing in here waits for the device: scalars are summed there, and `_log`
+        reads them."""
         accelerator, module = self.accelerator, self.module
         set_learning_rate(self.inner_optimizer, self.rates, step, self.config)
         self.passes.begin()
@@ -275,13 +280,13 @@ class Training:
             self.finished.record()
 
     def idle(self) -> bool:
-        """Whether the device has nothing left to do. A host launches several steps ahead, and while it waits for a
-        batch the device mostly does not."""
+        """Whether the device has finished all its work. The host launches several steps ahead, so while it waits for a
+        batch the device is usually still busy."""
         return self.finished is None or self.finished.query()
 
     def _log(self, step: int, steps: int) -> dict[str, str]:
-        """Write the scalars, as they are over all processes and the last `steps` steps, and return what the progress
-        bar shows."""
+        """Log the means of the scalars over all processes and the last `steps` steps. Returns what the progress bar
+        shows."""
         scalars = mean_over_processes(self.accelerator, self.passes.sums.take(steps)) | self.meter.read()
         scalars["learning_rate"] = float(self.inner_optimizer.param_groups[0]["lr"])
         if not self.stage_flops:
@@ -291,7 +296,7 @@ class Training:
         return shown | ({"MFU": f"{scalars['mfu']:.1%}"} if "mfu" in scalars else {})
 
     def _look(self, done: int, evaluating: bool, drawing: bool) -> None:
-        """Held-out losses and sheets after `done` steps."""
+        """Measure held-out losses and draw sheets after `done` steps."""
         with self._beside("sheet" if drawing else ""), self.average.applied():
             if evaluating:
                 self.accelerator.log(dict(self.stage.evaluate(self.accelerator, self.module)), step=done)
@@ -310,7 +315,7 @@ class Training:
 
     @contextmanager
     def _beside(self, what: str = "") -> Iterator[None]:
-        """Time in here is not counted as training's."""
+        """Time spent in this block does not count as training time."""
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
@@ -330,7 +335,7 @@ class Training:
 
 
 class Steps(Dataset):
-    """What the loader's workers make: for each step this process's share, in micro-batches."""
+    """What the loader's workers make: this process's share of each step, in micro-batches."""
 
     def __init__(self, samples: Samples, indices: range, micro_batch: int) -> None:
         self.samples = samples

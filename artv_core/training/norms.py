@@ -1,9 +1,9 @@
 """Norms that stay in bfloat16 on a GPU, as they do on a CPU.
 
-Under autocast CUDA casts what a norm is given to float32, and all that follows up to the next convolution is float32
-too: twice the memory to read and write, for numbers that are rounded to bfloat16 there anyway. Here only means and
-deviations are float32, inside the kernel. Scales and shifts are float32 weights that are rounded for use, as those of
-convolutions are. Not in the paper.
+Under autocast CUDA casts the input of a norm to float32, and everything up to the next convolution is float32 too. That
+doubles the memory traffic, for numbers that the convolution rounds to bfloat16 anyway. Here only means and deviations
+are float32, inside the kernel. Scales and shifts are float32 weights that are rounded for use, like those of
+convolutions. Not in the paper.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class BFloat16GroupNorm(nn.GroupNorm):
-    """A group norm whose result has the type of what it is given."""
+    """A group norm whose output has the type of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, ...] in and out."""
@@ -20,7 +20,7 @@ class BFloat16GroupNorm(nn.GroupNorm):
 
 
 class BFloat16LayerNorm(nn.LayerNorm):
-    """A layer norm whose result has the type of what it is given."""
+    """A layer norm whose output has the type of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] in and out."""
@@ -28,7 +28,7 @@ class BFloat16LayerNorm(nn.LayerNorm):
 
 
 def in_bfloat16(norm: nn.GroupNorm | nn.LayerNorm, x: Tensor) -> Tensor:
-    """What a norm makes of x in bfloat16, whatever autocast would do."""
+    """The norm of x, computed in bfloat16 whatever autocast is set to."""
     weight, bias = (None if parameter is None else parameter.to(x.dtype) for parameter in (norm.weight, norm.bias))
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(norm, nn.GroupNorm):
@@ -40,7 +40,8 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.GroupNorm: BFloat16GroupNorm
 
 
 def keep_norms_in_bfloat16(module: nn.Module, keep: bool = True) -> None:
-    """Let all norms of a module do so, or (`keep` false) as autocast has it. Weights and their names stay."""
+    """Make all norms of a module stay in bfloat16, or (`keep` false) follow autocast again. Weights and their names do
+    not change."""
     kinds = KINDS if keep else {half: plain for plain, half in KINDS.items()}
     for layer in module.modules():
         if type(layer) in kinds:

@@ -1,6 +1,6 @@
-"""Notices where training has lost its numbers: a loss, a gradient or a weight that is infinite or NaN.
+"""Detects when a loss, gradient or weight becomes NaN or infinite.
 
-From there on nothing can be learned, and a state saved later would only take the place of a good one. Not in the paper.
+Nothing can be learned after that, and a state saved later would replace a good one. Not in the paper.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ _NEVER = 2**62
 
 
 class FirstFaults:
-    """The first step in which each of some scalars was no number. It is noted on the device, which copies it to the
-    host when it gets there, so that nobody waits."""
+    """The first step in which each of some scalars was NaN or infinite. It is noted on the device and copied to the
+    host later, so nothing waits."""
 
     def __init__(self, names: Iterable[str], device: torch.device) -> None:
         self.names = tuple(names)
@@ -25,24 +25,24 @@ class FirstFaults:
 
     @torch.no_grad()
     def mark(self, step: int | Tensor, scalars: Mapping[str, Tensor]) -> None:
-        """What the scalars [] of a step are; all of the names, on the device, where the step's number may be as well.
-        A sum of several steps will do, for it is no number from the first on that is none."""
+        """Note the scalars [] of a step. All names must be given, as tensors on the device; the step's number may be
+        there too. A running sum over steps also works, because it is NaN or infinite from the first bad step on."""
         values = torch.stack([scalars[name].detach().float() for name in self.names])
         if self._steps is None:
             self._steps = torch.full(values.shape, _NEVER, device=values.device)
         new = ~torch.isfinite(values) & (self._steps == _NEVER)
-        if isinstance(step, Tensor):  # `masked_fill_` would read its value on the host, and wait for the device
+        if isinstance(step, Tensor):  # `masked_fill_` would read its value on the host and wait for the device
             self._steps.copy_(torch.where(new, step, self._steps))
         else:
             self._steps.masked_fill_(new, step)
 
     @property
     def marked(self) -> list[Tensor]:
-        """What `mark` writes to, where it has."""
+        """The tensors that `mark` writes to, if there are any."""
         return [] if self._steps is None else [self._steps]
 
     def send(self) -> None:
-        """Have the device tell the host what was marked, when it gets there."""
+        """Copy what was marked to the host, when the device gets there."""
         if self._steps is not None:
             self._seen.copy_(self._steps, non_blocking=True)
 
@@ -52,12 +52,12 @@ class FirstFaults:
         self.send()
 
     def any_seen(self) -> bool:
-        """Whether the host knows of one. It may be some steps behind the device."""
+        """Whether the host knows of a bad step. It may be some steps behind the device."""
         return bool((self._seen != _NEVER).any())
 
     def first(self, group: Any = None) -> tuple[str, int] | None:
-        """Name and step of the first one, over all processes of the group, which call this together; None where there
-        is none. Waits for the device."""
+        """Name and step of the first fault over all processes of the group, which must call this together; None if
+        there is none. Waits for the device."""
         steps = torch.full((len(self.names),), _NEVER) if self._steps is None else self._steps.cpu()
         if group is not None:
             dist.all_reduce(steps, dist.ReduceOp.MIN, group=group)
@@ -66,8 +66,8 @@ class FirstFaults:
 
 
 def all_finite(tensors: Iterable[Tensor], group: Any = None) -> bool:
-    """Whether every number in all of them is one, in all processes of the group, which call this together. What is no
-    plain tensor of floats is passed over. Waits for the device."""
+    """Whether all tensors are finite in all processes of the group, which must call this together. Anything but a plain
+    tensor of floats is ignored. Waits for the device."""
     by_device: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()

@@ -1,4 +1,4 @@
-"""Optimisers by name, and the learning rate's course."""
+"""Optimisers by name, and the learning rate schedule."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,11 @@ from .config import LoopConfig
 
 
 def make_optimizer(module: nn.Module, config: LoopConfig, fused: bool = False) -> torch.optim.Optimizer:
-    """The optimiser that the configuration names, over what requires gradients. Norms, biases and embeddings are not
-    decayed. "muon": Muon for the matrices and kernels inside the networks and AdamW for the rest, that is embeddings,
-    norms, biases, and the layers at a network's ends, whose sides are no features. `fused`: AdamW in a few kernels for
-    all weights, which then must be on their device already. ValueError where an optimiser is not installed."""
+    """The optimiser that the configuration names, over all parameters that require gradients. Norms, biases and
+    embeddings get no weight decay. "muon" uses Muon for the matrices and kernels inside the networks, and AdamW for the
+    rest: embeddings, norms, biases, and the first and last layers of a network, whose inputs or outputs are not
+    features. `fused` runs AdamW in a few kernels for all weights, which must then be on their device already. Raises
+    ValueError if an optimiser is not installed."""
     decayed, plain = _by_decay(module)
     adamw = {"lr": config.learning_rate, "weight_decay": 0.0}
     if config.optimizer != "muon":
@@ -32,19 +33,19 @@ def make_optimizer(module: nn.Module, config: LoopConfig, fused: bool = False) -
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:
-    """Warm-up, constant, linear decay to 0: the factor on the learning rate at `step`."""
+    """The factor on the learning rate at `step`: linear warm-up, constant, linear decay to 0."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     left = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
     return min(warm, left, 1.0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], step: int, config: LoopConfig) -> None:
-    """Give every group of the optimiser its rate at `step`, of `rates` when it is full: the course depends on the
-    configuration and the step, not on what a saved state has."""
+    """Set the rate of every group at `step`, from its full rate in `rates`. It depends only on the configuration and
+    the step, not on a saved state."""
     factor = learning_rate_factor(step, config)
     for group, full in zip(optimizer.param_groups, rates, strict=True):
         rate = full * factor
-        if isinstance(group["lr"], Tensor):  # some compile their step, and would anew for each number
+        if isinstance(group["lr"], Tensor):  # a compiled step would be compiled again for each new number
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
@@ -59,7 +60,7 @@ def _adamw_of_8_bits(groups: list[dict]) -> torch.optim.Optimizer:
 
 
 def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Everything that is a matrix or kernel of a layer is decayed, embeddings apart."""
+    """Parameters with and without weight decay. All matrices and kernels have it, except embeddings."""
     embeddings = {id(p) for layer in module.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
     parameters = [p for p in module.parameters() if p.requires_grad]
     plain = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
@@ -67,7 +68,7 @@ def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]
 
 
 def _inner_layers(module: nn.Module) -> set[int]:
-    """Weights of linear and convolution layers that lead from at least 16 features to at least 16."""
+    """Ids of the weights of linear and convolution layers with at least 16 inputs and 16 outputs."""
     layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))]
     weights = [p for layer in layers for p in layer.parameters(recurse=False)]
     return {id(p) for p in weights if p.ndim >= 2 and min(p.shape[:2]) >= 16}

@@ -1,8 +1,8 @@
 """Forward and backward pass of a step's micro-batches, on a CUDA device as CUDA graphs.
 
-A fast GPU needs less time for the thousands of kernels of a training step than its host needs to launch them one by
-one. A graph holds them all and is launched at once. It reads the same memory each time, so a batch is copied to where
-the graph expects it, and gradients stay where they are: they are set to zero at the start of a step, not dropped.
+A fast GPU runs the thousands of kernels of a training step in less time than the host needs to launch them one by one.
+A graph contains them all and is launched at once. It reads the same memory each time, so a batch is copied to where the
+graph expects it. Gradients also keep their memory: they are set to zero at the start of a step, not dropped.
 """
 
 import contextlib
@@ -23,39 +23,40 @@ class Capture(Protocol):
     """Makes graphs of work that runs on a device."""
 
     def warm_up(self, work: Work) -> None:
-        """Do `work` once as usual; this comes before it is captured."""
+        """Run `work` once, before it is captured."""
 
     def capture(self, work: Work, generators: Sequence[torch.Generator] = ()) -> Work:
-        """What does `work` again on the same memory, each time it is called. Capturing itself has no effect. What the
-        work draws from `generators` it draws from them as they are at the time. Raises RuntimeError where the work
-        cannot be captured; the generators are of no use then."""
+        """A function that runs `work` again on the same memory each time it is called. Capturing itself has no effect.
+        Numbers drawn from `generators` follow the generators' state at the time of the call. Raises RuntimeError if the
+        work cannot be captured; the generators cannot be used after that."""
 
 
 class CudaCapture:
-    """CUDA graphs. They share the memory that they compute in: one runs at a time and leaves nothing there."""
+    """Captures CUDA graphs. They share their working memory, because only one runs at a time and leaves nothing
+    there."""
 
     def __init__(self) -> None:
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def warm_up(self, work: Work) -> None:
-        """On a stream of its own, as PyTorch wants it for what is captured later."""
+        """Run it on a separate stream, as PyTorch requires before a capture."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             work()
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def capture(self, work: Work, generators: Sequence[torch.Generator] = ()) -> Work:
-        """Other threads, such as the one that pins batches, may use the device meanwhile."""
+        """Capture so that other threads, such as the one that pins batches, may use the device meanwhile."""
         graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         for generator in generators:
             graph.register_generator_state(generator)
-        gc.collect()  # what is freed now need not be kept beside the graph's own memory
+        gc.collect()  # frees memory now, before the graph reserves its own
         torch.cuda.empty_cache()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 work()
         except RuntimeError:
-            torch.cuda.set_stream(usual)  # some versions of PyTorch stay on the other one
+            torch.cuda.set_stream(usual)  # some versions of PyTorch stay on the capture stream
             if generators:
                 _free_default_generator()
             raise
@@ -63,17 +64,16 @@ class CudaCapture:
 
 
 def _free_default_generator() -> None:
-    """After a capture that failed, PyTorch may go on thinking that the default generator is being captured: give it a
-    state of its own again."""
-    with contextlib.suppress(RuntimeError, AttributeError):  # versions that need no such thing
+    """After a failed capture, PyTorch may still treat the default generator as being captured: give it a new state."""
+    with contextlib.suppress(RuntimeError, AttributeError):  # versions that do not need this
         default = torch.cuda.default_generators[torch.cuda.current_device()]
         default.graphsafe_set_state(torch.Generator(default.device).graphsafe_get_state())
 
 
 class Sums:
-    """Scalars of many steps, added up on the device and read together, for each reading makes the host wait.
+    """Scalars of many steps, summed on the device and read together, because each reading makes the host wait.
 
-    A sum is no number as soon as one of its parts was none.
+    A sum is NaN or infinite as soon as one of its parts was.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Sums:
 
     @torch.no_grad()
     def add(self, scalars: Mapping[str, Tensor], parts: int = 1) -> None:
-        """Add a `parts`-th of each scalar []."""
+        """Add each scalar [], divided by `parts`."""
         values = [value.detach().float() for value in scalars.values()]
         for name, value in zip(scalars, values, strict=True):
             if name not in self.totals:
@@ -89,7 +89,7 @@ class Sums:
         torch._foreach_add_([self.totals[name] for name in scalars], values, alpha=1 / parts)
 
     def take(self, steps: int) -> dict[str, Tensor]:
-        """Means over `steps` steps, still on the device; the sums begin again at 0."""
+        """Means over `steps` steps, still on the device. The sums start again at 0."""
         means = {name: total / steps for name, total in self.totals.items()}
         for total in self.totals.values():
             total.zero_()
@@ -97,7 +97,7 @@ class Sums:
 
 
 class Passes:
-    """Loss and gradients of one micro-batch after another; both add up until the next step begins.
+    """Runs micro-batches one after another. Their losses and gradients add up until the next step begins.
 
     `backward` takes a loss. Scalars go to `sums`: the loss as "loss", and those that the module returns.
     """
@@ -107,23 +107,23 @@ class Passes:
         self.trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def begin(self) -> None:
-        """A step begins: no gradients."""
+        """Begin a step: drop the gradients."""
         for parameter in self.trained:
             parameter.grad = None
 
     def run(self, arguments: Sequence[Tensor], parts: int) -> None:
-        """One of the step's `parts` micro-batches."""
+        """Run one of the step's `parts` micro-batches."""
         loss, scalars = self.module(*arguments)
         self.backward(loss / parts)
         self.sums.add({"loss": loss, **scalars}, parts)
 
 
 class CapturedPasses(Passes):
-    """The same as graphs, one for each shape of micro-batch. What a shape's first micro-batch needs is done as usual,
-    and its second one is captured.
+    """The same passes as CUDA graphs, one for each shape of micro-batch. The first micro-batch of a shape runs as
+    usual, and the second is captured.
 
-    Needs a module all of whose arguments are tensors, and to which each batch gives gradients for the same weights.
-    Where capturing fails, `say` gets one line, and everything is done as usual from then on.
+    All arguments of the module must be tensors, and every batch must give gradients for the same weights. If capturing
+    fails, `say` gets one line, and everything runs as usual from then on.
     """
 
     def __init__(
@@ -141,11 +141,11 @@ class CapturedPasses(Passes):
 
     @property
     def graphs(self) -> int:
-        """How many there are."""
+        """The number of captured graphs."""
         return len(self._replays)
 
     def begin(self) -> None:
-        """A step begins: gradients are zeros, where graphs know them to be."""
+        """Begin a step: set the gradients to zero in place, at the addresses that the graphs use."""
         held = [parameter.grad for parameter in self.trained if parameter.grad is not None]
         if held:
             torch._foreach_zero_(held)
@@ -179,7 +179,7 @@ class CapturedPasses(Passes):
             self._replays[shape] = self._capture.capture(work)
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.say(f"training steps cannot be captured as CUDA graphs, and go on without: {reason}")
+            self.say(f"training steps cannot be captured as CUDA graphs and run without them: {reason}")
             self._capture = None
             self._replays.clear()
             self._inputs.clear()
@@ -190,8 +190,8 @@ class CapturedPasses(Passes):
 def make_passes(
     accelerator: Accelerator, module: nn.Module, config: LoopConfig, capture: Capture | None = None
 ) -> Passes:
-    """Captured where that can be, with one line where it cannot. `capture`: what captures, in the place of CUDA's
-    graphs, on whatever device."""
+    """Captured passes if possible, else plain ones, with one line that says why. `capture` replaces CUDA's graphs, on
+    any device."""
     reason = "" if capture is not None else why_not_captured(accelerator, config)
     if reason:
         accelerator.print(f"training steps are not captured as CUDA graphs: {reason}")
@@ -200,15 +200,15 @@ def make_passes(
 
 
 def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
-    """Why training steps cannot be CUDA graphs; empty where they can."""
+    """Why training steps cannot be CUDA graphs; empty if they can."""
     if not config.graph:
         return "graph is false in the configuration"
     if accelerator.device.type != "cuda":
         return f"the device is {accelerator.device.type}, not cuda"
     if torch.cuda.get_allocator_backend() != "native":
-        return "the allocator is cudaMallocAsync, with which a failed capture ends the process"
+        return "the allocator is cudaMallocAsync, where a failed capture ends the process"
     if accelerator.num_processes > 1 or accelerator.distributed_type == "FSDP":
-        return "several processes train together, which exchange gradients on the way"
+        return "several processes train together and exchange gradients in each step"
     if accelerator.scaler is not None:
         return 'mixed_precision = "fp16" looks at the gradients in each step; bf16 does not'
     return ""

@@ -1,4 +1,4 @@
-"""How the processes of a run stand to one another: what Accelerate makes of a stage, whole weights, and agreement."""
+"""How the processes of a run work together: Accelerate's setup, gathered weights, and agreement on when to stop."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,13 +15,13 @@ from ..speed.device_limits import check_training_precision
 from .config import LoopConfig
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one that draws sheets or reads a slow disk."""
+"""How long processes wait for one that draws sheets or reads from a slow disk."""
 
 
 def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
-    """Accelerate as the stage wants it; what `accelerate launch` was told (several machines, FSDP) holds as well."""
+    """Accelerate as the stage needs it. Settings of `accelerate launch` (several machines, FSDP) also apply."""
     check_training_precision(config.mixed_precision, PartialState(cpu=not torch.cuda.is_available()).device)
-    AcceleratorState._reset_state()  # the stages of a run may differ in precision; the processes stay as they are
+    AcceleratorState._reset_state()  # the stages of a run may differ in precision, but share the processes
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         log_with=["tensorboard", *_wandb(config, folder)],
@@ -50,15 +50,16 @@ def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
 
 
 def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-    """Module and optimiser as Accelerate shares them among the processes. ValueError for what cannot be sharded."""
+    """Module and optimiser, distributed over the processes by Accelerate. Raises ValueError if they cannot be
+    sharded."""
     if accelerator.distributed_type == "FSDP":
         make_shardable(module, optimizer)
     return accelerator.prepare(module, optimizer)
 
 
 def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """FSDP cuts weights in rows, so they must lie in rows. ValueError for weights of two types, and for Muon, which
-    needs whole matrices."""
+    """Make the weights contiguous, because FSDP splits them by rows. Raises ValueError for weights of two types, and
+    for Muon, which needs whole matrices."""
     dtypes = {parameter.dtype for parameter in module.parameters()}
     if len(dtypes) > 1 or any(group.get("use_muon") for group in optimizer.param_groups):
         raise ValueError("FSDP shards weights of one type under AdamW; train with DDP, or all parts, and with adamw")
@@ -66,8 +67,8 @@ def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor] | None:
-    """All weights on the CPU where they are sharded, on the main process alone; None where they are not. All processes
-    call this together."""
+    """All weights on the CPU if they are sharded (empty except on the main process), else None. All processes must call
+    this together."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.tensor import DTensor
 
@@ -78,31 +79,31 @@ def whole_weights(module: nn.Module) -> dict[str, Tensor] | None:
 
 
 def filled(empty: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A module on the meta device with these weights; with none it stays empty."""
+    """A module on the meta device with these weights; without weights it stays empty."""
     if weights:
         empty.load_state_dict(weights, assign=True)
     return empty
 
 
 def mean_over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars [] of this process as means over all of them. Waits for the device."""
+    """The means of scalars [] over all processes. Waits for the device."""
     values = torch.stack(list(logs.values()))
     return dict(zip(logs, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
 
 
 def whole_scalar(value: Tensor) -> Tensor:
-    """A scalar [] that may be shared among the processes, as a plain one."""
+    """A scalar [] as a plain tensor, even if it is sharded."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def host_group(accelerator: Accelerator) -> Any:
-    """What the processes' hosts agree by, each step, without their devices, which would have to be waited for; None
-    where there is one process."""
+    """A process group through which the hosts agree in each step without waiting for their devices; None if there is
+    one process."""
     return dist.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
 
 
 def agreed(group: Any, *flags: bool) -> list[bool]:
-    """Each flag as all processes see it: set if it is set in any, for they must save and stop at the same step."""
+    """Each flag is true if it is true in any process, because all must save and stop at the same step."""
     if group is None:
         return list(flags)
     seen = torch.tensor(flags, dtype=torch.int32)

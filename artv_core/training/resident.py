@@ -1,8 +1,8 @@
-"""A training loop that fills a card: the clips lie in its memory, and a whole step is one CUDA graph.
+"""A training loop that keeps a GPU busy: the clips are in its memory, and a whole step is one CUDA graph.
 
-Drawing the samples, forward and backward pass, clipping, optimiser and average are one piece of work on the same memory
-each time. The host only says which step it is and how fast to learn, and launches the work. On other devices, and where
-capturing fails, the same work is done as usual. Not in the paper.
+Drawing the samples, forward and backward pass, clipping, optimiser and average form one piece of work on the same
+memory each time. The host only sends the step's number and the learning rates, and launches the work. On other devices,
+and if capturing fails, the same work runs without a graph. Not in the paper.
 """
 
 import gc
@@ -28,24 +28,25 @@ from .samples import Clips
 from .synthetic_clips import LatentClips
 
 AHEAD = 3
-"""Steps that the host may be ahead of the device: enough to keep it busy, few enough to stop soon."""
+"""How many steps the host may be ahead of the device: enough to keep it busy, few enough to stop soon."""
 
 SHARE_OF_MEMORY = 0.5
-"""Of the device's free memory, what clips may take."""
+"""The largest share of the device's free memory that clips may take."""
 
 OFF = 0.5
-"""Of the way that weights go in a step, how far a replayed one may end from a usual one. Muon and AdamW magnify what
-little sums in another order change; other samples or old numbers lead elsewhere altogether, 1 and more."""
+"""The largest difference between a replayed and a usual step, as a share of how far the weights move in the step. Muon
+and AdamW amplify the rounding differences of another order of summation. Wrong samples or stale numbers differ by much
+more: 1 and above."""
 
 
 def fitting_loop(config: TrainConfig, clips: Clips) -> type[Training]:
-    """The loop for the stage "diffusion": this one where the configuration asks for it and it can be, with one line
-    where it cannot."""
+    """The loop for the stage "diffusion": this one if the configuration asks for it and it is possible. If it is not,
+    the run prints one line that says why."""
     if not config.diffusion.resident:
         return Training
     reason = _why_not(config, clips)
     if reason:
-        PartialState().print(f"diffusion: clips do not lie on the device, samples are drawn on the host: {reason}")
+        PartialState().print(f"diffusion: clips are not kept on the device, samples are drawn on the host: {reason}")
         return Training
     return ResidentTraining
 
@@ -53,7 +54,7 @@ def fitting_loop(config: TrainConfig, clips: Clips) -> type[Training]:
 def _why_not(config: TrainConfig, clips: Clips) -> str:
     stage, device = config.diffusion, PartialState().device
     if not isinstance(clips.source, LatentClips):
-        return "that needs clips that the run has made itself"
+        return "it needs clips that the run makes itself"
     if PartialState().num_processes > 1:
         return "several processes train together"
     if device.type not in ("cuda", "cpu"):
@@ -61,7 +62,7 @@ def _why_not(config: TrainConfig, clips: Clips) -> str:
     if stage.rollout_share:
         return "rollout_share is above 0, and the networks' own frames are made one by one"
     if stage.optimizer == "adamw8bit":
-        return "adamw8bit keeps no state that can lie flat; muon and adamw do"
+        return "adamw8bit's state cannot be stored flat; use muon or adamw"
     if stage.mixed_precision == "fp16":
         return 'mixed_precision = "fp16" looks at the gradients in each step; bf16 does not'
     if stage.ema_device == "cpu":
@@ -74,7 +75,7 @@ def _why_not(config: TrainConfig, clips: Clips) -> str:
 
 
 class ResidentTraining(Training):
-    """The loop with steps of one piece. `capture`: what captures them, in the place of CUDA's graphs."""
+    """The loop with whole steps as one piece of work. `capture` captures them instead of CUDA's graphs."""
 
     stage: DiffusionTraining
     inner_optimizer: FlatOptimizer
@@ -100,14 +101,14 @@ class ResidentTraining(Training):
         return optimizer
 
     def batches(self, first: int) -> Iterator[tuple[int, list, float]]:
-        """Each step, without samples; the device draws them."""
+        """Each step, without samples: the device draws them."""
         for step in range(first, self.config.steps):
             while len(self.launched) >= AHEAD:
                 self.launched.popleft().synchronize()
             yield step, [], 0.0
 
     def step(self, step: int, batch: list) -> None:
-        """One step. Nothing in here waits for the device."""
+        """Make one step. Nothing in here waits for the device."""
         set_learning_rate(self.inner_optimizer, self.rates, step, self.config)
         self.whole.run(lambda: self._set(step), self.drawing)
         self.faults.send()
@@ -117,18 +118,18 @@ class ResidentTraining(Training):
             self.launched.append(self.finished)
 
     def averaged_module(self) -> nn.Module:
-        """As the usual loop's, with weights in memory of their own."""
+        """The module with averaged weights, on the CPU, in memory of its own."""
         self.average.swap()
         return own_memory(self.plain).to("cpu").eval()
 
     def _set(self, step: int) -> None:
-        """The host's part of a step."""
+        """The part of a step that runs on the host."""
         self.inner_optimizer.begin(step)
         self.number.fill_(step)
         self.drawing.begin(step)
 
     def _work(self) -> None:
-        """The device's part."""
+        """The part of a step that runs on the device."""
         config, accelerator, optimizer = self.config, self.accelerator, self.inner_optimizer
         size = config.micro_batch or config.batch_size
         parts = [min(size, config.batch_size - start) for start in range(0, config.batch_size, size)]
@@ -145,15 +146,15 @@ class ResidentTraining(Training):
         self.average.update()
 
     def _held(self) -> list[Tensor]:
-        """All that a step changes and the next one reads: weights first."""
+        """All tensors that a step changes and the next one reads, the weights first."""
         optimizer = self.inner_optimizer
         flat = [optimizer.weights, optimizer.first, optimizer.second, self.average.flat]
         return [*flat, *self.passes.sums.totals.values(), *self.faults.marked]
 
 
 class WholeStep:
-    """A step's work as one graph. The first step is done as usual, the second one is captured, and once replayed it is
-    done again as usual from the same start: only if weights come out alike is the graph kept."""
+    """The work of a step as one graph. The first step runs as usual. The second one is captured, replayed, and run
+    again as usual from the same start. The graph is kept only if both move the weights alike."""
 
     def __init__(
         self,
@@ -169,11 +170,11 @@ class WholeStep:
 
     @property
     def captured(self) -> bool:
-        """Whether steps are replayed."""
+        """Whether steps are replayed from a graph."""
         return self._replay is not None
 
     def run(self, set_step: Callable[[], None], drawing: DeviceDrawing) -> None:
-        """A step; `set_step` is the host's part of it."""
+        """Make a step; `set_step` is the part that runs on the host."""
         set_step()
         if self._replay is not None:
             self._replay()
@@ -186,13 +187,13 @@ class WholeStep:
             self._first_replay(self._capture, set_step, drawing)
 
     def _first_replay(self, capture: Capture, set_step: Callable[[], None], drawing: DeviceDrawing) -> None:
-        """Waits for the device, this once."""
+        """Capture and check the graph. Waits for the device, only this once."""
         before = [tensor.clone() for tensor in self.held()]
         reason = self._try(capture, before, set_step, drawing)
         if not reason:
             return
-        self.say(f"training steps cannot be captured as CUDA graphs, and go on without: {reason}")
-        # The graph's memory must be free before the step is done as usual, which takes as much again.
+        self.say(f"training steps cannot be captured as CUDA graphs and run without them: {reason}")
+        # Free the graph's memory first, because running the step as usual needs as much again.
         del capture
         self._capture = self._replay = None
         drawing.renew()
@@ -206,7 +207,7 @@ class WholeStep:
     def _try(
         self, capture: Capture, before: Sequence[Tensor], set_step: Callable[[], None], drawing: DeviceDrawing
     ) -> str:
-        """Capture, replay, and do the same step as usual; why the graph cannot be kept, or ""."""
+        """Capture, replay, and run the same step as usual. Returns why the graph cannot be kept, or ""."""
         try:
             replay = capture.capture(self.work, [drawing.generator])
             set_step()
@@ -220,24 +221,24 @@ class WholeStep:
             return (str(error).splitlines() or [type(error).__name__])[0]
         self._replay = replay
         if replayed.is_cuda:
-            torch.cuda.empty_cache()  # what the usual way computed in
+            torch.cuda.empty_cache()  # the working memory of the step that ran as usual
         return ""
 
     @staticmethod
     def _compare(before: Tensor, replayed: Tensor, usual: Tensor) -> None:
         moved = float((usual - before).norm())
         off = float((replayed - usual).norm()) / max(moved, 1e-20)
-        if not off < OFF:  # a NaN is not
+        if not off < OFF:  # true for NaN as well
             raise RuntimeError(
-                f"a replayed step moves the weights elsewhere than a usual one ({off:.2g} of the way off)"
+                f"a replayed step moves the weights differently from a usual one ({off:.2g} of the way off)"
             )
 
 
 def make_capture(accelerator: Accelerator, stage: DiffusionTraining, capture: Capture | None) -> Capture | None:
-    """What captures whole steps; None, with one line, where they are not captured."""
+    """What captures whole steps, or None if they are not captured, with one line that says why."""
     reason = "" if capture is not None else why_not_captured(accelerator, stage.config)
     if not reason and capture is None and not hasattr(torch.cuda.CUDAGraph, "register_generator_state"):
-        reason = "this version of PyTorch cannot draw in a graph; 2.5 and later can"
+        reason = "this version of PyTorch cannot draw random numbers in a graph; 2.5 and later can"
     if reason:
         accelerator.print(f"training steps are not captured as CUDA graphs: {reason}")
         return None
@@ -245,8 +246,8 @@ def make_capture(accelerator: Accelerator, stage: DiffusionTraining, capture: Ca
 
 
 def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
-    """Weights to be trained that no loss depends on, such as a text encoder's last block where the one before it is
-    read. Found on the meta device: nothing is computed."""
+    """Trainable weights that no loss depends on, such as a text encoder's last block if the output of the block before
+    is used. Found on the meta device, so nothing is computed."""
     empty = stage.empty_module()
     loss, _ = empty(*meta_arguments(stage.model.config, "text" in stage.config.train))
     loss.backward()
@@ -256,8 +257,8 @@ def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
 
 @contextmanager
 def _steady(device: torch.device) -> Iterator[None]:
-    """On CUDA: convolutions choose their fastest algorithm in the first step, for shapes never change; and attention
-    is not cuDNN's, which makes plans as it runs."""
+    """On CUDA: convolutions choose their fastest algorithm in the first step, because shapes never change; cuDNN's
+    attention is off, because it makes plans while it runs."""
     if device.type != "cuda":
         yield
         return

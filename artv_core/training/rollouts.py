@@ -1,4 +1,4 @@
-"""References that the model made itself, so that it learns to go on from what it will see (ours, beyond the paper)."""
+"""References made by the model itself, so that it learns to continue from its own frames. Not in the paper."""
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from .config import DiffusionStage
 def go_on(
     model: ARTV, references: Tensor, context: Tensor, rolled: Tensor, seeds: Tensor, stage: DiffusionStage
 ) -> Tensor:
-    """References [B, R, C, h, w], with those of samples that are `rolled` [B] replaced by what the networks, as they
-    are now, make of them: `rollout_frames` frames further on, the oldest one as the anchor, at recommended noise
-    levels, with noise by `seeds` [B]. `rolled` and `seeds` are on the CPU."""
+    """References [B, R, C, h, w]. For samples that are `rolled` [B] they are replaced by frames that the networks make
+    from them in their current state: `rollout_frames` further frames, with the oldest reference as the anchor, at the
+    recommended noise levels, with noise from `seeds` [B]. `rolled` and `seeds` are on the CPU."""
     chosen = rolled.nonzero().flatten()
     if not len(chosen):
         return references
@@ -36,7 +36,7 @@ def _next_frame(
     schedule, sampling = NoiseSchedule(model.config.schedule), model.config.sampling
     inputs = FrameInputs(
         context=context,
-        null_context=context[0],  # all scales are 1, so no branch is without text
+        null_context=context[0],  # all guidance scales are 1, so no branch runs without text
         references=noised(schedule, frames.flatten(1, 2), sampling.reference_noise_level, seeds, k, "references"),
         anchor=noised(schedule, anchor, sampling.anchor_noise_level, seeds, k, "anchor"),
         reference_latent=frames[:, -1],

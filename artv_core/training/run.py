@@ -1,4 +1,4 @@
-"""A run is its stages in order; each finds what the one before left in the run's folder.
+"""Runs the stages in order. Each stage reads the files that the one before left in the run's folder.
 
 With several processes (torchrun, accelerate launch) all train, and the main one writes.
 """
@@ -37,7 +37,7 @@ STAGES = ("vae", "latents", "decoder", "diffusion", "export")
 
 @dataclass(frozen=True)
 class Call:
-    """What was asked of a run: whether it goes on, what it does, and when it stops."""
+    """The arguments of a run: whether to resume, which stages to run, and when to stop."""
 
     resume: bool
     stages: Sequence[str]
@@ -51,21 +51,22 @@ def run(
     resume: bool = False,
     limit: TimeLimit | None = None,
 ) -> None:
-    """Run `stages` of `config` (all that it has, if none are named) in `output/<name>`. ValueError on a stage that this
-    run does not have, and on a run that is there already. SystemExit(0) on a signal, and where a `limit` is over; if
-    that is in the stage "diffusion", and "export" is among the stages, the averaged weights so far are exported."""
+    """Run `stages` of `config` (all of them if none are named) in `output/<name>`. Raises ValueError for a stage that
+    this run does not have, and if the folder already contains a run and `resume` is false. Raises SystemExit(0) on a
+    signal and when the time `limit` is over. If that happens in the stage "diffusion" and "export" is among the stages,
+    the averaged weights so far are exported."""
     chosen = [stage for stage in STAGES if stage in (stages or config.stages)]
     for stage in stages:
         if stage not in config.stages:
             raise ValueError(f"no stage {stage!r} in this run; its stages are {', '.join(config.stages)}")
-    # What joins the processes, before any of them waits.
+    # This connects the processes, before any of them has to wait.
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     folder, device = Path(output) / config.name, PartialState().device
     for stage in chosen:
         check_training_precision(getattr(getattr(config, stage, None), "mixed_precision", "no"), device)
         if not resume and saved_steps(folder / stage):
             raise ValueError(
-                f"{folder / stage} holds a run already; use --resume to go on, or --output for another folder"
+                f"{folder / stage} already contains a run; use --resume to continue it, or --output for another folder"
             )
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -86,15 +87,16 @@ def run(
 
 
 def _stop_before(stage: str, limit: TimeLimit | None) -> None:
-    """Where the time is over between two stages. Several processes would not agree on that; they stop after a step."""
+    """Stop if the time is over between two stages. With several processes this is left to the next stage, which stops
+    all of them after the same step."""
     if limit is not None and limit.left() < 0 and PartialState().num_processes == 1:
-        print(f"{stage}: the time is over before it began; the same command with --resume goes on from here")
+        print(f"{stage}: time is up before it began; the same command with --resume continues from here")
         raise SystemExit(0)
 
 
 def _part() -> None:
-    """Leave the other processes. The main one goes first: where one hangs up, gloo reports a fault to those that still
-    read its last message."""
+    """Leave the other processes. The main one goes first: if a process leaves while another still reads its last
+    message, gloo reports an error there."""
     if not PartialState().is_main_process:
         time.sleep(3)
     PartialState().destroy_process_group()
@@ -149,7 +151,7 @@ def _own_clips(config: TrainConfig, folder: Path) -> Clips:
 
 
 def _trained_weights(model: ARTV, trained: Module, config: TrainConfig) -> dict[str, Tensor]:
-    """What the stage changed, under the model's names; and the null context, which follows from it."""
+    """The weights that the stage changed, under the model's names, and the null context, which depends on them."""
     assert isinstance(trained, MaskedDiffusionLoss)
     model = with_networks(model, trained)
     names = {name for name, _ in model.named_parameters() if part_of_weight(name) in config.diffusion.train}
@@ -161,8 +163,8 @@ def _export(config: TrainConfig, folder: Path, call: Call) -> None:
 
 
 def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tensor], unfinished: str = "") -> None:
-    """One file: everything where the UNet was trained, else what was trained, to be used beside its base. Of a run
-    that is `unfinished` (after which step) the file's name and its metadata say so."""
+    """Write one file: all weights if the UNet was trained, else only the trained parts, to be used together with the
+    base. For a run that is `unfinished` (a text that says after which step), the file's name and metadata say so."""
     stage, path = config.diffusion, folder / f"{config.name}{'-unfinished' * bool(unfinished)}.safetensors"
     whole = "unet" in stage.train
     if whole:
@@ -190,12 +192,12 @@ def _check_complete(trained: dict[str, Tensor], model: ARTV, config: TrainConfig
     wanted = {name for name, _ in model.named_parameters() if part_of_weight(name) in config.diffusion.train}
     if set(trained) - {"null_context"} != wanted:
         raise ValueError(
-            f"{folder / 'diffusion.safetensors'} is of another configuration; run the stage diffusion again"
+            f"{folder / 'diffusion.safetensors'}was made with another configuration; run the stage diffusion again"
         )
 
 
 def _summary(config: TrainConfig, unfinished: str = "") -> str:
-    """How the weights came about, for whoever reads the file; of paths only the last part."""
+    """How the weights were made, for readers of the file. Paths are cut to their last part."""
     facts = {"preset": config.preset, "seed": config.seed, "base": Path(config.base).name, **asdict(config.diffusion)}
     facts["start_from"] = Path(config.diffusion.start_from).name
     world = "synthetic world" if config.world == "plain" else f"synthetic world, {config.world}"
@@ -204,13 +206,13 @@ def _summary(config: TrainConfig, unfinished: str = "") -> str:
 
 
 def _best_vae(config: TrainConfig, folder: Path) -> TAESD:
-    """With the decoder that went on alone, if that stage was run."""
+    """The VAE, with the decoder that was trained further if the stage "decoder" was run."""
     vae = _read_vae(config, folder, "vae")
     if not (folder / "decoder").exists():
         return vae
     better = _read_vae(config, folder, "decoder")
     pairs = zip(vae.taesd_encoder.parameters(), better.taesd_encoder.parameters(), strict=True)
-    if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
+    if not all(torch.equal(before, now) for before, now in pairs):
         raise ValueError(f"{folder / 'decoder.safetensors'} belongs to another encoder; run the stage decoder again")
     return better
 

@@ -1,4 +1,4 @@
-"""Which frames of which clip a sample of the stage "diffusion" uses, and the batches they make."""
+"""Which frames of which clip a sample of the stage "diffusion" uses, and how samples become batches."""
 
 import math
 import random
@@ -20,12 +20,12 @@ from ..models.text import tokenize
 from .config import DiffusionStage
 
 Key = tuple[int, *tuple[int | str, ...]]
-"""What a sample's randomness is keyed by: the seed, then anything."""
+"""The key of a sample's randomness: the seed, followed by numbers or words."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one sample uses of its clip, at which noise levels, and which conditions it keeps."""
+    """Which frames of its clip a sample uses, at which noise levels, and with which conditions."""
 
     target: int
     references: tuple[int, ...]  # oldest first; empty for a first frame
@@ -40,13 +40,13 @@ class Draw:
 def draw_sample(
     config: DiffusionStage, rng: random.Random, num_frames: int, num_references: int, ratios: Tensor
 ) -> Draw:
-    """One sample's choices from a clip of `num_frames`. A first frame is any frame without references, in
-    `beginning_share` of the cases the clip's first; a second one sees its one predecessor repeated; any other sees the
-    last two. The anchor is up to `anchor_window` frames back (paper: 10). `ratios` [steps] is the schedule's
-    noise-to-signal ratio at each time step, ascending.
+    """One sample's choices from a clip of `num_frames`. A first frame has no references and can be any frame of the
+    clip; in `beginning_share` of the cases it is the clip's first. A second frame sees its one predecessor twice; any
+    other frame sees the last two. The anchor is up to `anchor_window` frames back (paper: 10). `ratios` [steps] is the
+    schedule's noise-to-signal ratio at each time step, ascending.
 
-    A sample on the model's own frames has, for references, the true frames that come before those: the model goes on
-    from them up to the target.
+    For a sample that uses the model's own frames, the references are true frames further back: the model makes the
+    frames from there up to the target.
     """
     kind = rng.random()
     position = rng.randrange(1, num_frames)
@@ -78,14 +78,15 @@ def draw_sample(
 
 
 def _moved_back(draw: Draw, frames: int) -> Draw:
-    """References so many frames earlier where the model is to make those between; not where there are none so early."""
+    """Move the references back by the number of frames that the model is to make; if the clip has no frames that early,
+    change nothing."""
     fits = len(set(draw.references)) == len(draw.references) > 0 and draw.references[0] >= frames
     references = tuple(reference - frames for reference in draw.references) if draw.rolled and fits else draw.references
     return replace(draw, references=references, rolled=draw.rolled and fits)
 
 
 def draw_timestep(config: DiffusionStage, rng: random.Random, ratios: Tensor) -> int:
-    """Uniform, or log-normal in the noise-to-signal ratio, by the shares that the configuration has."""
+    """A time step drawn uniformly, or log-normally in the noise-to-signal ratio, by the shares in the configuration."""
     uniform = rng.randrange(len(ratios))
     if rng.random() < config.uniform_share:
         return uniform
@@ -95,31 +96,31 @@ def draw_timestep(config: DiffusionStage, rng: random.Random, ratios: Tensor) ->
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples with R references each, as they come from the CPU; images until they are encoded.
+    """B samples with R references each, on the CPU at first. Frames are images until they are encoded.
 
-    Frames lie in the order references (oldest first), anchor, target; a blank one is zeros and not `present`.
+    Frames are ordered as references (oldest first), anchor, target. A blank frame is zeros and not `present`.
     """
 
     frames: Tensor  # [B, R + 2, 3, H, W] in [0, 1], or latents [B, R + 2, C, h, w]
     present: Tensor  # [B, R + 2], 1 or 0
-    shown: Tensor  # [n], where frames are present among all B * (R + 2), ascending
+    shown: Tensor  # [n], the indices of present frames among all B * (R + 2), ascending
     noise: Tensor  # [B, R + 2, C, h, w]
-    levels: Tensor  # [B, 2], time steps: of the references and of the anchor
+    levels: Tensor  # [B, 2], noise levels (time steps) of the references and of the anchor
     signal: Tensor  # [B, R + 2], `a` of Eq. 3 for each frame
     spread: Tensor  # [B, R + 2], `s` of Eq. 3 for each frame
     timesteps: Tensor  # [B], the target's
     text: Tensor  # [B, L] tokens, or [B, L, D] context
-    rolled: Tensor  # [B], whether the model is to make the references
-    seeds: Tensor  # [B], for what is drawn on the way
+    rolled: Tensor  # [B], whether the model makes the references
+    seeds: Tensor  # [B], seeds for the frames that the model makes
     broken: dict[int, str]  # clips that could not be read and were replaced, and why
-    coverage: Tensor | None = None  # [B, 1, h, w], how much of each of the target's cells things cover, 0 to 1
+    coverage: Tensor | None = None  # [B, 1, h, w], how much of each target cell is covered by things, 0 to 1
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
+        """The same batch on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The same in memory that a GPU reads from directly."""
+        """The same batch in memory that a GPU can read directly."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -132,12 +133,12 @@ class Order(Protocol):
     """Which clips a step sees."""
 
     def batch(self, step: int) -> np.ndarray:
-        """Clip numbers, one for each sample of the step, all of one bucket."""
+        """The clip numbers of a step, one for each sample, all from one bucket."""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """A source, the order in which its clips are trained on, their numbers, and those of clips that never are."""
+    """A source, the order in which its clips are trained on, their numbers, and the numbers of held-out clips."""
 
     source: ClipSource
     order: Order
@@ -146,8 +147,8 @@ class Clips:
 
 
 class ClipSamples:
-    """Batches of a clip source, keyed by (seed, step, index) and by nothing else. For worker processes: it holds tables
-    and no network."""
+    """Batches of a clip source, keyed only by (seed, step, index). Worker processes use it, so it contains tables and
+    no network."""
 
     def __init__(self, config: DiffusionStage, seed: int, model: ARTV, clips: Clips) -> None:
         self.config, self.seed, self.clips, self.order = config, seed, clips.source, clips.order
@@ -171,19 +172,19 @@ class ClipSamples:
         return self.collate([self.sample(int(chosen[index]), (self.seed, step, index)) for index in indices])
 
     def draw(self, clip: int, key: Key, config: DiffusionStage) -> Draw:
-        """What a sample of a clip uses, by its key."""
+        """The choices of a sample of this clip, by its key."""
         length = int(self.clips.index.num_frames[clip])
         return draw_sample(config, random.Random(_joined(key)), length, self.num_references, self.ratios)
 
     def sample(self, clip: int, key: Key, held_out: Draw | None = None) -> dict[str, Any]:
-        """One sample of a clip, drawn by its key; or one that is held out, with what it uses."""
+        """One sample of a clip, drawn by its key; a held-out sample comes with its choices."""
         draw = held_out or self.draw(clip, key, self.config)
         positions = [*(draw.references or (None,) * self.num_references), draw.anchor, draw.target]
         wanted = sorted({position for position in positions if position is not None})
         reading = (self.held_out if held_out else self.trained_on).read(clip, wanted)
         frames = _in_order(dict(zip(wanted, reading.frames, strict=True)), positions)
         levels = [draw.reference_level] * self.num_references + [draw.anchor_level]
-        # Level 0 is clean: time step 0 itself is what no level reaches (NoiseSchedule.augment).
+        # Level 0 is clean. Time step 0 has a little noise and is not used as a level (NoiseSchedule.augment).
         scales = [(float(self.signal[k]), float(self.spread[k])) if k else (1.0, 0.0) for k in levels]
         scales.append((float(self.signal[draw.timestep]), float(self.spread[draw.timestep])))
         shape = frames.shape[1:] if self.clips.holds_latents else self._latent_shape(frames)
@@ -207,21 +208,22 @@ class ClipSamples:
         broken = {clip: reason for sample in samples for clip, reason in sample["broken"].items()}
         names = [name for name in samples[0] if name != "broken"]
         tensors = {name: torch.stack([sample[name] for sample in samples]) for name in names}
-        shown = tensors["present"].flatten().nonzero().flatten()  # here, for a GPU would have to be waited for
+        shown = tensors["present"].flatten().nonzero().flatten()  # on the CPU; a GPU would have to be waited for
         return Batch(**tensors, shown=shown, broken=broken)
 
     def _latent_shape(self, frames: Tensor) -> tuple[int, ...]:
         return (self.latent_channels, frames.shape[-2] // self.factor, frames.shape[-1] // self.factor)
 
     def _text(self, reading: ClipReading, kept: bool) -> Tensor:
-        """Context where the source has it and nobody trains the encoder; else tokens, for the encoder to read."""
+        """Context if the source has it and the text encoder is not trained; else tokens for the encoder to read."""
         if reading.context is not None and not self.text_is_trained:
             return reading.context if kept else self.null_context
         return self.tokenize(reading.caption if kept else "")
 
 
 def coverage_of(source: ClipSource) -> Tensor | None:
-    """How much of each latent cell things cover, uint8 [N, T, h, w] (255: all of it), where the source knows that."""
+    """How much of each latent cell is covered by things, uint8 [N, T, h, w] (255: all of it); None if the source does
+    not know."""
     return getattr(source, "coverage", None)
 
 
@@ -236,7 +238,8 @@ def _in_order(frames: dict[int, Tensor], positions: Sequence[int | None]) -> Ten
 
 
 class _Tokenizer:
-    """Captions to tokens [L], remembered: there are few, or each is used once."""
+    """Captions to tokens [L]. Results are cached, which pays off because there are few captions, or each is used
+    once."""
 
     def __init__(self, config: TextConfig) -> None:
         self.config, self.known = config, dict[str, Tensor]()

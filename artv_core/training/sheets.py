@@ -1,4 +1,4 @@
-"""Sample sheets while training: held-out prompts or clips rolled out, and what can be measured of them."""
+"""Sample sheets during training: videos from held-out prompts or clips, and measurements of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,8 +30,8 @@ def rollout(
     given: Tensor | tuple = (),
     recording: Recording | None = None,
 ) -> Tensor:
-    """Videos [N, T, 3, H, W] on the CPU, one for each caption, all in one batch. `given`: latents [t, N, C, h, w].
-    With a `recording`, one that was cut off goes on from its last frame."""
+    """Videos [N, T, 3, H, W] on the CPU, one for each caption, made in one batch. `given`: latents [t, N, C, h, w] of
+    the first frames. With a `recording`, a video that was interrupted continues from its last frame."""
     return decoded(model, rollout_frames(model, captions, options, given, recording))
 
 
@@ -61,8 +61,8 @@ def held_out_clips(count: int) -> list[Clip]:
 def rollout_sheet(
     model: ARTV, path: Path, rows: int, columns: int, world: str = "plain", steps: int | None = None
 ) -> dict[str, float]:
-    """Roll out `rows` held-out prompts of a synthetic world from text alone, draw them, return scores (shares in
-    [0, 1], drift of 255). `steps`: denoising steps a frame, by default what the model recommends."""
+    """Make videos of `rows` held-out prompts of a synthetic world from text alone, draw them, and return scores (shares
+    in [0, 1], drift of 255). `steps`: denoising steps for each frame; None uses the model's recommendation."""
     options = GenerateOptions(num_frames=columns, batch_size=rows, seed=7, steps=steps)
     if world == "pictures":
         return _pictures_sheet(model, path, options)
@@ -75,8 +75,8 @@ def rollout_sheet(
 
 
 def _pictures_sheet(model: ARTV, path: Path, options: GenerateOptions) -> dict[str, float]:
-    """The score: by how much of 255 half of the pixels differ at most between first and last frame, as most of a frame
-    is place, which stands still."""
+    """The score is the drift: the median absolute difference between first and last frame, of 255. Most of a frame is
+    the place, which stands still."""
     prompts = captions(PicturesTraining().held_out(options.batch_size))
     videos = rollout(model, prompts, options)
     contact_sheet(list(zip(prompts, videos, strict=True)), columns=options.num_frames).save(path)
@@ -89,8 +89,8 @@ def _pictures_sheet(model: ARTV, path: Path, options: GenerateOptions) -> dict[s
 def clips_sheet(
     model: ARTV, clips: ClipSource, held_out: Sequence[int] | np.ndarray, path: Path, stage: DiffusionStage
 ) -> dict[str, float]:
-    """Go on from the first frames of held-out clips, draw for each the true frames, the model's and its masks (white:
-    copied), and return the mean PSNR in dB of the model's frames, and of the first frame held for ever."""
+    """Continue held-out clips from their first frames. Draw the true frames, the model's frames and its masks (white:
+    copied). Returns the mean PSNR in dB of the model's frames, and that of repeating the first frame."""
     rows, scores = [], []
     for clip in held_out[: stage.sheet_rows]:
         try:
@@ -105,7 +105,7 @@ def clips_sheet(
         return {}
     contact_sheet(rows, columns=stage.sheet_columns).save(path)
     made_psnr, held_psnr = (sum(column) / len(scores) for column in zip(*scores, strict=True))
-    print(f"\n{path.name}: {made_psnr:.1f} dB, the first frame held: {held_psnr:.1f} dB")
+    print(f"\n{path.name}: {made_psnr:.1f} dB, the first frame repeated: {held_psnr:.1f} dB")
     return {"sheet/psnr": made_psnr, "sheet/psnr_first_frame_held": held_psnr}
 
 
@@ -116,7 +116,9 @@ def _gone_on(model: ARTV, clips: ClipSource, clip: int, stage: DiffusionStage) -
     latents = true if clips.holds_latents else model.encode_images(true)
     context = clips.context(clip) if model.text is None else model.encode_text([clips.caption(clip)])[0]
     if context is None:
-        raise ValueError(f"{clips.name(clip)}: neither the data nor the model has its caption as the networks read it")
+        raise ValueError(
+            f"{clips.name(clip)}: neither the data nor the model can give the text embedding of its caption"
+        )
     height, width = (side * model.config.vae.factor for side in latents.shape[-2:])
     options = GenerateOptions(num_frames=count, height=height, width=width, seed=7, steps=stage.sheet_steps or None)
     track = TextTrack([TextSegment(0, context[None].to(device))])

@@ -1,4 +1,4 @@
-"""What the stage "diffusion" begins with: networks, and the clips that it sees."""
+"""What the stage "diffusion" starts with: the networks, and the clips."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +29,9 @@ from .synthetic_clips import LatentClips, RandomOrder
 
 
 def starting_model(config: TrainConfig) -> ARTV:
-    """Networks as before the first step: new ones and what `base` brings, or those of `start_from`.
+    """The networks before the first step: new ones completed from `base`, or those of `start_from`.
 
-    ValueError, one line, where a file does not fit the configuration exactly.
+    Raises ValueError if a file does not fit the configuration exactly.
     """
     torch.manual_seed(config.seed)
     if config.diffusion.start_from:
@@ -59,8 +59,8 @@ def _going_on(config: TrainConfig) -> ARTV:
 
 
 def _fill(model: ARTV, path: Path, needs_vae: bool) -> None:
-    """From a public Stable Diffusion file the UNet, VAE and text encoder; from an ARTV checkpoint the latter two. Of
-    clips that were prepared, whose latents are there, the VAE only draws sheets: without one there are none."""
+    """Load UNet, VAE and text encoder from a public Stable Diffusion file, or VAE and text encoder from an ARTV
+    checkpoint. Prepared clips are latents already, so the VAE only draws sheets; without one there are no sheets."""
     is_public = "artv_config" not in open_tensor_file(path).metadata
     if not needs_vae and "vae" not in parts_in(path):
         model.vae = None
@@ -95,14 +95,14 @@ def _check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence
 
 
 def synthetic_clips(config: TrainConfig, clips: LatentClips) -> Clips:
-    """The synthetic world's; what is held out of it are combinations, not clips."""
+    """The clips of the synthetic world. No clips are held out; the world holds out combinations instead."""
     every = np.arange(len(clips.index))
     return Clips(clips, RandomOrder(len(every), config.diffusion.batch_size, config.seed), every, every[:0])
 
 
 def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
-    """The clips at `data.path`. What cannot be read is named in `folder/skipped.txt` and left out. The main process
-    looks first; the others read what it noted."""
+    """The clips at `data.path`. Clips that cannot be read are listed in `folder/skipped.txt` and left out. The main
+    process looks at them first; the others read what it found."""
     folder.mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():
         source = _open(config, model, folder)
@@ -118,11 +118,12 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
 
 
 def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:
-    """Those of prepared clips were counted when they were prepared, unless an earlier release did that."""
+    """Report captions that are cut. For prepared clips they were counted when the clips were prepared, except by early
+    releases."""
     cut = source.manifest.get("captions_cut") if isinstance(source, PreparedClips) else None
     if isinstance(source, PreparedClips) and cut is not None:
         count = "1 caption is" if cut == 1 else f"{cut} captions are"
-        warning = f"warning: {count} read in part: {source.folder / CUT_CAPTIONS}" if cut else ""
+        warning = f"warning: {count} longer than the text encoder reads: {source.folder / CUT_CAPTIONS}" if cut else ""
     else:
         captions = ((source.name(clip), _caption(source, clip)) for clip in range(len(source.index)))
         text = config.model.text
@@ -132,7 +133,7 @@ def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) ->
 
 
 def _caption(source: ClipSource, clip: int) -> str:
-    """Of a broken clip none; it is named when its frames are read."""
+    """The caption, or "" for a broken clip; that is reported when its frames are read."""
     try:
         return source.caption(clip)
     except BrokenClip:

@@ -1,8 +1,9 @@
-"""What a run needs to go on as if it had never stopped: written beside, then renamed, so a state is whole or not there.
+"""The saved state that lets a run continue as if it had never stopped. It is written beside its place and then renamed,
+so it is complete or absent.
 
-Weights, averages and the optimiser's state go through torch.distributed.checkpoint: each process writes what it holds,
-sharded or not, and another number of processes can read it. Only what is trained is written. Unlike a checkpoint, a
-state is partly a pickle: go on only with runs of your own.
+Weights, averages and the optimiser's state go through torch.distributed.checkpoint: each process writes its part,
+sharded or not, and a different number of processes can read it. Only what is trained is written. Unlike a checkpoint, a
+state is partly a pickle, so only load states of your own runs.
 """
 
 import random
@@ -30,15 +31,15 @@ from torch.distributed.checkpoint.state_dict import (
 from ..files.partial_file import can_flush
 from .ema import MovingAverage
 
-# Not strict, since what is frozen is not in it; that all else is there and fits is checked as it is read.
+# Not strict, because frozen weights are not in the state. Reading still checks that everything else is there and fits.
 _TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class RunState:
-    """Everything about a stage in training that changes, in `folder/state-STEP`.
+    """Everything that changes while a stage is trained, in `folder/state-STEP`.
 
-    The position in the data is the step itself. Randomness is keyed by (seed, step, sample), so the generators' states,
-    which are kept too, matter only to code that draws from them unasked.
+    The position in the data is the step itself. Randomness is keyed by (seed, step, sample), so the saved states of the
+    global generators matter only to code that draws from them by mistake.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class RunState:
         self.average, self.scaler = average, scaler
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps; the one before is removed afterwards. Every process must call this."""
+        """Write the state after `step` steps, then remove the one before. Every process must call this."""
         target, partial = self._path(step), self.folder / "state.partial"
         if _rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -64,9 +65,9 @@ class RunState:
         _wait()
 
     def load(self) -> int:
-        """Take up the last state there is and return its step; 0 where there is none. Every process must call this.
+        """Load the last state and return its step; 0 if there is none. Every process must call this.
 
-        Raises ValueError, one line, for a state of another configuration or an earlier version.
+        Raises ValueError for a state of another configuration or an earlier version.
         """
         steps = saved_steps(self.folder)
         if not steps:
@@ -77,19 +78,19 @@ class RunState:
                 dcp.load(tensors, checkpoint_id=path)
         except (CheckpointException, RuntimeError, ValueError, OSError, KeyError) as error:
             reason = " ".join(str(error).split())[-200:]
-            advice = "give the run another name, or remove that folder to start anew"
+            advice = "give the run another name, or remove that folder to start again"
             raise ValueError(f"{path} does not fit this configuration: {advice} ({reason})") from None
         set_model_state_dict(self.module, tensors["module"], options=_TRAINED)
         set_optimizer_state_dict(self.module, self.optimizer, tensors["optimizer"], options=_TRAINED)
         if self.scaler is not None:
             self.scaler.load_state_dict(tensors["scaler"])
         generators = path / f"generators-{_rank()}.pt"
-        if generators.exists():  # not where there are more processes than before
+        if generators.exists():  # missing if there are more processes than before
             _set_generators(torch.load(generators, weights_only=True))
         return steps[-1]
 
     def numbers(self) -> Iterator[Tensor]:
-        """All tensors of which each number matters: weights in training, their averages, the optimiser's state."""
+        """All tensors that must be finite: trained weights, their averages, the optimiser's state."""
         yield from (parameter for parameter in self.module.parameters() if parameter.requires_grad)
         yield from self.average.averages.values()
         for values in self.optimizer.state.values():
@@ -110,19 +111,19 @@ class RunState:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         for step in saved_steps(self.folder):
-            if self._path(step) != target:  # what a network drive will not let go of is in nobody's way
+            if self._path(step) != target:  # a folder that a network drive refuses to delete does no harm
                 shutil.rmtree(self._path(step), ignore_errors=True)
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps after which states were saved, ascending. Only folders called as `state_name` says are states: a copy
-    under any other name is its owner's."""
+    """The steps after which states were saved, ascending. Only folders named as by `state_name` count, so a user's copy
+    under another name is ignored."""
     found = [re.fullmatch(r"state-([0-9]+)", path.name) for path in folder.glob("state-*") if path.is_dir()]
     return sorted(int(match[1]) for match in found if match and match[0] == state_name(int(match[1])))
 
 
 def state_name(step: int) -> str:
-    """Of the folder with the state after `step` steps."""
+    """The name of the folder with the state after `step` steps."""
     return f"state-{step:08d}"
 
 
@@ -136,7 +137,7 @@ def _wait() -> None:
 
 
 class _single_process_is_meant(warnings.catch_warnings):  # noqa: N801
-    """torch.distributed.checkpoint wonders each time whether one process alone is what was wanted."""
+    """Silences the warning of torch.distributed.checkpoint about saving from a single process."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

@@ -1,4 +1,4 @@
-"""Where a command stops: on a signal, or after some minutes with time left for what has to be written."""
+"""When a command stops: on a signal, or when its time limit leaves just enough time to write the results."""
 
 import itertools
 import signal
@@ -10,23 +10,24 @@ from contextlib import contextmanager
 from torch import nn
 
 WRITING = 20.0
-"""Seconds that are kept for writing a checkpoint and for leaving, at most a fifth of the whole time."""
+"""Seconds reserved for writing a checkpoint and exiting, at most a fifth of the whole time."""
 
 DISK_RATE = 200e6
-"""Bytes a second that a slow disk writes."""
+"""Bytes per second that a slow disk writes."""
 
 RECENT = 8
-"""Steps whose times are looked at."""
+"""Number of recent steps whose times are used."""
 
 SHEET_SHARE = 0.3
-"""Of the whole time, what a sheet may take at the end."""
+"""The largest share of the whole time that a sheet may take at the end."""
 
 SHEET_START = 15.0
-"""Seconds that a sheet takes beside its frames, where none was drawn yet in this call."""
+"""Estimated seconds of a sheet on top of its frames, before one has been drawn."""
 
 
 class TimeLimit:
-    """`minutes` from `started` on (`time.monotonic()`, by default now). ValueError for none."""
+    """`minutes` from `started` on (`time.monotonic()`, by default now). Raises ValueError unless `minutes` is above 0
+    and finite."""
 
     def __init__(self, minutes: float, started: float | None = None) -> None:
         if not 0 < minutes < float("inf"):
@@ -34,17 +35,17 @@ class TimeLimit:
         self.minutes, self.started = minutes, time.monotonic() if started is None else started
 
     def left(self) -> float:
-        """Seconds, below 0 when it is over."""
+        """Seconds left, negative when the time is over."""
         return self.started + 60 * self.minutes - time.monotonic()
 
     def kept(self) -> float:
-        """Seconds that are kept for writing."""
+        """Seconds reserved for writing."""
         return min(WRITING, 0.2 * 60 * self.minutes)
 
 
 class OutOfTime(SystemExit):
     """A stage has stopped because the time was over, after `done` steps, with its state saved. `trained` is its module
-    with the averaged weights so far. As an exit of the process its code is 0."""
+    with the averaged weights so far. As a SystemExit its code is 0."""
 
     def __init__(self, done: int, trained: nn.Module) -> None:
         super().__init__(0)
@@ -52,9 +53,9 @@ class OutOfTime(SystemExit):
 
 
 class Course:
-    """Whether the time of a stage is over, by what its steps, states and sheets have taken in this call.
+    """Decides when the time of a stage is over, from how long its steps, states and sheets have taken so far.
 
-    `sheet_steps`: as many steps as are about as much work as a sheet. `state_bytes`: the size of a state.
+    `sheet_steps`: a sheet takes about as much work as this many steps. `state_bytes`: the size of a state.
     """
 
     def __init__(self, limit: TimeLimit | None, sheet_steps: float, state_bytes: int = 0) -> None:
@@ -65,54 +66,54 @@ class Course:
         self._beside, self._marked = 0.0, time.monotonic()
 
     def note(self, what: str, seconds: float) -> None:
-        """Seconds that went into something else than steps: "state", "sheet" or others."""
+        """Record seconds spent on something other than steps: "state", "sheet" or "" for anything else."""
         self._beside += seconds
         self.longest[what] = max(seconds, self.longest.get(what, 0.0))
 
     def step_done(self) -> None:
-        """A step is over."""
+        """Record that a step has ended."""
         now = time.monotonic()
         self._recent.append(now - self._marked - self._beside)
         self._beside, self._marked = 0.0, now
 
     def step_seconds(self) -> float:
-        """What a step takes: the shortest of the last few. The first one may compile and try much, so that until there
-        is a second one it counts by half."""
+        """Seconds that a step takes: the shortest of the last few. The first one may include compiling and tuning, so
+        on its own it counts half."""
         if len(self._recent) < 2:
             return sum(self._recent) / 2
         return max(0.0, min(self._recent))
 
     def sheet_seconds(self) -> float:
-        """What a sheet takes: what one has taken, or by what steps take."""
+        """Seconds that a sheet takes: the longest so far, or an estimate from the steps."""
         return self.longest.get("sheet", SHEET_START + self.sheet_steps * self.step_seconds())
 
     def has_room_for_sheet(self) -> bool:
-        """Whether a sheet is drawn at the end."""
+        """Whether there is enough time for a sheet at the end."""
         return self.limit is not None and self.sheet_seconds() < SHEET_SHARE * 60 * self.limit.minutes
 
     def is_hurried(self) -> bool:
-        """Whether there is no time for a sheet or for held-out losses now. Never without a limit."""
+        """Whether there is no time now for a sheet or held-out losses. Always false without a limit."""
         if self.limit is None:
             return False
         looking = max(self.sheet_seconds(), self.longest.get("", 0.0))
         return self.limit.left() < self._kept() + looking
 
     def is_over(self) -> bool:
-        """Whether the stage must stop now, after a step. Never without a limit."""
+        """Whether the stage must stop now, after a step. Always false without a limit."""
         if self.limit is None:
             return False
         sheet = self.sheet_seconds() if self.has_room_for_sheet() else 0.0
         return self.limit.left() < self._kept() + sheet + self.step_seconds()
 
     def _kept(self) -> float:
-        """Seconds for a state, a checkpoint and leaving."""
+        """Seconds needed for a state, a checkpoint and exiting."""
         assert self.limit is not None
         return self.limit.kept() + self.longest["state"] + self.export
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM or SIGINT has come; the step under way is finished first."""
+    """Yields a function that says whether SIGTERM or SIGINT was received. The current step is finished first."""
     seen = itertools.count()
     received = [False]
 

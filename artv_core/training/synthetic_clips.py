@@ -21,17 +21,17 @@ from .stopping import TimeLimit
 from .worlds import TrainingWorld, training_world
 
 CLIP_SEED_OFFSET = 1_000_003
-"""The diffusion stage draws other clips than the VAE stage did."""
+"""Added to the seed, so that the diffusion stage draws other clips than the VAE stage."""
 
 
 ENCODED = "clips encoded"
-"""In the metadata of a file of latents that is not finished: how many there are."""
+"""Metadata key in an unfinished file of latents: the number of clips encoded so far."""
 
 
 class LatentClips:
-    """The synthetic world's clips as a source: `latents` [N, T, C, h, w] float16, core scale, and a caption each. They
-    follow from (seed, config, VAE) alone. `coverage` [N, T, h, w] uint8: how much of each cell things cover, up to 255;
-    None where the world does not know."""
+    """The synthetic world's clips as a source: `latents` [N, T, C, h, w] float16 in the core's scale, and a caption for
+    each clip. They depend only on (seed, config, VAE). `coverage` [N, T, h, w] uint8: how much of each cell is covered
+    by things, 0 to 255; None if the world does not know."""
 
     holds_latents = True
 
@@ -53,11 +53,11 @@ class LatentClips:
         )
 
     def name(self, clip: int) -> str:
-        """Its number."""
+        """A name with the clip's number."""
         return f"synthetic clip {clip}"
 
     def caption(self, clip: int) -> str:
-        """What is to be seen, by rule."""
+        """The caption, which the world's rules make."""
         return self.captions[clip]
 
     def frames(self, clip: int, positions: Sequence[int]) -> Tensor:
@@ -65,11 +65,11 @@ class LatentClips:
         return self.latents[clip, list(positions)].float()
 
     def context(self, clip: int) -> None:
-        """None: the text encoder is trained."""
+        """None, because the text encoder is trained."""
 
 
 class RandomOrder:
-    """Clips drawn with repetition, each sample by its own key: for a small world that is seen many times."""
+    """Clips drawn with repetition, each sample by its own key. For a small world whose clips are seen many times."""
 
     def __init__(self, num_clips: int, batch_size: int, seed: int) -> None:
         self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
@@ -81,7 +81,7 @@ class RandomOrder:
 
 
 def provenance(config: TrainConfig, vae: Path) -> dict[str, str]:
-    """What a file of latents depends on: the world and its seed, the clips, and the autoencoder's file."""
+    """Everything that a file of latents depends on: the world and its seed, the clips, and the autoencoder's file."""
     stage, (height, width) = config.latents, config.model.size
     clips = f"seed {_seed(config)}, {stage.clips} clips of {stage.frames} frames, {width}x{height}"
     if config.world != "plain":
@@ -103,9 +103,9 @@ def encode_clips(
     device: str,
     limit: TimeLimit | None = None,
 ) -> None:
-    """Render and encode `config.latents.clips` clips to a safetensors file; one that is there is kept if it is made of
-    the same (`provenance`), else replaced. SystemExit(0) where the time is over; what is encoded then is written beside
-    it, and the next call goes on from there."""
+    """Render and encode `config.latents.clips` clips to a safetensors file. An existing file is kept if it was made
+    from the same (`provenance`), else replaced. Raises SystemExit(0) when the time is over; what is encoded by then is
+    written beside it, and the next call continues from there."""
     if path.exists() and _metadata(path) == made_of:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +118,8 @@ def encode_clips(
             held = {name: tensor[:start] for name, tensor in tensors.items()}
             write_tensor_file(partial, held, made_of | {ENCODED: str(start)})
             print(
-                f"latents: the time is over, stopped after {start} of {stage.clips} clips; "
-                "the same command with --resume goes on from here"
+                f"latents: time is up, stopped after {start} of {stage.clips} clips; "
+                "the same command with --resume continues from here"
             )
             raise SystemExit(0)
         numbers = range(start, min(start + stage.batch_size, stage.clips))
@@ -129,7 +129,7 @@ def encode_clips(
 
 
 def _begun(config: TrainConfig, made_of: dict[str, str], partial: Path) -> tuple[dict[str, Tensor], int]:
-    """Room for all clips, with those that a call before has encoded, and how many these are."""
+    """Tensors for all clips, with those that an earlier call encoded, and their number."""
     stage, model = config.latents, config.model
     height, width = (side // model.vae.factor for side in model.size)
     shape = (stage.clips, stage.frames, model.vae.latent_channels, height, width)
@@ -172,7 +172,8 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def read_clips(config: TrainConfig, made_of: dict[str, str], path: Path) -> LatentClips:
-    """What `encode_clips` wrote. ValueError where the latents stage has not run, or ran on something else."""
+    """The clips that `encode_clips` wrote. Raises ValueError if the latents stage has not run, or ran with other
+    settings."""
     if not path.is_file():
         raise ValueError(f"no encoded clips at {path}; run the stage latents before the stage diffusion")
     if _metadata(path) != made_of:

@@ -1,4 +1,4 @@
-"""How many samples are trained on in a second, and what share of the machine's arithmetic that is."""
+"""Training speed: samples per second, and the share of the device's peak arithmetic that is used."""
 
 import time
 
@@ -27,13 +27,13 @@ PEAK_TFLOPS = {
     "V100": 125,
     "T4": 65,
 }
-"""Dense half-precision matrix arithmetic with float32 sums, TFLOP/s, as the makers' data sheets have it. The first name
-that is part of the device's counts."""
+"""Dense half-precision matrix arithmetic with float32 accumulation, in TFLOP/s, from the makers' data sheets. The first
+name that occurs in the device's name counts."""
 
 
 def peak_flops(device: torch.device, half: bool) -> tuple[float, str]:
-    """FLOP/s that this device can do at most, and where the number is from: the maker's, or, for a device that is not
-    listed, the best of a few large matrix products."""
+    """The device's peak FLOP/s and its source: the data sheet, or for a device that is not listed, the best of a few
+    large matrix products."""
     if device.type == "cuda" and half:
         name = torch.cuda.get_device_name(device)
         for part, tera in PEAK_TFLOPS.items():
@@ -56,8 +56,9 @@ def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def count_flops(module: nn.Module, arguments: tuple) -> int:
-    """Floating-point operations of one forward and backward pass of a module on the meta device. Nothing is computed;
-    what gradient checkpointing computes twice is counted once (MFU, Chowdhery et al. 2022, arXiv 2204.02311)."""
+    """Floating-point operations of one forward and backward pass of a module on the meta device, without computing
+    anything. Work that gradient checkpointing does twice is counted once (MFU, Chowdhery et al. 2022, arXiv
+    2204.02311)."""
     with FlopCounterMode(display=False) as counter:
         loss, _ = module(*arguments)
         loss.backward()
@@ -65,7 +66,7 @@ def count_flops(module: nn.Module, arguments: tuple) -> int:
 
 
 class Meter:
-    """Samples per second and MFU since the last reading; time that went into saving and sheets is left out."""
+    """Samples per second and MFU since the last reading, without the time for saving and sheets."""
 
     def __init__(self, flops_per_sample: float, peak: float) -> None:
         self.flops_per_sample, self.peak = flops_per_sample, peak
@@ -73,17 +74,18 @@ class Meter:
         self.started = time.perf_counter()
 
     def add(self, samples: int, waited: float) -> None:
-        """The step used `samples` (of all processes), after `waited` seconds in which the device had nothing to do
-        and they were waited for."""
+        """Count a step of `samples` (over all processes). `waited`: seconds in which the device was idle because the
+        samples were late."""
         self.samples += samples
         self.waiting += waited
 
     def leave_out(self, seconds: float) -> None:
-        """Seconds that were spent on something else."""
+        """Leave out seconds that were spent on something else."""
         self.idle += seconds
 
     def read(self) -> dict[str, float]:
-        """Scalars to log, and begin anew: samples per second, MFU in [0, 1], share of the time waited for data."""
+        """Scalars to log: samples per second, MFU in [0, 1], share of the time spent waiting for data. Starts a new
+        reading."""
         now = time.perf_counter()
         seconds = max(1e-9, now - self.started - self.idle)
         rate, waiting = self.samples / seconds, self.waiting / seconds

@@ -1,6 +1,7 @@
 """Stages "vae" and "decoder": the TAESD-type autoencoder, trained on single frames of the synthetic world.
 
-The decoder goes on alone once the encoder is settled, if need be beside the diffusion stage, which needs latents only.
+Once the encoder is fixed, the decoder is trained further alone. This can run beside the diffusion stage, which needs
+only latents.
 """
 
 import random
@@ -20,13 +21,13 @@ from .loop import Stage
 from .worlds import training_world
 
 LONGEST_GAP = 8
-"""Frames between the two of a pair, at most."""
+"""The largest number of frames between the two frames of a pair."""
 
 
 class AutoencoderLoss(nn.Module):
-    """Root mean square error of each image and of its edges, and a pull of each latent channel to mean 0 and deviation
-    1, so that the diffusion stage needs no scale. Given later frames too, also how much the latents change where the
-    picture does not: what stands still can then be copied from frame to frame (Eq. 5-7). Ours."""
+    """Root mean square error of each image and of its edges, plus a penalty that pulls each latent channel to mean 0
+    and deviation 1, so that the diffusion stage needs no scale. With later frames, also how much the latents change
+    where the picture does not: what stands still can then be copied from frame to frame (Eq. 5-7). Not in the paper."""
 
     def __init__(self, vae: TAESD, stage: VAEStage) -> None:
         super().__init__()
@@ -37,7 +38,8 @@ class AutoencoderLoss(nn.Module):
     def forward(
         self, images: Tensor, latent_noise: Tensor, later: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images `[B, 3, H, W]` in [0, 1], noise `[B, 4, H/8, W/8]`, later frames like images -> (loss, scalars)."""
+        """Images `[B, 3, H, W]` in [0, 1], noise `[B, 4, H/8, W/8]`, later frames shaped like images -> (loss,
+        scalars)."""
         latents = self.vae.encode(images).float()
         decoded = self.vae.decode_raw(latents + latent_noise).float()
         error = decoded - images
@@ -57,14 +59,14 @@ class AutoencoderLoss(nn.Module):
 
 
 def unchanged_cells(images: Tensor, later: Tensor, factor: int) -> Tensor:
-    """1 for each cell of `factor` pixels in which, and in half a cell around which, two images [B, 3, H, W] agree:
-    [B, 1, H/factor, W/factor]. Ours."""
+    """[B, 1, H/factor, W/factor]: 1 for each cell of `factor` pixels in which two images [B, 3, H, W] agree, also
+    within half a cell around it; else 0. Not in the paper."""
     changed = ((images - later).abs().amax(dim=1, keepdim=True) > 1 / 255).float()
     return 1 - F.max_pool2d(changed, kernel_size=2 * factor, stride=factor, padding=factor // 2)
 
 
 def root_mean_square(squares: Tensor) -> Tensor:
-    """Mean over the batch of roots of [B] mean squares; a small constant keeps the gradient finite at 0."""
+    """Mean over the batch of the roots of mean squares [B]. A small constant keeps the gradient finite at 0."""
     return (squares + 1e-5).sqrt().mean()
 
 
@@ -73,7 +75,8 @@ def _per_image(error: Tensor) -> Tensor:
 
 
 def initialise(vae: TAESD) -> None:
-    """He initialisation with every residual branch at zero, so that depth does not hinder the start (Fixup). Ours."""
+    """He initialisation with every residual branch at zero, so that depth does not slow down the start (Fixup). Not in
+    the paper."""
     for layer in vae.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -88,7 +91,7 @@ def initialise(vae: TAESD) -> None:
 
 
 class VAETraining(Stage):
-    """The stage as the loop wants it; it makes its samples itself."""
+    """The stage "vae" for the training loop. It makes its own samples."""
 
     name = "vae"
     config: VAEStage
@@ -115,8 +118,8 @@ class VAETraining(Stage):
         return AutoencoderLoss(vae, self.config)
 
     def batch(self, step: int, indices: range) -> tuple[Tensor, ...]:
-        """Frames or crops `[B, 3, H, W]`, latent noise, and where stillness counts a later frame of each clip; keyed by
-        (seed, step, index)."""
+        """Frames or crops `[B, 3, H, W]`, latent noise, and, if `still_weight` is above 0, a later frame of each clip.
+        Keyed by (seed, step, index)."""
         height, width = self.size
         cropping = random.Random(f"{self.seed}/{step}").random() < self.config.crop_share
         times = max(1, height * width // self.config.crop**2) if cropping else 1
@@ -137,7 +140,7 @@ class VAETraining(Stage):
             return AutoencoderLoss(TAESD(latent_channels=self.latent_channels), self.config)
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
-        """PSNR on 64 frames of a world never trained on, and a picture: originals above their reconstructions."""
+        """PSNR on 64 validation frames, and a picture with the originals above their reconstructions."""
         assert isinstance(averaged, AutoencoderLoss)
         device = next(averaged.parameters()).device
         images = self.world.validation_frames(64, self.size).to(device)
@@ -151,7 +154,7 @@ class VAETraining(Stage):
 
 
 class DecoderTraining(VAETraining):
-    """The decoder alone, from where the stage "vae" left it, on other frames."""
+    """Trains only the decoder, starting from the result of the stage "vae", on other frames."""
 
     name = "decoder"
 

@@ -1,6 +1,5 @@
-"""What a training run asks of the synthetic world that it names: frames for the autoencoder, clips for the latents,
-captions and words. Everything follows from a seed and numbers, so it can be made in any order, by any process.
-"""
+"""What a training run needs of a synthetic world: frames for the autoencoder, clips for the latents, captions and
+words. Everything depends only on a seed and numbers, so any process can make it in any order."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -20,39 +19,40 @@ from ..synthetic.shapes import WORLDS as SHAPE_WORLDS
 WORLDS = (*SHAPE_WORLDS, "pictures")
 
 BLOCK = 1024
-"""Clips of the world of pictures that are drawn by lot together."""
+"""Number of clips of the world of pictures that are drawn together."""
 
 LATEST_FRAME = 12
-"""The autoencoder sees pictures up to this frame, when some things have wrapped round."""
+"""The autoencoder sees pictures up to this frame, when some things have wrapped around."""
 
 
 class TrainingWorld(Protocol):
     """Sizes are (height, width) in pixels."""
 
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that a caption can hold."""
+        """Every word that a caption can contain."""
 
     def frames(
         self, seed: int, step: int, indices: range, total: int, size: tuple[int, int], gap: int, crop: int
     ) -> Tensor:
-        """For the autoencoder's samples `indices` of `total`: a frame of a clip each, and with a `gap` above 0 the one
-        `gap` frames later: [B, 1 or 2, 3, H, W]. With a `crop` above 0 squares of that side, on the object."""
+        """Frames for the autoencoder's samples `indices` of `total`, [B, 1 or 2, 3, H, W]: one frame of a clip each,
+        and with a `gap` above 0 also the frame `gap` frames later. With a `crop` above 0, squares with that side around
+        the object."""
 
     def validation_frames(self, count: int, size: tuple[int, int]) -> Tensor:
         """Images [count, 3, H, W] that training never sees."""
 
     def captions(self, seed: int, count: int) -> list[str]:
-        """Of the first `count` clips."""
+        """Captions of the first `count` clips."""
 
     def clips(
         self, seed: int, numbers: range, length: int, size: tuple[int, int], device: str
     ) -> tuple[Tensor, Tensor | None]:
-        """Images [N, T, 3, H, W] of whole clips, and how much of each pixel things cover, [N, T, 1, H, W], where the
-        world knows that."""
+        """Images [N, T, 3, H, W] of whole clips, and how much of each pixel is covered by things, [N, T, 1, H, W], or
+        None if the world does not know."""
 
 
 def training_world(name: str, motion_weights: Mapping[str, float] = NO_WEIGHTS) -> TrainingWorld:
-    """The world of that name; only "pictures" has `motion_weights`. ValueError on other names."""
+    """The world with this name; only "pictures" uses `motion_weights`. Raises ValueError for other names."""
     if name not in WORLDS:
         raise ValueError(f"world: got {name!r}, accepted: {', '.join(WORLDS)}")
     return PicturesTraining(motion_weights) if name == "pictures" else ShapesTraining(name)
@@ -65,13 +65,13 @@ class ShapesTraining:
         self.name = name
 
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that a caption can hold."""
+        """Every word that a caption can contain."""
         return vocabulary()
 
     def frames(
         self, seed: int, step: int, indices: range, total: int, size: tuple[int, int], gap: int, crop: int
     ) -> Tensor:
-        """[B, 1 or 2, 3, H, W], the first of each clip and one `gap` later; keyed by (seed, step, index)."""
+        """[B, 1 or 2, 3, H, W], the first frame of each clip and the one `gap` later; keyed by (seed, step, index)."""
         clips = self._sampled(seed, range((step << 16) + indices.start, (step << 16) + indices.stop))
         frames = render(clips, gap + 1, *size)[:, :: max(1, gap)]
         if not crop:
@@ -82,17 +82,17 @@ class ShapesTraining:
         ])  # fmt: skip
 
     def validation_frames(self, count: int, size: tuple[int, int]) -> Tensor:
-        """Images [count, 3, H, W] of a seed that is only measured on."""
+        """Images [count, 3, H, W] of a seed that is only used for measuring."""
         return render(self._sampled(VALIDATION_SEED, range(count)), 1, *size)[:, 0]
 
     def captions(self, seed: int, count: int) -> list[str]:
-        """Of the first `count` clips."""
+        """Captions of the first `count` clips."""
         return [clip.caption for clip in self._sampled(seed, range(count))]
 
     def clips(
         self, seed: int, numbers: range, length: int, size: tuple[int, int], device: str
     ) -> tuple[Tensor, Tensor | None]:
-        """Images [N, T, 3, H, W]; what objects cover is not told."""
+        """Images [N, T, 3, H, W], and None for the coverage."""
         return render(self._sampled(seed, numbers), length, *size, device), None
 
     def _sampled(self, seed: int, numbers: range) -> list[Clip]:
@@ -100,7 +100,8 @@ class ShapesTraining:
 
 
 def crop_to_object(image: Tensor, clip: Clip, size: int, rng: random.Random) -> Tensor:
-    """A square `[..., size, size]` of an image `[..., H, W]`, centred within the object's bounds, inside the frame."""
+    """A square `[..., size, size]` cut from an image `[..., H, W]`: its centre is within the object's bounds, and it
+    stays inside the frame."""
     reach = SIZES[clip.size] * min(image.shape[-2:])
     top, left = (
         min(max(round(centre * side + rng.uniform(-reach, reach) - size / 2), 0), side - size)
@@ -110,23 +111,25 @@ def crop_to_object(image: Tensor, clip: Clip, size: int, rng: random.Random) -> 
 
 
 class PicturesTraining:
-    """The world of pictures. Clips are drawn by lot many at a time, and what is asked for is taken out of them.
+    """The world of pictures. Clips are drawn many at a time, and the requested ones are taken out of them.
 
-    `motion_weights`: how many times as often as usual the clips of the latents show a motion. Frames for the
-    autoencoder and held-out clips are drawn as usual."""
+    `motion_weights`: how many times as often as usual the clips for the latents show a motion. Frames for the
+    autoencoder and held-out clips are drawn as usual.
+    """
 
     def __init__(self, motion_weights: Mapping[str, float] = NO_WEIGHTS) -> None:
         self._motion_weights = motion_weights
         self._worlds: dict[str, PictureWorld] = {}
 
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word that a caption can hold."""
+        """Every word that a caption can contain."""
         return pictures_vocabulary()
 
     def frames(
         self, seed: int, step: int, indices: range, total: int, size: tuple[int, int], gap: int, crop: int
     ) -> Tensor:
-        """[B, 1 or 2, 3, H, W] of any of the first frames and one `gap` later; keyed by (seed, step, total)."""
+        """[B, 1 or 2, 3, H, W], one of the first frames of each clip and the one `gap` later; keyed by (seed, step,
+        total)."""
         world, generator, side = self._world("cpu"), seeded_generator(seed, step, "pictures"), _side(size)
         scenes = world.draw(total, generator)
         times = LATEST_FRAME * torch.rand(total, 1, generator=generator)
@@ -143,11 +146,11 @@ class PicturesTraining:
         return world.render(self.held_out(count), torch.zeros(count, 1), _side(size))[:, 0]
 
     def held_out(self, count: int) -> Scenes:
-        """The first `count`, up to BLOCK, of some scenes of held-out pairs."""
+        """The first `count` of a fixed set of BLOCK scenes of held-out pairs."""
         return self._world("cpu").draw(BLOCK, seeded_generator(VALIDATION_SEED, "pictures"), held_out=True)[:count]
 
     def captions(self, seed: int, count: int) -> list[str]:
-        """Of the first `count` clips."""
+        """Captions of the first `count` clips."""
         return captions(self._scenes(seed, range(count), "cpu"))
 
     def clips(
@@ -159,7 +162,7 @@ class PicturesTraining:
         return self._world(device).layers(scenes, times, _side(size))
 
     def _scenes(self, seed: int, numbers: range, device: str) -> Scenes:
-        """Clip n is the same whichever are asked for with it."""
+        """Clip n is the same whatever other clips are requested with it."""
         first, last = numbers.start // BLOCK, (numbers.stop - 1) // BLOCK
         world = self._world("cpu")
         blocks = [
@@ -176,7 +179,7 @@ class PicturesTraining:
 
 
 def _side(size: Sequence[int]) -> int:
-    """Frames of this world are squares. ValueError, one line, for others."""
+    """The side of a frame, which must be a square in this world. Raises ValueError for other sizes."""
     if size[0] != size[1]:
         raise ValueError(f"size: got {size[1]}x{size[0]}, but frames of the world of pictures are squares")
     return size[0]

@@ -108,6 +108,15 @@ def compiled(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     return [*differences, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())]
 
 
+def traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
+    """As `compiled`, but what was traced runs as it is: no kernels are made, which takes most of the time."""
+    from functools import partial
+
+    weights = _module("weights")
+    weights.Compiled = partial(weights.Compiled, backend="aot_eager")
+    return compiled(nodes, checkpoint, base)
+
+
 def sampled(nodes: dict, checkpoint: str, base: Path) -> dict:
     """Latents, images and those of a run that goes on from the first two frames, into a file, and how it went."""
     import torch

@@ -54,16 +54,26 @@ def newest_server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
-@pytest.fixture(params=[OWN, OWN_2, NEWEST, NEWEST_2], ids=lambda page: page.name)
-def opened(request: pytest.FixtureRequest, context: Any, host: Host) -> Iterator[tuple[Any, FrontEnd]]:
-    """A page on which nothing of ours goes wrong."""
+@pytest.fixture(scope="module", params=[OWN, OWN_2, NEWEST, NEWEST_2], ids=lambda page: page.name)
+def watched_page(
+    request: pytest.FixtureRequest, context: Any, host: Host
+) -> Iterator[tuple[Any, FrontEnd, front_end.Faults]]:
+    """A page for all tests of a front end, with what goes wrong on it: opening one takes seconds."""
     minor = int(front_end.version(request.param, host).split(".")[1])
     if request.param.nodes_2 and minor < FIRST_WITH_NODES_2:
         pytest.skip(f"front end 1.{minor} has no Nodes 2.0 with panels")
     server = request.getfixturevalue("server" if request.param.own else "newest_server")
     with front_end.opened(context, server, request.param) as (page, faults):
-        yield page, request.param
-        page.wait_for_timeout(200)
+        yield page, request.param, faults
+
+
+@pytest.fixture
+def opened(watched_page: tuple[Any, FrontEnd, front_end.Faults]) -> Iterator[tuple[Any, FrontEnd]]:
+    """A page on which nothing of this pack goes wrong."""
+    page, shown, faults = watched_page
+    faults.seen.clear()
+    yield page, shown
+    page.wait_for_timeout(200)
     assert faults.seen == []
 
 
@@ -176,18 +186,16 @@ def test_the_panel_is_no_part_of_what_is_queued_or_saved(opened: tuple[Any, Fron
     assert not [name for name in queued["inputs"] if name.startswith("artv")]
 
 
-@pytest.mark.parametrize(("kind", "panel"), PANELS.items())
-def test_a_panel_is_as_wide_as_its_node_after_the_side_panel_was_open(
-    opened: tuple[Any, FrontEnd], kind: str, panel: str
-) -> None:
+def test_a_panel_is_as_wide_as_its_node_after_the_side_panel_was_open(opened: tuple[Any, FrontEnd]) -> None:
     page, _ = opened
     browser.load(page, workflow_format.read_ui("multi_prompt_long_video"), "multi_prompt_long_video")
-    front_end.show_node(page, kind)
-    front_end.look_at_side_panel(page, kind)
-    for by in (0, 150, -100):
-        front_end.widen(page, kind, by)
-        node_width, panel_width = front_end.widths(page, kind, panel)
-        assert node_width - 50 <= panel_width <= node_width
+    for kind, panel in PANELS.items():
+        front_end.show_node(page, kind)
+        front_end.look_at_side_panel(page, kind)
+        for by in (0, 150, -100):
+            front_end.widen(page, kind, by)
+            node_width, panel_width = front_end.widths(page, kind, panel)
+            assert node_width - 50 <= panel_width <= node_width, kind
 
 
 def test_a_timeline_is_edited_by_mouse_keyboard_and_text(opened: tuple[Any, FrontEnd], host: Host) -> None:
