@@ -311,7 +311,7 @@ def _sampling() -> list[io.Input]:
         io.Boolean.Input(
             "use_mask",
             default=True,
-            tooltip="Copies parts that do not move from the previous frame. Off: every frame is drawn as a whole.",
+            tooltip="Copies still parts of the picture from the previous frame. Off: every frame is drawn as a whole.",
         ),
     ]
 
