@@ -1,7 +1,7 @@
-"""What a checkpoint is made of: frozen dataclasses, some presets, and a strict JSON form of all.
+"""The configuration of a checkpoint: frozen dataclasses, their strict JSON form, and presets.
 
-The JSON form travels in the checkpoint's metadata (`artv_config`), so that a file says by itself how to build its
-networks, which noise schedule they were trained with, and which settings to sample with.
+The JSON form is in the checkpoint's metadata (`artv_config`). So a file says how to build its networks, which noise
+schedule they were trained with, and which sampling settings it recommends.
 """
 
 import dataclasses
@@ -12,22 +12,22 @@ from .files.plain_data import from_dict, later, plain, refuse_constant, shown
 
 MAX_JSON_CHARACTERS = 500_000
 MAX_VALUES = 10_000
-"""Of a list."""
+"""Limit for the length of a list."""
 
 MAX_CHARACTERS = 200
-"""Of a name or a word."""
+"""Limit for a name or a word."""
 
 MAX_BLOCKS = 64
-"""Of one UNet, residual and transformer blocks together. SD 2.1 has 22 and 16."""
+"""Limit for one UNet's residual and transformer blocks together. SD 2.1 has 22 and 16."""
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Stable Diffusion's UNet by numbers. Defaults: SD 2.1.
+    """The sizes of a Stable Diffusion UNet. The defaults are SD 2.1's.
 
-    `num_heads` is the number of heads of every attention (SD 1.5: 8); with 0 each has as many as `head_channels` makes
-    of its channels. `linear_projections` says whether linear layers stand before and behind the transformer blocks of a
-    feature map; without, they are 1x1 convolutions, as in SD 1.x.
+    `num_heads` is the number of heads of every attention (SD 1.5: 8). With 0, an attention has its channels divided by
+    `head_channels` as its number of heads. `linear_projections` says whether the layers before and after a feature
+    map's transformer blocks are linear (SD 2.x) or 1x1 convolutions (SD 1.x).
     """
 
     in_channels: int = 4
@@ -45,11 +45,11 @@ class UNetConfig:
 
     @property
     def level_channels(self) -> tuple[int, ...]:
-        """Channels of each level, the finest first."""
+        """Channels of each level, starting with the finest."""
         return tuple(self.model_channels * mult for mult in self.channel_mult)
 
     def heads(self, channels: int) -> int:
-        """Heads of an attention over that many channels."""
+        """Number of heads of an attention with this number of channels."""
         return self.num_heads or channels // self.head_channels
 
 
@@ -63,9 +63,8 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Anchor encoder: latent patches, pooled to a `grid` x `grid` map; one more token sees the whole.
-
-    Not in the paper."""
+    """Anchor encoder: latent patches of `patch_size` cells, pooled to a `grid` x `grid` map, and one more token for the
+    whole latent. Not in the paper."""
 
     patch_size: int = 4
     grid: int = 16
@@ -73,13 +72,13 @@ class AnchorConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the anchor becomes."""
+        """Number of anchor tokens."""
         return self.grid * self.grid + 1
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A UNet and what conditions it. The noise network and the mask network are one of these each."""
+    """A UNet and the modules that condition it. The noise network and the mask network each have one of these."""
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -88,8 +87,8 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """`kind` is "kl" (SD's AutoencoderKL) or "taesd". `scale` and `shift` lead from the host's latents to the core's:
-    core = (host - shift) * scale."""
+    """`kind` is "kl" (SD's AutoencoderKL) or "taesd". `scale` and `shift` convert ComfyUI's latents to the core's:
+    core = (comfyui - shift) * scale."""
 
     kind: str = "kl"
     latent_channels: int = 4
@@ -98,15 +97,15 @@ class VAEConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels per latent cell along one side; both kinds have three halvings."""
+        """Pixels per latent cell along one side. Both kinds halve the size three times."""
         return 8
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP text transformer over open_clip's BPE vocabulary. `layer`: "penultimate" (SD 2) or "last"; both are followed
-    by the final norm. `activation` is "gelu" or "quick_gelu" (SD 1.x). What a text leaves free is filled with zeros or,
-    with `pad_with_end` (SD 1.x), with end tokens."""
+    """CLIP text transformer with open_clip's BPE vocabulary. `layer` is the layer whose output is used: "penultimate"
+    (SD 2) or "last"; both are followed by the final norm. `activation` is "gelu" or "quick_gelu" (SD 1.x). Short texts
+    are padded with zeros, or with end tokens if `pad_with_end` (SD 1.x)."""
 
     width: int = 1024
     layers: int = 24
@@ -119,10 +118,10 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """`betas` is "scaled_linear" (linear in sqrt(beta), SD's) or "linear"; `prediction` is "eps" or "v".
+    """`betas` is "scaled_linear" (linear in sqrt(beta), as in SD) or "linear". `prediction` is "eps" or "v".
 
-    `zero_terminal_snr` rescales the betas so that the last time step is noise alone; the prediction must be "v" then,
-    for a network that is asked for this noise there learns nothing of the frame.
+    `zero_terminal_snr` rescales the betas so that the last time step is almost pure noise. It needs prediction "v": at
+    this step, predicting the noise teaches a network nothing about the frame.
     """
 
     num_timesteps: int = 1000
@@ -135,9 +134,9 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Recommended settings; nodes and command line take them as defaults. Noise levels are integer time steps.
+    """Recommended settings, used as defaults by the nodes and the command line. Noise levels are integer time steps.
 
-    `first_frame_guidance` is the text scale of a frame that has no references (text-to-video's first frame).
+    `first_frame_guidance` is the text scale for a frame without references (the first frame of text-to-video).
     """
 
     sampler: str = "dpmpp_2s_ancestral"
@@ -153,10 +152,10 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ARTVConfig:
-    """Everything a checkpoint needs beside its tensors.
+    """Everything a checkpoint needs in addition to its tensors.
 
     `size` is the training size in pixels (height, width), `fps` the frame rate of the training clips. `vocabulary`
-    lists the words of the training captions where they are few enough to list; empty means open vocabulary.
+    lists the words of the training captions if there are only a few; empty means an open vocabulary.
     """
 
     name: str = "untrained"
@@ -172,12 +171,13 @@ class ARTVConfig:
     vocabulary: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
+        """The JSON form, for `from_json`."""
         return json.dumps(plain(self))
 
     @staticmethod
     def from_json(text: str) -> "ARTVConfig":
-        """Raises ValueError, naming the field, on anything that is not exactly this structure."""
+        """Read the JSON form. Raises ValueError, which names the field, on any other structure and on values out of
+        range."""
         if len(text) > MAX_JSON_CHARACTERS:
             raise ValueError(f"artv_config has {len(text)} characters; accepted are up to {MAX_JSON_CHARACTERS}")
         try:
@@ -190,7 +190,8 @@ class ARTVConfig:
 
 
 def validate(config: ARTVConfig) -> None:
-    """Refuse values that no network could be built from, so that a hostile file costs nothing. Raises ValueError."""
+    """Raises ValueError on values from which no network can be built, so that a hostile file costs no time or
+    memory."""
     _validate_values("artv_config", config)
     choices = {
         "vae.kind": (config.vae.kind, ("kl", "taesd")),
@@ -215,14 +216,13 @@ def validate(config: ARTVConfig) -> None:
     _in_range("artv_config.schedule.num_timesteps", schedule.num_timesteps, 10, 100_000)
     if not 0 < schedule.beta_start <= schedule.beta_end < 1:
         raise ValueError(
-            f"artv_config.schedule: betas {schedule.beta_start} to {schedule.beta_end} do not lie within 0 to 1"
+            f"artv_config.schedule: got betas {schedule.beta_start} to {schedule.beta_end}, they must ascend and lie "
+            "between 0 and 1"
         )
     if schedule.zero_terminal_snr and schedule.prediction != "v":
-        raise ValueError(
-            f"artv_config.schedule.prediction: got {schedule.prediction!r}, with zero_terminal_snr accepted is 'v'"
-        )
+        raise ValueError(f"artv_config.schedule.prediction: got {schedule.prediction!r}, zero_terminal_snr needs 'v'")
     if config.vae.scale == 0:
-        raise ValueError("artv_config.vae.scale: got 0, accepted is any other number")
+        raise ValueError("artv_config.vae.scale: got 0, accepted are all other numbers")
     for side in config.size:
         _in_range("artv_config.size", side, config.vae.factor, 16_384)
     _in_range("artv_config.fps", config.fps, 0.01, 1000)
@@ -235,7 +235,8 @@ def validate(config: ARTVConfig) -> None:
 
 
 def _validate_values(path: str, value: object) -> None:
-    """Numbers must be finite, and nothing may be so large that it costs time or memory, or spoils what is printed."""
+    """Raises ValueError on numbers that are not finite, on values so large that they cost time or memory, and on text
+    that cannot be printed."""
     if dataclasses.is_dataclass(value):
         for name, inner in vars(value).items():
             _validate_values(f"{path}.{name}", inner)
@@ -247,7 +248,7 @@ def _validate_values(path: str, value: object) -> None:
         if len(value) > MAX_CHARACTERS or not value.isprintable():
             raise ValueError(f"{path}: got {shown(value)}, accepted are up to {MAX_CHARACTERS} printable characters")
     elif isinstance(value, (int, float)) and not abs(value) < 2**63:
-        raise ValueError(f"{path}: got {shown(value)}, which is no number that can be used")
+        raise ValueError(f"{path}: got {shown(value)}, which is not a usable number")
 
 
 def _validate_network(network: NetworkConfig, path: str) -> None:
@@ -297,7 +298,7 @@ def _in_range(path: str, value: float, low: float, high: float) -> None:
 
 
 def _tiny() -> ARTVConfig:
-    """For the worlds of shapes, 64x64."""
+    """For the synthetic worlds of shapes, 64x64 pixels."""
 
     def unet(channels: int, mult: tuple[int, ...], blocks: int, out_channels: int) -> UNetConfig:
         return UNetConfig(
@@ -334,7 +335,7 @@ def _tiny() -> ARTVConfig:
 
 
 def _small() -> ARTVConfig:
-    """For the world of pictures, 128x128: eight latent channels, two levels."""
+    """For the synthetic world of pictures, 128x128 pixels: eight latent channels, two levels."""
 
     def network(channels: int, blocks: int, heads: int, out_channels: int, anchor: int) -> NetworkConfig:
         unet = UNetConfig(
@@ -364,7 +365,7 @@ def _small() -> ARTVConfig:
 
 
 def _sd21() -> ARTVConfig:
-    """The noise network is SD 2.1; the mask network has half its channels (not the paper's, whose table is lost)."""
+    """The noise network is SD 2.1. The mask network has half its channels (not in the paper: its table is missing)."""
     mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32)
     return ARTVConfig(
         name="sd21",
@@ -374,9 +375,8 @@ def _sd21() -> ARTVConfig:
 
 
 def _sd15() -> ARTVConfig:
-    """The noise network is SD 1.5; the mask network is that of `sd21`, for another text encoder's width.
-
-    Not in the paper."""
+    """The noise network is SD 1.5. The mask network is that of `sd21`, with the text encoder's width of SD 1.5. Not in
+    the paper."""
     unet = UNetConfig(context_dim=768, num_heads=8, linear_projections=False)
     mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32, context_dim=768)
     text = TextConfig(width=768, layers=12, heads=12, layer="last", activation="quick_gelu", pad_with_end=True)
@@ -392,7 +392,7 @@ PRESETS = {"tiny": _tiny, "small": _small, "sd21": _sd21, "sd15": _sd15}
 
 
 def preset(name: str) -> ARTVConfig:
-    """A named configuration. Raises ValueError that lists the names."""
+    """A named configuration. Raises ValueError, which lists the names, on an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]()

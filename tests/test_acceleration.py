@@ -177,7 +177,7 @@ def test_frames_are_decoded_by_the_taesd_that_is_given(tmp_path, kind):
 def test_a_file_without_taesd_is_one_line(tmp_path):
     file = tmp_path / "other.safetensors"
     save_file({"1.weight": torch.zeros(3)}, file)
-    with pytest.raises(ValueError, match="does not hold TAESD's decoder for 4 latent channels"):
+    with pytest.raises(ValueError, match="does not contain TAESD's decoder for 4 latent channels"):
         load_taesd_decoder(file)
     assert main(["generate", PROMPT, "-o", str(tmp_path / "out.mp4"), "--taesd", str(file)]) == 2
 

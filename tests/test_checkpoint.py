@@ -667,7 +667,7 @@ def test_safetensors_of_another_kind(key: str, words: str, tmp_path: Path) -> No
         ('{"noise": {"unet": {"num_heads": 7}}}', "320 is not a multiple of num_heads 7"),
         ('{"noise": {"unet": {"num_heads": -8}}}', "num_heads: got -8"),
         ('{"noise": {"unet": {"linear_projections": 0}}}', "expected bool, got 0"),
-        ('{"schedule": {"zero_terminal_snr": true}}', "with zero_terminal_snr accepted is 'v'"),
+        ('{"schedule": {"zero_terminal_snr": true}}', "zero_terminal_snr needs 'v'"),
         ('{"text": {"width": 512}}', "differs"),
         ('{"vae": {"latent_channels": 16}}', "got 4, the rest of the configuration needs 16"),
     ],

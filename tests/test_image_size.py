@@ -16,9 +16,7 @@ def test_the_width_comes_first(text: str, size: tuple[int, int]):
     "text", ["", "x", "7x64", "64x16385", "64x", "x64", "64x64x64", "-64x64", "6.4x64", "٦٤x٦٤", "9" * 400]
 )
 def test_what_is_no_size_is_one_line_that_names_the_option(text: str):
-    with pytest.raises(
-        ValueError, match=r"^--sizes is '.*'; give width x height in pixels, 8 to 16384 each"
-    ) as raised:
+    with pytest.raises(ValueError, match=r"^--sizes is '.*'; give width x height in pixels, 8 to 16384 each") as raised:
         parse_size(text, "--sizes")
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 250

@@ -367,12 +367,12 @@ def test_the_page_is_told_where_a_text_is_wrong():
 
 def test_the_page_is_told_what_cannot_be_a_prompt():
     error = answer_schedule(question("0: a\n24: (b:`pw_a`)"))["error"]
-    assert "nothing is computed" in error["message"]
+    assert "prompts cannot have expressions" in error["message"]
     assert (error["line"], error["column"]) == (2, 1)
     wanted = {"prompts": [{"source": 0, "start": 0, "text": "(a:`pw_a`)"}], "end": None}
     answer = answer_schedule(question("0: a", wanted=wanted))
     assert answer["text"] == "0: a"
-    assert "nothing is computed" in answer["error"]["message"]
+    assert "prompts cannot have expressions" in answer["error"]["message"]
 
 
 def test_the_page_gets_the_text_it_wants():

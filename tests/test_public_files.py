@@ -128,7 +128,7 @@ def test_weights_of_eight_bits(dtype: torch.dtype, usual: Tensors, part: Path, t
     assert same(filled(path), filled(reference))
     assert all(tensor.dtype == torch.float16 for tensor in read_part(part, "vae", base=path).values())
     saved(path, {**eight, "scaled_fp8": torch.zeros(2)})
-    assert "quantised weights with scales (scaled_fp8); take its float16 version" in refusal(lambda: filled(path))
+    assert "quantised weights with scales (scaled_fp8); use its float16 version" in refusal(lambda: filled(path))
 
 
 def test_a_text_encoder_without_the_block_that_is_never_computed(usual: Tensors, part: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_reading_stays_strict(usual: Tensors, tmp_path: Path) -> None:
     integers = {**usual, STEM: usual[STEM].to(torch.int8)}
     assert "wrong types" in refusal(lambda: filled(saved(path, integers)))
     no_vae = {key: tensor for key, tensor in usual.items() if not key.startswith("first_stage_model.")}
-    assert "has no VAE; take one that does" in refusal(lambda: filled(saved(path, no_vae)))
+    assert "has no VAE; choose a file that has it" in refusal(lambda: filled(saved(path, no_vae)))
     assert initialise_from_stable_diffusion(ARTV(SMALL_SD, vae=False), path) == ("unet", "text")
 
 

@@ -72,7 +72,7 @@ def test_zero_terminal_snr_needs_v():
     with pytest.raises(ValueError, match="got prediction 'eps' with zero_terminal_snr; accepted is 'v'"):
         NoiseSchedule(ScheduleConfig(zero_terminal_snr=True))
     config = replace(preset("tiny"), schedule=ScheduleConfig(zero_terminal_snr=True))
-    with pytest.raises(ValueError, match=r"schedule.prediction: got 'eps', with zero_terminal_snr accepted is 'v'"):
+    with pytest.raises(ValueError, match=r"schedule.prediction: got 'eps', zero_terminal_snr needs 'v'"):
         validate(config)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: what is in them, models made of them, and models written to them.
+"""Checkpoint files: describing, loading and saving them.
 
 model = load_checkpoint(resolve_checkpoint("tiny"))
 save_checkpoint(model, "mine.safetensors")

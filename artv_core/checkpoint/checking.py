@@ -1,5 +1,5 @@
-"""What is checked of a checkpoint file before its tensors become a model: what kind of file it is, its configuration,
-parts and family, and the keys, shapes, types and numbers of its tensors."""
+"""Checks of a checkpoint file before its tensors become a model: the kind of file, its configuration, parts and model
+family, and the keys, shapes, types and values of its tensors."""
 
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
@@ -30,17 +30,17 @@ _FLOAT_TYPES = ("F16", "BF16", "F32")
 _PUBLIC_FLOAT_TYPES = (*_FLOAT_TYPES, "F64", "F8_E4M3", "F8_E5M2")
 
 
-# What a file is
+# Kinds of files
 
 
 def open_file(path: str | Path, reader: Reader | None = None) -> TensorFile:
-    """As `open_tensor_file`; a public file's tensors go by Stable Diffusion's usual names."""
+    """Like `open_tensor_file`, but the tensors of a public file get Stable Diffusion's usual names."""
     file = open_tensor_file(path, reader)
     return file if "artv_config" in file.metadata else with_usual_names(file)
 
 
 def read_config(file: TensorFile) -> ARTVConfig:
-    """The configuration in the file's metadata. Raises ValueError where there is none, or one that cannot be."""
+    """The configuration in the file's metadata. Raises ValueError if it is missing or invalid."""
     text = file.metadata.get("artv_config")
     if text is None:
         raise ValueError(f"{file.path} is {_described(file)}")
@@ -51,20 +51,20 @@ def read_config(file: TensorFile) -> ARTVConfig:
 
 
 def _described(file: TensorFile) -> str:
-    """What a public file is, in words."""
+    """A description of a public file, for a message."""
     kind = kind_of(file)
     if kind not in (SD1, SD2):
         return f"{kind}, not an ARTV checkpoint"
     prediction, held = prediction_of(file), parts_held(file)
-    told = f" that {prediction}" if prediction else ""
+    predicts = f" that {prediction}" if prediction else ""
     lacks = [PARTS[part] for part in ("unet", "vae", "text") if part not in held]
     without = f" (without {' and '.join(lacks)})" if lacks else ""
-    use = "it can be the base of one, and start a training"
-    return f"{kind}{told}, not an ARTV checkpoint; {use}{without}"
+    use = "it can be the base of one, or the start of a training"
+    return f"{kind}{predicts}, not an ARTV checkpoint; {use}{without}"
 
 
 def declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
-    """The parts that a checkpoint says it holds; without a word of it, all that its configuration has. Raises
+    """The parts that a checkpoint's metadata lists, or all parts of its configuration if there is no list. Raises
     ValueError on a name that is not in `PARTS`."""
     declared = file.metadata.get("artv_parts")
     if declared is None:
@@ -75,23 +75,23 @@ def declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str = "parts") -> None:
-    """Raises ValueError, listing what is known, on the first name that is not."""
+    """Raises ValueError, which lists the known names, on the first name that is not known."""
     for name in names:
         if name not in known:
             raise ValueError(f"{where}: got {one_line(name, 60)!r}, accepted are {', '.join(known)}")
 
 
-# What a public file is for
+# Uses of public files
 
 
 def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
-    """One line where the UNet of a public SD file predicts, or seems to predict, something else than `config` says:
-    trained on such a base a model has to learn all of it again. Else None."""
+    """A one-line warning if the UNet of a public SD file predicts (or seems to predict) something other than `config`
+    says, else None. A model trained on such a base must relearn everything."""
     file, schedule = open_file(path), config.schedule
     found = None if "artv_config" in file.metadata else prediction_of(file)
     if found is None:
         return None
-    # That the configuration asks for zero terminal SNR and the base does not is no fault: a training can add it.
+    # A configuration with zero terminal SNR and a base without it are fine: training can add it.
     if found.kind == schedule.prediction and found.zero_terminal_snr <= schedule.zero_terminal_snr:
         return None
     wanted = schedule.prediction + (", with zero terminal SNR" if schedule.zero_terminal_snr else "")
@@ -100,27 +100,27 @@ def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
 
 
 def check_base_family(base: TensorFile, parts: Collection[str], file: TensorFile, config: ARTVConfig) -> None:
-    """Raises ValueError where a public base is of the wrong kind for these parts. VAEs are alike in 1.x and 2.x."""
+    """Raises ValueError if a public base is of the wrong kind for these parts. A VAE fits both SD 1.x and 2.x."""
     if "artv_config" in base.metadata or not {"unet", "text"} & set(parts):
         return
     check_family(base, config, f"{file.path} needs {{}} as its base")
 
 
 def check_family(public: TensorFile, config: ARTVConfig, needs: str) -> None:
-    """Raises ValueError where a public file is not of the model's family; `needs` has a {} for what is needed."""
+    """Raises ValueError if a public file is not of the model's family. In `needs`, {} stands for the needed kind."""
     kind, needed = kind_of(public), _family_of(config)
     if kind != needed:
         raise ValueError(f"{public.path} is {kind}; {needs.format(needed)}")
     channels, wanted = input_channels(public), config.noise.unet.in_channels
     if channels not in (None, wanted):
         raise ValueError(
-            f"{public.path} is {kind} of another purpose: its UNet takes {channels} channels; "
+            f"{public.path} is {kind} for another purpose: its UNet takes {channels} channels; "
             f"{needs.format(f'{needed} with {wanted}')}"
         )
 
 
 def _family_of(config: ARTVConfig) -> str:
-    """What public files the model's UNet and text encoder come from."""
+    """The kind of public file that the model's UNet and text encoder come from."""
     return SD2 if config.noise.unet.linear_projections else SD1
 
 
@@ -128,23 +128,24 @@ def _family_of(config: ARTVConfig) -> str:
 
 
 def build_empty(file: TensorFile, config: ARTVConfig, parts: Collection[str], operations: Any) -> ARTV:
-    """The model without memory for its weights: what the file brings becomes them."""
+    """The model on the meta device, without memory for its weights. The file's tensors become its weights. Raises
+    ValueError if the configuration describes an invalid network."""
     try:
         with torch.device("meta"):
             return ARTV(config, mask="mask" in parts, vae="vae" in parts, text="text" in parts, operations=operations)
     except (ValueError, RuntimeError, ArithmeticError, TypeError, IndexError) as error:
         why = one_line(str(error))
-        raise ValueError(f"{file.path}: artv_config describes networks that cannot be: {why}") from None
+        raise ValueError(f"{file.path}: artv_config describes an invalid network: {why}") from None
 
 
 def fitted_file(
     file: TensorFile, parts: Collection[str], expected: dict[str, dict[str, Slot]], config: ARTVConfig
 ) -> tuple[TensorFile, dict[str, dict[str, Slot]]]:
-    """A public file as it is to be read for these parts, and what is expected of it by its own names. Raises ValueError
-    where it does not fit."""
+    """A public file with the shapes that these parts need, and the expected tensors under the file's own names. Raises
+    ValueError if the file does not fit."""
     for part in parts:
         if not any(part_of(key) == part for key in file.tensors):
-            raise ValueError(f"{file.path} holds no {PARTS[part]}; take one that does")
+            raise ValueError(f"{file.path} has no {PARTS[part]}; choose a file that has it")
     named = as_named_in(file, expected)
     file = with_shapes(file, {key: slot.shape for part in parts for key, slot in named[part].items()})
     unused = last_block(config.text, {slot.model_key for slot in named["text"].values()}, "text.model.")
@@ -157,12 +158,12 @@ def fitted_file(
 
 
 def _check_scaled(file: TensorFile) -> None:
-    """Raises ValueError where numbers mean something only together with scales that stand beside them."""
+    """Raises ValueError if weights are quantised, with scales stored in other tensors."""
     marks = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", ".quant_map")
     scaled = next((key for key in file.tensors if key.endswith(marks)), None)
     if scaled:
         key = one_line(scaled, 160)
-        raise ValueError(f"{file.path} holds quantised weights with scales ({key}); take its float16 version")
+        raise ValueError(f"{file.path} has quantised weights with scales ({key}); use its float16 version")
 
 
 def check_tensors(
@@ -173,7 +174,8 @@ def check_tensors(
     extras: tuple[str, ...],
     types: tuple[str, ...] = _FLOAT_TYPES,
 ) -> None:
-    """`parts` of the file must be exactly as expected; other `accepted` parts are passed over, and so are `extras`."""
+    """Check that `parts` of the file are exactly as expected. Other `accepted` parts and keys that match `extras` are
+    ignored. Raises ValueError on missing and unexpected keys, and on wrong shapes and types."""
     slots = {key: slot for part in parts for key, slot in expected[part].items()}
     unexpected = []
     for key in file.tensors:
@@ -207,7 +209,7 @@ def _first_few(names: list[str], limit: int = 4) -> str:
 
 
 def check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
-    """Raises ValueError where the scale written for the host is not the configuration's."""
+    """Raises ValueError if the scale that the file has for ComfyUI differs from the configuration's."""
     for key, wanted in host_scale(config).items():
         info = file.tensors.get(key)
         if info is None:
@@ -221,7 +223,7 @@ def check_host_scale(file: TensorFile, config: ARTVConfig) -> None:
 
 
 def check_numbers(file: TensorFile, slot: Slot, tensor: Tensor) -> None:
-    """Raises ValueError where a weight is not finite in the type that it is to have."""
+    """Raises ValueError if a weight, converted to its final type, has values that are not finite."""
     if not is_finite(tensor):
         raise ValueError(
             f"{file.path} cannot be used: {file_key(slot.model_key)} contains values that are infinite or not a number "

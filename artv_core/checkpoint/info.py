@@ -1,4 +1,4 @@
-"""What a checkpoint's header says, as plain data for a page."""
+"""Facts from a checkpoint's header as plain data, for a web page."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ _PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.",
 
 
 def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None) -> dict[str, Any]:
-    """What `artv info` tells, as plain data without any path: what JSON can hold, and a page can put into words.
+    """What `artv info` prints, as JSON data without any path.
 
-    `megabytes` are of 10^6 bytes, `size` is [width, height] in pixels, `parameters` counts by names in `PARTS`.
-    `missing` lists those of `PARTS` that neither the file nor `base` (a path) holds; without "mask" frames are made all
-    the same. `recommended` has the names of the nodes' own inputs; levels are time steps. Raises ValueError, one line,
-    where `base` is no file that tensors can be read from.
+    `megabytes` are 10^6 bytes. `size` is [width, height] in pixels. `parameters` has a count for each name in `PARTS`.
+    `missing` lists the names in `PARTS` that neither the file nor `base` (a path) contains; frames can be made without
+    "mask". `recommended` uses the names of the nodes' inputs; its levels are time steps. Raises ValueError if `base` is
+    not a file that tensors can be read from.
     """
     config, sampling = summary.config, summary.config.sampling
     held = (*summary.parts, *(() if base is None else parts_in(base)))
@@ -52,8 +52,8 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
 
 
 def parts_in(path: str | Path) -> tuple[str, ...]:
-    """The names (in `PARTS`) of what a base holds: an ARTV checkpoint, or a public Stable Diffusion file (LDM keys).
-    Only its header is read. Raises ValueError, one line."""
+    """The names (in `PARTS`) of the parts in a base: an ARTV checkpoint, or a public Stable Diffusion file (LDM keys).
+    Reads only the header. Raises ValueError if it cannot be read."""
     file = open_tensor_file(path)
     if "artv_config" in file.metadata:
         return describe_checkpoint(path).parts

@@ -1,4 +1,4 @@
-"""Starting a model from a public Stable Diffusion file."""
+"""Initialising a model from a public Stable Diffusion file."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -16,11 +16,12 @@ def initialise_from_stable_diffusion(
 ) -> tuple[str, ...]:
     """Fill noise UNet, KL VAE and text encoder from a public SD file (LDM keys) of the model's family, 1.x or 2.x.
 
-    `parts` names those of "unet", "vae" and "text" that are wanted, by default all that the model has. Weights keep the
-    model's own types and devices; tensors are read one by one. ARTV's own branches stay as they are; with the text
-    encoder, `null_context` becomes the encoding of the empty prompt. Returns the names of the parts filled. Raises
-    ValueError, one line, before anything is changed, where the file does not fit exactly or the model lacks a part; and
-    while filling, where a weight is infinite or not a number.
+    `parts` are the parts to fill, of "unet", "vae" and "text"; by default all that the model has. Weights keep the
+    model's types and devices. Tensors are read one by one. The weights that ARTV adds do not change. If the text
+    encoder is filled, `null_context` becomes the encoding of the empty prompt. Returns the names of the filled parts.
+
+    Raises ValueError if the file does not fit exactly or the model lacks a part; then nothing has been changed. Also
+    raises ValueError while filling, if a weight is infinite or not a number.
     """
     chosen = _parts_to_fill(model, parts)
     file = open_file(path)

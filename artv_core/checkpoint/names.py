@@ -1,7 +1,7 @@
-"""Names in checkpoint files: which key goes where in the model, which part it belongs to, and the names of SD 1.x.
+"""Names in checkpoint files: their place in the model, their part, and the names of SD 1.x.
 
-Keys are Stable Diffusion's own (LDM) names. Only the text encoder of SD 1.x has other names (Hugging Face's); they are
-read, and what is written has SD 2.x's.
+Keys are Stable Diffusion's own (LDM) names. Only the text encoder of SD 1.x has other names (Hugging Face's). Both are
+read; SD 2.x's names are written.
 """
 
 import re
@@ -24,11 +24,11 @@ PARTS = {
     "vae": "VAE",
     "text": "text encoder",
 }
-"""What a file may hold. "unet" is what a public SD file has too; "branches" is what ARTV adds to it."""
+"""The parts of a file. "unet" has the weights that a public SD file has too, "branches" those that ARTV adds."""
 
 OPTIONAL_PARTS = ("mask", "vae", "text")
 OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
-"""Names in the metadata that are the checkpoint's own."""
+"""Names in the metadata that are reserved for the checkpoint itself."""
 
 _MODEL_TO_FILE = (
     ("noise.diffusion_model.", "model.diffusion_model."),
@@ -61,13 +61,13 @@ _VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
 
 
 def part_of_weight(name: str) -> str:
-    """The part (a name in `PARTS`) that a weight belongs to; `name` as `ARTV.named_parameters` has it. KeyError for
-    what is no weight of the model."""
+    """The part (a name in `PARTS`) of a weight. `name` is its name in `ARTV.named_parameters`. Raises KeyError if the
+    model has no such weight."""
     return part_of(file_key(name)) or ""
 
 
 def file_key(model_key: str) -> str:
-    """The key in a file of what the model's state dict has under `model_key`."""
+    """The key in a file for `model_key` in the model's state dict. Raises KeyError on an unknown key."""
     for inside, outside in _MODEL_TO_FILE:
         if model_key.startswith(inside):
             return outside + model_key.removeprefix(inside)
@@ -75,7 +75,7 @@ def file_key(model_key: str) -> str:
 
 
 def part_of(key: str) -> str | None:
-    """The part (a name in `PARTS`) that a key of a file belongs to, or None for a key of no part."""
+    """The part (a name in `PARTS`) that a key of a file belongs to, or None."""
     for prefix, part in _FILE_TO_PART:
         if key.startswith(prefix):
             return "branches" if part == "unet" and _UNET_BRANCH.search(key) else part
@@ -83,31 +83,31 @@ def part_of(key: str) -> str | None:
 
 
 def parts_held(file: TensorFile, vae: VAEConfig | None = None) -> set[str]:
-    """The parts that a file has tensors of; where `vae` is given, a VAE of another kind is none."""
+    """The parts that a file has tensors for. If `vae` is given, a VAE of another kind does not count."""
     parts = {part_of(key) or "" for key in file.tensors}
     if vae is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in file.tensors):
         parts.discard("vae")
     return parts
 
 
-# What a model needs of a file
+# Tensors that a model needs from a file
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where in a model a tensor of a file goes, and the shape that it must have."""
+    """Where a tensor of a file goes in the model, and the shape that it must have."""
 
-    model_key: str  # empty: the host reads it, we do not
+    model_key: str  # empty: only ComfyUI reads it
     shape: tuple[int, ...]
-    third: int | None = None  # 0, 1, 2: this third of the model's rows
+    third: int | None = None  # 0, 1 or 2: it fills this third of the model tensor's rows
 
     def place_in(self, tensor: Tensor) -> Tensor:
-        """The rows of the model's tensor that this one fills; a view."""
+        """A view of the rows of the model's tensor that this tensor fills."""
         return tensor if self.third is None else tensor.chunk(3)[self.third]
 
 
 def expected_tensors(model: ARTV) -> dict[str, dict[str, Slot]]:
-    """For each part, the keys that a file must have for it, and where in the model they go."""
+    """For each part, the keys that a file must have, and where they go in the model."""
     expected: dict[str, dict[str, Slot]] = {part: {} for part in PARTS}
     for name, tensor in model.state_dict().items():
         key = file_key(name)
@@ -118,12 +118,12 @@ def expected_tensors(model: ARTV) -> dict[str, dict[str, Slot]]:
 
 
 def host_scale(config: ARTVConfig) -> dict[str, Tensor]:
-    """What the host needs to use a TAESD as its own VAE: host latent = core latent / scale + shift."""
+    """Two numbers that ComfyUI needs to use a TAESD as its VAE: ComfyUI's latent = core latent / scale + shift."""
     return {"vae_scale": torch.tensor(config.vae.scale), "vae_shift": torch.tensor(config.vae.shift)}
 
 
 def last_block(config: TextConfig, keys: Iterable[str], prefix: str) -> set[str]:
-    """Those of `keys` that are of a block that is never computed, and that some public files lack for that reason."""
+    """The `keys` of the text encoder's last block, if the configuration never runs it. Some public files lack it."""
     if config.layer != "penultimate":
         return set()
     last = f"{prefix}transformer.resblocks.{config.layers - 1}."
@@ -134,7 +134,7 @@ def last_block(config: TextConfig, keys: Iterable[str], prefix: str) -> set[str]
 
 TEXT_PREFIX = "cond_stage_model.model."
 _SD1_TEXT_PREFIXES = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
-# Parts of the text encoder's names, here and in SD 1.x. Its queries, keys and values are three tensors there.
+# Parts of the text encoder's names, here and in SD 1.x. In SD 1.x, queries, keys and values are three tensors.
 _SD1_TEXT_NAMES = (
     ("token_embedding.", "embeddings.token_embedding."),
     ("positional_embedding", "embeddings.position_embedding.weight"),
@@ -151,12 +151,12 @@ _SD1_QKV = re.compile(r"\.self_attn\.([qkv])_proj\.")
 
 
 def sd1_text_prefix(file: TensorFile) -> str | None:
-    """What the text encoder's keys begin with where they have SD 1.x's names, else None."""
+    """The prefix of the text encoder's keys if they have SD 1.x's names, else None."""
     return next((prefix for prefix in _SD1_TEXT_PREFIXES if has_weights(file, prefix)), None)
 
 
 def as_named_in(file: TensorFile, expected: dict[str, dict[str, Slot]]) -> dict[str, dict[str, Slot]]:
-    """What is `expected`, by the names of a public file, whose text encoder may have SD 1.x's."""
+    """The `expected` tensors under the names that a public file uses: its text encoder may have SD 1.x's names."""
     prefix = sd1_text_prefix(file)
     if prefix is None:
         return dict(expected)
@@ -176,19 +176,19 @@ def _sd1_text_slots(key: str, slot: Slot) -> Iterator[tuple[str, Slot]]:
 def _sd1_text_names(key: str) -> list[str]:
     """SD 1.x's names, without a prefix, for a key that ARTV writes: one, or three for queries, keys and values."""
     name = key.removeprefix(TEXT_PREFIX)
-    for ours, public in _SD1_TEXT_NAMES:
-        name = name.replace(ours, public)
+    for artv, public in _SD1_TEXT_NAMES:
+        name = name.replace(artv, public)
     return [name.format(letter) for letter in "qkv"] if "{}" in name else [name]
 
 
 def our_text_key(key: str, prefix: str) -> tuple[str, int]:
-    """Inverse of `_sd1_text_names`: our key, and which third of it is meant (0 where it is whole)."""
+    """Inverse of `_sd1_text_names`: the key that ARTV writes, and which third of it this is (0 if it is whole)."""
     if not key.startswith(prefix):
         return key, 0
     name = key.removeprefix(prefix)
     match = _SD1_QKV.search(name)
     third = "qkv".index(match[1]) if match else 0
     name = _SD1_QKV.sub(".self_attn.{}_proj.", name)
-    for ours, public in _SD1_TEXT_NAMES:
-        name = name.replace(public, ours)
+    for artv, public in _SD1_TEXT_NAMES:
+        name = name.replace(public, artv)
     return TEXT_PREFIX + name, third

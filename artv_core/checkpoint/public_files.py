@@ -1,8 +1,7 @@
-"""Public model files: what kind one is, what its UNet predicts, and its tensors under Stable Diffusion's usual names.
+"""Public model files: their kind, what their UNet predicts, and their tensors under Stable Diffusion's usual names.
 
-All of it is told by names and shapes in the header, but for one small tensor (`prediction_of`). Only names that stand
-in a list here are renamed or passed over; whoever reads the tensors still compares them one by one with what a model
-needs.
+All this follows from names and shapes in the header; only `prediction_of` also reads one small tensor. Only names that
+are listed here are renamed or ignored. Code that reads the tensors still compares each of them with what a model needs.
 """
 
 import re
@@ -55,13 +54,13 @@ PUBLIC_SD_EXTRAS = (
     "first_stage_model.model_ema.*",
     "first_stage_model.loss.*",
 )
-"""What public SD files carry besides the weights: patterns of keys that are passed over. All else is refused."""
+"""Key patterns of other data in public SD files, which is ignored. All other unknown keys are refused."""
 
 
 _EXTRA = re.compile("|".join(translate(pattern) for pattern in PUBLIC_SD_EXTRAS))
 
 
-# What a file is
+# Kinds of files
 
 _UNET = "model.diffusion_model."
 _SD1_TEXT, _SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -103,8 +102,8 @@ _OTHER_FILES = (
 
 
 def kind_of(file: TensorFile) -> str:
-    """What the file is, in words. `SD1` and `SD2` are those that a model of that family can take; the file has its
-    usual names (`with_usual_names`)."""
+    """The kind of a file, as a phrase. `SD1` and `SD2` are files that a model of this family can use. The file must
+    have the usual names (`with_usual_names`)."""
     keys = file.tensors
     has_unet = any(key.startswith(_UNET) for key in keys)
     if has_unet or any(key.startswith("conditioner.") for key in keys):
@@ -126,7 +125,7 @@ def kind_of(file: TensorFile) -> str:
 
 
 def has_weights(file: TensorFile, prefix: str) -> bool:
-    """Whether there is a key with this prefix that is none of `PUBLIC_SD_EXTRAS`: merges leave some of those behind."""
+    """Whether there is a key with this prefix outside `PUBLIC_SD_EXTRAS`. Merged files may keep only such extras."""
     return any(key.startswith(prefix) and not _EXTRA.match(key) for key in file.tensors)
 
 
@@ -143,13 +142,13 @@ def _first_match(keys: Iterable[str], marks: Iterable[tuple[str, str]]) -> str |
 
 
 def input_channels(file: TensorFile) -> int | None:
-    """How many channels the UNet takes, or None where there is none."""
+    """The number of channels that the UNet takes, or None if there is no UNet."""
     stem = file.tensors.get(f"{_UNET}input_blocks.0.0.weight")
     return stem.shape[1] if stem is not None and len(stem.shape) == 4 else None
 
 
 def _has_convolutional_projections(file: TensorFile) -> bool:
-    """What tells a UNet of SD 1.x from one of 2.x where the file has no text encoder."""
+    """Whether the UNet is one of SD 1.x rather than 2.x. For files without a text encoder."""
     return any(
         key.startswith(_UNET) and key.endswith(".proj_in.weight") and len(tensor.shape) == 4
         for key, tensor in file.tensors.items()
@@ -163,11 +162,12 @@ def _unknown(file: TensorFile) -> str:
     return f"a safetensors file of another kind (first key: {one_line(first, 60)})"
 
 
-# What a UNet predicts
+# Predictions
 
 
 class Prediction(NamedTuple):
-    """ "eps" or "v"; `zero_terminal_snr` where the file says so; `sure` unless it is a guess."""
+    """What a UNet predicts: `kind` is "eps" or "v". `zero_terminal_snr` is True if the file says so, `sure` unless it
+    is a guess."""
 
     kind: str
     zero_terminal_snr: bool
@@ -179,15 +179,16 @@ class Prediction(NamedTuple):
 
 
 _LAST_NORM = f"{_UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-# In SD 2's public UNets these biases spread much wider where v is predicted. ComfyUI's loader draws its line here too.
+# In public UNets of SD 2, the spread of these biases is much larger if they predict v. ComfyUI has the same threshold.
 _V_SPREAD = 0.09
 
 
 def prediction_of(file: TensorFile) -> Prediction | None:
-    """What the UNet of a public SD file predicts, or None where nothing tells.
+    """What the UNet of a public SD file predicts, or None if it is unknown.
 
-    Sure are the keys `v_pred` and `ztsnr`, and `modelspec.prediction_type` in the metadata. Else SD 1.x is taken for
-    eps, which nearly all of it is, and SD 2.x is judged by the spread of one bias of its last attention block.
+    The keys `v_pred` and `ztsnr`, and `modelspec.prediction_type` in the metadata, are certain. Without them it is a
+    guess: SD 1.x predicts eps, as nearly all such models do, and SD 2.x is judged by the spread of one bias in its last
+    attention block.
     """
     if "v_pred" in file.tensors or "ztsnr" in file.tensors:
         return Prediction("v", "ztsnr" in file.tensors, sure=True)
@@ -220,8 +221,8 @@ _LINEAR_OR_CONVOLUTION = re.compile(
 
 
 def with_usual_names(file: TensorFile) -> TensorFile:
-    """The file with other tools' names of the same tensors replaced by Stable Diffusion's own: sgm's names of the text
-    encoder, and diffusers' names in the VAE's attention. A name that would be there twice stays as it is."""
+    """Replace names of other tools by Stable Diffusion's own: sgm's names for the text encoder, and diffusers' names in
+    the VAE's attention. A name stays unchanged if the new name exists already."""
     sgm = not any(key.startswith(("conditioner.embedders.1.", "cond_stage_model.")) for key in file.tensors)
     renamed = {key: _usual_name(key, sgm) for key in file.tensors}
     stored = {new: old for old, new in renamed.items() if new != old and new not in file.tensors}
@@ -243,8 +244,8 @@ def _usual_name(key: str, sgm: bool) -> str:
 
 
 def with_shapes(file: TensorFile, wanted: Mapping[str, tuple[int, ...]]) -> TensorFile:
-    """The file with its attention projections in the `wanted` shapes: a linear layer's [C, C] and a 1x1 convolution's
-    [C, C, 1, 1] hold the same numbers. No other tensor changes."""
+    """The file with attention projections in the `wanted` shapes: a linear layer's [C, C] and a 1x1 convolution's
+    [C, C, 1, 1] contain the same numbers. No other tensor changes."""
     changed = {
         key: TensorInfo(info.dtype, wanted[key])
         for key, info in file.tensors.items()

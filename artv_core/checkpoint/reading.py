@@ -1,9 +1,9 @@
-"""Reading checkpoint files: models made of them, and single parts for a host that builds networks of its own.
+"""Reading checkpoint files: whole models, and single parts for a host that builds its own networks.
 
-A checkpoint is one safetensors file whose metadata says how to build what its tensors fill. Its keys are Stable
-Diffusion's own (LDM) names, so that a public SD 1.x or 2.x file can start a training, or be the base of a checkpoint
-that holds only what was trained on top of it. Reading is strict, and nothing is ever unpickled. Every error that a user
-can cause is one line.
+A checkpoint is one safetensors file. Its metadata says how to build the networks that its tensors fill. Its keys are
+Stable Diffusion's own (LDM) names. So training can start from a public SD 1.x or 2.x file, and such a file can be the
+base of a checkpoint that contains only the parts that were trained on it. Reading is strict, and nothing is ever
+unpickled. Every error that a user can cause has one line.
 """
 
 import re
@@ -58,17 +58,17 @@ def load_checkpoint(
     without: Collection[str] = (),
     reader: Reader | None = None,
 ) -> ARTV:
-    """Build the model a checkpoint describes and fill it, on `device` in `dtype`, in evaluation mode.
+    """Build the model that a checkpoint describes and load its weights, on `device` in `dtype`, in evaluation mode.
 
-    Parts that the file lacks come from `base`, a public SD file of the model's own family (1.x or 2.x) or another ARTV
-    checkpoint; of these, `mask`, `vae` and `text` may be in neither and are then None. `without` leaves optional parts
-    out. `operations` is the class of layers to build the networks from.
+    Parts that the file lacks come from `base`, a public SD file of the model's family (1.x or 2.x) or another ARTV
+    checkpoint. If `mask`, `vae` or `text` is in neither file, it is None. `without` lists optional parts to leave out.
+    `operations` has the classes of layers to build the networks from, like `torch.nn`.
 
-    `reader` reads the tensors in place of safetensors. What it gives in the right type and place becomes the model's
-    weights as it is, without a copy.
+    `reader` replaces safetensors for reading the tensors. A tensor from it that has the right type and device becomes a
+    weight of the model without a copy.
 
-    Peak memory is the model's own and at most 256 MiB more. Raises ValueError, one line, for a file that is not an ARTV
-    checkpoint (truncated, pickled, of another kind), and for missing and unexpected keys, wrong shapes and types.
+    Peak memory is that of the model plus at most 256 MiB. Raises ValueError if the file is not an ARTV checkpoint
+    (truncated, pickled, of another kind), and on missing and unexpected keys and wrong shapes and types.
     """
     check_names(without, OPTIONAL_PARTS)
     file = open_file(path, reader)
@@ -78,7 +78,7 @@ def load_checkpoint(
     wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
     sources = _choose_sources(file, held, base_file, wanted, config.vae)
 
-    # From plain layers: a host's own may have no tensors at all before they are loaded.
+    # Use plain layers: a host's layers may have no tensors before they are loaded.
     expected = expected_tensors(build_empty(file, config, sources, nn))
     check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     check_host_scale(file, config)
@@ -100,7 +100,7 @@ def load_checkpoint(
 def _choose_sources(
     file: TensorFile, held: list[str], base: TensorFile | None, wanted: list[str], vae: VAEConfig
 ) -> dict[str, TensorFile]:
-    """Where each wanted part comes from: the file, else its base, else, for an optional part, nowhere."""
+    """Choose the source of each wanted part: the file if it has it, else the base. An optional part may have none."""
     in_base = set() if base is None else parts_held(base, vae)
     sources = {}
     for part in wanted:
@@ -110,7 +110,7 @@ def _choose_sources(
             sources[part] = base
         elif part not in OPTIONAL_PARTS:
             called = f" ({one_line(file.metadata['artv_base'])})" if "artv_base" in file.metadata else ""
-            found = f"{file.path} holds no {PARTS[part]} and needs its base checkpoint{called}"
+            found = f"{file.path} has no {PARTS[part]} and needs its base checkpoint{called}"
             if base is None:
                 raise UserError(found, Remedy.BASE)
             raise ValueError(f"{found}: {base.path} has no {PARTS[part]} either")
@@ -118,7 +118,7 @@ def _choose_sources(
 
 
 def read_slots(file: TensorFile, slots: Mapping[str, Slot]) -> Iterator[tuple[Slot, Tensor]]:
-    """Read the tensors at the keys of `slots`, one by one, each with its slot. Skips those that only the host reads."""
+    """Read the tensors for `slots` one by one, each with its slot. Skips tensors that only ComfyUI reads."""
     wanted = {key: slot for key, slot in slots.items() if slot.model_key}
     for key, tensor in file.read(wanted):
         yield wanted[key], tensor
@@ -131,12 +131,12 @@ def _read_into(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> None:
-    """Fill `state` with the tensors at the keys of `slots`, on `device` in `dtype`."""
+    """Fill `state` with the tensors for `slots`, on `device` in `dtype`."""
     for slot, tensor in read_slots(file, slots):
-        # The null context is an input, not a weight: where weights are stored in 8 bits it is not.
+        # The null context is an input, not a weight: it stays float32 even if weights have 8 bits.
         kept = torch.float32 if slot.model_key == "null_context" else dtype
         moved = tensor.to(device, kept, copy=file.reader is None)
-        if file.reader is None:  # one that a host reads may not be in memory yet
+        if file.reader is None:  # a tensor from a host's reader may not be in memory yet
             check_numbers(file, slot, moved)
         _collect(state, slot, moved)
 
@@ -153,7 +153,7 @@ def _collect(state: dict[str, Tensor], slot: Slot, tensor: Tensor) -> None:
 def _never_computed(
     model: ARTV, state: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Zeros for the text encoder's last block, where it is never computed and was not read."""
+    """Zeros for the text encoder's last block, if it never runs and the file lacks it."""
     if model.text is None:
         return {}
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in state}
@@ -167,13 +167,13 @@ def _never_computed(
 def read_part(
     path: str | Path, part: str, *, base: str | Path | None = None, reader: Reader | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of one part (a name in `PARTS`) under the keys that ARTV writes; from `base` where the file has none
-    of them, and empty where neither has. For a host that fills networks of its own. With a `reader` they are as it
-    gives them, else copies.
+    """The tensors of one part (a name in `PARTS`) under the keys that ARTV writes, for a host that builds its own
+    networks. They come from `base` if the file has none of them. The result is empty if neither file has the part.
+    Without a `reader` the tensors are copies.
 
-    Of an ARTV checkpoint and its base a part is read as strictly as by `load_checkpoint`, but for the text encoder:
-    which tensors it has depends on open_clip, which a host need not have. Raises ValueError, one line, also where the
-    base is of another family than the checkpoint at `path`.
+    For an ARTV checkpoint and its base, the checks are as strict as in `load_checkpoint`, except for the text encoder:
+    its tensors depend on open_clip, which a host may not have. Raises ValueError if a file cannot be read or does not
+    fit, also if the base is of another model family than the checkpoint at `path`.
     """
     check_names([part], PARTS)
     file = open_file(path, reader)
@@ -192,8 +192,8 @@ def read_part(
 
 
 def _checked_part(source: TensorFile, part: str, file: TensorFile, config: ARTVConfig) -> TensorFile:
-    """`source`, the checkpoint `file` or its base, as it is to be read. Raises ValueError where it does not hold the
-    part as configured."""
+    """Check a part in `source`, which is the checkpoint `file` or its base. Returns the source, with adapted shapes if
+    it is a base. Raises ValueError if the part is not as configured."""
     if source is not file:
         check_base_family(source, [part], file, config)
     if part == "text":
@@ -206,7 +206,7 @@ def _checked_part(source: TensorFile, part: str, file: TensorFile, config: ARTVC
 
 
 def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
-    """All tensors of a part under the keys that ARTV writes; copies, unless the file has a reader of its own."""
+    """All tensors of a part under the keys that ARTV writes. They are copies, unless the file has a reader."""
     read = file.read(key for key in file.tensors if part_of(key) == part)
     found = {key: _in_common_type(tensor if file.reader else tensor.clone()) for key, tensor in read}
     prefix = sd1_text_prefix(file) if part == "text" else None
@@ -214,8 +214,8 @@ def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
         return found
     joined: dict[str, dict[int, Tensor]] = {}
     for key, tensor in found.items():
-        ours, third = our_text_key(key, prefix)
-        joined.setdefault(ours, {})[third] = tensor
+        artv_key, third = our_text_key(key, prefix)
+        joined.setdefault(artv_key, {})[third] = tensor
     try:
         return {key: _cat([thirds[index] for index in sorted(thirds)]) for key, thirds in joined.items()}
     except RuntimeError:
@@ -223,7 +223,8 @@ def _read_all(file: TensorFile, part: str) -> dict[str, Tensor]:
 
 
 def _in_common_type(tensor: Tensor) -> Tensor:
-    """Numbers of 8 bits in 16, which hold all of them, and of 64 in 32: hosts take neither everywhere."""
+    """Convert 8-bit floats to float16, without loss, and float64 to float32: ComfyUI does not take the others
+    everywhere."""
     if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         return tensor.to(torch.float16)
     return tensor.float() if tensor.dtype == torch.float64 else tensor
@@ -234,8 +235,8 @@ def _cat(tensors: list[Tensor]) -> Tensor:
 
 
 def _last_block_as_zeros(tensors: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
-    """The text encoder's last block as zeros, under the keys that ARTV writes, where it is never computed and none of
-    it is there: a host builds it all the same. Its shapes are those of the block before."""
+    """Zeros for the text encoder's last block, under the keys that ARTV writes, if it never runs and the file lacks it:
+    a host builds it anyway. The shapes are those of the block before."""
     if config.layer != "penultimate" or last_block(config, tensors, TEXT_PREFIX):
         return {}
     stems = [f"{TEXT_PREFIX}transformer.resblocks.{config.layers - offset}." for offset in (2, 1)]
@@ -252,24 +253,25 @@ def _last_block_as_zeros(tensors: Mapping[str, Tensor], config: TextConfig) -> d
 def load_taesd_decoder(
     path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> nn.Sequential:
-    """TAESD's decoder from its public file: latents [B, 4, h, w] in the core's scale to images [B, 3, 8h, 8w], not
-    clamped. Takes the keys of `taesd_decoder.safetensors`, those of diffusers and ARTV's own. Raises ValueError, one
-    line, for anything else."""
+    """Load TAESD's decoder from its public file. It maps latents [B, 4, h, w] in the model's scale to images
+    [B, 3, 8h, 8w], not clamped. The file may have the keys of `taesd_decoder.safetensors`, of diffusers or of ARTV.
+    Raises ValueError on any other file."""
     file = open_tensor_file(path)
     with torch.device("meta"):
         decoder = TAESD().taesd_decoder
     expected = {key: tuple(tensor.shape) for key, tensor in decoder.state_dict().items()}
-    named = {key: ours for key in file.tensors if (ours := _taesd_decoder_key(key)) is not None}
-    found = {ours: file.tensors[key].shape for key, ours in named.items()}
+    named = {key: layer for key in file.tensors if (layer := _taesd_decoder_key(key)) is not None}
+    found = {layer: file.tensors[key].shape for key, layer in named.items()}
     if found != expected:
-        raise ValueError(f"{file.path} does not hold TAESD's decoder for 4 latent channels (taesd_decoder.safetensors)")
+        wanted = "TAESD's decoder for 4 latent channels (taesd_decoder.safetensors)"
+        raise ValueError(f"{file.path} does not contain {wanted}")
     state = {named[key]: tensor.to(device, dtype, copy=True) for key, tensor in file.read(named)}
     decoder.load_state_dict(state, strict=True, assign=True)
     return decoder.eval().requires_grad_(False)
 
 
 def _taesd_decoder_key(key: str) -> str | None:
-    """The key in our decoder; diffusers counts its layers without the clamp before them."""
+    """The key in `TAESD.taesd_decoder`, or None. diffusers does not count the clamp at the beginning as a layer."""
     match = re.fullmatch(r"(taesd_decoder\.|decoder\.layers\.|)(\d{1,3})\.(.+)", key)
     if match is None:
         return None

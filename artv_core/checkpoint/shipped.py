@@ -1,4 +1,4 @@
-"""The checkpoints that come with this package, and what a user's name or path means."""
+"""The checkpoints that come with this package, and how a name or path finds a checkpoint."""
 
 import os
 import re
@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def shipped_checkpoint(name: str = "tiny") -> Path:
-    """The newest `NAME-v*.safetensors` that came with this package. Raises ValueError that lists what did."""
+    """The newest `NAME-v*.safetensors` in this package. Raises ValueError, which lists the names, if there is none."""
     shipped = _shipped()
     if name not in shipped:
         raise ValueError(f"no checkpoint {name!r} comes with this package; it has: {', '.join(shipped) or 'none'}")
@@ -18,17 +18,18 @@ def shipped_checkpoint(name: str = "tiny") -> Path:
 
 
 def shipped_names() -> list[str]:
-    """Names of the checkpoints that came with this package, in order."""
+    """The names of the checkpoints in this package, sorted."""
     return list(_shipped())
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """A path as it is, and a bare name such as "tiny" as the shipped checkpoint of that name. Raises ValueError."""
+    """The path of a checkpoint, given as a path or as the name of a shipped checkpoint such as "tiny". Raises
+    ValueError if there is none."""
     path = Path(name_or_path)
     shipped = _shipped()
     if str(name_or_path) in shipped and not path.is_file():
         return shipped[str(name_or_path)]
-    if not os.path.exists(path):  # Path.exists raises where a name is too long
+    if not os.path.exists(path):  # Path.exists raises if a name is too long
         none = broken_link(path) or f"no such checkpoint: {path}"
         raise ValueError(f"{none}; shipped with this package: {', '.join(shipped) or 'none'}")
     return path

@@ -1,4 +1,4 @@
-"""What a checkpoint's header says: its parts, their sizes, and what the file cannot be used for alone."""
+"""A summary of a checkpoint's header: its parts, their sizes, and what the file cannot do without a base."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ USES = {
     "images in and out": ("vae",),
     "text prompts": ("text",),
 }
-"""What a checkpoint may be used for, and the parts that this needs."""
+"""Uses of a checkpoint, with the parts that each needs."""
 
 
 @dataclass(frozen=True)
 class CheckpointSummary:
-    """What `artv info` tells of a file.
+    """What `artv info` prints about a file.
 
-    `parts` are the names (in `PARTS`) of what it holds, `parameters` how many numbers each of them has. `base`
-    is the file that it was trained on, where it names one. `metadata` is what else there is, each text cut to one line
-    of 300 characters.
+    `parts` are the names (in `PARTS`) of the parts in the file, `parameters` their numbers of weights. `base` is the
+    name of the file that it was trained on, if known. `metadata` has all other metadata, each text cut to one line of
+    300 characters.
     """
 
     path: Path
@@ -38,12 +38,13 @@ class CheckpointSummary:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What the file cannot be used for alone."""
+        """The uses (names in `USES`) for which the file lacks a part."""
         return tuple(use for use, parts in USES.items() if not set(parts) <= set(self.parts))
 
 
 def describe_checkpoint(path: str | Path) -> CheckpointSummary:
-    """Read a checkpoint's header only; no tensor is loaded. Raises ValueError, one line, as `load_checkpoint` does."""
+    """Read only a checkpoint's header, no tensors. Raises ValueError if it cannot be read or is not an ARTV
+    checkpoint."""
     file = open_tensor_file(path)
     config = read_config(file)
     parameters = dict.fromkeys(declared_parts(file, config), 0)

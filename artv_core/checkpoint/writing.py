@@ -24,12 +24,12 @@ def save_checkpoint(
 ) -> None:
     """Write `model` to one safetensors file, whole or not at all.
 
-    `parts` are names in `PARTS`, by default all that the model has. A file without "unet" or "branches" must name in
-    `base` the file that has them (its name, for the reader; no path is followed). `extra_metadata` travels along.
+    `parts` are names in `PARTS`, by default all that the model has. A file without "unet" or "branches" needs `base`,
+    the name of the file that has them. It is only shown to users, never opened. `extra_metadata` is added to the file's
+    metadata.
 
-    Raises ValueError, one line, where the file cannot be written (a full disk, no such folder), for parts that the
-    model lacks, for more than a million characters of metadata, and for weights that `dtype` cannot hold (infinite or
-    not a number).
+    Raises ValueError if the file cannot be written (full disk, missing folder), and on parts that the model lacks, on
+    more than a million characters of metadata, and on weights that are infinite or not a number in `dtype`.
     """
     chosen = _parts_to_save(model, parts, base)
     metadata = {"format": "pt", "artv_config": model.config.to_json(), "artv_parts": ",".join(chosen)}
@@ -37,7 +37,7 @@ def save_checkpoint(
         metadata["artv_base"] = base
     for name, text in (extra_metadata or {}).items():
         if name in OWN_METADATA:
-            raise ValueError(f"extra_metadata: {name!r} is the checkpoint's own; choose another name")
+            raise ValueError(f"extra_metadata: {name!r} is reserved for the checkpoint; choose another name")
         metadata[name] = text
     characters = sum(len(name) + len(text) for name, text in metadata.items())
     if characters > _METADATA_LIMIT:
@@ -57,7 +57,7 @@ def _parts_to_save(model: ARTV, parts: Collection[str] | None, base: str | None)
     chosen = held if parts is None else [part for part in PARTS if part in parts]
     for part in parts or ():
         if part not in held:
-            raise ValueError(f"cannot save part {part!r}: this model holds {', '.join(held)}")
+            raise ValueError(f"cannot save part {part!r}: this model has {', '.join(held)}")
     absent = [part for part in ("unet", "branches") if part not in chosen]
     if absent and base is None:
         raise ValueError(f"a checkpoint without {' and '.join(absent)} must name its base; give base=")
