@@ -96,8 +96,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     options = ["--frames", str(FRAMES), "--device", "cpu", "--steps", str(STEPS), "--stream"]
     files = ["-o", str(folder / VIDEO), "--save-latents", str(folder / LATENTS)]
     command = [sys.executable, "-m", "artv_core.cli", "generate", PROMPT, *options, *files]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
 
 
 def generate(folder: Path) -> str:
