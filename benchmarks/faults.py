@@ -125,7 +125,7 @@ def kill(seed: int, quick: bool) -> tuple[Figures, list[float]]:
         for number in range(2 if quick else 25):
             (folder := Path(base) / str(number)).mkdir()
             kept, lacking = killed(folder, rng.randrange(FRAMES - 1), rng.uniform(0, frame_seconds))
-            found = re.search(r"going on from frame (\d+)", generate(folder))
+            found = re.search(r"continuing from frame (\d+)", generate(folder))
             same = [one == other for one, other in zip(results(folder), results(whole), strict=True)]
             again = kept - (int(found[1]) if found else 0)
             trials.append({"kept": kept, "again": again, "lacking": lacking, "same latents and video": same})
