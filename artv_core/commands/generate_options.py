@@ -31,7 +31,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="several prompts, one on each line, each for one segment of the checkpoint's length; or lines `24: prompt`, "
+        help="several prompts, one a line, each for one segment of the checkpoint's length; or lines `24: prompt`, "
         'each with the frame it starts at; `"24": "prompt"` and `[0s-3s: prompt]` also work',
     )
     group.add_argument("--negative", metavar="TEXT", help="what the video should not show")
