@@ -14,8 +14,8 @@ from .scenes import Scenes
 BOUNCE_HEIGHT, BOUNCE_FRAMES = 40 / 128, 9
 SWING_ANGLE, SWING_FRAMES = math.radians(28), 12
 PULSE, PULSE_FRAMES = 0.22, 10
-"""Periods are in frames: of bouncing from ground to ground, of the others back to the same state. PULSE is a share of the
-size."""
+"""Periods are in frames: of bouncing from ground to ground, of the others back to the same state. PULSE is a share of
+the size."""
 
 
 class States(NamedTuple):
