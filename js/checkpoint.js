@@ -40,7 +40,7 @@ app.registerExtension({
 class CheckpointPanel {
   constructor(node) {
     this.node = node
-    this.facts = undefined // what the server told of the file, or undefined
+    this.facts = undefined // what the server knows about the file, or undefined
     this.asked = 0
     this.page = element("div", { class: "artv-checkpoint-page", tabindex: 0, role: "group" })
     this.root = element("div", { class: "artv-checkpoint" }, this.page)

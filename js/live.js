@@ -8,7 +8,7 @@ const WIDTH = 380
 const HEIGHT = 330
 const LOOP_SECONDS = 20
 const SHORTEST_TICK = 40
-const SMOOTH_FROM = 160 // pixels: what is smaller is shown as squares
+const SMOOTH_FROM = 160 // pixels; smaller videos are shown without smoothing
 
 app.registerExtension({
   name: "ARTV.livePanel",
@@ -24,7 +24,7 @@ class LivePanel {
     this.node = node
     this.run = undefined
     this.drawn = undefined // the picture on the stage
-    this.frame = 0 // the frame that is to be shown
+    this.frame = 0 // the frame to show
     this.playing = true
     this.build()
     addPanel(node, "artv_live", this.root, HEIGHT)
@@ -81,7 +81,7 @@ class LivePanel {
     if (run !== this.run) {
       this.run = run
       this.frame = 0
-      this.drawn = null // so that the last run's picture goes, too, where this one has none
+      this.drawn = null // removes the last run's picture if this run has none
       this.setPlaying(true)
     }
     this.describe()

@@ -5,7 +5,7 @@ const MAX_READINGS = 480
 
 export class LiveRun {
   constructor(id) {
-    this.id = id // null where nothing was made
+    this.id = id // null if nothing was made
     this.state = undefined
     this.done = this.total = 0
     this.fps = 8

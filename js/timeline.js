@@ -38,17 +38,17 @@ app.registerExtension({
 class Timeline {
   constructor(node) {
     this.node = node
-    this.schedule = null // what is drawn: see timeline_edits.js; sources are prompts of `this.base`
-    this.base = null // the question whose answer is drawn, if that can be edited
-    this.settings = null // the same, also where it cannot
+    this.schedule = null // what is drawn: see timeline_edits.js; its sources are prompts of `this.base`
+    this.base = null // the request whose reply is drawn, if that can be edited
+    this.settings = null // the same request, even if it cannot be edited
     this.spans = []
     this.total = 1
     this.selected = 0
     this.asked = 0
     this.wanted = null // to be sent
     this.isSending = false
-    this.undoneAt = undefined // when undoing was last asked for
-    this.takesFocus = false // once drawn, as the node before it had it
+    this.undoneAt = undefined // the time of the last undo
+    this.takesFocus = false // after drawing, because the node it replaces had it
     this.actions = new Actions(this)
     this.pointer = new Pointer(this)
     this.notices = new Notices(this)

@@ -15,8 +15,8 @@ export class Notices {
     this.notice = element("div", { class: "artv-timeline-notice", role: "alert", hidden: "" })
     this.hint = element("div", { class: "artv-timeline-hint", "aria-hidden": "true" })
     this.spoken = element("div", { class: "artv-timeline-spoken", role: "status" })
-    this.timer = null // runs while something is said
-    this.marked = null // the box that is shown as faulty
+    this.timer = null // runs while a message is shown
+    this.marked = null // the text box that is marked as faulty
   }
 
   // Hints

@@ -10,7 +10,7 @@ const DRAG_BEGINS = 4 // pixels
 export class Pointer {
   constructor(timeline) {
     this.timeline = timeline
-    this.drag = null // what was there when the pointer went down, and what it moves
+    this.drag = null // the state when the pointer went down, and what it moves
     this.picked = -1 // the block last pressed
   }
 

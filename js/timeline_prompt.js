@@ -8,8 +8,8 @@ const TYPING_MILLISECONDS = 300
 export class PromptField {
   constructor(timeline) {
     this.timeline = timeline
-    this.refused = null // what the server did not take
-    this.typing = null // runs until somebody has stopped typing
+    this.refused = null // text that the server rejected
+    this.typing = null // runs until the user stops typing
     this.root = element("textarea", {
       class: "artv-timeline-prompt",
       rows: 2,

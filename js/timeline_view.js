@@ -4,16 +4,16 @@ import { element, text } from "./page.js"
 import { endsOf, layOut, ticks } from "./timeline_edits.js"
 import { keyDown, keyDownAnywhere } from "./timeline_keys.js"
 
-export const MOST_PROMPTS = 500 // drawn
+export const MOST_PROMPTS = 500 // that are drawn
 const LEAST_BLOCK = 16 // pixels
-const LEAST_WORDS = 32 // pixels: narrower blocks are without
+const LEAST_WORDS = 32 // pixels; narrower blocks show no text
 const TICK_APART = 64 // pixels
 const HUES = ["#4f8fe8", "#34a58a", "#b9973f", "#a973d8", "#d2766c", "#7d9a3c"]
 
 export class View {
   constructor(timeline) {
     this.timeline = timeline
-    this.layout = null // where frames lie, once something is drawn
+    this.layout = null // positions of frames, once something is drawn
     this.tools = this.makeTools()
     this.ruler = element("div", { class: "artv-timeline-ruler", "aria-hidden": "true" })
     this.row = this.makeRow()

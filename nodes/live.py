@@ -210,7 +210,7 @@ class Run:
         return (self._times[-1] - self._times[0]) / made if made > 0 else None
 
 
-# Who is told
+# Who receives messages
 
 
 class _Watcher(NamedTuple):

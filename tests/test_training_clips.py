@@ -454,9 +454,9 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path):
 def test_what_cannot_be_sharded_is_said():
     module = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
     make_shardable(module, make_optimizer(module, DiffusionStage()))
-    with pytest.raises(ValueError, match="FSDP shards weights of one type under AdamW"):
+    with pytest.raises(ValueError, match="FSDP needs weights of one type and AdamW"):
         make_shardable(module, make_optimizer(module, DiffusionStage(optimizer="muon")))
-    with pytest.raises(ValueError, match="FSDP shards weights of one type"):
+    with pytest.raises(ValueError, match="FSDP needs weights of one type"):
         make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, DiffusionStage()))
 
 

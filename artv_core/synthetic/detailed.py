@@ -117,7 +117,7 @@ def _seen_ground(videos: Tensor, clips: Sequence[Clip], frame: int, window: int)
     if not 1 <= window <= frame + 1 <= videos.shape[1]:
         raise ValueError(
             f"got frame {frame} and a window of {window}; the window, of which that frame is the last, must have at "
-            f"least one frame and lie within the video, frames 0 to {videos.shape[1] - 1}"
+            f"least one frame and be inside the video, frames 0 to {videos.shape[1] - 1}"
         )
     return videos[:, frame - window + 1 : frame + 1].float().clamp(0, 1).median(dim=1).values
 

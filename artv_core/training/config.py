@@ -275,11 +275,13 @@ def _check(config: TrainConfig, path: str) -> None:
     if config.data.path:
         _check_data(config, path)
     elif model.vae.kind != "taesd":
-        raise ValueError(f"{path}: preset {config.preset!r} trains on clips of yours; name them: data.path, or --data")
+        raise ValueError(
+            f"{path}: preset {config.preset!r} trains on your own clips; name them with data.path or --data"
+        )
     else:
         if config.world == "pictures" and model.size[0] != model.size[1]:
             got = f"{model.size[1]}x{model.size[0]}"
-            raise ValueError(f"{path}: the training size is {got}, but frames of the world of pictures are squares")
+            raise ValueError(f"{path}: the training size is {got}, but frames of the world of pictures must be square")
         for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
             _check_crop(vae, model, f"{path}.{name}")
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")
@@ -366,7 +368,7 @@ def _check_loop(stage: LoopConfig, path: str) -> None:
     _at_least(0, path, stage, "steps", "warmup_steps", "decay_steps", "save_minutes", "weight_decay", "gradient_clip")
     _at_least(0, path, stage, "micro_batch", "workers")
     if not 0 <= stage.ema_decay < 1:
-        raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")
+        raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 to below 1")
     if stage.start_from:
         resolve_checkpoint(stage.start_from)
     for name, accepted in (

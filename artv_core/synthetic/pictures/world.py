@@ -1,4 +1,4 @@
-"""The world of pictures: scenes drawn by lot and rendered, all clips of a batch at once, on any device.
+"""The world of pictures: scenes drawn at random and rendered, all clips of a batch at once, on any device.
 
     world = PictureWorld("cuda")
     scenes = world.draw(64, torch.Generator("cuda").manual_seed(1))
