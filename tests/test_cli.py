@@ -433,7 +433,7 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 1, "--negative", "Mice", prompt=prompt) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("artv:")]
     assert len(lines) == 2
-    assert re.search("longer than the text encoder reads; .* lost: .* on a green elephant$", lines[0])
+    assert re.search("longer than the text encoder reads; .* ignored: .* on a green elephant$", lines[0])
     assert "does not know: elephant, mice; it knows: a, an, and, " in lines[1]
 
 

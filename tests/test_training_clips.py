@@ -248,7 +248,7 @@ def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
     save_checkpoint(load_checkpoint(shipped_checkpoint(), without=("vae",)), base)
     changes += [f"base={base}", "name=bare"]
     run(configured(tmp_path, CLIPS.format(clips="x"), *changes), str(tmp_path))
-    assert "has no VAE; the clips are prepared, so training goes on" in capsys.readouterr().out
+    assert "has no VAE; the clips are prepared, so training continues" in capsys.readouterr().out
     assert "images in and out" in describe_checkpoint(tmp_path / "bare" / "bare.safetensors").missing
     with pytest.raises(ValueError, match="it has no VAE or no text encoder"):
         starting_model(configured(tmp_path, CLIPS.format(clips=clips), f"base={base}"))
