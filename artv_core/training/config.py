@@ -65,7 +65,7 @@ class VAEStage(LoopConfig):
     """The autoencoder's settings. `latent_noise`: standard deviation of the noise added to the latents before they are
     decoded. `crop_share`: share of the steps that see crops of `crop` pixels around the object instead of whole frames,
     as many as cost the same; nearly all of the error is there. `still_weight`: weight of the loss on latents that
-    change where the picture does not. It needs a second frame of each clip, which makes a step half as expensive again.
+    change where the picture does not. It needs a second frame of each clip, which makes a step 1.5 times as expensive.
 
     `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
     """
@@ -123,8 +123,8 @@ class DiffusionStage(LoopConfig):
     `first_share` of the samples are first frames (no references), `second_share` are second frames (both references
     equal). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error of eps or v); `min_snr_gamma`
     above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells that differ from most of their
-    frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to `1
-    + change_weight` times as much as others, while each frame keeps its share of the loss. `uniform_share` of the
+    frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to
+    `1 + change_weight` times as much as others, while each frame keeps its share of the loss. `uniform_share` of the
     samples draw their time step uniformly; the others draw a log-normal noise-to-signal ratio (Karras et al., 2022)
     with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A first frame can be any frame of
     its clip; in `beginning_share` of the cases it is the clip's first.
