@@ -27,6 +27,7 @@ from artv_core.commands.generate import generate_job
 from artv_core.config import preset
 from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
+from artv_core.run import execute
 from artv_core.run import job as jobs
 from artv_core.run.drift import read_drift_csv
 from artv_core.run.journal_list import list_journals
@@ -305,14 +306,14 @@ def usual_ctrl_c() -> Iterator[None]:
 
 def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
     """The signal comes within frame 2; Python delivers it there."""
-    step = jobs.Progress.step
+    step = execute.Progress.step
 
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         step(self, frame, info)
         if frame == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     latents = tmp_path / "l.safetensors"
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9, "--save-latents", latents) == 130
     captured = capsys.readouterr()
@@ -323,12 +324,12 @@ def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint,
 
 
 def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         if frame == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert "stopped after 2 of 9 frames" in capsys.readouterr().err
     assert len(read_video(tmp_path / "out.mp4")) == 2
@@ -337,10 +338,10 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkp
 def test_nothing_is_written_or_named_when_stopped_before_the_first_frame(
     usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch
 ):
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     (tmp_path / "out.mp4").write_bytes(b"old")
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert capsys.readouterr().out == ""
@@ -422,14 +423,14 @@ def test_an_endless_video_goes_on_until_it_is_stopped(checkpoint, tmp_path):
 
 
 def test_an_endless_video_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
-    step = jobs.Progress.step
+    step = execute.Progress.step
 
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         step(self, frame, info)
         if frame == 4:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 0) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out.mp4")
     assert sorted(os.listdir(tmp_path)) == ["artv_journals", "out.mp4"]
