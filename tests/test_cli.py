@@ -22,7 +22,8 @@ from torch import nn
 
 from artv_core import cli
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.commands import demo_clips as demo
+from artv_core.commands import demo, demo_clips
+from artv_core.commands import generate as generate_command
 from artv_core.commands.generate import generate_job
 from artv_core.config import preset
 from artv_core.media import read_image, read_video
@@ -255,7 +256,7 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
 
 
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO_FRAMES", 2)
+    monkeypatch.setattr(demo_clips, "DEMO_FRAMES", 2)
     output = tmp_path / "new" / "demo"
     words = ["demo", "--no-comfyui", "--output", str(output), "--checkpoint", str(checkpoint), "--device", "cpu"]
     assert cli.main(words) == 0
@@ -463,7 +464,8 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
 @pytest.fixture
 def no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test if the error is not found before the weights are loaded."""
-    monkeypatch.setattr(cli, "load_pipeline", lambda args: pytest.fail("the model was loaded before the error"))
+    for command in (generate_command, demo):
+        monkeypatch.setattr(command, "load_pipeline", lambda args: pytest.fail("the model was loaded before the error"))
 
 
 def damaged_checkpoints(checkpoint: Path, folder: Path) -> dict[str, Path]:
@@ -646,7 +648,7 @@ def test_out_of_memory_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
     def fail(args: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nmore")
 
-    monkeypatch.setattr(cli, "load_pipeline", fail)
+    monkeypatch.setattr(generate_command, "load_pipeline", fail)
     assert generate(checkpoint, tmp_path / "out.mp4") == 2
     assert "out of memory; try a smaller size" in one_line(capsys)
 
