@@ -22,11 +22,13 @@ from torch import nn
 
 from artv_core import cli
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.commands import demo_clips as demo
+from artv_core.commands import demo, demo_clips
+from artv_core.commands import generate as generate_command
 from artv_core.commands.generate import generate_job
 from artv_core.config import preset
 from artv_core.media import read_image, read_video
 from artv_core.models.artv import ARTV
+from artv_core.run import execute
 from artv_core.run import job as jobs
 from artv_core.run.drift import read_drift_csv
 from artv_core.run.journal_list import list_journals
@@ -254,7 +256,7 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
 
 
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO_FRAMES", 2)
+    monkeypatch.setattr(demo_clips, "DEMO_FRAMES", 2)
     output = tmp_path / "new" / "demo"
     words = ["demo", "--no-comfyui", "--output", str(output), "--checkpoint", str(checkpoint), "--device", "cpu"]
     assert cli.main(words) == 0
@@ -305,14 +307,14 @@ def usual_ctrl_c() -> Iterator[None]:
 
 def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
     """The signal comes within frame 2; Python delivers it there."""
-    step = jobs.Progress.step
+    step = execute.Progress.step
 
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         step(self, frame, info)
         if frame == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     latents = tmp_path / "l.safetensors"
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9, "--save-latents", latents) == 130
     captured = capsys.readouterr()
@@ -323,12 +325,12 @@ def test_the_frame_being_made_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint,
 
 
 def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         if frame == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert "stopped after 2 of 9 frames" in capsys.readouterr().err
     assert len(read_video(tmp_path / "out.mp4")) == 2
@@ -337,10 +339,10 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkp
 def test_nothing_is_written_or_named_when_stopped_before_the_first_frame(
     usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch
 ):
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     (tmp_path / "out.mp4").write_bytes(b"old")
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert capsys.readouterr().out == ""
@@ -422,14 +424,14 @@ def test_an_endless_video_goes_on_until_it_is_stopped(checkpoint, tmp_path):
 
 
 def test_an_endless_video_is_finished_after_ctrl_c(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
-    step = jobs.Progress.step
+    step = execute.Progress.step
 
-    def interrupt(self: jobs.Progress, frame: int, info: object) -> None:
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
         step(self, frame, info)
         if frame == 4:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Progress, "step", interrupt)
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 0) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out.mp4")
     assert sorted(os.listdir(tmp_path)) == ["artv_journals", "out.mp4"]
@@ -462,7 +464,8 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
 @pytest.fixture
 def no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test if the error is not found before the weights are loaded."""
-    monkeypatch.setattr(cli, "load_pipeline", lambda args: pytest.fail("the model was loaded before the error"))
+    for command in (generate_command, demo):
+        monkeypatch.setattr(command, "load_pipeline", lambda args: pytest.fail("the model was loaded before the error"))
 
 
 def damaged_checkpoints(checkpoint: Path, folder: Path) -> dict[str, Path]:
@@ -645,7 +648,7 @@ def test_out_of_memory_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
     def fail(args: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nmore")
 
-    monkeypatch.setattr(cli, "load_pipeline", fail)
+    monkeypatch.setattr(generate_command, "load_pipeline", fail)
     assert generate(checkpoint, tmp_path / "out.mp4") == 2
     assert "out of memory; try a smaller size" in one_line(capsys)
 

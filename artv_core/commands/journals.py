@@ -24,7 +24,6 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--remove", nargs="+", default=[], metavar="NAME", help="delete these journals, named as in the list"
     )
-    parser.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="journals to delete, by name as listed")
     parser.set_defaults(run=run_journals)
 
 
