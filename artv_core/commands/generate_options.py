@@ -73,22 +73,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="sampling method: euler, euler_ancestral, dpmpp_2m, dpmpp_2s_ancestral or ddim",
     )
-    group.add_argument(
-        "--cfg-references",
-        type=float,
-        metavar="X",
-        help="how strongly frames follow the previous frames; 1: as trained",
-    )
-    group.add_argument(
-        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor frame; 1: as trained"
-    )
-    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text; 1: as trained")
-    group.add_argument(
-        "--cfg-first",
-        type=float,
-        metavar="X",
-        help="the same as --cfg-text, for a first frame that is made from text alone",
-    )
+    _add_guidance_options(group)
     group.add_argument(
         "--noise-level",
         type=int,
@@ -111,6 +96,25 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="reduce colour drift: pull each frame's colours toward the anchor's, 0 (off, the default) to 1",
+    )
+
+
+def _add_guidance_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cfg-references",
+        type=float,
+        metavar="X",
+        help="how strongly frames follow the previous frames; 1: as trained",
+    )
+    group.add_argument(
+        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor frame; 1: as trained"
+    )
+    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text; 1: as trained")
+    group.add_argument(
+        "--cfg-first",
+        type=float,
+        metavar="X",
+        help="the same as --cfg-text, for a first frame that is made from text alone",
     )
 
 

@@ -63,43 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--true", metavar="DIR", help="real videos to compare with, given in the same way (for FVD and FID)"
     )
-    weights = parser.add_argument_group("networks that judge (give files; nothing is downloaded)")
-    weights.add_argument(
-        "--inception", type=Path, metavar="F.pth", help=f"Inception v3, for FID and IS; get it from {INCEPTION_FROM}"
-    )
-    weights.add_argument("--i3d", type=Path, metavar="F.pt", help=f"I3D, for FVD; get it from {I3D_FROM}")
-    weights.add_argument("--c3d", type=Path, metavar="F.pt", help=f"C3D, for the IS on UCF-101; get it from {C3D_FROM}")
-    weights.add_argument(
-        "--clip-model",
-        metavar="M",
-        help="CLIP, for CLIPSIM: the model's name in open_clip (such as ViT-B-32), or its JSON file",
-    )
-    weights.add_argument(
-        "--clip-weights", type=Path, metavar="F", help="the weights of the CLIP model, a safetensors file"
-    )
-    reading = parser.add_argument_group("which frames are judged")
-    reading.add_argument(
-        "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
-    )
-    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="frames per second; default: %(default)g")
-    reading.add_argument(
-        "--size", metavar="WxH", help="scale and crop all videos to this size in pixels; default: the first video's"
-    )
-    making = parser.add_argument_group("making the videos first")
-    making.add_argument(
-        "--prompts",
-        metavar="P",
-        help="make the videos that VIDEOS lacks, from ucf101 (a caption for each class), msrvtt:FILE.json (a caption "
-        "for each test video), or a text file with one prompt on each line",
-    )
-    making.add_argument("--count", type=int, metavar="N", help="number of videos to make; default: one for each prompt")
-    making.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
-    )
-    making.add_argument(
-        "--steps", type=int, metavar="S", help="denoising steps for each frame; default: the checkpoint's"
-    )
-    making.add_argument("--sampler", metavar="NAME", help="sampling method; default: the checkpoint's")
+    for add in (_add_networks, _add_reading, _add_making):
+        add(parser)
     parser.add_argument("--report", type=Path, metavar="F.json", help="also write the scores to a file")
     parser.add_argument(
         "--drift",
@@ -113,6 +78,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for computed features; default: artv-features beside VIDEOS",
     )
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("networks that judge (give files; nothing is downloaded)")
+    group.add_argument(
+        "--inception", type=Path, metavar="F.pth", help=f"Inception v3, for FID and IS; get it from {INCEPTION_FROM}"
+    )
+    group.add_argument("--i3d", type=Path, metavar="F.pt", help=f"I3D, for FVD; get it from {I3D_FROM}")
+    group.add_argument("--c3d", type=Path, metavar="F.pt", help=f"C3D, for the IS on UCF-101; get it from {C3D_FROM}")
+    group.add_argument(
+        "--clip-model",
+        metavar="M",
+        help="CLIP, for CLIPSIM: the model's name in open_clip (such as ViT-B-32), or its JSON file",
+    )
+    group.add_argument(
+        "--clip-weights", type=Path, metavar="F", help="the weights of the CLIP model, a safetensors file"
+    )
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which frames are judged")
+    group.add_argument("--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s")
+    group.add_argument("--fps", type=float, default=8.0, metavar="R", help="frames per second; default: %(default)g")
+    group.add_argument(
+        "--size", metavar="WxH", help="scale and crop all videos to this size in pixels; default: the first video's"
+    )
+
+
+def _add_making(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("making the videos first")
+    group.add_argument(
+        "--prompts",
+        metavar="P",
+        help="make the videos that VIDEOS lacks, from ucf101 (a caption for each class), msrvtt:FILE.json (a caption "
+        "for each test video), or a text file with one prompt on each line",
+    )
+    group.add_argument("--count", type=int, metavar="N", help="number of videos to make; default: one for each prompt")
+    group.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s")
+    group.add_argument(
+        "--steps", type=int, metavar="S", help="denoising steps for each frame; default: the checkpoint's"
+    )
+    group.add_argument("--sampler", metavar="NAME", help="sampling method; default: the checkpoint's")
 
 
 def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
