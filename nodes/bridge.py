@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.frames import AnchorPolicy, Frame
-from ..artv_core.method.generate import GenerateOptions, as_batch
+from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording, record_frames
 from .images import Decoder
@@ -136,17 +136,10 @@ def sample(
     with Evaluations(patcher, options) as evaluations:
         monitor = Monitor(run, len(given), options.steps or 1, _decoder(model.config, vae, evaluations))
         recording = _recording(journal, start_over, patcher, monitor)
-        frames = record_frames(
-            model,
-            texts.track,
-            options,
-            recording,
-            negative=texts.negative,
-            given=[as_batch(latent, options, model) for latent in given],
-            anchor=policy,
-            on_step=monitor.step,
-            run_networks=evaluations.function,
+        request = VideoRequest(
+            texts.track, options, texts.negative, policy or AnchorPolicy(), monitor.step, evaluations.function
         )
+        frames = record_frames(model, request, recording, [as_batch(latent, options, model) for latent in given])
         _gather(frames, collector, streams, monitor, evaluations)
     videos = collector.videos()
     run.came_out(videos[0].latents)

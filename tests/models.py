@@ -1,7 +1,9 @@
 """Models that several test files need."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 
 from artv_core.checkpoint import file_key, part_of_weight
 from artv_core.config import ARTVConfig, preset
+from artv_core.method.frames import Frame
+from artv_core.method.generate import GenerateOptions, VideoRequest, generate_frames
+from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 
 
@@ -32,6 +37,13 @@ def smallest(text: bool = True) -> ARTV:
     model = ARTV(replace(config, **networks), text=text).eval().requires_grad_(False)
     _fill_zeros(model)
     return model
+
+
+def frames_of(
+    model: ARTV, text: TextTrack, options: GenerateOptions, given: Iterable[Tensor] = (), **request: Any
+) -> Iterator[Frame]:
+    """As `generate_frames`, with options that are not resolved yet."""
+    return generate_frames(model, VideoRequest(text, options.resolved(model.config), **request), given)
 
 
 def _fill_zeros(model: ARTV) -> None:

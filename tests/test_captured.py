@@ -14,7 +14,7 @@ import torch
 
 from artv_core.method import transfer
 from artv_core.method.denoiser import at_once, run_networks
-from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.generate import GenerateOptions, VideoRequest
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline, make_pipeline
@@ -25,7 +25,7 @@ from artv_core.speed.compiled import Compiled
 from artv_core.speed.graph_trial import survives_capture
 from artv_core.speed.graphs import MOST_GRAPHS, Captured, tensors_in
 from tests.device_waits import DeviceWaits
-from tests.models import smallest
+from tests.models import frames_of, smallest
 from tests.test_savings import text_of
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def test_results_stay_when_the_graph_is_replayed_again(model):
     def keep(index: int, info: Any) -> None:
         seen.append((info.denoised, info.denoised.clone()))
 
-    list(generate_frames(model, text_of(model), replace(OPTIONS, num_frames=3), on_step=keep, run_networks=captured))
+    list(frames_of(model, text_of(model), replace(OPTIONS, num_frames=3), on_step=keep, run_networks=captured))
     assert all(torch.equal(given, then) for given, then in seen)
 
 
@@ -236,9 +236,8 @@ def test_after_a_failed_capture_no_other_is_tried_with_cudamallocasync(monkeypat
 
 def test_a_journal_takes_captured_frames_for_plain_ones_and_compiled_ones_for_others(model):
     def digest(way: Any) -> Any:
-        return FrameDigests(
-            model, text_of(model), OPTIONS.resolved(model.config), None, [], None, run_networks=way
-        )._common
+        request = VideoRequest(text_of(model), OPTIONS.resolved(model.config), run_networks=way)
+        return FrameDigests(model, request, []).common
 
     assert digest(Captured(CPU, graphs=Tape())) == digest(run_networks)
     assert digest(Compiled(CPU, backend="eager")) != digest(run_networks)
@@ -260,7 +259,7 @@ def test_the_frame_loop_never_waits_for_the_device(model, changes, replayed, mon
     options = replace(OPTIONS, num_frames=5, reference_noise_level=20, anchor_noise_level=30, **changes)
     way = Captured(CPU, graphs=Tape()) if replayed else run_networks
     with DeviceWaits(model) as waits:
-        frames = list(generate_frames(model, two_texts(model), options, run_networks=way))
+        frames = list(frames_of(model, two_texts(model), options, run_networks=way))
     assert len(frames) == 5
     assert waits.where == []
 
@@ -269,7 +268,7 @@ def test_a_wait_in_the_frame_loop_would_be_seen(model, monkeypatch):
     monkeypatch.setattr(transfer, "queues_work", lambda device: True)
     with DeviceWaits(model) as waits:
         list(
-            generate_frames(
+            frames_of(
                 model,
                 two_texts(model),
                 replace(OPTIONS, num_frames=2),

@@ -16,7 +16,7 @@ from artv_core.files.finite import NotFiniteError, is_finite
 from artv_core.media import VideoWriter, contact_sheet
 from artv_core.method import transfer
 from artv_core.method.frames import Frame
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions, VideoRequest
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.run import finite_frames
 from artv_core.run.finite_frames import finite_only
@@ -40,7 +40,7 @@ def frames_until_broken(value: float, recording: Recording | None = None) -> Ite
         if index == 3:
             model.noise.diffusion_model.out[2].weight.view(-1)[0] = value
 
-    return record_frames(model, text, QUICK.resolved(model.config), recording, on_step=spoil)
+    return record_frames(model, VideoRequest(text, QUICK.resolved(model.config), on_step=spoil), recording)
 
 
 def take(frames: Iterator[Frame], seen: list[int]) -> None:

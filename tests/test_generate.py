@@ -9,13 +9,13 @@ from torch.utils.hooks import RemovableHandle
 from artv_core.config import preset
 from artv_core.method import generate
 from artv_core.method.frames import AnchorPolicy, Frame, FrameBuffer
-from artv_core.method.generate import GenerateOptions, generate_frames, take_frame
+from artv_core.method.generate import GenerateOptions, take_frame
 from artv_core.method.samplers import SAMPLERS, num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.attention import CrossAttention
 from artv_core.run.pipeline import Pipeline, load_latents, pick_device, save_latents
-from tests.models import untrained
+from tests.models import frames_of, untrained
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def text_of(model: ARTV, *starts: int) -> TextTrack:
 
 
 def make(model: ARTV, settings: GenerateOptions, starts: Sequence[int] = (0,), **inputs: object) -> list[Frame]:
-    return list(generate_frames(model, text_of(model, *starts), settings, **inputs))
+    return list(frames_of(model, text_of(model, *starts), settings, **inputs))
 
 
 def latents(frames: Sequence[Frame]) -> Tensor:
@@ -109,7 +109,7 @@ def test_video_b_of_a_batch_has_seed_plus_b(exact):
 
 
 def test_frames_leave_one_by_one(model):
-    frames = generate_frames(model, text_of(model), options(0))
+    frames = frames_of(model, text_of(model), options(0))
     assert [next(frames).index for _ in range(3)] == [0, 1, 2]
 
 
@@ -237,7 +237,7 @@ def test_conditions_are_computed_once_a_frame_and_not_once_a_step(model):
 
     for steps in (1, 4):
         calls.clear()
-        list(generate_frames(model, text, options(3, steps=steps), given=torch.zeros(1, 4, 4, 4)))
+        list(frames_of(model, text, options(3, steps=steps), given=torch.zeros(1, 4, 4, 4)))
         assert calls.pop("network") == 2 * steps
         per_video = dict.fromkeys(("to_k", "to_v"), attentions)
         per_frame = dict.fromkeys(("anchor_to_k", "anchor_to_v"), 2 * attentions)

@@ -9,7 +9,7 @@ import torch
 
 from artv_core.method.drift_correction import match_statistics
 from artv_core.method.frames import AnchorPolicy, Frame
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.generate import GenerateOptions, VideoRequest
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.journal_list import list_journals
@@ -52,7 +52,9 @@ class Run:
         recording = inputs.pop("recording", recording)
         track = inputs.pop("track", None) or text(model)
         settings = settings.resolved(model.config)
-        self.frames = list(record_frames(model, track, settings, recording, on_step=self._step, **inputs))
+        given = inputs.pop("given", ())
+        request = VideoRequest(track, settings, on_step=self._step, **inputs)
+        self.frames = list(record_frames(model, request, recording, given))
 
     def _step(self, index: int, info: object) -> None:
         self.made.append(index)
@@ -176,8 +178,8 @@ def test_no_frame_of_other_settings_is_taken(model, tmp_path, name):
 
 def digests(model: ARTV, track: TextTrack | None = None, settings: GenerateOptions | None = None, **inputs):
     settings = (settings or options()).resolved(model.config)
-    arguments = {"negative": None, "given": (), "anchor": None} | inputs
-    found = FrameDigests(model, track or text(model), settings, **arguments)
+    given, weights = inputs.pop("given", ()), inputs.pop("weights", None)
+    found = FrameDigests(model, VideoRequest(track or text(model), settings, **inputs), given, weights)
     return found.common, [found.frame(index) for index in range(6)]
 
 
@@ -219,7 +221,7 @@ def test_one_changed_weight_changes_the_digest():
 
 def test_a_run_that_stops_early_leaves_its_journal_to_the_next(model, tmp_path):
     settings = options(0).resolved(model.config)
-    frames = record_frames(model, text(model), settings, Recording(tmp_path))
+    frames = record_frames(model, VideoRequest(text(model), settings), Recording(tmp_path))
     for _ in range(3):
         next(frames)
     frames.close()

@@ -11,14 +11,14 @@ from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
 from artv_core.method.denoiser import Shortcuts, _Reused
 from artv_core.method.frames import AnchorPolicy
-from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.generate import GenerateOptions
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.expansion import Expansion
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import Reuse
-from tests.models import untrained
+from tests.models import frames_of, untrained
 from tests.naive import PAPER, naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
 from tests.work import count_work, video_work
@@ -54,7 +54,7 @@ def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tu
         anchor_noise_level=levels[1],
     )
     text = text_of(model, 0, 5)
-    ours = torch.stack([frame.latent for frame in generate_frames(model, text, options, anchor=FIRST)])
+    ours = torch.stack([frame.latent for frame in frames_of(model, text, options, anchor=FIRST)])
     plain = torch.stack(list(naive_frames(model, text, options)))
     assert ours.dtype == torch.float64
     assert ours.shape == (16, batch, 4, 4, 4)
@@ -104,7 +104,7 @@ def counted(model: ARTV, run: GenerateOptions, *starts: int) -> Counter[str]:
     hooks.append(unet.input_blocks[0][0].register_forward_hook(hook("conv_in")))
     hooks.append(unet.out[2].register_forward_hook(hook("conv_out")))
     try:
-        list(generate_frames(model, text_of(model, *starts), run))
+        list(frames_of(model, text_of(model, *starts), run))
     finally:
         for handle in hooks:
             handle.remove()
@@ -127,8 +127,8 @@ def test_texts_that_fade_into_one_another_are_each_taken():
     first, second = (segment.context for segment in text_of(model, 0, 1).segments)
     faded = TextTrack([TextSegment(0, first, fade_out=4, end=4), TextSegment(0, second, fade_in=4)])
     options = GenerateOptions(num_frames=4, height=32, width=32, steps=2, reference_noise_level=20)
-    got = [frame.latent for frame in generate_frames(model, faded, options)]
-    plain = [frame.latent for frame in generate_frames(model, TextTrack([TextSegment(0, first)]), options)]
+    got = [frame.latent for frame in frames_of(model, faded, options)]
+    plain = [frame.latent for frame in frames_of(model, TextTrack([TextSegment(0, first)]), options)]
     assert not torch.allclose(got[2], plain[2], atol=1e-3)
 
 
@@ -148,7 +148,7 @@ def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
     with torch.device("meta"):
         model = ARTV(preset("tiny"), vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
-    whole = count_work(model, lambda: list(generate_frames(model, text, options)))
+    whole = count_work(model, lambda: list(frames_of(model, text, options)))
     assert video_work(preset("tiny"), options)[0] == whole
     with pytest.raises(ValueError, match="number of frames is 2; give 3 or more"):
         video_work(preset("tiny"), replace(options, num_frames=2))
@@ -161,7 +161,7 @@ def shortcut(model: ARTV, **options: object) -> tuple[list[Tensor], int]:
     """Frames, and the work in FLOPs that they were."""
     run = GenerateOptions(**{"num_frames": 3, "height": 32, "width": 32, "steps": 4, "seed": 2, **options})
     frames: list[Tensor] = []
-    work = count_work(model, lambda: frames.extend(f.latent for f in generate_frames(model, text_of(model), run)))
+    work = count_work(model, lambda: frames.extend(f.latent for f in frames_of(model, text_of(model), run)))
     return frames, work.flops
 
 

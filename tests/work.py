@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from artv_core.config import ARTVConfig
 from artv_core.method.denoiser import Shortcuts
-from artv_core.method.generate import GenerateOptions, generate_frames
+from artv_core.method.generate import GenerateOptions
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
+from tests.models import frames_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work
 
     def counted(steps: int) -> list[Work]:
         few = replace(options, num_frames=3, steps=steps)
-        return count_each(model, generate_frames(model, text, few))
+        return count_each(model, frames_of(model, text, few))
 
     def of_all_steps() -> list[Work]:
         if options.shortcuts != Shortcuts():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -89,32 +89,36 @@ StepCallback = Callable[[int, StepInfo], None]
 run."""
 
 
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video to be made: all that decides its frames apart from the model and the frames that are given.
+
+    `options` must be resolved (`GenerateOptions.resolved`). `negative` [L, D] replaces the null context. `run_networks`
+    may be a faster version, such as `speed.compiled.Compiled`."""
+
+    text: TextTrack
+    options: GenerateOptions
+    negative: Tensor | None = None
+    anchor: AnchorPolicy = field(default_factory=AnchorPolicy)
+    on_step: StepCallback | None = None
+    run_networks: RunNetworks = run_networks
+
+
 @torch.no_grad()
-def generate_frames(
-    model: ARTV,
-    text: TextTrack,
-    options: GenerateOptions,
-    *,
-    negative: Tensor | None = None,
-    given: Iterable[Tensor] = (),
-    anchor: AnchorPolicy | None = None,
-    on_step: StepCallback | None = None,
-    run_networks: RunNetworks = run_networks,
-) -> Iterator[Frame]:
+def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] = ()) -> Iterator[Frame]:
     """Generate the frames that follow `given` (T latents, each [C, h, w] or [B, C, h, w]), one by one.
 
-    Without given frames, the first frame is made from text alone (blank references). `negative` [L, D] replaces the
-    null context. Apart from the options, frame k depends only on (seed, k), the text and the frames before it. So a run
-    may stop after any frame and continue later, with its frames as `given`. `run_networks` may be a faster version,
-    such as `speed.compiled.Compiled`. Raises ValueError on options out of range.
+    Without given frames, the first frame is made from text alone (blank references). Apart from the request, frame k
+    depends only on (seed, k) and the frames before it. So a run may stop after any frame and continue later, with its
+    frames as `given`. Raises ValueError on given frames of another size.
     """
-    options = options.resolved(model.config)
+    text, options = request.text, request.options
     schedule = NoiseSchedule(model.config.schedule)
-    buffer = FrameBuffer(model.config.noise.adapter.num_references, anchor or AnchorPolicy())
+    buffer = FrameBuffer(model.config.noise.adapter.num_references, request.anchor)
     for latent in given:
         take_frame(buffer, text, as_batch(latent, options, model))
     conditioners = Conditioners.of(model, options.use_mask)
-    null_context = model.null_context if negative is None else negative
+    null_context = model.null_context if request.negative is None else request.negative
     levels = _levels(model, schedule, options)
 
     while not options.num_frames or buffer.count < options.num_frames:
@@ -122,7 +126,7 @@ def generate_frames(
         if text.starts_segment(index):
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
-        latent, mask = sample_frame(conditioners, schedule, inputs, index, options, on_step, run_networks, levels)
+        latent, mask = sample_frame(conditioners, schedule, inputs, index, request, levels)
         if options.adain_strength:
             latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
         buffer.append(latent)
@@ -190,24 +194,23 @@ def sample_frame(
     schedule: NoiseSchedule,
     inputs: FrameInputs,
     index: int,
-    options: GenerateOptions,
-    on_step: StepCallback | None,
-    run_networks: RunNetworks = run_networks,
+    request: VideoRequest,
     levels: Levels | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample one latent [B, C, h, w] from noise. Also returns the mean of the steps' copy masks [B, 1, h, w], or
     None."""
+    options = request.options
     scales = _scales(inputs, options)
     denoiser = frame_denoiser(
-        schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, run_networks, levels
+        schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, request.run_networks, levels
     )
     masks: list[Tensor] = []
 
     def after_step(info: StepInfo) -> None:
         if denoiser.mask is not None:
             masks.append(denoiser.mask)
-        if on_step is not None:
-            on_step(index, info)
+        if request.on_step is not None:
+            request.on_step(index, info)
 
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
     seeds, like = seeds_at(options, index), inputs.anchor.latents

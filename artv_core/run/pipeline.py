@@ -14,7 +14,7 @@ from ..files.finite import NotFiniteError, is_finite
 from ..files.tensor_file import open_tensor_file, write_tensor_file
 from ..method.denoiser import RunNetworks, run_networks
 from ..method.frames import AnchorPolicy, Frame
-from ..method.generate import MAX_SEED, GenerateOptions, StepCallback, as_batch
+from ..method.generate import MAX_SEED, GenerateOptions, StepCallback, VideoRequest, as_batch
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..models.attention import SelfAttention
@@ -130,18 +130,8 @@ class Pipeline:
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
         if self.taesd is None:
             self.model.require_vae()
-        frames = record_frames(
-            self.model,
-            text,
-            options,
-            recording,
-            negative=null,
-            given=latents,
-            anchor=anchor,
-            on_step=on_step,
-            run_networks=self.run_networks,
-        )
-        return self._decoded(frames)
+        request = VideoRequest(text, options, null, anchor or AnchorPolicy(), on_step, self.run_networks)
+        return self._decoded(record_frames(self.model, request, recording, latents))
 
     def _decoded(self, frames: Generator[Frame, None, None]) -> Generator[DecodedFrame, None, None]:
         # A generator, so that a caller that stops early can close it, and so the journal.

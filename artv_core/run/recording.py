@@ -19,17 +19,16 @@ import torch
 from torch import Tensor
 
 from ..config import ARTVConfig
-from ..method.denoiser import RunNetworks, run_networks
-from ..method.frames import AnchorPolicy, Frame
+from ..method.denoiser import RunNetworks
+from ..method.frames import Frame
 from ..method.generate import (
     GenerateOptions,
-    StepCallback,
+    VideoRequest,
     generate_frames,
     latent_shape,
     level_at,
     seeds_at,
 )
-from ..method.text_track import TextTrack
 from ..models.artv import ARTV
 from .finite_frames import checked, finite_only
 from .journal import Journal, journaled, open_journal
@@ -80,42 +79,25 @@ def _is_number(text: str) -> bool:
 
 
 def record_frames(
-    model: ARTV,
-    text: TextTrack,
-    options: GenerateOptions,
-    recording: Recording | None,
-    *,
-    negative: Tensor | None = None,
-    given: Sequence[Tensor] = (),
-    anchor: AnchorPolicy | None = None,
-    on_step: StepCallback | None = None,
-    run_networks: RunNetworks = run_networks,
+    model: ARTV, request: VideoRequest, recording: Recording | None = None, given: Sequence[Tensor] = ()
 ) -> Generator[Frame, None, None]:
     """Yield all frames of the video, starting with the `given` ones (each [B, C, h, w]). Frames that a journal contains
     are read from it, bit for bit. `generate_frames` makes the others, and they are appended to the journal. Without a
-    `recording` there is no journal. `options` must be resolved.
+    `recording` there is no journal.
 
     Raises the errors of `generate_frames` and `open_journal`, and `NotFiniteError` on a frame with infinite values or
     NaN, which does not go into the journal.
     """
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
-        return generate_frames(
-            model,
-            text,
-            options,
-            negative=negative,
-            given=frames,
-            anchor=anchor,
-            on_step=on_step,
-            run_networks=run_networks,
-        )
+        return generate_frames(model, request, frames)
 
     if recording is None:
         before = (Frame(index, latent, None) for index, latent in enumerate(given))
         yield from finite_only(itertools.chain(before, make(given)))
         return
-    inputs = FrameDigests(model, text, options, negative, given, anchor, recording.weights, run_networks)
+    options = request.options
+    inputs = FrameDigests(model, request, given, recording.weights)
     about = _about(model.config, options) | dict(recording.about)
     journal = open_journal(
         recording.folder,
@@ -161,26 +143,16 @@ def _way_of(model: ARTV, run_networks: RunNetworks) -> str:
 class FrameDigests:
     """Digests of the inputs that decide each frame of a run; see `journal.RunInputs`."""
 
-    def __init__(
-        self,
-        model: ARTV,
-        text: TextTrack,
-        options: GenerateOptions,
-        negative: Tensor | None,
-        given: Sequence[Tensor],
-        anchor: AnchorPolicy | None,
-        weights: str | None = None,
-        run_networks: RunNetworks = run_networks,
-    ) -> None:
-        self._text, self._options, self._given = text, options, given
+    def __init__(self, model: ARTV, request: VideoRequest, given: Sequence[Tensor], weights: str | None = None) -> None:
+        options, policy, negative = request.options, request.anchor, request.negative
+        self._text, self._options, self._given = request.text, options, given
         self._contexts: dict[int, str] = {}
-        policy = anchor or AnchorPolicy()
         settings = {name: value for name, value in vars(options).items() if name not in _BY_FRAME}
         shared = {
             "method": METHOD,
             "weights": weights or weights_digest(model),
             "config": model.config.to_json(),
-            "computed": [model.noise.device.type, str(model.noise.dtype), _way_of(model, run_networks)],
+            "computed": [model.noise.device.type, str(model.noise.dtype), _way_of(model, request.run_networks)],
             "settings": settings,
             "anchor": [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)],
             "negative": tensor_digest(model.null_context if negative is None else negative),

@@ -4,7 +4,7 @@ import torch
 
 from ..config import preset
 from ..method.denoiser import run_networks
-from ..method.generate import GenerateOptions, generate_frames
+from ..method.generate import GenerateOptions, VideoRequest, generate_frames
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from .graphs import Captured, CudaGraphs
@@ -21,9 +21,11 @@ def main(device_name: str) -> None:
     text = TextTrack([TextSegment(0, torch.randn(model.null_context.shape))])
     captured = Captured(device, graphs=CudaGraphs(device))
     for side in (64, 96):
-        options = GenerateOptions(num_frames=3, height=side, width=side, steps=2, guidance_text=2.0)
+        options = GenerateOptions(num_frames=3, height=side, width=side, steps=2, guidance_text=2.0).resolved(
+            model.config
+        )
         plain, replayed = (
-            [frame.latent for frame in generate_frames(model, text, options, run_networks=way)]
+            [frame.latent for frame in generate_frames(model, VideoRequest(text, options, run_networks=way))]
             for way in (run_networks, captured)
         )
         if not all(map(torch.equal, plain, replayed)) or not captured.replays:

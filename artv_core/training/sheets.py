@@ -12,7 +12,7 @@ from torchvision.utils import save_image
 from ..data.clips import BrokenClip, ClipSource
 from ..media import contact_sheet, mask_frames
 from ..method.frames import Frame
-from ..method.generate import GenerateOptions, generate_frames
+from ..method.generate import GenerateOptions, VideoRequest, generate_frames
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..run.recording import Recording, record_frames
@@ -44,7 +44,8 @@ def rollout_frames(
 ) -> Iterator[Frame]:
     """The frames of `rollout` with their masks, each as soon as it is made."""
     track = TextTrack([TextSegment(0, model.encode_text(captions))])
-    return record_frames(model, track, options.resolved(model.config), recording, given=tuple(given))
+    request = VideoRequest(track, options.resolved(model.config))
+    return record_frames(model, request, recording, tuple(given))
 
 
 def decoded(model: ARTV, frames: Iterable[Frame]) -> Tensor:
@@ -122,7 +123,7 @@ def _gone_on(model: ARTV, clips: ClipSource, clip: int, stage: DiffusionStage) -
     height, width = (side * model.config.vae.factor for side in latents.shape[-2:])
     options = GenerateOptions(num_frames=count, height=height, width=width, seed=7, steps=stage.sheet_steps or None)
     track = TextTrack([TextSegment(0, context[None].to(device))])
-    frames = list(generate_frames(model, track, options, given=[latents[:1]]))
+    frames = list(generate_frames(model, VideoRequest(track, options.resolved(model.config)), [latents[:1]]))
     made = torch.cat([latents[:1], *(frame.latent for frame in frames)])
     masks = [frame.mask for frame in frames if frame.mask is not None]
     mask = torch.cat([torch.zeros_like(masks[0]), *masks]).cpu() if len(masks) == len(frames) > 0 else None

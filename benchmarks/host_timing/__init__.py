@@ -5,6 +5,7 @@ by in `artv_core.run.recording.record_frames` (less what that spent in the node'
 frames: decoding, packing and telling ("previews"), and sending what was told ("sending", in the server's own thread).
 """
 
+import dataclasses
 import sys
 import time
 from contextlib import contextmanager
@@ -38,12 +39,12 @@ def timed_node(node: type) -> None:
 def timed_core(bridge) -> None:
     record_frames = bridge.record_frames
 
-    def timed(*arguments, on_step, **named):
+    def timed(model, request, *more):
         def step(*info):
             with clocked("callback"):
-                on_step(*info)
+                request.on_step(*info)
 
-        frames = record_frames(*arguments, on_step=step, **named)
+        frames = record_frames(model, dataclasses.replace(request, on_step=step), *more)
         while True:
             with clocked("core"):
                 frame = next(frames, None)
