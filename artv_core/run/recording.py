@@ -92,11 +92,9 @@ def record_frames(
     run_networks: RunNetworks = run_networks,
 ) -> Generator[Frame, None, None]:
     """Yield all frames of the video, starting with the `given` ones (each [B, C, h, w]). Frames that a journal contains
-    are read from it, bit for bit. `generate_frames` makes the others, and they are appended to the journal. Without a
-    `recording` there is no journal. `options` must be resolved.
-
-    Raises the errors of `generate_frames` and `open_journal`, and `NotFiniteError` on a frame with infinite values or
-    NaN, which does not go into the journal.
+    are read from it, bit for bit. `generate_frames` makes the others, and they are appended to it. Without a
+    `recording` there is no journal. `options` must be resolved. Raises the errors of `generate_frames` and
+    `open_journal`, and `NotFiniteError` on a frame with infinite values or NaN, which is not journaled.
     """
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
