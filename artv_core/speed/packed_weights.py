@@ -65,7 +65,7 @@ class PackedConv2d(PackedLayer):
         self.geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Conv2d`."""
+        """Like `nn.Conv2d`."""
         if x.shape != self.packed_for:
             weight = self.plain_weight().contiguous(memory_format=torch.channels_last).to_mkldnn()
             self.weight, self.packed_for = _REORDER(weight, *self.geometry, list(x.shape)), x.shape
@@ -76,7 +76,7 @@ class PackedLinear(PackedLayer):
     """`nn.Linear` with packed weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Linear`."""
+        """Like `nn.Linear`."""
         rows = x.shape[:-1].numel()
         if rows != self.packed_for:
             self.weight, self.packed_for = _OPS._reorder_linear_weight(self.plain_weight(), rows), rows
