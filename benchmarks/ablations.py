@@ -87,7 +87,7 @@ def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if args.quick:
         budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))
-        prompts, frames = 2, 24
+        prompts, frames = 2, 32
     runs = dict(kept.get("runs", {}))
     for seed in args.seeds[: 1 if args.quick else None]:
         for name in NAMES:

@@ -96,8 +96,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     options = ["--frames", str(FRAMES), "--device", "cpu", "--steps", str(STEPS), "--stream"]
     files = ["-o", str(folder / VIDEO), "--save-latents", str(folder / LATENTS)]
     command = [sys.executable, "-m", "artv_core.cli", "generate", PROMPT, *options, *files]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
 
 
 def generate(folder: Path) -> str:
@@ -125,7 +125,7 @@ def kill(seed: int, quick: bool) -> tuple[Figures, list[float]]:
         for number in range(2 if quick else 25):
             (folder := Path(base) / str(number)).mkdir()
             kept, lacking = killed(folder, rng.randrange(FRAMES - 1), rng.uniform(0, frame_seconds))
-            found = re.search(r"going on from frame (\d+)", generate(folder))
+            found = re.search(r"continuing from frame (\d+)", generate(folder))
             same = [one == other for one, other in zip(results(folder), results(whole), strict=True)]
             again = kept - (int(found[1]) if found else 0)
             trials.append({"kept": kept, "again": again, "lacking": lacking, "same latents and video": same})

@@ -1,4 +1,4 @@
-/** Colours and sizes of new nodes. A node from a workflow has what the workflow says, also where it says nothing. */
+/** Colours and sizes of new nodes. A node from a workflow keeps the colours of the workflow, or has none. */
 
 import { app, widen } from "./page.js"
 
@@ -8,7 +8,7 @@ const CONDITIONS = { color: "#322b3b", bgcolor: "#3f364a" }
 const OUTPUTS = { color: "#273024", bgcolor: "#303c2c" }
 const RECORDS = { color: "#342c23", bgcolor: "#42382c" }
 
-/** Colours of each node, and its width where a panel of its own does not say it. */
+/** The colours of each node, and its width unless a panel in it sets that. */
 const LOOKS = {
   ARTVLoader: [MODELS],
   ARTVLoRA: [MODELS, 300],
@@ -36,7 +36,7 @@ app.registerExtension({
   },
 })
 
-/** What is loaded, pasted or undone has its own colours, or none. */
+/** A node that is loaded, pasted or restored by undo has the colours that were saved, or none. */
 function keepWhatIsSaved(node, colours) {
   const configure = node.configure
   node.configure = function (saved, ...more) {

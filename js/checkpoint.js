@@ -1,4 +1,6 @@
-/** In the loader: what is in the checkpoint, and which of its recommended settings the wired samplers take. */
+/**
+ * The panel in the loader: what is in the checkpoint, and which of its recommended settings the connected samplers use.
+ */
 
 import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, widgetOf } from "./page.js"
 
@@ -7,10 +9,10 @@ const SAMPLER = "ARTVMaskedDiffusionSampler"
 const NOISE = "ARTVNoiseAugment"
 const LEAST_HEIGHT = 200
 const NEW_SIZE = [420, 530]
-const SUBGRAPH_INPUT = -10 // where a link that enters a subgraph begins
-const SUBGRAPH_OUTPUT = -20 // and where one that leaves it ends
+const SUBGRAPH_INPUT = -10 // the origin of a link that enters a subgraph
+const SUBGRAPH_OUTPUT = -20 // the target of a link that leaves a subgraph
 
-/** Each setting with the widgets that decide on it, and what each says where it takes the recommendation. */
+/** Each setting with the widgets that decide on it, and the value that stands for the recommendation. */
 const SETTINGS = [
   { name: "steps", of: SAMPLER, takes: { steps: 0 } },
   { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
@@ -38,7 +40,7 @@ app.registerExtension({
 class CheckpointPanel {
   constructor(node) {
     this.node = node
-    this.facts = undefined // what the server told of the file, or undefined
+    this.facts = undefined // what the server knows about the file, or undefined
     this.asked = 0
     this.page = element("div", { class: "artv-checkpoint-page", tabindex: 0, role: "group" })
     this.root = element("div", { class: "artv-checkpoint" }, this.page)
@@ -47,7 +49,7 @@ class CheckpointPanel {
     watch(node, () => this.facts && this.states(), () => this.facts && this.showStates())
   }
 
-  /** What the menus say, or null where a wire says it. */
+  /** The names in the menus, or null if a wire provides one. */
   question() {
     if (["checkpoint", "base"].some((name) => isWired(this.node, name))) return null
     return { checkpoint: widgetOf(this.node, "checkpoint")?.value, base: widgetOf(this.node, "base")?.value }
@@ -100,7 +102,7 @@ class CheckpointPanel {
     )
   }
 
-  /** For each setting what the nodes behind the loader make of it: see `stateOf`. */
+  /** For each setting, what the nodes connected to the loader do with it: see `stateOf`. */
   states() {
     const samplers = samplersOf(this.node)
     return SETTINGS.map((one) => stateOf(one, samplers, this.facts.recommended[one.name]))
@@ -114,12 +116,12 @@ class CheckpointPanel {
     this.hint.textContent = text(`checkpoint.${key}`)
   }
 
-  /** Whether a sampler has something else than what is recommended. */
+  /** Whether a sampler has a value that differs from the recommendation. */
   differs() {
     return !!this.facts && this.states().some((state) => state.kind === "differs")
   }
 
-  /** Have the nodes behind the loader take the recommendation for settings, by name. */
+  /** Set these settings, by name, to the recommendation in all connected nodes. */
   take(names) {
     const samplers = samplersOf(this.node)
     for (const one of SETTINGS.filter(({ name }) => names.includes(name)))
@@ -170,7 +172,7 @@ function showState(row, name, state) {
   const told = state.text ? text(`checkpoint.${state.text}`, { value: state.values?.map(shown).join(", ") }) : ""
   row.lastChild.textContent = told
   row.title = [text(`checkpoint.settings.${name}`), told].filter(Boolean).join(": ")
-  // A row that was just taken keeps the focus, but is no longer a stop.
+  // A row that was just used keeps the focus, but cannot be reached with Tab any more.
   if (differs) set(row, { role: "button", tabindex: 0, "aria-label": text("checkpoint.takeOne", { setting: row.title }) })
   else set(row, { role: null, tabindex: row.hasAttribute("tabindex") ? -1 : null, "aria-label": null })
 }
@@ -182,8 +184,8 @@ function set(target, attributes) {
 }
 
 /**
- * `kind` is "alone" (no sampler is reached), "taken", "same" (set to what is recommended), "wired" (a wire says it) or
- * "differs", with the other `values`; `text` is the key of what to say.
+ * `kind` is "alone" (no sampler is connected), "taken", "same" (set to the recommended value), "wired" (a wire provides
+ * the value) or "differs", with the other `values`. `text` is the key of the text to show.
  */
 function stateOf(one, samplers, recommended) {
   if (!samplers.length) return { kind: "alone" }
@@ -198,13 +200,13 @@ function stateOf(one, samplers, recommended) {
   return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
 }
 
-/** Whether a widget's value leaves it to the checkpoint. Every negative number does where -1 does. */
+/** Whether a widget's value means the recommendation. If -1 does, every negative number does. */
 function takes(value, sentinel) {
   if (sentinel === "") return !String(value ?? "").trim()
   return value === sentinel || (sentinel === -1 && value < 0)
 }
 
-/** The widgets that decide on a setting, each with its node and the value that leaves it to the checkpoint. */
+/** The widgets that decide on a setting, each with its node and the value that stands for the recommendation. */
 function widgetsOf(one, samplers) {
   const nodes = one.of === SAMPLER ? samplers : unique(samplers.map((node) => sourceOf(node, "noise_augment")))
   return nodes
@@ -213,7 +215,7 @@ function widgetsOf(one, samplers) {
     .filter(({ widget }) => widget)
 }
 
-/** The samplers that a loader's model reaches: by way of LoRA nodes, reroutes, and into and out of subgraphs. */
+/** The samplers that a loader's model reaches, through LoRA nodes, reroutes and subgraphs. */
 function samplersOf(loader) {
   const type = loader.outputs?.[0]?.type
   const found = new Set()
@@ -236,12 +238,12 @@ function samplersOf(loader) {
   return [...found]
 }
 
-/** Front ends differ in what an output says of its links, and agree in what a link says. */
+/** Read from the links, because front ends differ in what an output knows about its links. */
 function linksFrom(graph, origin, slot) {
   return [...graph.links.values()].filter((link) => Number(link.origin_id) === Number(origin) && link.origin_slot === slot)
 }
 
-/** The node that feeds an input, past reroutes; undefined where none does. */
+/** The node that feeds an input, beyond reroutes; undefined if there is none. */
 function sourceOf(node, name) {
   let slot = node.inputs.findIndex((input) => input.name === name)
   while (node && slot >= 0) {
@@ -252,7 +254,7 @@ function sourceOf(node, name) {
   }
 }
 
-/** The nodes that stand for a subgraph. */
+/** The nodes that represent a subgraph. */
 function wrappersOf(subgraph) {
   const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph
   const graphs = [root, ...(root.subgraphs?.values() ?? [])]
@@ -281,7 +283,7 @@ function compact(count) {
   return new Intl.NumberFormat(setting("Comfy.Locale") ?? "en", { notation: "compact", maximumSignificantDigits: 3 }).format(count)
 }
 
-/** A value as people write it: 7.5, not 7.500000001. */
+/** A value in readable form: 7.5, not 7.500000001. */
 function shown(value) {
   return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)
 }

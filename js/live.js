@@ -1,4 +1,4 @@
-/** In the sampler: the video so far, playing in a loop while it is made, with its masks and its drift. */
+/** The panel in the sampler: the video so far, played in a loop while it is made, with its masks and its drift. */
 
 import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
@@ -8,7 +8,7 @@ const WIDTH = 380
 const HEIGHT = 330
 const LOOP_SECONDS = 20
 const SHORTEST_TICK = 40
-const SMOOTH_FROM = 160 // pixels: what is smaller is shown as squares
+const SMOOTH_FROM = 160 // pixels; smaller videos are shown without smoothing
 
 app.registerExtension({
   name: "ARTV.livePanel",
@@ -67,7 +67,7 @@ class LivePanel {
     this.setPlaying(true)
   }
 
-  /** Say it where the host has loaded this pack more than once: the page may then ask another copy than the one in use. */
+  /** Warn if the host has loaded this pack more than once, because the page may then ask a copy that is not in use. */
   async tellOfCopies() {
     const { used, others } = await ask("copies", {}).catch(() => ({}))
     if (!used) return
@@ -75,13 +75,13 @@ class LivePanel {
     this.copies.hidden = false
   }
 
-  /** Show the node's run as it is now. */
+  /** Show the current state of the node's run. */
   follow() {
     const run = runOf(this.node)
     if (run !== this.run) {
       this.run = run
       this.frame = 0
-      this.drawn = null // so that the last run's picture goes, too, where this one has none
+      this.drawn = null // removes the last run's picture if this run has none
       this.setPlaying(true)
     }
     this.describe()
@@ -115,7 +115,7 @@ class LivePanel {
     this.show()
   }
 
-  /** One frame on, where the panel can be seen; long videos go faster, so that a loop takes no more than a while. */
+  /** Move to the next frame if the panel is visible. Long videos play faster, so that a loop never takes too long. */
   tick() {
     const run = this.run
     const step = run ? Math.max(1, run.done / run.fps / LOOP_SECONDS) : 1
@@ -126,7 +126,7 @@ class LivePanel {
     this.show()
   }
 
-  /** Put the frame on the stage: the latest picture that is not after it. */
+  /** Show the frame: the latest picture that is not after it. */
   show() {
     const run = this.run
     const frame = Math.min(Math.floor(this.frame), Math.max(0, (run?.done ?? 0) - 1))
@@ -204,7 +204,7 @@ function kindOf(run) {
   return run.state === "running" && run.pace === null ? "starting" : run.state
 }
 
-/** Such as "8 s", "3 min 20 s", "2 h 5 min". */
+/** Text such as "8 s", "3 min 20 s", "2 h 5 min". */
 function duration(seconds) {
   const whole = Math.ceil(seconds ?? 0)
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60]
@@ -217,7 +217,7 @@ function fit(canvas, width, height) {
   if (canvas.height !== height) canvas.height = height
 }
 
-/** Keys that our controls use are not the page's: Delete would remove the node, and space move the canvas. */
+/** Keep keys that the controls use away from the page, where Delete removes the node and space moves the canvas. */
 function keepKeys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return
   if (/^(Arrow|Page|Home|End| |Enter|Delete|Backspace)/.test(event.key)) event.stopPropagation()

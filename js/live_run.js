@@ -1,11 +1,11 @@
-/** One run as the server tells of it, within bounds: however long the video grows, the page's memory does not. */
+/** One run, from the server's messages. Its size is limited, so the page's memory does not grow with the video. */
 
 const MAX_PICTURES = 120
 const MAX_READINGS = 480
 
 export class LiveRun {
   constructor(id) {
-    this.id = id // null where nothing was made
+    this.id = id // null if nothing was made
     this.state = undefined
     this.done = this.total = 0
     this.fps = 8
@@ -15,7 +15,7 @@ export class LiveRun {
     this.readings = new Thinned(MAX_READINGS)
   }
 
-  /** A message of `nodes/live.py`. */
+  /** Process a message from `nodes/live.py`. */
   take(message) {
     const { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos } = message
     Object.assign(this, { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos })
@@ -27,12 +27,12 @@ export class LiveRun {
       this.readings.add({ index, shift, sharpness, copied })
   }
 
-  /** As the panel says it: "cached" where the host took the result from its cache. */
+  /** The state that the panel shows: "cached" if the host took the result from its cache. */
   get shownState() {
     return this.cachedFor ? "cached" : this.state
   }
 
-  /** The latest picture that is not after a frame; the first where there is none. */
+  /** The latest picture that is not after a frame; else the first one. */
   at(frame) {
     return this.pictures.at(frame)
   }
@@ -44,8 +44,8 @@ export class LiveRun {
 }
 
 /**
- * At most `limit` things by ascending index, one an index, the first and the last among them, about evenly spaced: where
- * one must go, it is the one whose neighbours are nearest to each other.
+ * At most `limit` items in order of their index, one for each index, always with the first and the last, and about
+ * evenly spaced. When an item must go, it is the one whose neighbours are closest to each other.
  */
 class Thinned {
   constructor(limit) {
@@ -53,7 +53,7 @@ class Thinned {
     this.items = []
   }
 
-  /** Takes one, in place of an earlier one of its index. */
+  /** Add an item; it replaces an earlier one with the same index. */
   add(item) {
     const { items } = this
     const place = this.after(item.index)
@@ -67,12 +67,12 @@ class Thinned {
     items.splice(chosen, 1)
   }
 
-  /** The last that is not after an index; the first where all are. */
+  /** The last item that is not after an index; else the first one. */
   at(index) {
     return this.items[Math.max(0, this.after(index) - 1)]
   }
 
-  /** Where the first lies that is after an index. */
+  /** The position of the first item after an index. */
   after(index) {
     let [low, high] = [0, this.items.length]
     while (low < high) {

@@ -1,6 +1,6 @@
 /**
- * What the page knows of the samplers' runs: what the server tells while they go on, which run a result from the host's
- * cache came from, and what was wrong where nothing was made.
+ * What the page knows about the samplers' runs: the server's messages while they go on, which run a result from the
+ * host's cache came from, and the error if nothing was made.
  */
 
 import { api, app, ask, setting } from "./page.js"
@@ -16,15 +16,15 @@ const MAX_LINES = 3
 
 /** The run to show for each node of each graph, the latest last. */
 const runs = new Map()
-/** What the server told, by the ids of the runs. */
+/** What the server has sent, by the ids of the runs. */
 const known = new Map()
 /** Prompts whose result the host took from its cache, by the id of the run that made it. */
 const cached = new Map()
-/** What was refused when a sampler last said so, by the host's name of it. */
+/** The host's last error about a sampler that it refused to run, by the host's name of the sampler. */
 const refused = new Map()
 const listeners = new Set()
 
-api.addEventListener(EVENT, ({ detail }) => receive(detail)) // before the settings are read, which may subscribe
+api.addEventListener(EVENT, ({ detail }) => receive(detail)) // before the settings are read, because that may subscribe
 api.addEventListener("execution_cached", ({ detail }) => recall(detail.prompt_id, detail.nodes))
 api.addEventListener("execution_success", ({ detail }) => recall(detail.prompt_id))
 api.addEventListener("execution_error", ({ detail }) => fail(detail))
@@ -48,13 +48,13 @@ app.registerExtension({
   },
 })
 
-/** Have `listener` called whenever a run has changed, until what this gives is called. */
+/** Call `listener` whenever a run has changed. Returns a function that ends this. */
 export function onRuns(listener) {
   listeners.add(listener)
   return () => listeners.delete(listener)
 }
 
-/** The run of a node of the graph that is open, or undefined. */
+/** The run of a node in the open graph, or undefined. */
 export function runOf(node) {
   for (const run of [...runs.values()].reverse()) {
     const here = !run.workflow || run.workflow === rootGraph()?.id
@@ -66,7 +66,7 @@ export function rootGraph() {
   return app.rootGraph ?? app.graph
 }
 
-/** The node that the host calls "5", or "3:5" in the subgraph of node 3. */
+/** The node that the host calls "5", or "3:5" if it is in the subgraph of node 3. */
 function nodeAt(path) {
   let graph = rootGraph()
   let node
@@ -78,8 +78,8 @@ function nodeAt(path) {
 }
 
 /**
- * Have the server tell this page of its runs, and at once of those it knows. The page's id comes with the socket and is
- * the same after the page is loaded again; runs that the browser was told of earlier are named.
+ * Ask the server to send messages about this page's runs, and at once everything about those it knows. The page's id
+ * comes with the socket and stays the same when the page is reloaded. Runs that this browser stored earlier are named.
  */
 async function subscribe() {
   while (!api.clientId) await new Promise((go) => setTimeout(go, 100))
@@ -96,13 +96,13 @@ function storedRuns() {
   }
 }
 
-/** So that a page that is opened later in this browser can name the run. */
+/** Store the id, so that a page opened later in this browser can name the run. */
 function store(id) {
   const others = storedRuns().filter((one) => one !== id)
   try {
     localStorage.setItem(STORED, JSON.stringify([...others, id].slice(-MAX_STORED)))
   } catch {
-    // Where nothing can be stored, a page that is opened later does not find the run.
+    // If nothing can be stored, a page opened later does not find the run.
   }
 }
 
@@ -113,7 +113,7 @@ function receive(message) {
   run.cachedFor = cached.get(run.id)
   latest(known, run.id, run)
   if (!before) store(run.id)
-  // What comes late, such as frames that are decoded after the run, brings no run back.
+  // Late messages, such as frames that are decoded after the run, do not show an old run again.
   if (run !== before || runs.get(keyOf(run)) === run) put(run)
 }
 
@@ -122,7 +122,7 @@ function put(run) {
   for (const listener of listeners) listener()
 }
 
-/** Into a map whose latest are last, and which holds no more than `MAX_RUNS`. */
+/** Add to a map that keeps the latest entries at its end, and at most `MAX_RUNS` of them. */
 function latest(map, key, value) {
   map.delete(key)
   map.set(key, value)
@@ -134,8 +134,8 @@ function keyOf({ workflow, node }) {
 }
 
 /**
- * Show the runs that made what is in the host's cache, where samplers of a prompt (all, or those of `nodes`) were not
- * run for it.
+ * If samplers of a prompt (all, or those of `nodes`) did not run because their results were cached, show the runs that
+ * made these results.
  */
 async function recall(prompt, nodes) {
   if (nodes && !nodes.some((path) => nodeAt(path)?.comfyClass === SAMPLER)) return
@@ -149,13 +149,16 @@ async function recall(prompt, nodes) {
   }
 }
 
-/** What the server answers of a prompt's samplers; it tells of their runs by the socket, before or after that. */
+/**
+ * Ask the server which runs belong to a prompt's samplers. It sends the runs themselves through the socket, before or
+ * after.
+ */
 async function asked(prompt) {
   const question = { client_id: api.clientId, prompt_id: prompt }
   return ask("recall", question).catch(() => ({ workflow: null, runs: {} }))
 }
 
-/** A node ended a prompt: samplers that made nothing for it say why. */
+/** A node failed and ended a prompt: samplers that made nothing for it show why. */
 async function fail({ prompt_id: prompt, node_id: faulty, exception_message: message }) {
   const answer = await asked(prompt)
   for (const [node, id] of Object.entries(answer.runs)) {
@@ -166,7 +169,7 @@ async function fail({ prompt_id: prompt, node_id: faulty, exception_message: mes
   }
 }
 
-/** What the host refused to run; null where it refused nothing in the graph that is open. */
+/** What the host refused to run; null if it refused nothing in the open graph. */
 export function refusal() {
   const faults = Object.entries(app.extensionManager?.lastNodeErrors ?? app.lastNodeErrors ?? {})
   const isHere = faults.every(([path, { class_type: kind }]) => nodeAt(path)?.comfyClass === kind)
@@ -174,7 +177,7 @@ export function refusal() {
   return faults.map(([path, { errors }]) => [path, errors.map(lineOf)])
 }
 
-/** Have a sampler say what the host refused to run, once; null is nothing. */
+/** Show on a sampler, once, what the host refused to run; null if nothing. */
 export function refuse(node, faults) {
   const path = pathOf(node)
   const told = JSON.stringify(faults)
@@ -186,7 +189,7 @@ export function refuse(node, faults) {
   put(unmade({ workflow: rootGraph().id, node: path, prompt: null, state: "refused", problem }))
 }
 
-/** What the host calls a node of the graph that is open: the reverse of `nodeAt`. */
+/** The host's name for a node of the open graph: the reverse of `nodeAt`. */
 function pathOf(node, graph = rootGraph(), before = "") {
   for (const one of graph?.nodes ?? []) {
     if (one === node) return `${before}${one.id}`
@@ -203,7 +206,7 @@ function said(node, faulty, line) {
   return String(faulty) === String(node) ? line : `${nodeAt(faulty)?.title ?? faulty}: ${line}`
 }
 
-/** A fault as one line; the name of the input that the host puts before it stays where nothing else names it. */
+/** An error as one line. The name of the input that the host puts before it stays if nothing else names the input. */
 function lineOf({ type, message, details, extra_info: about }) {
   const told = String(details ?? "")
   if (type !== "custom_validation_failed") return firstLine([message, told].filter(Boolean).join(": "))

@@ -1,4 +1,4 @@
-/** What all parts of the front end share: the host's objects, elements, panels inside nodes, and translated texts. */
+/** Shared by all parts of the front end: the host's objects, elements, panels inside nodes, and translated texts. */
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
@@ -11,7 +11,10 @@ document.head.append(
   element("link", { rel: "stylesheet", href: new URL("./artv.css", import.meta.url).href }),
 )
 
-/** An element with attributes (`on...` ones are listeners, functions) and children (elements or strings). */
+/**
+ * Create an element with attributes (`on...` ones are listeners, given as functions) and children (elements or
+ * strings).
+ */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag)
   for (const [name, value] of Object.entries(attributes)) {
@@ -23,8 +26,8 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 /**
- * Show `root` at the bottom of a node, at least `height` pixels high. It is no part of what is saved or queued, so a
- * workflow is the same with and without it.
+ * Show `root` at the bottom of a node, at least `height` pixels high. It is not saved or queued, so it does not change
+ * the workflow.
  */
 export function addPanel(node, name, root, height) {
   root.classList.add("artv-panel")
@@ -44,20 +47,23 @@ export function addPanel(node, name, root, height) {
 }
 
 /**
- * A panel is as wide as its node. Drawing a widget in the page's side panel sets its width to that of the side panel, and
- * the canvas would go on with that one.
+ * A panel is as wide as its node. Drawing a widget in the page's side panel sets its width to that of the side panel,
+ * and the canvas would keep using that width.
  */
 function keepNodesWidth(widget) {
   Object.defineProperty(widget, "width", { configurable: true, get: () => undefined, set() {} })
 }
 
-/** Undoing creates nodes again under their old numbers; Nodes 2.0 go on showing the old one's panel. */
+/** Undo creates nodes again under their old numbers, but Nodes 2.0 keeps showing the panel of the old node. */
 function takePlace(node, name, root) {
   if (!window.LiteGraph?.vueNodesMode || node.graph !== app.canvas.graph) return
   document.querySelector(`[data-node-id="${node.id}"] [data-panel="${name}"]`)?.replaceWith(root)
 }
 
-/** In the classic canvas a panel lies over the canvas, which is to go on zooming; in Nodes 2.0 the node sees to it. */
+/**
+ * In the classic canvas a panel covers the canvas, so wheel events are passed on for zooming. In Nodes 2.0 the node
+ * does this.
+ */
 function passToCanvas(event) {
   if (window.LiteGraph?.vueNodesMode || scrolls(event.target, event.currentTarget)) return
   event.preventDefault()
@@ -74,7 +80,7 @@ function scrolls(inner, panel) {
   return false
 }
 
-/** Make a new node at least so large. One from a file has the file's size. */
+/** Make a new node at least this wide. A node from a file keeps the size in the file. */
 export function widen(node, width) {
   const [needed, height] = node.computeSize()
   node.setSize([Math.max(needed, width), height])
@@ -85,13 +91,13 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name)
 }
 
-/** Whether an input of a node is fed by a wire, so that its widget says nothing. */
+/** Whether a wire feeds an input of a node, so that its widget has no effect. */
 export function isWired(node, name) {
   const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
   return slot >= 0 && node.isInputConnected(slot)
 }
 
-/** Tell the page that the workflow may have changed, so that it can be undone and counts as changed. */
+/** Tell the page that the workflow may have changed, so that undo works and the workflow counts as changed. */
 export function noteChange() {
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
   if (tracker?.captureCanvasState) tracker.captureCanvasState()
@@ -99,8 +105,8 @@ export function noteChange() {
 }
 
 /**
- * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, while the node is there. Front ends differ in
- * what they tell of a widget that was typed into, loaded, undone or wired, so it is looked at four times a second.
+ * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, until the node is removed. It is checked
+ * four times a second, because front ends differ in which changes of widgets and wires they report.
  */
 export function watch(node, read, onChange) {
   let before
@@ -116,7 +122,7 @@ export function watch(node, read, onChange) {
   return check
 }
 
-/** Call `action` when a node is removed, after what the host does then. */
+/** Call `action` when a node is removed, after the host's own handler. */
 export function onRemoved(node, action) {
   const before = node.onRemoved
   node.onRemoved = function (...given) {
@@ -125,7 +131,10 @@ export function onRemoved(node, action) {
   }
 }
 
-/** Ask the server; `path` is under `/artv/`. Gives the answer's JSON. Throws an Error with one line for people. */
+/**
+ * Send a request to the server; `path` is under `/artv/`. Returns the JSON of the reply. Throws an Error with one
+ * readable line.
+ */
 export async function ask(path, question) {
   const answer = await api.fetchApi(`/artv/${path}`, {
     method: "POST",
@@ -148,8 +157,8 @@ const translations = await api
   .catch(() => ({}))
 
 /**
- * A text of this pack in the page's language, else in English: `locales/<language>/main.json`, under "artv". `{name}` in it
- * is replaced by `values.name`.
+ * A text of this pack in the page's language, else in English: `locales/<language>/main.json`, under "artv". `{name}`
+ * in it is replaced by `values.name`.
  */
 export function text(key, values = {}) {
   const found = [setting("Comfy.Locale"), "en"].map((language) => look(translations[language]?.artv, key))

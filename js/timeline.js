@@ -1,9 +1,9 @@
 /**
- * On the Multi-Prompt Scheduler: its text as a timeline. The text is the truth: it is read and rewritten by the server,
- * which knows the syntax, and what is drawn here is what it read.
+ * The timeline in the Multi-Prompt Scheduler. The text in the node is what counts: the server, which knows the syntax,
+ * reads and rewrites it, and the timeline shows what the server has read.
  *
- * This file holds the state and asks the server. What is drawn stands in timeline_view.js, what hands do in
- * timeline_actions.js, timeline_keys.js and timeline_pointer.js, and what is said in timeline_notices.js.
+ * This file keeps the state and asks the server. Drawing is in timeline_view.js, actions of the user are in
+ * timeline_actions.js, timeline_keys.js and timeline_pointer.js, and messages in timeline_notices.js.
  */
 
 import { addPanel, app, ask, element, isWired, noteChange, onRemoved, setting, text, watch, widgetOf } from "./page.js"
@@ -23,7 +23,7 @@ const REFOCUS_MILLISECONDS = 3000
 
 document.head.append(element("link", { rel: "stylesheet", href: new URL("./timeline.css", import.meta.url).href }))
 
-/** What was in nodes that are gone: undoing creates all nodes again. */
+/** The state of removed nodes, because undo creates all nodes again. */
 const departed = new Map()
 
 app.registerExtension({
@@ -38,17 +38,17 @@ app.registerExtension({
 class Timeline {
   constructor(node) {
     this.node = node
-    this.schedule = null // what is drawn: see timeline_edits.js; sources are prompts of `this.base`
-    this.base = null // the question whose answer is drawn, if that can be edited
-    this.settings = null // the same, also where it cannot
+    this.schedule = null // what is drawn: see timeline_edits.js; its sources are prompts of `this.base`
+    this.base = null // the request whose reply is drawn, if that can be edited
+    this.settings = null // the same request, even if it cannot be edited
     this.spans = []
     this.total = 1
     this.selected = 0
     this.asked = 0
     this.wanted = null // to be sent
     this.isSending = false
-    this.undoneAt = undefined // when undoing was last asked for
-    this.takesFocus = false // once drawn, as the node before it had it
+    this.undoneAt = undefined // the time of the last undo
+    this.takesFocus = false // after drawing, because the node it replaces had it
     this.actions = new Actions(this)
     this.pointer = new Pointer(this)
     this.notices = new Notices(this)
@@ -61,9 +61,9 @@ class Timeline {
     this.resizes.observe(this.view.scroller)
   }
 
-  // What there is
+  // State
 
-  /** What the server is asked, or null where a wire brings the text. */
+  /** The request to the server, or null if a wire provides the text. */
   question() {
     if (isWired(this.node, "text")) return null
     const asked = { text: String(widgetOf(this.node, "text")?.value ?? "") }
@@ -71,7 +71,7 @@ class Timeline {
     return asked
   }
 
-  /** The video's length: of this node, else of a sampler that it feeds directly; 0 where neither says. */
+  /** The video's length: from this node, else from a sampler that it feeds directly; 0 if neither gives one. */
   videoFrames() {
     return widgetOf(this.node, "num_frames")?.value || framesOfSampler(this.node) || 0
   }
@@ -93,7 +93,7 @@ class Timeline {
     return { start: this.schedule.prompts[index].start, end: endsOf(this.schedule, this.total)[index] }
   }
 
-  /** A prompt in words. */
+  /** A description of a prompt in words. */
   describe(index) {
     const { start, end } = this.rangeOf(index)
     const { prompts } = this.schedule
@@ -109,7 +109,7 @@ class Timeline {
 
   // Reading the text
 
-  /** Ask the server what the text says. */
+  /** Ask the server to read the text. */
   async look() {
     this.view.nameParts()
     const question = this.question()
@@ -125,7 +125,7 @@ class Timeline {
     else this.take(question, answer)
   }
 
-  /** Draw what the server read. */
+  /** Draw what the server has read. */
   take(question, { segments, spans }) {
     const prompts = segments.map(({ start, text }, source) => ({ source, start, text }))
     const schedule = { prompts, end: segments.at(-1).end }
@@ -145,7 +145,7 @@ class Timeline {
     this.takesFocus = false
   }
 
-  /** Why nothing can be edited. */
+  /** Show why nothing can be edited. */
   tell(...parts) {
     this.pointer.cancel()
     this.base = null
@@ -169,7 +169,7 @@ class Timeline {
 
   // Changing the text
 
-  /** Have the text say `schedule`; what is drawn says it at once. Several before the answer become one. */
+  /** Change the text to `schedule`. The drawing changes at once. Several changes before the reply are sent as one. */
   async change(schedule, selected = this.selected, told = "") {
     if (!schedule || !this.base || this.view.isLocked) return
     this.schedule = schedule
@@ -190,7 +190,7 @@ class Timeline {
       const wanted = this.wanted
       this.wanted = null
       const answer = await ask("schedule", { ...base, wanted })
-      if (!same(base, this.question())) return void (this.wanted = this.base = null) // typed meanwhile
+      if (!same(base, this.question())) return void (this.wanted = this.base = null) // the user typed meanwhile
       if (this.wanted) continue
       if (answer.error) throw new Error(answer.error.message)
       this.write(answer.text)
@@ -207,14 +207,14 @@ class Timeline {
   write(value) {
     const widget = widgetOf(this.node, "text")
     if (!widget || widget.value === value) return
-    noteChange() // what was typed before is a step of its own
+    noteChange() // makes earlier typing a separate undo step
     widget.value = value
-    if (!widget.element) widget.callback?.(value) // a widget of the page calls it itself
+    if (!widget.element) widget.callback?.(value) // a widget with an element calls it itself
     app.canvas?.setDirty(true, true)
     noteChange()
   }
 
-  // Coming and going
+  // Creation and removal
 
   depart() {
     this.pointer.cancel()
@@ -233,7 +233,7 @@ class Timeline {
   }
 }
 
-/** The frames of the sampler that a scheduler feeds directly. */
+/** The number of frames set in the sampler that a scheduler feeds directly. */
 function framesOfSampler(node) {
   for (const id of node.outputs?.[0]?.links ?? []) {
     const link = node.graph?.links?.get?.(id) ?? node.graph?.links?.[id]

@@ -1,4 +1,4 @@
-/** What may be done to the prompts of a timeline, by a button, a key or a field. Loaded by itself it does nothing. */
+/** What a button, a key or a field can do to the prompts of a timeline. Has no effect when loaded alone. */
 
 import { text } from "./page.js"
 import * as edits from "./timeline_edits.js"

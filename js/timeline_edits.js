@@ -1,17 +1,19 @@
 /**
- * What hands can do to a schedule, and how it is laid out: plain values in, new ones out. Loaded by itself it does
- * nothing.
+ * Changes of a schedule, and its layout: functions from plain values to new ones. Has no effect when loaded alone.
  *
- * A schedule is `{prompts: [{source, start, text}], end}`: as the server's `wanted`. `end` is where the last prompt
- * ends if the text says so, else null; it then lasts to `total`, the end of the video as far as that is known.
+ * A schedule is `{prompts: [{source, start, text}], end}`, like the server's `wanted`. `end` is where the last prompt
+ * ends if the text says so, else null. The last prompt then lasts to `total`, the end of the video if that is known.
  */
 
-/** The frame after each prompt's last. */
+/** The frame after the last frame of each prompt. */
 export function endsOf({ prompts, end }, total) {
   return prompts.map((_, index) => prompts[index + 1]?.start ?? end ?? total)
 }
 
-/** The border between a prompt and the next one, or the written end of the last, put to a frame as near as can be. */
+/**
+ * Move the border between a prompt and the next one, or the explicit end of the last one, as close to a frame as
+ * possible.
+ */
 export function withEnd(schedule, index, frame, total, limit = Infinity) {
   const { prompts, end } = schedule
   const first = prompts[index].start + 1
@@ -22,7 +24,7 @@ export function withEnd(schedule, index, frame, total, limit = Infinity) {
   return end === null ? schedule : { prompts, end: Math.max(first, Math.min(frame, limit)) }
 }
 
-/** A prompt with a new length in frames; those after it move along and keep their lengths. */
+/** Let a prompt last this many frames. Later prompts move along and keep their lengths. */
 export function withLength(schedule, index, length, total, limit = Infinity) {
   const { prompts, end } = schedule
   if (index === prompts.length - 1) return withEnd(schedule, index, prompts[index].start + length, total, limit)
@@ -38,7 +40,7 @@ function withStarts({ prompts, end }, change) {
   return { prompts: prompts.map((prompt, index) => ({ ...prompt, start: change(prompt.start, index) })), end }
 }
 
-/** A prompt divided in two of the same text at a frame within it; null where it is too short. */
+/** Split a prompt at a frame inside it into two with the same text; null if it is too short. */
 export function split(schedule, index, frame, total) {
   const { prompts, end } = schedule
   const { start, text } = prompts[index]
@@ -48,7 +50,7 @@ export function split(schedule, index, frame, total) {
   return { prompts: spliced(prompts, index + 1, 0, second), end }
 }
 
-/** A prompt and the next one made one; both texts stay, unless they are the same. */
+/** Join a prompt and the next one. Both texts are kept, unless they are the same. */
 export function merge({ prompts, end }, index) {
   const [first, second] = prompts.slice(index, index + 2)
   if (!second) return null
@@ -56,14 +58,14 @@ export function merge({ prompts, end }, index) {
   return { prompts: spliced(prompts, index, 2, { ...first, text }), end }
 }
 
-/** Without a prompt; its frames go to the one before, or else the one after. */
+/** Remove a prompt. Its frames go to the one before, or else to the one after. */
 export function without({ prompts, end }, index) {
   if (prompts.length < 2) return null
   const left = spliced(prompts, index, 1)
   return { prompts: left.map((prompt, one) => (one ? prompt : { ...prompt, start: 0 })), end }
 }
 
-/** A prompt put at another place; lengths travel with their prompts. */
+/** Move a prompt to another position. Prompts keep their lengths. */
 export function moved(schedule, from, to, total) {
   const { prompts, end } = schedule
   if (to < 0 || to >= prompts.length) return null
@@ -74,7 +76,7 @@ export function moved(schedule, from, to, total) {
   return { prompts: ordered.map(({ prompt, length }) => ({ ...prompt, start: (start += length) - length })), end }
 }
 
-/** One more prompt after the last, of the same text, for `frames` frames if there is room. */
+/** Add a prompt after the last one, with the same text, for `frames` frames if there is room. */
 export function extended(schedule, frames, total, limit = Infinity) {
   const { prompts, end } = schedule
   const last = prompts.at(-1)
@@ -91,15 +93,15 @@ function spliced(list, start, count, ...added) {
   return copy
 }
 
-/** With another text for one prompt. */
+/** Change the text of one prompt. */
 export function withText({ prompts, end }, index, text) {
   return { prompts: spliced(prompts, index, 1, { ...prompts[index], text }), end }
 }
 
 /**
- * Where frames lie on a line `width` long: each prompt as wide as it lasts, but none less than `least`. Gives
- * `xOf(frame)`, its inverse `frameAt(x)` and the whole `width`, which is more than asked for where the prompts have no
- * room.
+ * The positions of frames on a line of `width`: each prompt's width follows its length, but is at least `least`.
+ * Returns `xOf(frame)`, its inverse `frameAt(x)` and the total `width`, which is larger than requested if the prompts
+ * need more room.
  */
 export function layOut(starts, total, width, least) {
   const edges = [...starts, total]
@@ -114,7 +116,7 @@ export function layOut(starts, total, width, least) {
   }
 }
 
-/** The width shared out by length, after those too short for their share have got the least. */
+/** The width divided by length, after prompts that are too short for their share have been given the least width. */
 function widthsOf(lengths, width, least) {
   const small = new Set()
   for (;;) {
@@ -126,7 +128,7 @@ function widthsOf(lengths, width, least) {
   }
 }
 
-/** Piecewise linear: `from` ascends. */
+/** Piecewise linear interpolation; `from` must ascend. */
 function between(value, from, to) {
   let index = 1
   while (index < from.length - 1 && value > from[index]) index++
@@ -135,7 +137,7 @@ function between(value, from, to) {
   return x + part * (y - x)
 }
 
-/** Frames to label, first those where prompts start, so that labels stand at least `apart` from one another. */
+/** Frames to label, starting with those where prompts start, so that labels are at least `apart` from each other. */
 export function ticks(starts, total, layout, apart) {
   const step = niceStep((total * apart) / layout.width)
   const count = Math.ceil(total / step)
@@ -153,7 +155,7 @@ function niceStep(least) {
   return Math.max(1, [1, 2, 5, 10].map((one) => one * power).find((one) => one >= least))
 }
 
-/** Whether two schedules say the same, wherever it came from. */
+/** Whether two schedules have the same content, whatever their source. */
 export function alike(one, other) {
   const said = ({ prompts, end }) => [prompts.map(({ start, text }) => [start, text]), end]
   return same(said(one), said(other))

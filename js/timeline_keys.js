@@ -1,6 +1,6 @@
-/** The keys of a timeline. Loaded by itself it does nothing. */
+/** The keys of a timeline. Has no effect when loaded alone. */
 
-/** Keys that are the page's shortcuts elsewhere, such as the one that removes the node, stay in the panel. */
+/** Keep keys that are shortcuts of the page, such as the one that removes the node, inside the panel. */
 export function keyDownAnywhere(timeline, event) {
   const isField = event.target.matches("input, textarea")
   if (event.key === "Escape" && isField) {
@@ -11,10 +11,10 @@ export function keyDownAnywhere(timeline, event) {
   if (isTyping || ["Delete", "Backspace"].includes(event.key)) event.stopPropagation()
 }
 
-/** A key on a block. */
+/** A key pressed on a block. */
 export function keyDown(timeline, event) {
   const isUndoing = (event.ctrlKey || event.metaKey) && ["y", "z"].includes(event.key.toLowerCase())
-  if (isUndoing) timeline.undoneAt = performance.now() // the page removes the focus with the node
+  if (isUndoing) timeline.undoneAt = performance.now() // the page removes the focus together with the node
   const action = actionOf(timeline, event)
   if (!action || timeline.pointer.drag) return
   event.preventDefault()

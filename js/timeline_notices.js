@@ -1,6 +1,6 @@
 /**
- * What a timeline says: hints, why nothing can be edited, and where the text is at fault. Loaded by itself it does
- * nothing.
+ * The messages of a timeline: hints, why nothing can be edited, and where the text has an error. Has no effect when
+ * loaded alone.
  */
 
 import { element, text, widgetOf } from "./page.js"
@@ -15,25 +15,25 @@ export class Notices {
     this.notice = element("div", { class: "artv-timeline-notice", role: "alert", hidden: "" })
     this.hint = element("div", { class: "artv-timeline-hint", "aria-hidden": "true" })
     this.spoken = element("div", { class: "artv-timeline-spoken", role: "status" })
-    this.timer = null // runs while something is said
-    this.marked = null // the box that is shown as faulty
+    this.timer = null // runs while a message is shown
+    this.marked = null // the text box that is marked as faulty
   }
 
   // Hints
 
-  /** For those who look, for a while, and for those who listen. */
+  /** Show a message for a while, and announce it to screen readers. */
   say(line) {
     this.hint.textContent = this.hint.title = this.spoken.textContent = line
     clearTimeout(this.timer)
     this.timer = setTimeout(() => this.showKeys(), HINT_MILLISECONDS)
   }
 
-  /** For those who look, until something else is said. */
+  /** Show a message until the next one; screen readers do not announce it. */
   show(line) {
     this.hint.textContent = line
   }
 
-  /** The keys, unless something is being said. */
+  /** Show the keys, unless there is another message. */
   rest() {
     if (!this.timer) this.showKeys()
   }
@@ -43,9 +43,9 @@ export class Notices {
     this.hint.textContent = this.hint.title = text("timeline.keys")
   }
 
-  // In place of the timeline
+  // Messages that replace the timeline
 
-  /** Why nothing can be edited. */
+  /** Show why nothing can be edited. */
   tell(...parts) {
     this.hint.hidden = true
     this.notice.replaceChildren(...parts)
@@ -53,7 +53,7 @@ export class Notices {
     this.markTextBox(false)
   }
 
-  /** A fault of the text, at its place. */
+  /** Show an error in the text, and where it is. */
   tellError({ message, line, column }, faulty) {
     if (!line) return this.timeline.tell(message)
     const place = text("timeline.place", { line, column, message })
@@ -66,22 +66,22 @@ export class Notices {
     this.markTextBox(true)
   }
 
-  /** All is well. */
+  /** Remove the error. */
   clear() {
     this.notice.hidden = true
     this.hint.hidden = false
     this.markTextBox(false)
   }
 
-  /** The node is gone. */
+  /** Clean up after the node was removed. */
   stop() {
     clearTimeout(this.timer)
     this.markTextBox(false)
   }
 
-  // The text's own box
+  // The text box of the node
 
-  /** The box the text is typed in, where it can be reached: Nodes 2.0 has one of its own. */
+  /** The box in which the text is typed, if it can be reached: Nodes 2.0 has its own box. */
   textBox() {
     const { node, view } = this.timeline
     const widget = widgetOf(node, "text")
@@ -111,7 +111,7 @@ export class Notices {
   }
 }
 
-/** The piece of a text round a fault; columns count characters. */
+/** The part of a text around an error; columns count characters. */
 function excerptOf(faulty, line, column) {
   const characters = [...(faulty.split(/\r\n|\r|\n/)[line - 1] ?? "")]
   const [from, to] = [Math.max(0, column - 1 - EXCERPT_BEFORE), column + EXCERPT_AFTER]

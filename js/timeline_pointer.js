@@ -1,6 +1,6 @@
 /**
- * Dragging borders and blocks of a timeline. The canvas zooms what is in it, so places are told from what is really
- * shown. Loaded by itself it does nothing.
+ * Dragging borders and blocks of a timeline. The canvas scales its content, so positions are computed from what is
+ * really on the screen. Has no effect when loaded alone.
  */
 
 import { endsOf, moved, same, withEnd } from "./timeline_edits.js"
@@ -10,7 +10,7 @@ const DRAG_BEGINS = 4 // pixels
 export class Pointer {
   constructor(timeline) {
     this.timeline = timeline
-    this.drag = null // what was there when the pointer went down, and what it moves
+    this.drag = null // the state when the pointer went down, and what it moves
     this.picked = -1 // the block last pressed
   }
 
@@ -57,7 +57,7 @@ export class Pointer {
     this.timeline.notices.show(this.timeline.describe(border))
   }
 
-  /** The block stands after those whose middles the pointer has passed. */
+  /** Put the block after those whose middles the pointer has passed. */
   dragBlock(x) {
     const { schedule, selected: picked, layout, total } = this.drag
     const ends = endsOf(schedule, total)
@@ -82,7 +82,7 @@ export class Pointer {
     this.timeline.draw()
   }
 
-  /** As before the drag. */
+  /** Restore the state before the drag. */
   end() {
     const { drag, timeline } = this
     this.drag = null

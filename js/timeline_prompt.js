@@ -1,4 +1,4 @@
-/** The field of a timeline in which the selected prompt is written. Loaded by itself it does nothing. */
+/** The field of a timeline in which the selected prompt is written. Has no effect when loaded alone. */
 
 import { element, text } from "./page.js"
 import { withText } from "./timeline_edits.js"
@@ -8,8 +8,8 @@ const TYPING_MILLISECONDS = 300
 export class PromptField {
   constructor(timeline) {
     this.timeline = timeline
-    this.refused = null // what the server did not take
-    this.typing = null // runs until somebody has stopped typing
+    this.refused = null // text that the server rejected
+    this.typing = null // runs until the user stops typing
     this.root = element("textarea", {
       class: "artv-timeline-prompt",
       rows: 2,
@@ -27,7 +27,7 @@ export class PromptField {
     clearTimeout(this.typing)
   }
 
-  /** Have the text say what was typed. */
+  /** Put what was typed into the text. */
   finish() {
     this.stopWaiting()
     const { timeline, root } = this
@@ -48,7 +48,7 @@ export class PromptField {
     this.refused = this.root.value
   }
 
-  /** The selected prompt; what somebody is writing stays. */
+  /** Show the selected prompt, unless the user is writing in the field. */
   show(always = false) {
     const { timeline, root } = this
     const shown = timeline.schedule.prompts[timeline.selected].text
@@ -62,7 +62,7 @@ export class PromptField {
     root.dataset.shown = root.value
   }
 
-  /** Go there to write. */
+  /** Move the focus to the field. */
   edit() {
     this.root.focus()
     this.root.setSelectionRange(this.root.value.length, this.root.value.length)

@@ -1,19 +1,19 @@
-/** What a timeline looks like: its elements, and a schedule drawn in them. Loaded by itself it does nothing. */
+/** The appearance of a timeline: its elements, and how a schedule is drawn in them. Has no effect when loaded alone. */
 
 import { element, text } from "./page.js"
 import { endsOf, layOut, ticks } from "./timeline_edits.js"
 import { keyDown, keyDownAnywhere } from "./timeline_keys.js"
 
-export const MOST_PROMPTS = 500 // drawn
+export const MOST_PROMPTS = 500 // that are drawn
 const LEAST_BLOCK = 16 // pixels
-const LEAST_WORDS = 32 // pixels: narrower blocks are without
+const LEAST_WORDS = 32 // pixels; narrower blocks show no text
 const TICK_APART = 64 // pixels
 const HUES = ["#4f8fe8", "#34a58a", "#b9973f", "#a973d8", "#d2766c", "#7d9a3c"]
 
 export class View {
   constructor(timeline) {
     this.timeline = timeline
-    this.layout = null // where frames lie, once something is drawn
+    this.layout = null // positions of frames, once something is drawn
     this.tools = this.makeTools()
     this.ruler = element("div", { class: "artv-timeline-ruler", "aria-hidden": "true" })
     this.row = this.makeRow()
@@ -86,7 +86,7 @@ export class View {
     return element("div", attributes, this.tools, notice, this.body, hint, spoken)
   }
 
-  /** Put all names into the page's language. */
+  /** Set all labels in the page's language. */
   nameParts() {
     this.root.setAttribute("aria-label", text("timeline.title"))
     this.row.setAttribute("aria-label", text("timeline.segments"))
@@ -102,7 +102,7 @@ export class View {
     this.timeline.notices.rest()
   }
 
-  // Whether it can be edited
+  // Enabling and disabling
 
   get isLocked() {
     return this.body.inert
@@ -141,7 +141,7 @@ export class View {
     this.ruler.replaceChildren(...labels)
   }
 
-  /** Elements stay where they are, so that one keeps the focus while prompts come and go. */
+  /** Elements are reused, so that one keeps the focus while prompts come and go. */
   drawBlocks() {
     const { schedule, total, pointer } = this.timeline
     const { prompts } = schedule
@@ -205,7 +205,7 @@ export class View {
 
   focusBlock() {
     const block = this.row.querySelector('[aria-selected="true"]')
-    block?.focus({ preventScroll: true }) // which would scroll the page as well
+    block?.focus({ preventScroll: true }) // focusing would otherwise scroll the page as well
     if (!block || this.timeline.pointer.drag) return
     const { scrollLeft, clientWidth } = this.scroller
     const last = block.offsetLeft + block.offsetWidth - clientWidth
@@ -213,7 +213,7 @@ export class View {
   }
 }
 
-/** A number of frames in seconds, in short. */
+/** A number of frames in seconds, in short form. */
 export function secondsOf(frames, fps) {
   return text("timeline.seconds", { seconds: fps > 0 ? Number((frames / fps).toFixed(2)) : "?" })
 }
@@ -222,12 +222,12 @@ function numberField(take) {
   return element("input", { type: "number", min: 0, step: 1, onchange: ({ target }) => take(target.valueAsNumber) })
 }
 
-/** The node is not dragged by its panel; the middle button goes on moving the canvas. */
+/** Keep the panel from dragging the node; the middle button still moves the canvas. */
 function keepOwnPointer(event) {
   if (event.button === 0) event.stopPropagation()
 }
 
-/** The children of a class, as many as wanted. */
+/** The children of a class, as many as needed. */
 function matched(parent, kind, count, make) {
   const found = [...parent.getElementsByClassName(kind)]
   found.splice(count).forEach((one) => one.remove())

@@ -1,1 +1,2 @@
-"""The nodes: thin ComfyUI wrappers over `artv_core`. Importing this package imports no host; its modules do."""
+"""The nodes: thin ComfyUI wrappers around `artv_core`. Importing this package does not import the host; its modules
+do."""

@@ -1,7 +1,7 @@
-"""Glue between the host and the core: types, scales and layouts, and the run itself. Memory is in `weights`, images are
-in `images`.
+"""The connection between the host and the core: types, scales, layouts, and the run itself. Memory is handled in
+`weights`, images in `images`.
 
-No mathematics and no frame loop live here: frames come from `artv_core.method.generate.generate_frames`.
+There is no mathematics and no frame loop here: frames come from `artv_core.method.generate.generate_frames`.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from .weights import load_model as load_model  # callers outside the pack look f
 
 
 def schema(**fields: Any) -> io.Schema:
-    """The host's node description, without the fields that an older host does not know (such as search aliases)."""
+    """A node description for the host, without the fields that an older host does not know (such as search aliases)."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
@@ -40,17 +40,17 @@ def schema(**fields: Any) -> io.Schema:
 
 
 def to_core(latents: Tensor, vae: VAEConfig) -> Tensor:
-    """The host's LATENT scale to the core's, float32."""
+    """Convert latents from the host's LATENT scale to the core's, float32."""
     return (latents.float() - vae.shift) * vae.scale
 
 
 def to_host(latents: Tensor, vae: VAEConfig) -> Tensor:
-    """The core's latent scale to the host's LATENT, float32."""
+    """Convert latents from the core's scale to the host's LATENT scale, float32."""
     return latents.float() / vae.scale + vae.shift
 
 
 def latent_samples(latent: dict[str, Any], name: str) -> Tensor:
-    """The samples [T, C, h, w] of a LATENT. Raises ValueError where it is no batch of images."""
+    """The samples [T, C, h, w] of a LATENT. Raises ValueError if it is not a batch of images."""
     samples = latent["samples"]
     if samples.ndim != 4:
         shape = "x".join(map(str, samples.shape))
@@ -59,7 +59,7 @@ def latent_samples(latent: dict[str, Any], name: str) -> Tensor:
 
 
 def one_latent(latent: dict[str, Any], name: str) -> Tensor:
-    """The samples [1, C, h, w] of a LATENT of one image. Raises ValueError where it holds several."""
+    """The samples [1, C, h, w] of a LATENT of one image. Raises ValueError if it contains several."""
     samples = latent_samples(latent, name)
     if samples.shape[0] != 1:
         raise ValueError(f"{name} contains {samples.shape[0]} images, expected 1; pick one with Latent From Batch")
@@ -79,7 +79,8 @@ def _check_channels(samples: Tensor, config: ARTVConfig, name: str) -> None:
 
 
 class FrameSink(Protocol):
-    """What takes frames as they are made: latents [B, C, h, w] in the host's scale; gives their images [B, 3, H, W]."""
+    """Receives frames as they are made: takes latents [B, C, h, w] in the host's scale, returns their images [B, 3, H,
+    W]."""
 
     def __enter__(self) -> Any: ...
     def __exit__(self, *error: Any) -> None: ...
@@ -95,7 +96,7 @@ class Video(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """All videos of a batch, and a line on their journal."""
+    """All videos of a batch, and a line about their journal."""
 
     videos: list[Video]
     journal: str
@@ -116,12 +117,12 @@ def sample(
     streams: FrameSink | None = None,
     workflow: str | None = None,
 ) -> Sampled:
-    """Sample `options.batch_size` videos; the frames given in `references` are their first ones.
+    """Sample `options.batch_size` videos, which start with the frames in `references`.
 
-    `options` have None where the checkpoint's recommendation is wanted. An anchor's latent is in the host's scale.
-    `journal` is the folder of journals, `start_over` leaves what they hold aside; `streams` gets every frame;
-    `workflow` is the id of the graph in the page that shows the run. Raises ValueError, one line, on what does not
-    fit, and what the host raises when it is told to stop.
+    A value of `options` that is None stands for the checkpoint's recommendation. An anchor's latent is in the host's
+    scale. `journal` is the folder of journals, and `start_over` ignores what is in them. `streams` gets every frame.
+    `workflow` is the id of the graph in the page that is told about the run. Raises ValueError if inputs do not fit
+    together, and the host's own error when the user interrupts.
     """
     model = patcher.model
     given = _given_frames(references, model.config)
@@ -165,7 +166,7 @@ def _gather(
     monitor: Monitor,
     evaluations: Evaluations,
 ) -> None:
-    """Have all frames made, and hand each to the collector, the streams and the page."""
+    """Make all frames, and pass each one to the collector, the streams and the page."""
     with monitor, streams or nullcontext(), closing(frames):
         for frame in frames:
             latents, reading = collector.add(frame)
@@ -185,7 +186,7 @@ def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tens
 
 
 def _resolved(options: GenerateOptions, config: ARTVConfig, given: Tensor, anchor_strength: float) -> GenerateOptions:
-    """Recommendations filled in; the size is that of the given frames where none was chosen."""
+    """Fill in the recommendations. The size is that of the given frames if none was chosen."""
     if len(given):
         height, width = (side * config.vae.factor for side in given.shape[-2:])
         options = dataclasses.replace(options, height=options.height or height, width=options.width or width)
@@ -220,21 +221,22 @@ def _check_size(latents: Tensor, config: ARTVConfig, options: GenerateOptions, n
 
 
 class _Collector:
-    """Gathers frames as they leave the generator, on the host's device for results, in the host's scale."""
+    """Collects frames as they are made, on the host's device for results and in its scale."""
 
     def __init__(self, options: GenerateOptions, config: ARTVConfig) -> None:
         self._vae = config.vae
         shape = (options.batch_size, config.vae.latent_channels)
         cells = ((options.height or 0) // config.vae.factor, (options.width or 0) // config.vae.factor)
         device = memory.intermediate_device()
-        # Videos first: each leaves as a tensor of its own. Filled in place, so memory peaks at the result itself.
+        # Videos come first, because each becomes a separate tensor. Filling it in place keeps the peak of memory at the
+        # result itself.
         self._latents = torch.zeros(shape[0], options.num_frames, shape[1], *cells, device=device)
         self._masks = torch.zeros(shape[0], options.num_frames, *cells, device=device)
         self._meters = [DriftMeter() for _ in range(options.batch_size)]
         self._readings: list[list[DriftReading]] = [[] for _ in range(options.batch_size)]
 
     def add(self, frame: Frame) -> tuple[Tensor, DriftReading]:
-        """Returns its latents [B, C, h, w] in the host's scale, and the drift of the first video's."""
+        """Add a frame. Returns its latents [B, C, h, w] in the host's scale, and the drift of the first video."""
         self._latents[:, frame.index] = to_host(frame.latent, self._vae).to(self._latents.device)
         if frame.mask is not None:
             self._masks[:, frame.index] = frame.mask[:, 0].to(self._masks.device)
@@ -250,7 +252,8 @@ class _Collector:
 
 
 def _decoder(config: ARTVConfig, vae: Any, evaluations: Evaluations) -> Decode | None:
-    """Decodes the core's latents with the host's VAE, and has the model brought back where that pushed it out."""
+    """A function that decodes the core's latents with the host's VAE, and loads the model again if the VAE pushed it
+    out."""
     if vae is None:
         return None
     decode = Decoder(vae)

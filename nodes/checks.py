@@ -1,7 +1,8 @@
-"""What is checked before a prompt is run, so that the host refuses it and marks the node; and what a device cannot do.
+"""Checks inputs before a prompt runs, so that the host refuses the prompt and marks the node. Also reports what a
+device cannot do.
 
-`validate_inputs` of a node gets the values of its widgets; what a wire brings is not known yet and is left out. The
-host shows what is wrong at every input that the method names, and does not check the limits of these inputs itself.
+A node's `validate_inputs` gets the values of its widgets. Values from wires are not known yet and are left out. The
+host shows the error at every input that the method names, and leaves checking the limits of these inputs to the method.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,12 +19,12 @@ WHERE = {
     Remedy.BASE: "choose its base in the menu 'base' of ARTV Loader",
     Remedy.NO_JOURNAL: "turn the journal off with the node ARTV Journal",
 }
-"""Where a user of ComfyUI finds what mends a fault."""
+"""What a user of ComfyUI can do about an error."""
 
 
 def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
-    """As the host wants it: True, or the line of the ValueError that `check(*values)` raises. True too where a value is
-    not known yet (None)."""
+    """The result as the host expects it: True, or the text of the ValueError that `check(*values)` raises. Also True if
+    a value is not known yet (None)."""
     if any(value is None for value in values):
         return True
     try:
@@ -35,9 +36,9 @@ def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
 
 @contextmanager
 def faults_named() -> Iterator[None]:
-    """The core's faults say where in ComfyUI to mend them. What a device cannot do, such as half precision on some, is
-    a ValueError of one line. All else is passed on: the host has its own way with memory that runs out and with runs
-    that are stopped."""
+    """Inside the block, errors of the core say what to do in ComfyUI. If a device cannot do something, such as half
+    precision, the error becomes a ValueError of one line. Other errors pass through, because the host itself handles
+    lack of memory and interrupted runs."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,5 @@
-"""What conditions a frame apart from the text: the anchor frame, and how much noise references and anchor get."""
+"""What a frame depends on apart from the text: the anchor frame, and how much noise is added to references and
+anchor."""
 
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ POLICIES = {
     "rolling window": "rolling",
     "none": "none",
 }
-"""What the menu says, and what `artv_core.method.frames.AnchorPolicy` calls it."""
+"""The menu's entries and the matching values of `artv_core.method.frames.AnchorPolicy`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ARTVAnchorFrame(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVAnchorFrame",
             display_name="ARTV Anchor Frame",
@@ -62,8 +63,8 @@ class ARTVAnchorFrame(io.ComfyNode):
     def execute(
         cls, policy: str, strength: float, window: int, latent: dict | None = None, adain_strength: float = 0.0
     ) -> io.NodeOutput:
-        """Settings only; the sampler knows the model."""
-        if policy not in POLICIES:  # older hosts do not check menus
+        """Collect the settings. The sampler checks them, because it knows the model."""
+        if policy not in POLICIES:  # older hosts do not check menu values
             raise ValueError(f"there is no anchor policy {policy!r}; there are: {', '.join(POLICIES)}")
         kind = POLICIES[policy]
         samples = None
@@ -75,7 +76,7 @@ class ARTVAnchorFrame(io.ComfyNode):
 
 
 def _anchor_inputs() -> list[io.Input]:
-    """What the node Anchor Frame takes."""
+    """The inputs of the node Anchor Frame."""
     return [
         io.Combo.Input(
             "policy",
@@ -118,11 +119,11 @@ def _anchor_inputs() -> list[io.Input]:
 
 
 class ARTVNoiseAugment(io.ComfyNode):
-    """Noise levels of the conditions."""
+    """Noise levels for references and anchor."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVNoiseAugment",
             display_name="ARTV Noise Augment",
@@ -168,7 +169,8 @@ class ARTVNoiseAugment(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, reference_levels: str = "", anchor_levels: str = "") -> bool | str:
-        """The levels by frame. Whether each is one of the model's time steps is known when it is loaded."""
+        """Check the levels by frame. Whether each is one of the model's time steps is checked when the model is
+        loaded."""
         for name, levels in (("reference_levels", reference_levels), ("anchor_levels", anchor_levels)):
             told = verdict(_levels, 0, levels, name)
             if told is not True:
@@ -179,13 +181,13 @@ class ARTVNoiseAugment(io.ComfyNode):
     def execute(
         cls, reference_level: int, anchor_level: int, reference_levels: str = "", anchor_levels: str = ""
     ) -> io.NodeOutput:
-        """Settings only."""
+        """Collect the settings."""
         references = _levels(reference_level, reference_levels, "reference_levels")
         return io.NodeOutput(NoiseSettings(references, _levels(anchor_level, anchor_levels, "anchor_levels")))
 
 
 def _levels(constant: int, by_frame: str, name: str) -> NoiseLevel | None:
-    """`by_frame` in the syntax of prompt schedules. Raises ValueError, one line, where it holds no whole numbers."""
+    """Read `by_frame`, in the syntax of prompt schedules. Raises ValueError if a level is not a whole number."""
     if not by_frame.strip():
         return None if constant < 0 else constant
     segments = parse_prompt_schedule(by_frame, segment_frames=1, name=name).segments

@@ -1,8 +1,8 @@
-"""More than one copy of this pack in one ComfyUI, such as a git clone beside an unzipped folder, or a link to either.
+"""Detects several copies of this pack in one ComfyUI, such as a git clone and an unzipped folder, or a link to either.
 
-Two copies share neither their modules nor what these remember. The host keeps one node for each name, that of the copy
-it loads last, and one answer for each address, that of the copy it loads first. So the page would ask one copy about
-the runs of another. A copy that finds another one's nodes in the host adds nothing, and the log and the panel say so.
+Two copies do not share modules or what these remember. For each node name the host keeps the node of the copy it loads
+last, but for each address the handler of the copy it loads first. So the page would ask one copy about the runs of
+another. A copy that finds another copy's nodes in the host therefore adds nothing, and the user is told.
 """
 
 import inspect
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 HERE = Path(__file__).parents[1]
 NODE = "ARTVLoader"
 PARTS = ("artv_core/config.py", "nodes/sampler.py")
-"""A folder that holds these is this pack, whatever its name and version."""
+"""A folder that contains these files is this pack, whatever its name and version."""
 
 
 class Copies(NamedTuple):
-    """Folders as the host names them, links not followed."""
+    """Folders as the host names them; links are not followed."""
 
     used: Path
     others: list[Path]
@@ -35,12 +35,13 @@ class Copies(NamedTuple):
 
 
 def is_spare() -> bool:
-    """Whether the host has the nodes of another copy. This one then adds no nodes, scripts and answers of its own."""
+    """Whether the host already has the nodes of another copy. This copy then adds no nodes, scripts or request
+    handlers."""
     return _used() not in (None, HERE)
 
 
 def find_copies() -> Copies | None:
-    """All copies that the host has loaded; None where this is the only one."""
+    """All copies that the host has loaded; None if this is the only one."""
     folders = _loaded()
     used = _used() or HERE
     others = [folder for folder in folders if folder != used]
@@ -48,12 +49,12 @@ def find_copies() -> Copies | None:
 
 
 def tell_log() -> None:
-    """Have the log say it, once, when the server starts: by then the host has loaded all copies."""
+    """Write the warning to the log once, when the server starts. The host has loaded all copies by then."""
     from server import PromptServer
 
     async def tell(_: Any) -> None:
         copies = find_copies()
-        # Copies of versions without this module say nothing, and one of the others is enough.
+        # Copies of versions without this module report nothing, so one report by another copy is enough.
         speaks = next((one for one in _loaded() if (one / "nodes" / "copies.py").is_file()), HERE)
         if copies and speaks == HERE:
             logger.warning("ARTV: %s", copies)
@@ -64,8 +65,8 @@ def tell_log() -> None:
 
 
 def answer_copies(_: dict[str, Any]) -> dict[str, Any]:
-    """`POST /artv/copies {}` gives `{"used": FOLDER, "others": [FOLDER, ...]}`, or `{}` where there is one copy. The
-    answer has only as much of the paths as tells them apart."""
+    """`POST /artv/copies {}` returns `{"used": FOLDER, "others": [FOLDER, ...]}`, or `{}` if there is only one copy.
+    Paths are shortened as far as they stay distinct."""
     copies = find_copies()
     if copies is None:
         return {}
@@ -74,7 +75,7 @@ def answer_copies(_: dict[str, Any]) -> dict[str, Any]:
 
 
 def short_names(folders: list[Path]) -> list[str]:
-    """The last parts of different paths, two or as many as tell the paths apart."""
+    """The last parts of different paths, at least two and as many as are needed to keep them distinct."""
     length = next(length for length in count(2) if len({one.parts[-length:] for one in folders}) == len(folders))
     return [Path(*folder.parts[-length:]).as_posix() for folder in folders]
 
@@ -87,7 +88,7 @@ def _loaded() -> list[Path]:
 
 
 def _used() -> Path | None:
-    """The copy whose nodes the host has, None where it has none."""
+    """The copy whose nodes the host uses; None if it has none."""
     node = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get(NODE)
     module = inspect.getmodule(node) if node else None
     return next((one for one in _loaded() if module and Path(str(module.__file__)).is_relative_to(one)), None)

@@ -1,4 +1,4 @@
-"""Latents to a video file, a few frames at a time."""
+"""The node that turns latents into a video file, a few frames at a time."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class ARTVDecodeVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVDecodeVideo",
             display_name="ARTV Decode to Video",
@@ -40,7 +40,7 @@ class ARTVDecodeVideo(io.ComfyNode):
     def execute(
         cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
     ) -> io.NodeOutput:
-        """A few frames at a time: decode, encode, forget."""
+        """Decode, encode and discard a few frames at a time."""
         samples = bridge.latent_samples(latent, "the latent")
         naming = Naming(pixel_size(vae, samples, upscale), cls.hidden and cls.hidden.prompt)
         with reserved_files(filename_prefix, video_suffix(format), naming=naming) as (file,):

@@ -1,4 +1,4 @@
-"""Latents to a readout of drift: text, a CSV file, a plot."""
+"""The node that measures the drift of a video: text, a CSV file, a plot."""
 
 import logging
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class ARTVDriftReadout(io.ComfyNode):
-    """Decodes and measures frame by frame, so that memory does not grow with the video."""
+    """Decodes and measures frame by frame, so that memory use does not grow with the video."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVDriftReadout",
             display_name="ARTV Drift Readout",
@@ -72,7 +72,7 @@ class ARTVDriftReadout(io.ComfyNode):
     def execute(
         cls, latent: dict, vae: Any, anchor_frame: int, filename_prefix: str, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        """One frame after the other: decode, measure, write a row, forget."""
+        """Decode and measure one frame after another, and write a row for each."""
         samples = bridge.latent_samples(latent, "the latent")
         masks = _masks(mask, len(samples))
         if anchor_frame >= len(samples):
@@ -95,7 +95,7 @@ class ARTVDriftReadout(io.ComfyNode):
 
 
 def _masks(mask: Tensor | None, num_frames: int) -> Tensor | None:
-    """[T, h, w]. Raises ValueError where there is not one for each frame."""
+    """The masks [T, h, w]. Raises ValueError unless there is one for each frame."""
     if mask is None:
         return None
     masks = mask.reshape(-1, *mask.shape[-2:])
@@ -108,7 +108,7 @@ def _masks(mask: Tensor | None, num_frames: int) -> Tensor | None:
 
 
 def _plot(readings: Sequence[DriftReading], title: str) -> Tensor:
-    """[1, H, W, 3] in [0, 1]; plain grey where it cannot be drawn."""
+    """The plot as an image [1, H, W, 3] in [0, 1]; plain grey if it cannot be drawn."""
     try:
         picture = plot_drift(readings, title)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The list of nodes, for the host."""
+"""Registers the nodes with the host."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -43,11 +43,11 @@ ANSWERS: dict[str, Answer] = {
 
 
 class ARTVExtension(ComfyExtension):
-    """What `comfy_entrypoint` gives the host."""
+    """The extension that `comfy_entrypoint` returns to the host."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes; the folder of checkpoints is made known on the way, and what the page may ask. A spare copy of the
-        pack adds none of these."""
+        """All nodes. Also registers the folder of checkpoints and the request handlers for the page. A spare copy of
+        the pack adds none of these."""
         copies.tell_log()
         if copies.is_spare():
             return []

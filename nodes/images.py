@@ -1,4 +1,4 @@
-"""Images from latents, by the host's VAE."""
+"""Decodes latents to images with the host's VAE."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,22 +11,22 @@ from torch import Tensor
 from .weights import Loaded
 
 MOST_AT_ONCE = 16
-"""Frames that are decoded together where a whole video is at hand."""
+"""The most frames that are decoded together when a whole video is available."""
 
 MOST_PIXELS = 2**24
-"""Of the frames decoded together: 200 MB of images in float32."""
+"""The most pixels that are decoded together: 200 MB of images in float32."""
 
 
 def to_channels_first(images: Tensor) -> Tensor:
-    """The host's IMAGE [B, H, W, C] to the core's [B, C, H, W]."""
+    """The host's IMAGE [B, H, W, C] as the core's [B, C, H, W]."""
     return images.movedim(-1, 1)
 
 
 class Decoder:
-    """Latents to images by the host's VAE, which loads its weights once and not for each call.
+    """Decodes latents with the host's VAE, and loads its weights once instead of for each call.
 
-    The host's own `decode` asks for its weights each time. It does the first call, and every one for which it has to
-    make room: where its weights were taken away, for more cells than before, and where memory runs out.
+    The host's own `decode` requests its weights each time. It is used for the first call and whenever room has to be
+    made: after its weights were removed, for more cells than before, and if memory runs out.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -36,12 +36,12 @@ class Decoder:
 
     @property
     def device(self) -> torch.device | None:
-        """Where the VAE computes; None where it does not say."""
+        """The device of the VAE; None if it does not say."""
         device = getattr(self._vae, "device", None)
         return None if device is None else torch.device(device)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Latents [T, C, h, w] of the host's scale to images [T, 3, H, W] in [0, 1], as the host's `decode`."""
+        """Latents [T, C, h, w] in the host's scale to images [T, 3, H, W] in [0, 1], like the host's `decode`."""
         if self._can_be_called(latents):
             try:
                 return self._call(latents)
@@ -63,7 +63,7 @@ class Decoder:
         return of_images and whole and fits and self._loaded.is_there
 
     def _call(self, latents: Tensor) -> Tensor:
-        """What the host's `decode` does once its weights are there."""
+        """The part of the host's `decode` that follows loading the weights."""
         vae, pieces = self._vae, []
         dtype = getattr(vae, "vae_output_dtype", lambda: torch.float32)()
         with getattr(memory, "cuda_device_context", lambda _: nullcontext())(vae.device):
@@ -79,21 +79,22 @@ class Decoder:
 
 
 def decoded_frames(decode: Decoder, latents: Tensor) -> Iterator[Tensor]:
-    """The image [3, H, W] in [0, 1] of each of the latents [T, C, h, w], a few decoded together, so that memory does
+    """The image [3, H, W] in [0, 1] of each of the latents [T, C, h, w]. A few are decoded together, so memory use does
     not grow with the video."""
     for part in latents.split(frames_at_once(latents, decode.device)):
         yield from decode(part)
 
 
 def decoded_frame(decode: Decoder, latents: Tensor, index: int) -> Tensor:
-    """One of the images that `decoded_frames` gives, bit for bit: what is decoded together differs by rounding."""
+    """One of the images of `decoded_frames`, bit for bit. The same frames are decoded together, because rounding
+    depends on that."""
     count = frames_at_once(latents, decode.device)
     start = index // count * count
     return decode(latents[start : start + count])[index - start]
 
 
 def frames_at_once(latents: Tensor, device: torch.device | None = None, factor: int = 8) -> int:
-    """How many frames of these latents [T, C, h, w] to decode together. On a CPU that would save nothing."""
+    """How many of these latents [T, C, h, w] to decode together. One on a CPU, where it would save nothing."""
     if device is not None and device.type == "cpu":
         return 1
     pixels = latents.shape[-2] * latents.shape[-1] * factor**2
@@ -101,7 +102,7 @@ def frames_at_once(latents: Tensor, device: torch.device | None = None, factor: 
 
 
 def pixel_size(vae: Any, latents: Tensor, upscale: int = 1) -> tuple[int, int]:
-    """Width and height of the images of latents [..., h, w], each pixel `upscale` wide."""
+    """Width and height of the images of latents [..., h, w], enlarged `upscale` times."""
     ratio = getattr(vae, "spacial_compression_decode", lambda: 8)()
     height, width = latents.shape[-2:]
     return int(width * ratio * upscale), int(height * ratio * upscale)

@@ -1,4 +1,4 @@
-"""Journals of finished frames: whether to keep one, reading its frames back, and what there is."""
+"""Nodes for journals of finished frames: when to keep one, how to read its frames back, and a list of them."""
 
 import math
 import os
@@ -23,34 +23,34 @@ from .types import ARTVJournal
 
 MODES = ("automatic", "on", "off")
 NONE_YET = "(none yet)"
-"""The menu entry where there is no journal."""
+"""The menu entry if there is no journal."""
 
 
 @dataclass(frozen=True)
 class JournalSettings:
-    """Whether a run is journaled, whether it makes its frames in spite of a journal, and what to make again."""
+    """Whether a run keeps a journal, whether it ignores an existing one, and which frames to make again."""
 
     mode: str = "automatic"
     start_over: bool = False
     redo: tuple[tuple[int, int], ...] = ()
 
     def folder(self, options: GenerateOptions) -> Path | None:
-        """Where the run's journal is kept, or None where it has none."""
+        """The folder of the run's journal, or None if it has none."""
         wanted = self.mode == "on" or (self.mode == "automatic" and wants_journal(options.num_frames))
         return journal_folder() if wanted else None
 
 
 def journal_folder() -> Path:
-    """In the host's output folder."""
+    """The folder of journals in the host's output folder."""
     return Path(folder_paths.get_output_directory()) / FOLDER
 
 
 class ARTVJournalSettings(io.ComfyNode):
-    """The journal's settings."""
+    """Settings of the journal."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVJournalSettings",
             display_name="ARTV Journal",
@@ -85,23 +85,23 @@ class ARTVJournalSettings(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, redo: str | None = None) -> bool | str:
-        """Frames and seeds of `redo`."""
+        """Check the frames and seeds of `redo`."""
         return verdict(lambda text: check_redo(parse_redo(text)), redo)
 
     @classmethod
     def execute(cls, mode: str, start_over: bool, redo: str) -> io.NodeOutput:
-        """Settings only."""
-        if mode not in MODES:  # older hosts do not check menus
+        """Collect the settings."""
+        if mode not in MODES:  # older hosts do not check menu values
             raise ValueError(f"there is no mode {mode!r}; there are: {', '.join(MODES)}")
         return io.NodeOutput(JournalSettings(mode, start_over, parse_redo(redo)))
 
 
 class ARTVLoadJournal(io.ComfyNode):
-    """Frames of a run, finished or not."""
+    """Loads the frames of a run, finished or not."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVLoadJournal",
             display_name="ARTV Load Frames",
@@ -141,7 +141,7 @@ class ARTVLoadJournal(io.ComfyNode):
 
     @classmethod
     def execute(cls, journal: str, first_frame: int, frames: int) -> io.NodeOutput:
-        """One frame after the other from the file into the result."""
+        """Copy one frame after another from the file into the result."""
         with JournalReader(_path(journal)) as reader:
             scale, shift = _host_scale(reader.header.about, journal)
             end = reader.count_sound(first_frame + frames if frames else None)
@@ -161,17 +161,17 @@ class ARTVLoadJournal(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, journal: str, first_frame: int, frames: int) -> tuple[int, int]:
-        """A journal that has grown is read again."""
+        """Makes the host read a journal again when it has grown."""
         status = os.stat(_path(journal))
         return status.st_mtime_ns, status.st_size
 
 
 class ARTVJournals(io.ComfyNode):
-    """The list of journals."""
+    """Lists and removes journals."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVJournals",
             display_name="ARTV List Journals",
@@ -197,7 +197,7 @@ class ARTVJournals(io.ComfyNode):
 
     @classmethod
     def execute(cls, remove: str) -> io.NodeOutput:
-        """First what is to go, then what is left."""
+        """Remove what is named, then list what is left."""
         names, lines = _names(), []
         for name in filter(None, map(str.strip, remove.splitlines())):
             if name in names:
@@ -208,7 +208,7 @@ class ARTVJournals(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, remove: str) -> float:
-        """Journals come and go without the graph's doing."""
+        """Never the same, because journals change without any change in the graph."""
         return time.time()
 
 
@@ -217,7 +217,7 @@ def _names() -> list[str]:
 
 
 def _path(name: str) -> Path:
-    """Raises ValueError for whatever is not in the list: a name is no path."""
+    """The path of a journal. Raises ValueError for any name that is not in the list, because a name is not a path."""
     names = _names()
     if name not in names:
         raise ValueError(
@@ -227,7 +227,7 @@ def _path(name: str) -> Path:
 
 
 def _host_scale(about: Mapping[str, Any], name: str) -> tuple[float, float]:
-    """Scale and shift from the core's latents to the host's. Raises ValueError where the journal does not say."""
+    """Scale and shift from the core's latents to the host's. Raises ValueError if the journal does not contain them."""
     scale, shift = about.get("scale"), about.get("shift")
     numbers = [value for value in (scale, shift) if isinstance(value, int | float) and math.isfinite(value)]
     if len(numbers) != 2 or not scale:

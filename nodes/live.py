@@ -1,13 +1,13 @@
-"""What the page is shown of a sampler's run while it goes on: numbers, small pictures, masks, drift.
+"""What the page shows of a sampler's run while it goes on: numbers, small pictures, masks, drift.
 
-A page that has the pack's scripts says so once (`watch`) and is then told of its runs by `PromptServer.send_sync`. Its
-runs are those that its client id queued and those that it names by their ids. It is told of no other run, so people who
-share a server do not see each other's frames here. The id of a run is a random number that only the page that queued it
-is told. What was told is kept, within bounds, and told again to a page that was reloaded: it has the same client id,
-which the host's page keeps in its tab. A page opened later in the same browser names the ids, which `js/live_runs.js`
-keeps in the browser's storage.
+A page with the pack's scripts announces itself once (`watch`) and then receives messages about its runs through
+`PromptServer.send_sync`. Its runs are those that its client id queued and those that it names by id. It receives
+nothing about other runs, so people who share a server do not see each other's frames here. The id of a run is a random
+number that is sent only to the page that queued it. Sent messages are kept, within bounds, and sent again after the
+page is reloaded: it then has the same client id, which the host's page keeps in its tab. A page opened later in the
+same browser names the ids that `js/live_runs.js` has stored in the browser.
 
-This is no lock: the host shows its queue, its history and its output folder to everyone who can reach it.
+This is not access control: the host shows its queue, its history and its output folder to everyone who can reach it.
 """
 
 import base64
@@ -38,12 +38,12 @@ MAX_RUNS_OF_NODE = 4
 MAX_NAMED = 64
 MAX_PROBLEM = 300
 PACE_FRAMES = 20
-"""Over how many frames the seconds per frame are averaged."""
+"""The number of latest frames over which seconds per frame are measured."""
 
 
 @dataclass(frozen=True)
 class LiveMask:
-    """What was copied into a frame, as bytes, row by row, 255 = all."""
+    """How much of each cell of a frame was copied: bytes, row by row, 255 = all of it."""
 
     index: int
     width: int
@@ -53,21 +53,21 @@ class LiveMask:
 
 @dataclass(frozen=True)
 class LivePicture:
-    """A finished frame as a small JPEG, or None where frames are not decoded, and its mask, if it has one."""
+    """A finished frame as a small JPEG (None if frames are not decoded), and its mask, if it has one."""
 
     index: int
     jpeg: bytes | None
     mask: LiveMask | None
 
     def told(self) -> dict[str, Any]:
-        """As the page gets it."""
+        """The picture as it is sent to the page."""
         mask = self.mask and {"width": self.mask.width, "height": self.mask.height, "values": _text(self.mask.values)}
         return {"index": self.index, "jpeg": self.jpeg and _text(self.jpeg), "mask": mask}
 
 
 @dataclass(frozen=True)
 class LiveReading:
-    """A frame's drift from the first one, in latents, as `DriftReading` has it."""
+    """The drift of a frame from the first one, in latents, as in `DriftReading`."""
 
     index: int
     shift: float
@@ -81,10 +81,10 @@ def _text(data: bytes) -> str:
 
 @dataclass
 class Run:
-    """One run of a sampler node: `total` frames of `width` by `height` pixels, `known` of them there before it began;
-    of several `videos` the first is shown.
+    """One run of a sampler node: `total` frames of `width` by `height` pixels, of which `known` existed before it
+    began. If there are several `videos`, the first is shown.
 
-    `workflow` is the id of the graph in the page it was queued from; the node and the client are the host's.
+    `workflow` is the id of the graph in the page that queued the run; the node and the client are the host's.
     `followers` are other clients that named the run's id.
     """
 
@@ -105,9 +105,9 @@ class Run:
         self.recipe = _recipe(_queued(self.prompt).graph, self.node)
         self.latents: Callable[[], Any] = lambda: None
         self.done = self.known = 0
-        self.blind: str | None = None  # why there are no pictures: "vae" where none is wired
+        self.blind: str | None = None  # why there are no pictures: "vae" if none is connected
         self.state = "running"
-        self.problem: str | None = None  # one line, where it failed
+        self.problem: str | None = None  # one line, if it failed
         self.pictures = Thinned[LivePicture](MAX_PICTURES)
         self.readings = Thinned[LiveReading](MAX_READINGS)
         self.masks = Thinned[LiveMask](MAX_MASKS)
@@ -118,7 +118,7 @@ class Run:
         self.tell()
 
     def frame(self, reading: LiveReading, mask: LiveMask | None) -> None:
-        """The next frame is finished. One that was there already says nothing of the pace."""
+        """Note a finished frame. Frames that existed before do not count for the pace."""
         with self._lock:
             self.done = reading.index + 1
             if self.done <= self.known:
@@ -130,14 +130,14 @@ class Run:
                 self.masks.add(mask)
 
     def show(self, index: int, jpeg: bytes | None) -> None:
-        """A picture of a frame that is finished, to be told with the next message."""
+        """Add the picture of a finished frame to the next message."""
         with self._lock:
             picture = LivePicture(index, jpeg, self.masks.get(index))
             self.pictures.add(picture)
             self._untold[0].add(picture)
 
     def tell(self, state: str | None = None, problem: str | None = None) -> None:
-        """Send what is new to the clients that follow this run."""
+        """Send what is new to everyone who may see this run."""
         self.state = state or self.state
         self.problem = _first_line(problem)
         with self._lock:
@@ -150,33 +150,33 @@ class Run:
                 PromptServer.instance.send_sync(EVENT, message, client)
 
     def tell_all(self, client: str) -> None:
-        """Send one client all that is kept."""
+        """Send everything that is kept to one client."""
         with self._lock:
             message = self._message(self.pictures.items, self.readings.items, whole=True)
         PromptServer.instance.send_sync(EVENT, message, client)
 
     def came_out(self, latents: Any) -> None:
-        """What the run gave: nodes that decode it may show its frames (`run_of`)."""
+        """Note the result of the run, so that nodes that decode it can show its frames (`run_of`)."""
         self.latents = weakref.ref(latents)
 
     @property
     def is_shown(self) -> bool:
-        """Whether the page that queued this run shows it by itself, or will when it is loaded: the host's preview would
-        be a second one."""
+        """Whether the page that queued this run shows it, or will when it is loaded. The host's own preview is then not
+        needed."""
         return self.client in _watchers
 
     @property
     def wants_pictures(self) -> bool:
-        """Whether anyone who is told of it wants to see its frames. The host's own setting for previews, off where it
-        is not told otherwise, is for the host's own: here the page has a switch."""
+        """Whether any page that may see this run wants its frames. The host's setting for previews does not count,
+        because it is off unless the user turns it on, and the page has a switch of its own."""
         return any(watcher.pictures for _, watcher in self._recipients())
 
     def belongs_to(self, client: str) -> bool:
-        """Whether a client may be told of this run: it queued it, or named its id."""
+        """Whether a client may see this run: it queued the run, or named its id."""
         return client == self.client or client in self.followers
 
     def _recipients(self) -> list[tuple[str, "_Watcher"]]:
-        """Those that may be told, watch and are there."""
+        """The clients that may see this run, watch, and are connected."""
         sockets = PromptServer.instance.sockets
         found = [(one, _watchers.get(one)) for one in filter(None, {self.client, *self.followers})]
         return [(one, watcher) for one, watcher in found if watcher and watcher.socket is sockets.get(one)]
@@ -210,12 +210,12 @@ class Run:
         return (self._times[-1] - self._times[0]) / made if made > 0 else None
 
 
-# Who gets messages
+# Who receives messages
 
 
 class _Watcher(NamedTuple):
-    """A page by its socket, so that a reloaded page that does not listen yet gets nothing; and whether it
-    wants pictures."""
+    """A page, identified by its socket, and whether it wants pictures. A page that was reloaded and does not listen yet
+    has another socket, and is sent nothing."""
 
     socket: Any
     pictures: bool
@@ -227,9 +227,9 @@ _lock = threading.Lock()
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:
-    """`POST /artv/live {client_id, pictures, runs}`: from now on that client is told of the runs that it queues and of
-    those whose ids are in `runs`, with pictures of frames or (`pictures` false) without. At once it is told all that is
-    kept of the latest of them for each node. Answers with how many these are."""
+    """`POST /artv/live {client_id, pictures, runs}`: from now on this client receives messages about the runs that it
+    queues and those whose ids are in `runs`, with pictures of frames unless `pictures` is false. It is sent at once
+    what is kept of the latest of these runs for each node. Returns how many these are."""
     pictures, named = question.get("pictures", True), _named(question.get("runs", []))
     if not isinstance(pictures, bool):
         raise ValueError(f"pictures is {type(pictures).__name__}; accepted are true and false")
@@ -248,10 +248,9 @@ def watch(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def recall(question: dict[str, Any]) -> dict[str, Any]:
-    """`POST /artv/recall {client_id, prompt_id}`: which run made what each sampler gives in a prompt, for results that
-    the host took from its cache. The client is told all that is kept of these runs, if they are its own. Answers with
-    the id of the graph in the page (`workflow`), and for each sampler the id of its run (`runs`), None where the client
-    has none."""
+    """`POST /artv/recall {client_id, prompt_id}`: finds the runs behind results that the host took from its cache. The
+    client is sent what is kept of these runs, if they are its own. Returns the id of the graph in the page
+    (`workflow`), and for each sampler of the prompt the id of its run (`runs`), None if the client has none."""
     client, prompt = _client(question), question.get("prompt_id")
     queued = _queued(prompt if isinstance(prompt, str) else None)
     graph = queued.graph
@@ -265,13 +264,13 @@ def recall(question: dict[str, Any]) -> dict[str, Any]:
                 made = [run for run in _runs.values() if run.recipe == recipe and run.belongs_to(client)]
                 found[node] = next((run for run in reversed(made) if run.state == "finished"), None)
     for run in filter(None, found.values()):
-        if run.prompt != prompt:  # else it was told while it was made
+        if run.prompt != prompt:  # otherwise it was sent while the run went on
             run.tell_all(client)
     return {"workflow": queued.workflow, "runs": {node: run and run.id for node, run in found.items()}}
 
 
 def run_of(latents: Any) -> Run | None:
-    """The run that these very latents came out of, if it is kept."""
+    """The run that made exactly these latents, if it is kept."""
     with _lock:
         return next((run for run in _runs.values() if run.latents() is latents), None)
 
@@ -290,7 +289,7 @@ def _named(runs: Any) -> set[str]:
 
 
 def _keep(run: Run) -> None:
-    """The latest runs of each node of a page, and not of too many; older ones are for results from the host's cache."""
+    """Keep the latest runs of each node of a page, within a limit. Older ones are for results from the host's cache."""
     with _lock:
         same = [one.id for one in _runs.values() if _place(one) == _place(run)]
         for old in same[: max(0, len(same) + 1 - MAX_RUNS_OF_NODE)]:
@@ -308,14 +307,14 @@ def _place(run: Run) -> tuple[str | None, str | None, str | None]:
 
 
 def workflow_id(extra_pnginfo: Any) -> str | None:
-    """Of the graph in the page; None where the prompt came from elsewhere."""
+    """The id of the graph in the page; None if the prompt came from elsewhere."""
     workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
     found = workflow.get("id") if isinstance(workflow, dict) else None
     return found if isinstance(found, str) else None
 
 
 class _Queued(NamedTuple):
-    """The graph of a prompt, the graph's id in the page, and the nodes that were asked for."""
+    """The graph of a prompt, the graph's id in the page, and the nodes that were requested."""
 
     graph: dict[str, Any] | None = None
     workflow: str | None = None
@@ -323,7 +322,7 @@ class _Queued(NamedTuple):
 
 
 def _queued(prompt: str | None) -> _Queued:
-    """A prompt that is running or was run, by the host's id of it."""
+    """A prompt that is running or has run, found by the host's id."""
     queue = PromptServer.instance.prompt_queue
     items = [item for item in queue.get_current_queue_volatile()[0] if item[1] == prompt]
     if not items and prompt is not None:
@@ -335,7 +334,7 @@ def _queued(prompt: str | None) -> _Queued:
 
 
 def _recipe(graph: dict[str, Any] | None, node: str | None) -> str | None:
-    """Stands for a node and all that it is made from: where it is the same, so is what the node gives."""
+    """A digest of a node and everything it depends on. Equal digests mean equal results."""
     if graph is None or node not in graph:
         return None
     parts = {one: [graph[one].get("class_type"), graph[one].get("inputs", {})] for one in _made_from(graph, [node])}
@@ -343,7 +342,7 @@ def _recipe(graph: dict[str, Any] | None, node: str | None) -> str | None:
 
 
 def _made_from(graph: dict[str, Any], nodes: Sequence[str]) -> list[str]:
-    """These nodes and all that they are made from."""
+    """These nodes and everything they depend on."""
     wanted, found = list(nodes), dict[str, None]()
     while wanted:
         one = wanted.pop()

@@ -23,7 +23,7 @@ class ARTVLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVLoader",
             display_name="ARTV Loader",
@@ -73,7 +73,8 @@ class ARTVLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None, base: str | None = None) -> bool | str:
-        """Whether the files are there. The host itself would refuse what its menu lists with other separators."""
+        """Check that the files exist. The host itself would refuse names with another path separator than in its
+        menu."""
         for find, name in ((model_files.checkpoint_path, checkpoint), (model_files.base_path, base)):
             told = verdict(find, name)
             if told is not True:
@@ -83,7 +84,7 @@ class ARTVLoader(io.ComfyNode):
     @classmethod
     @faults_named()
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
-        """Reads the file; what is wrong with it is said in one line."""
+        """Read the file. Any error is a single line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
         model = weights.load_model(path, base_path, compile, graph)
         config = model.model.config
@@ -95,14 +96,14 @@ class ARTVLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> list[int]:
-        """A file that was replaced under the same name is loaded again. No path is named: the host stores this
-        in what it saves, which is sent to others."""
+        """Makes the host load a file again that was replaced under the same name. Contains no path, because the host
+        saves this and users share what it saves."""
         paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
         return [os.stat(path).st_mtime_ns for path in paths if path]
 
 
 def about(model: Any) -> str:
-    """A few lines, for people, on an `ARTV` that `weights.load_model` loaded."""
+    """A few lines for the user about an `ARTV` that `weights.load_model` loaded."""
     config = model.config
     (height, width), sampling = config.size, config.sampling
     lines = [
@@ -119,8 +120,9 @@ def about(model: Any) -> str:
 
 
 def answer_checkpoint(question: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint is, from its header: `{"checkpoint": NAME, "base": NAME}` as in the loader's menus gives
-    `artv_core.checkpoint.info.checkpoint_facts`. Raises ValueError with no path in it but those of a broken link."""
+    """What a checkpoint is, from its header: for `{"checkpoint": NAME, "base": NAME}`, with names from the loader's
+    menus, returns `artv_core.checkpoint.info.checkpoint_facts`. Raises ValueError; its text contains no path except
+    that of a broken link."""
     names = {kind: question.get(kind, default) for kind, default in (("checkpoint", ""), ("base", model_files.NO_BASE))}
     for kind, name in names.items():
         if not isinstance(name, str):

@@ -1,5 +1,5 @@
-"""The LoRA node: Stable Diffusion LoRA files, of the model's own family, on the noise network, through the host's own
-reader."""
+"""The LoRA node: applies Stable Diffusion LoRA files of the model's own family to the noise network, through the host's
+own reader."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ class ARTVLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVLoRA",
             display_name="ARTV LoRA",
@@ -68,14 +68,15 @@ class ARTVLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
-        """Whether the file is there. The host itself would refuse what its menu lists with other separators."""
+        """Check that the file exists. The host itself would refuse names with another path separator than in its
+        menu."""
         return verdict(_lora_path, lora_name)
 
     @classmethod
     def execute(
         cls, model: Any, lora_name: str, strength: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
-        """Patches for the host to apply when it loads the weights; the model itself stays as it is."""
+        """Prepare patches that the host applies when it loads the weights. The input model does not change."""
         tensors = comfy.utils.load_torch_file(_lora_path(lora_name), safe_load=True)
         names = _network_names(model.model.noise)
         if clip is not None:
@@ -100,8 +101,8 @@ def _lora_path(name: str) -> str:
 
 
 def _network_names(network: FrameNetwork) -> dict[str, str]:
-    """Every name a LoRA file may call a weight by, and the weight's key in the ARTV model. The host takes the names
-    from a Stable Diffusion model, and the network is passed off as one."""
+    """Every name that a LoRA file may use for a weight, and the weight's key in the ARTV model. The host derives the
+    names from a Stable Diffusion model, so the network is presented as one."""
     posing = SimpleNamespace(
         state_dict=network.state_dict,
         model_config=SimpleNamespace(unet_config=_host_config(network.diffusion_model.config)),
@@ -122,8 +123,8 @@ def _host_config(config: UNetConfig) -> dict[str, Any]:
 
 
 def _patches(tensors: Mapping[str, Tensor], names: Mapping[str, str], lora_name: str) -> dict[Any, Any]:
-    """The host's patches, by the keys of their weights. Raises ValueError, one line, for a file that lacks a part of
-    one, or has a part that cannot be read."""
+    """The host's patches, by the keys of their weights. Raises ValueError if a patch in the file is incomplete or
+    cannot be read."""
     try:
         return comfy.lora.load_lora(tensors, names, log_missing=False)
     except KeyError as error:
@@ -134,7 +135,7 @@ def _patches(tensors: Mapping[str, Tensor], names: Mapping[str, str], lora_name:
 
 
 def _fitting(patches: Mapping[Any, Any], weights: Mapping[str, Tensor]) -> dict[Any, Any]:
-    """Patches of weights that are there and of the same size."""
+    """The patches whose weights exist and have the same size."""
     return {key: patch for key, patch in patches.items() if key in weights and fits(patch, weights[key].shape)}
 
 
@@ -153,7 +154,7 @@ def _listed(what: str, keys: Sequence[str]) -> str:
 
 
 def _why_nothing_fits(lora_name: str, unused: Sequence[str], misfits: Sequence[str]) -> str:
-    """One line: sizes, or names; the two have different causes."""
+    """One line about why no patch fits. Wrong sizes and unknown names have different causes."""
     if misfits:
         return (
             f"nothing in {lora_name} fits this model: its {len(misfits)} patches are of another size, or of a "

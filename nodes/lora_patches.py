@@ -1,7 +1,7 @@
-"""What a LoRA file holds: the names it may use, which of its patches fit a weight, and what it leaves unused.
+"""Analyses a LoRA file: the names it may use, which of its patches fit a weight, and what it leaves unused.
 
-The host applies patches when it loads a weight. One that does not fit is then left out, with no more than a line in the
-host's log. So each kind of patch is checked here, by the shapes of its parts, before the host gets it.
+The host applies patches when it loads a weight, and skips one that does not fit with only a line in its log. So each
+kind of patch is checked here, by the shapes of its parts, before the host gets it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,8 @@ _PEFT = "base_model.model."
 
 
 def with_other_names(names: Mapping[str, str]) -> dict[str, str]:
-    """`names` as the host knows them, from a LoRA's name to a weight's key, with those of newer diffusers and of PEFT.
+    """`names` as the host knows them, from a LoRA's name to a weight's key, plus the names of newer diffusers and of
+    PEFT.
 
     The host knows diffusers' attention layers only by an older spelling, `attn1.processor.to_q`, and PEFT's prefix
     `base_model.model.` only for other models.
@@ -38,23 +39,22 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def fits(patch: Any, shape: Sequence[int]) -> bool:
-    """Whether the host can apply a patch of its reader to a weight of this shape. True for kinds that are not known
-    here."""
+    """Whether the host can apply a patch of its reader to a weight of this shape. True for unknown kinds of patches."""
     if isinstance(patch, tuple):  # ("diff", (tensor,))
         return patch[1][0].shape == tuple(shape)
     check = _CHECKS.get(getattr(patch, "name", ""))
     try:
         return check is None or check(patch.weights, tuple(shape))
-    except (IndexError, ValueError):  # parts with too few dimensions, or none of some
+    except (IndexError, ValueError):  # parts with too few dimensions, or missing parts
         return False
 
 
 def unused_keys(tensors: Mapping[str, Tensor], patches: Mapping[Any, Any]) -> list[str]:
-    """Keys of a file of which no patch was made."""
+    """Keys of a file that no patch uses."""
     used = {id(tensor) for patch in patches.values() for tensor in _parts(patch)}
     used_keys = {key for key, tensor in tensors.items() if id(tensor) in used}
     stems = {stem for key in used_keys for stem in _heads(key)}
-    # These are read as numbers, not kept as tensors.
+    # These are read as numbers and not kept as tensors.
     numbers = {f"{stem}.{name}" for stem in stems for name in ("alpha", "reshape_weight")}
     return [key for key in tensors if key not in used_keys and key not in numbers]
 
@@ -65,7 +65,8 @@ def _parts(patch: Any) -> Iterator[Tensor]:
 
 
 def _heads(key: str) -> Iterator[str]:
-    """What stands before each dot of a key; older diffusers end it with `_lora`, which is not part of the name."""
+    """The beginnings of a key before each of its dots. Older diffusers end them with `_lora`, which is not part of the
+    name."""
     parts = key.split(".")
     for end in range(1, len(parts)):
         yield ".".join(parts[:end]).removesuffix("_lora")
@@ -74,7 +75,7 @@ def _heads(key: str) -> Iterator[str]:
 def _lora(parts: Sequence[Any], shape: tuple[int, ...]) -> bool:
     up, down, _, middle, scale, padded = parts
     if padded is not None and tuple(padded) != shape:
-        return False  # the host would make the weight larger, and its layer would not know
+        return False  # the host would enlarge the weight without telling its layer
     made = _product(up, down) if middle is None else _with_middle(up, down, middle)
     return _made_for(made, shape) and _scales(scale, shape)
 
@@ -101,7 +102,7 @@ def _lokr(parts: Sequence[Any], shape: tuple[int, ...]) -> bool:
 
 
 def _kron_takes(core: Tensor) -> bool:
-    """Whether PyTorch's Kronecker product takes what the host makes with a core: some versions refuse its layout."""
+    """Whether PyTorch's Kronecker product accepts what the host makes with a core; some versions reject its layout."""
     ranks = torch.zeros(core.shape[0], 2), torch.zeros(core.shape[1], 3)
     second = torch.einsum("i j k l, j r, i p -> p r k l", core.float(), ranks[1], ranks[0])
     try:
@@ -154,12 +155,12 @@ _CHECKS: dict[str, Callable[[Sequence[Any], tuple[int, ...]], bool]] = {
 
 
 def _made_for(made: Sequence[int] | None, shape: tuple[int, ...]) -> bool:
-    """Whether a change of shape `made` has the rows of the weight, and as many numbers."""
+    """Whether a change of shape `made` has as many rows and as many numbers as the weight."""
     return made is not None and made[0] == shape[0] and prod(made) == prod(shape)
 
 
 def _product(up: Tensor, down: Tensor) -> tuple[int, int] | None:
-    """Shape of the product of two kernels, each as a matrix of its rows; None where they do not fit each other."""
+    """Shape of the product of two kernels, each flattened to a matrix by rows; None if they do not fit."""
     return (up.shape[0], down[0].numel()) if up[0].numel() == down.shape[0] else None
 
 

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: the shipped ones, and `models/artv` of every path the host is configured with."""
+"""Finds model files: the shipped checkpoints, and `models/artv` of every path in the host's configuration."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ from ..artv_core.files.tensor_file import broken_link
 
 FOLDER = "artv"
 ENDINGS = (".safetensors", ".sft")
-"""Of the files in menus, in lower or upper case."""
+"""Endings of the files in menus, in lower or upper case."""
 
 NO_BASE = "none"
 _SHIPPED = " (shipped)"
@@ -18,23 +18,23 @@ _MOST_NAMED = 20
 
 
 def register_folder() -> None:
-    """Make `models/artv` known to the host, after the folders its extra paths may name already."""
+    """Register `models/artv` with the host, after folders that its extra paths may already name."""
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 
 
 def checkpoint_names() -> list[str]:
-    """What the loader's menu lists: shipped checkpoints first."""
+    """The loader's menu: shipped checkpoints first."""
     register_folder()
     return [name + _SHIPPED for name in shipped_names()] + names_in(FOLDER)
 
 
 def base_names() -> list[str]:
-    """What the loader's second menu lists: nothing, Stable Diffusion checkpoints."""
+    """The loader's second menu: nothing, then Stable Diffusion checkpoints."""
     return [NO_BASE, *names_in("checkpoints")]
 
 
 def checkpoint_path(name: str) -> str:
-    """Raises ValueError, one line, where there is no such file."""
+    """The path of a checkpoint. Raises ValueError if there is no such file."""
     register_folder()
     if isinstance(name, str) and name.endswith(_SHIPPED):
         return str(shipped_checkpoint(name.removesuffix(_SHIPPED)))
@@ -42,21 +42,21 @@ def checkpoint_path(name: str) -> str:
 
 
 def base_path(name: str) -> str | None:
-    """Raises ValueError, one line, where there is no such file."""
+    """The path of a base checkpoint. Raises ValueError if there is no such file."""
     return None if name == NO_BASE else path_in("checkpoints", name, "checkpoint")
 
 
 def names_in(folder: str) -> list[str]:
-    """The safetensors files in one of the host's folders of models. A broken link is listed, too: choosing it says what
-    is wrong with it."""
+    """The safetensors files in one of the host's model folders. A broken link is listed too, so that choosing it tells
+    the user what is wrong."""
     return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(ENDINGS)]
 
 
 def path_in(folder: str, name: Any, kind: str, others: list[str] | None = None) -> str:
-    """The file that a menu of `names_in(folder)` calls `name`. A workflow from Windows may have backslashes in it.
+    """The file that a menu of `names_in(folder)` calls `name`. Names in workflows from Windows may contain backslashes.
 
-    Raises ValueError, one line that says what is wrong: a broken link and where it points, a folder, a file that may
-    not be read, or nothing of that name, with what there is (`others` first).
+    Raises ValueError for a broken link (and says where it points), for a folder, for a file that may not be read, and
+    for an unknown name (and lists the known ones, `others` first).
     """
     spellings = [name, name.replace("\\", "/")] if isinstance(name, str) and name.lower().endswith(ENDINGS) else []
     for place in (place for spelling in dict.fromkeys(spellings) for place in _places(folder, spelling)):
@@ -73,13 +73,13 @@ def path_in(folder: str, name: Any, kind: str, others: list[str] | None = None) 
 
 
 def _places(folder: str, name: str) -> list[str]:
-    """Where a file may lie; none is outside the folder."""
+    """The paths at which a file may be; none is outside the folder."""
     inside = os.path.relpath(os.path.join(os.sep, name), os.sep)
     return [os.path.join(root, inside) for root in folder_paths.get_folder_paths(folder)]
 
 
 def _listed(folder: str, others: list[str]) -> str:
-    """The host may remember files that are gone."""
+    """Names in a folder as text, without files that the host remembers but that are gone."""
     found = [name for name in names_in(folder) if any(map(os.path.isfile, _places(folder, name)))]
     names = [*others, *found]
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""

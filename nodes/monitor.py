@@ -1,4 +1,4 @@
-"""What is told of a run while frames are made: the host's progress bar, previews of finished frames, interruption."""
+"""Reports on a run while frames are made: the host's progress bar, previews of finished frames, interruption."""
 
 import io
 import logging
@@ -27,25 +27,26 @@ from .preview_budget import Budget, Thinned
 logger = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 0.05
-"""Between messages about progress: each goes to the browser through the host's event loop."""
+"""Seconds between progress messages, because each goes to the browser through the host's event loop."""
 
 MESSAGE_SECONDS = 0.25
-"""Between messages with pictures."""
+"""Seconds between messages with pictures."""
 
 PANEL_SHARE, PREVIEW_SHARE = 0.02, 0.01
-"""Of the run's time, that may go to pictures for the panel in a page that watches, and to the host's own previews."""
+"""Shares of the run's time that may be spent on pictures: for the panel in a page that watches, and for the host's own
+previews."""
 
 PICTURE_SIDE = 320
 MASK_SIDE = 64
 MAX_PENDING = 16
 
 Decode = Callable[[Tensor], Tensor]
-"""The core's latents [T, C, h, w] to images [T, 3, H, W] in [0, 1]."""
+"""Decodes the core's latents [T, C, h, w] to images [T, 3, H, W] in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A finished frame that has not been shown: latent [1, C, h, w], and image [1, 3, H, W] where it was decoded."""
+    """A finished frame that has not been shown: latent [1, C, h, w], and image [1, 3, H, W] if it was decoded."""
 
     index: int
     latent: Tensor
@@ -53,10 +54,10 @@ class _Pending:
 
 
 class Monitor:
-    """Context manager for one run: a progress bar over frames times steps, and pictures of finished frames, decoded
-    with the VAE itself and no more of them than a small share of the run's time pays for.
+    """Context manager for one run: a progress bar over frames times steps, and pictures of finished frames. They are
+    decoded with the VAE itself, only as many as fit in a small share of the run's time.
 
-    `decode` is None where no VAE is at hand. Of a batch the first video is shown.
+    `decode` is None if there is no VAE. For a batch, the first video is shown.
     """
 
     def __init__(self, run: Run, num_given: int, num_steps: int, decode: Decode | None) -> None:
@@ -82,18 +83,19 @@ class Monitor:
             self.run.tell("failed", str(error) or kind.__name__)
 
     def opened(self, journal: Journal) -> None:
-        """Before the first frame: some may be there already."""
+        """Call before the first frame, because some frames may exist already."""
         self.run.known = max(self._given, journal.found)
         missing = self.run.total - self.run.known
         self.journal = f"{journal.path.name}: {journal.found} frames were already saved, {missing} had to be made"
         logger.info("ARTV journal %s", self.journal)
 
     def step(self, frame_index: int, info: StepInfo) -> None:
-        """After each step: stop here where the user has asked for it; move the bar as often as an eye can follow."""
+        """Call after each step. Stops if the user interrupted; moves the progress bar, but not too often."""
         self._advance((frame_index - self._given) * self._steps + info.step + 1)
 
     def finished(self, frame: Frame, reading: DriftReading, image: Tensor | None = None) -> None:
-        """After each frame, with the drift of the first video's. `image` [1, 3, H, W] where it was decoded anyway."""
+        """Call after each frame, with the drift of the first video, and with `image` [1, 3, H, W] if it was decoded
+        anyway."""
         done = max(0, (frame.index - self._given + 1) * self._steps)
         if frame.index < self.run.known:
             self._advance(done)
@@ -111,8 +113,8 @@ class Monitor:
         self.run.tell()
 
     def _show_pictures(self, done: int) -> None:
-        """Of the frames since the last ones as many as there is time for, the latest first; the panel ends with the
-        last one."""
+        """Show as many of the new frames as there is time for, evenly spaced, the latest one included. At the end of a
+        run the panel always gets the last frame."""
         waiting = self._pending.items
         count = self._budget.affordable(len(waiting))
         if self.run.wants_pictures and self.run.done == self.run.total:
@@ -141,7 +143,8 @@ class Monitor:
 
 
 def counter(total: int) -> Callable[[], None]:
-    """A progress bar of a node that is no sampler: call it after each of `total` pieces; it stops where asked to."""
+    """A progress bar for a node that is not a sampler: call it after each of `total` pieces. It stops if the user
+    interrupted."""
     bar = comfy.utils.ProgressBar(total)
 
     def count() -> None:
@@ -152,8 +155,8 @@ def counter(total: int) -> Callable[[], None]:
 
 
 def completes(latents: Tensor) -> Callable[[int, Tensor], None]:
-    """For a node that decodes what a sampler gave, latents [T, C, h, w]: call it with each frame's index and image
-    [3, H, W], and the page shows the frames that there was no time for while they were made."""
+    """For a node that decodes the latents [T, C, h, w] of a sampler: a function to call with each frame's index and
+    image [3, H, W]. The page then shows the frames that there was no time for during sampling."""
     run, last = run_of(latents), len(latents) - 1
     if run is None or not run.wants_pictures:
         return lambda index, image: None
@@ -172,18 +175,18 @@ def completes(latents: Tensor) -> Callable[[int, Tensor], None]:
 
 
 def host_previews() -> bool:
-    """Whether the host was told to show previews of its own."""
+    """Whether the host is set to show its own previews."""
     return args.preview_method != LatentPreviewMethod.NoPreviews
 
 
 def as_picture(image: Tensor) -> Image.Image:
-    """Of an image [3, H, W] in [0, 1]."""
+    """An image [3, H, W] in [0, 1] as a PIL image."""
     pixels = (image.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """A small one, no side longer than `PICTURE_SIDE`."""
+    """A small JPEG, with no side longer than `PICTURE_SIDE`."""
     small = picture.copy()
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     file = io.BytesIO()
@@ -200,7 +203,7 @@ def _short(value: float) -> float:
 
 
 def _live_mask(frame: Frame) -> LiveMask | None:
-    """The first video's mask, thinned so that no side is longer than `MASK_SIDE`."""
+    """The first video's mask, thinned out so that no side is longer than `MASK_SIDE`."""
     if frame.mask is None:
         return None
     stride = math.ceil(max(frame.mask.shape[-2:]) / MASK_SIDE)

@@ -25,8 +25,8 @@ _START, _END = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
 
 
 def load_vae(path: str, base: str | None, config: VAEConfig) -> Any:
-    """The host's VAE. Where neither file has one it is the host's empty VAE, which says so when it is used. Raises
-    ValueError, one line, where the tensors are not those that `config` describes."""
+    """The host's VAE. If neither file has one, it is the host's empty VAE, which reports that when it is used. Raises
+    ValueError if the tensors do not match `config`."""
     tensors = _read(path, "vae", base)
     if config.kind == "kl":
         tensors = {key.removeprefix(_KL_PREFIX): tensor for key, tensor in tensors.items()}
@@ -36,10 +36,10 @@ def load_vae(path: str, base: str | None, config: VAEConfig) -> Any:
 
 
 def load_clip(path: str, base: str | None, config: TextConfig, disable_dynamic: bool = False) -> Any:
-    """The host's CLIP, or None where neither file has a text encoder; CLIP Text Encode then says so.
+    """The host's CLIP, or None if neither file has a text encoder, which CLIP Text Encode then reports.
     `disable_dynamic` is as in `weights.load_model`.
 
-    Raises ValueError, one line, where the tensors are not those that `config` describes.
+    Raises ValueError if the tensors do not match `config`.
     """
     tensors = _read(path, "text", base)
     if not tensors:
@@ -47,7 +47,8 @@ def load_clip(path: str, base: str | None, config: TextConfig, disable_dynamic: 
     tensors = {key: tensor for key, tensor in tensors.items() if not _is_extra(key)}
     prefix = f"clip_{_clip_name(config)}.transformer."
     tensors = comfy.utils.clip_text_transformers_convert(tensors, _TEXT_PREFIX, prefix)
-    # Only the pooled output, which this model does not read, passes through the projection; the file has none.
+    # Only the pooled output passes through the projection. This model does not read it, so the file contains no
+    # projection.
     tensors[f"{prefix}text_projection.weight"] = torch.eye(config.width)
     _check(tensors, prefix, config, path)
     clip = _new_clip(config, tensors, disable_dynamic)
@@ -56,12 +57,12 @@ def load_clip(path: str, base: str | None, config: TextConfig, disable_dynamic: 
 
 
 def _read(path: str, part: str, base: str | None) -> dict[str, Tensor]:
-    """By the host's own reading: the tensors may stay in the file's memory map, from where the host takes them."""
+    """Read the tensors with the host's own reader. They may stay in the file's memory map until the host loads them."""
     return read_part(path, part, base=base, reader=comfy.utils.load_torch_file)
 
 
 def _vae_patcher(path: str, base: str | None, config: VAEConfig, disable_dynamic: bool = False) -> Any:
-    """As the host's `load_vae_patcher`, which knows no other kind of patcher for a VAE either."""
+    """The VAE's patcher, as from the host's `load_vae_patcher`, which ignores `disable_dynamic` too."""
     return load_vae(path, base, config).patcher
 
 
@@ -70,8 +71,8 @@ def _clip_patcher(path: str, base: str | None, config: TextConfig, disable_dynam
 
 
 def _check(tensors: Mapping[str, Tensor], prefix: str, config: TextConfig, path: str) -> None:
-    """Raises ValueError where these are not the host's weights for such a text encoder. Taken from plain layers: a
-    host's may have no weights yet, and then takes whatever shapes it is given."""
+    """Raises ValueError if these are not the host's weights for such a text encoder. The expected shapes come from
+    plain layers, because a host's layers may have no weights yet, and would then accept any shape."""
     plain = CLIPTextModel(_description(config), torch.float32, "meta", torch.nn)
     expected = {prefix + key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -85,12 +86,12 @@ def _check(tensors: Mapping[str, Tensor], prefix: str, config: TextConfig, path:
 
 
 def _clip_name(config: TextConfig) -> str:
-    """The host's name for SD 1.x's text encoder, "l", or SD 2.x's; LoRA files and embeddings are looked up by it."""
+    """The host's name for the text encoder of SD 1.x ("l") or SD 2.x, by which it finds LoRA files and embeddings."""
     return "l" if config.activation == "quick_gelu" else "h"
 
 
 def _new_clip(config: TextConfig, tensors: dict[str, Tensor], disable_dynamic: bool) -> Any:
-    """Filled once: newer hosts fill it while they build it, and may put it on the device there."""
+    """The host's CLIP, filled once. Newer hosts fill it while they build it, and may put it on the device then."""
     target = SimpleNamespace(clip=_clip_model(config), tokenizer=_tokenizer(config), params={})
     options: dict[str, Any] = {"parameters": comfy.utils.calculate_parameters(tensors)}
     known = inspect.signature(comfy.sd.CLIP.__init__).parameters
@@ -105,7 +106,7 @@ def _new_clip(config: TextConfig, tensors: dict[str, Tensor], disable_dynamic: b
 
 
 def _description(config: TextConfig) -> dict[str, Any]:
-    """As Hugging Face's configuration files have it, which the host reads."""
+    """The configuration in the format of Hugging Face's files, which the host reads."""
     return {
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
@@ -118,7 +119,7 @@ def _description(config: TextConfig) -> dict[str, Any]:
 
 
 def _clip_model(config: TextConfig) -> type:
-    """The host's class of text encoders, of this size. A class, since the host makes the object."""
+    """The host's class of text encoders, set to this size. It must be a class, because the host creates the object."""
     layer = {"layer": "last"} if config.layer == "last" else {"layer": "hidden", "layer_idx": -2}
 
     class TextModel(sd1_clip.SDClipModel):

@@ -1,4 +1,4 @@
-"""Files that nodes write: in the host's output folder, numbered as the host numbers its own."""
+"""Files that nodes write into the host's output folder, numbered as the host numbers its own."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from ..artv_core.media import CONTAINERS, part_beside
 
 Prompt = Mapping[str, Any]
-"""The graph as it was queued: `{ID: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}`."""
+"""The queued graph: `{ID: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}`."""
 
 _NUMBERS_TRIED = 1000
 _PLACEHOLDER = re.compile("%([^%]+)%")
@@ -26,7 +26,7 @@ _NOT_IN_A_NAME = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 
 class OutputFile(NamedTuple):
     """A file to write: its `path`, its `name` and `subfolder` as the host shows them, and the empty file `reserved`
-    that keeps its number until it is there."""
+    that holds its number until the file exists."""
 
     path: str
     name: str
@@ -34,14 +34,14 @@ class OutputFile(NamedTuple):
     reserved: str
 
     def release(self) -> None:
-        """Remove the empty file; one that grew in its place stays."""
+        """Remove the empty file, unless a video was written to it."""
         with suppress(OSError):
             if not os.path.getsize(self.reserved):
                 os.unlink(self.reserved)
 
 
 class Naming(NamedTuple):
-    """What a prefix may name: the size of the frames, (width, height), and values of the graph."""
+    """What a prefix can refer to: the size of the frames, (width, height), and values of the graph."""
 
     size: tuple[int, int] = (0, 0)
     prompt: Prompt | None = None
@@ -51,15 +51,16 @@ _UNKNOWN = Naming()
 
 
 def output_file(prefix: str, suffix: str, naming: Naming = _UNKNOWN) -> OutputFile:
-    """The next free number under `prefix`, taken by an empty file `NAME.part.mp4`, so that no other server or node
-    takes it too; the folder is made. Call `release` when the file is written, or use `reserved_files`.
+    """The next free number under `prefix`. An empty file `NAME.part.mp4` reserves it, so that no other server or node
+    takes it. Creates the folder. Call `release` when the file is written, or use `reserved_files`.
 
-    Raises ValueError, one line, where the prefix leads out of the output folder or no file can be made there."""
+    Raises ValueError if the prefix leads out of the output folder, or if no file can be created there.
+    """
     return output_files(prefix, suffix, 1, naming)[0]
 
 
 def output_files(prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN) -> list[OutputFile]:
-    """As `output_file`, `count` of them."""
+    """Like `output_file`, for `count` files."""
     folder, stem, number, subfolder = _place(prefix, naming)
     files: list[OutputFile] = []
     try:
@@ -79,7 +80,8 @@ def output_files(prefix: str, suffix: str, count: int = 1, naming: Naming = _UNK
 
 @contextmanager
 def reserved_files(prefix: str, suffix: str, count: int = 1, naming: Naming = _UNKNOWN) -> Iterator[list[OutputFile]]:
-    """`output_files` whose numbers are given back when the block ends; those of files that were written are taken."""
+    """`output_files` as a context manager. When the block ends, the numbers of files that were not written are free
+    again."""
     files = output_files(prefix, suffix, count, naming)
     try:
         yield files
@@ -88,12 +90,12 @@ def reserved_files(prefix: str, suffix: str, count: int = 1, naming: Naming = _U
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises ValueError, one line, where `prefix` leads out of the output folder. Makes nothing."""
+    """Raises ValueError if `prefix` leads out of the output folder. Creates nothing."""
     _inside(prefix, prefix)
 
 
 def _place(prefix: str, naming: Naming) -> tuple[str, str, int, str]:
-    """Folder, beginning of the name, first free number, and folder inside the output folder."""
+    """Folder, beginning of the name, first free number, and the folder relative to the output folder."""
     filled = filled_in(prefix, naming.prompt)
     output = _inside(filled, prefix)
     try:
@@ -103,16 +105,16 @@ def _place(prefix: str, naming: Naming) -> tuple[str, str, int, str]:
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise ValueError(_leads_out(prefix)) from None  # the host follows links, and says so in three lines
+        raise ValueError(_leads_out(prefix)) from None  # the host follows links, and its own message has three lines
     return folder, stem, first, subfolder
 
 
 def _inside(filled: str, prefix: str) -> str:
-    """The output folder. Raises ValueError, one line, where `filled` leads out of it."""
+    """The output folder. Raises ValueError if `filled` leads out of it."""
     output = os.path.abspath(folder_paths.get_output_directory())
     try:
         inside = os.path.commonpath((output, os.path.abspath(os.path.join(output, filled)))) == output
-    except ValueError:  # another drive
+    except ValueError:  # on another drive
         inside = False
     if not inside:
         raise ValueError(_leads_out(prefix))
@@ -124,8 +126,8 @@ def _leads_out(prefix: str) -> str:
 
 
 def _reserve(path: Path) -> str | None:
-    """The empty file that keeps a number, beside the one to come, so that nothing empty ever has its name; None where
-    somebody has the number already. Raises OSError."""
+    """Create the empty file that reserves a number. It is beside the file itself, so there is never an empty file with
+    the final name. Returns None if the number is taken. Raises OSError."""
     kept = part_beside(path)
     try:
         kept.open("x").close()
@@ -143,10 +145,12 @@ def _release(files: list[OutputFile]) -> None:
 
 
 def filled_in(prefix: str, prompt: Prompt | None) -> str:
-    """`prefix` with `%date:FORMAT%` and `%NODE.INPUT%` filled in, as the host's page does it for the host's own nodes.
+    """`prefix` with `%date:FORMAT%` and `%NODE.INPUT%` filled in, as the host's page does for the host's own nodes.
 
-    FORMAT may hold yyyy, yy, MM, dd, hh, mm and ss (or one letter, without a leading zero). NODE is a title or a class
-    of the graph, INPUT one of its values. What is not known stays as it is: the host fills in `%width%` and others."""
+    FORMAT may contain yyyy, yy, MM, dd, hh, mm and ss (or one letter, without a leading zero). NODE is a title or a
+    class in the graph, INPUT one of its values. Unknown placeholders stay as they are; the host fills in `%width%` and
+    others.
+    """
 
     def fill(found: re.Match[str]) -> str:
         value = _value(found[1], prompt or {})
@@ -176,7 +180,7 @@ def _date_part(part: str, now: time.struct_time) -> str:
 
 
 def video_file_inputs() -> list[io.Input]:
-    """What a node that writes videos asks for: frame rate, where to, which kind, and how large."""
+    """The inputs of a node that writes videos: frame rate, file name, format, and enlargement."""
     return [
         io.Float.Input("fps", default=8.0, min=0.01, max=1000.0, step=0.5, tooltip="Frames per second of the video."),
         io.String.Input(
@@ -203,19 +207,20 @@ def video_file_inputs() -> list[io.Input]:
 
 
 def video_suffix(format: str) -> str:
-    """Of the menu's entry, `.mp4` of `mp4`. Raises ValueError where there is none, since older hosts check no menus."""
+    """The ending for a menu entry, such as `.mp4` for `mp4`. Raises ValueError for an unknown entry, because older
+    hosts do not check menu values."""
     if f".{format}" not in CONTAINERS:
         raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
     return f".{format}"
 
 
 def graph_metadata(hidden: Any) -> dict[str, str]:
-    """The prompt and the workflow as the host's own Save Video stores them, unless it was told not to."""
+    """The prompt and the workflow as the host's own Save Video stores them, unless the user turned that off."""
     if args.disable_metadata or hidden is None:
         return {}
     stored = dict(hidden.extra_pnginfo or {})
     if hidden.prompt is not None:
-        # What the host notes down for its cache is no part of the prompt, and may tell of the machine.
+        # The host's notes for its cache are not part of the prompt, and may reveal things about the machine.
         stored["prompt"] = {
             key: {name: value for name, value in node.items() if name != "is_changed"}
             for key, node in hidden.prompt.items()

@@ -1,4 +1,5 @@
-"""What makes watching a run cheap: few things of many, evenly spaced, and a share of the time. Not in the paper."""
+"""Keeps previews cheap: shows few of many frames, evenly spaced, and spends only a share of the time. Not in the
+paper."""
 
 import bisect
 import time
@@ -16,8 +17,8 @@ T = TypeVar("T", bound=_Indexed)
 
 
 class Thinned(Generic[T]):
-    """At most `limit` things by ascending frame, one a frame, the first and the last among them, about evenly spaced:
-    where one must go, it is the one whose neighbours are nearest to each other."""
+    """At most `limit` items in order of their frames, one for each frame, always with the first and the last, and about
+    evenly spaced. When an item must go, it is the one whose neighbours are closest to each other."""
 
     def __init__(self, limit: int, items: Iterable[T] = ()) -> None:
         self.limit, self.items = limit, list[T]()
@@ -25,14 +26,14 @@ class Thinned(Generic[T]):
             self.add(item)
 
     def add(self, item: T) -> None:
-        """Takes one, in place of an earlier one of its frame."""
+        """Add an item; it replaces an earlier one of the same frame."""
         place = bisect.bisect_left(self.items, item.index, key=lambda one: one.index)
         self.items[place : place + (self.get(item.index) is not None)] = [item]
         if len(self.items) > self.limit:
             del self.items[min(range(1, self.limit), key=self._gap)]
 
     def get(self, index: int) -> T | None:
-        """That of a frame, if it is there."""
+        """The item of a frame, if there is one."""
         place = bisect.bisect_left(self.items, index, key=lambda one: one.index)
         return self.items[place] if place < len(self.items) and self.items[place].index == index else None
 
@@ -41,7 +42,8 @@ class Thinned(Generic[T]):
 
 
 class Budget:
-    """Time for something beside the work: a `share` of all seconds since now by the `clock`, less what went to it."""
+    """Time for extra work: a `share` of all seconds by the `clock` since this was made, minus the time already
+    spent."""
 
     def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share, self._clock, self._started = share, clock, clock()
@@ -50,8 +52,8 @@ class Budget:
         self._trials = 0
 
     def affordable(self, wanted: int) -> int:
-        """How many of the `wanted` things there is time for now. The first ones are tried one by one: what one takes is
-        not known then, and the very first one takes longer than others."""
+        """For how many of `wanted` items there is time now. The first two are tried one by one: until then it is not
+        known what one takes, and the very first one takes longer than the others."""
         left = self._share * (self._clock() - self._started) - self._spent
         if self._each is None:
             return min(1, wanted) if left > 0 else 0
@@ -59,7 +61,7 @@ class Budget:
 
     @contextmanager
     def spending(self, count: int) -> Iterator[None]:
-        """Put this around the work on `count` things."""
+        """Wrap the work for `count` items in this, so that its time is counted."""
         before = self._clock()
         yield
         took = self._clock() - before

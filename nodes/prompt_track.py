@@ -1,6 +1,6 @@
-"""From native CONDITIONING to what the spine reads: the text of each frame, and what stands for no text.
+"""Converts native CONDITIONING to the core's form: the text of each frame, and what stands for no text.
 
-Pure layout: no host is imported here.
+This only rearranges data; no host is imported here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ class Texts(NamedTuple):
 
 
 def read_texts(positive: Conditioning, negative: Conditioning | None, null_context: Tensor, num_frames: int) -> Texts:
-    """The texts of `num_frames` frames, and what stands for none.
+    """The texts of `num_frames` frames, and what stands for no text.
 
-    Raises ValueError, one line, on no text, on texts of another width, on schedules that begin after the last frame,
-    and on a negative that changes from frame to frame.
+    Raises ValueError if there is no text, for texts of another width, for schedules that begin after the last frame,
+    and for a negative that changes from frame to frame.
     """
     _check("positive", positive, null_context.shape[1])
     _check_starts(positive, num_frames)
@@ -36,13 +36,13 @@ def read_texts(positive: Conditioning, negative: Conditioning | None, null_conte
 
 
 def text_track(entries: Iterable[Sequence[Any]]) -> TextTrack:
-    """The text of each frame, from CONDITIONING: a list of [context [1, L, D], dict]. These keys of the dict count:
+    """The text of each frame, from CONDITIONING: a list of [context [1, L, D], dict]. These keys of the dict are read:
 
-    `artv_range`: (start, end), its frames. `end` is left out, and None is the end of the video. No key: all frames.
-    `artv_weight`: its weight where several entries share a frame. No key: 1. An entry of weight 0 does not count.
-    `artv_fade`: (in, out), frames through which its weight rises and falls. No key: (0, 0).
+    `artv_range`: (start, end), the entry's frames without `end`; None is the end of the video. Default: all frames.
+    `artv_weight`: the entry's weight if several share a frame. Default: 1. An entry of weight 0 is ignored.
+    `artv_fade`: (in, out), the number of frames over which its weight rises and falls. Default: (0, 0).
 
-    Raises ValueError where a key has another value, and where no entry counts at frame 0.
+    Raises ValueError if a key has an invalid value, or if no entry applies to frame 0.
     """
     return TextTrack([_segment(context, keys) for context, keys in entries if keys.get(WEIGHT_KEY) != 0])
 
@@ -86,7 +86,7 @@ def _segment(context: Tensor, keys: Mapping[str, Any]) -> TextSegment:
 
 
 def _pair(keys: Mapping[str, Any], name: str, default: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two whole numbers, of which the second may be None where its default is."""
+    """Two whole numbers; the second may be None if its default is."""
     value = keys.get(name, default)
     kinds = (int, int | None if default[1] is None else int)
     if isinstance(value, tuple | list) and len(value) == 2 and all(map(isinstance, value, kinds)):

@@ -1,4 +1,4 @@
-"""What the page asks the server, under `/artv/`: JSON in, JSON out, answered beside the host's own messages."""
+"""Requests from the page to the server under `/artv/`: JSON in, JSON out, next to the host's own messages."""
 
 import asyncio
 import json
@@ -11,11 +11,12 @@ from server import PromptServer
 MAX_QUESTION_BYTES = 8_000_000
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
-"""Gives the answer to send back; raises ValueError, one line, on what cannot be answered."""
+"""Takes a request and returns the reply; raises ValueError if it cannot be answered."""
 
 
 def add_routes(answers: Mapping[str, Answer]) -> None:
-    """Have the server answer `POST /artv/NAME` for each. What answers runs in a thread, so nothing waits for it."""
+    """Let the server answer `POST /artv/NAME` for each of these. Answers are computed in a thread, so the server never
+    waits for them."""
     for name, answer in answers.items():
         PromptServer.instance.routes.post(f"/artv/{name}")(_handler(answer))
 

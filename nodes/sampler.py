@@ -1,4 +1,4 @@
-"""The sampler node: text, and optionally frames to go on from, to the latents of a video."""
+"""The sampler node: from text, and optionally frames to continue from, to the latents of a video."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
 
 FACTOR = VAEConfig().factor
-"""Sides are multiples of this many pixels, whatever the checkpoint."""
+"""Width and height are multiples of this many pixels, for every checkpoint."""
 
 
 class ARTVMaskedDiffusionSampler(io.ComfyNode):
@@ -32,7 +32,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVMaskedDiffusionSampler",
             display_name="ARTV Masked Diffusion Sampler",
@@ -68,7 +68,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
-        """Both sides, as far as they are known; 0 leaves one to the references or the checkpoint."""
+        """Check both sides, if they are known; 0 leaves a side to the references or the checkpoint."""
         for name, side in (("width", width), ("height", height)):
             told = verdict(check_side, name, side or None, FACTOR)
             if told is not True:
@@ -91,7 +91,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         shortcuts: Shortcuts | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        """Settings to options; the rest is the core's. `widgets` are `_size_and_seed` and `_sampling`."""
+        """Turn the settings into options and sample. `widgets` are the inputs of `_size_and_seed` and `_sampling`."""
         journal, anchor = journal or JournalSettings(), anchor or AnchorSettings()
         options = _options(journal, anchor, noise_augment or NoiseSettings(), shortcuts or Shortcuts(), **widgets)
         naming = Naming(_frame_size(model.model.config, options, references), cls.hidden and cls.hidden.prompt)
@@ -139,7 +139,7 @@ def _options(
     scheduler: str,
     use_mask: bool,
 ) -> GenerateOptions:
-    """What the widgets say; None for what the checkpoint recommends."""
+    """The options from the widgets; None for what the checkpoint recommends."""
     return GenerateOptions(
         num_frames=frames,
         height=height or None,
@@ -165,7 +165,7 @@ def _options(
 
 
 def _frame_size(config: ARTVConfig, options: GenerateOptions, references: dict | None) -> tuple[int, int]:
-    """Width and height of the video in pixels: as asked for, else the references', else the checkpoint's."""
+    """Width and height of the video in pixels: as chosen, else those of the references, else the checkpoint's."""
     height, width = config.size
     if references is not None:
         height, width = (side * config.vae.factor for side in references["samples"].shape[-2:])
@@ -199,7 +199,7 @@ def _wires() -> list[io.Input]:
 
 
 def _settings_wires() -> list[io.Input]:
-    """What other nodes of the pack set."""
+    """Inputs for the settings from other nodes of the pack."""
     return [
         ARTVAnchor.Input(
             "anchor",

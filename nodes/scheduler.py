@@ -1,4 +1,4 @@
-"""The prompt scheduler: one text with many prompts to native CONDITIONING. Reading the text is the core's."""
+"""The prompt scheduler: turns one text with many prompts into native CONDITIONING. The core reads the text."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ EXAMPLE = """"0": "a large red circle moving right on a blue background",
 
 
 class ARTVMultiPromptScheduler(io.ComfyNode):
-    """Prompts by frame, each encoded once, with the frames it counts for."""
+    """Prompts by frame. Each text is encoded once, with the frames it applies to."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return schema(
             node_id="ARTVMultiPromptScheduler",
             display_name="ARTV Multi-Prompt Scheduler",
@@ -55,7 +55,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         fps: float | None = None,
         num_frames: int | None = None,
     ) -> bool | str:
-        """The text as `execute` reads it."""
+        """Read the text as `execute` does."""
         return verdict(_read, text, segment_frames, fps, num_frames)
 
     @classmethod
@@ -70,7 +70,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         num_frames: int,
         segment_frames: int,
     ) -> io.NodeOutput:
-        """Read, encode each text once, and say of each for which frames it counts."""
+        """Read the text, encode each prompt once, and note to which frames it applies."""
         if clip is None:
             raise ValueError("the clip input is empty: the checkpoint it comes from has no text encoder")
         schedule = _read(text, segment_frames, fps, num_frames)
@@ -84,7 +84,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
 
 
 def _texts() -> list[io.Input]:
-    """The prompts, and what encodes them."""
+    """Inputs for the prompts and their encoder."""
     return [
         io.Clip.Input("clip", tooltip="The CLIP from ARTV Loader; it encodes the prompts."),
         io.String.Input(
@@ -113,7 +113,7 @@ def _texts() -> list[io.Input]:
 
 
 def _frames() -> list[io.Input]:
-    """When prompts change."""
+    """Inputs that say when prompts change."""
     return [
         io.Int.Input(
             "blend_frames",
@@ -152,5 +152,5 @@ def _read(text: str, segment_frames: int, fps: float, num_frames: int) -> Prompt
 
 
 def encode(clip: Any, text: str) -> list[Any]:
-    """Native CONDITIONING of one text, by the host's own encoder."""
+    """Native CONDITIONING of one text, encoded by the host."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))

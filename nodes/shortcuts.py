@@ -1,4 +1,4 @@
-"""What the sampler leaves out for speed, at some cost in quality."""
+"""What the sampler skips to save time, at some cost in quality."""
 
 from comfy_api.latest import io
 
@@ -9,11 +9,11 @@ from .types import ARTVShortcuts
 
 
 class ARTVShortcutSettings(io.ComfyNode):
-    """Shortcuts."""
+    """Settings that save time."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVShortcutSettings",
             display_name="ARTV Shortcuts",
@@ -62,12 +62,12 @@ class ARTVShortcutSettings(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, guidance_from: float | None = None, guidance_to: float | None = None) -> bool | str:
-        """Whether guidance begins before it ends."""
+        """Check that guidance begins before it ends."""
         return verdict(_check_interval, guidance_from, guidance_to)
 
     @classmethod
     def execute(cls, reuse_every: int, reuse_blocks: int, guidance_from: float, guidance_to: float) -> io.NodeOutput:
-        """Settings only."""
+        """Collect the settings."""
         _check_interval(guidance_from, guidance_to)
         return io.NodeOutput(Shortcuts(reuse_every, reuse_blocks, (guidance_from, guidance_to)))
 

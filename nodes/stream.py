@@ -1,4 +1,4 @@
-"""Videos that are written while they are sampled: the stream's settings, and its files."""
+"""Videos that are written while they are sampled: the settings, and the files."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from .types import ARTVStream
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """With what frames are decoded, and to which files."""
+    """How frames are decoded, and to which files they go."""
 
     vae: Any
     fps: float
@@ -28,11 +28,11 @@ class StreamSettings:
 
 
 class ARTVStreamVideo(io.ComfyNode):
-    """The stream's settings."""
+    """Settings of the stream."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What the host shows."""
+        """The host's description of the node."""
         return bridge.schema(
             node_id="ARTVStreamVideo",
             display_name="ARTV Stream to Video",
@@ -46,7 +46,7 @@ class ARTVStreamVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int) -> io.NodeOutput:
-        """Settings only; what is wrong with them is found before anything is sampled."""
+        """Collect the settings. Errors in them are found before anything is sampled."""
         suffix = video_suffix(format)
         check_prefix(filename_prefix)
         VideoWriter(f"checked{suffix}", fps, upscale=upscale)
@@ -57,7 +57,7 @@ class Streams:
     """Context manager: a growing file for each video of a batch."""
 
     def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str], naming: Naming) -> None:
-        """`naming` is for the frames' own size; the files are `settings.upscale` times as large."""
+        """`naming` has the size of the frames themselves; the files are `settings.upscale` times as large."""
         width, height = naming.size
         self._naming = naming._replace(size=(width * settings.upscale, height * settings.upscale))
         self.settings, self.num_videos, self._metadata = settings, num_videos, metadata
@@ -84,14 +84,14 @@ class Streams:
         self._stack.__exit__(*error)
 
     def append(self, latents: Tensor) -> Tensor:
-        """The next frame of each video, latents [B, C, h, w] in the host's scale, decoded and written. Returns the
-        images [B, 3, H, W] in [0, 1]."""
+        """Decode and write the next frame of each video, latents [B, C, h, w] in the host's scale. Returns the images
+        [B, 3, H, W] in [0, 1]."""
         images = self._decode(latents)
         for writer, image in zip(self._writers, images, strict=True):
             writer.append(image)
         return images
 
     def shown(self) -> ui.PreviewVideo:
-        """The files, for the node to show."""
+        """The files, as the node's output shows them."""
         there = [file for file in self.files if os.path.exists(file.path)]
         return ui.PreviewVideo([ui.SavedResult(file.name, file.subfolder, io.FolderType.output) for file in there])

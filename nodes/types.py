@@ -1,4 +1,4 @@
-"""Socket types of our own. All others are the host's."""
+"""Socket types of this pack. All others are the host's."""
 
 from comfy_api.latest import io
 

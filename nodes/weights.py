@@ -1,4 +1,4 @@
-"""Weights under the host's memory management: who keeps them, when they are loaded, and how evaluations are run."""
+"""Weights under the host's memory management: where they are kept, when they are loaded, and how evaluations run."""
 
 import hashlib
 import json
@@ -26,20 +26,21 @@ from ..artv_core.speed.graphs import Captured, why_not
 logger = logging.getLogger(__name__)
 
 STORAGE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
-"""What the host may choose to keep weights in, best first."""
+"""Types in which the host may keep weights, best first."""
 
 MOST_LOADS = 2
-"""Of the model in a run, after which capturing for each of them would take longer than it saves."""
+"""After this many loads of the model in one run, capturing graphs again would cost more time than it saves."""
 
 ROOM = 2**30
-"""Bytes beside weights and activations that a card must have free for the whole model to be kept on it."""
+"""Bytes that a card must have free, on top of weights and activations, to keep the whole model on it."""
 
 
 # Loading
 
 
 class LoadedARTV(ARTV):
-    """An `ARTV` with what the nodes note on it: only a type, for a checkpoint's reader makes plain ones."""
+    """An `ARTV` with fields that the nodes set. It is only a type: the reader of checkpoints makes plain `ARTV`
+    objects."""
 
     weights_digest: str
     trained: bool
@@ -52,10 +53,10 @@ def load_model(
 ) -> Any:
     """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
 
-    Where the weights lie, in what they are stored and in what is computed is the host's choice. VAE and text encoder
-    are left to the host's own classes. `compiled` is `speed.compiled.Compiled`; `graph` is whether evaluations may be
-    captured. With `disable_dynamic` the patcher is a plain one, as the host asks for where it needs weights that stay.
-    Raises ValueError, one line, as `Compiled` and `load_checkpoint` do.
+    The host chooses where the weights are, in which type they are stored and in which type they are computed. VAE and
+    text encoder use the host's own classes. `compiled` is a `speed.compiled.Compiled`; `graph` says whether evaluations
+    may be captured. With `disable_dynamic` the patcher is a plain one, which the host requests if weights must stay in
+    place. Raises ValueError as `Compiled` and `load_checkpoint` do.
     """
     device, offload = memory.get_torch_device(), memory.unet_offload_device()
     way = Compiled(device, graph=graph) if compiled else None
@@ -79,12 +80,12 @@ def load_model(
         dtype=storage,
         operations=comfy.ops.manual_cast,
         without=("vae", "text"),
-        # A dynamic patcher never writes to the weights, so they may stay in the file's memory map.
+        # A dynamic patcher never writes to the weights, so they can stay in the file's memory map.
         reader=comfy.utils.load_torch_file if dynamic else None,
     )
     model = cast(LoadedARTV, loaded)
     model.requires_grad_(False)
-    model.weights_digest = weights_digest(model)  # now: the host may patch the weights in place later
+    model.weights_digest = weights_digest(model)  # now, because the host may patch the weights in place later
     model.trained = _is_trained(model)
     model.compiled, model.graph = way, graph
     for network in (model.noise, model.mask):
@@ -98,52 +99,56 @@ def load_model(
 
 
 def can_be_made_again(patcher: Any, load: Any, *arguments: Any) -> None:
-    """Tells the host how to load a second one of what the patcher holds, which it does for another device, and where
-    hooks need weights that stay: `load(*arguments, disable_dynamic=...)` gives a patcher. Older hosts never ask."""
+    """Tell the host how to load a second copy of the patcher's content: `load(*arguments, disable_dynamic=...)` returns
+    a patcher. The host does this for another device, and for hooks that need weights to stay in place. Older hosts
+    never do."""
     if hasattr(patcher, "cached_patcher_init"):
         patcher.cached_patcher_init = (load, arguments)
 
 
 def whole_model_bytes(config: ARTVConfig, weights: int, dtype: torch.dtype) -> int:
-    """What a card must have free for all `weights` (bytes) to stay on it while frames of the checkpoint's size
-    are made, with room to spare."""
+    """Bytes that a card must have free to keep all `weights` (bytes) on it while frames of the checkpoint's size are
+    made, with a margin."""
     height, width = config.size
     options = GenerateOptions(height=height, width=width)
     return weights * 5 // 4 + activation_bytes(config, options, dtype) + ROOM
 
 
 def activation_bytes(config: ARTVConfig, options: GenerateOptions, dtype: torch.dtype) -> int:
-    """A generous guess: up to four guidance branches, each with some sixty feature maps of the finest level alive."""
+    """A generous estimate in bytes: up to four guidance branches, each with about sixty feature maps of the finest
+    level in memory."""
     factor, channels = config.vae.factor, config.noise.unet.model_channels
     cells = ((options.height or 0) // factor) * ((options.width or 0) // factor)
     return 4 * options.batch_size * cells * channels * 60 * dtype.itemsize
 
 
 def _stored_dtype(names: Sequence[str]) -> torch.dtype | None:
-    """A file's one dtype, by safetensors' name, or None where it has several."""
+    """The single dtype of a file, by safetensors' name; None if it has several."""
     dtypes = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
     return dtypes.get(names[0]) if len(names) == 1 else None
 
 
 def _free_for_all_of_it(kind: Any, device: torch.device, offload: torch.device) -> float:
-    """Bytes of the device that are free or that the host would free: it gives up weights it loads as they are used."""
+    """Bytes of the device that are free or that the host would free. The host gives up weights that it loads as they
+    are used."""
     patcher = kind(nn.Module(), load_device=device, offload_device=offload)
     ask = getattr(patcher, "get_free_memory", memory.get_free_memory)
     return float(ask(device))
 
 
 def _is_dynamic(kind: Any, device: torch.device, offload: torch.device) -> bool:
-    """Whether patchers of that kind load weights as they are used. They themselves know: it depends on the device."""
+    """Whether patchers of this kind load weights as they are used. Only the patcher itself knows, because it depends on
+    the device."""
     return is_dynamic(kind(nn.Module(), load_device=device, offload_device=offload))
 
 
 def is_dynamic(patcher: Any) -> bool:
-    """Whether the patcher loads weights as they are used; older hosts have none that does."""
+    """Whether the patcher loads weights as they are used. Older hosts have no such patchers."""
     return bool(getattr(patcher, "is_dynamic", bool)())
 
 
 def _is_trained(model: ARTV) -> bool:
-    """Whether the reference adapter's closing layers, zero at the start, have ever been changed."""
+    """Whether training has changed the last layers of the reference adapter, which are zero at first."""
     closing = [tensor for name, tensor in model.state_dict().items() if name.startswith(_CLOSING)]
     return any(bool(tensor.float().any()) for tensor in closing)
 
@@ -155,14 +160,14 @@ _CLOSING = "noise.reference_adapter.zero_out."
 
 
 def run_weights(patcher: Any) -> str:
-    """A digest of the weights that the host will sample with: the file's, and what patches (LoRA) make of them."""
+    """A digest of the weights that the host will sample with: those of the file, and the patches (LoRA) on them."""
     patches = {str(key): _plain(patch) for key, patch in patcher.patches.items()}
     text = json.dumps([patcher.model.weights_digest, patches], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """A patch as lists, numbers and digests of tensors, the same in every process."""
+    """A patch as lists, numbers and digests of tensors; the same in every process."""
     if isinstance(value, Tensor):
         return tensor_digest(value)
     if isinstance(value, list | tuple):
@@ -176,10 +181,10 @@ def _plain(value: Any) -> Any:
 
 
 class Loaded:
-    """Has the host load what a patcher holds, and again only where it was taken away since.
+    """Has the host load a patcher's content, and load it again only if it was removed since.
 
-    Each asking has a price: the host frees memory, and a patcher that loads weights as they are used moves its small
-    ones anew.
+    Each request has a cost: the host frees memory, and a patcher that loads weights as they are used moves its small
+    ones again.
     """
 
     def __init__(self, patcher: Any) -> None:
@@ -187,30 +192,30 @@ class Loaded:
         self._held: int | None = None
 
     def note(self) -> None:
-        """The host has just loaded it."""
+        """Call when the host has just loaded it."""
         self._held = self._now()
 
     @property
     def is_there(self) -> bool:
-        """Whether it is loaded as it was when that was noted."""
+        """Whether it is still loaded as it was when `note` was called."""
         among = any(patcher is self.patcher for patcher in memory.loaded_models())
         return among and self._held is not None and self._now() >= self._held
 
     def _now(self) -> int:
-        # Not the patcher's own sum: weights that are loaded as they are used may go, and come back by themselves.
+        # Not the patcher's own sum: weights that are loaded as they are used can go, and come back on their own.
         return int(self.patcher.model.model_loaded_weight_memory)
 
 
 class Way(NamedTuple):
-    """How a run's evaluations are made: "compiled", "captured" or "plain", and what the log says of it."""
+    """How a run's evaluations are made ("compiled", "captured" or "plain"), and what the log says about it."""
 
     name: str
     reason: str
 
 
 def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missing: int) -> Way:
-    """`compiled` and `graph` are the loader's switches, `device` the kind of device, `dynamic` whether weights are
-    loaded as they are used, `missing` how many bytes of them are not on the device for good."""
+    """The way to evaluate. `compiled` and `graph` are the loader's switches, `device` the kind of device, `dynamic`
+    whether weights are loaded as they are used, `missing` how many bytes of them are not permanently on the device."""
     plain, lack = "running without CUDA graphs: ", f"{missing / 2**20:.0f} MB of the weights are not on the card"
     if compiled and (not missing or device != "cuda"):
         return Way("compiled", "running the compiled networks")
@@ -228,8 +233,8 @@ def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missi
 class Evaluations:
     """Context manager: the weights of one run, loaded when it begins, and the way its evaluations are made.
 
-    A captured graph holds the addresses of weights, and memory. So graphs live no longer than the run, nor than the
-    weights stay where they are.
+    A captured graph contains the addresses of weights, and keeps memory. So graphs are dropped when the run ends, or
+    when the weights move.
     """
 
     def __init__(self, patcher: Any, options: GenerateOptions) -> None:
@@ -241,7 +246,7 @@ class Evaluations:
         self._captured: Any = None
         for network in (self._model.noise, self._model.mask):
             if network is not None:
-                network.compute_device = patcher.load_device  # nodes of the host's may have chosen another one
+                network.compute_device = patcher.load_device  # nodes of the host may have changed it
         self._bytes = activation_bytes(self._model.config, options, self._model.noise.dtype)
 
     def __enter__(self) -> "Evaluations":
@@ -252,13 +257,14 @@ class Evaluations:
         self._drop()
 
     def make_sure(self) -> None:
-        """Call it after whatever may have had the host load something else, such as a VAE."""
+        """Call this after anything that may have made the host load something else, such as a VAE."""
         if not self._loaded.is_there:
             self._load()
 
     @property
     def function(self) -> RunNetworks:
-        """As `denoiser.run_networks`, always in the way chosen last. A journal tells compiled runs from others."""
+        """Has the signature of `denoiser.run_networks` and always uses the current way. It is marked so that a journal
+        can tell compiled runs from others."""
 
         def run(task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None) -> NetworkResult:
             return self._run_networks(task, x, level, reuse)
@@ -296,7 +302,7 @@ class Evaluations:
             self._run_networks = self._model.compiled
 
     def _fuse_layers(self, device: torch.device, all_there: bool) -> None:
-        # A fused layer reads its weights itself, so the host must have nothing left to do to them.
+        # A fused layer reads its weights directly, so the host must have no patches left to apply to them.
         if all_there and device.type == "cuda":
             fuse(self._model, device, self._model.noise.dtype)
         else:
@@ -310,7 +316,8 @@ class Evaluations:
 
 
 def missing_bytes(model: nn.Module, device: torch.device) -> int:
-    """Bytes of a plain patcher's weights that are not on the device, or that the host patches at each use."""
+    """Bytes of a plain patcher's weights that are not on the device, or that the host patches each time they are
+    used."""
     missing = 0
     for layer in model.modules():
         at_use = getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ())

@@ -130,7 +130,7 @@ def test_going_on_from_saved_frames_is_never_having_stopped(checkpoint, tmp_path
     run("whole.mp4", "--frames", 6, "--seed", 3, "--save-latents", whole)
     run("part.mp4", "--frames", 2, "--seed", 3, "--save-latents", part)
     run("rest.mp4", "--frames", 6, "--continue-from", part, "--save-latents", rest)
-    assert "does not go on" not in capsys.readouterr().err
+    assert "differs from one uninterrupted run" not in capsys.readouterr().err
     assert torch.equal(load_file(whole)["latents"], load_file(rest)["latents"])
     assert torch.equal(read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "rest.mp4"))
     run("other.mp4", "--frames", 6, "--continue-from", part, "--noise-level", 3)
@@ -142,7 +142,7 @@ def test_short_videos_are_journaled_when_asked(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "artv_journals").exists()
     for frames in (3, 5):
         assert generate(checkpoint, tmp_path / "b.mp4", "--frames", frames, "--journal", tmp_path / "j") == 0
-    assert re.search(r"(^|[\r\n])artv: going on from frame 3, [^\r\n]+\n", capsys.readouterr().err)
+    assert re.search(r"(^|[\r\n])artv: continuing from frame 3, [^\r\n]+\n", capsys.readouterr().err)
     assert generate(checkpoint, tmp_path / "c.mp4", "--frames", 5, "--journal", tmp_path / "j", "--start-over") == 0
     assert "going on" not in capsys.readouterr().err
     assert sorted(journal.num_frames for journal in list_journals(tmp_path / "j")) == [5, 5]
@@ -154,7 +154,7 @@ def test_redo_makes_what_follows_with_another_seed(checkpoint, tmp_path, capsys)
     latents = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     assert generate(checkpoint, tmp_path / "a.mp4", *keep, "--save-latents", latents[0]) == 0
     assert generate(checkpoint, tmp_path / "b.mp4", *keep, "--save-latents", latents[1], "--redo", "3:99") == 0
-    assert "going on from frame 3" in capsys.readouterr().err
+    assert "continuing from frame 3" in capsys.readouterr().err
     before, after = (load_file(path)["latents"] for path in latents)
     assert torch.equal(before[:3], after[:3])
     assert not torch.equal(before[3], after[3])
@@ -399,7 +399,7 @@ def test_a_killed_process_goes_on_and_its_video_is_that_of_an_uninterrupted_one(
     assert not (tmp_path / "out.mp4").exists()
     assert generate(checkpoint, tmp_path / "out.mp4", *LONG) == 0
     said = capsys.readouterr().err
-    assert int(re.findall(r"going on from frame (\d+)", said)[0]) >= done[0].num_frames
+    assert int(re.findall(r"continuing from frame (\d+)", said)[0]) >= done[0].num_frames
     assert generate(checkpoint, tmp_path / "whole.mp4", *LONG, "--no-journal") == 0
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
@@ -516,13 +516,13 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
     [
         (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to continue until stopped"),
         (["--frames", "0", "--save-latents", "l"], "--frames 0 and --save-latents exclude each other"),
-        (["--redo", "12"], "redo holds '12'; give a frame and a seed"),
+        (["--redo", "12"], "redo has the line '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
         (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
         (["--no-journal", "--start-over"], "--no-journal and --start-over cannot be used together"),
         (["--no-journal", "--journal", "j"], "--no-journal and --journal cannot be used together"),
         (["--continue-from", "none.artvj"], "cannot read journal none.artvj: no such file"),
-        (["--drift", "x.png"], "x.png is named as output twice"),
+        (["--drift", "x.png"], "x.png is the path of two outputs"),
         (["--drift", "none/x.csv"], "there is no folder"),
         (["--frames", "many"], "argument --frames: invalid int value"),
         (["--width", "0"], "width is 0; it must be a positive multiple of 8, such as 8"),
@@ -580,7 +580,7 @@ def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, m
         (["generate", "a fox", "-o", ""], "it is a folder|must end in"),
         (["generate", "a fox", "-o", "x.gif"], "must end in .mp4, .mov, .mkv"),
         (["generate", "a fox", "-o", "none/x.mp4"], "there is no folder"),
-        (["generate", "a fox", "-o", "x.mp4", "--mask-video", "./x.mp4"], "is named as output twice"),
+        (["generate", "a fox", "-o", "x.mp4", "--mask-video", "./x.mp4"], "is the path of two outputs"),
         (["demo", "--seed", "-1"], "--seed is -1"),
         (["demo", "--comfyui", "/nowhere", "--no-comfyui"], "cannot be used together"),
         (["demo", "--comfyui", "/nowhere"], "--comfyui and --checkpoint cannot be used together"),
@@ -604,7 +604,7 @@ def test_devices_that_are_not_there(checkpoint, tmp_path, capsys, name):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_where_there_is_none(checkpoint, tmp_path, capsys):
     assert generate(checkpoint, tmp_path / "out.mp4", "--device", "cuda") == 2
-    assert "device 'cuda' is not there; this machine has: cpu (1)" in one_line(capsys)
+    assert "device 'cuda' is not available; this machine has: cpu (1)" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -641,7 +641,7 @@ def test_frames_of_another_size_cannot_be_gone_on_from(checkpoint, tmp_path, cap
     assert generate(checkpoint, tmp_path / "b.mp4", "--batch", 2, "--continue-from", saved) == 2
     assert "contains 1 videos" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--continue-from", checkpoint) == 2
-    assert "does not hold latents" in one_line(capsys)
+    assert "does not contain latents" in one_line(capsys)
 
 
 def test_out_of_memory_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):

@@ -85,7 +85,7 @@ def test_clip_similarity_is_the_mean_cosine():
         (torch.zeros(1, 4), torch.zeros(5, 4), r"true features are \[1, 4\]; at least two samples"),
         (torch.zeros(5, 4), torch.zeros(5), r"made features are \[5\]"),
         (torch.zeros(5, 4), torch.zeros(5, 3), "true features are 4 wide, made ones 3"),
-        (torch.zeros(5, 4), torch.full((5, 4), torch.nan), "made features hold numbers that are infinite or not"),
+        (torch.zeros(5, 4), torch.full((5, 4), torch.nan), "made features contain numbers that are infinite or not"),
     ],
 )
 def test_features_that_cannot_be_compared(real: Tensor, made: Tensor, message: str):

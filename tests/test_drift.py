@@ -170,7 +170,7 @@ def test_meter_keeps_two_frames():
 
 def test_frames_of_another_shape_are_one_clear_sentence():
     meter = DriftMeter(picture(size=8))
-    with pytest.raises(ValueError, match=r"^frame 4 is 3x16x16, the anchor 3x8x8; expected one shape$"):
+    with pytest.raises(ValueError, match=r"^frame 4 is 3x16x16, the anchor 3x8x8; both need the same shape$"):
         meter.read(4, picture(size=16))
     with pytest.raises(ValueError, match=r"^a frame is 1x3x8x8, expected channels x height x width$"):
         meter.read(5, picture(size=8)[None])
@@ -244,15 +244,15 @@ HEADING = ",".join(COLUMNS)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it is no drift readout"),
-        ("frame,sh", "it is no drift readout"),
-        ("a,b\n1,2\n", "it is no drift readout"),
+        ("", "it is not a drift readout"),
+        ("frame,sh", "it is not a drift readout"),
+        ("a,b\n1,2\n", "it is not a drift readout"),
         (f"{HEADING}\n0,1,1,1,1,1,1\n1,2\n", "line 3 is '1,2', expected a number for each of frame, shift"),
         (f"{HEADING}\n0,1,1,1,1,1,1,1\n", "line 2 is '0,1,1,1,1,1,1,1'"),
         (f"{HEADING}\n0.5,1,1,1,1,1,1\n", "line 2 is"),
         (f"{HEADING}\n0,1,1,one,1,1,1\n", "line 2 is"),
         (f"{HEADING}\n\n", "line 2 is ''"),
-        (f"{HEADING}\n0,1,1,nan,1,1,1\n", "line 2 holds a number that is infinite or none"),
+        (f"{HEADING}\n0,1,1,nan,1,1,1\n", "line 2 has a number that is infinite or NaN"),
         (f"{HEADING}\n0,1,1,\x00\x1b\r,1,1,1\n", "line 2 is"),
     ],
 )
@@ -271,7 +271,7 @@ def test_unreadable_files_are_one_clear_sentence(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^cannot read .*: is a directory$"):
         read_drift_csv(tmp_path)
     (tmp_path / "random.csv").write_bytes(os.urandom(5000))
-    with pytest.raises(ValueError, match="it is no drift readout"):
+    with pytest.raises(ValueError, match="it is not a drift readout"):
         read_drift_csv(tmp_path / "random.csv")
 
 

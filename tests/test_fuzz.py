@@ -431,7 +431,7 @@ def latents_file(path: Path, shape: list[int], size: int = 0, **metadata: str) -
 )
 def test_latents_of_sizes_that_nobody_saved(shape, size, tmp_path):
     path = latents_file(tmp_path / "latents.safetensors", shape, size)
-    assert "does not hold latents of frames" in refusal(load_latents, path)
+    assert "does not contain latents of frames" in refusal(load_latents, path)
 
 
 def test_what_latents_were_made_with_is_not_without_end(tmp_path):

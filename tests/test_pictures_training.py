@@ -168,7 +168,7 @@ def test_words_of_this_world_alone_have_a_meaning_at_first(small: TrainConfig) -
 def test_other_shapes_than_squares_and_other_worlds_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text(TEXT.replace("[32, 32]", "[32, 64]"))
-    with pytest.raises(ValueError, match=r"^small\.toml: the training size is 64x32, .* are squares$"):
+    with pytest.raises(ValueError, match=r"^small\.toml: the training size is 64x32, .* must be square$"):
         read_config(path)
     with pytest.raises(ValueError, match=r"^world: got 'vast', accepted: plain, detailed, pictures$"):
         training_world("vast")

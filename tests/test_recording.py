@@ -257,7 +257,7 @@ def test_redo_is_read_line_by_line():
 
 @pytest.mark.parametrize("written", ["12", "12:", ":7", "a: 7", "12: -7", "1.5: 7", "12: 7: 9", "9" * 100, "²: 7"])
 def test_redo_that_will_not_do_is_one_line(written):
-    with pytest.raises(ValueError, match="give a frame and a seed a line"):
+    with pytest.raises(ValueError, match="give a frame and a seed on each line"):
         parse_redo(written)
 
 

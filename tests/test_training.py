@@ -591,7 +591,7 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[diffusion]\nlearning_rate = nan", "learning_rate: got nan"),
         ("[diffusion]\nmax_noise_level = 5000", "accepted are 0 to 999"),
         ("name = '../../x'", "accepted are letters"),
-        ("preset = 'sd21'", "trains on clips of yours"),
+        ("preset = 'sd21'", "trains on your own clips"),
         ("[diffusion]\noptimizer = 'sgd'", "accepted: adamw, adamw8bit, muon"),
         ("[diffusion]\nuniform_share = 2.0", "accepted are 0 to 1"),
         ("[diffusion]\nratio_median = 0.0", "ratio_median: got 0.0"),

@@ -250,7 +250,7 @@ def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
     save_checkpoint(load_checkpoint(shipped_checkpoint(), without=("vae",)), base)
     changes += [f"base={base}", "name=bare"]
     run(configured(tmp_path, CLIPS.format(clips="x"), *changes), str(tmp_path))
-    assert "has no VAE; the clips are prepared, so training goes on" in capsys.readouterr().out
+    assert "has no VAE; the clips are prepared, so training continues" in capsys.readouterr().out
     assert "images in and out" in describe_checkpoint(tmp_path / "bare" / "bare.safetensors").missing
     with pytest.raises(ValueError, match="it has no VAE or no text encoder"):
         starting_model(configured(tmp_path, CLIPS.format(clips=clips), f"base={base}"))
@@ -456,9 +456,9 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path):
 def test_what_cannot_be_sharded_is_said():
     module = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
     make_shardable(module, make_optimizer(module, DiffusionStage()))
-    with pytest.raises(ValueError, match="FSDP shards weights of one type under AdamW"):
+    with pytest.raises(ValueError, match="FSDP needs weights of one type and AdamW"):
         make_shardable(module, make_optimizer(module, DiffusionStage(optimizer="muon")))
-    with pytest.raises(ValueError, match="FSDP shards weights of one type"):
+    with pytest.raises(ValueError, match="FSDP needs weights of one type"):
         make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, DiffusionStage()))
 
 

@@ -97,6 +97,25 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_guidance_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cfg-references",
+        type=float,
+        metavar="X",
+        help="how strongly frames follow the previous frames; 1: as trained",
+    )
+    group.add_argument(
+        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor frame; 1: as trained"
+    )
+    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text; 1: as trained")
+    group.add_argument(
+        "--cfg-first",
+        type=float,
+        metavar="X",
+        help="the same as --cfg-text, for a first frame that is made from text alone",
+    )
+
+
 def _add_speed_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "speed and memory", "All are off by default. All except --compile and --no-graph cost some quality."

@@ -36,7 +36,7 @@ _OPTIONS = {
 _UNSEEKABLE = ("mpeg",)
 """Formats in which a seek may land after frames that are needed for decoding. These are read from the start."""
 _TOLERANCE = 0.0005  # seconds; rounding to the file's clock moves a time stamp by up to half a tick
-_MAX_REORDERED = 16  # the most frames that are stored later than a frame shown after them, in H.264 and HEVC
+_MAX_REORDERED = 16  # the most frames stored before a frame that is shown earlier, in H.264 and HEVC
 _SKIPPABLE = ("h264", "mpeg4")  # codecs in which a frame says whether other frames need it
 
 

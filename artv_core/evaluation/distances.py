@@ -75,4 +75,4 @@ def _check(features: Tensor, name: str) -> None:
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"{name} features are {list(features.shape)}; at least two samples of one width are needed")
     if not torch.isfinite(features).all():
-        raise ValueError(f"{name} features hold numbers that are infinite or not a number")
+        raise ValueError(f"{name} features contain numbers that are infinite or not a number")

@@ -191,11 +191,11 @@ def _check_header(path: Path, header: bytes) -> None:
     # Every string begins with a quotation mark that no backslash precedes, so this counts at least half of them.
     names = (header.count(b'"') - header.count(b'\\"')) // 2
     if names > _NAMES_LIMIT:
-        raise ValueError(f"{path} is damaged: its header holds {names} names; accepted are up to {_NAMES_LIMIT}")
+        raise ValueError(f"{path} is damaged: its header contains {names} names; accepted are up to {_NAMES_LIMIT}")
     numbers = len(header) - sum(match.end() - match.start() for match in _STRING.finditer(header))
     if numbers > _NUMBERS_LIMIT:
         raise ValueError(
-            f"{path} is damaged: its header holds {numbers} bytes of numbers; accepted are up to {_NUMBERS_LIMIT}"
+            f"{path} is damaged: its header contains {numbers} bytes of numbers; accepted are up to {_NUMBERS_LIMIT}"
         )
 
 

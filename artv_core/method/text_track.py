@@ -53,7 +53,7 @@ class TextSegment:
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             frames = f"frames {self.start} to {self.end} (left out)"
-            raise ValueError(f"a prompt holds for {frames}; its start must be 0 or more, its end after its start")
+            raise ValueError(f"a prompt lasts for {frames}; its start must be 0 or more, its end after its start")
         if not 1 / MAX_WEIGHT <= self.weight <= MAX_WEIGHT:
             raise ValueError(f"a prompt has weight {self.weight}; accepted are {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
         if min(self.fade_in, self.fade_out) < 0:

@@ -148,9 +148,8 @@ class _Run:
         names = {target.stem for target, _ in shards}
         stale = [path for path in folder.glob("clips-*") if path.stem not in names]
         if tasks or stale:
-            _remove(
-                [options.output / MANIFEST, options.output / INDEX, *stale]
-            )  # unfinished until all fits together again
+            # Without these the folder is unfinished until everything fits together again.
+            _remove([options.output / MANIFEST, options.output / INDEX, *stale])
         with replacing(work / "settings.json") as partial:
             partial.write_text(json.dumps(settings), encoding="utf-8")
         worker = {

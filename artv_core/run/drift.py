@@ -1,4 +1,7 @@
-"""How far a video wanders from its anchor frame, frame by frame: numbers, a table, a CSV file, a plot. Ours."""
+"""Drift: how far each frame of a video is from an anchor frame. Numbers, a table, a CSV file and a plot.
+
+Not in the paper.
+"""
 
 import csv
 import math
@@ -19,9 +22,9 @@ from ..files.partial_file import check_writable, replacing
 from ..media import evenly_spaced
 
 COLUMNS = ("frame", "shift", "spread", "sharpness", "motion", "distance", "copied")
-"""The fields of a reading as tables and files head them."""
+"""The fields of a reading, as column names in tables and files."""
 
-_SMALLEST = 1e-6  # added to both sides of a ratio, so that two flat frames are equal and no ratio is infinite
+_SMALLEST = 1e-6  # added to both sides of a ratio: two flat frames count as equal, and no ratio is infinite
 _PLOT_POINTS = 2000
 _PANELS = {
     "shift": "shift of the channels' means",
@@ -36,12 +39,12 @@ _RATIOS = ("spread", "sharpness")
 
 @dataclass(frozen=True, slots=True)
 class DriftReading:
-    """One frame against the anchor frame, in finite numbers of the frames' own scale.
+    """One frame compared with the anchor frame. All numbers are finite, in the scale of the frames.
 
-    `shift`: mean absolute difference of the channels' means. `spread`: mean of the channels' standard deviations over
-    the anchor's, 1 = unchanged. `sharpness`: mean absolute difference of neighbouring pixels over the anchor's,
-    1 = unchanged. `motion`: mean absolute change since the frame before. `distance`: mean absolute difference from the
-    anchor, which is the motion that did not come back; never below `shift`. `copied`: the mask's mean, 0 without one.
+    `shift`: mean absolute difference of the channels' means. `spread`: mean of the channels' standard deviations,
+    divided by the anchor's; 1 = unchanged. `sharpness`: mean absolute difference of neighbouring pixels, divided by the
+    anchor's; 1 = unchanged. `motion`: mean absolute change since the previous frame. `distance`: mean absolute
+    difference from the anchor; never below `shift`. `copied`: the mask's mean, 0 without a mask.
     """
 
     index: int
@@ -54,22 +57,22 @@ class DriftReading:
 
 
 class DriftMeter:
-    """Reads one video's frames in order; keeps two frames and no more: the anchor and the one before."""
+    """Measures one video's frames in order. It keeps only two frames: the anchor and the previous one."""
 
     def __init__(self, anchor: Tensor | None = None) -> None:
-        """`anchor` [C, H, W] is the frame to compare with; without it, it is the first one read."""
+        """`anchor` [C, H, W] is the frame to compare with. By default it is the first frame that is read."""
         self._anchor = None if anchor is None else _look(anchor)
         self._before: Tensor | None = None
 
     def read(self, index: int, frame: Tensor, mask: Tensor | None = None) -> DriftReading:
-        """`frame` [C, H, W], an image or a latent in any one scale, what is no number counting as 0; `mask` [h, w],
-        1 = copied. Raises ValueError where the shape is not the anchor's."""
+        """Measure a frame [C, H, W], an image or a latent. All frames must have the same scale. Infinite values and NaN
+        count as 0. `mask` is [h, w], 1 = copied. Raises ValueError if the frame's shape is not the anchor's."""
         look = _look(frame)
         anchor = look if self._anchor is None else self._anchor
         before = look.values if self._before is None else self._before
         if frame.shape != anchor.values.shape:
             raise ValueError(
-                f"frame {index} is {_shape(frame)}, the anchor {_shape(anchor.values)}; expected one shape"
+                f"frame {index} is {_shape(frame)}, the anchor {_shape(anchor.values)}; both need the same shape"
             )
         self._anchor, self._before = anchor, look.values
         return DriftReading(
@@ -84,7 +87,7 @@ class DriftMeter:
 
 
 class _Look(NamedTuple):
-    """A frame [C, H, W], the means of its channels [C], and what is said of it alone."""
+    """A frame [C, H, W], the means of its channels [C], and the measures that need only this frame."""
 
     values: Tensor
     means: Tensor
@@ -102,7 +105,7 @@ def _look(frame: Tensor) -> _Look:
 
 
 def _numbers(values: Tensor) -> Tensor:
-    """A copy, in which sums of whatever float32 holds stay finite."""
+    """A float64 copy without infinite values and NaN, so that sums of float32 values stay finite."""
     return values.detach().cpu().float().nan_to_num(0, 0, 0).double()
 
 
@@ -122,7 +125,7 @@ def _ratio(value: float, anchor: float) -> float:
 
 
 def drift_table(readings: Sequence[DriftReading], rows: int = 12) -> str:
-    """At most `rows` readings, evenly spaced, as lines of text under a heading."""
+    """A text table with a heading and at most `rows` evenly spaced readings."""
     chosen = [readings[index] for index in evenly_spaced(len(readings), rows)]
     lines = [f"{index:6d}" + "".join(f"{value:11.3f}" for value in values) for index, *values in map(astuple, chosen)]
     heading = f"{COLUMNS[0]:>6}" + "".join(f"{name:>11}" for name in COLUMNS[1:])
@@ -133,11 +136,11 @@ def drift_table(readings: Sequence[DriftReading], rows: int = 12) -> str:
 
 
 class DriftLog:
-    """Context manager for a CSV file of readings, one row each, that can be read while it grows.
+    """Context manager for a CSV file with one row for each reading. The file can be read while it grows.
 
-    Each row has left this process when `append` returns, so what was appended survives its end. Numbers are written
-    with all their digits. Every failure to write is a ValueError, one line; a path that cannot be written is found on
-    entering, and a file that is there is replaced then.
+    `append` hands each row to the operating system, so rows survive if this process dies. Numbers are written with all
+    their digits. An existing file is replaced on entering. Raises ValueError if writing fails, and on entering if the
+    path cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -158,7 +161,7 @@ class DriftLog:
         return self
 
     def append(self, reading: DriftReading) -> None:
-        """Write one row. Raises ValueError."""
+        """Write one row. Raises ValueError if that fails."""
         self._write(astuple(reading))
 
     def __exit__(
@@ -174,7 +177,7 @@ class DriftLog:
             raise ValueError(self._fault(error)) from None
 
     def _close(self) -> None:
-        with suppress(OSError):  # only what failed before can be left to write
+        with suppress(OSError):  # only a row whose write failed before can remain
             self._file.close()
 
     def _fault(self, error: OSError) -> str:
@@ -182,16 +185,16 @@ class DriftLog:
 
 
 def read_drift_csv(path: str | Path) -> list[DriftReading]:
-    """What a `DriftLog` has written so far. A last line without its end was torn off, and is left out.
+    """The readings that a `DriftLog` has written so far. An incomplete last line is left out.
 
-    Raises ValueError, one line, for what cannot be read or was not written by one.
+    Raises ValueError if the file cannot be read or was not written by a `DriftLog`.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     except OSError as error:
         raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     if not lines or tuple(lines[0].split(",")) != COLUMNS:
-        raise ValueError(f"cannot read {path}: it is no drift readout, whose first line is {','.join(COLUMNS)}")
+        raise ValueError(f"cannot read {path}: it is not a drift readout; its first line must be {','.join(COLUMNS)}")
     return [_parsed(line, f"cannot read {path}: line {number}") for number, line in enumerate(lines[1:], 2)]
 
 
@@ -202,7 +205,7 @@ def _parsed(line: str, place: str) -> DriftReading:
     except (TypeError, ValueError):
         raise ValueError(f"{place} is {line[:60]!r}, expected a number for each of {', '.join(COLUMNS)}") from None
     if not all(map(math.isfinite, astuple(reading))):
-        raise ValueError(f"{place} holds a number that is infinite or none")
+        raise ValueError(f"{place} has a number that is infinite or NaN")
     return reading
 
 
@@ -210,10 +213,10 @@ def _parsed(line: str, place: str) -> DriftReading:
 
 
 def plot_drift(readings: Sequence[DriftReading], title: str = "", true: Sequence[DriftReading] = ()) -> Image.Image:
-    """All measures over the frames as one RGB picture of 1000x750 pixels; of a long video, evenly thinned out. Those of
-    `true` videos, if there are any, are drawn beside them.
+    """Plot all measures over the frames, as an RGB image of 1000x750 pixels. For long videos, only evenly spaced
+    readings are drawn. Readings of `true` (real) videos, if given, are drawn for comparison.
 
-    Raises ValueError, one line, without readings and where matplotlib is missing.
+    Raises ValueError if there are no readings, or if matplotlib is missing.
     """
     if not readings:
         raise ValueError("a drift plot needs at least one reading")
@@ -228,7 +231,7 @@ def plot_drift(readings: Sequence[DriftReading], title: str = "", true: Sequence
     )
     figure = Figure(figsize=(10, 7.5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    title = title.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
+    title = title.encode("utf-8", "backslashreplace").decode()  # a file name may contain invalid characters
     shown = "\n".join(textwrap.wrap(textwrap.shorten(title, 190, placeholder=" ..."), 100))
     figure.suptitle(shown, fontsize=12, parse_math=False)
     panels = figure.subplots(3, 2, sharex=True).flat
@@ -243,18 +246,18 @@ def plot_drift(readings: Sequence[DriftReading], title: str = "", true: Sequence
 
 
 def plot_path(readout: str | Path) -> Path:
-    """Where the plot of a file of readings goes: beside it."""
+    """The path of the plot for a file of readings: the same name, ending in .png."""
     return Path(readout).with_suffix(".png")
 
 
 def save_plot(readout: str | Path, readings: Sequence[DriftReading], true: Sequence[DriftReading] = ()) -> None:
-    """As `plot_drift`, beside the file of these readings and titled with its name."""
+    """Save the plot of `plot_drift` beside the file of these readings, with its name as the title."""
     with replacing(plot_path(readout)) as temporary:
         plot_drift(readings, Path(readout).stem, true).save(temporary, format="PNG")
 
 
 def write_drift(path: str | Path, readings: Sequence[DriftReading], true: Sequence[DriftReading] = ()) -> None:
-    """A file of these readings, and the plot beside it. Raises ValueError, one line, where that cannot be."""
+    """Write a file of these readings, and the plot beside it. Raises ValueError if one of them cannot be written."""
     with DriftLog(path) as log:
         for reading in readings:
             log.append(reading)
@@ -279,7 +282,7 @@ def _draw_panel(axes: Any, name: str, readings: Sequence[DriftReading], true: Se
 
 
 def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
-    """From 0 up, or around 1, with room for the eye; shares have one scale."""
+    """The limits of a panel's y axis: from 0 up, or around 1 for ratios, with a margin. `copied` has a fixed scale."""
     if name == "copied":
         return -0.04, 1.04
     if name in _RATIOS:

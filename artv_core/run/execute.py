@@ -1,4 +1,4 @@
-"""Runs a job: frames sampled and written one by one, with a progress bar, until the end or Ctrl-C."""
+"""Runs a job: samples and writes frames one by one, with a progress bar, until the end or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .pipeline import DecodedFrame, Pipeline
 
 MAX_SETTINGS = 16_000
-"""Characters of the settings that a journal keeps."""
+"""Most characters of the settings that a journal stores."""
 
 
 def run_job(
@@ -30,10 +30,10 @@ def run_job(
 ) -> int:
     """Sample the job and write its files, frame by frame. Returns how many frames were written.
 
-    The first Ctrl-C (or SIGTERM) lets the current frame finish, the second one does not; what was made is kept.
+    The first Ctrl-C (or SIGTERM) lets the current frame finish; the second one stops at once. Finished frames are kept.
     """
     progress = Progress(job.options.num_frames, job.num_given, label)
-    frames = _frames(pipeline, job, progress)  # first: what does not fit is said before a bar is shown
+    frames = _frames(pipeline, job, progress)  # first, so that input errors appear before the bar
     with ExitStack() as stack:
         stack.enter_context(progress)
         stopped = stack.enter_context(_first_stop_noted())
@@ -48,7 +48,7 @@ def run_job(
                 if stopped.is_set():
                     break
     if progress.count < job.options.num_frames:
-        kept = "; run the same again to go on from there" if job.journal else ""
+        kept = "; run the same command again to continue" if job.journal else ""
         say(f"stopped after {progress.count} of {job.options.num_frames} frames{kept}")
     return progress.count
 
@@ -73,7 +73,7 @@ def _recording(job: Job, progress: Progress) -> Recording | None:
 
     def report(journal: Journal) -> None:
         if journal.found > job.num_given:
-            progress.say(f"going on from frame {journal.found}, which is as far as {journal.path} goes")
+            progress.say(f"continuing from frame {journal.found}, with the frames in {journal.path}")
             progress.num_given = journal.found
 
     about = {"prompt": job.prompts[0][1][:200], "settings": job.settings()[:MAX_SETTINGS]}
@@ -88,7 +88,7 @@ def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
 
 @contextmanager
 def _first_stop_noted() -> Iterator[threading.Event]:
-    """The first Ctrl-C, or SIGTERM, sets the event, and only the next one ends the process."""
+    """The first Ctrl-C or SIGTERM only sets the event. The next one ends the process."""
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield noted
@@ -112,7 +112,7 @@ def _first_stop_noted() -> Iterator[threading.Event]:
 
 
 class Progress:
-    """A bar on stderr: frames, seconds per frame, time left, and the step that is being made."""
+    """A progress bar on stderr: frames, seconds per frame, time left, and the current step."""
 
     FORMAT = "{desc}{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames, {rate_inv_fmt}, {remaining} left{postfix}"
     ENDLESS = "{desc}{n_fmt} frames, {rate_inv_fmt}{postfix}"
@@ -141,12 +141,12 @@ class Progress:
         self._bar.close()
 
     def say(self, message: str) -> None:
-        """A line of its own above the bar."""
+        """Print a line above the bar."""
         self._bar.clear()
         say(message)
 
     def frame(self, index: int) -> None:
-        """A frame is finished; one that was there already is none that was made, and has no part in the rate."""
+        """Count a finished frame. Frames that existed before this run do not count for the rate."""
         self.count = index + 1
         if index >= self.num_given:
             self._bar.update()
@@ -154,7 +154,7 @@ class Progress:
             self._bar.n = self._bar.initial = max(self._bar.n, self.count)
 
     def step(self, frame: int, info: StepInfo) -> None:
-        """A step is finished: shown now and then, for a frame may take minutes."""
+        """Show a finished step, at most every `REFRESH_SECONDS`. A frame may take minutes."""
         now = time.monotonic()
         if now - self._refreshed > self.REFRESH_SECONDS:
             self._refreshed = now

@@ -1,4 +1,4 @@
-"""Frames with values that are infinite or not a number end a run. Not in the paper."""
+"""Stops a run at the first frame with values that are infinite or not a number. Not in the paper."""
 
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -13,18 +13,19 @@ from ..method.frames import Frame
 
 
 def checked(frame: Frame) -> Frame:
-    """The frame as it is. Waits for its device, so this is for where the frame is copied from there anyway. Raises
-    `NotFiniteError`."""
+    """Return the frame unchanged, or raise `NotFiniteError`. This waits for the frame's device, so use it where the
+    frame is copied from the device anyway."""
     if not is_finite(frame.latent):
         raise NotFiniteError(frame.index)
     return frame
 
 
 def finite_only(frames: Iterable[Frame]) -> Generator[Frame, None, None]:
-    """The frames as they come. Raises `NotFiniteError` in place of one that holds values that are no numbers.
+    """Yield the frames unchanged. Raises `NotFiniteError` instead of yielding a frame with infinite values or NaN.
 
-    On a GPU nothing is waited for: each frame's flag comes after it, and is read when it is there. So such a frame may
-    be handed on, and the error follows: with one of the next frames, or at the end, where all flags are waited for.
+    On a GPU, this does not wait for the check: a frame is yielded at once, and its flag is read when it is ready. So a
+    bad frame may be yielded, and the error follows with one of the next frames, or at the end, where all flags are
+    awaited.
     """
     notes: deque[_Note] = deque()
     for frame in frames:
@@ -44,7 +45,7 @@ class _Note(NamedTuple):
 
 
 def _event(device: torch.device) -> torch.cuda.Event:
-    """Has happened once the device has done all that it was told to until now."""
+    """An event that happens once the device has finished all work queued so far."""
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     return event

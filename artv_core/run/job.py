@@ -1,4 +1,4 @@
-"""A job: what one run of the sampler makes, and the files it writes."""
+"""A job: the inputs and output files of one run of the sampler."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make and where to put it. `options` are resolved; `videos`, and `masks` and `drift` if they are wanted,
-    have one path for each video of the batch; `given` [T, B, C, h, w] are frames to go on from.
+    """What to make and where to write it. `options` are resolved. `videos` has one path for each video of the batch,
+    and so have `masks` and `drift` if they are not empty. `given` [T, B, C, h, w] are latents of frames to continue
+    from.
 
-    `journal` is a folder: every frame is kept there, and those of an earlier run of the same job, if it was cut off,
-    are taken from there unless `start_over`. With `stream` the videos can be watched while they grow.
+    `journal` is a folder that keeps every frame. If an earlier run of the same job was interrupted, its frames are
+    taken from there, unless `start_over`. With `stream`, the videos can be watched while they are written.
     """
 
     prompts: Sequence[tuple[int, str]]
@@ -46,18 +47,19 @@ class Job:
 
     @property
     def num_given(self) -> int:
-        """Frames that need not be made."""
+        """Number of frames that are given, so they are not generated."""
         return 1 if self.image is not None else 0 if self.given is None else len(self.given)
 
     def settings(self) -> str:
-        """What decides a frame beside its prompt, seed and predecessors, as JSON: to be kept when going on."""
+        """The settings that decide a frame, other than prompt, seed and earlier frames, as JSON. A continued run should
+        have the same."""
         elsewhere = ("num_frames", "seed", "batch_size", "height", "width")
         settings = {name: value for name, value in dataclasses.asdict(self.options).items() if name not in elsewhere}
         named = {"checkpoint": self.checkpoint, "anchor": self.anchor, "negative": self.negative}
         return json.dumps({**named, **settings}, sort_keys=True)
 
     def comment(self, video: int) -> str:
-        """What is stored in a video's file: prompts, seed and settings, as JSON."""
+        """The comment for a video's file: prompts, seed and settings as JSON."""
         settings = dataclasses.asdict(self.options)
         settings["seed"] += video
         del settings["batch_size"]
@@ -68,24 +70,25 @@ class Job:
 
 
 def check_images(job: Job) -> None:
-    """Raises ValueError, before any time is spent, where an image of the job cannot be read."""
+    """Raises ValueError if an image of the job cannot be read. Call it before slow work."""
     for image in (job.image, job.anchor_image):
         if image is not None:
             read_job_image(image, job)
 
 
 def read_job_image(path: Path, job: Job) -> Tensor:
-    """An image at the size of the job's video. Raises ValueError where it cannot be read."""
+    """An image at the size of the job's video, [1, 3, H, W] in [0, 1]. Raises ValueError if it cannot be read."""
     from ..media import read_image
 
     return read_image(path, job.options.height or 0, job.options.width or 0)
 
 
 def changed_settings(job: Job, made_with: str) -> list[str]:
-    """Settings in which the job differs from the frames that it goes on from, as "name: then -> now"."""
+    """Settings in which the job differs from the frames that it continues, as "name: then -> now". `made_with` are
+    their settings, as `Job.settings` gives them."""
     try:
         then = json.loads(made_with or "{}")
-    except (ValueError, RecursionError):  # from a file, which anyone may have written
+    except (ValueError, RecursionError):  # from a file, which is not trusted
         return []
     now = json.loads(job.settings())
     known = [name for name in now if isinstance(then, dict) and name in then]

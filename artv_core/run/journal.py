@@ -1,8 +1,8 @@
-"""Journals: every finished frame's latent in an append-only file, so that a run that was cut off goes on where it was.
+"""Journals: an append-only file of every finished frame's latent, so that an interrupted run can continue.
 
-A journal knows nothing of networks. It keeps, with each frame, a digest of all that decided the frame; a later run
-takes the frames whose digests are those it would have found itself, and makes the rest. Digests are chained, so a
-frame is only taken with all the frames before it. Not in the paper.
+A journal does not depend on networks. With each frame it stores a digest of everything that decided the frame. A later
+run computes the same digests, takes the frames that match, and generates the rest. Digests are chained, so a frame
+matches only if all frames before it match. Not in the paper.
 """
 
 import hashlib
@@ -28,26 +28,26 @@ from .journal_file import CRC, SUFFIX, JournalHeader, JournalReader, fault, pack
 from .journal_folder import lock_journal, lock_path, newest_first, remove_quietly, sweep
 
 FLUSH_SECONDS = 2.0
-"""Between two times that the disk is made to hold what was written: what a power cut may cost."""
+"""Time between flushes to the disk. A power cut may lose the frames of this time."""
 
 
 class RunInputs(Protocol):
-    """What decides the frames of a run, as digests: what all frames share, and what belongs to frame `index` alone."""
+    """Digests of everything that decides the frames of a run: shared inputs, and inputs of single frames."""
 
     @property
     def common(self) -> str:
-        """Hexadecimal."""
+        """The digest of the inputs that all frames share, hexadecimal."""
         ...
 
     def frame(self, index: int) -> bytes:
-        """Of what frame `index` is made from, other than the frames before it."""
+        """The inputs of frame `index` alone, without the frames before it."""
         ...
 
 
 class Journal:
-    """One run's journal: the frames that are there already, and room for those that follow. Use `open_journal`.
+    """One run's journal: its existing frames can be read, and more appended. Use `open_journal` to make one.
 
-    A context manager. `found` is how many frames were there when it was opened, `count` how many are there now.
+    A context manager. `found` is the number of frames when it was opened, `count` the number now.
     """
 
     def __init__(self, path: Path, inputs: RunInputs, found: int, digest: bytes, lock: FileLock | None) -> None:
@@ -66,11 +66,11 @@ class Journal:
         self.close()
 
     def frames(self) -> Iterator[Frame]:
-        """The frames that were there when the journal was opened."""
+        """The frames that the journal contained when it was opened."""
         return self._reader.frames(limit=self.found)
 
     def append(self, frame: Frame) -> None:
-        """Keep the next frame. Raises ValueError, one line, where it cannot be written; the frames before it stay."""
+        """Append the next frame. Raises ValueError if it cannot be written; the frames before it stay."""
         if frame.index != self.count:
             raise ValueError(f"the journal's next frame is {self.count}, got frame {frame.index}")
         digest = chained(self._digest, self._inputs.frame(frame.index))
@@ -80,12 +80,12 @@ class Journal:
         except OSError as error:
             self._cut()
             found = f"cannot write journal {self.path}: {fault(error)}; its {self.count} frames are kept"
-            raise UserError(found, Remedy.NO_JOURNAL, before="make room and run the same again, or ") from None
+            raise UserError(found, Remedy.NO_JOURNAL, before="free some disk space and run again, or ") from None
         self.count += 1
         self._digest = digest
 
     def close(self) -> None:
-        """Have the disk hold what was written, and let others use the journal."""
+        """Flush the journal to the disk, close it and release its lock."""
         if self._file is not None:
             with suppress(OSError):
                 flush_to_disk(self._file.fileno())
@@ -98,7 +98,7 @@ class Journal:
     def _write(self, record: bytes) -> None:
         if self._file is None:
             self._file = self.path.open("r+b", buffering=0)
-            self._cut()  # what a process left that died while it wrote
+            self._cut()  # removes an incomplete record of a process that was killed
             self._file.seek(self._reader.end_of(self.count))
         rest = memoryview(record)
         while rest:
@@ -108,7 +108,7 @@ class Journal:
             self._flushed = time.monotonic()
 
     def _cut(self) -> None:
-        """Drop what follows the last whole frame."""
+        """Remove everything after the last complete frame."""
         if self._file is None:
             return
         with suppress(OSError):
@@ -120,8 +120,8 @@ class Journal:
 def journaled(
     journal: Journal, given: Sequence[Tensor], make: Callable[[Iterator[Tensor]], Iterator[Frame]]
 ) -> Iterator[Frame]:
-    """All frames of a run: those in the journal, then what it lacks of the given ones (each [B, C, h, w]), then those
-    that `make(latents of all these)` makes; each is in the journal before it is handed on."""
+    """All frames of a run: first those in the journal, then the `given` ones (each [B, C, h, w]) that it lacks, then
+    those from `make`, which gets the latents of all these. Each frame is in the journal before it is yielded."""
     yield from journal.frames()
     for index in range(journal.found, len(given)):
         frame = Frame(index, given[index], None)
@@ -134,11 +134,11 @@ def journaled(
 
 
 def chained(before: bytes, inputs: bytes) -> bytes:
-    """The digest of a frame: of the frame before's, and of its own inputs."""
+    """The digest of a frame, from the digest of the frame before and the frame's own inputs."""
     return hashlib.blake2b(before + inputs, digest_size=16).digest()
 
 
-# Which journal a run goes on with
+# Finding the journal that a run continues
 
 
 def open_journal(
@@ -150,12 +150,12 @@ def open_journal(
     num_frames: int = 0,
     start_over: bool = False,
 ) -> Journal:
-    """The journal that holds most of this run's frames, ready for more; a new one where there is none.
+    """Open the journal with the most frames of this run, ready for more frames. If there is none, make a new one.
 
-    `num_frames` is the run's length, 0 for endless. A journal whose frames are this run's from the first to the last
-    grows; of one that agrees up to some frame only, the frames up to there are copied to a new one, and nothing of the
-    old one is lost. So it is where another process is using the journal, and where `start_over` leaves all of them
-    aside. Raises ValueError, one line, where the folder or file cannot be made.
+    `num_frames` is the run's length, 0 for no end. If all frames of the journal belong to this run, it is extended. If
+    only its first frames do, or if another process is using it, those frames are copied to a new journal, and the old
+    one does not change. With `start_over`, old journals are ignored and kept. Raises ValueError if the folder or file
+    cannot be made.
     """
     folder = Path(folder)
     try:
@@ -171,12 +171,12 @@ def open_journal(
         return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), match)
     except OSError as error:
         found = f"cannot keep a journal in {folder}: {fault(error)}"
-        raise UserError(found, Remedy.NO_JOURNAL, before="name another folder, or ") from None
+        raise UserError(found, Remedy.NO_JOURNAL, before="choose another folder, or ") from None
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A journal whose first `count` frames are the run's; `digest` is the last one's."""
+    """A journal whose first `count` frames belong to the run. `digest` is that of the last of these frames."""
 
     path: Path
     count: int
@@ -185,7 +185,7 @@ class _Match:
 
 
 def _best_match(folder: Path, inputs: RunInputs, num_frames: int) -> _Match | None:
-    """The longest, and the latest of equal ones; None where no journal is of this run."""
+    """The journal with the most matching frames, the newest if there are several. None if no journal matches."""
     best: _Match | None = None
     for path in newest_first(folder):
         with suppress(ValueError, OSError), JournalReader(path) as reader:
@@ -207,7 +207,7 @@ def _match(reader: JournalReader, inputs: RunInputs, num_frames: int) -> _Match:
 
 
 def _create(folder: Path, inputs: RunInputs, header: JournalHeader, match: _Match | None) -> Journal:
-    """A new journal that begins with the frames of `match`. It has its name only once it is whole."""
+    """Make a journal that begins with the frames of `match`. It gets its final name when these are written."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}{SUFFIX}"
     path, temporary = folder / name, folder / f".{name}.partial"
     lock = lock_journal(path)

@@ -1,10 +1,12 @@
-"""The file format of journals: a header, records of one size, and a reader of both.
+"""The file format of journals, and its reader.
 
-A file is a header and records of one size, little-endian:
+A file has a header and records of equal size, little-endian:
     header   b"ARTVJRN1", length of the JSON (uint32), JSON (UTF-8), CRC-32 of all that (uint32)
     record   frame index (uint64), has a mask (uint32), digest (16 bytes), latent [B, C, h, w] float32,
-             mask [B, 1, h, w] float32 (zeros without one), CRC-32 of the record, begun with the header's (uint32)
-A record that is incomplete or damaged ends what can be read; a process that dies while it writes leaves no other.
+             mask [B, 1, h, w] float32 (zeros if there is none), CRC-32 of the record, continued from the header's
+             CRC-32 (uint32)
+Reading stops at a record that is incomplete or damaged. If a process dies while writing, only its last record can be
+incomplete.
 """
 
 import json
@@ -33,8 +35,8 @@ CRC = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class JournalHeader:
-    """What a journal begins with: `run` is `RunInputs.common`, `shape` a frame's [B, C, h, w], and `about` is for
-    people and for who reads the frames back (text and numbers by name)."""
+    """The header of a journal. `run` is `RunInputs.common`, `shape` the shape [B, C, h, w] of a frame. `about` has text
+    and numbers by name, for users and for code that reads the frames."""
 
     run: str
     shape: tuple[int, int, int, int]
@@ -42,12 +44,12 @@ class JournalHeader:
 
     @property
     def record_bytes(self) -> int:
-        """How long each record is."""
+        """Size of each record in bytes."""
         batch, channels, height, width = self.shape
         return _RECORD_START.size + 4 * batch * (channels + 1) * height * width + CRC.size
 
     def to_bytes(self) -> bytes:
-        """As it stands in the file."""
+        """The header's bytes in the file. Raises ValueError if they are more than `MAX_HEADER`."""
         text = json.dumps({"run": self.run, "shape": list(self.shape), "about": dict(self.about)}).encode()
         if len(text) > MAX_HEADER:
             raise ValueError(f"a journal's header takes {len(text)} bytes; at most {MAX_HEADER} are accepted")
@@ -56,12 +58,12 @@ class JournalHeader:
 
 
 class JournalReader:
-    """Context manager: a journal opened for reading. Raises ValueError, one line, for a file that is none."""
+    """Context manager: a journal opened for reading. Raises ValueError if the file is not a journal."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            if self.path.exists() and not self.path.is_file():  # opening a pipe would wait without end
+            if self.path.exists() and not self.path.is_file():  # opening a pipe would never return
                 raise ValueError("it is not an ordinary file")
             self._file: BinaryIO = self.path.open("rb")
         except (OSError, ValueError) as error:
@@ -80,20 +82,21 @@ class JournalReader:
 
     @property
     def num_bytes(self) -> int:
-        """The file's size."""
+        """Size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     @property
     def num_records(self) -> int:
-        """Whole records, sound or not."""
+        """Number of complete records, including damaged ones."""
         return max(0, self.num_bytes - self._start) // self.header.record_bytes
 
     def end_of(self, num_frames: int) -> int:
-        """The byte after the record of the last of `num_frames` frames."""
+        """The offset of the end of the first `num_frames` records."""
         return self._start + num_frames * self.header.record_bytes
 
     def records(self, first: int = 0, limit: int | None = None) -> Iterator[tuple[Frame, bytes]]:
-        """Frames (tensors on the CPU) with their digests, from `first` on, up to the first that is not sound."""
+        """Frames (tensors on the CPU) with their digests, from index `first` up to `limit` (not included) or to the
+        first damaged record."""
         end = self.num_records if limit is None else min(self.num_records, limit)
         for index in range(max(0, first), end):
             self._file.seek(self.end_of(index))
@@ -104,20 +107,20 @@ class JournalReader:
             yield record
 
     def frames(self, first: int = 0, limit: int | None = None) -> Iterator[Frame]:
-        """The frames alone."""
+        """Like `records`, without the digests."""
         return (frame for frame, _ in self.records(first, limit))
 
     def count_sound(self, limit: int | None = None) -> int:
-        """How many frames can be read from the first on, at most `limit`."""
+        """Number of frames that can be read from the beginning, at most `limit`."""
         return sum(1 for _ in self.records(0, limit))
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[JournalHeader, int, int]:
-    """The header, where it ends, and its checksum."""
+    """The header, the offset of its end, and its CRC-32. Raises ValueError if it is damaged or not a journal's."""
     prefix = len(_MAGIC) + _LENGTH.size
     start = file.read(prefix)
     if start[: len(_MAGIC)] != _MAGIC or len(start) < prefix:
-        raise ValueError(f"{path} is no journal of ARTV")
+        raise ValueError(f"{path} is not an ARTV journal")
     (length,) = _LENGTH.unpack(start[len(_MAGIC) :])
     if length > MAX_HEADER:
         raise ValueError(f"{path} is damaged: its header claims {length} bytes, at most {MAX_HEADER} are accepted")
@@ -128,12 +131,12 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[JournalHeader, int, int]:
     try:
         header = _header_from(json.loads(rest[:length]))
     except (ValueError, RecursionError):
-        raise ValueError(f"{path} is damaged: its header does not say what a journal's must") from None
+        raise ValueError(f"{path} is damaged: its header is not valid for a journal") from None
     return header, prefix + length + CRC.size, crc
 
 
 def _header_from(fields: Any) -> JournalHeader:
-    """Raises ValueError for anything that no journal begins with."""
+    """The header from its JSON. Raises ValueError if it is not valid."""
     if not isinstance(fields, dict):
         raise ValueError
     run, shape, about = fields.get("run"), fields.get("shape"), fields.get("about")
@@ -149,7 +152,7 @@ def _header_from(fields: Any) -> JournalHeader:
 
 
 def pack(frame: Frame, digest: bytes, header: JournalHeader, header_crc: int) -> bytes:
-    """A frame's record. Raises ValueError where the frame has another shape than the header says."""
+    """The bytes of a frame's record. Raises ValueError if the frame's shape differs from the header's."""
     batch, _, height, width = header.shape
     mask = torch.zeros(batch, 1, height, width) if frame.mask is None else frame.mask
     start = _RECORD_START.pack(frame.index, int(frame.mask is not None), digest)
@@ -164,7 +167,7 @@ def _to_bytes(tensor: Tensor, shape: tuple[int, ...]) -> bytes:
 
 
 def _unpack(data: bytes, index: int, header: JournalHeader, header_crc: int) -> tuple[Frame, bytes] | None:
-    """The frame and its digest, or None where the record is not what was written."""
+    """The frame and its digest, or None if the record is damaged."""
     body = data[: -CRC.size]
     found, has_mask, digest = _RECORD_START.unpack_from(body)
     if found != index or data[-CRC.size :] != CRC.pack(zlib.crc32(body, header_crc)):
@@ -177,6 +180,6 @@ def _unpack(data: bytes, index: int, header: JournalHeader, header_crc: int) -> 
 
 
 def fault(error: Exception) -> str:
-    """What went wrong, in a few words for a message."""
+    """The reason for an error in a few words, for a message."""
     strerror = getattr(error, "strerror", None)
     return strerror.lower() if strerror else " ".join(str(error).split())[:200] or type(error).__name__

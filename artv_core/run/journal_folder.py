@@ -1,4 +1,4 @@
-"""A folder of journals: the files in it, the lock of each, and what processes left behind that died."""
+"""A folder of journals: its files, their locks, and removal of files that killed processes left behind."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,11 +9,11 @@ from ..files.file_locks import acquire
 from .journal_file import SUFFIX
 
 FOLDER = "artv_journals"
-"""What the folder of journals is called inside a folder of outputs."""
+"""Name of the folder of journals inside a folder of outputs."""
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The files of a folder that are called as journals are; none where it cannot be read."""
+    """The files in a folder with the ending of journals, newest first. Empty if the folder cannot be read."""
     with suppress(OSError):
         paths = [path for path in folder.iterdir() if path.suffix == SUFFIX and path.is_file()]
         return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
@@ -21,7 +21,7 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def lock_journal(path: Path) -> FileLock | None:
-    """The right to append to a journal, or None while another has it. It ends with the process."""
+    """Lock a journal for appending. None if another process holds the lock. The lock ends with the process."""
     try:
         return acquire(lock_path(path), timeout=0)
     except Timeout:
@@ -29,12 +29,12 @@ def lock_journal(path: Path) -> FileLock | None:
 
 
 def lock_path(path: Path) -> Path:
-    """The lock file of a journal, hidden beside it."""
+    """The path of a journal's lock file, a hidden file beside it."""
     return path.with_name(f".{path.name}.lock")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process left that died while it made a journal."""
+    """Remove the files that a process left if it died while it made a journal."""
     for partial in folder.glob(f".*{SUFFIX}.partial"):
         path = folder / partial.name.removeprefix(".").removesuffix(".partial")
         lock = lock_journal(path)
@@ -44,7 +44,7 @@ def sweep(folder: Path) -> None:
 
 
 def remove_quietly(*paths: Path) -> None:
-    """Remove files; those that cannot be removed stay."""
+    """Remove files. Files that cannot be removed are ignored."""
     for path in paths:
         with suppress(OSError):
             path.unlink()

@@ -1,4 +1,4 @@
-"""Journals for people: a list of what is there, and removing one."""
+"""Listing and removing journals."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ _SHOWN = ("checkpoint", "width", "height", "seed", "prompt")
 
 @dataclass(frozen=True)
 class JournalInfo:
-    """A journal in a list: `num_frames` are whole records, `modified` seconds since 1970, `about` the header's."""
+    """A journal in a list. `num_frames` is the number of complete records, `modified` is in seconds since 1970, `about`
+    is from the header."""
 
     path: Path
     num_frames: int
@@ -27,7 +28,7 @@ class JournalInfo:
 
 
 def list_journals(folder: str | Path) -> list[JournalInfo]:
-    """The journals of a folder, the latest first; what is no journal is passed over."""
+    """The journals in a folder, newest first. Other files are ignored."""
     found = []
     for path in newest_first(Path(folder)):
         with suppress(ValueError, OSError), JournalReader(path) as reader:
@@ -37,7 +38,7 @@ def list_journals(folder: str | Path) -> list[JournalInfo]:
 
 
 def remove_journal(path: str | Path) -> None:
-    """Raises ValueError, one line, where it is no journal, or in use."""
+    """Remove a journal. Raises ValueError if the file is not a journal, is in use or cannot be removed."""
     with JournalReader(path) as reader:
         path = reader.path
     try:
@@ -56,7 +57,7 @@ def remove_journal(path: str | Path) -> None:
 
 
 def journal_table(journals: Sequence[JournalInfo]) -> str:
-    """Lines for people: name, frames, size, when, what."""
+    """A text list of journals: name, frames, size, time and contents."""
     if not journals:
         return "no journals"
     total = sum(journal.num_bytes for journal in journals)
@@ -73,7 +74,7 @@ def journal_table(journals: Sequence[JournalInfo]) -> str:
 
 
 def readable_size(num_bytes: int) -> str:
-    """Bytes for people: 12.3 MB."""
+    """A size for display, such as 12.3 MB (units of 1000)."""
     size, units = float(num_bytes), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]

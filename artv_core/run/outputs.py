@@ -1,4 +1,4 @@
-"""The files that a job writes, frame by frame: videos, videos of masks, latents, and readouts of drift."""
+"""The files that a job writes: videos, mask videos, latents, and drift readouts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def check_outputs(job: Job) -> None:
-    """Raises ValueError, before any time is spent, where a file of the job could not be written."""
+    """Raises ValueError if a file of the job cannot be written. Call it before slow work."""
     named: set[Path] = set()
     for path in output_paths(job):
         if path.absolute() in named:
-            raise ValueError(f"{path} is named as output twice; give each output a file of its own")
+            raise ValueError(f"{path} is the path of two outputs; give each output its own path")
         named.add(path.absolute())
         check_writable(path)
     for path in (*job.videos, *job.masks):
@@ -32,15 +32,15 @@ def check_outputs(job: Job) -> None:
 
 
 def output_paths(job: Job) -> list[Path]:
-    """All files of a job that is run to its end."""
+    """All files that a complete job writes."""
     latents = [job.latents] if job.latents else []
     return [*job.videos, *job.masks, *latents, *job.drift, *map(plot_path, job.drift)]
 
 
 class Outputs:
-    """Context manager: takes the frames of a job and writes its files. Raises ValueError, one line, where it cannot.
+    """Context manager that writes a job's frames to its files. Raises ValueError if that fails.
 
-    Without `--save-latents`, whose frames are kept, memory does not grow with the video.
+    Memory does not grow with the length of the video, unless `job.latents` is set: latents are kept until the end.
     """
 
     def __init__(self, job: Job) -> None:
@@ -52,7 +52,7 @@ class Outputs:
         self._stack = ExitStack()
 
     def __enter__(self) -> Outputs:
-        with ExitStack() as entered:  # leaves what was entered already, should the next one fail
+        with ExitStack() as entered:  # exits those already entered if the next one fails
             for writer in self._writers:
                 entered.enter_context(writer)
             for readout in self._readouts:
@@ -61,7 +61,7 @@ class Outputs:
         return self
 
     def append(self, frame: DecodedFrame) -> None:
-        """The next frame of every video of the batch."""
+        """Write the next frame of every video of the batch."""
         images = list(frame.image.cpu())
         for video, readout in enumerate(self._readouts):
             readout.append(frame.index, images[video], None if frame.mask is None else frame.mask[video, 0])
@@ -84,7 +84,7 @@ class Outputs:
 
 
 class _DriftReadout:
-    """One video's drift: a row in its file for each frame, and at the end a table and a plot of them."""
+    """One video's drift: writes a row for each frame, and at the end a table and a plot."""
 
     def __init__(self, path: Path) -> None:
         self._log, self._meter = DriftLog(path), DriftMeter()
@@ -114,6 +114,6 @@ def _video_writers(job: Job) -> list[VideoWriter]:
 
 
 def _mask_images(frame: DecodedFrame) -> Tensor:
-    """Black where there is no mask: nothing was copied."""
+    """The frame's masks as grey images [B, 3, H, W]. Black if there is no mask, since nothing was copied."""
     mask = frame.latent[:, :1] * 0 if frame.mask is None else frame.mask
     return mask_frames(mask.cpu(), *frame.image.shape[-2:])

@@ -1,4 +1,4 @@
-"""Prompts and images in, frames out: the glue between people's input and the spine (`generate.generate_frames`)."""
+"""From prompts and images to images: encodes inputs for `generate.generate_frames`, and decodes its frames."""
 
 import contextlib
 import dataclasses
@@ -33,14 +33,14 @@ Prompt = str | Sequence[str]
 """One text for all videos of a batch, or one for each of them."""
 
 Prompts = str | Sequence[tuple[int, Prompt]] | TextTrack
-"""One prompt for all frames; or (start frame, prompt) pairs that begin at frame 0 and ascend; or encoded prompts."""
+"""One prompt for all frames, or (start frame, prompt) pairs that ascend from frame 0, or encoded prompts."""
 
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A frame to look at: absolute index, image [B, 3, H, W] float32 in [0, 1], latent [B, C, h, w] float32 in the
-    model's own scale, and the mean copy mask [B, 1, h, w] (1 = copied), None for frames that were given or had nothing
-    to copy. Tensors are on the model's device."""
+    """A frame with its image: absolute index, image [B, 3, H, W] float32 in [0, 1], latent [B, C, h, w] float32 in the
+    model's own scale, and the mean copy mask [B, 1, h, w] (1 = copied), or None if the frame was given or nothing was
+    copied. Tensors are on the model's device."""
 
     index: int
     image: Tensor
@@ -49,10 +49,11 @@ class DecodedFrame:
 
 
 class Pipeline:
-    """A model made ready for texts and images. `Pipeline(model)` takes any `ARTV` module as it is.
+    """A model with text encoding and image decoding. `Pipeline(model)` takes any `ARTV` module and does not change it.
 
-    `run_networks` may be a faster one, such as `speed.compiled.Compiled()`. `taesd` (`load_taesd_decoder`) is a decoder
-    to use instead of the model's VAE: much faster, and less exact. Raises ValueError where it is for other latents."""
+    `run_networks` may be a faster version, such as `speed.compiled.Compiled`. `taesd` (see `load_taesd_decoder`) is a
+    decoder to use instead of the model's VAE: much faster, and less exact. Raises ValueError if `taesd` does not fit
+    the model's latents."""
 
     def __init__(self, model: ARTV, run_networks: RunNetworks = run_networks, taesd: nn.Module | None = None) -> None:
         self.model, self.run_networks, self.taesd = model, run_networks, taesd
@@ -73,22 +74,22 @@ class Pipeline:
         taesd: str | Path | None = None,
         graph: bool = True,
     ) -> "Pipeline":
-        """From a checkpoint's path or shipped name, made ready as `make_pipeline` says. Raises ValueError, one line, as
-        that and `load_checkpoint` do."""
+        """Load a checkpoint, given by path or shipped name, and prepare it with `make_pipeline`. Raises the errors of
+        that function and of `load_checkpoint`."""
         model = load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype)
         decoder = None if taesd is None else load_taesd_decoder(taesd, device, dtype)
         return make_pipeline(model, compiled=compiled, fp8=fp8, taesd=decoder, graph=graph)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device of the networks."""
         return next(self.model.noise.parameters()).device
 
     def encode_prompts(self, prompts: Prompts) -> TextTrack:
-        """Prompts to the text of each frame: contexts [L, D], or [B, L, D] where each video has a text of its own.
-        Weights in them, as in `a (red:1.3) circle`, mean what they mean in ComfyUI (`prompt_weights`).
+        """Encode prompts to the text of each frame: contexts [L, D], or [B, L, D] if each video has its own text.
+        Weights, as in `a (red:1.3) circle`, have the same meaning as in ComfyUI (`prompt_weights`).
 
-        Raises ValueError without a text encoder, on weights that cannot be, and unless starts begin at 0 and ascend.
+        Raises ValueError without a text encoder, on weights out of range, and if starts do not ascend from 0.
         """
         if isinstance(prompts, TextTrack):
             return prompts
@@ -96,7 +97,7 @@ class Pipeline:
         return TextTrack([TextSegment(start, self._encode_prompt(prompt)) for start, prompt in pairs])
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] to latents [B, C, h, w] float32. Raises ValueError as `ARTV.encode_images`."""
+        """Images [B, 3, H, W] in [0, 1] to latents [B, C, h, w] float32. Raises the errors of `ARTV.encode_images`."""
         with torch.no_grad():
             return self.model.encode_images(image)
 
@@ -112,12 +113,12 @@ class Pipeline:
         on_step: StepCallback | None = None,
         recording: Recording | None = None,
     ) -> Generator[DecodedFrame, None, None]:
-        """All frames of the video from frame 0 on, each as soon as it is made; given frames come first, decoded.
+        """Yield all frames of the video from frame 0 on, each as soon as it is made. Given frames come first, decoded.
 
-        `image` [1 or B, 3, H, W] in [0, 1] is frame 0; or `given` are the first frames' latents ([T, C, h, w] or
-        [T, B, C, h, w]), from which the video goes on; with neither, frame 0 is made from text. With a `recording` each
-        frame is kept in a journal, and those that one holds already are not made again. Raises ValueError, one line, on
-        input that does not fit, before anything is sampled.
+        `image` [1 or B, 3, H, W] in [0, 1] is frame 0. Instead, `given` may have the latents of the first frames
+        ([T, C, h, w] or [T, B, C, h, w]), and the video continues from them. With neither, frame 0 is made from text.
+        With a `recording`, each frame is stored in a journal, and frames that are already there are not made again.
+        Raises ValueError on input that does not fit, before anything is sampled.
         """
         options = options.resolved(self.model.config)
         latents = list(given) if given is not None else []
@@ -143,7 +144,7 @@ class Pipeline:
         return self._decoded(frames)
 
     def _decoded(self, frames: Generator[Frame, None, None]) -> Generator[DecodedFrame, None, None]:
-        # A generator, so that whoever stops early can close it, and with it the journal.
+        # A generator, so that a caller that stops early can close it, and so the journal.
         with contextlib.closing(frames):
             if self.device.type != "cuda":
                 yield from map(self.decode, frames)
@@ -162,7 +163,7 @@ class Pipeline:
             yield from one_behind(frames, begin, finish)
 
     def decode(self, frame: Frame) -> DecodedFrame:
-        """The frame with its image. Raises ValueError without a VAE."""
+        """Decode a frame's image. Raises ValueError without a VAE."""
         with torch.no_grad():
             return DecodedFrame(frame.index, self._image(frame.latent), frame.latent, frame.mask)
 
@@ -173,7 +174,7 @@ class Pipeline:
         return self.taesd(latent.to(weight.device, weight.dtype)).float().clamp(0, 1)
 
     def _encode_prompt(self, prompt: Prompt) -> Tensor:
-        # One at a time: a text's context must not depend, in its last bits, on what else was encoded with it.
+        # One text at a time: not even the last bits of its context may depend on other texts in a batch.
         with torch.no_grad():
             if isinstance(prompt, str):
                 return self.model.encode_weighted(prompt)
@@ -188,14 +189,14 @@ def make_pipeline(
     taesd: nn.Module | None = None,
     graph: bool = True,
 ) -> Pipeline:
-    """A model in the form that samples fastest. Changes the model.
+    """Prepare a model for the fastest sampling. Changes the model; it can then not be trained or moved.
 
-    Channels last; packed weights on the CPU; fused layers on a GPU and, with `graph`, CUDA graphs
-    (`speed.graphs.Captured`). Such a model cannot be trained or moved.
+    The memory format becomes channels last. On a CPU, weights are packed. On a GPU, layers are fused, and evaluations
+    run as CUDA graphs if `graph` (`speed.graphs.Captured`).
 
-    `compiled` is `speed.compiled.Compiled`, with weights that are not packed. `fp8` halves the networks' memory
-    (`speed.fp8_weights.store_fp8`) and costs some time and exactness. Raises ValueError where there is no compiler, and
-    where the device has no 8-bit floats.
+    `compiled` uses `speed.compiled.Compiled`; weights are then not packed. `fp8` halves the networks' memory
+    (`speed.fp8_weights.store_fp8`) and costs some time and accuracy. Raises ValueError if a compiler is needed and
+    missing, and with `fp8` if the device has no 8-bit floats.
     """
     device, on_gpu = model.noise.device, model.noise.device.type == "cuda"
     if fp8:
@@ -213,7 +214,7 @@ def make_pipeline(
 
 
 def prepare_for_gpu(model: ARTV) -> None:
-    """Layers in fewer kernels where the GPU can: group norm with SiLU, gated GELU, self-attention's projections."""
+    """Make layers run in fewer GPU kernels: group norm with SiLU, gated GELU, and self-attention's projections."""
     fuse(model, model.noise.device, model.noise.dtype)
     for module in model.modules():
         if isinstance(module, SelfAttention):
@@ -221,7 +222,7 @@ def prepare_for_gpu(model: ARTV) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one. Raises ValueError, one line, where it is not there."""
+    """The device called `name`; "auto" is a GPU if there is one. Raises ValueError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
@@ -234,13 +235,14 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"unknown device {name!r}; accepted are auto, cpu, cuda, cuda:0 and mps")
     if int(index or 0) >= present[kind]:
         found = ", ".join(f"{kind} ({count})" for kind, count in present.items() if count)
-        raise ValueError(f"device {name!r} is not there; this machine has: {found}")
+        raise ValueError(f"device {name!r} is not available; this machine has: {found}")
     return torch.device(name)
 
 
 def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int, made_with: str = "") -> None:
-    """Write frames' latents (each [B, C, h, w]) to one safetensors file, `latents` [T, B, C, h, w] float32, with the
-    seed and `made_with` (settings, as text) in its metadata. Raises ValueError, one line, where that cannot be."""
+    """Write T frames' latents (each [B, C, h, w]) to one safetensors file, as `latents` [T, B, C, h, w] float32. Its
+    metadata gets the seed and `made_with` (settings as text). Raises ValueError if the file cannot be written or a
+    latent is not finite."""
     stacked = torch.stack([latent.detach().cpu().float() for latent in latents])
     for index, latent in enumerate(stacked):
         if not is_finite(latent):
@@ -250,7 +252,7 @@ def save_latents(path: str | Path, latents: Sequence[Tensor], seed: int, made_wi
 
 @dataclass(frozen=True)
 class SavedLatents:
-    """Frames to go on from: `latents` [T, B, C, h, w] float32, the seed and the settings they were made with."""
+    """Frames to continue from: `latents` [T, B, C, h, w] float32, and the seed and settings that made them."""
 
     latents: Tensor
     seed: int
@@ -258,7 +260,7 @@ class SavedLatents:
 
 
 def load_latents(path: str | Path) -> SavedLatents:
-    """What `save_latents` wrote. Raises ValueError, one line, for anything else."""
+    """Read a file of `save_latents`. Raises ValueError on any other file."""
     file = open_tensor_file(path)
     info = file.tensors.get("latents")
     seed, made_with = (file.metadata.get(name, "") for name in ("seed", "made_with"))
@@ -271,30 +273,31 @@ def load_latents(path: str | Path) -> SavedLatents:
         and len(made_with) <= 500_000
     )
     if "artv_latents" not in file.metadata or not sound or not (seed.isdecimal() and len(seed) <= 20):
-        raise ValueError(f"{path} does not hold latents of frames; expected a file that save_latents wrote")
+        raise ValueError(f"{path} does not contain latents of frames; expected a file that save_latents wrote")
     latents = next(tensor.clone() for _, tensor in file.read(["latents"]))
     if not all(torch.isfinite(part).all() for part in latents.flatten().split(2**20)):
-        raise ValueError(f"{path} holds latents that are infinite or not a number")
+        raise ValueError(f"{path} contains latents that are infinite or not a number")
     return SavedLatents(latents, int(seed), made_with)
 
 
 def load_journal(path: str | Path) -> SavedLatents:
-    """All frames that can be read from a journal. Raises ValueError, one line, where there are none."""
+    """All frames that can be read from a journal. Raises ValueError if there are none or one is not finite."""
     with JournalReader(path) as journal:
         latents = [frame.latent for frame in journal.frames()]
         about = journal.header.about
     if not latents:
-        raise ValueError(f"{path} holds no frame yet")
+        raise ValueError(f"{path} contains no frame yet")
     stacked = torch.stack(latents)
     if not torch.isfinite(stacked).all():
-        raise ValueError(f"{path} holds latents that are infinite or not a number")
+        raise ValueError(f"{path} contains latents that are infinite or not a number")
     seed, settings = about.get("seed"), about.get("settings")
     sound_seed = seed if type(seed) is int and 0 <= seed <= MAX_SEED else 0
     return SavedLatents(stacked, sound_seed, settings if isinstance(settings, str) else "")
 
 
 def like_saved(options: GenerateOptions, saved: SavedLatents, factor: int) -> GenerateOptions:
-    """Options with the number of videos of `saved`, and its size where none was chosen."""
+    """The options with the batch size of `saved`, and its height and width where these are None. `factor` is the number
+    of pixels per latent cell."""
     height, width = (side * factor for side in saved.latents.shape[-2:])
     return dataclasses.replace(
         options,

@@ -1,7 +1,8 @@
-"""A run with a journal: what decides its frames, as digests, and the spine between the journal's reading and writing.
+"""Runs with a journal: digests of the inputs that decide the frames, and generation with reading from and writing to a
+journal. Not in the paper.
 
-The same inputs give the same digests in every process, so a run that was cut off finds its frames again. The number of
-frames is no input: a longer run goes on from a shorter one. Ours.
+The same inputs give the same digests in every process, so an interrupted run finds its frames again. The number of
+frames is not part of the digests, so a longer run can continue a shorter one.
 """
 
 import dataclasses
@@ -34,10 +35,10 @@ from .finite_frames import checked, finite_only
 from .journal import Journal, journaled, open_journal
 
 JOURNAL_FROM = 33
-"""Videos of so many frames are journaled where nobody says otherwise."""
+"""By default, videos with at least this number of frames have a journal."""
 
 METHOD = 2
-"""Counts up when a release makes other frames of the same inputs, so that no video is a mixture."""
+"""Increased when a release makes different frames from the same inputs, so that no video mixes the two."""
 
 _LONGEST_REDO = 50
 _BY_FRAME = ("num_frames", "seed", "redo", "reference_noise_level", "anchor_noise_level")
@@ -45,9 +46,9 @@ _BY_FRAME = ("num_frames", "seed", "redo", "reference_noise_level", "anchor_nois
 
 @dataclass(frozen=True)
 class Recording:
-    """Where a run's journal is kept; `start_over` leaves aside what other journals there hold. `weights` is
-    `weights_digest`'s where it is known already; `about` goes into the journal, for people. `on_open` is called with
-    the journal before any frame is made."""
+    """Settings for a run's journal. `folder` contains the journals. `start_over` ignores existing ones. `weights` is
+    the result of `weights_digest`, if known already. `about` is information for users, stored in the journal. `on_open`
+    is called with the journal before any frame is made."""
 
     folder: Path
     start_over: bool = False
@@ -57,17 +58,19 @@ class Recording:
 
 
 def wants_journal(num_frames: int) -> bool:
-    """Whether a video of so many frames (0: endless) is journaled where nobody says otherwise."""
+    """Whether a video of `num_frames` frames (0: no end) has a journal by default."""
     return num_frames == 0 or num_frames >= JOURNAL_FROM
 
 
 def parse_redo(text: str) -> tuple[tuple[int, int], ...]:
-    """`GenerateOptions.redo` from text: lines `120: 7`, the seed 7 from frame 120 on. Raises ValueError, one line."""
+    """`GenerateOptions.redo` from text with lines such as `120: 7`: seed 7 from frame 120 on. Raises ValueError on any
+    other line."""
     pairs = []
     for line in filter(None, map(str.strip, text.splitlines())):
         start, _, seed = map(str.strip, line.partition(":"))
         if len(line) > _LONGEST_REDO or not (_is_number(start) and _is_number(seed)):
-            raise ValueError(f"redo holds {line[:_LONGEST_REDO]!r}; give a frame and a seed a line, as in 120: 7")
+            line = line[:_LONGEST_REDO]
+            raise ValueError(f"redo has the line {line!r}; give a frame and a seed on each line, as in 120: 7")
         pairs.append((int(start), int(seed)))
     return tuple(pairs)
 
@@ -88,10 +91,12 @@ def record_frames(
     on_step: StepCallback | None = None,
     run_networks: RunNetworks = run_networks,
 ) -> Generator[Frame, None, None]:
-    """All frames of the video, given ones too (each [B, C, h, w]): those that a journal has come from there, to the
-    bit; the others are made by `generate_frames`, and journaled. `options` are resolved ones. Without a `recording` all
-    are made. Raises ValueError, one line, as `generate_frames` and `open_journal`, and `NotFiniteError` where a frame
-    holds values that are no numbers; it is not journaled.
+    """Yield all frames of the video, starting with the `given` ones (each [B, C, h, w]). Frames that a journal contains
+    are read from it, bit for bit. `generate_frames` makes the others, and they are appended to the journal. Without a
+    `recording` there is no journal. `options` must be resolved.
+
+    Raises the errors of `generate_frames` and `open_journal`, and `NotFiniteError` on a frame with infinite values or
+    NaN, which does not go into the journal.
     """
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
@@ -123,7 +128,7 @@ def record_frames(
     with journal:
         if recording.on_open is not None:
             recording.on_open(journal)
-        # The journal copies every frame to main memory before it is handed on, so looking at it there waits no longer.
+        # The journal copies every frame to main memory before it is yielded, so checking it here costs no extra wait.
         for frame in journaled(journal, given, lambda frames: map(checked, make(frames))):
             yield _on_device(frame if frame.index >= max(journal.found, len(given)) else checked(frame), model)
 
@@ -147,14 +152,14 @@ def _on_device(frame: Frame, model: ARTV) -> Frame:
 
 
 def _way_of(model: ARTV, run_networks: RunNetworks) -> str:
-    """Ways that give the same bits have the same name."""
+    """A name for the way of computing. Ways with identical results have the same name."""
     name = str(getattr(run_networks, "plain_name", type(run_networks).__name__))
-    # On a card layers run fused while their weights fit. That depends on what else is loaded, and is rounding only.
+    # On a GPU, layers run fused if their weights fit. That depends on what else is loaded, and changes only rounding.
     return f"{name}, layers fused where they fit" if model.noise.device.type == "cuda" else name
 
 
 class FrameDigests:
-    """What decides each frame of a run, as digests; see `journal.RunInputs`."""
+    """Digests of the inputs that decide each frame of a run; see `journal.RunInputs`."""
 
     def __init__(
         self,
@@ -184,11 +189,11 @@ class FrameDigests:
 
     @property
     def common(self) -> str:
-        """What all frames share, but for the number of frames."""
+        """The digest of the inputs that all frames share, without the number of frames."""
         return self._common
 
     def frame(self, index: int) -> bytes:
-        """Of a given frame its latent; of any other its text, seeds and noise levels."""
+        """The inputs of one frame. For a given frame, its latent; for any other, its text, seeds and noise levels."""
         starts = self._text.starts_segment(index)
         if index < len(self._given):
             return repr(("given", starts, tensor_digest(self._given[index]))).encode()
@@ -198,14 +203,15 @@ class FrameDigests:
         return repr(("made", starts, texts, *by_frame)).encode()
 
     def _context(self, context: Tensor) -> str:
-        # By identity: the track keeps its contexts, and hashing one for each frame would cost more than all the rest.
+        # Cached by identity: the track keeps its contexts, and hashing one for each frame would be slow.
         if id(context) not in self._contexts:
             self._contexts[id(context)] = tensor_digest(context)
         return self._contexts[id(context)]
 
 
 def weights_digest(model: ARTV) -> str:
-    """Of all weights that frames are sampled with: names, types, shapes, bits. About a second for each gigabyte."""
+    """A digest of all weights of the noise and mask networks: names, dtypes, shapes and values. Takes about a second
+    per gigabyte."""
     used = [(name, tensor) for name, tensor in model.state_dict().items() if name.startswith(("noise.", "mask."))]
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
         digests = list(pool.map(tensor_digest, (tensor for _, tensor in used)))
@@ -214,7 +220,7 @@ def weights_digest(model: ARTV) -> str:
 
 
 def tensor_digest(tensor: Tensor | None) -> str:
-    """Of a tensor's type, shape and bits, wherever it lies."""
+    """A digest of a tensor's dtype, shape and values; "" for None. It does not depend on the device."""
     if tensor is None:
         return ""
     data = tensor.detach().cpu().contiguous()

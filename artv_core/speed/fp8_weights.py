@@ -1,4 +1,4 @@
-"""Weights kept as 8-bit floats, to fit a model into less memory; computed in what comes in. Ours."""
+"""Weights stored as 8-bit floats, to save memory. Layers compute in the dtype of their input. Not in the paper."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 FP8 = torch.float8_e4m3fn
 SMALLEST = 4096
-"""Weights of fewer numbers stay as they are: there is nothing to gain."""
+"""Weights with fewer elements stay unchanged, as there is little to save."""
 
 
 def store_fp8(module: nn.Module) -> nn.Module:
-    """Keep the weights of a module's convolutions and linear layers as float8 (e4m3) with a float32 scale for each
-    output channel, in place; returns the module. It can then be applied, moved and saved, but not trained."""
+    """Store the weights of a module's convolutions and linear layers as float8 (e4m3), with a float32 scale for each
+    output channel. Changes the module and returns it. It can then be run, moved and saved, but not trained."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d | nn.Linear):
             if child.weight.numel() >= SMALLEST:
@@ -40,25 +40,25 @@ class StoredLayer(nn.Module):
         self.bias = layer.bias
 
     def plain_weight(self, dtype: torch.dtype) -> Tensor:
-        """As it is computed with."""
+        """The weight in the dtype of the computation."""
         return self.weight.to(dtype) * self.scale.to(dtype)
 
 
 class StoredConv2d(StoredLayer):
-    """`nn.Conv2d`, so kept."""
+    """`nn.Conv2d` with a float8 weight."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer)
         self.geometry: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Conv2d`."""
+        """Like `nn.Conv2d`."""
         return F.conv2d(x, self.plain_weight(x.dtype), self.bias, *self.geometry)
 
 
 class StoredLinear(StoredLayer):
-    """`nn.Linear`, so kept."""
+    """`nn.Linear` with a float8 weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Linear`."""
+        """Like `nn.Linear`."""
         return F.linear(x, self.plain_weight(x.dtype), self.bias)

@@ -1,7 +1,7 @@
-"""Whether evaluations can be captured where torch's memory comes from cudaMallocAsync, ComfyUI's default.
+"""Tests whether evaluations can be captured as CUDA graphs with the allocator cudaMallocAsync, ComfyUI's default.
 
-With that allocator a capture that fails may end the whole process. So a small model is captured once in another
-process, which may die of it. Takes some seconds. Not in the paper.
+With this allocator, a failed capture may crash the whole process. So a small model is captured once in another process,
+which may crash. This takes some seconds. Not in the paper.
 """
 
 import functools
@@ -19,12 +19,12 @@ _given_up: list[bool] = []
 
 
 def give_up() -> None:
-    """A capture has failed in this process: try no other."""
+    """Note that a capture has failed in this process, so that no other is tried."""
     _given_up.append(True)
 
 
 def survives_capture(device: str) -> bool:
-    """Whether a process like this one captures and replays on that device, with the right results. Tried once."""
+    """Whether capture and replay work on this device, with the right results. Tried once, in another process."""
     return not _given_up and _tried(device)
 
 

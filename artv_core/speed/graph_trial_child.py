@@ -1,4 +1,4 @@
-"""What the other process of `graph_trial` runs. Not in the paper."""
+"""The program that `graph_trial` runs in another process. Not in the paper."""
 
 import torch
 
@@ -12,7 +12,8 @@ from .graphs import Captured, CudaGraphs
 
 @torch.inference_mode()
 def main(device_name: str) -> None:
-    """Capture and replay a small model. Exits with 1 where frames differ; whatever else goes wrong ends it too."""
+    """Capture and replay a small model. Exits with code 1 if frames differ. Any other failure also ends the process
+    with an error code."""
     device = torch.device(device_name)
     torch.manual_seed(0)
     with torch.device(device):

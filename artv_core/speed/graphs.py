@@ -1,8 +1,9 @@
-"""Evaluations replayed as CUDA graphs: the same kernels on the same numbers, but one launch for all of them.
+"""Evaluations replayed as CUDA graphs: the same kernels on the same numbers, but with a single launch.
 
-A frame's kernels are many and small, so that a GPU waits for the program that launches them. A graph is captured once
-for each size, number of branches and set of weights. Conditions are copied into its buffers when they change, x and
-noise level before each replay. The mask network runs on a second stream. Not in the paper.
+A frame needs many small kernels, so without graphs the GPU waits for the program that launches them. A graph is
+captured once for each size, number of branches and set of weights. Conditions are copied into its buffers when they
+change; x and the noise level are copied before each replay. The mask network runs on a second CUDA stream. Not in the
+paper.
 """
 
 import ctypes
@@ -25,23 +26,23 @@ from .graph_trial import give_up, survives_capture
 logger = logging.getLogger(__name__)
 
 MOST_GRAPHS = 16
-"""Kept at once; the one that was not used for the longest time goes first."""
+"""Most graphs to keep. The least recently used one is deleted first."""
 
 
 class Graphs(Protocol):
-    """How work is recorded: `CudaGraphs`, or a stand-in where there is no GPU."""
+    """How work is captured: `CudaGraphs`, or a substitute without a GPU."""
 
     def beside(self, work: Callable[[], Any]) -> Callable[[], Any]:
-        """As `denoiser.Beside`."""
+        """Like `denoiser.Beside`."""
         ...
 
     def capture(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """A function that does `work()` again, and the result, whose tensors it then fills."""
+        """Returns a function that runs `work()` again, and a result whose tensors this function fills."""
         ...
 
 
 class CudaGraphs:
-    """Records on one CUDA device. All graphs share their memory, so a result must be copied before another replay."""
+    """Captures on one CUDA device. All graphs share memory, so a result must be copied before the next replay."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -50,7 +51,7 @@ class CudaGraphs:
             self._pool = torch.cuda.graph_pool_handle()
 
     def beside(self, work: Callable[[], Any]) -> Callable[[], Any]:
-        """`work()` on a stream of its own; the returned function has the current stream wait for it."""
+        """Run `work()` on a second stream. The returned function makes the current stream wait for the result."""
         self._side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._side):
             result = work()
@@ -62,7 +63,7 @@ class CudaGraphs:
         return join
 
     def capture(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """The work is done once before it is captured: libraries set themselves up, and small kernels are compiled."""
+        """Capture `work()`. It runs once before that, so that libraries are initialised and small kernels compiled."""
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
@@ -71,45 +72,46 @@ class CudaGraphs:
             current.wait_stream(self._stream)
 
             def into_result() -> None:
-                # Nothing that was allocated while capturing may outlive it: cudaMallocAsync cannot free it later.
+                # Memory that is allocated during the capture must not outlive it: cudaMallocAsync cannot free it later.
                 _copy_all(list(zip(tensors_in(result), tensors_in(work()), strict=True)))
 
             graph = torch.cuda.CUDAGraph()
             try:
-                # Other threads of a host may use the device meanwhile.
+                # Other threads of the host may use the device meanwhile.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     into_result()
             except BaseException:
-                torch.cuda.set_stream(current)  # PyTorch may stay on the other one
+                torch.cuda.set_stream(current)  # PyTorch may leave the other stream current
                 raise
         return graph.replay, result
 
 
 @functools.cache
 def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """To capture on, and for work beside that. Libraries keep memory for each stream, so all graphs share them."""
+    """The stream to capture on, and a second one for parallel work. Libraries reserve memory for each stream, so all
+    graphs share these two."""
     with torch.cuda.device(device):
         return torch.cuda.Stream(), torch.cuda.Stream()
 
 
 def why_not(device: torch.device) -> str:
-    """Why evaluations on that device are not captured; empty where they are."""
+    """The reason why evaluations on this device cannot be captured, or "" if they can."""
     if device.type != "cuda":
-        return f"CUDA graphs need an NVIDIA card, this is {device.type}"
+        return f"CUDA graphs need an NVIDIA GPU, but the device is {device.type}"
     if torch.cuda.get_allocator_backend() != "native" and not survives_capture(str(device)):
         return "it failed with cudaMallocAsync; use torch's own allocator"
     return ""
 
 
 class Captured:
-    """`denoiser.run_networks`, replayed. Gives the results of the plain way to the bit.
+    """`denoiser.run_networks` as CUDA graphs. The results equal those without graphs bit for bit.
 
-    Where evaluations cannot be captured, one line is logged, and they run the plain way. `predict` may be a compiled
-    one. `stops` are a host's exceptions that end a run and are no failures. `replays` counts.
+    If evaluations cannot be captured, one line is logged and they run without graphs. `predict` may be a compiled
+    version. `stops` are a host's exceptions that end a run without being failures. `replays` is the number of replays.
     """
 
     plain_name = "function"
-    """What a journal calls the way that frames were computed in: the results are those of the plain function."""
+    """The name in a journal for this way of computing frames: that of the plain function, as the results are equal."""
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class Captured:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all graphs, and free their memory."""
+        """Delete all graphs, and free their memory."""
         self._conditions: dict[int, _Conditions] = {}
         self._captures: OrderedDict[Hashable, _Capture] = OrderedDict()
         self._failed: set[Hashable] = set()
@@ -139,7 +141,7 @@ class Captured:
     def __call__(
         self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None = None
     ) -> NetworkResult:
-        """As `denoiser.run_networks`."""
+        """Like `denoiser.run_networks`."""
         if self._graphs is None:
             return run_networks(task, x, level, reuse, self._predict)
         key = (self._number(task), outline((x, reuse)))
@@ -155,7 +157,8 @@ class Captured:
         return capture.replay(task, x, level, reuse)
 
     def _number(self, task: FrameTask) -> int:
-        """Tasks that may share graphs have the same number. Found once for each task: once or twice for each frame."""
+        """A number that is the same for tasks that can share graphs. It is computed once for each task, so once or
+        twice for each frame."""
         if task not in self._number_of:
             weights = tuple(self._addresses(network) for network in (task.noise_network, task.mask_network))
             self._number_of[task] = self._numbers.setdefault((outline(task), weights), len(self._numbers))
@@ -181,7 +184,7 @@ class Captured:
             self._conditions[number] = _Conditions(task)
         try:
             capture = _Capture(self._graphs, self._predict, self._conditions[number], task, x, level, reuse)
-        except BaseException as error:  # if it is not of capturing, the plain way raises it again
+        except BaseException as error:  # if capturing is not the cause, the plain run raises it again
             keep_failed_capture(error)
             if (stop := _stop_in(error, self._stops)) is not None:
                 raise stop from None
@@ -198,7 +201,7 @@ class Captured:
 
 
 class _Conditions:
-    """A task with tensors of its own, into which those of other tasks like it are copied."""
+    """A task with its own tensors, into which the tensors of similar tasks are copied."""
 
     def __init__(self, task: FrameTask) -> None:
         with normal_tensors():
@@ -208,7 +211,7 @@ class _Conditions:
         self._task: Callable[[], FrameTask | None] = lambda: None
 
     def take(self, task: FrameTask) -> None:
-        """Copy what is not the very tensor that was copied last."""
+        """Copy the tensors that differ, by identity or version, from those that were copied last."""
         if self._task() is task:
             return
         pairs = []
@@ -248,7 +251,7 @@ class _Capture:
             self._again, self._result = graphs.capture(work)
 
     def replay(self, task: FrameTask, x: Tensor, level: Tensor, reuse: tuple[Reuse, Reuse] | None) -> NetworkResult:
-        """Results are copies: the next replay, of this graph or another, writes to the same memory."""
+        """Run the graph. The results are copies, since the next replay of any graph writes to the same memory."""
         self._fill(task, x, level, reuse)
         self._again()
         return mapped(self._result, torch.clone)
@@ -259,7 +262,7 @@ class _Capture:
 
 
 class _Weights:
-    """Where a network's weights lie. A host may put other tensors in their place, which a graph would not read."""
+    """The addresses of a network's weights. If a host replaces the tensors, a graph would still read the old ones."""
 
     def __init__(self, network: nn.Module) -> None:
         self._places: list[tuple[dict[str, Any], str]] = [
@@ -272,7 +275,7 @@ class _Weights:
         self.addresses = self._look()
 
     def have_moved(self) -> bool:
-        """Whether any lies elsewhere than when this was asked last."""
+        """Whether any address has changed since the last call."""
         before, self.addresses = self.addresses, self._look()
         return before != self.addresses
 
@@ -281,15 +284,15 @@ class _Weights:
 
 
 def keep_failed_capture(error: BaseException) -> None:
-    """With cudaMallocAsync, keep the tensors of a failed capture, which its traceback holds, and try no other. To free
-    them would end the process."""
+    """With cudaMallocAsync, keep the tensors of a failed capture alive (its traceback refers to them), and try no other
+    capture. Freeing them would crash the process."""
     if torch.cuda.is_available() and torch.cuda.get_allocator_backend() != "native":
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
         give_up()
 
 
 def _stop_in(error: BaseException, stops: tuple[type[BaseException], ...]) -> BaseException | None:
-    """What asked for the end of the run, if anything did: the end of a capture may have put another error over it."""
+    """The exception that asked to end the run, or None. An error at the end of a capture may hide it."""
     found: BaseException | None = error
     while found is not None and isinstance(found, Exception) and not isinstance(found, stops):
         found = found.__context__
@@ -297,7 +300,7 @@ def _stop_in(error: BaseException, stops: tuple[type[BaseException], ...]) -> Ba
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with every tensor in its tuples, lists and dataclasses changed; all else is as it was."""
+    """`value` with `change` applied to every tensor in its tuples, lists and dataclasses. All else is unchanged."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple):
@@ -312,12 +315,12 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors that `mapped` would change, in its order."""
+    """The tensors that `mapped` would change, in the same order."""
     return list(_tensors(value))
 
 
 def outline(value: Any) -> Hashable:
-    """Types, shapes and plain values: what must be equal for `value` to take another's place in a graph."""
+    """Types, shapes and plain values of `value`. Two values with equal outlines can use the same graph."""
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.device)
     if isinstance(value, tuple | list):
@@ -329,7 +332,7 @@ def outline(value: Any) -> Hashable:
 
 @contextmanager
 def normal_tensors() -> Iterator[None]:
-    """Tensors made in here may be written to both inside and outside of inference mode."""
+    """Tensors that are made in this context can be written to both inside and outside of inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -350,13 +353,13 @@ def _is_dataclass(value: Any) -> bool:
 
 
 def _copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    for dtype in {buffer.dtype for buffer, _ in pairs}:  # one kernel for all of a type
+    for dtype in {buffer.dtype for buffer, _ in pairs}:  # one kernel for all tensors of a dtype
         of_type = [(buffer, tensor) for buffer, tensor in pairs if buffer.dtype == dtype]
         torch._foreach_copy_([buffer for buffer, _ in of_type], [tensor for _, tensor in of_type])
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version  # inference tensors do not count their changes
+    return 0 if tensor.is_inference() else tensor._version  # inference tensors have no version counter
 
 
 def _address(tensor: Tensor | None) -> int:

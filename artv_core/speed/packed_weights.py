@@ -1,8 +1,8 @@
-"""Weights kept in the layout that the CPU's kernels read, in place of being rearranged at every call. Ours.
+"""Weights stored in the layout that the CPU's kernels read, so that they are not rearranged at every call. Not in the
+paper.
 
-oneDNN reads weights in blocks whose shape depends on the processor and on what they are applied to. Results do not
-change but for rounding. The operators are those that `torch.compile` uses; where a build of torch has none, layers stay
-what they are.
+oneDNN reads weights in blocks, whose shape depends on the processor and on the input. Results change only by rounding.
+The operators are those that `torch.compile` uses. Callers ask `can_pack` whether this build of torch has them.
 """
 
 import functools
@@ -16,15 +16,15 @@ _REORDER: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 
 
 def pack_weights(module: nn.Module) -> nn.Module:
-    """Replace the convolutions and linear layers of a module on the CPU, in place, and return it. It can then only be
-    applied and saved: its weights are no parameters any more, and cannot be moved or changed."""
+    """Replace the convolutions and linear layers of a module on the CPU. Changes the module and returns it. It can then
+    only be run and saved: its weights are no longer parameters, and cannot be moved or changed."""
     _replace(module)
     return module
 
 
 @functools.cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this build of torch, on this processor, has what it takes for weights of that type."""
+    """Whether packed weights of this dtype work with this build of torch on this processor."""
     if dtype not in (torch.float32, torch.bfloat16):
         return False
     try:
@@ -38,7 +38,7 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 class PackedLayer(nn.Module):
-    """A layer for inputs of one size at a time; another size rearranges its weights once."""
+    """A layer whose weights are packed for one input size. Another input size repacks them once."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PackedLayer(nn.Module):
         self.packed_for: Any = None
 
     def plain_weight(self) -> Tensor:
-        """As it was in the layer."""
+        """The weight in its usual layout."""
         return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

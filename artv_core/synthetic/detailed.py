@@ -1,6 +1,7 @@
-"""Videos of the detailed world that go on from true frames: is the scenery still as it was, does the object still move?
+"""Measures videos of the detailed world that continue true frames: is the scenery unchanged, and does the object still
+move?
 
-The scene without the object is known (`shapes.ground`), so a video is compared with it. Ours.
+The scene without the object is known (`shapes.ground`), so a video is compared with it. Not in the paper.
 """
 
 import random
@@ -16,31 +17,34 @@ from .reading import FrameReading, read_object
 from .shapes import COLORS, GRAIN_PERIOD, Clip, add_scenery, ground, held_out_combinations, render
 
 WINDOW = 27
-"""Frames: about two rounds at the lower speed, so that small and medium objects cover hardly a pixel half the time."""
+"""In frames: about two rounds at the lower speed, so that small and medium objects cover hardly any pixel half of the
+time."""
 NEAR = 1 / 8
-"""Of the short side: one cell of latents at 64x64."""
+"""In short sides: one cell of latents at 64x64."""
 EDGE = 1 / 32
-"""Of the short side: how far what an edge does to the pixels around it is taken to reach."""
+"""In short sides: how far from an edge its effect on pixels is assumed to reach."""
 LEAST_GROUND = 1 / 20
-"""Of the frame, for a video to count where only a part of its ground is looked at."""
+"""The least share of the frame that must count for a video to count, where only a part of its ground is looked at."""
 
 
 def detailed_clips(count: int = 32) -> list[Clip]:
-    """Linear motions of the held-out triples, with scenery; directions, speeds and sizes take turns, each with each in
-    every 32. No large objects: those cover places for more than half of the time, and `ground_drift` takes medians."""
+    """Clips with linear motions of the held-out triples, with scenery; every 32 of them have each combination of
+    direction, speed and size. There are no large objects, because they cover places for more than half of the time, and
+    `ground_drift` takes medians."""
     triples = sorted(held_out_combinations())
     clips = []
     for index in range(count):
-        triple = triples[index * 27 % len(triples)]  # a few clips should not all be of the first colours
+        triple = triples[index * 27 % len(triples)]  # so that the first few clips do not all have the first colours
         clip = linear_clip(index, triple, ("small", "medium")[(index + index // 16) % 2])
         clips.append(add_scenery(clip, random.Random(f"detailed/{index}")))
     return clips
 
 
 def ground_drift(videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW) -> float:
-    """Mean absolute difference, of 255, of the ground at `frame` of the videos [N, T, 3, H, W] from the true one.
+    """Mean absolute difference (of 255) between the ground at `frame` of the videos [N, T, 3, H, W] and the true one.
 
-    The ground is each pixel's median over the `window` frames that end there. ValueError where there are not so many.
+    The ground is each pixel's median over the `window` frames that end at `frame`. Raises ValueError if there are not
+    that many frames.
     """
     return 255 * (_seen_ground(videos, clips, frame, window) - _true_ground(videos, clips)).abs().mean().item()
 
@@ -48,11 +52,13 @@ def ground_drift(videos: Tensor, clips: Sequence[Clip], frame: int, window: int 
 def texture_kept(
     videos: Tensor, clips: Sequence[Clip], frame: int, window: int = WINDOW, where: Tensor | None = None
 ) -> float:
-    """How much of the ground's fine texture is left at `frame`: 1 as it was, 0 gone or another one; mean over videos.
+    """How much of the ground's fine texture is left at `frame`: 1 unchanged, 0 gone or replaced by another; mean over
+    videos.
 
-    What is finer than 19/64 of the short side is projected on what is true of it. Left out are the bystanders and two
-    pixels of 64 around them: their edges can outlast the texture. With `where` [N, 1, H, W] only pixels of 1 count,
-    and only videos with a twentieth of such; NaN where there are none. ValueError as `ground_drift`.
+    Everything finer than 19/64 of the short side is projected onto the true texture. Bystanders and two pixels of 64
+    around them are left out, because their edges can outlast the texture. With `where` [N, 1, H, W] only pixels that
+    are 1 count, and only videos in which these are at least a twentieth of the frame; NaN if there are none. Raises
+    ValueError as `ground_drift`.
     """
     away = _away_from_bystanders(clips, *videos.shape[-2:])
     true = _texture(_true_ground(videos, clips), away)
@@ -73,9 +79,10 @@ def never_near(clips: Sequence[Clip], frames: int, height: int, width: int) -> T
 
 
 def object_readings(videos: Tensor, clips: Sequence[Clip]) -> Rollout:
-    """The moving object in every frame: its area, its colour, its position. ValueError unless each video has a clip.
+    """The moving object in every frame: its area, its colour, its position. Raises ValueError unless each video has a
+    clip.
 
-    Its pixels are those that differ from the true ground and are nearer to its colour than to any other in the scene.
+    Its pixels are those that differ from the true ground and are closer to its colour than to any other in the scene.
     """
     readings = [
         _read_object(video, scene, clip)
@@ -110,7 +117,7 @@ def _seen_ground(videos: Tensor, clips: Sequence[Clip], frame: int, window: int)
     if not 1 <= window <= frame + 1 <= videos.shape[1]:
         raise ValueError(
             f"got frame {frame} and a window of {window}; the window, of which that frame is the last, must have at "
-            f"least one frame and lie within the video, frames 0 to {videos.shape[1] - 1}"
+            f"least one frame and be inside the video, frames 0 to {videos.shape[1] - 1}"
         )
     return videos[:, frame - window + 1 : frame + 1].float().clamp(0, 1).median(dim=1).values
 
@@ -124,14 +131,15 @@ def _away_from_bystanders(clips: Sequence[Clip], height: int, width: int) -> Ten
 
 
 def _texture(images: Tensor, away: Tensor) -> Tensor:
-    """What is finer than the coarsest texture of images [N, 3, H, W], where `away` [N, 1, H, W] is 1; 0 elsewhere."""
+    """The part of images [N, 3, H, W] that is finer than the coarsest texture, where `away` [N, 1, H, W] is 1; 0
+    elsewhere."""
     reach = round(max(GRAIN_PERIOD) * min(images.shape[-2:]) / 2)
     mean = _blurred(images * away, reach) / _blurred(away, reach).clamp(min=1e-6)
     return (images - mean) * away
 
 
 def _blurred(images: Tensor, reach: int) -> Tensor:
-    """Means over squares of 2 * reach + 1 pixels; those at the borders are of what lies in the frame."""
+    """Means over squares of 2 * reach + 1 pixels. At the borders only pixels inside the frame count."""
     return F.avg_pool2d(images, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
 
 
@@ -140,7 +148,7 @@ def _read_object(video: Tensor, scene: Tensor, clip: Clip) -> list[FrameReading]
     video = video.float().clamp(0, 1)
     others = {clip.background, *(bystander.color for bystander in clip.bystanders)}
     nearest_other = torch.stack([_squares(video, color) for color in others]).amin(dim=0)
-    # Blurred, so that a texture lost or changed weighs less than the object.
+    # Blurred, so that a lost or changed texture weighs less than the object.
     distance = _blurred(video - scene, reach=int(EDGE * min(scene.shape[-2:]))).square().sum(dim=1).sqrt()
     distance = distance * (_squares(video, clip.color) < nearest_other)
     background = scene.flatten(1).median(dim=1).values
@@ -148,5 +156,6 @@ def _read_object(video: Tensor, scene: Tensor, clip: Clip) -> list[FrameReading]
 
 
 def _squares(video: Tensor, color: str) -> Tensor:
-    """Squared distance of each pixel from a colour: [T, H, W]. Of torch's norms, those over channels are slow."""
+    """Squared distance of each pixel from a colour: [T, H, W]. Written out, because torch's norms over channels are
+    slow."""
     return (video - torch.tensor(COLORS[color])[:, None, None]).square().sum(dim=1)

@@ -1,7 +1,8 @@
-"""The quality table: does a video do what its prompt says, and does it hold? On prompts that training never drew.
+"""The quality table: does a video do what its prompt says, and does it stay that way? The prompts were never drawn in
+training.
 
-A video is judged only by its pictures (`evaluation.synthetic`), the same way for a model, for true clips, and for a
-video that repeats its first frame, which a sound table must fail.
+A video is judged only by its frames, in the same way for a model, for true clips, and for a video that repeats its
+first frame, which must get a bad score for motion.
 """
 
 import math
@@ -20,14 +21,15 @@ WINDOW = 16
 
 
 def quality_clips(count: int = 64) -> list[Clip]:
-    """Linear motions of the held-out triples, captioned in full; sizes, directions and speeds take turns."""
+    """Clips with linear motions of the held-out triples, with full captions; sizes, directions and speeds take
+    turns."""
     triples = sorted(held_out_combinations())
     sizes = list(SIZES)
     return [linear_clip(index, triples[index % len(triples)], sizes[index % len(sizes)]) for index in range(count)]
 
 
 def linear_clip(index: int, triple: tuple[str, str, str], size: str) -> Clip:
-    """Of a (colour, kind, background): captioned in full, with the direction and speed whose turn it is."""
+    """The clip `index` of a (colour, kind, background), with a full caption. Directions and speeds take turns."""
     color, kind, background = triple
     motion = list(DIRECTIONS)[index % len(DIRECTIONS)]
     speed = list(SPEEDS)[index // len(DIRECTIONS) % len(SPEEDS)]
@@ -47,7 +49,7 @@ def linear_clip(index: int, triple: tuple[str, str, str], size: str) -> Clip:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Videos read frame by frame: `readings[n][t]`, and `sharpness[n][t]`; `size` is (height, width)."""
+    """Videos read frame by frame: `readings[n][t]` and `sharpness[n][t]`; `size` is (height, width)."""
 
     readings: list[list[FrameReading]]
     sharpness: Tensor
@@ -55,7 +57,7 @@ class Rollout:
 
 
 def read_rollout(videos: Tensor) -> Rollout:
-    """Videos [N, T, 3, H, W] in [0, 1]. Shape kinds are told on first frames only."""
+    """Read videos [N, T, 3, H, W] in [0, 1]. The shape's kind is recognised only on first frames."""
     readings = [[read_frame(image, with_kind=t == 0) for t, image in enumerate(video)] for video in videos]
     height, width = videos.shape[-2:]
     return Rollout(readings, torch.stack([sharpness(video) for video in videos]), (height, width))
@@ -68,7 +70,7 @@ def sharpness(video: Tensor) -> Tensor:
 
 
 def appearance(rollout: Rollout, clips: Sequence[Clip]) -> dict[str, float]:
-    """Shares of first frames whose background, object colour and shape are the prompt's."""
+    """Shares of first frames in which background, object colour and shape are the prompt's."""
     pairs = [(readings[0], clip) for readings, clip in zip(rollout.readings, clips, strict=True)]
     return {
         "background colour": _share([first.background == clip.background for first, clip in pairs]),
@@ -101,15 +103,15 @@ def background_drift(rollout: Rollout, frame: int) -> float:
 
 
 def object_drift(rollout: Rollout, frame: int) -> float:
-    """Mean absolute difference (of 255) of the object's colour at `frame` from frame 0's, over the videos that show an
-    object in both; nan where none does."""
+    """Mean absolute difference (of 255) of the object's colour between `frame` and frame 0, over the videos that show
+    an object in both; nan if none does."""
     pairs = [(readings[0].rgb, readings[frame].rgb) for readings in rollout.readings]
     changes = [(later - first).abs().mean().item() for first, later in pairs if first is not None and later is not None]
     return 255 * sum(changes) / len(changes) if changes else math.nan
 
 
 def sharpness_kept(rollout: Rollout, frame: int) -> float:
-    """Median over videos of the sharpness at `frame` over that of frame 1."""
+    """The sharpness at `frame` divided by that at frame 1, median over videos."""
     return (rollout.sharpness[:, frame] / rollout.sharpness[:, 1]).median().item()
 
 

@@ -1,7 +1,7 @@
-"""What happens in a clip of the synthetic world, read by image analysis: colours, shape, motion, presence.
+"""Reads what happens in a clip of the synthetic world by image analysis: colours, shape, motion, presence.
 
-The background is the median colour; what differs from it is the object. In a world that wraps round, positions are
-circular means and motion is the median of circular shifts from frame to frame. Ours.
+The background is the median colour; what differs from it is the object. Because the world wraps around, positions are
+circular means, and motion is the median of circular shifts from frame to frame. Not in the paper.
 """
 
 import math
@@ -15,14 +15,15 @@ from torch import Tensor
 from .shapes import COLORS, KINDS, Clip, coverage
 
 OBJECT_THRESHOLD = 0.22
-"""Distance in RGB beyond which a pixel is not background."""
+"""A pixel farther than this in RGB from the background does not belong to it."""
 MIN_AREA = 0.015
-"""Least share of the frame an object covers; less is counted as lost."""
+"""The least share of the frame that an object covers; a smaller one counts as lost."""
 
 
 @dataclass(frozen=True)
 class FrameReading:
-    """One frame, read. `color`, `kind`, `position` (x, y in [0, 1)) and `rgb` are None where no object is seen."""
+    """What was read in one frame. `color`, `kind`, `position` (x, y in [0, 1)) and `rgb` are None if no object is
+    seen."""
 
     background: str
     background_rgb: Tensor
@@ -34,14 +35,14 @@ class FrameReading:
 
 
 def read_frame(image: Tensor, with_kind: bool = False) -> FrameReading:
-    """Read one image [3, H, W] in [0, 1]. Telling the kind of shape is slow, so it is done only where asked for."""
+    """Read one image [3, H, W] in [0, 1]. Recognising the kind of shape is slow, so it is optional."""
     image = image.float().clamp(0, 1)
     background = image.flatten(1).median(dim=1).values
     return read_object(image, background, (image - background[:, None, None]).norm(dim=0), with_kind)
 
 
 def read_object(image: Tensor, background: Tensor, distance: Tensor, with_kind: bool = False) -> FrameReading:
-    """Read an image [3, H, W] of which it is known how far each pixel is from what is not the object: [H, W]."""
+    """Read an image [3, H, W], given how far each pixel is from everything that is not the object: [H, W]."""
     found = distance > OBJECT_THRESHOLD
     area = found.float().mean().item()
     if area < MIN_AREA:
@@ -99,7 +100,8 @@ def _templates(height: int, width: int) -> tuple[list[str], Tensor]:
 
 
 def shifts(readings: list[FrameReading], height: int, width: int) -> list[tuple[float, float]]:
-    """Motion (x, y) between successive frames that both show an object: the short way, in short sides per frame."""
+    """Motion (x, y) between consecutive frames that both show an object: the shorter way around, in short sides per
+    frame."""
     short, found = min(height, width), []
     for before, after in pairwise(readings):
         if before.position is not None and after.position is not None:
@@ -110,7 +112,7 @@ def shifts(readings: list[FrameReading], height: int, width: int) -> list[tuple[
 
 
 def median_motion(motions: list[tuple[float, float]]) -> tuple[float, float] | None:
-    """Median of each component; None without any."""
+    """Median of each component; None if there are no motions."""
     if not motions:
         return None
     x, y = torch.tensor(motions).median(dim=0).values.tolist()
@@ -118,7 +120,7 @@ def median_motion(motions: list[tuple[float, float]]) -> tuple[float, float] | N
 
 
 def angle_between(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Degrees between two motions; 180 where one of them hardly moves (under 0.01 short sides per frame)."""
+    """Degrees between two motions; 180 if one of them hardly moves (less than 0.01 short sides per frame)."""
     if math.hypot(*a) < 0.01 or math.hypot(*b) < 0.01:
         return 180.0
     return abs(math.degrees((math.atan2(a[1], a[0]) - math.atan2(b[1], b[0]) + math.pi) % math.tau - math.pi))
@@ -126,18 +128,18 @@ def angle_between(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 @dataclass(frozen=True)
 class ClipScore:
-    """How a video [T, 3, H, W] agrees with the clip that its prompt describes. None: cannot be said of this prompt."""
+    """How well a video [T, 3, H, W] matches the clip that its prompt describes. None: the prompt does not say."""
 
     background: bool
     color: bool
     kind: bool
     present_at_end: bool
     direction: bool | None
-    background_drift: float  # mean absolute, of 255
+    background_drift: float  # mean absolute difference, of 255
 
 
 def score_clip(video: Tensor, clip: Clip) -> ClipScore:
-    """Colours and shape are judged on the first frame, presence and drift on the last, direction on all of them."""
+    """Judge colours and shape on the first frame, presence and drift on the last one, direction on all frames."""
     height, width = video.shape[-2:]
     readings = [read_frame(image, with_kind=index == 0) for index, image in enumerate(video)]
     first, last = readings[0], readings[-1]
@@ -156,7 +158,7 @@ def score_clip(video: Tensor, clip: Clip) -> ClipScore:
 
 
 def summarise(scores: list[ClipScore]) -> dict[str, float]:
-    """Shares in [0, 1] over the clips for which a thing can be said, and the mean drift."""
+    """Shares in [0, 1] over the clips whose prompts say something about it, and the mean drift."""
     result = {}
     for name in ("background", "color", "kind", "present_at_end", "direction"):
         values = [getattr(score, name) for score in scores if getattr(score, name) is not None]

@@ -1,9 +1,9 @@
-"""A small world made on the fly: a coloured shape moves on a coloured background, and a caption names all of it.
+"""A small synthetic world: a coloured shape moves on a coloured background, and a caption names all of it.
 
-The world wraps round at its borders, so that linear motion never ends. Everything about clip `index` follows from
+The world wraps around at its borders, so that linear motion never ends. Everything about clip `index` depends only on
 (seed, index), so clips can be made in any order, on any machine. Lengths are fractions of the frame's short side,
 speeds are lengths per frame. In the world "detailed" the same clips have scenery: a finely textured background, and
-small shapes on it that stand still. Ours.
+small shapes on it that stand still. Not in the paper.
 """
 
 import math
@@ -44,19 +44,19 @@ CIRCLING_PERIOD = 12.0
 PULSING_PERIOD = 8.0
 NUM_HELD_OUT = 64
 VALIDATION_SEED = -1
-"""The world that is only measured on."""
+"""The seed of the world that is used only for measuring."""
 WORLDS = ("plain", "detailed")
 GRAINS = ("noise", "checks", "hatching", "dots")
 GRAIN_CONTRAST = (0.10, 0.22)
 GRAIN_PERIOD = (11 / 64, 18 / 64)
-"""In short sides. At 64x64 about 1.4 to 2.3 cells of latents: of anything finer they keep next to nothing."""
+"""In short sides. At 64x64 this is about 1.4 to 2.3 cells of latents, which keep almost nothing of finer textures."""
 NUM_BYSTANDERS = (3, 6)
 BYSTANDER_RADIUS = (0.05, 0.10)
 
 
 @dataclass(frozen=True)
 class Bystander:
-    """A shape that stands still on the background. `size`: its radius; `x`, `y` and `tint` as a clip's."""
+    """A shape that stands still on the background. `size` is its radius; `x`, `y` and `tint` are as for a clip."""
 
     kind: str
     color: str
@@ -68,10 +68,10 @@ class Bystander:
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; the tints shade the colours.
+    """One clip of the world. `x`, `y` in [0, 1) of the frame's sides; the tints vary the colours.
 
-    Scenery, in the detailed world only: `grain` is how far the background's fine texture goes to either side of its
-    colour (0: no texture), `grain_kind` one of GRAINS; scale, angle and phases of the texture follow from `grain_seed`.
+    Scenery, only in the detailed world: `grain` is how far the background's fine texture varies to either side of its
+    colour (0: no texture), `grain_kind` one of GRAINS; `grain_seed` decides scale, angle and phases of the texture.
     """
 
     color: str
@@ -79,7 +79,7 @@ class Clip:
     size: str
     texture: str
     motion: str  # a key of DIRECTIONS, or one of OTHER_MOTIONS
-    speed: str  # a key of SPEEDS; no meaning for OTHER_MOTIONS
+    speed: str  # a key of SPEEDS; ignored for OTHER_MOTIONS
     background: str
     x: float
     y: float
@@ -94,7 +94,7 @@ class Clip:
 
     @property
     def velocity(self) -> tuple[float, float] | None:
-        """(x, y) in short sides per frame of a linear motion, else None."""
+        """(x, y) in short sides per frame for a linear motion, else None."""
         if self.motion not in DIRECTIONS:
             return None
         dx, dy = DIRECTIONS[self.motion]
@@ -102,7 +102,7 @@ class Clip:
 
 
 def describe(color: str, kind: str, size: str, texture: str, motion: str, speed: str, background: str) -> str:
-    """The caption in the one word order of the training data. Empty strings leave a word out."""
+    """The caption in the fixed word order of the training data. Empty strings leave a word out."""
     words = [size, color, texture if texture != "plain" else "", kind]
     subject = " ".join(word for word in words if word)
     article = "an" if subject[0] in "aeiou" else "a"
@@ -112,7 +112,7 @@ def describe(color: str, kind: str, size: str, texture: str, motion: str, speed:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word a caption can hold, sorted."""
+    """Every word a caption can contain, sorted."""
     phrases = [*COLORS, *KINDS, *SIZES, *SPEEDS, *DIRECTIONS, *OTHER_MOTIONS, "striped", "a an moving on background"]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
@@ -127,8 +127,9 @@ _HELD_OUT = held_out_combinations()
 
 
 def sample_clip(seed: int, index: int, held_out: bool = False, world: str = "plain") -> Clip:
-    """Clip `index` of the world `seed`; `held_out` draws only from, otherwise never from, the held-out triples. In the
-    world "detailed" it is the plain world's clip, with scenery. ValueError on a world that is not one of WORLDS."""
+    """Clip `index` of the world `seed`. With `held_out` it is always one of the held-out triples, otherwise never. In
+    the world "detailed" it is the plain world's clip with scenery. Raises ValueError on a world that is not one of
+    WORLDS."""
     if world not in WORLDS:
         raise ValueError(f"world: got {world!r}, accepted: {', '.join(WORLDS)}")
     clip = _sample_plain(random.Random(f"{seed}/{index}/{held_out}"), held_out)
@@ -163,8 +164,8 @@ def _sample_plain(rng: random.Random, held_out: bool) -> Clip:
 
 
 def add_scenery(clip: Clip, rng: random.Random) -> Clip:
-    """The clip in the detailed world. No bystander has the colour of the moving object or the background, nor makes a
-    held-out triple with the latter; the caption tells nothing of them."""
+    """The clip in the detailed world. No bystander has the colour of the moving object or of the background, or makes a
+    held-out triple with the background. The caption does not mention bystanders."""
     looks = [
         (color, kind)
         for color in COLORS
@@ -234,7 +235,7 @@ def ground(clips: Sequence[Clip], height: int, width: int, device: str = "cpu") 
 
 
 def _draw_bystanders(image: Tensor, clips: Sequence[Clip]) -> None:
-    """Over [N, 3, H, W], in place, each clip's in their order."""
+    """Draw each clip's bystanders in their order onto [N, 3, H, W], in place."""
     height, width = image.shape[-2:]
     owners = [number for number, clip in enumerate(clips) for _ in clip.bystanders]
     drawn = [bystander for clip in clips for bystander in clip.bystanders]
@@ -248,7 +249,7 @@ def _draw_bystanders(image: Tensor, clips: Sequence[Clip]) -> None:
 
 
 def _grain(clip: Clip, height: int, width: int, device: str) -> Tensor:
-    """The texture [H, W] in [-1, 1]. It does not wrap round: where it ends at the borders cannot be seen."""
+    """The texture [H, W] in [-1, 1]. It need not wrap around at the borders, because it stands still."""
     rng, short = random.Random(clip.grain_seed), min(height, width)
     y = ((torch.arange(height, device=device) + 0.5) / short)[:, None]
     x = ((torch.arange(width, device=device) + 0.5) / short)[None, :]
@@ -257,7 +258,7 @@ def _grain(clip: Clip, height: int, width: int, device: str) -> Tensor:
         return (torch.stack(waves).sum(dim=0) / 5).clamp(-1, 1)
     period, angle = rng.uniform(*GRAIN_PERIOD), rng.uniform(0, math.pi)
     if clip.grain_kind == "checks":
-        period *= math.sqrt(2)  # the product of two waves is a sum of finer ones
+        period *= math.sqrt(2)  # the product of two waves is a sum of finer waves
     along, across = _wave(x, y, period, angle, rng), _wave(x, y, period, angle + math.pi / 2, rng)
     pattern = {"hatching": along, "checks": along * across * 2, "dots": along + across - 0.5}[clip.grain_kind]
     return (2 * pattern).clamp(-1, 1)
@@ -278,7 +279,7 @@ def coverage(kind: str, radius: float, height: int, width: int) -> Tensor:
 
 
 def _wrapped(start: list[float], offset: Tensor, length: int, short: int) -> Tensor:
-    """Signed distance of each pixel centre from the object along one axis, the short way round: `[N, T, length]`."""
+    """Signed distance of each pixel centre from the object along one axis, the shorter way around: `[N, T, length]`."""
     extent = length / short
     centre = torch.tensor(start, device=offset.device)[:, None] * extent + offset  # [N, T]
     pixels = (torch.arange(length, device=offset.device) + 0.5) / short
@@ -286,7 +287,7 @@ def _wrapped(start: list[float], offset: Tensor, length: int, short: int) -> Ten
 
 
 def _displacement(things: Sequence[Clip | Bystander], offset: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Of each pixel centre from things that moved by `offset` [N, T, 2]: x and y `[N, T, H, W]`, in short sides."""
+    """From things that moved by `offset` [N, T, 2] to each pixel centre: x and y `[N, T, H, W]`, in short sides."""
     short = min(height, width)
     dx = _wrapped([thing.x for thing in things], offset[..., 0], width, short)[:, :, None, :]  # [N, T, 1, W]
     dy = _wrapped([thing.y for thing in things], offset[..., 1], height, short)[:, :, :, None]  # [N, T, H, 1]
@@ -305,12 +306,12 @@ def _covered(things: Sequence[Clip | Bystander], dx: Tensor, dy: Tensor, radius:
 
 
 def _light(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """Things are lit from above left: `[N, T, H, W]` around 1."""
+    """Light on the things, from above left: `[N, T, H, W]` around 1."""
     return 1 - 0.10 * ((dx + dy) / radius).clamp(-1, 1)
 
 
 def _with_stripes(light: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Broad and darker."""
+    """Add broad darker stripes."""
     stripes = torch.sigmoid(torch.sin((dx + dy) * math.tau / 0.17) * 6)
     return light * (1 - 0.45 * stripes) + 0.10 * stripes
 
@@ -337,7 +338,8 @@ def _square(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
 
 
 def _polygon(dx: Tensor, dy: Tensor, radius: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:
-    """Signed distance to a closed polygon given in units of the radius: nearest edge, inside by crossing count."""
+    """Signed distance to a closed polygon given in units of the radius: distance to the nearest edge, with the side
+    found by counting crossings."""
     nearest = torch.full_like(dx, torch.inf)
     inside = torch.zeros_like(dx, dtype=torch.bool)
     for (ax, ay), (bx, by) in zip(points, (*points[1:], points[0]), strict=True):
@@ -352,7 +354,8 @@ def _polygon(dx: Tensor, dy: Tensor, radius: Tensor, points: Sequence[tuple[floa
 
 
 def _corners(count: int, inner: float | None = None) -> list[tuple[float, float]]:
-    """Corners of a regular polygon, point up; with `inner`, of a star whose notches lie at that radius."""
+    """Corners of a regular polygon with a corner at the top; with `inner`, of a star whose notches are at that
+    radius."""
     radii = [1.1] if inner is None else [1.2, inner]
     angles = [math.tau * i / (count * len(radii)) - math.pi / 2 for i in range(count * len(radii))]
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]

@@ -65,7 +65,7 @@ class VAEStage(LoopConfig):
     """The autoencoder's settings. `latent_noise`: standard deviation of the noise added to the latents before they are
     decoded. `crop_share`: share of the steps that see crops of `crop` pixels around the object instead of whole frames,
     as many as cost the same; nearly all of the error is there. `still_weight`: weight of the loss on latents that
-    change where the picture does not. It needs a second frame of each clip, which makes a step half as expensive again.
+    change where the picture does not. It needs a second frame of each clip, which makes a step 1.5 times as expensive.
 
     `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
     """
@@ -123,8 +123,8 @@ class DiffusionStage(LoopConfig):
     `first_share` of the samples are first frames (no references), `second_share` are second frames (both references
     equal). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error of eps or v); `min_snr_gamma`
     above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells that differ from most of their
-    frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to `1
-    + change_weight` times as much as others, while each frame keeps its share of the loss. `uniform_share` of the
+    frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to
+    `1 + change_weight` times as much as others, while each frame keeps its share of the loss. `uniform_share` of the
     samples draw their time step uniformly; the others draw a log-normal noise-to-signal ratio (Karras et al., 2022)
     with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A first frame can be any frame of
     its clip; in `beginning_share` of the cases it is the clip's first.
@@ -275,11 +275,13 @@ def _check(config: TrainConfig, path: str) -> None:
     if config.data.path:
         _check_data(config, path)
     elif model.vae.kind != "taesd":
-        raise ValueError(f"{path}: preset {config.preset!r} trains on clips of yours; name them: data.path, or --data")
+        raise ValueError(
+            f"{path}: preset {config.preset!r} trains on your own clips; name them with data.path or --data"
+        )
     else:
         if config.world == "pictures" and model.size[0] != model.size[1]:
             got = f"{model.size[1]}x{model.size[0]}"
-            raise ValueError(f"{path}: the training size is {got}, but frames of the world of pictures are squares")
+            raise ValueError(f"{path}: the training size is {got}, but frames of the world of pictures must be square")
         for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
             _check_crop(vae, model, f"{path}.{name}")
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")
@@ -366,7 +368,7 @@ def _check_loop(stage: LoopConfig, path: str) -> None:
     _at_least(0, path, stage, "steps", "warmup_steps", "decay_steps", "save_minutes", "weight_decay", "gradient_clip")
     _at_least(0, path, stage, "micro_batch", "workers")
     if not 0 <= stage.ema_decay < 1:
-        raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 up to (not with) 1")
+        raise ValueError(f"{path}.ema_decay: got {stage.ema_decay}, accepted are 0 to below 1")
     if stage.start_from:
         resolve_checkpoint(stage.start_from)
     for name, accepted in (

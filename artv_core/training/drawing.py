@@ -40,7 +40,7 @@ class DeviceDrawing:
 
     def __init__(self, samples: ClipSamples, device: torch.device) -> None:
         if not isinstance(samples.clips, LatentClips):
-            raise ValueError("only latents of the run's own clips can lie on the device; leave out resident")
+            raise ValueError("only latents of the run's own clips can be kept on the device; leave out resident")
         self.config, self.seed, self.device = samples.config, samples.seed, device
         self.num_references, source = samples.num_references, samples.clips
         self.latents = source.latents.to(device)

@@ -20,7 +20,9 @@ class MovingAverage:
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
         if device == "cpu" and sharded:
-            raise ValueError('ema_device = "cpu" cannot hold sharded weights; their shards are small, leave it out')
+            raise ValueError(
+                'ema_device = "cpu" does not work with sharded weights; leave it out, because each shard is small'
+            )
         kept = self.parameters if decay else {}
         self.averages = {name: _copied(parameter, device) for name, parameter in kept.items()}
 

@@ -228,7 +228,7 @@ class Training:
         steps = saved_steps(self.folder)
         kept = f"the last good state is {self.folder / state_name(steps[-1])}" if steps else "no state was saved yet"
         advice = (
-            "lower learning_rate, or set gradient_clip, and go on with --resume" if steps else "lower learning_rate"
+            "lower learning_rate, or set gradient_clip, and continue with --resume" if steps else "lower learning_rate"
         )
         raise ValueError(f"{self.stage.name} stopped: {what}; {kept}; {advice}")
 

@@ -62,7 +62,7 @@ def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for Muon, which needs whole matrices."""
     dtypes = {parameter.dtype for parameter in module.parameters()}
     if len(dtypes) > 1 or any(group.get("use_muon") for group in optimizer.param_groups):
-        raise ValueError("FSDP shards weights of one type under AdamW; train with DDP, or all parts, and with adamw")
+        raise ValueError("FSDP needs weights of one type and AdamW; use DDP, or train all parts with adamw")
     module.to(memory_format=torch.contiguous_format)
 
 

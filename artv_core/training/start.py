@@ -64,7 +64,7 @@ def _fill(model: ARTV, path: Path, needs_vae: bool) -> None:
     is_public = "artv_config" not in open_tensor_file(path).metadata
     if not needs_vae and "vae" not in parts_in(path):
         model.vae = None
-        _say(f"note: {path} has no VAE; the clips are prepared, so training goes on, but draws no sheets")
+        _say(f"note: {path} has no VAE; the clips are prepared, so training continues, but without sample sheets")
     if is_public:
         initialise_from_stable_diffusion(model, path)
         _warn_of_prediction(path, model)

@@ -181,5 +181,5 @@ class PicturesTraining:
 def _side(size: Sequence[int]) -> int:
     """The side of a frame, which must be a square in this world. Raises ValueError for other sizes."""
     if size[0] != size[1]:
-        raise ValueError(f"size: got {size[1]}x{size[0]}, but frames of the world of pictures are squares")
+        raise ValueError(f"size: got {size[1]}x{size[0]}, but frames of the world of pictures must be square")
     return size[0]

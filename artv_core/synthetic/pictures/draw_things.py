@@ -19,10 +19,10 @@ from .names import THINGS
 from .things import MARGIN, SHEET, SHEET_COLUMNS, THING_SIDE
 
 DRAWN_SIDE = 384
-"""Pixels of the drawing that a picture is made smaller from."""
+"""Size in pixels of the drawing that a picture is scaled down from."""
 
 FAINT = 8
-"""Of 255: what covers less does not count as part of the thing."""
+"""Of 255: fainter pixels do not count as part of the thing."""
 
 ICONS = {
     "angry face": "enraged-face",
@@ -72,11 +72,11 @@ ICONS = {
     "ufo": "flying-saucer",
     "whale": "spouting-whale",
 }
-"""Icons of things that the set calls something else; the others go by their name, with hyphens."""
+"""Icons of things whose name differs in the set. The others have the thing's name, with hyphens."""
 
 
 def read_icons(package: Path) -> dict[str, str]:
-    """The SVG body of each thing's icon. ValueError where the package lacks one."""
+    """The SVG body of each thing's icon. Raises ValueError if the package lacks one."""
     path = package / "icons.json"
     if not path.is_file():
         raise ValueError(f"no {path}; unpack the npm package @iconify-json/noto, and name its folder")
@@ -103,7 +103,8 @@ def rasterise(body: str) -> Image.Image:
 
 
 def picture_of(drawing: Image.Image) -> np.ndarray:
-    """A thing that fills its square but for the margin: uint8 [THING_SIDE, THING_SIDE, 4], colours times coverage."""
+    """A thing that fills its square except for the margin: uint8 [THING_SIDE, THING_SIDE, 4], colours times coverage,
+    and coverage."""
     visible = drawing.getchannel("A").point(lambda value: 255 if value > FAINT else 0)
     drawing = drawing.crop(visible.getbbox())
     square = Image.new("RGBA", (max(drawing.size),) * 2)

@@ -1,4 +1,5 @@
-"""Where the things of a scene are at any time, how large, and turned how far. Lengths in frame sides, y down."""
+"""Where the things of a scene are at any time, how large they are, and how far they are turned. Lengths are in frame
+sides; y points down."""
 
 import math
 from functools import cache
@@ -13,12 +14,14 @@ from .scenes import Scenes
 BOUNCE_HEIGHT, BOUNCE_FRAMES = 40 / 128, 9
 SWING_ANGLE, SWING_FRAMES = math.radians(28), 12
 PULSE, PULSE_FRAMES = 0.22, 10
-"""Periods in frames: from ground to ground, and back to the same state."""
+"""Periods are in frames: of bouncing from ground to ground, of the others back to the same state. PULSE is a share of
+the size."""
 
 
 class States(NamedTuple):
-    """Of both things of N scenes at T times, each [N, T, 2]. Centres go on past the frame's borders, so that their
-    differences are velocities; where a thing is drawn is the remainder by 1. `angle` in radians, clockwise."""
+    """The states of both things of N scenes at T times, each [N, T, 2]. Centres go on beyond the frame's borders, so
+    that their differences are velocities; things are drawn at the remainder modulo 1. `angle` is in radians,
+    clockwise."""
 
     x: Tensor
     y: Tensor
@@ -27,14 +30,14 @@ class States(NamedTuple):
 
 
 def states(scenes: Scenes, times: Tensor) -> States:
-    """At `times` [N, T], in frames; they may lie between frames, and before 0."""
+    """The states at `times` [N, T], in frames; these may be fractions, or negative."""
     times, motions = times[:, :, None], scenes.motions[:, None]  # [N, T, 1], [N, 1, 2]
     x, y, side, phase = (value[:, None] for value in (scenes.x, scenes.y, scenes.side, scenes.phase))
     velocity = _velocities(motions.device)[motions]  # [N, 1, 2, 2]
     x, y = x + velocity[..., 0] * times, y + velocity[..., 1] * times
     y = y - _is("bouncing", motions) * BOUNCE_HEIGHT * torch.sin(math.pi * (times / BOUNCE_FRAMES + phase)).abs()
     angle = _turned(motions, phase, times)
-    # A thing swings about the middle of its upper border.
+    # A thing swings around the middle of its upper border.
     swung = _is("swinging", motions) * SWING_ANGLE * torch.sin(math.tau * (times / SWING_FRAMES + phase))
     x, y = x - side / 2 * torch.sin(swung), y - side / 2 * (1 - torch.cos(swung))
     grown = 1 + _is("pulsing", motions) * PULSE * torch.sin(math.tau * (times / PULSE_FRAMES + phase))

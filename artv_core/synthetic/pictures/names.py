@@ -1,7 +1,7 @@
-"""What the world of pictures holds, in words: things, places, motions and sizes, and the captions made of them.
+"""The content of the world of pictures in words: things, places, motions and sizes, and the captions made of them.
 
-The order of all of these, and the words, are those that the checkpoint `small-v1` was trained with. A thing, place,
-motion or size is known by its number in its list. Not in the paper.
+The words and the order of all these lists are those that the checkpoint `small-v1` was trained with. A thing, place,
+motion or size is identified by its index in its list. Not in the paper.
 """
 
 import math
@@ -44,7 +44,7 @@ def _with_article(words: str) -> str:
 
 
 PLACES: tuple[str, ...] = DETAILED_PLACES + tuple(f"on {_with_article(color)} background" for color in COLORS)
-"""The detailed ones, then the plain colours; each as the phrase that ends a caption."""
+"""The detailed places, then the plain colours, each as the phrase that ends a caption."""
 
 _SLANT = 0.7
 DIRECTIONS: dict[str, tuple[float, float]] = {
@@ -57,10 +57,10 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
     "down left": (-_SLANT, _SLANT),
     "down right": (_SLANT, _SLANT),
 }
-"""(x, y), y down; a speed times this is the velocity."""
+"""(x, y), y points down; multiplied by a speed this is the velocity."""
 
 SPEEDS: dict[str, float] = {"slowly": 4 / 128, "fast": 9 / 128}
-"""In frame sides for each frame."""
+"""In frame sides per frame."""
 
 OTHER_MOTIONS: tuple[str, ...] = (
     "bouncing",
@@ -77,22 +77,22 @@ VELOCITIES: tuple[tuple[float, float], ...] = (
     *((x * speed, y * speed) for x, y in DIRECTIONS.values() for speed in SPEEDS.values()),
     *((0.0, 0.0) for _ in OTHER_MOTIONS),
 )
-"""(x, y) of each motion in frame sides for each frame."""
+"""(x, y) of each motion in frame sides per frame."""
 
 SIZES: dict[str, tuple[float, float]] = {
     "": (44 / 128, 54 / 128),
     "small": (34 / 128, 38 / 128),
     "large": (58 / 128, 64 / 128),
 }
-"""Least and greatest side of a thing, in frame sides. The empty word is the common size."""
+"""Smallest and largest side of a thing, in frame sides. The empty word is the common size."""
 
 TURNS: dict[str, float] = {"spinning slowly": math.radians(12), "spinning fast": math.radians(30)}
-"""Radians for each frame, clockwise."""
+"""Radians per frame, clockwise."""
 
 
 def caption(thing: str, motion: str, place: str, size: str = "", second: str = "", second_motion: str = "") -> str:
-    """What a clip shows, in the one word order of the training data. `second` is the second thing, if there is one; it
-    moves like the first where `second_motion` is empty or the same."""
+    """What a clip shows, in the fixed word order of the training data. `second` is the second thing, if there is one;
+    if `second_motion` is empty or the same, it moves like the first."""
     first = _with_article(f"{size} {thing}".strip())
     if not second:
         return f"{first} {motion} {place}"
@@ -102,11 +102,12 @@ def caption(thing: str, motion: str, place: str, size: str = "", second: str = "
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word a caption can hold, sorted."""
+    """Every word a caption can contain, sorted."""
     phrases = chain(map(_with_article, THINGS), PLACES, MOTIONS, SIZES, ["and"])
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 
 def is_held_out(thing: int, place: int) -> bool:
-    """Whether training never draws this thing in this place (their numbers): one pair in ten, for measuring only."""
+    """Whether training never draws this thing in this place (given as indices). One pair in ten is held out, for
+    measuring only."""
     return (7 * thing + thing // 10 + 3 * place) % 10 == 0

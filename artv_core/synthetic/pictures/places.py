@@ -1,6 +1,6 @@
-"""The pictures of places: painted when they are needed, and kept in memory and in a file for the next time.
+"""The pictures of places: painted when they are needed, then kept in memory and in a file.
 
-A picture follows from its place and number alone. All 696 take about 15 seconds of one core.
+A picture depends only on its place and number. Painting all 696 takes about 15 seconds on one core.
 """
 
 import hashlib
@@ -21,17 +21,18 @@ from .names import DETAILED_PLACES, PLACES
 from .painters import PAINTERS
 
 PICTURES = 60
-"""Of each detailed place."""
+"""Pictures of each detailed place."""
 
 PLACE_SIDE = 128
 """Pixels."""
 
 WORTH_KEEPING = 200
-"""Fewer pictures than these are painted each time, which takes a few seconds at most."""
+"""Fewer pictures than this are not stored, but painted each time, which takes a few seconds at most."""
 
 
 def pictures_of_each(pictures: int = PICTURES) -> list[int]:
-    """How many pictures there are of each place: a plain one has a fifth of a detailed one's. ValueError below 1."""
+    """How many pictures there are of each place: a plain place has a fifth as many as a detailed one. Raises ValueError
+    below 1."""
     if pictures < 1:
         raise ValueError(f"pictures: got {pictures}, at least 1 of each place is needed")
     return [pictures if place in DETAILED_PLACES else max(1, pictures // 5) for place in PLACES]
@@ -41,8 +42,8 @@ def pictures_of_each(pictures: int = PICTURES) -> list[int]:
 def read_places(pictures: int = PICTURES, folder: Path | None = None) -> Tensor:
     """All pictures, place after place, uint8 [M, 3, 128, 128].
 
-    Many are read from a file in `folder` (the user's cache by default) if it is there, else written to it; where that
-    cannot be, they are painted each time. ValueError where `pictures` is below 1.
+    A large number is read from a file in `folder` (by default the user's cache), or written to it if there is none. If
+    that is not possible, they are painted each time. Raises ValueError if `pictures` is below 1.
     """
     counts = pictures_of_each(pictures)
     if sum(counts) < WORTH_KEEPING:
@@ -56,13 +57,13 @@ def read_places(pictures: int = PICTURES, folder: Path | None = None) -> Tensor:
 
 
 def paint_place(place: int, number: int) -> Image.Image:
-    """Picture `number` of a place, PLACE_SIDE pixels."""
+    """Picture `number` of a place, PLACE_SIDE pixels wide and high."""
     painted = PAINTERS[PLACES[place]](np.random.default_rng((28, place, number)))
     return painted.resize((PLACE_SIDE, PLACE_SIDE), Image.Resampling.LANCZOS)
 
 
 def user_cache() -> Path:
-    """Where this user's programs keep what they can make again."""
+    """The folder in which this user's programs store data that they can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "artv"
 
 
@@ -74,7 +75,7 @@ def _painted(counts: list[int]) -> Tensor:
 
 
 def _painters_digest() -> str:
-    """Another one as soon as the painters are changed, so that a file of older pictures is not used."""
+    """A digest that changes whenever the painters change, so that a file of older pictures is not used."""
     sources = (Path(module.__file__ or "").read_bytes() for module in (painting, painters))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
@@ -95,4 +96,4 @@ def _keep(pictures: Tensor, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensor_file(path, {"places": pictures})
     except (OSError, ValueError):
-        return  # a full or read-only disk: they are painted again next time
+        return  # a full or read-only disk; they are painted again next time

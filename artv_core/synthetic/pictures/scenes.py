@@ -1,4 +1,4 @@
-"""What is to be seen in each of N clips, as tensors, and how it is drawn by lot: all clips at once, with no loop."""
+"""The content of N clips as tensors, and how it is drawn at random: all clips at once, without loops."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,39 +20,40 @@ from .names import (
 )
 
 PLAIN_SHARE = 0.25
-"""Of the clips, before a plain colour."""
+"""Share of the clips with a plain background."""
 
 LINEAR_SHARE = 0.62
 STRAIGHT_WEIGHT, SLANTED_WEIGHT = 1.25, 0.75
-"""How often a thing moves along a side of the frame, and across, of all linear motions."""
+"""How often things move parallel to a side of the frame, and diagonally, among all linear motions."""
 
 SMALL_SHARE, LARGE_SHARE = 0.2, 0.2
 SAME_MOTION_SHARE = 0.5
-"""Of the clips with two things, both move alike; in the others the second stands still."""
+"""Share of the clips with two things in which both move alike. In the others the second stands still."""
 
 UPRIGHT_SHARE = 0.4
-"""Of the clips, the place is shown as it is drawn; in the others a part of it fills the frame."""
+"""Share of the clips that show the place as it is drawn. In the others a part of it fills the frame."""
 
 LARGEST_ZOOM = 0.2
 SIDES_OF_TWO = (40 / 128, 46 / 128)
 NEAR, FAR, PLAY = 24 / 128, 92 / 128, 12 / 128
-"""Where the centres of two things lie: one in the first quarter of the frame, one in the last."""
+"""Where the centres of two things are: one in the first quarter of the frame, one in the last."""
 
 GROUND, GROUND_PLAY = 4 / 128, 16 / 128
 """How high above the frame's lower border bouncing things touch the ground."""
 
 REACH = 1.1
-"""Half a thing's side times this stays inside the frame at time 0, as it may turn or grow."""
+"""Half a thing's side times this stays inside the frame at time 0, because a thing may turn or grow."""
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """N clips. A clip has two things; the second lies behind the first, and is only there where `two` is set.
+    """N clips. A clip has two things; the second is behind the first, and is shown only if `two` is set.
 
-    Numbers are places in the lists of `names`; lengths are in frame sides, x to the right, y down. `side`: of things.
-    `x`, `y`: centres at time 0 (of bouncing things where they touch the ground). `phase`: of periodic motion, in
-    periods. `picture`: which of the place's pictures. It is shown `zoom` times magnified, moved by `shift` (x, y, in
-    half sides of the picture), mirrored where `flip` is -1, and its colours are multiplied by `light`.
+    Things, places, motions and sizes are indices into the lists of `names`. Lengths are in frame sides, x to the right,
+    y down. `side`: sides of the things. `x`, `y`: centres at time 0 (for bouncing things, where they touch the ground).
+    `phase`: of periodic motion, in periods. `picture`: which of the place's pictures is shown. It is magnified by
+    `zoom`, moved by `shift` (x, y, in half sides of the picture), mirrored if `flip` is -1, and its colours are
+    multiplied by `light`.
     """
 
     things: Tensor  # [N, 2] int64
@@ -74,11 +75,11 @@ class Scenes:
         return self.places.shape[0]
 
     def __getitem__(self, index: Any) -> "Scenes":
-        """The clips that a slice, a mask or a list of numbers chooses."""
+        """The clips selected by a slice, a mask or a list of numbers."""
         return Scenes(*(value[index] for value in self._tensors()))
 
     def to(self, device: torch.device | str) -> "Scenes":
-        """The same on a device."""
+        """The same clips on a device."""
         return Scenes(*(value.to(device) for value in self._tensors()))
 
     def _tensors(self) -> list[Tensor]:
@@ -86,13 +87,13 @@ class Scenes:
 
 
 def joined(parts: Sequence[Scenes]) -> Scenes:
-    """All clips of several, in order."""
+    """All clips of several batches, in order."""
     columns = zip(*(part._tensors() for part in parts), strict=True)
     return Scenes(*(torch.cat(column) for column in columns))
 
 
 def captions(scenes: Scenes) -> list[str]:
-    """What each clip shows, by rule."""
+    """The caption of each clip, made by rules."""
     columns = (scenes.things, scenes.motions, scenes.places, scenes.size, scenes.two)
     sizes = list(SIZES)
     return [
@@ -109,7 +110,7 @@ def captions(scenes: Scenes) -> list[str]:
 
 
 class SceneDrawing:
-    """Draws scenes by lot on the generator's device. Nothing is read back from it, so a GPU never has to be waited for.
+    """Draws random scenes on the generator's device. Nothing is read back, so the host never waits for a GPU.
 
     `pictures_of` [places]: how many pictures there are of each place.
     """
@@ -132,7 +133,8 @@ class SceneDrawing:
         two_share: float,
         motion_weights: Mapping[str, float],
     ) -> Scenes:
-        """`count` scenes. The first thing and its place are a held-out pair or never one; the second is never one."""
+        """`count` scenes. The first thing and its place are always a held-out pair, or never one; the second thing and
+        the place are never one."""
         lot = _Lots(count, generator)
         first = lot.integers(len(THINGS))
         allowed = self.held_out[first] == held_out
@@ -189,16 +191,17 @@ class _Lots:
         return torch.rand(self.count, *shape, generator=self.generator, device=self.generator.device)
 
     def integers(self, end: int) -> Tensor:
-        """[count], 0 up to (not with) `end`."""
+        """[count], from 0 up to but not including `end`."""
         return torch.randint(end, (self.count,), generator=self.generator, device=self.generator.device)
 
 
 def chosen(shares: Tensor, lots: Tensor) -> Tensor:
-    """A column of each row of `shares` [N, M], as often as its share says, by a lot [N] in [0, 1). Unlike
-    `torch.multinomial` it asks nothing back from a GPU."""
+    """One column for each row of `shares` [N, M], chosen as often as its share says, by a random number [N] in [0, 1).
+    Unlike `torch.multinomial` it never waits for a GPU."""
     edges = shares.cumsum(dim=1)
     past = edges <= lots[:, None] * edges[:, -1:]
-    # Rounding may put a lot on the last edge; meant is the last column with a share: the first that reaches the edge.
+    # Rounding can put a random number beyond the last edge. It then belongs to the last column with a share: the first
+    # one that reaches the edge.
     reached = (edges >= edges[:, -1:]).float().argmax(dim=1)
     return torch.minimum(past.sum(dim=1), reached)
 
@@ -218,7 +221,7 @@ def _size_by_lot(lots: Tensor) -> Tensor:
 
 
 def _centres(lot: _Lots, two: Tensor, motions: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y [N, 2]. Two things stand apart: beside each other, or one above the other."""
+    """x and y [N, 2]. Two things start apart: side by side, or one above the other."""
     reach = side / 2 * torch.where(motions == STANDING_STILL, 1.0, REACH)
     x, y = (reach + (1 - 2 * reach) * lot.uniform(2) for _ in range(2))
     bouncing = motions == MOTIONS.index("bouncing")

@@ -14,7 +14,7 @@ from .world import PictureWorld
 
 
 def sheet(clips: int, columns: int, size: int, seed: int, length: int = 12) -> Image.Image:
-    """Clips by lot, a row each under its caption: `columns` of the first `length` frames, `size` pixels."""
+    """Random clips, a row for each below its caption: `columns` of the first `length` frames, `size` pixels wide."""
     world = PictureWorld()
     scenes = world.draw(clips, torch.Generator().manual_seed(seed), two_share=0.2)
     frames = world.render(scenes, torch.arange(float(length)).expand(clips, -1), size)

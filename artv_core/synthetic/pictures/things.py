@@ -1,4 +1,4 @@
-"""The pictures of things: read from the shipped sheet, and blurred as much as the size they are drawn at needs.
+"""The pictures of things: read from the shipped sheet, and blurred to suit the size at which they are drawn.
 
 Names and licence of the pictures are in NOTICE; `draw_things.py` made the sheet.
 """
@@ -22,11 +22,11 @@ MARGIN = 2
 """Empty pixels on each side of a picture."""
 
 DRAWN_SIDES: tuple[float, ...] = (36 / 128, 46 / 128, 56 / 128, 66 / 128)
-"""In frame sides: sides at which things are drawn, for each of which there is a picture as sharp as it should be."""
+"""Sizes in frame sides for which there is a picture of matching sharpness."""
 
 
 def read_things() -> Tensor:
-    """All pictures, uint8 [K, 4, 96, 96]: red, green and blue times coverage, and coverage."""
+    """All pictures, uint8 [K, 4, 96, 96]: red, green and blue multiplied by coverage, and coverage."""
     with Image.open(SHEET) as sheet:
         pixels = np.asarray(sheet.convert("RGBA"))
     rows = pixels.shape[0] // THING_SIDE
@@ -35,8 +35,8 @@ def read_things() -> Tensor:
 
 
 def sharpness_levels(things: Tensor, size: int) -> Tensor:
-    """Pictures [K, L, 4, 96, 96] in [0, 1], float16, each as sharp as it looks at one of DRAWN_SIDES in a frame of
-    `size` pixels: so nothing flickers where a thing is drawn smaller than its picture."""
+    """Pictures [K, L, 4, 96, 96] in [0, 1], float16, each as sharp as it looks when drawn at one of DRAWN_SIDES in a
+    frame of `size` pixels. This avoids flicker where a thing is drawn smaller than its picture."""
     pictures = things.float() / 255
     levels = [_blurred(pictures, round(side * size)) for side in DRAWN_SIDES]
     return torch.stack(levels, dim=1).half()

@@ -1,4 +1,4 @@
-"""The world of pictures: scenes drawn by lot and rendered, all clips of a batch at once, on any device.
+"""The world of pictures: scenes drawn at random and rendered, all clips of a batch at once, on any device.
 
     world = PictureWorld("cuda")
     scenes = world.draw(64, torch.Generator("cuda").manual_seed(1))
@@ -25,14 +25,14 @@ from .scenes import SceneDrawing, Scenes, captions
 from .things import DRAWN_SIDES, read_things, sharpness_levels
 
 TWO_SHARE = 0.1
-"""Of the clips, with two things."""
+"""Share of the clips with two things."""
 
 NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Window:
-    """A square part of each frame: `origin` [N, 2] its left and upper border, `side` its side, in frame sides."""
+    """A square part of each frame: `origin` [N, 2] is its upper left corner, `side` its side, in frame sides."""
 
     origin: Tensor
     side: float
@@ -41,8 +41,9 @@ class Window:
 class PictureWorld:
     """Things and places on one device.
 
-    `pictures`: how many pictures there are of each detailed place (of a plain one a fifth); fewer are drawn faster, and
-    are the first of the same. `folder`: where drawn places are kept for the next time; the user's cache by default.
+    `pictures`: how many pictures there are of each detailed place (a fifth as many of a plain one). Fewer are painted
+    faster, and are the first of the full number. `folder`: where painted places are stored; by default the user's
+    cache.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class PictureWorld:
         self.pictures_of, self._folder = pictures_of_each(pictures), folder
         counts = torch.tensor(self.pictures_of)
         self._first_picture = (counts.cumsum(0) - counts).to(self.device)
-        # Whether to look which clips have a second thing; a GPU would have to be waited for.
+        # Whether to check which clips have a second thing; on a GPU this would mean waiting.
         self._may_look = self.device.type == "cpu"
         self._levels = torch.tensor(DRAWN_SIDES, device=self.device)
         self._scene_drawings: dict[torch.device, SceneDrawing] = {}
@@ -67,9 +68,9 @@ class PictureWorld:
         two_share: float = TWO_SHARE,
         motion_weights: Mapping[str, float] = NO_WEIGHTS,
     ) -> Scenes:
-        """`count` scenes on this world's device, by the generator, which may be on another one. `held_out`: the first
-        thing and its place are a held-out pair, otherwise never one. `two_share` of the clips have two things.
-        A motion in `motion_weights` is drawn that many times as often, against the others, as it usually is."""
+        """`count` scenes on this world's device, drawn by the generator, which may be on another device. `held_out`:
+        the first thing and its place are a held-out pair, otherwise never one. `two_share` is the share of clips with
+        two things. `motion_weights`: how many times as often as usual a motion is drawn, relative to the others."""
         device = generator.device
         if device not in self._scene_drawings:
             self._scene_drawings[device] = SceneDrawing(self.pictures_of, device)
@@ -77,17 +78,17 @@ class PictureWorld:
 
     def render(self, scenes: Scenes, times: Tensor, size: int = 128, window: Window | None = None) -> Tensor:
         """Images [N, T, 3, S, S] float32 in [0, 1] of frames of `size` pixels at times [N, T] in frames, which may be
-        fractions. With a `window` that part of each frame alone: S is its side in whole pixels."""
+        fractions. With a `window`, only that part of each frame: S is its side in whole pixels."""
         return self.layers(scenes, times, size, window)[0]
 
     def coverage(self, scenes: Scenes, times: Tensor, size: int = 128, window: Window | None = None) -> Tensor:
-        """How much of each pixel things cover: [N, T, 1, S, S] float32 in [0, 1]."""
+        """How much of each pixel is covered by things: [N, T, 1, S, S] float32 in [0, 1]."""
         return self.layers(scenes, times, size, window)[1]
 
     def layers(
         self, scenes: Scenes, times: Tensor, size: int = 128, window: Window | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What `render` and `coverage` give, for the price of one."""
+        """The results of `render` and `coverage`, at the cost of one of them."""
         x, y = self._pixels(len(scenes), size, window)
         ground = self._ground(scenes, size, x, y)
         image = ground[:, None].expand(-1, times.shape[1], -1, -1, -1)
@@ -106,7 +107,7 @@ class PictureWorld:
         return image.clamp(0, 1), covered.clamp(0, 1)
 
     def ground(self, scenes: Scenes, size: int = 128, window: Window | None = None) -> Tensor:
-        """The places alone: [N, 3, S, S] float32 in [0, 1], the same in every frame."""
+        """Only the places: [N, 3, S, S] float32 in [0, 1], the same in every frame."""
         return self._ground(scenes, size, *self._pixels(len(scenes), size, window))
 
     def states(self, scenes: Scenes, times: Tensor) -> States:
@@ -114,14 +115,14 @@ class PictureWorld:
         return states(scenes, times)
 
     def captions(self, scenes: Scenes) -> list[str]:
-        """What each clip shows, by rule."""
+        """The caption of each clip, made by rules."""
         return captions(scenes)
 
     def window_on_things(
         self, scenes: Scenes, times: Tensor, pixels: int, generator: torch.Generator, size: int = 128
     ) -> Window:
-        """Windows of `pixels`, inside the frame, that lie on the first thing of each clip at times [N]: their centres
-        lie within its bounds. They begin at whole pixels of a frame of `size`."""
+        """Windows of `pixels` inside the frame, whose centres are within the bounds of the first thing of each clip at
+        times [N]. They begin at whole pixels of a frame of `size`."""
         moved = states(scenes, times[:, None])
         centres = torch.stack((moved.x[:, 0, 0], moved.y[:, 0, 0]), dim=1).remainder(1)
         lots = torch.rand(len(scenes), 2, generator=generator, device=generator.device).to(self.device)
@@ -149,9 +150,9 @@ class PictureWorld:
         return (drawn * light).clamp(0, 1)
 
     def _drawn(self, scenes: Scenes, moved: States, number: int, size: int, x: Tensor, y: Tensor) -> Tensor:
-        """Thing `number` of each clip alone: colours times coverage, and coverage [N, T, 4, S, S]."""
+        """Only thing `number` of each clip: colours times coverage, and coverage [N, T, 4, S, S]."""
         centre_x, centre_y, side, angle = (value[:, :, number, None, None] for value in moved)
-        # The short way round: half a frame at most.
+        # The shorter way around: at most half a frame.
         dx = (x[:, None, None, :] - centre_x + 0.5).remainder(1) - 0.5
         dy = (y[:, None, :, None] - centre_y + 0.5).remainder(1) - 0.5
         cos, sin, half = angle.cos(), angle.sin(), side / 2
@@ -165,7 +166,8 @@ class PictureWorld:
 
     @cached_property
     def _painted(self) -> Tensor:
-        """All pictures of places; painted when the first frame is rendered, for words and states need none."""
+        """All pictures of places. They are painted when the first frame is rendered, because words and states do not
+        need them."""
         return read_places(self.pictures_of[0], self._folder).to(self.device)
 
     def _things(self, size: int) -> Tensor:
@@ -175,7 +177,7 @@ class PictureWorld:
         return self._things_at[size]
 
     def _places(self, size: int) -> Tensor:
-        """Pictures of places for frames of `size`, made once: made smaller for smaller frames, never larger."""
+        """Pictures of places for frames of `size`, made once. They are scaled down for smaller frames, never up."""
         if size >= self._painted.shape[-1]:
             return self._painted
         if size not in self._places_at:
