@@ -550,7 +550,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--image", __file__], "it is not an image"),
         (["--anchor-image", "none.png"], "cannot read image none.png"),
         (["--image", "none.png", "--frames", "1"], "--frames is 1 and includes the 1 given"),
-        (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from exclude each other"),
+        (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from cannot be used together"),
         (["--continue-from", "none.safetensors"], "no such"),
         (["--continue-from", __file__], "not a safetensors file"),
         (["--prompts", "a.txt"], "give either a PROMPT or --prompts FILE"),

@@ -176,6 +176,12 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--stream", action="store_true", help="write a video that you can watch while it grows (OUT.part.mp4)"
     )
     group.add_argument(
+        "--mask-video",
+        type=Path,
+        metavar="F.mp4",
+        help="also write a video of the copy masks (white: copied from the previous frame)",
+    )
+    group.add_argument(
         "--drift",
         type=Path,
         metavar="F.csv",
