@@ -172,7 +172,7 @@ def test_so_is_one_that_the_type_cannot_hold(tmp_path: Path) -> None:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         save_file(tensors | {"mask_model.diffusion_model.out.2.bias": torch.tensor([1e6])}, path, file.metadata())
     load_checkpoint(path)
-    with pytest.raises(ValueError, match=r"out\.2\.bias holds .* in torch\.float16"):
+    with pytest.raises(ValueError, match=r"out\.2\.bias contains .* in torch\.float16"):
         load_checkpoint(path, dtype=torch.float16)
 
 
