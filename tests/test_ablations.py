@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import ablations  # noqa: E402
 from ablations import Budget  # noqa: E402
-from documents import marker_of  # noqa: E402
+from tables import marker_of  # noqa: E402
 
 SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
 

@@ -437,6 +437,6 @@ def test_a_journal_in_use_is_not_removed(tmp_path):
 
 def test_only_journals_are_removed(tmp_path):
     (tmp_path / f"precious{SUFFIX}").write_text("not a journal")
-    with pytest.raises(ValueError, match="is no journal"):
+    with pytest.raises(ValueError, match="is not an ARTV journal"):
         remove_journal(tmp_path / f"precious{SUFFIX}")
     assert (tmp_path / f"precious{SUFFIX}").exists()

@@ -109,7 +109,7 @@ def test_a_model_that_knows_fewer_things_is_asked_for_those():
     assert max(Counter(prompt.thing for prompt in prompts).values()) <= 4
     assert all(set(prompt.caption.split()) <= words for prompt in prompts)
     assert picture_prompts(vocabulary()) == PROMPTS
-    with pytest.raises(ValueError, match="knows no thing that is held out"):
+    with pytest.raises(ValueError, match="knows none of the things that are held out"):
         picture_prompts({"cat", "a"})
 
 

@@ -148,7 +148,8 @@ def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
     with torch.device("meta"):
         model = ARTV(preset("tiny"), vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
-    whole = count_work(model, lambda: list(frames_of(model, text, options)))
+    frames = frames_of(model, text, options)
+    whole = count_work(model, lambda: list(frames))
     assert video_work(preset("tiny"), options)[0] == whole
     with pytest.raises(ValueError, match="number of frames is 2; give 3 or more"):
         video_work(preset("tiny"), replace(options, num_frames=2))

@@ -444,7 +444,8 @@ def test_a_killed_run_goes_on_from_its_last_state(finished: Path, tmp_path: Path
         "before = samples.ClipSamples.batch;"
         "samples.ClipSamples.batch = lambda self, step, indices: "
         "(os.kill(os.getpid(), signal.SIGKILL) if step == 1 else None, before(self, step, indices))[1];"
-        f"run.run(config.read_config({str(tmp_path / 'small.toml')!r}), {str(tmp_path)!r}, ['diffusion'], resume=False)"
+        f"every = config.read_config({str(tmp_path / 'small.toml')!r}, ['diffusion.save_minutes=0.0']);"
+        f"run.run(every, {str(tmp_path)!r}, ['diffusion'], resume=False)"
     )
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -486,7 +486,7 @@ class Wrong(Tapes):
     ("capture", "reason"),
     [
         (Tapes(refuses="operation not permitted\nmore"), "operation not permitted"),
-        (Wrong(), "elsewhere than a usual one"),
+        (Wrong(), "differently from a usual one"),
     ],
 )
 def test_what_cannot_be_captured_is_done_as_usual(
