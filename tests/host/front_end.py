@@ -7,14 +7,17 @@ pictures, `docs/graph.png` and others.
 
 import importlib.metadata
 import importlib.util
+import io
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from artv_core.commands.comfyui_server import LINKED_AS, PACK, Host, Server, find_hosts
 
@@ -306,6 +309,7 @@ def picture(page: "Page", name: str) -> Path:
 
 DOCS = PACK / "docs"
 MARGIN = 12
+PICTURES_AFTER_END, MOST_PICTURES = 8, 80
 FRAMED = """(kinds) => {
     const nodes = kinds.map(kind => app.graph.nodes.find(node => node.type == kind))
     const boxes = nodes.map(node => node.getBounding())
@@ -320,15 +324,31 @@ FRAMED = """(kinds) => {
 
 def picture_of(page: "Page", path: Path, *kinds: str) -> None:
     """The part of the page that these nodes fill."""
+    page.screenshot(path=path, clip=_clip(page, kinds))
+    print(path)
+
+
+def moving_picture_of(page: "Page", path: Path, *kinds: str) -> None:
+    """The same while a video is made: an animated WebP of a picture every quarter of a second, until it is finished."""
+    clip, pictures = _clip(page, kinds), []
+    finished = f"() => {PANELS}.every(panel => panel.dataset.state == 'finished')"
+    after = 0
+    while after < PICTURES_AFTER_END and len(pictures) < MOST_PICTURES:
+        after += page.evaluate(finished)
+        pictures.append(Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB"))
+        page.wait_for_timeout(250)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=250, loop=0, quality=60, method=6)
+    print(path, f"{path.stat().st_size / 1000:.0f} kB, {len(pictures)} pictures")
+
+
+def _clip(page: "Page", kinds: Sequence[str]) -> Any:
     box = page.evaluate(FRAMED, list(kinds))
-    clip: Any = {
+    return {
         "x": max(0, box["x"] - MARGIN),
         "y": max(0, box["y"] - MARGIN),
         "width": box["width"] + 2 * MARGIN,
         "height": box["height"] + 2 * MARGIN,
     }
-    page.screenshot(path=path, clip=clip)
-    print(path)
 
 
 def write_pictures(page: "Page") -> None:
@@ -336,6 +356,10 @@ def write_pictures(page: "Page") -> None:
     open_template(page, "text_to_video")
     page.evaluate("() => app.canvas.deselectAll?.()")
     show_node(page, SAMPLER, scale=1.0)
+    start(page)
+    wait_for(page, "state == 'running' && pictures >= 1")
+    moving_picture_of(page, DOCS / "live.webp", SAMPLER)
+    set_widgets(page, SAMPLER, seed=2)
     start(page)
     wait_for(page, "state == 'running' && pictures >= 3 && done >= 10")
     page.get_by_label("copied").check()
