@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
-    from .method.generate import GenerateOptions, generate_frames
+    from .method.generate import GenerateOptions, VideoRequest, generate_frames
     from .run.pipeline import Pipeline
 
 __all__ = [
     "GenerateOptions",
     "Pipeline",
+    "VideoRequest",
     "generate_frames",
     "load_checkpoint",
     "resolve_checkpoint",
@@ -25,6 +26,7 @@ __all__ = [
 _HOMES = {
     "GenerateOptions": ".method.generate",
     "Pipeline": ".run.pipeline",
+    "VideoRequest": ".method.generate",
     "generate_frames": ".method.generate",
     "load_checkpoint": ".checkpoint",
     "resolve_checkpoint": ".checkpoint",

@@ -34,6 +34,11 @@ def verdict(check: Callable[..., Any], *values: Any) -> bool | str:
     return True
 
 
+def told(error: BaseException) -> str:
+    """The error for a user of ComfyUI, who finds remedies elsewhere than one of the command line."""
+    return error.phrased(WHERE) if isinstance(error, UserError) else str(error)
+
+
 @contextmanager
 def faults_named() -> Iterator[None]:
     """Inside the block, errors of the core say what to do in ComfyUI. If a device cannot do something, such as half
@@ -42,7 +47,7 @@ def faults_named() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise ValueError(error.phrased(WHERE)) from None
+        raise ValueError(told(error)) from None
     except (RuntimeError, TypeError) as error:
         lacking = lacking_ability(error, _DEVICE_ADVICE)
         if not lacking:

@@ -153,7 +153,7 @@ class ARTVNoiseAugment(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Levels that change over the video, one a line: '0: 20' and '24: 60' mean 20 "
+                    tooltip="Levels that change over the video, one per line: '0: 20' and '24: 60' mean 20 "
                     "from frame 0 and 60 from frame 24 on. Empty: reference_level for all frames.",
                 ),
                 io.String.Input(

@@ -184,7 +184,7 @@ class ARTVJournals(io.ComfyNode):
                     "remove",
                     default="",
                     multiline=True,
-                    tooltip="Names of saved runs to delete, one a line, as in the list. This cannot be undone.",
+                    tooltip="Names of saved runs to delete, one per line, as in the list. This cannot be undone.",
                 )
             ],
             outputs=[

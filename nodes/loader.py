@@ -55,8 +55,8 @@ class ARTVLoader(io.ComfyNode):
                     "graph",
                     default=True,
                     optional=True,
-                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs), and the same except for "
-                    "rounding. Has no effect if the whole model does not fit on the card.",
+                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs); they differ by rounding at most. "
+                    "Has no effect if the whole model does not fit on the card.",
                 ),
             ],
             outputs=[

@@ -21,6 +21,7 @@ from ..artv_core.method.frames import Frame
 from ..artv_core.method.samplers import StepInfo
 from ..artv_core.run.drift import DriftReading
 from ..artv_core.run.journal import Journal
+from .checks import told
 from .live import MAX_PICTURES, LiveMask, LiveReading, Run, run_of
 from .preview_budget import Budget, Thinned
 
@@ -80,7 +81,7 @@ class Monitor:
         elif issubclass(kind, memory.InterruptProcessingException | GeneratorExit):
             self.run.tell("stopped")
         else:
-            self.run.tell("failed", str(error) or kind.__name__)
+            self.run.tell("failed", told(error) or kind.__name__)
 
     def opened(self, journal: Journal) -> None:
         """Call before the first frame, because some frames may exist already."""

@@ -41,7 +41,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive", tooltip="The prompts, each with its range of frames."),
                 io.String.Output(
                     display_name="schedule",
-                    tooltip="The prompts as they were understood, one a line with the frame it starts at, "
+                    tooltip="The prompts as they were understood, one per line with the frame it starts at, "
                     "without pre_text and app_text. This node can read it back.",
                 ),
             ],
@@ -93,7 +93,7 @@ def _texts() -> list[io.Input]:
             multiline=True,
             dynamic_prompts=False,
             tooltip='Prompts with the frame each one starts at: "0": "a fox", "24": "a fox asleep". '
-            "Or ranges, [0s-3s: a fox] [3s-6s: a fox asleep], or one prompt a line.",
+            "Or ranges, [0s-3s: a fox] [3s-6s: a fox asleep], or one prompt per line.",
         ),
         io.String.Input(
             "pre_text",
@@ -142,7 +142,7 @@ def _frames() -> list[io.Input]:
             default=16,
             min=1,
             max=MAX_FRAME,
-            tooltip="How many frames each prompt lasts if the text is one prompt a line, without times.",
+            tooltip="How many frames each prompt lasts if the text is one prompt per line, without times.",
         ),
     ]
 

@@ -28,8 +28,8 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="several prompts, one per line, each for as many frames as the checkpoint's segments "
-        'have; or lines `24: prompt` with the first frame of each; `"24": "prompt"` and '
+        help="several prompts, one per line, each for one segment of the checkpoint "
+        '(16 frames with tiny and small); or lines `24: prompt` with the first frame of each; `"24": "prompt"` and '
         "`[0s-3s: prompt]` also work",
     )
     group.add_argument("--negative", metavar="TEXT", help="what not to show")
@@ -61,18 +61,20 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, help="default: 0, or the seed of the frames to continue from")
     group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
-    group.add_argument("--width", type=int, metavar="W", help="pixels")
-    group.add_argument("--height", type=int, metavar="H", help="pixels")
+    group.add_argument("--width", type=int, metavar="W", help="width in pixels")
+    group.add_argument("--height", type=int, metavar="H", help="height in pixels")
     group.add_argument("--steps", type=int, metavar="S", help="denoising steps for each frame")
     group.add_argument("--sampler", metavar="NAME", help="euler, euler_ancestral, dpmpp_2m, dpmpp_2s_ancestral or ddim")
     group.add_argument(
         "--cfg-references",
         type=float,
         metavar="X",
-        help="how strongly frames follow the previous frames (guidance scale)",
+        help="how strongly frames follow the previous frames (guidance scale); 1: as trained",
     )
-    group.add_argument("--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor")
-    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text")
+    group.add_argument(
+        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor; 1: as trained"
+    )
+    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text; 1: as trained")
     group.add_argument("--cfg-first", type=float, metavar="X", help="the same for a first frame made from text")
     group.add_argument(
         "--noise-level",
@@ -94,25 +96,6 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="reduce drift: pull each frame's colours and contrast toward the anchor's, 0 (off, the default) to 1",
-    )
-
-
-def _add_guidance_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--cfg-references",
-        type=float,
-        metavar="X",
-        help="how strongly frames follow the previous frames; 1: as trained",
-    )
-    group.add_argument(
-        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor frame; 1: as trained"
-    )
-    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text; 1: as trained")
-    group.add_argument(
-        "--cfg-first",
-        type=float,
-        metavar="X",
-        help="the same as --cfg-text, for a first frame that is made from text alone",
     )
 
 

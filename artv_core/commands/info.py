@@ -20,7 +20,11 @@ def add_command(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "checkpoint", nargs="?", default="tiny", metavar="CHECKPOINT", help="a file; default: the shipped tiny"
+        "checkpoint",
+        nargs="?",
+        default="tiny",
+        metavar="CHECKPOINT",
+        help="a file, or a shipped checkpoint: tiny (default) or small",
     )
     parser.set_defaults(run=run_info)
 

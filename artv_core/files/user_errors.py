@@ -6,6 +6,7 @@ option, a menu or a node.
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 
 class Remedy(Enum):
@@ -23,7 +24,15 @@ class UserError(ValueError):
         self.found, self.remedy, self.before, self.after = found, remedy, before, after
         super().__init__(self.phrased({}))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that a worker process can hand the error to the one that waits for it."""
+        return _again, (self.found, self.remedy, self.before, self.after)
+
     def phrased(self, words: Mapping[Remedy, str]) -> str:
         """The message on one line. `words` may give another wording for the remedy."""
         remedy = words.get(self.remedy, self.remedy.value)
         return f"{self.found}; {self.before}{remedy}{self.after}"
+
+
+def _again(found: str, remedy: Remedy, before: str, after: str) -> UserError:
+    return UserError(found, remedy, before=before, after=after)

@@ -103,6 +103,11 @@ class VideoRequest:
     on_step: StepCallback | None = None
     run_networks: RunNetworks = run_networks
 
+    def __post_init__(self) -> None:
+        """Raises ValueError unless `options` are resolved."""
+        if None in (self.options.height, self.options.width, self.options.steps, self.options.sampler):
+            raise ValueError("the options are not resolved; give options.resolved(model.config)")
+
 
 @torch.no_grad()
 def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] = ()) -> Iterator[Frame]:

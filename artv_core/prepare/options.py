@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("VAE and text encoder to encode with")
-    group.add_argument("--checkpoint", metavar="F", help="an ARTV checkpoint: a file, or the shipped tiny")
+    group.add_argument(
+        "--checkpoint", metavar="F", help="an ARTV checkpoint: a file, or a shipped checkpoint: tiny or small"
+    )
     group.add_argument("--preset", metavar="NAME", help="instead of a checkpoint: sd21 or sd15, with --base")
     group.add_argument("--base", type=Path, metavar="F", help="the Stable Diffusion file with the missing parts")
     group.add_argument(
@@ -80,7 +82,9 @@ def _add_clips(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="N|WxH", help="pixels; default: the checkpoint's")
     group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: the checkpoint's (8)")
     group.add_argument(
-        "--one-size", action="store_true", help="crop all clips to that size; otherwise each to the nearest bucket"
+        "--one-size",
+        action="store_true",
+        help="crop all clips to that size; otherwise each to a size of about the same area and its own aspect ratio",
     )
     group.add_argument("--min-frames", type=int, default=8, metavar="N", help="shorter clips are dropped; default: 8")
     group.add_argument(

@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages",
         default="",
-        help="comma-separated stages to run (default: all)",
+        help="comma-separated stages to run: vae, latents, decoder, diffusion, export (default: all)",
     )
 
 
@@ -39,6 +39,7 @@ def run_train(args: argparse.Namespace, program: str, started: float) -> int:
     after a user's error it prints one line and returns 2."""
     from safetensors import SafetensorError
 
+    from ..files.user_errors import Remedy, UserError
     from ..speed.device_limits import is_out_of_memory, lacking_ability
     from .config import read_config
     from .stopping import TimeLimit
@@ -50,6 +51,9 @@ def run_train(args: argparse.Namespace, program: str, started: float) -> int:
         from .run import run
 
         run(config, args.output, [stage for stage in args.stages.split(",") if stage], args.resume, limit)
+    except UserError as error:
+        print(f"{program}: {error.phrased({Remedy.BASE: 'name a base checkpoint with --base'})}", file=sys.stderr)
+        return USER_ERROR
     except (ValueError, OSError, SafetensorError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return USER_ERROR
