@@ -81,7 +81,7 @@ class Monitor:
         elif issubclass(kind, memory.InterruptProcessingException | GeneratorExit):
             self.run.tell("stopped")
         else:
-            self.run.tell("failed", told(error) or kind.__name__)
+            self.run.tell("failed", (error and told(error)) or kind.__name__)
 
     def opened(self, journal: Journal) -> None:
         """Call before the first frame, because some frames may exist already."""
