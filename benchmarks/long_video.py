@@ -47,7 +47,7 @@ RESULT = ROOT / "benchmarks/results/long_video.json"
 PROMPT = "a large red circle moving right on a blue background"
 FRAMES, QUICK_FRAMES, STEPS = 10_000, 400, 2
 EARLY = 100
-"""After so many frames memory must not grow any more. As many readings give one figure, their median."""
+"""Memory must not grow any more after this number of frames. A figure is the median of as many readings."""
 SPAN, BLOCK = 1000, 50
 """How many frames are timed at the start (from frame `EARLY` on) and at the end, in blocks: of a process that is read
 from outside no single frame is timed."""
@@ -198,7 +198,7 @@ def run_turns(frames: int) -> Parts:
 
 
 def goes_on(pipeline: Pipeline, folder: Path, given: int) -> Iterator[int]:
-    """A run behind so many given frames, at the first frame that it makes."""
+    """A run that was given this number of frames, at the first frame that it makes."""
     first = next(iter(pipeline.frames(PROMPT, GenerateOptions(num_frames=1, steps=STEPS)))).latent
     options = GenerateOptions(num_frames=0, steps=STEPS)
     made = pipeline.frames(PROMPT, options, given=[first] * given, recording=Recording(folder))
