@@ -1,6 +1,7 @@
 """ART-V in PyTorch: text to video, one frame at a time. It runs without ComfyUI.
 
-Start with `Pipeline` and `GenerateOptions`. Public names are imported when they are first used, so that `import artv_core` costs nothing.
+Start with `Pipeline` and `GenerateOptions`. Public names are imported when they are first used, so that importing the
+package costs nothing.
 """
 
 from importlib import import_module

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 from filelock import FileLock
 from torch import Tensor
 
-from ..files.partial_file import flush_to_disk
+from ..files.partial_file import flush_to_disk, reason
 from ..files.user_errors import Remedy, UserError
 from ..method.frames import Frame
-from .journal_file import CRC, SUFFIX, JournalHeader, JournalReader, fault, pack
+from .journal_file import CRC, SUFFIX, JournalHeader, JournalReader, pack
 from .journal_folder import lock_journal, lock_path, newest_first, remove_quietly, sweep
 
 FLUSH_SECONDS = 2.0
@@ -79,7 +79,7 @@ class Journal:
             self._write(record)
         except OSError as error:
             self._cut()
-            found = f"cannot write journal {self.path}: {fault(error)}; its {self.count} frames are kept"
+            found = f"cannot write journal {self.path}: {reason(error)}; its {self.count} frames are kept"
             raise UserError(found, Remedy.NO_JOURNAL, before="free some disk space and run again, or ") from None
         self.count += 1
         self._digest = digest
@@ -170,7 +170,7 @@ def open_journal(
             return Journal(match.path, inputs, match.count, match.digest, lock)
         return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), match)
     except OSError as error:
-        found = f"cannot keep a journal in {folder}: {fault(error)}"
+        found = f"cannot keep a journal in {folder}: {reason(error)}"
         raise UserError(found, Remedy.NO_JOURNAL, before="choose another folder, or ") from None
 
 

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from ..files.partial_file import reason
 from ..method.frames import Frame
 
 SUFFIX = ".artvj"
@@ -67,7 +68,7 @@ class JournalReader:
                 raise ValueError("it is not an ordinary file")
             self._file: BinaryIO = self.path.open("rb")
         except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read journal {path}: {fault(error)}") from None
+            raise ValueError(f"cannot read journal {path}: {reason(error)}") from None
         try:
             self.header, self._start, self.crc = _read_header(self._file, self.path)
         except BaseException:
@@ -177,9 +178,3 @@ def _unpack(data: bytes, index: int, header: JournalHeader, header_crc: int) -> 
     latent, mask = numbers.split([math.prod(header.shape), batch * height * width])
     frame = Frame(index, latent.view(header.shape), mask.view(batch, 1, height, width) if has_mask else None)
     return frame, digest
-
-
-def fault(error: Exception) -> str:
-    """The reason for an error in a few words, for a message."""
-    strerror = getattr(error, "strerror", None)
-    return strerror.lower() if strerror else " ".join(str(error).split())[:200] or type(error).__name__

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.partial_file import one_line
-from .journal_file import JournalReader, fault
+from ..files.partial_file import one_line, reason
+from .journal_file import JournalReader
 from .journal_folder import lock_journal, lock_path, newest_first, remove_quietly
 
 _SHOWN = ("checkpoint", "width", "height", "seed", "prompt")
@@ -44,13 +44,13 @@ def remove_journal(path: str | Path) -> None:
     try:
         lock = lock_journal(path)
     except OSError as error:
-        raise ValueError(f"cannot remove {path}: {fault(error)}") from None
+        raise ValueError(f"cannot remove {path}: {reason(error)}") from None
     if lock is None:
         raise ValueError(f"{path} is in use; stop the run that writes it first")
     try:
         path.unlink()
     except OSError as error:
-        raise ValueError(f"cannot remove {path}: {fault(error)}") from None
+        raise ValueError(f"cannot remove {path}: {reason(error)}") from None
     finally:
         lock.release()
         remove_quietly(lock_path(path))
