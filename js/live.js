@@ -5,7 +5,7 @@ import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
 const WIDTH = 380
-const HEIGHT = 330
+const HEIGHT = 280
 const LOOP_SECONDS = 20
 const SHORTEST_TICK = 40
 const SMOOTH_FROM = 160 // pixels; smaller videos are shown without smoothing
@@ -40,7 +40,7 @@ class LivePanel {
   }
 
   build() {
-    this.status = element("div", { class: "artv-live-status" }, text("live.empty"))
+    this.status = element("div", { class: "artv-live-status" })
     this.copies = element("div", { class: "artv-live-copies", role: "alert", hidden: true })
     this.problem = element("div", { class: "artv-live-problem", role: "alert", hidden: true })
     this.picture = element("canvas", { class: "artv-live-picture", role: "img", "aria-label": text("live.picture") })
@@ -93,11 +93,11 @@ class LivePanel {
     this.root.dataset.state = run?.shownState ?? "empty"
     this.root.dataset.done = run?.done ?? 0
     this.root.dataset.pictures = run?.pictures.items.length ?? 0
-    this.status.textContent = run ? statusOf(run) : text("live.empty")
+    this.status.textContent = run ? statusOf(run) : ""
     this.problem.textContent = run?.problem ?? ""
     this.problem.hidden = !run?.problem
     const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
-    this.advice.textContent = isBlind ? text(`live.blind.${run.blind}`) : ""
+    this.advice.textContent = run ? (isBlind ? text(`live.blind.${run.blind}`) : "") : text("live.empty")
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
     this.drawCurve()
   }
