@@ -2,26 +2,26 @@
  * The panel in the loader: what is in the checkpoint, and which of its recommended settings the connected samplers use.
  */
 
-import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, widgetOf } from "./page.js"
+import { AUTO, isAuto } from "./automatic_text.js"
+import { SAMPLER, samplersOf, sourceOf } from "./connections.js"
+import { followFacts } from "./facts.js"
+import { addPanel, app, element, isWired, noteChange, setting, setWidget, text, watch, widgetOf } from "./page.js"
 
 const LOADER = "ARTVLoader"
-const SAMPLER = "ARTVMaskedDiffusionSampler"
 const NOISE = "ARTVNoiseAugment"
 const LEAST_HEIGHT = 200
 const NEW_SIZE = [420, 530]
-const SUBGRAPH_INPUT = -10 // the origin of a link that enters a subgraph
-const SUBGRAPH_OUTPUT = -20 // the target of a link that leaves a subgraph
 
 /** Each setting with the widgets that decide on it, and the value that stands for the recommendation. */
 const SETTINGS = [
-  { name: "steps", of: SAMPLER, takes: { steps: 0 } },
+  { name: "steps", of: SAMPLER, takes: { steps: AUTO } },
   { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
-  { name: "cfg", of: SAMPLER, takes: { cfg: -1 } },
-  { name: "cfg_references", of: SAMPLER, takes: { cfg_references: -1 } },
-  { name: "cfg_anchor", of: SAMPLER, takes: { cfg_anchor: -1 } },
-  { name: "cfg_first_frame", of: SAMPLER, takes: { cfg_first_frame: -1 } },
-  { name: "reference_level", of: NOISE, takes: { reference_level: -1, reference_levels: "" } },
-  { name: "anchor_level", of: NOISE, takes: { anchor_level: -1, anchor_levels: "" } },
+  { name: "cfg", of: SAMPLER, takes: { cfg: AUTO } },
+  { name: "cfg_references", of: SAMPLER, takes: { cfg_references: AUTO } },
+  { name: "cfg_anchor", of: SAMPLER, takes: { cfg_anchor: AUTO } },
+  { name: "cfg_first_frame", of: SAMPLER, takes: { cfg_first_frame: AUTO } },
+  { name: "reference_level", of: NOISE, takes: { reference_level: AUTO, reference_levels: "" } },
+  { name: "anchor_level", of: NOISE, takes: { anchor_level: AUTO, anchor_levels: "" } },
 ]
 
 document.head.append(
@@ -41,29 +41,18 @@ class CheckpointPanel {
   constructor(node) {
     this.node = node
     this.facts = undefined // what the server knows about the file, or undefined
-    this.asked = 0
     this.page = element("div", { class: "artv-checkpoint-page", tabindex: 0, role: "group" })
     this.root = element("div", { class: "artv-checkpoint" }, this.page)
     addPanel(node, "artv_checkpoint", this.root, LEAST_HEIGHT)
-    watch(node, () => [this.question(), setting("Comfy.Locale")], () => this.look())
+    followFacts(node, (answer) => this.show(answer))
     watch(node, () => this.facts && this.states(), () => this.facts && this.showStates())
   }
 
-  /** The names in the menus, or null if a wire provides one. */
-  question() {
-    if (["checkpoint", "base"].some((name) => isWired(this.node, name))) return null
-    return { checkpoint: widgetOf(this.node, "checkpoint")?.value, base: widgetOf(this.node, "base")?.value }
-  }
-
-  async look() {
-    const asked = ++this.asked
-    const question = this.question()
-    this.facts = undefined
-    if (!question) return this.showLine(text("checkpoint.wiredMenu"))
-    const answer = await ask("checkpoint", question).catch((error) => error)
-    if (asked !== this.asked) return
-    if (answer instanceof Error) return this.showLine(answer.message)
-    this.facts = answer
+  /** Show what the server knows, or the line that says why it knows nothing. */
+  show(answer) {
+    this.facts = typeof answer === "string" ? undefined : answer
+    if (!answer) return
+    if (!this.facts) return this.showLine(answer)
     this.build()
     this.showStates()
   }
@@ -192,7 +181,7 @@ function stateOf(one, samplers, recommended) {
   const found = widgetsOf(one, samplers).filter(({ widget, value }) => !takes(widget.value, value))
   const wired = widgetsOf(one, samplers).some(({ node, widget }) => isWired(node, widget.name))
   const own = found.filter(({ node, widget }) => !isWired(node, widget.name))
-  const others = own.filter(({ widget }) => widget.value !== recommended)
+  const others = own.filter(({ widget }) => widget.value !== recommended && Number(widget.value) !== recommended)
   const where = one.of === SAMPLER ? "sampler" : "noise"
   if (others.some(({ value }) => value === "")) return { kind: "differs", text: "noiseChanges" }
   if (others.length) return { kind: "differs", text: `${where}Has`, values: unique(others.map(({ widget }) => widget.value)) }
@@ -200,10 +189,10 @@ function stateOf(one, samplers, recommended) {
   return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
 }
 
-/** Whether a widget's value means the recommendation. If -1 does, every negative number does. */
+/** Whether a widget's value means the recommendation. */
 function takes(value, sentinel) {
   if (sentinel === "") return !String(value ?? "").trim()
-  return value === sentinel || (sentinel === -1 && value < 0)
+  return value === sentinel || (sentinel === AUTO && (isAuto(value) || Number(value) < 0))
 }
 
 /** The widgets that decide on a setting, each with its node and the value that stands for the recommendation. */
@@ -213,57 +202,6 @@ function widgetsOf(one, samplers) {
     .filter((node) => node?.comfyClass === one.of)
     .flatMap((node) => Object.entries(one.takes).map(([name, value]) => ({ node, widget: widgetOf(node, name), value })))
     .filter(({ widget }) => widget)
-}
-
-/** The samplers that a loader's model reaches, through LoRA nodes, reroutes and subgraphs. */
-function samplersOf(loader) {
-  const type = loader.outputs?.[0]?.type
-  const found = new Set()
-  const seen = new Set()
-  const follow = (graph, origin, slot) => {
-    for (const link of linksFrom(graph, origin, slot)) {
-      if (Number(link.target_id) === SUBGRAPH_OUTPUT) {
-        for (const outer of wrappersOf(graph)) follow(outer.graph, outer.id, link.target_slot)
-        continue
-      }
-      const node = graph.getNodeById(link.target_id)
-      if (!node || seen.has(node)) continue
-      seen.add(node)
-      if (node.comfyClass === SAMPLER) found.add(node)
-      else if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
-      else node.outputs?.forEach((output, index) => [type, "*"].includes(output.type) && follow(graph, node.id, index))
-    }
-  }
-  if (loader.graph) follow(loader.graph, loader.id, 0)
-  return [...found]
-}
-
-/** Read from the links, because front ends differ in what an output knows about its links. */
-function linksFrom(graph, origin, slot) {
-  return [...graph.links.values()].filter((link) => Number(link.origin_id) === Number(origin) && link.origin_slot === slot)
-}
-
-/** The node that feeds an input, beyond reroutes; undefined if there is none. */
-function sourceOf(node, name) {
-  let slot = node.inputs.findIndex((input) => input.name === name)
-  while (node && slot >= 0) {
-    const link = node.getInputLink(slot)
-    node = link && node.graph.getNodeById(link.origin_id)
-    if (node?.type !== "Reroute") return node ?? undefined
-    slot = 0
-  }
-}
-
-/** The nodes that represent a subgraph. */
-function wrappersOf(subgraph) {
-  const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
-  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
-}
-
-function setWidget(node, widget, value) {
-  widget.value = value
-  widget.callback?.(value, app.canvas, node)
 }
 
 function addToMenu(node, panel) {

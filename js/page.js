@@ -91,6 +91,12 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name)
 }
 
+/** Give a widget a value as a person would. */
+export function setWidget(node, widget, value) {
+  widget.value = value
+  widget.callback?.(value, app.canvas, node)
+}
+
 /** Whether a wire feeds an input of a node, so that its widget has no effect. */
 export function isWired(node, name) {
   const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1

@@ -6,6 +6,8 @@
  * timeline_actions.js, timeline_keys.js and timeline_pointer.js, and messages in timeline_notices.js.
  */
 
+import { isAuto } from "./automatic_text.js"
+import { SAMPLER } from "./connections.js"
 import { addPanel, app, ask, element, isWired, noteChange, onRemoved, setting, text, watch, widgetOf } from "./page.js"
 import { Actions } from "./timeline_actions.js"
 import { alike, endsOf, same } from "./timeline_edits.js"
@@ -15,8 +17,7 @@ import { PromptField } from "./timeline_prompt.js"
 import { MOST_PROMPTS, secondsOf, View } from "./timeline_view.js"
 
 const SCHEDULER = "ARTVMultiPromptScheduler"
-const SAMPLER = "ARTVMaskedDiffusionSampler"
-const SETTINGS = ["segment_frames", "fps", "num_frames", "blend_frames"]
+const SETTINGS = ["segment_frames", "fps", "blend_frames"]
 const LEAST_HEIGHT = 220
 const NEW_SIZE = [420, 660]
 const REFOCUS_MILLISECONDS = 3000
@@ -68,16 +69,22 @@ class Timeline {
     if (isWired(this.node, "text")) return null
     const asked = { text: String(widgetOf(this.node, "text")?.value ?? "") }
     for (const name of SETTINGS) asked[name] = widgetOf(this.node, name)?.value
-    return asked
+    return { ...asked, num_frames: this.chosenFrames() }
+  }
+
+  /** The video's length as it is set in this node; 0 for "auto". */
+  chosenFrames() {
+    const value = widgetOf(this.node, "num_frames")?.value
+    return isAuto(value) ? 0 : Math.max(0, Math.round(Number(value)) || 0)
   }
 
   /** The video's length: from this node, else from a sampler that it feeds directly; 0 if neither gives one. */
   videoFrames() {
-    return widgetOf(this.node, "num_frames")?.value || framesOfSampler(this.node) || 0
+    return this.chosenFrames() || framesOfSampler(this.node) || 0
   }
 
   get limit() {
-    return widgetOf(this.node, "num_frames")?.value || Infinity
+    return this.chosenFrames() || Infinity
   }
 
   get segmentFrames() {

@@ -2,6 +2,7 @@
 anchor."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..artv_core.method.generate import NoiseLevel
 from ..artv_core.prompts.grammar import parse_prompt_schedule
 from . import bridge
+from .automatic import Automatic
 from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
 
@@ -132,22 +134,8 @@ class ARTVNoiseAugment(io.ComfyNode):
             "them. More noise keeps small errors from building up, but lets details change.",
             search_aliases=["artv", "noise augmentation", "noise level", "drift"],
             inputs=[
-                io.Int.Input(
-                    "reference_level",
-                    default=-1,
-                    min=-1,
-                    max=99_999,
-                    tooltip="How much noise to add to the previous frames, as a diffusion time step (0: "
-                    "none; 999: most). Higher: fewer small errors build up; -1: what the checkpoint "
-                    "recommends.",
-                ),
-                io.Int.Input(
-                    "anchor_level",
-                    default=-1,
-                    min=-1,
-                    max=99_999,
-                    tooltip="The same for the anchor frame. 0: none; -1: what the checkpoint recommends.",
-                ),
+                LEVELS["reference_level"].input(),
+                LEVELS["anchor_level"].input(),
                 io.String.Input(
                     "reference_levels",
                     default="",
@@ -168,30 +156,54 @@ class ARTVNoiseAugment(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, reference_levels: str = "", anchor_levels: str = "") -> bool | str:
-        """Check the levels by frame. Whether each is one of the model's time steps is checked when the model is
-        loaded."""
-        for name, levels in (("reference_levels", reference_levels), ("anchor_levels", anchor_levels)):
-            told = verdict(_levels, 0, levels, name)
-            if told is not True:
-                return told
+    def validate_inputs(
+        cls, reference_level: Any = None, anchor_level: Any = None, reference_levels: str = "", anchor_levels: str = ""
+    ) -> bool | str:
+        """Check the levels. Whether each is one of the model's time steps is checked when the model is loaded."""
+        for name, constant, by_frame in (
+            ("reference_level", reference_level, reference_levels),
+            ("anchor_level", anchor_level, anchor_levels),
+        ):
+            for told in (verdict(LEVELS[name].check, constant), verdict(_levels, name, "auto", by_frame)):
+                if told is not True:
+                    return told
         return True
 
     @classmethod
     def execute(
-        cls, reference_level: int, anchor_level: int, reference_levels: str = "", anchor_levels: str = ""
+        cls, reference_level: Any, anchor_level: Any, reference_levels: str = "", anchor_levels: str = ""
     ) -> io.NodeOutput:
         """Collect the settings."""
-        references = _levels(reference_level, reference_levels, "reference_levels")
-        return io.NodeOutput(NoiseSettings(references, _levels(anchor_level, anchor_levels, "anchor_levels")))
+        references = _levels("reference_level", reference_level, reference_levels)
+        return io.NodeOutput(NoiseSettings(references, _levels("anchor_level", anchor_level, anchor_levels)))
 
 
-def _levels(constant: int, by_frame: str, name: str) -> NoiseLevel | None:
+def _levels(name: str, constant: Any, by_frame: str) -> NoiseLevel | None:
     """Read `by_frame`, in the syntax of prompt schedules. Raises ValueError if a level is not a whole number."""
     if not by_frame.strip():
-        return None if constant < 0 else constant
-    segments = parse_prompt_schedule(by_frame, segment_frames=1, name=name).segments
+        return LEVELS[name].whole_number(constant)
+    segments = parse_prompt_schedule(by_frame, segment_frames=1, name=f"{name}s").segments
     strange = [segment.text for segment in segments if not segment.text.isdecimal()]
     if strange:
-        raise ValueError(f"{name} contains {strange[0]!r}; give a frame and a whole number on each line, as in '0: 20'")
+        raise ValueError(
+            f"{name}s contains {strange[0]!r}; give a frame and a whole number on each line, as in '0: 20'"
+        )
     return tuple((segment.start, int(segment.text)) for segment in segments)
+
+
+def _level(name: str, tooltip: str) -> Automatic:
+    return Automatic(name, tooltip, whole=True, zero=True, most=99_999, shows=name)
+
+
+LEVELS = {
+    one.name: one
+    for one in (
+        _level(
+            "reference_level",
+            "How much noise to add to the previous frames, as a diffusion time step (0: none; 999: most). Higher: "
+            "fewer small errors build up. auto: what the checkpoint recommends.",
+        ),
+        _level("anchor_level", "The same for the anchor frame. 0: none. auto: what the checkpoint recommends."),
+    )
+}
+"""The levels for all frames, by name."""

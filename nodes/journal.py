@@ -18,12 +18,21 @@ from ..artv_core.run.journal_folder import FOLDER
 from ..artv_core.run.journal_list import journal_table, list_journals, readable_size, remove_journal
 from ..artv_core.run.recording import JOURNAL_FROM, parse_redo, wants_journal
 from . import bridge
+from .automatic import Automatic
 from .checks import verdict
 from .types import ARTVJournal
 
 MODES = ("automatic", "on", "off")
 NONE_YET = "(none yet)"
 """The menu entry if there is no journal."""
+FRAMES = Automatic(
+    "frames",
+    "How many frames to load. all: every frame from first_frame on.",
+    whole=True,
+    most=10**9,
+    word="all",
+    meaning="every frame from first_frame on",
+)
 
 
 @dataclass(frozen=True)
@@ -118,13 +127,7 @@ class ARTVLoadJournal(io.ComfyNode):
                 io.Int.Input(
                     "first_frame", default=0, min=0, max=10**9, tooltip="The first frame to load, counted from 0."
                 ),
-                io.Int.Input(
-                    "frames",
-                    default=0,
-                    min=0,
-                    max=10**9,
-                    tooltip="How many frames to load. 0: all from first_frame on.",
-                ),
+                FRAMES.input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -140,11 +143,17 @@ class ARTVLoadJournal(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, journal: str, first_frame: int, frames: int) -> io.NodeOutput:
+    def validate_inputs(cls, frames: Any = None) -> bool | str:
+        """Check the number of frames."""
+        return verdict(FRAMES.check, frames)
+
+    @classmethod
+    def execute(cls, journal: str, first_frame: int, frames: Any) -> io.NodeOutput:
         """Copy one frame after another from the file into the result."""
+        count_wanted = FRAMES.whole_number(frames)
         with JournalReader(_path(journal)) as reader:
             scale, shift = _host_scale(reader.header.about, journal)
-            end = reader.count_sound(first_frame + frames if frames else None)
+            end = reader.count_sound(None if count_wanted is None else first_frame + count_wanted)
             batch, channels, height, width = reader.header.shape
             latents = torch.zeros(batch, max(0, end - first_frame), channels, height, width)
             masks = torch.zeros(batch, max(0, end - first_frame), height, width)
@@ -160,7 +169,7 @@ class ARTVLoadJournal(io.ComfyNode):
         return io.NodeOutput([{"samples": video[:count]} for video in latents], [m[:count] for m in masks], about)
 
     @classmethod
-    def fingerprint_inputs(cls, journal: str, first_frame: int, frames: int) -> tuple[int, int]:
+    def fingerprint_inputs(cls, journal: str, first_frame: int, frames: Any) -> tuple[int, int]:
         """Makes the host read a journal again when it has grown."""
         status = os.stat(_path(journal))
         return status.st_mtime_ns, status.st_size

@@ -12,6 +12,7 @@ from ..artv_core.method.image_size import MAX_SIDE, check_side
 from ..artv_core.method.noise_schedule import SPACINGS
 from ..artv_core.method.samplers import SAMPLERS
 from . import bridge
+from .automatic import Automatic, advanced
 from .checks import faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
 from .journal import JournalSettings
@@ -67,10 +68,23 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
-        """Check both sides, if they are known; 0 leaves a side to the references or the checkpoint."""
-        for name, side in (("width", width), ("height", height)):
-            told = verdict(check_side, name, side or None, FACTOR)
+    def validate_inputs(
+        cls,
+        width: Any = None,
+        height: Any = None,
+        steps: Any = None,
+        cfg: Any = None,
+        cfg_references: Any = None,
+        cfg_anchor: Any = None,
+        cfg_first_frame: Any = None,
+    ) -> bool | str:
+        """Check what was typed into the boxes that can say "auto"."""
+        scales = {"cfg": cfg, "cfg_references": cfg_references, "cfg_anchor": cfg_anchor}
+        typed = scales | {"width": width, "height": height, "steps": steps, "cfg_first_frame": cfg_first_frame}
+        for name, value in typed.items():
+            told = verdict(AUTOMATIC[name].check, value)
+            if told is True and name in ("width", "height"):
+                told = verdict(check_side, name, AUTOMATIC[name].whole_number(value), FACTOR)
             if told is not True:
                 return told
         return True
@@ -126,33 +140,27 @@ def _options(
     shortcuts: Shortcuts,
     *,
     frames: int,
-    width: int,
-    height: int,
     seed: int,
     videos: int,
-    steps: int,
-    cfg: float,
-    cfg_references: float,
-    cfg_anchor: float,
-    cfg_first_frame: float,
     sampler_name: str,
     scheduler: str,
     use_mask: bool,
+    **typed: Any,
 ) -> GenerateOptions:
-    """The options from the widgets; None for what the checkpoint recommends."""
+    """The options from the widgets; None for what the checkpoint recommends. `typed` are the inputs in `AUTOMATIC`."""
     return GenerateOptions(
         num_frames=frames,
-        height=height or None,
-        width=width or None,
         seed=seed,
         batch_size=videos,
-        steps=steps or None,
+        width=AUTOMATIC["width"].whole_number(typed["width"]),
+        height=AUTOMATIC["height"].whole_number(typed["height"]),
+        steps=AUTOMATIC["steps"].whole_number(typed["steps"]),
         sampler=None if sampler_name == RECOMMENDED else sampler_name,
         spacing=scheduler,
-        guidance_references=_scale(cfg_references),
-        guidance_anchor=_scale(cfg_anchor),
-        guidance_text=_scale(cfg),
-        first_frame_guidance=_scale(cfg_first_frame),
+        guidance_references=AUTOMATIC["cfg_references"].read(typed["cfg_references"]),
+        guidance_anchor=AUTOMATIC["cfg_anchor"].read(typed["cfg_anchor"]),
+        guidance_text=AUTOMATIC["cfg"].read(typed["cfg"]),
+        first_frame_guidance=AUTOMATIC["cfg_first_frame"].read(typed["cfg_first_frame"]),
         reference_noise_level=noise.references,
         anchor_noise_level=noise.anchor,
         use_mask=use_mask,
@@ -170,10 +178,6 @@ def _frame_size(config: ARTVConfig, options: GenerateOptions, references: dict |
     if references is not None:
         height, width = (side * config.vae.factor for side in references["samples"].shape[-2:])
     return options.width or width, options.height or height
-
-
-def _scale(cfg: float) -> float | None:
-    return None if cfg < 0 else cfg
 
 
 def _wires() -> list[io.Input]:
@@ -245,24 +249,8 @@ def _size_and_seed() -> list[io.Input]:
             max=1_000_000,
             tooltip="Length of the whole video in frames, references included. Long videos need hardly more memory.",
         ),
-        io.Int.Input(
-            "width",
-            default=0,
-            min=0,
-            max=MAX_SIDE,
-            step=FACTOR,
-            tooltip="Width in pixels, a multiple of 8. 0: the width of the references, or what the "
-            "checkpoint recommends.",
-        ),
-        io.Int.Input(
-            "height",
-            default=0,
-            min=0,
-            max=MAX_SIDE,
-            step=FACTOR,
-            tooltip="Height in pixels, a multiple of 8. 0: the height of the references, or what the "
-            "checkpoint recommends.",
-        ),
+        AUTOMATIC["width"].input(),
+        AUTOMATIC["height"].input(),
         io.Int.Input(
             "seed",
             default=0,
@@ -272,51 +260,85 @@ def _size_and_seed() -> list[io.Input]:
             tooltip="The same seed and settings give the same video on one machine, and a longer video "
             "starts the same way. Details may differ on another machine.",
         ),
-        io.Int.Input(
-            "videos",
-            default=1,
-            min=1,
-            max=64,
-            tooltip="How many videos to make at once, with seed, seed + 1 and so on. Each is a LATENT of its own.",
+        advanced(
+            io.Int.Input(
+                "videos",
+                default=1,
+                min=1,
+                max=64,
+                tooltip="How many videos to make at once, with seed, seed + 1 and so on. Each is a LATENT of its own.",
+            )
         ),
     ]
 
 
 def _sampling() -> list[io.Input]:
     return [
-        io.Int.Input(
-            "steps",
-            default=0,
-            min=0,
-            max=1000,
-            tooltip="Denoising steps for each frame. 0: what the checkpoint recommends.",
+        advanced(AUTOMATIC["steps"].input()),
+        AUTOMATIC["cfg"].input(),
+        advanced(AUTOMATIC["cfg_references"].input()),
+        advanced(AUTOMATIC["cfg_anchor"].input()),
+        advanced(AUTOMATIC["cfg_first_frame"].input()),
+        advanced(
+            io.Combo.Input(
+                "sampler_name",
+                options=[RECOMMENDED, *SAMPLERS],
+                default=RECOMMENDED,
+                tooltip="The sampling method; 'recommended' is the checkpoint's own choice. The paper uses "
+                "dpmpp_2s_ancestral.",
+            )
         ),
-        _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: not at all;"),
-        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: not at all;"),
-        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: not at all;"),
-        _cfg("cfg_first_frame", "cfg for a first frame that is made from text alone; it needs more than later frames."),
-        io.Combo.Input(
-            "sampler_name",
-            options=[RECOMMENDED, *SAMPLERS],
-            default=RECOMMENDED,
-            tooltip="The sampling method; 'recommended' is the checkpoint's own choice. The paper uses "
-            "dpmpp_2s_ancestral.",
+        advanced(
+            io.Combo.Input(
+                "scheduler",
+                options=list(SPACINGS),
+                default=SPACINGS[0],
+                tooltip="How the steps are spaced: 'uniform' evenly, 'karras' with more steps near the end.",
+            )
         ),
-        io.Combo.Input(
-            "scheduler",
-            options=list(SPACINGS),
-            default=SPACINGS[0],
-            tooltip="How the steps are spaced: 'uniform' evenly, 'karras' with more steps near the end.",
-        ),
-        io.Boolean.Input(
-            "use_mask",
-            default=True,
-            tooltip="Copies still parts of the picture from the previous frame. Off: every frame is drawn as a whole.",
+        advanced(
+            io.Boolean.Input(
+                "use_mask",
+                default=True,
+                tooltip="Copies still parts of the picture from the previous frame. Off: every frame is drawn "
+                "as a whole.",
+            )
         ),
     ]
 
 
-def _cfg(name: str, tooltip: str) -> io.Input:
-    return io.Float.Input(
-        name, default=-1.0, min=-1.0, max=100.0, step=0.1, tooltip=f"{tooltip} -1: what the checkpoint recommends."
+def _side(name: str) -> Automatic:
+    return Automatic(
+        name,
+        f"{name.capitalize()} of the video in pixels, a multiple of {FACTOR}. auto: the {name} of the references, or "
+        "what the checkpoint recommends.",
+        whole=True,
+        most=MAX_SIDE,
+        step=FACTOR,
+        shows=name,
     )
+
+
+def _cfg(name: str, tooltip: str) -> Automatic:
+    return Automatic(name, f"{tooltip} auto: what the checkpoint recommends.", zero=True, shows=name)
+
+
+AUTOMATIC = {
+    one.name: one
+    for one in (
+        _side("width"),
+        _side("height"),
+        Automatic(
+            "steps",
+            "Denoising steps for each frame. More steps take longer. auto: what the checkpoint recommends.",
+            whole=True,
+            most=1000,
+            shows="steps",
+        ),
+        _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: not at all."),
+        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: not at all."),
+        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: not at all."),
+        _cfg("cfg_first_frame", "cfg for a first frame that is made from text alone; it needs more than later frames."),
+    )
+}
+"""The inputs that can be left to the checkpoint, by name."""

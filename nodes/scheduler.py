@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..artv_core.prompts.grammar import MAX_FRAME, parse_prompt_schedule
 from ..artv_core.prompts.prompt_schedule import PromptSchedule
+from .automatic import Automatic
 from .bridge import schema
 from .checks import verdict
 from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
@@ -13,6 +14,15 @@ from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 EXAMPLE = """"0": "a large red circle moving right on a blue background",
 "16": "a large red circle moving up on a blue background"\
 """
+
+NUM_FRAMES = Automatic(
+    "num_frames",
+    "Length of the video in frames; a prompt that starts later is an error. auto: the length of the sampler's video.",
+    whole=True,
+    most=MAX_FRAME,
+    shows="frames",
+    meaning="the length of the sampler's video",
+)
 
 
 class ARTVMultiPromptScheduler(io.ComfyNode):
@@ -53,10 +63,11 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         text: str | None = None,
         segment_frames: int | None = None,
         fps: float | None = None,
-        num_frames: int | None = None,
+        num_frames: Any = None,
     ) -> bool | str:
         """Read the text as `execute` does."""
-        return verdict(_read, text, segment_frames, fps, num_frames)
+        told = verdict(NUM_FRAMES.check, num_frames)
+        return verdict(_read, text, segment_frames, fps, num_frames) if told is True else told
 
     @classmethod
     def execute(
@@ -67,7 +78,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         app_text: str,
         blend_frames: int,
         fps: float,
-        num_frames: int,
+        num_frames: Any,
         segment_frames: int,
     ) -> io.NodeOutput:
         """Read the text, encode each prompt once, and note to which frames it applies."""
@@ -130,13 +141,7 @@ def _frames() -> list[io.Input]:
             step=0.01,
             tooltip="Frames per second of the video. Only used for times in seconds.",
         ),
-        io.Int.Input(
-            "num_frames",
-            default=0,
-            min=0,
-            max=MAX_FRAME,
-            tooltip="Length of the video in frames; a prompt that starts later is an error. 0: not checked.",
-        ),
+        NUM_FRAMES.input(),
         io.Int.Input(
             "segment_frames",
             default=16,
@@ -147,8 +152,9 @@ def _frames() -> list[io.Input]:
     ]
 
 
-def _read(text: str, segment_frames: int, fps: float, num_frames: int) -> PromptSchedule:
-    return parse_prompt_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=num_frames, name="text")
+def _read(text: str, segment_frames: int, fps: float, num_frames: Any) -> PromptSchedule:
+    length = NUM_FRAMES.whole_number(num_frames) or 0
+    return parse_prompt_schedule(text, segment_frames=segment_frames, fps=fps, num_frames=length, name="text")
 
 
 def encode(clip: Any, text: str) -> list[Any]:

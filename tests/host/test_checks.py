@@ -16,7 +16,15 @@ def with_part(name: str, kind: str, **inputs: Any) -> Graph:
 
 
 def noise(**levels: str) -> Graph:
-    return with_part("noise_augment", "ARTVNoiseAugment", reference_level=-1, anchor_level=-1, **levels)
+    return with_part(
+        "noise_augment", "ARTVNoiseAugment", **{"reference_level": "auto", "anchor_level": "auto"} | levels
+    )
+
+
+def lasting(frames: str) -> Graph:
+    graph = scheduled("0: a fox")
+    graph["schedule"]["inputs"]["num_frames"] = frames
+    return graph
 
 
 def redo(text: str) -> Graph:
@@ -31,8 +39,12 @@ def guided(start: float, end: float) -> Graph:
 REFUSED = {
     "width": (text_to_video(width=60), "sample", "width is 60; it must be a positive multiple of 8, such as 64"),
     "height": (text_to_video(height=68), "sample", "height is 68; it must be a positive multiple of 8, such as 64"),
-    "side below 0": (text_to_video(height=-8), "sample", "height is -8; it must be a positive multiple of 8"),
-    "side too long": (text_to_video(width=16_392), "sample", "width is 16392; it must be a positive multiple of 8"),
+    "side too long": (text_to_video(width=16_392), "sample", "width is 16392; give 16384 at most, or auto"),
+    "half a step": (text_to_video(steps="2.5"), "sample", "steps is 2.5; give a whole number, or auto for what the"),
+    "no number": (text_to_video(cfg="much"), "sample", "cfg is 'much'; give a number, or auto for what the checkpoint"),
+    "too large": (text_to_video(cfg_anchor=101), "sample", "cfg_anchor is 101; give 100 at most, or auto"),
+    "noise level": (noise(anchor_level="some"), "part", "anchor_level is 'some'; give a number, or auto"),
+    "length": (lasting("x"), "schedule", "num_frames is 'x'; give a number, or auto for"),
     "empty schedule": (scheduled(" "), "schedule", "contains no prompt"),
     "schedule that begins late": (scheduled("3: a fox"), "schedule", "it must start at frame 0"),
     "noise levels": (noise(anchor_levels="0: much"), "part", "anchor_levels contains 'much'; give a frame and a whole"),

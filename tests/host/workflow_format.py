@@ -48,8 +48,8 @@ NOTES = {
     "them with Load Image and Upscale Image (64 x 64). Say in the prompt what should "
     "happen.",
     "multi_prompt_long_video": "One prompt for each range of frames; the number is the frame it starts at. Each "
-    "later prompt uses the last frame of the previous prompt as its anchor. Set frames "
-    "in the sampler and num_frames in the scheduler to the same number.",
+    "later prompt uses the last frame of the previous prompt as its anchor. The length of the "
+    "video is frames in the sampler.",
     "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it "
     "grows with each frame. Cancel the run, or close ComfyUI, and queue it again: it "
     "continues where it stopped. In redo, '40: 7' makes all frames from frame 40 on "
@@ -166,7 +166,7 @@ def _definitions(node_info: Info) -> list[tuple[str, Any, dict[str, Any]]]:
 
 
 def _is_widget(kind: Any, options: dict[str, Any]) -> bool:
-    return (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput")
+    return (isinstance(kind, list) or options.get("widgetType", kind) in WIDGETS) and not options.get("forceInput")
 
 
 def _widget_names(node_info: Info) -> list[str]:
@@ -194,8 +194,11 @@ def _ui_node(key: str, part: dict[str, Any], info: Info, links: list[list[Any]])
             links.append([link, int(source), slot, int(key), len(sockets), kind])
         sockets.append({"name": name, "type": kind, "link": link})
     widgets = _widget_names(node_info)
+    advanced = sum(bool(options.get("advanced")) for _, _, options in _definitions(node_info))
     texts = sum(bool(options.get("multiline")) for _, _, options in _definitions(node_info))
-    height = 60 + 24 * max(len(sockets), len(node_info["output"])) + 26 * len(widgets) + TEXT_HEIGHT * texts
+    height = (
+        60 + 24 * max(len(sockets), len(node_info["output"])) + 26 * (len(widgets) - advanced) + TEXT_HEIGHT * texts
+    )
     height += SHOWN_HEIGHT.get(part["class_type"], 0)
     node = {
         "id": int(key),

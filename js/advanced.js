@@ -1,0 +1,36 @@
+/**
+ * Advanced inputs in the classic canvas: hidden until "Show Advanced" in the node's menu is chosen. Nodes 2.0 has a
+ * button for that and needs nothing of this.
+ */
+
+import { app, setting, watch } from "./page.js"
+
+const GAP = 4 // what the canvas adds to the height of each widget
+
+app.registerExtension({
+  name: "ARTV.advanced",
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("ARTV") || typeof node.toggleAdvanced !== "function") return
+    const widgets = advancedOf(node)
+    if (!widgets.length) return
+    for (const widget of widgets) closeRanks(node, widget)
+    const hide = (always) => widgets.forEach((widget) => Object.assign(widget, { advanced: !always }))
+    const check = watch(node, () => !!setting("Comfy.Node.AlwaysShowAdvancedWidgets"), hide)
+    check()
+    node.setSize([node.size[0], node.computeSize()[1]])
+  },
+})
+
+function advancedOf(node) {
+  const { required, optional } = node.constructor.nodeData?.input ?? {}
+  const inputs = { ...required, ...optional }
+  return (node.widgets ?? []).filter(({ name }) => inputs[name]?.[1]?.advanced)
+}
+
+/** The canvas leaves room for hidden advanced widgets, so they say that they need none. */
+function closeRanks(node, widget) {
+  const { computeSize } = widget
+  const none = () => [0, -GAP]
+  const isHidden = () => widget.advanced && !node.showAdvanced && !window.LiteGraph?.vueNodesMode
+  Object.defineProperty(widget, "computeSize", { configurable: true, get: () => (isHidden() ? none : computeSize) })
+}

@@ -1,0 +1,141 @@
+/**
+ * Text boxes that say "auto", or "auto (12)" once it is known what the checkpoint recommends. People type numbers over
+ * it. Saved and queued is "auto" or the number. Workflows from earlier releases have 0 or -1 there, which become "auto".
+ */
+
+import { tidied } from "./automatic_text.js"
+import { SAMPLER, samplersOf } from "./connections.js"
+import { factsFor } from "./facts.js"
+import { app, isWired, setWidget, text, watch, widgetOf } from "./page.js"
+
+const KEY = "artv_auto" // in the options of an input, from the server
+const SHOWN_MILLISECONDS = 6000
+
+app.registerExtension({
+  name: "ARTV.automatic",
+  nodeCreated(node) {
+    const boxes = boxesOf(node)
+    if (boxes.length) new Boxes(node, boxes)
+  },
+})
+
+document.addEventListener("focusin", ({ target }) => {
+  // So that typing replaces the word.
+  if (target instanceof HTMLInputElement && target.closest("[data-node-id]") && /^(auto|all)( \(.*\))?$/.test(target.value))
+    target.select()
+})
+
+/** The inputs of a node that can say "auto": `widget`, `spec` (how its text is read) and `kept` (what it means). */
+function boxesOf(node) {
+  const { required, optional } = node.constructor.nodeData?.input ?? {}
+  return Object.entries({ ...required, ...optional })
+    .map(([name, [, options]]) => ({ widget: widgetOf(node, name), spec: options?.[KEY] }))
+    .filter(({ widget, spec }) => widget && spec)
+    .map((box) => ({ ...box, kept: box.spec.word }))
+}
+
+class Boxes {
+  constructor(node, boxes) {
+    this.node = node
+    this.boxes = boxes
+    for (const box of boxes) box.widget.serializeValue = () => this.plain(box)
+    after(node, "onConfigure", () => this.takeSaved())
+    after(node, "onSerialize", (saved) => this.savePlain(saved))
+    watch(node, () => boxes.map((box) => [box.widget.value, this.shown(box), isEdited(box.widget)]), () => this.refresh())
+  }
+
+  /** The values of a workflow that was loaded, exactly as they are, but for those that stand for "auto". */
+  takeSaved() {
+    for (const box of this.boxes) {
+      box.kept = tidied(box.widget.value, box.spec, false) ?? String(box.widget.value)
+      box.widget.value = this.shown(box)
+    }
+  }
+
+  savePlain(saved) {
+    for (const box of this.boxes) {
+      const index = this.node.widgets.indexOf(box.widget)
+      if (saved.widgets_values) saved.widgets_values[index] = this.plain(box)
+      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = this.plain(box)
+    }
+  }
+
+  /** What a box means, as it is saved and queued: the word for "auto", or a number. */
+  plain({ widget, spec, kept }) {
+    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, true) ?? String(widget.value))
+    return Number.isNaN(Number(meant)) ? meant : Number(meant)
+  }
+
+  /** What a box shows while nobody types in it. */
+  shown({ kept, spec }) {
+    const number = kept === spec.word ? numbersFor(this.node)[spec.shows] : undefined
+    return number === undefined ? kept : `${kept} (${readable(number)})`
+  }
+
+  refresh() {
+    for (const box of this.boxes) {
+      const { widget } = box
+      if (isEdited(widget)) continue
+      if (widget.value !== this.shown(box)) this.take(box)
+      if (widget.value !== this.shown(box)) setWidget(this.node, widget, this.shown(box))
+    }
+    this.node.graph?.setDirtyCanvas(true, true)
+  }
+
+  /** Keep what was typed. What is neither a number nor "auto" is told, and what was there before comes back. */
+  take(box) {
+    const { widget, spec, kept } = box
+    if (widget.value === kept) return
+    const plain = tidied(widget.value, spec, true)
+    if (plain !== null) box.kept = plain
+    else notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
+  }
+}
+
+/** What is recommended to the samplers that a node is or feeds, by name; without what differs or is not known. */
+export function numbersFor(node) {
+  const samplers = node.comfyClass === SAMPLER ? [node] : samplersOf(node)
+  const facts = factsFor(samplers)
+  const tables = facts.map((one) => one && { width: one.size[0], height: one.size[1], ...one.recommended })
+  const numbers = agreed(tables)
+  if (samplers.some((sampler) => isWired(sampler, "references"))) {
+    delete numbers.width
+    delete numbers.height
+  }
+  return { ...numbers, ...agreed(samplers.map(framesOf)) }
+}
+
+function framesOf(sampler) {
+  return isWired(sampler, "frames") ? undefined : { frames: widgetOf(sampler, "frames")?.value }
+}
+
+/** The entries that all tables share. */
+function agreed(tables) {
+  const entries = Object.entries(tables[0] ?? {})
+  return Object.fromEntries(entries.filter(([name, value]) => tables.every((one) => one?.[name] === value)))
+}
+
+/** Whether someone is typing in a widget, on the node or in the page's side panel. */
+function isEdited(widget) {
+  const active = document.activeElement
+  const writable = active instanceof HTMLInputElement || active instanceof HTMLTextAreaElement
+  return writable && active.value === String(widget.value)
+}
+
+function notice(detail) {
+  app.extensionManager?.toast?.add({ severity: "warn", summary: "ARTV", detail, life: SHOWN_MILLISECONDS })
+}
+
+function readable(number) {
+  return Number(number.toPrecision(6))
+}
+
+/** Call `action` after a node's own handler. */
+function after(node, name, action) {
+  const before = node[name]
+  node[name] = function (...given) {
+    const returned = before?.apply(this, given)
+    action(...given)
+    return returned
+  }
+}

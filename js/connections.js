@@ -1,0 +1,53 @@
+/** Which nodes of the graph belong together: through reroutes, nodes in between, and subgraphs. */
+
+import { app } from "./page.js"
+
+export const SAMPLER = "ARTVMaskedDiffusionSampler"
+const SUBGRAPH_INPUT = -10 // the origin of a link that enters a subgraph
+const SUBGRAPH_OUTPUT = -20 // the target of a link that leaves a subgraph
+
+/** The samplers that a node's first output reaches, through LoRA nodes, reroutes and subgraphs. */
+export function samplersOf(source) {
+  const type = source.outputs?.[0]?.type
+  const found = new Set()
+  const seen = new Set()
+  const follow = (graph, origin, slot) => {
+    for (const link of linksFrom(graph, origin, slot)) {
+      if (Number(link.target_id) === SUBGRAPH_OUTPUT) {
+        for (const outer of wrappersOf(graph)) follow(outer.graph, outer.id, link.target_slot)
+        continue
+      }
+      const node = graph.getNodeById(link.target_id)
+      if (!node || seen.has(node)) continue
+      seen.add(node)
+      if (node.comfyClass === SAMPLER) found.add(node)
+      else if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
+      else node.outputs?.forEach((output, index) => [type, "*"].includes(output.type) && follow(graph, node.id, index))
+    }
+  }
+  if (source.graph) follow(source.graph, source.id, 0)
+  return [...found]
+}
+
+/** Read from the links, because front ends differ in what an output knows about its links. */
+function linksFrom(graph, origin, slot) {
+  return [...graph.links.values()].filter((link) => Number(link.origin_id) === Number(origin) && link.origin_slot === slot)
+}
+
+/** The node that feeds an input, beyond reroutes; undefined if there is none. */
+export function sourceOf(node, name) {
+  let slot = node.inputs.findIndex((input) => input.name === name)
+  while (node && slot >= 0) {
+    const link = node.getInputLink(slot)
+    node = link && node.graph.getNodeById(link.origin_id)
+    if (node?.type !== "Reroute") return node ?? undefined
+    slot = 0
+  }
+}
+
+/** The nodes that represent a subgraph. */
+function wrappersOf(subgraph) {
+  const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
+  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
+}
