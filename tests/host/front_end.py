@@ -162,7 +162,7 @@ def open_template(page: "Page", name: str) -> None:
     """By the template browser."""
     page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
     browser.show_templates(page)
-    browser.choose_template(page, name)
+    browser.choose_template(page, workflow_format.TITLES[name])
     page.wait_for_function(
         "(types) => types.every(type => app.graph.nodes.some(node => node.type == type))",
         arg=sorted({node["type"] for node in workflow_format.read_ui(name)["nodes"]}),

@@ -8,7 +8,7 @@ import pytest
 
 from artv_core.commands.comfyui_server import Server
 
-from . import browser, front_end, workflow_format
+from . import browser, templates, front_end, workflow_format
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
@@ -29,7 +29,7 @@ def overlaps(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def text_to_video(checkpoint: str, frames: int = 16, width: int = 0, height: int = 0) -> dict[str, Any]:
     """The shipped workflow with these values in its widgets."""
-    workflow = workflow_format.read_ui("text_to_video")
+    workflow = workflow_format.read_ui(workflow_format.TITLES["text_to_video"])
     nodes = {node["type"]: node for node in workflow["nodes"]}
     assert nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] == [16, 0, 0]
     nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] = [frames, width, height]
@@ -40,12 +40,12 @@ def text_to_video(checkpoint: str, frames: int = 16, width: int = 0, height: int
 def test_templates_are_found_and_open(context: Any, server: Server) -> None:
     page = browser.open_page(context, server, greeted=False)
     browser.show_templates(page)
-    for name in workflow_format.names():
-        page.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
-        picture = f"/api/workflow_templates/{browser.LINKED_AS}/{name}.jpg"
+    for title in workflow_format.TITLES.values():
+        page.get_by_text(title, exact=True).first.scroll_into_view_if_needed()
+        picture = f"/api/workflow_templates/{browser.LINKED_AS}/{title}.jpg"
         decoded = "async (path) => (await createImageBitmap(await (await fetch(path)).blob())).width"
-        assert page.evaluate(decoded, picture) == 512
-    browser.choose_template(page, "text_to_video")
+        assert page.evaluate(decoded, picture) == templates.SIDE
+    browser.choose_template(page, workflow_format.TITLES["text_to_video"])
     assert {node["type"] for node in browser.laid_out(page)} >= {"ARTVLoader", "ARTVMaskedDiffusionSampler", "Note"}
     page.close()
 

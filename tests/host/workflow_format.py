@@ -1,78 +1,40 @@
-"""Workflows in the host's two formats: what its API takes, and what people open in the browser.
+"""Workflows in the host's two formats: what its API takes (`workflows/api`), and what people open in the browser.
 
-`python -m tests.host.workflow_format` (from the repository's root) writes the browser's files from `workflows/api`
-anew, or those that are named; with `--thumbnails` it runs them and writes their pictures too. Both need a ComfyUI. The
-tests turn the browser's files back and compare.
+`templates` writes the browser's files. The tests turn them back and compare.
 """
 
 import copy
+import itertools
 import json
 import re
-import sys
-import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from artv_core.media import evenly_spaced, read_video
-
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
-COLUMN_GAP, ROW_GAP, TOP = 80, 60, 120
-WIDTH = 340
-TEXT_HEIGHT = 100
-SHOWN_WIDTH = {"ARTVLoader": 400, "ARTVMaskedDiffusionSampler": 400, "ARTVMultiPromptScheduler": 480}
-SHOWN_HEIGHT = {
-    "ARTVLoader": 330,
-    "ARTVMultiPromptScheduler": 110,
-    "ARTVMaskedDiffusionSampler": 260,
-    "ARTVDriftReadout": 380,
-    "ARTVDecodeVideo": 320,
-    "SaveVideo": 320,
-    "LoadVideo": 320,
-    "PreviewAny": 200,
+
+TITLES = {
+    "text_to_video": "1 Text to video",
+    "image_to_video": "2 Image to video",
+    "multi_prompt_long_video": "3 Several prompts in one video",
+    "go_on_from_video": "4 Continue a video",
+    "long_video_watched": "6 Long video, watched while it is made",
+    "see_the_masks": "7 See what is copied",
+    "compare_anchor_mask_noise": "8 Compare without anchor, mask or noise",
+    "sdxl_image_to_video": "9 SDXL image to video (needs an SDXL file)",
 }
-"""Room for what a node shows after a run, beside what its sockets and widgets need."""
+"""The templates from simple to rich, with the titles that people read. A title is the name of a file."""
 
 NEEDS_A_FILE = {"sdxl_image_to_video": "CheckpointLoaderSimple"}
 """Templates that do not run as they are opened, and the node whose file people must have; their notes say so."""
-
-NOTES = {
-    "text_to_video": "Change the prompt. The shipped tiny model knows sizes (small, medium, large), colours, circle, "
-    "square, triangle, star, directions (right, up and left, ...), slowly and fast, and coloured backgrounds. Change "
-    "the seed for another video and frames for a longer one. It runs on a CPU in seconds.",
-    "image_to_video": "The three image nodes draw the first frame. To animate your own picture, replace "
-    "them with Load Image and Upscale Image (64 x 64). Say in the prompt what should "
-    "happen.",
-    "multi_prompt_long_video": "One prompt for each range of frames; the number is the frame it starts at. Each "
-    "later prompt uses the last frame of the previous prompt as its anchor. The length of the "
-    "video is frames in the sampler.",
-    "long_video_watched": "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it "
-    "grows with each frame. Cancel the run, or close ComfyUI, and queue it again: it "
-    "continues where it stopped. In redo, '40: 7' makes all frames from frame 40 on "
-    "again, with seed 7.",
-    "sdxl_image_to_video": "SDXL draws the first frame, ARTV moves it. This is the only template that needs another "
-    "file: put sd_xl_base_1.0.safetensors into models/checkpoints. With an ARTV checkpoint of another size, change the "
-    "size in Upscale Image.",
-    "go_on_from_video": "The first sampler makes a short video; the second one continues it with another "
-    "prompt. To continue your own video, replace Create Video with Load Video; the "
-    "frames are scaled to the model's size. frames includes the frames of that video, so "
-    "set it to a higher number.",
-    "see_the_masks": "The second video shows what was copied: white cells were copied from the previous "
-    "frame, dark ones are new.",
-    "compare_anchor_mask_noise": "Four videos from one seed: as recommended, without the anchor frame, without the "
-    "copy mask, without noise augmentation. The differences grow with the number of frames.",
-}
 
 Graph = dict[str, dict[str, Any]]
 Info = dict[str, Any]
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+    return list(TITLES)
 
 
 def read_api(name: str) -> Graph:
@@ -80,7 +42,7 @@ def read_api(name: str) -> Graph:
 
 
 def read_ui(name: str) -> dict[str, Any]:
-    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((WORKFLOWS / f"{TITLES[name]}.json").read_text(encoding="utf-8"))
 
 
 def without_sdxl(graph: Graph) -> Graph:
@@ -131,18 +93,12 @@ def api_from_ui(workflow: dict[str, Any], info: Info) -> Graph:
 
 
 def ui_from_api(graph: Graph, info: Info, note: str, name: str) -> dict[str, Any]:
-    """Nodes in columns by their depth, and a note above them."""
-    columns = _columns(graph)
-    heights = dict.fromkeys(range(len(graph)), TOP)
-    lefts = _lefts(columns, graph)
+    """All nodes in one place, in the order in which they can run, and a note."""
+    depths = _depths(graph)
     links: list[list[Any]] = []
     nodes = []
-    for order, key in enumerate(sorted(graph, key=lambda key: (columns[key], int(key)))):
-        node = _ui_node(key, graph[key], info, links)
-        node["order"] = order
-        node["pos"] = [lefts[columns[key]], heights[columns[key]]]
-        heights[columns[key]] += node["size"][1] + ROW_GAP
-        nodes.append(node)
+    for order, key in enumerate(sorted(graph, key=lambda key: (depths[key], int(key)))):
+        nodes.append(_ui_node(key, graph[key], info, links) | {"order": order})
     _connect_outputs(nodes, links)
     last = max(int(key) for key in graph)
     nodes.append(_note(last + 1, len(nodes), note))
@@ -193,18 +149,13 @@ def _ui_node(key: str, part: dict[str, Any], info: Info, links: list[list[Any]])
             link = len(links) + 1
             links.append([link, int(source), slot, int(key), len(sockets), kind])
         sockets.append({"name": name, "type": kind, "link": link})
-    widgets = _widget_names(node_info)
-    advanced = sum(bool(options.get("advanced")) for _, _, options in _definitions(node_info))
-    texts = sum(bool(options.get("multiline")) for _, _, options in _definitions(node_info))
-    height = (
-        60 + 24 * max(len(sockets), len(node_info["output"])) + 26 * (len(widgets) - advanced) + TEXT_HEIGHT * texts
-    )
-    height += SHOWN_HEIGHT.get(part["class_type"], 0)
+    # The host's own nodes may have got inputs since the workflow was made.
+    widgets = list(itertools.takewhile(lambda name: not name or name in given, _widget_names(node_info)))
     node = {
         "id": int(key),
         "type": part["class_type"],
         "pos": [0, 0],
-        "size": [SHOWN_WIDTH.get(part["class_type"], WIDTH), height],
+        "size": [0, 0],
         "flags": {},
         "order": 0,
         "mode": 0,
@@ -246,35 +197,27 @@ def _connect_outputs(nodes: list[dict[str, Any]], links: list[list[Any]]) -> Non
         output["links"] = [*(output["links"] or []), link]
 
 
-def _columns(graph: Graph) -> dict[str, int]:
-    columns: dict[str, int] = {}
+def _depths(graph: Graph) -> dict[str, int]:
+    """How many nodes lie before each node, on the longest way."""
+    depths: dict[str, int] = {}
 
-    def column(key: str) -> int:
-        if key not in columns:
+    def depth(key: str) -> int:
+        if key not in depths:
             sources = [value[0] for value in graph[key]["inputs"].values() if isinstance(value, list)]
-            columns[key] = 1 + max((column(source) for source in sources), default=-1)
-        return columns[key]
+            depths[key] = 1 + max((depth(source) for source in sources), default=-1)
+        return depths[key]
 
     for key in graph:
-        column(key)
-    return columns
-
-
-def _lefts(columns: dict[str, int], graph: Graph) -> list[int]:
-    """Where each column begins."""
-    lefts = [0]
-    for column in range(max(columns.values())):
-        kinds = [graph[key]["class_type"] for key, its in columns.items() if its == column]
-        lefts.append(lefts[-1] + max(SHOWN_WIDTH.get(kind, WIDTH) for kind in kinds) + COLUMN_GAP)
-    return lefts
+        depth(key)
+    return depths
 
 
 def _note(key: int, order: int, text: str) -> dict[str, Any]:
     return {
         "id": key,
         "type": "Note",
-        "pos": [0, -80],
-        "size": [760, 130],
+        "pos": [0, 0],
+        "size": [0, 0],
         "flags": {},
         "order": order,
         "mode": 0,
@@ -286,32 +229,3 @@ def _note(key: int, order: int, text: str) -> dict[str, Any]:
         "color": "#432",
         "bgcolor": "#653",
     }
-
-
-def main() -> None:
-    from artv_core.commands.comfyui_server import Server, find_hosts
-
-    with tempfile.TemporaryDirectory() as folder, Server(find_hosts()[0], Path(folder)) as server:
-        info = server.get("/object_info")
-        for name in [name for name in sys.argv[1:] if not name.startswith("--")] or names():
-            workflow = ui_from_api(read_api(name), info, NOTES[name], name)
-            (WORKFLOWS / f"{name}.json").write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
-            if "--thumbnails" in sys.argv:
-                _write_thumbnail(server, name)
-
-
-def _write_thumbnail(server: Any, name: str) -> None:
-    """Four frames of the workflow's last video, in reading order."""
-    graph = read_api(name)
-    result = server.run(without_sdxl(graph) if name == "sdxl_image_to_video" else graph)
-    if result.status != "success":
-        raise SystemExit(f"{name}: {result.message}")
-    shown = [output["images"][0] for output in result.outputs.values() if "images" in output]
-    frames = read_video(server.output_file(next(file for file in shown[::-1] if file["filename"].endswith(".mp4"))))
-    chosen = [frames[index].permute(1, 2, 0).numpy() for index in evenly_spaced(len(frames), 4)]
-    picture = np.concatenate([np.concatenate(chosen[:2], 1), np.concatenate(chosen[2:], 1)], 0)
-    Image.fromarray(picture).save(WORKFLOWS / f"{name}.jpg", quality=88)
-
-
-if __name__ == "__main__":
-    main()
