@@ -64,7 +64,7 @@ def _cell(step: StepTile) -> Image.Image:
     cell = Image.new("RGB", (whole, _CAPTION + height), "white")
     draw: Any = ImageDraw.Draw(cell)
     draw.text((0, 0), step.caption, fill="#222222", font=ImageFont.load_default(14))
-    draw.text((0, 19), f"{float(step.mask.mean()):.0%} copied", fill="#666666", font=ImageFont.load_default(12))
+    draw.text((0, 19), f"{float(step.mask.float().mean()):.0%} copied", fill="#666666", font=ImageFont.load_default(12))
     for place, picture in enumerate(pictures):
         left = place * (width + 4)
         cell.paste(picture, (left, _CAPTION))
