@@ -33,7 +33,13 @@ class ARTVKeyframes(io.ComfyNode):
                 io.String.Input(
                     "positions",
                     default="0, 16, 32",
-                    tooltip="Which frame each picture is, in the order of the batch. Frames are counted from 0.",
+                    tooltip="Which frame each picture is, in the order of the batch, counted from 0. Pictures at "
+                    "neighbouring frames show the model a motion, as in '16, 17'.",
+                ),
+                KeyframesType.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="From another Keyframes node: its pictures are added, so each picture can be loaded alone.",
                 ),
             ],
             outputs=[KeyframesType.Output(display_name="keyframes", tooltip="For the sampler's keyframes input.")],
@@ -45,7 +51,7 @@ class ARTVKeyframes(io.ComfyNode):
         return verdict(parse_positions, positions)
 
     @classmethod
-    def execute(cls, latent: dict, positions: str) -> io.NodeOutput:
+    def execute(cls, latent: dict, positions: str, keyframes: "Placed | None" = None) -> io.NodeOutput:
         """Give each picture its frame. Whether they fit the video is checked by the sampler."""
         frames, samples = parse_positions(positions), bridge.latent_samples(latent, "the keyframes' latent")
         if len(frames) != len(samples):
@@ -53,7 +59,12 @@ class ARTVKeyframes(io.ComfyNode):
                 f"the number of pictures is {len(samples)}, the number of positions {len(frames)}; "
                 "give one position for each picture of the batch"
             )
-        return io.NodeOutput(dict(zip(frames, samples.split(1), strict=True)))
+        placed = dict(keyframes or {})
+        for frame, picture in zip(frames, samples.split(1), strict=True):
+            if frame in placed:
+                raise ValueError(f"frame {frame} has two keyframes; give each picture a frame of its own")
+            placed[frame] = picture
+        return io.NodeOutput(placed)
 
 
 Placed = dict[int, Tensor]

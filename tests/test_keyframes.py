@@ -103,6 +103,17 @@ def test_what_a_frame_sees_after_a_keyframe(model, monkeypatch, kind):
         assert torch.equal(references, torch.stack([made[earlier], made[index - 1]], dim=1)), index
 
 
+def test_neighbouring_keyframes_are_the_first_frames_of_a_shot(model):
+    """So two of them give the motion, as two given frames do."""
+    pictures = {3: picture(1), 4: picture(2)}
+    made = make(model, options(7), keyframes=pictures)
+    alone = make(model, options(7), keyframes={4: picture(2)})
+    assert not torch.equal(made[5].latent, alone[5].latent)
+    shifted = make(model, options(7), keyframes={0: picture(1), 1: picture(2)})
+    given = make(model, options(7), given=list(pictures.values()))
+    assert list(map(bits, shifted[2:])) == list(map(bits, given))
+
+
 def test_keyframes_side_by_side_and_at_the_end(model):
     frames = make(model, keyframes={2: picture(1), 3: picture(2), 5: picture(3)})
     assert [frame.mask is None for frame in frames] == [True, False, True, True, False, True]

@@ -84,8 +84,9 @@ class FrameBuffer:
         self.count += 1
 
     def restart(self, latent: Tensor) -> None:
-        """Add a keyframe. The video goes on from it as from a first frame: later frames see no frame before it as
-        reference or as rolling anchor, and with the policy "segment" it becomes the anchor. Not in the paper."""
+        """Add a keyframe that begins a new shot. The video goes on from it as from a first frame: later frames see no
+        frame before it as reference or as rolling anchor, and with the policy "segment" it becomes the anchor. Not in
+        the paper."""
         self._recent.clear()
         if self.policy.kind == "segment":
             self._anchor = latent

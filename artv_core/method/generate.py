@@ -96,7 +96,7 @@ class VideoRequest:
     `options` must be resolved (`GenerateOptions.resolved`). `negative` [L, D] replaces the null context. `run_networks`
     may be a faster version, such as `speed.compiled.Compiled`. `keyframes` has latents of frames that are taken instead
     of made ([C, h, w] or [1 or B, C, h, w]), by frame index; the video goes on from each as from a first frame
-    (`FrameBuffer.restart`; not in the paper)."""
+    (`FrameBuffer.restart`), and from neighbouring ones as from its first frames (not in the paper)."""
 
     text: TextTrack
     options: GenerateOptions
@@ -112,6 +112,10 @@ class VideoRequest:
         if None in (self.options.height, self.options.width, self.options.steps, self.options.sampler):
             raise ValueError("the options are not resolved; give options.resolved(model.config)")
 
+    def begins_shot(self, frame: int) -> bool:
+        """Whether a frame is a keyframe, and the frame before it is not."""
+        return frame in self.keyframes and frame - 1 not in self.keyframes
+
 
 @torch.no_grad()
 def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] = ()) -> Iterator[Frame]:
@@ -125,7 +129,7 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
     schedule = NoiseSchedule(model.config.schedule)
     buffer = FrameBuffer(model.config.noise.adapter.num_references, request.anchor)
     for latent in given:
-        take_frame(buffer, text, as_batch(latent, options, model), buffer.count in request.keyframes)
+        take_frame(buffer, text, as_batch(latent, options, model), request.begins_shot(buffer.count))
     conditioners = Conditioners.of(model, options.use_mask)
     null_context = model.null_context if request.negative is None else request.negative
     levels = _levels(model, schedule, options)
@@ -134,7 +138,7 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
         index = buffer.count
         if index in request.keyframes:
             latent = as_batch(request.keyframes[index], options, model)
-            take_frame(buffer, text, latent, is_keyframe=True)
+            take_frame(buffer, text, latent, request.begins_shot(index))
             yield Frame(index, latent, None)
             continue
         if text.starts_segment(index):
@@ -147,11 +151,11 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
         yield Frame(index, latent, mask)
 
 
-def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor, is_keyframe: bool = False) -> None:
-    """Add a given frame [B, C, h, w] to the buffer, as if it had been generated, or as a keyframe."""
+def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor, begins_shot: bool = False) -> None:
+    """Add a given frame [B, C, h, w] to the buffer, as if it had been generated, or as the first one of a shot."""
     if text.starts_segment(buffer.count):
         buffer.begin_segment()
-    if is_keyframe:
+    if begins_shot:
         buffer.restart(latent)
     else:
         buffer.append(latent)
