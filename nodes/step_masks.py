@@ -35,6 +35,7 @@ class ARTVStepMasks(io.ComfyNode):
             category="ARTV",
             description="Shows how one frame was made: what each denoising step copies from the frame before (white) "
             "and what it draws new (black). It makes only that frame again, with the same result.",
+            is_output_node=True,
             search_aliases=["artv", "mask", "copy mask", "denoising steps", "explain", "figure"],
             inputs=[
                 ARTVModel.Input("model", tooltip="The model that is connected to the sampler."),
