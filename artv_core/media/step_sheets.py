@@ -12,7 +12,7 @@ from .sheets import evenly_spaced, wrapped
 MOST_STEPS = 48
 """A sheet shows at most this many steps, evenly spaced."""
 
-_TILE, _GAP, _MARGIN, _CAPTION, _TITLE = 192, 12, 20, 40, 26  # pixels
+_TILE, _GAP, _MARGIN, _CAPTION, _TITLE = 192, 14, 20, 46, 30  # pixels
 _WIDEST = 1300
 
 
@@ -33,7 +33,7 @@ def step_sheet(title: str, steps: Sequence[StepTile]) -> Image.Image:
     width, height = cells[0].size
     columns = _columns(len(cells), width)
     rows = -(-len(cells) // columns)
-    font = ImageFont.load_default(18)
+    font = ImageFont.load_default(22)
     full_width = max(columns * (width + _GAP) - _GAP, 480)
     lines = wrapped(title, font, full_width)
     top = _MARGIN + _TITLE * len(lines) + _GAP
@@ -60,11 +60,11 @@ def _cell(step: StepTile) -> Image.Image:
     pictures = [_picture(mask_frames(step.mask[None, None].cpu(), height, width)[0], (width, height))]
     if step.picture is not None:
         pictures.append(_picture(step.picture, (width, height)))
-    whole = max(len(pictures) * (width + 4) - 4, 140)
+    whole = max(len(pictures) * (width + 4) - 4, 150)
     cell = Image.new("RGB", (whole, _CAPTION + height), "white")
     draw: Any = ImageDraw.Draw(cell)
-    draw.text((0, 0), step.caption, fill="#222222", font=ImageFont.load_default(14))
-    draw.text((0, 19), f"{float(step.mask.float().mean()):.0%} copied", fill="#666666", font=ImageFont.load_default(12))
+    draw.text((0, 0), step.caption, fill="#222222", font=ImageFont.load_default(18))
+    draw.text((0, 22), f"{float(step.mask.float().mean()):.0%} copied", fill="#666666", font=ImageFont.load_default(16))
     for place, picture in enumerate(pictures):
         left = place * (width + 4)
         cell.paste(picture, (left, _CAPTION))
