@@ -134,7 +134,8 @@ def sample(
     placed = _placed_frames(keyframes, model.config)
     options = _resolved(options, model.config, given, placed, anchor_strength)
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
-    policy = _core_anchor(anchor, model.config, options)
+    policy = _core_anchor(anchor or AnchorPolicy(), model.config, options)
+    policy.check_segments(len(texts.track.starts))
     collector = _Collector(options, model.config)
     run = Run(
         options.num_frames, options.width or 0, options.height or 0, model.config.fps, workflow, options.batch_size
@@ -144,9 +145,7 @@ def sample(
         monitor = Monitor(run, len(given), options.steps or 1, decode, frozenset(placed))
         weights = run_weights(patcher)
         recording = None if journal is None else Recording(journal, start_over, weights, on_open=monitor.opened)
-        request = VideoRequest(
-            texts.track, options, texts.negative, policy or AnchorPolicy(), monitor.step, evaluations.function, placed
-        )
+        request = VideoRequest(texts.track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
         frames = record_frames(model, request, recording, [as_batch(latent, options, model) for latent in given])
         _gather(frames, collector, streams, monitor, evaluations)
     videos = collector.videos(request, len(given), weights)
@@ -210,10 +209,7 @@ def _resolved(
     return options
 
 
-def _core_anchor(policy: AnchorPolicy | None, config: ARTVConfig, options: GenerateOptions) -> AnchorPolicy | None:
-    if policy is None:
-        return None
-
+def _core_anchor(policy: AnchorPolicy, config: ARTVConfig, options: GenerateOptions) -> AnchorPolicy:
     def converted(latent: Tensor) -> Tensor:
         _check_channels(latent, config, "the anchor's latent")
         _check_size(latent, config, options, "the anchor's image")

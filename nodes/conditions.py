@@ -96,7 +96,7 @@ def _anchor_inputs() -> list[io.Input]:
             default="previous segment",
             tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
             "prompt, or frame 0; 'rolling window': the frame 'window' frames back; 'given image per prompt': "
-            "a picture of yours for each prompt.",
+            "one of your own pictures for each prompt.",
         ),
         io.Float.Input(
             "strength",

@@ -245,7 +245,7 @@ def _settings_wires() -> list[io.Input]:
         ARTVKeyframes.Input(
             "keyframes",
             optional=True,
-            tooltip="From Keyframes: pictures of yours at chosen frames. The video goes on from each. "
+            tooltip="From Keyframes: your own pictures at chosen frames. The video goes on from each. "
             "Unconnected: all frames are made.",
         ),
     ]

@@ -579,7 +579,10 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--image", "none.png"], "cannot read image none.png: there is no such file"),
         (["--image", __file__], "it is not an image"),
         (["--anchor-image", "none.png"], "cannot read image none.png"),
-        (["--anchor-image", "a", "--anchor-image", "b"], "--anchor-image was given 2 times, and there are 1 prompts"),
+        (
+            ["--anchor-image", "a", "--anchor-image", "b"],
+            "was given 2 times, the number of prompts is 1; give it",
+        ),
         (["--keyframe", "a.png"], "--keyframe is 'a.png'; give a frame and an image, as in 16=picture.png"),
         (["--keyframe", "1="], "--keyframe is '1='"),
         (["--keyframe", "1=none.png"], "cannot read image none.png"),

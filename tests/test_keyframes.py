@@ -174,7 +174,7 @@ def test_redo_never_makes_a_keyframe_again(model):
             [4, 0],
             1,
             6,
-            "frame 0 is given twice: as a keyframe, and as one of the 1 first frames; move the keyframe to 1",
+            "frame 0 is given twice: as a keyframe, and as one of the first frames (0 to 0); move the keyframe",
         ),
         ([2, 6], 0, 6, "a keyframe is at frame 6, but the video has 6 frames, 0 to 5; make more frames or move"),
         ([1, 2], 1, 3, "all 3 frames are given, so none is left to make"),

@@ -112,7 +112,7 @@ def _check_anchor(args: argparse.Namespace, prompts: list[tuple[int, str]]) -> N
         raise ValueError("--anchor and --anchor-image cannot be used together")
     if len(args.anchor_image) not in (0, 1, len(prompts)):
         raise ValueError(
-            f"--anchor-image was given {len(args.anchor_image)} times, and there are {len(prompts)} prompts; "
+            f"--anchor-image was given {len(args.anchor_image)} times, the number of prompts is {len(prompts)}; "
             "give it once for all prompts, or once for each prompt"
         )
 

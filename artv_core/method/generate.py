@@ -96,7 +96,7 @@ class VideoRequest:
     `options` must be resolved (`GenerateOptions.resolved`). `negative` [L, D] replaces the null context. `run_networks`
     may be a faster version, such as `speed.compiled.Compiled`. `keyframes` has latents of frames that are taken instead
     of made ([C, h, w] or [1 or B, C, h, w]), by frame index; the video goes on from each as from a first frame
-    (`FrameBuffer.restart`), and from neighbouring ones as from its first frames (not in the paper)."""
+    (`FrameBuffer.restart`), and from neighbouring ones as from a video's first frames (not in the paper)."""
 
     text: TextTrack
     options: GenerateOptions
@@ -169,8 +169,8 @@ def check_keyframes(positions: Iterable[int], num_given: int, num_frames: int) -
         raise ValueError(f"a keyframe is at frame {positions[0]}; frames are counted from 0")
     if positions and positions[0] < num_given:
         raise ValueError(
-            f"frame {positions[0]} is given twice: as a keyframe, and as one of the {num_given} first frames; "
-            f"move the keyframe to {num_given} or later"
+            f"frame {positions[0]} is given twice: as a keyframe, and as one of the first frames (0 to "
+            f"{num_given - 1}); move the keyframe to {num_given} or later"
         )
     if positions and 0 < num_frames <= positions[-1]:
         raise ValueError(

@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint
-from artv_core.commands.comfyui_server import Graph, Server
+from artv_core.commands.comfyui_server import Graph, Host, Server
 from artv_core.media import read_image, read_video
 from artv_core.method.frames import AnchorPolicy
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 
+from . import browser, front_end
+from .front_end import FrontEnd
 from .graphs import STEPS, node, text_to_video
 from .test_nodes import scheduled
 
@@ -171,6 +173,42 @@ def test_a_page_that_watches_gets_every_frame(server: Server, pictures: list[Pat
     assert result.progress[-1][1:] == (6 * STEPS, 6 * STEPS)
 
 
+ADD_KEYFRAME = """() => {
+    const add = (type, values) => {
+        const node = LiteGraph.createNode(type)
+        app.graph.add(node)
+        for (const [name, value] of Object.entries(values)) node.widgets.find(one => one.name == name).value = value
+        return node
+    }
+    const sampler = app.graph.nodes.find(node => node.type == "ARTVMaskedDiffusionSampler")
+    const empty = add("EmptyLatentImage", {width: 64, height: 64, batch_size: 1})
+    const keyframes = add("ARTVKeyframes", {positions: "4"})
+    empty.connect(0, keyframes, 0)
+    keyframes.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "keyframes"))
+}"""
+
+
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+def test_the_panel_shows_a_keyframe_in_the_middle(server: Server, host: Host, checkpoint: str) -> None:
+    with browser.open_browser() as context, front_end.opened(context, server, FrontEnd()) as (page, faults):
+        front_end.open_template(page, "text_to_video")
+        front_end.set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+        page.evaluate(ADD_KEYFRAME)
+        front_end.set_widgets(page, front_end.SAMPLER, frames=8, seed=9100)
+        front_end.show_node(page, front_end.SAMPLER)
+        front_end.watch_run(page, frames=8)
+        assert page.locator(".artv-live-status").inner_text() == "Finished: 8 frames"
+        front_end.wait_for(page, "pictures == 8")
+        page.locator(".artv-live-switch input").check()
+        for frame, has_mask in ((3, True), (4, False), (5, True)):
+            page.get_by_label("Frame", exact=True).fill(str(frame))
+            assert page.locator(".artv-live-stage").get_attribute("data-frame") == str(frame)
+            assert page.locator(".artv-live-mask").is_visible() == has_mask
+        assert len(page.locator(".artv-live-line").get_attribute("points").split()) == 8
+        front_end.picture(page, f"{host.version} keyframes")
+        assert faults.seen == []
+
+
 def test_a_stream_has_the_keyframes(server: Server, pictures: list[Path]) -> None:
     graph = placed(stream=["stream", 0], seed=78) | {
         "stream": node(
@@ -216,7 +254,7 @@ NOT_KEYFRAMES: dict[str, tuple[Graph, str]] = {
     ),
     "references": (
         empty("0", references=["given", 0]) | {"given": node("EmptyLatentImage", width=64, height=64, batch_size=1)},
-        "frame 0 is given twice: as a keyframe, and as one of the 1 first frames; move the keyframe to 1 or later",
+        "frame 0 is given twice: as a keyframe, and as one of the first frames (0 to 0); move the keyframe to 1",
     ),
     "size": (empty("1", width=128) | {"sample": SMALL}, "the keyframes' image is 128x64 pixels, the video 64x64"),
     "channels": (
