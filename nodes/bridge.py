@@ -5,7 +5,7 @@ There is no mathematics and no frame loop here: frames come from `artv_core.meth
 """
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.frames import AnchorPolicy, Frame
-from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch
+from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch, check_keyframes
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording, record_frames
+from .frame_request import FrameRecord, FrameRequest
 from .images import Decoder
 from .live import Run
 from .monitor import Decode, Monitor
@@ -88,11 +89,13 @@ class FrameSink(Protocol):
 
 
 class Video(NamedTuple):
-    """One sampled video: latents [T, C, h, w] in the host's scale, masks [T, h, w], and a table of its drift."""
+    """One sampled video: latents [T, C, h, w] in the host's scale, masks [T, h, w], a table of its drift, and how its
+    frames were made."""
 
     latents: Tensor
     masks: Tensor
     drift: str
+    request: FrameRequest
 
 
 class Sampled(NamedTuple):
@@ -109,6 +112,7 @@ def sample(
     *,
     negative: Conditioning | None = None,
     references: dict[str, Any] | None = None,
+    keyframes: Mapping[int, Tensor] | None = None,
     anchor: AnchorPolicy | None = None,
     anchor_strength: float = 1.0,
     vae: Any = None,
@@ -119,37 +123,34 @@ def sample(
 ) -> Sampled:
     """Sample `options.batch_size` videos, which start with the frames in `references`.
 
-    A value of `options` that is None stands for the checkpoint's recommendation. An anchor's latent is in the host's
-    scale. `journal` is the folder of journals, and `start_over` ignores what is in them. `streams` gets every frame.
-    `workflow` is the id of the graph in the page that is told about the run. Raises ValueError if inputs do not fit
-    together, and the host's own error when the user interrupts.
+    A value of `options` that is None stands for the checkpoint's recommendation. The latents of an anchor and of
+    `keyframes` ([1, C, h, w], by frame) are in the host's scale. `journal` is the folder of journals, and `start_over`
+    ignores what is in them. `streams` gets every frame. `workflow` is the id of the graph in the page that
+    is told about the run. Raises ValueError if inputs do not fit together, and the host's own error when the user
+    interrupts.
     """
     model = patcher.model
     given = _given_frames(references, model.config)
-    options = _resolved(options, model.config, given, anchor_strength)
+    placed = _placed_frames(keyframes, model.config)
+    options = _resolved(options, model.config, given, placed, anchor_strength)
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
-    policy = _core_anchor(anchor, model.config, options)
+    policy = _core_anchor(anchor or AnchorPolicy(), model.config, options)
+    policy.check_segments(len(texts.track.starts))
     collector = _Collector(options, model.config)
     run = Run(
         options.num_frames, options.width or 0, options.height or 0, model.config.fps, workflow, options.batch_size
     )
     with Evaluations(patcher, options) as evaluations:
-        monitor = Monitor(run, len(given), options.steps or 1, _decoder(model.config, vae, evaluations))
-        recording = _recording(journal, start_over, patcher, monitor)
-        request = VideoRequest(
-            texts.track, options, texts.negative, policy or AnchorPolicy(), monitor.step, evaluations.function
-        )
+        decode = _decoder(model.config, vae, evaluations)
+        monitor = Monitor(run, len(given), options.steps or 1, decode, frozenset(placed))
+        weights = run_weights(patcher)
+        recording = None if journal is None else Recording(journal, start_over, weights, on_open=monitor.opened)
+        request = VideoRequest(texts.track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
         frames = record_frames(model, request, recording, [as_batch(latent, options, model) for latent in given])
         _gather(frames, collector, streams, monitor, evaluations)
-    videos = collector.videos()
+    videos = collector.videos(request, len(given), weights)
     run.came_out(videos[0].latents)
     return Sampled(videos, monitor.journal)
-
-
-def _recording(journal: Path | None, start_over: bool, patcher: Any, monitor: Monitor) -> Recording | None:
-    if journal is None:
-        return None
-    return Recording(journal, start_over, run_weights(patcher), on_open=monitor.opened)
 
 
 def _gather(
@@ -178,10 +179,19 @@ def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tens
     return to_core(samples, config.vae)
 
 
-def _resolved(options: GenerateOptions, config: ARTVConfig, given: Tensor, anchor_strength: float) -> GenerateOptions:
-    """Fill in the recommendations. The size is that of the given frames if none was chosen."""
-    if len(given):
-        height, width = (side * config.vae.factor for side in given.shape[-2:])
+def _placed_frames(keyframes: Mapping[int, Tensor] | None, config: ARTVConfig) -> dict[int, Tensor]:
+    for samples in (keyframes or {}).values():
+        _check_channels(samples, config, "the keyframes' latent")
+    return {index: to_core(samples, config.vae) for index, samples in (keyframes or {}).items()}
+
+
+def _resolved(
+    options: GenerateOptions, config: ARTVConfig, given: Tensor, placed: Mapping[int, Tensor], anchor_strength: float
+) -> GenerateOptions:
+    """Fill in the recommendations. The size is that of the given frames or keyframes if none was chosen."""
+    sized = given if len(given) else next(iter(placed.values()), given)
+    if len(sized):
+        height, width = (side * config.vae.factor for side in sized.shape[-2:])
         options = dataclasses.replace(options, height=options.height or height, width=options.width or width)
     options = options.resolved(config)
     if len(given) >= options.num_frames:
@@ -189,19 +199,24 @@ def _resolved(options: GenerateOptions, config: ARTVConfig, given: Tensor, ancho
             f"frames is {options.num_frames}, and you gave {len(given)} of them, so none is left "
             f"to make; frames counts the given ones: set it above {len(given)}"
         )
+    check_keyframes(placed, len(given), options.num_frames)
     scale = (options.guidance_anchor or 0.0) * anchor_strength
     options = dataclasses.replace(options, guidance_anchor=scale)
     if len(given):
         _check_size(given, config, options, "the references' image")
+    for latents in placed.values():
+        _check_size(latents, config, options, "the keyframes' image")
     return options
 
 
-def _core_anchor(policy: AnchorPolicy | None, config: ARTVConfig, options: GenerateOptions) -> AnchorPolicy | None:
-    if policy is None or policy.latent is None:
-        return policy
-    _check_channels(policy.latent, config, "the anchor's latent")
-    _check_size(policy.latent, config, options, "the anchor's image")
-    return dataclasses.replace(policy, latent=to_core(policy.latent, config.vae))
+def _core_anchor(policy: AnchorPolicy, config: ARTVConfig, options: GenerateOptions) -> AnchorPolicy:
+    def converted(latent: Tensor) -> Tensor:
+        _check_channels(latent, config, "the anchor's latent")
+        _check_size(latent, config, options, "the anchor's image")
+        return to_core(latent, config.vae)
+
+    latent = None if policy.latent is None else converted(policy.latent)
+    return dataclasses.replace(policy, latent=latent, by_segment=tuple(map(converted, policy.by_segment)))
 
 
 def _check_size(latents: Tensor, config: ARTVConfig, options: GenerateOptions, name: str) -> None:
@@ -227,20 +242,27 @@ class _Collector:
         self._masks = torch.zeros(shape[0], options.num_frames, *cells, device=device)
         self._meters = [DriftMeter() for _ in range(options.batch_size)]
         self._readings: list[list[DriftReading]] = [[] for _ in range(options.batch_size)]
+        self._records = [FrameRecord() for _ in range(options.batch_size)]
 
     def add(self, frame: Frame) -> tuple[Tensor, DriftReading]:
         """Add a frame. Returns its latents [B, C, h, w] in the host's scale, and the drift of the first video."""
         self._latents[:, frame.index] = to_host(frame.latent, self._vae).to(self._latents.device)
         if frame.mask is not None:
             self._masks[:, frame.index] = frame.mask[:, 0].to(self._masks.device)
+        core = frame.latent.to(self._latents.device)
+        for b, record in enumerate(self._records):
+            latent = self._latents[b, frame.index]
+            record.add(latent, core[b], to_core(latent, self._vae))
         for b, (meter, readings) in enumerate(zip(self._meters, self._readings, strict=True)):
             readings.append(meter.read(frame.index, self._latents[b, frame.index], self._masks[b, frame.index]))
         return self._latents[:, frame.index], self._readings[0][-1]
 
-    def videos(self) -> list[Video]:
+    def videos(self, request: VideoRequest, num_given: int, weights: str) -> list[Video]:
+        """The videos of the run, which sampled with `weights` (a digest)."""
+        parts = zip(self._latents, self._masks, self._readings, self._records, strict=True)
         return [
-            Video(latents, masks, drift_table(readings))
-            for latents, masks, readings in zip(self._latents, self._masks, self._readings, strict=True)
+            Video(latents, masks, drift_table(readings), FrameRequest.of_run(request, num_given, b, weights, record))
+            for b, (latents, masks, readings, record) in enumerate(parts)
         ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..artv_core.method.frames import AnchorPolicy
 from ..artv_core.method.generate import NoiseLevel
 from ..artv_core.prompts.grammar import parse_prompt_schedule
 from . import bridge
@@ -14,26 +15,36 @@ from .automatic import Automatic
 from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
 
+PER_PROMPT = "given image per prompt"
+
 POLICIES = {
     "previous segment": "segment",
     "first frame": "first",
     "given image": "given",
     "rolling window": "rolling",
     "none": "none",
+    PER_PROMPT: "given",
 }
 """The menu's entries and the matching values of `artv_core.method.frames.AnchorPolicy`."""
 
 
 @dataclass(frozen=True)
 class AnchorSettings:
-    """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale; `strength` multiplies its cfg;
-    `adain_strength` is `GenerateOptions.adain_strength`."""
+    """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale, or [P, C, h, w] with `per_prompt`, one
+    for each prompt; `strength` multiplies its cfg; `adain_strength` is `GenerateOptions.adain_strength`."""
 
     kind: str = "segment"
     window: int = 10
     latent: Tensor | None = None
     strength: float = 1.0
     adain_strength: float = 0.0
+    per_prompt: bool = False
+
+    def policy(self) -> AnchorPolicy:
+        """The core's policy, with latents in the host's scale."""
+        if self.per_prompt and self.latent is not None:
+            return AnchorPolicy(self.kind, self.window, by_segment=self.latent.split(1))
+        return AnchorPolicy(self.kind, self.window, self.latent)
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,14 @@ class ARTVAnchorFrame(io.ComfyNode):
         """Collect the settings. The sampler checks them, because it knows the model."""
         if policy not in POLICIES:  # older hosts do not check menu values
             raise ValueError(f"there is no anchor policy {policy!r}; there are: {', '.join(POLICIES)}")
-        kind = POLICIES[policy]
+        kind, per_prompt = POLICIES[policy], policy == PER_PROMPT
         samples = None
         if kind == "given":
             if latent is None:
-                raise ValueError("the policy is 'given image', but no latent is connected; connect one from VAE Encode")
-            samples = bridge.one_latent(latent, "the anchor's latent")
-        return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength))
+                raise ValueError(f"the policy is {policy!r}, but no latent is connected; connect one from VAE Encode")
+            read = bridge.latent_samples if per_prompt else bridge.one_latent
+            samples = read(latent, "the anchor's latent")
+        return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength, per_prompt))
 
 
 def _anchor_inputs() -> list[io.Input]:
@@ -85,7 +97,8 @@ def _anchor_inputs() -> list[io.Input]:
             options=list(POLICIES),
             default="previous segment",
             tooltip="Which frame is the anchor. 'previous segment': the last frame of the previous "
-            "prompt, or frame 0; 'rolling window': the frame 'window' frames back.",
+            "prompt, or frame 0; 'rolling window': the frame 'window' frames back; 'given image per prompt': "
+            "one of your own pictures for each prompt.",
         ),
         io.Float.Input(
             "strength",
@@ -105,7 +118,8 @@ def _anchor_inputs() -> list[io.Input]:
         io.Latent.Input(
             "latent",
             optional=True,
-            tooltip="For 'given image': the latent of one image, from VAE Encode. It must have the size of the video.",
+            tooltip="For 'given image': the latent of one image, from VAE Encode. For 'given image per prompt': "
+            "a batch, in the order of the prompts. It must have the size of the video.",
         ),
         io.Float.Input(
             "adain_strength",

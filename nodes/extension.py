@@ -8,6 +8,7 @@ from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
+from .keyframes import ARTVKeyframes
 from .live import recall, watch
 from .loader import ARTVLoader, answer_checkpoint
 from .lora import ARTVLoRA
@@ -15,6 +16,7 @@ from .routes import Answer, add_routes
 from .sampler import ARTVMaskedDiffusionSampler
 from .scheduler import ARTVMultiPromptScheduler
 from .shortcuts import ARTVShortcutSettings
+from .step_masks import ARTVStepMasks
 from .stream import ARTVStreamVideo
 
 NODES: list[type[io.ComfyNode]] = [
@@ -23,8 +25,10 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVMultiPromptScheduler,
     ARTVAnchorFrame,
     ARTVNoiseAugment,
+    ARTVKeyframes,
     ARTVDecodeVideo,
     ARTVDriftReadout,
+    ARTVStepMasks,
     ARTVLoRA,
     ARTVStreamVideo,
     ARTVJournalSettings,

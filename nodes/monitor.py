@@ -4,7 +4,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,21 @@ class Monitor:
     """Context manager for one run: a progress bar over frames times steps, and pictures of finished frames. They are
     decoded with the VAE itself, only as many as fit in a small share of the run's time.
 
-    `decode` is None if there is no VAE. For a batch, the first video is shown.
+    `decode` is None if there is no VAE. `keyframes` are frames that take no steps. For a batch, the first video is
+    shown.
     """
 
-    def __init__(self, run: Run, num_given: int, num_steps: int, decode: Decode | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        num_given: int,
+        num_steps: int,
+        decode: Decode | None,
+        keyframes: Container[int] = (),
+    ) -> None:
         self.run, self._decode = run, decode
         run.known, run.blind = num_given, None if decode else "vae"
-        self._given, self._steps = num_given, num_steps
+        self._given, self._steps, self._keyframes = num_given, num_steps, keyframes
         self._total = (run.total - num_given) * num_steps
         self._bar = comfy.utils.ProgressBar(self._total)
         self._budget = Budget(PANEL_SHARE if run.wants_pictures else PREVIEW_SHARE)
@@ -98,7 +106,7 @@ class Monitor:
         """Call after each frame, with the drift of the first video, and with `image` [1, 3, H, W] if it was decoded
         anyway."""
         done = max(0, (frame.index - self._given + 1) * self._steps)
-        if frame.index < self.run.known:
+        if frame.index < self.run.known or frame.index in self._keyframes:
             self._advance(done)
         self.run.frame(_live_reading(reading), _live_mask(frame))
         self._pending.add(_Pending(frame.index, frame.latent[:1], image))

@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.denoiser import Shortcuts
-from ..artv_core.method.frames import AnchorPolicy
 from ..artv_core.method.generate import GenerateOptions
 from ..artv_core.method.image_size import MAX_SIDE, check_side
 from ..artv_core.method.noise_schedule import SPACINGS
@@ -15,11 +14,13 @@ from . import bridge
 from .automatic import Automatic, advanced
 from .checks import faults_named, verdict
 from .conditions import AnchorSettings, NoiseSettings
+from .frame_request import KEY
 from .journal import JournalSettings
+from .keyframes import Placed
 from .live import workflow_id
 from .output_files import Naming, graph_metadata
 from .stream import Streams, StreamSettings
-from .types import ARTVAnchor, ARTVJournal, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
+from .types import ARTVAnchor, ARTVJournal, ARTVKeyframes, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
 
 RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
@@ -103,12 +104,15 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         journal: JournalSettings | None = None,
         stream: StreamSettings | None = None,
         shortcuts: Shortcuts | None = None,
+        keyframes: Placed | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
         """Turn the settings into options and sample. `widgets` are the inputs of `_size_and_seed` and `_sampling`."""
         journal, anchor = journal or JournalSettings(), anchor or AnchorSettings()
         options = _options(journal, anchor, noise_augment or NoiseSettings(), shortcuts or Shortcuts(), **widgets)
-        naming = Naming(_frame_size(model.model.config, options, references), cls.hidden and cls.hidden.prompt)
+        naming = Naming(
+            _frame_size(model.model.config, options, references, keyframes), cls.hidden and cls.hidden.prompt
+        )
         streams = None if stream is None else Streams(stream, options.batch_size, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
@@ -116,7 +120,8 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             options,
             negative=negative,
             references=references,
-            anchor=AnchorPolicy(anchor.kind, anchor.window, anchor.latent),
+            keyframes=keyframes,
+            anchor=anchor.policy(),
             anchor_strength=anchor.strength,
             vae=vae,
             journal=journal.folder(options),
@@ -125,7 +130,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             workflow=workflow_id(cls.hidden and cls.hidden.extra_pnginfo),
         )
         return io.NodeOutput(
-            [{"samples": video.latents} for video in made.videos],
+            [{"samples": video.latents, KEY: video.request} for video in made.videos],
             [video.masks for video in made.videos],
             [video.drift for video in made.videos],
             made.journal,
@@ -172,11 +177,15 @@ def _options(
     )
 
 
-def _frame_size(config: ARTVConfig, options: GenerateOptions, references: dict | None) -> tuple[int, int]:
-    """Width and height of the video in pixels: as chosen, else those of the references, else the checkpoint's."""
+def _frame_size(
+    config: ARTVConfig, options: GenerateOptions, references: dict | None, keyframes: Placed | None
+) -> tuple[int, int]:
+    """Width and height of the video in pixels: as chosen, else those of the references or keyframes, else the
+    checkpoint's."""
     height, width = config.size
-    if references is not None:
-        height, width = (side * config.vae.factor for side in references["samples"].shape[-2:])
+    given = references["samples"] if references is not None else next(iter((keyframes or {}).values()), None)
+    if given is not None:
+        height, width = (side * config.vae.factor for side in given.shape[-2:])
     return options.width or width, options.height or height
 
 
@@ -236,6 +245,12 @@ def _settings_wires() -> list[io.Input]:
             "shortcuts",
             optional=True,
             tooltip="From Shortcuts: faster frames at a small cost in quality. Unconnected: full quality.",
+        ),
+        ARTVKeyframes.Input(
+            "keyframes",
+            optional=True,
+            tooltip="From Keyframes: your own pictures at chosen frames. The video goes on from each. "
+            "Unconnected: all frames are made.",
         ),
     ]
 

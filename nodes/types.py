@@ -8,6 +8,9 @@ ARTVModel = io.Custom("ARTV_MODEL")
 ARTVAnchor = io.Custom("ARTV_ANCHOR")
 """A `conditions.AnchorSettings`."""
 
+ARTVKeyframes = io.Custom("ARTV_KEYFRAMES")
+"""A `keyframes.Placed`."""
+
 ARTVJournal = io.Custom("ARTV_JOURNAL")
 """A `journal.JournalSettings`."""
 

@@ -231,6 +231,7 @@ def test_every_condition_changes_the_video(checkpoint, tmp_path, picture):
         "negative": ["--negative", "a blue star"],
         "anchor": ["--anchor", "none"],
         "anchor image": ["--anchor-image", picture],
+        "keyframe": ["--keyframe", f"1={picture}"],
         "noise": ["--noise-level", "300"],
         "mask": ["--no-mask"],
         "dtype": ["--dtype", "bfloat16"],
@@ -241,6 +242,35 @@ def test_every_condition_changes_the_video(checkpoint, tmp_path, picture):
         assert generate(checkpoint, tmp_path / "out.mp4", *base, *arguments, "--save-latents", latents) == 0
         made[name] = load_file(latents)["latents"].numpy().tobytes()
     assert len(set(made.values())) == len(variants)
+
+
+def test_a_keyframe_is_that_frame_of_the_video(checkpoint, tmp_path, picture):
+    made = []
+    for arguments in (["--keyframe", f"2={picture}"], ["--image", picture]):
+        latents = tmp_path / "made.safetensors"
+        assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 4, *arguments, "--save-latents", latents) == 0
+        made.append(load_file(latents)["latents"])
+    assert torch.equal(made[0][2], made[1][0])
+
+
+def test_a_keyframe_counts_for_the_usual_length(checkpoint, picture):
+    assert job_of(checkpoint, "--keyframe", f"40={picture}").options.num_frames == 56
+
+
+def test_an_anchor_image_for_each_prompt(checkpoint, tmp_path, picture):
+    other, prompts = tmp_path / "other.png", tmp_path / "prompts.txt"
+    Image.new("RGB", (64, 64), (30, 60, 200)).save(other)
+    prompts.write_text("0: a red circle\n2: a blue star\n", encoding="utf-8")
+    made = []
+    for images in ([picture], [picture, picture], [picture, other]):
+        words = [word for image in images for word in ("--anchor-image", image)]
+        latents = tmp_path / "made.safetensors"
+        more = ["--prompts", prompts, "--frames", 4, *words, "--save-latents", latents]
+        assert generate(checkpoint, tmp_path / "out.mp4", *more, prompt=None) == 0
+        made.append(load_file(latents)["latents"])
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[1][:2], made[2][:2])
+    assert not torch.equal(made[1][2], made[2][2])
 
 
 def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
@@ -549,6 +579,16 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--image", "none.png"], "cannot read image none.png: there is no such file"),
         (["--image", __file__], "it is not an image"),
         (["--anchor-image", "none.png"], "cannot read image none.png"),
+        (
+            ["--anchor-image", "a", "--anchor-image", "b"],
+            "was given 2 times, the number of prompts is 1; give it",
+        ),
+        (["--keyframe", "a.png"], "--keyframe is 'a.png'; give a frame and an image, as in 16=picture.png"),
+        (["--keyframe", "1="], "--keyframe is '1='"),
+        (["--keyframe", "1=none.png"], "cannot read image none.png"),
+        (["--keyframe", "1=a.png", "--keyframe", "01=b.png"], "--keyframe names frame 1 twice"),
+        (["--keyframe", "0=a.png", "--image", "b.png"], "frame 0 is given twice"),
+        (["--keyframe", "8=a.png", "--frames", "8"], "a keyframe is at frame 8, but the video has 8 frames, 0 to 7"),
         (["--image", "none.png", "--frames", "1"], "--frames is 1 and includes the 1 given"),
         (["--image", "a.png", "--continue-from", "b"], "--image and --continue-from cannot be used together"),
         (["--continue-from", "none.safetensors"], "no such"),

@@ -52,19 +52,23 @@ def run_generate(args: argparse.Namespace) -> int:
 
 def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     """The job that the arguments describe. Raises ValueError if it cannot be done."""
+    from ..method.generate import check_keyframes
+
     prompts = _prompts(args, config)
     saved = _saved_frames(args)
     num_given = len(saved.latents) if saved else int(args.image is not None)
-    # One segment for each prompt, plus one for the frames to continue from.
-    usual = max(prompts[-1][0], len(saved.latents) if saved else 0) + config.segment_frames
+    # One segment for each prompt or keyframe, plus one for the frames to continue from.
+    keyframes = _keyframes(args)
+    last = max(prompts[-1][0], len(saved.latents) if saved else 0, *(frame for frame, _ in keyframes))
+    usual = last + config.segment_frames
     options = _options(args, config, saved, usual)
     if 0 < options.num_frames <= num_given:
         raise ValueError(f"--frames is {options.num_frames} and includes the {num_given} given; give a larger number")
+    check_keyframes([frame for frame, _ in keyframes], num_given, options.num_frames)
     beyond = [start for start, _ in prompts if 0 < options.num_frames <= start]
     if beyond:
         say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; prompts left out: {len(beyond)}")
-    if args.anchor and args.anchor_image:
-        raise ValueError("--anchor and --anchor-image cannot be used together")
+    _check_anchor(args, prompts)
     if options.num_frames == 0 and args.save_latents:
         raise ValueError(
             "--frames 0 and --save-latents exclude each other, because all frames would stay in "
@@ -83,19 +87,46 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         given=saved.latents if saved else None,
         negative=args.negative,
         anchor="given" if args.anchor_image else args.anchor or "segment",
-        anchor_image=args.anchor_image,
+        anchor_images=args.anchor_image,
+        keyframes=keyframes,
         checkpoint=config.name,
         journal=_journal_folder(args, options.num_frames),
         start_over=args.start_over,
         stream=args.stream or options.num_frames == 0,
     )
+    _warn_of_changes(job, saved)
+    return job
+
+
+def _warn_of_changes(job: Job, saved: SavedLatents | None) -> None:
     changes = changed_settings(job, saved.made_with) if saved else []
     if changes:
         say(
             "warning: settings differ from the saved run, so the result will not match one "
             f"continuous run: {'; '.join(changes)}"
         )
-    return job
+
+
+def _check_anchor(args: argparse.Namespace, prompts: list[tuple[int, str]]) -> None:
+    if args.anchor and args.anchor_image:
+        raise ValueError("--anchor and --anchor-image cannot be used together")
+    if len(args.anchor_image) not in (0, 1, len(prompts)):
+        raise ValueError(
+            f"--anchor-image was given {len(args.anchor_image)} times, the number of prompts is {len(prompts)}; "
+            "give it once for all prompts, or once for each prompt"
+        )
+
+
+def _keyframes(args: argparse.Namespace) -> list[tuple[int, Path]]:
+    found: dict[int, Path] = {}
+    for text in args.keyframe:
+        frame, _, path = text.partition("=")
+        if not (frame.isascii() and frame.isdecimal() and len(frame) < 10 and path):
+            raise ValueError(f"--keyframe is {text[:100]!r}; give a frame and an image, as in 16=picture.png")
+        if int(frame) in found:
+            raise ValueError(f"--keyframe names frame {int(frame)} twice; give one image for each frame")
+        found[int(frame)] = Path(path)
+    return sorted(found.items())
 
 
 def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:

@@ -51,7 +51,21 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         help="the frame that keeps the scene consistent: the last frame of the previous prompt "
         "(segment, the default), frame 0 (first), or the frame 10 frames back (rolling)",
     )
-    group.add_argument("--anchor-image", type=Path, metavar="PNG", help="an image as the anchor, instead of --anchor")
+    group.add_argument(
+        "--anchor-image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PNG",
+        help="an image as the anchor, instead of --anchor; give it once for all prompts, or once for each prompt",
+    )
+    group.add_argument(
+        "--keyframe",
+        action="append",
+        default=[],
+        metavar="K=PNG",
+        help="an image as frame K; the video goes on from it as from a first frame. Give it again for more keyframes",
+    )
 
 
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:

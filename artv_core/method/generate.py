@@ -1,7 +1,7 @@
 """The main loop: generates a video frame by frame, and yields each frame as soon as it is finished."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -85,8 +85,8 @@ class GenerateOptions:
 
 
 StepCallback = Callable[[int, StepInfo], None]
-"""on_step(frame_index, info) is called after each denoising step's first evaluation. An exception from it ends the
-run."""
+"""on_step(frame_index, info) is called after each denoising step's first evaluation. `info.mask` is the copy mask of
+that evaluation. An exception from it ends the run."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class VideoRequest:
     """A video to be made: all that decides its frames apart from the model and the frames that are given.
 
     `options` must be resolved (`GenerateOptions.resolved`). `negative` [L, D] replaces the null context. `run_networks`
-    may be a faster version, such as `speed.compiled.Compiled`."""
+    may be a faster version, such as `speed.compiled.Compiled`. `keyframes` has latents of frames that are taken instead
+    of made ([C, h, w] or [1 or B, C, h, w]), by frame index; the video goes on from each as from a first frame
+    (`FrameBuffer.restart`), and from neighbouring ones as from a video's first frames (not in the paper)."""
 
     text: TextTrack
     options: GenerateOptions
@@ -102,11 +104,17 @@ class VideoRequest:
     anchor: AnchorPolicy = field(default_factory=AnchorPolicy)
     on_step: StepCallback | None = None
     run_networks: RunNetworks = run_networks
+    keyframes: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError unless `options` are resolved."""
+        """Raises ValueError unless `options` are resolved and there is an anchor for each prompt or for all."""
+        self.anchor.check_segments(len(self.text.starts))
         if None in (self.options.height, self.options.width, self.options.steps, self.options.sampler):
             raise ValueError("the options are not resolved; give options.resolved(model.config)")
+
+    def begins_shot(self, frame: int) -> bool:
+        """Whether a frame is a keyframe, and the frame before it is not."""
+        return frame in self.keyframes and frame - 1 not in self.keyframes
 
 
 @torch.no_grad()
@@ -121,13 +129,18 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
     schedule = NoiseSchedule(model.config.schedule)
     buffer = FrameBuffer(model.config.noise.adapter.num_references, request.anchor)
     for latent in given:
-        take_frame(buffer, text, as_batch(latent, options, model))
+        take_frame(buffer, text, as_batch(latent, options, model), request.begins_shot(buffer.count))
     conditioners = Conditioners.of(model, options.use_mask)
     null_context = model.null_context if request.negative is None else request.negative
     levels = _levels(model, schedule, options)
 
     while not options.num_frames or buffer.count < options.num_frames:
         index = buffer.count
+        if index in request.keyframes:
+            latent = as_batch(request.keyframes[index], options, model)
+            take_frame(buffer, text, latent, request.begins_shot(index))
+            yield Frame(index, latent, None)
+            continue
         if text.starts_segment(index):
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)
@@ -138,11 +151,34 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
         yield Frame(index, latent, mask)
 
 
-def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor) -> None:
-    """Add a given frame [B, C, h, w] to the buffer, as if it had been generated."""
+def take_frame(buffer: FrameBuffer, text: TextTrack, latent: Tensor, begins_shot: bool = False) -> None:
+    """Add a given frame [B, C, h, w] to the buffer, as if it had been generated, or as the first one of a shot."""
     if text.starts_segment(buffer.count):
         buffer.begin_segment()
-    buffer.append(latent)
+    if begins_shot:
+        buffer.restart(latent)
+    else:
+        buffer.append(latent)
+
+
+def check_keyframes(positions: Iterable[int], num_given: int, num_frames: int) -> None:
+    """Raises ValueError if a keyframe is not in a video of `num_frames` frames (0: no end), or is one of its first
+    `num_given` frames, or if no frame is left to make."""
+    positions = sorted(positions)
+    if positions and positions[0] < 0:
+        raise ValueError(f"a keyframe is at frame {positions[0]}; frames are counted from 0")
+    if positions and positions[0] < num_given:
+        raise ValueError(
+            f"frame {positions[0]} is given twice: as a keyframe, and as one of the first frames (0 to "
+            f"{num_given - 1}); move the keyframe to {num_given} or later"
+        )
+    if positions and 0 < num_frames <= positions[-1]:
+        raise ValueError(
+            f"a keyframe is at frame {positions[-1]}, but the video has {num_frames} frames, 0 to {num_frames - 1}; "
+            "make more frames or move the keyframe"
+        )
+    if positions and num_given + len(positions) == num_frames:
+        raise ValueError(f"all {num_frames} frames are given, so none is left to make; make more frames")
 
 
 def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
@@ -215,7 +251,7 @@ def sample_frame(
         if denoiser.mask is not None:
             masks.append(denoiser.mask)
         if request.on_step is not None:
-            request.on_step(index, info)
+            request.on_step(index, replace(info, mask=denoiser.mask))
 
     sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
     seeds, like = seeds_at(options, index), inputs.anchor.latents

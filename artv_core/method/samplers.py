@@ -28,13 +28,17 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a callback gets: the step (0..num_steps-1), its noise level, x before the step, and the denoised latent."""
+    """What a callback gets: the step (0..num_steps-1), its noise level, x before the step, and the denoised latent.
+
+    `mask` is the copy mask [B, 1, h, w] of this denoised latent (1 = copied). Samplers know nothing of it, so it is
+    None unless the caller of the sampler fills it in, as `generate.sample_frame` does where something is copied."""
 
     step: int
     num_steps: int
     sigma: float
     x: Tensor
     denoised: Tensor
+    mask: Tensor | None = None
 
 
 Callback = Callable[[StepInfo], None]

@@ -1,5 +1,6 @@
 """The text of each frame, from segments that may fade into one another and overlap."""
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class TextSegment:
 class TextTrack:
     """The text of each frame. A frame that no segment covers has the text of the frame before it.
 
+    `starts` has the frames at which prompts start, ascending, each once.
+
     Raises ValueError if no segment starts at frame 0, or if a segment without an end does not start before the next.
     """
 
@@ -77,7 +80,7 @@ class TextTrack:
             PromptSpan(segment.start, segment.end or next_start, segment.fade_in, segment.fade_out)
             for segment, next_start in zip(segments, [*starts[1:], FOREVER], strict=True)
         ]
-        self._starts = frozenset(starts)
+        self.starts = tuple(sorted(set(starts)))
 
     def context(self, frame: int) -> Tensor:
         """Context tokens of a frame, [L, D] or [B, L, D]."""
@@ -93,7 +96,12 @@ class TextTrack:
 
     def starts_segment(self, frame: int) -> bool:
         """Whether a new prompt starts at this frame."""
-        return frame in self._starts
+        return frame >= 0 and self.starts[self.segment(frame)] == frame
+
+    def segment(self, frame: int) -> int:
+        """The number of prompts' starts up to and including this frame, minus 1: which segment the frame is in. Prompts
+        that start at the same frame count as one segment."""
+        return bisect.bisect_right(self.starts, frame) - 1
 
     def _weighted(self, frame: int) -> list[tuple[Tensor, float]]:
         texts = zip(self.segments, self._spans, strict=True)

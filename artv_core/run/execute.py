@@ -64,6 +64,7 @@ def _frames(pipeline: Pipeline, job: Job, progress: Progress) -> Generator[Decod
         anchor=_anchor_policy(pipeline, job),
         on_step=progress.step,
         recording=_recording(job, progress),
+        keyframes={frame: pipeline.encode_image(read_job_image(path, job)) for frame, path in job.keyframes},
     )
 
 
@@ -81,9 +82,10 @@ def _recording(job: Job, progress: Progress) -> Recording | None:
 
 
 def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
-    if job.anchor_image is None:
+    if not job.anchor_images:
         return AnchorPolicy(job.anchor)
-    return AnchorPolicy("given", latent=pipeline.encode_image(read_job_image(job.anchor_image, job)))
+    latents = tuple(pipeline.encode_image(read_job_image(path, job)) for path in job.anchor_images)
+    return AnchorPolicy("given", latent=latents[0]) if len(latents) == 1 else AnchorPolicy("given", by_segment=latents)
 
 
 @contextmanager

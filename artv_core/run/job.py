@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Job:
     """What to make and where to write it. `options` are resolved. `videos` has one path for each video of the batch,
     and so have `masks` and `drift` if they are not empty. `given` [T, B, C, h, w] are latents of frames to continue
-    from.
+    from. `keyframes` are images with the frames that they are. `anchor_images` has one image for all prompts, or one
+    for each prompt.
 
     `journal` is a folder that keeps every frame. If an earlier run of the same job was interrupted, its frames are
     taken from there, unless `start_over`. With `stream`, the videos can be watched while they are written.
@@ -38,7 +39,8 @@ class Job:
     given: Tensor | None = None
     negative: str | None = None
     anchor: str = "segment"
-    anchor_image: Path | None = None
+    anchor_images: Sequence[Path] = ()
+    keyframes: Sequence[tuple[int, Path]] = ()
     checkpoint: str = ""
     journal: Path | None = None
     start_over: bool = False
@@ -63,17 +65,23 @@ class Job:
         settings = dataclasses.asdict(self.options)
         settings["seed"] += video
         del settings["batch_size"]
-        inputs = {"image": self.image, "negative": self.negative, "anchor_image": self.anchor_image}
-        named = {name: getattr(value, "name", value) for name, value in inputs.items() if value is not None}
+        anchors = [image.name for image in self.anchor_images]
+        inputs = {
+            "image": self.image and self.image.name,
+            "negative": self.negative,
+            "anchor_image": anchors[0] if len(anchors) == 1 else anchors or None,
+            "keyframes": [[frame, image.name] for frame, image in self.keyframes] or None,
+        }
+        named = {name: value for name, value in inputs.items() if value is not None}
         made_by = {"artv": version(), "checkpoint": self.checkpoint, "anchor": self.anchor}
         return json.dumps({**made_by, "prompts": [list(prompt) for prompt in self.prompts], **named, **settings})
 
 
 def check_images(job: Job) -> None:
     """Raises ValueError if an image of the job cannot be read. Call it before slow work."""
-    for image in (job.image, job.anchor_image):
-        if image is not None:
-            read_job_image(image, job)
+    keyframes = [image for _, image in job.keyframes]
+    for image in filter(None, (job.image, *job.anchor_images, *keyframes)):
+        read_job_image(image, job)
 
 
 def read_job_image(path: Path, job: Job) -> Tensor:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..files.finite import NotFiniteError, is_finite
 from ..files.tensor_file import open_tensor_file, write_tensor_file
 from ..method.denoiser import RunNetworks, run_networks
 from ..method.frames import AnchorPolicy, Frame
-from ..method.generate import MAX_SEED, GenerateOptions, StepCallback, VideoRequest, as_batch
+from ..method.generate import MAX_SEED, GenerateOptions, StepCallback, VideoRequest, as_batch, check_keyframes
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..models.attention import SelfAttention
@@ -112,12 +112,15 @@ class Pipeline:
         anchor: AnchorPolicy | None = None,
         on_step: StepCallback | None = None,
         recording: Recording | None = None,
+        keyframes: Mapping[int, Tensor] | None = None,
     ) -> Generator[DecodedFrame, None, None]:
         """Yield all frames of the video from frame 0 on, each as soon as it is made. Given frames come first, decoded.
 
         `image` [1 or B, 3, H, W] in [0, 1] is frame 0. Instead, `given` may have the latents of the first frames
         ([T, C, h, w] or [T, B, C, h, w]), and the video continues from them. With neither, frame 0 is made from text.
-        With a `recording`, each frame is stored in a journal, and frames that are already there are not made again.
+        `keyframes` has latents of frames anywhere else ([C, h, w] or [1 or B, C, h, w]), by frame index
+        (`VideoRequest.keyframes`). `on_step` is called after each denoising step (`StepCallback`). With a `recording`,
+        each frame is stored in a journal, and frames that are already there are not made again.
         Raises ValueError on input that does not fit, before anything is sampled.
         """
         options = options.resolved(self.model.config)
@@ -127,10 +130,12 @@ class Pipeline:
         if image is not None:
             latents = [self.encode_image(image)]
         latents = [as_batch(latent, options, self.model) for latent in latents]
+        placed = {index: as_batch(latent, options, self.model) for index, latent in (keyframes or {}).items()}
+        check_keyframes(placed, len(latents), options.num_frames)
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
         if self.taesd is None:
             self.model.require_vae()
-        request = VideoRequest(text, options, null, anchor or AnchorPolicy(), on_step, self.run_networks)
+        request = VideoRequest(text, options, null, anchor or AnchorPolicy(), on_step, self.run_networks, placed)
         return self._decoded(record_frames(self.model, request, recording, latents))
 
     def _decoded(self, frames: Generator[Frame, None, None]) -> Generator[DecodedFrame, None, None]:

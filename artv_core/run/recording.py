@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ..config import ARTVConfig
 from ..method.denoiser import RunNetworks
-from ..method.frames import Frame
+from ..method.frames import AnchorPolicy, Frame
 from ..method.generate import (
     GenerateOptions,
     VideoRequest,
+    as_batch,
+    check_keyframes,
     generate_frames,
     latent_shape,
     level_at,
@@ -85,13 +87,14 @@ def record_frames(
     are read from it, bit for bit. `generate_frames` makes the others, and they are appended to the journal. Without a
     `recording` there is no journal.
 
-    Raises the errors of `generate_frames` and `open_journal`, and `NotFiniteError` on a frame with infinite values or
-    NaN, which does not go into the journal.
+    Raises the errors of `check_keyframes`, `generate_frames` and `open_journal`, and `NotFiniteError` on a frame with
+    infinite values or NaN, which does not go into the journal.
     """
 
     def make(frames: Iterable[Tensor]) -> Iterator[Frame]:
         return generate_frames(model, request, frames)
 
+    check_keyframes(request.keyframes, len(given), request.options.num_frames)
     if recording is None:
         before = (Frame(index, latent, None) for index, latent in enumerate(given))
         yield from finite_only(itertools.chain(before, make(given)))
@@ -146,6 +149,8 @@ class FrameDigests:
     def __init__(self, model: ARTV, request: VideoRequest, given: Sequence[Tensor], weights: str | None = None) -> None:
         options, policy, negative = request.options, request.anchor, request.negative
         self._text, self._options, self._given = request.text, options, given
+        self._keyframes = {index: as_batch(latent, options, model) for index, latent in request.keyframes.items()}
+        self._anchors = [tensor_digest(latent) for latent in policy.by_segment]
         self._contexts: dict[int, str] = {}
         settings = {name: value for name, value in vars(options).items() if name not in _BY_FRAME}
         shared = {
@@ -154,7 +159,7 @@ class FrameDigests:
             "config": model.config.to_json(),
             "computed": [model.noise.device.type, str(model.noise.dtype), _way_of(model, request.run_networks)],
             "settings": settings,
-            "anchor": [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)],
+            "anchor": _anchor_digest(policy),
             "negative": tensor_digest(model.null_context if negative is None else negative),
         }
         self._common = hashlib.blake2b(json.dumps(shared, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -165,20 +170,32 @@ class FrameDigests:
         return self._common
 
     def frame(self, index: int) -> bytes:
-        """The inputs of one frame. For a given frame, its latent; for any other, its text, seeds and noise levels."""
+        """The inputs of one frame. For a given frame or a keyframe, its latent; for any other, its text, seeds and
+        noise levels, and the anchor of its prompt if each has its own."""
         starts = self._text.starts_segment(index)
         if index < len(self._given):
             return repr(("given", starts, tensor_digest(self._given[index]))).encode()
+        if index in self._keyframes:
+            return repr(("keyframe", starts, tensor_digest(self._keyframes[index]))).encode()
         levels = (self._options.reference_noise_level or 0, self._options.anchor_noise_level or 0)
         texts = [(self._context(context), weight) for context, weight in self._text.texts(index)]
         by_frame = (seeds_at(self._options, index), [level_at(level, index) for level in levels])
-        return repr(("made", starts, texts, *by_frame)).encode()
+        anchor = self._anchors[self._text.segment(index)] if self._anchors else None
+        return repr(("made", starts, texts, *by_frame, *([anchor] if anchor else []))).encode()
 
     def _context(self, context: Tensor) -> str:
         # Cached by identity: the track keeps its contexts, and hashing one for each frame would be slow.
         if id(context) not in self._contexts:
             self._contexts[id(context)] = tensor_digest(context)
         return self._contexts[id(context)]
+
+
+def _anchor_digest(policy: AnchorPolicy) -> list[Any]:
+    """The part of an anchor policy that all frames share. Anchors by segment are inputs of single frames, so that
+    earlier frames are kept if a later anchor changes."""
+    if policy.by_segment:
+        return [policy.kind, "by segment"]
+    return [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)]
 
 
 def weights_digest(model: ARTV) -> str:

@@ -39,6 +39,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "ARTVMultiPromptScheduler": {"text": PROMPTS, "blend_frames": 4, "num_frames": 48},
     "ARTVAnchorFrame": {},
     "ARTVNoiseAugment": {"reference_levels": "0: 20\n24: 60"},
+    "ARTVKeyframes": {},
     "ARTVLoRA": {"strength": 0.8, "strength_clip": 0.8},
     "ARTVStreamVideo": {"upscale": 4},
     "ARTVDriftReadout": {},
@@ -49,7 +50,7 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 """What nodes shown alone have in their widgets."""
 
-AFTER_A_RUN = ("ARTVLoader", "ARTVMaskedDiffusionSampler", "ARTVDecodeVideo")
+AFTER_A_RUN = ("ARTVLoader", "ARTVMaskedDiffusionSampler", "ARTVDecodeVideo", "ARTVStepMasks")
 
 LIKE_NEW = """(types) => {
     for (const node of app.graph.nodes.filter(node => types.includes(node.type))) {
@@ -111,7 +112,7 @@ def _save(image: Image.Image, path: Path, quality: int) -> bool:
 
 
 def run_graph(page: Any) -> None:
-    """text_to_video with previews and a journal, until its video is shown."""
+    """text_to_video with previews, a journal and the masks of one frame, until its video is shown."""
     workflow = workflow_format.read_ui("text_to_video")
     browser.load(page, workflow, "text_to_video")
     page.evaluate(LIKE_NEW, list(AFTER_A_RUN))
@@ -125,6 +126,13 @@ def run_graph(page: Any) -> None:
             const input = (name) => sampler.inputs.findIndex(input => input.name == name)
             journal.connect(0, sampler, input("journal"))
             of("ARTVLoader").connect(2, sampler, input("vae"))
+            const steps = LiteGraph.createNode("ARTVStepMasks")
+            app.graph.add(steps)
+            steps.widgets[0].value = 8
+            of("ARTVLoader").connect(0, steps, 0)
+            sampler.connect(0, steps, 1)
+            of("ARTVLoader").connect(2, steps, 2)
+            steps.setSize([420, 460])
         }"""
     )
     browser.run(page)

@@ -351,6 +351,76 @@ def made_again(nodes: dict, checkpoint: str, base: Path) -> dict:
     return found
 
 
+def frames_again(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Videos of many kinds, and each of their frames made again from the LATENT alone: whether it is the sampler's
+    frame to the bit in both scales, how far the mean of its masks is from the copy mask, and the refused frames.
+    Also what is said of a patched model."""
+    import torch
+
+    made, steps_of_frame = _module("frame_request"), _module("step_masks").steps_of_frame
+    bridge, weights = _module("bridge"), _module("weights")
+    model, clip, _ = _load(nodes, checkpoint)
+    found = {}
+    for name, settings in _kinds_of_video(nodes, _text(clip)).items():
+        latents, masks = _run(nodes, model, **settings).args[:2]
+        for video, (latent, mask) in enumerate(zip(latents, masks, strict=True)):
+            samples, refused, exact, apart = latent["samples"], [], [], []
+            for frame in range(len(samples)):
+                try:
+                    request = made.request_for(latent, frame, weights.run_weights(model))
+                except ValueError as error:
+                    refused.append([frame, str(error)])
+                    continue
+                steps = steps_of_frame(model, request, samples, frame)
+                back = bridge.to_core(samples[frame], model.model.config.vae)
+                exact.append(
+                    torch.equal(steps.latent, request.record.exact(frame, back))
+                    and torch.equal(bridge.to_host(steps.latent, model.model.config.vae), samples[frame])
+                )
+                apart.append(_difference(steps.masks.mean(dim=0), mask[frame]))
+            found[f"{name}, video {video}"] = {"exact": exact, "masks": max(apart), "refused": refused}
+    try:
+        made.request_for(latents[0], 2, weights.run_weights(_patched(model)))
+    except ValueError as error:
+        found["patched model"] = str(error)
+    return found
+
+
+def _kinds_of_video(nodes: dict, text: list) -> dict:
+    """Inputs of the sampler for each kind."""
+    import torch
+
+    torch.manual_seed(0)
+    context = text[0][0]
+    prompts = [[context, {"artv_range": (0, 2)}], [context.flip(1), {"artv_range": (2, None)}]]
+    pictures = {"samples": torch.randn(2, 4, 8, 8)}
+
+    def anchor(policy: str, **more):
+        settings = {"policy": policy, "strength": 0.7, "window": 2} | more
+        return {"anchor": nodes["ARTVAnchorFrame"].execute(**settings).args[0]}
+
+    levels = {"reference_level": -1, "anchor_level": 3, "reference_levels": "0: 5\n2: 40"}
+    redo = nodes["ARTVJournalSettings"].execute("off", False, "2: 99").args[0]
+    placed = nodes["ARTVKeyframes"].execute(pictures, "0, 3").args[0]
+    skips = {"reuse_every": 2, "reuse_blocks": 1, "guidance_from": 0.3, "guidance_to": 1.0}
+    kinds = {
+        "plain": {},
+        "batch": {"videos": 2},
+        "two prompts": {"text": prompts},
+        "rolling anchor": anchor("rolling window"),
+        "no anchor": anchor("none"),
+        "statistics of the anchor": anchor("first frame", adain_strength=0.4),
+        "anchor per prompt": {"text": prompts} | anchor("given image per prompt", latent=pictures),
+        "noise levels": {"noise_augment": nodes["ARTVNoiseAugment"].execute(**levels).args[0]},
+        "redo": {"journal": redo},
+        "references": {"references": pictures},
+        "keyframes": {"keyframes": placed},
+        "shortcuts": {"shortcuts": nodes["ARTVShortcutSettings"].execute(**skips).args[0]},
+        "no mask": {"use_mask": False},
+    }
+    return {name: {"frames": 5, "text": text} | settings for name, settings in kinds.items()}
+
+
 def ways(nodes: dict, checkpoint: str, base: Path) -> dict:
     """Which way evaluations are made, by what is known of host and weights."""
     from itertools import product
@@ -517,11 +587,15 @@ def _module(name: str):
 
 
 def _sample(nodes: dict, model, clip=None, text=None, **changed):
+    return _run(nodes, model, clip, text, **changed).args[0][0]["samples"]
+
+
+def _run(nodes: dict, model, clip=None, text=None, **changed):
     settings = {"frames": 3, "width": 0, "height": 0, "seed": 7, "videos": 1, "steps": 2}
     settings |= dict.fromkeys(("cfg", "cfg_references", "cfg_anchor", "cfg_first_frame"), 1.5)
     settings |= {"sampler_name": "recommended", "scheduler": "uniform", "use_mask": True} | changed
     positive = _text(clip) if text is None else text
-    return nodes["ARTVMaskedDiffusionSampler"].execute(model=model, positive=positive, **settings).args[0][0]["samples"]
+    return nodes["ARTVMaskedDiffusionSampler"].execute(model=model, positive=positive, **settings)
 
 
 def _sample_partially(nodes: dict, model, clip):
