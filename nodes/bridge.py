@@ -22,10 +22,10 @@ from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording, record_frames
 from .images import Decoder
 from .live import Run
+from .loading import load_model as load_model  # callers outside the pack look for it here
 from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
 from .weights import Evaluations, run_weights
-from .weights import load_model as load_model  # callers outside the pack look for it here
 
 # The host's schema
 

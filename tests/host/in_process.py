@@ -112,8 +112,8 @@ def traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     """As `compiled`, but what was traced runs as it is: no kernels are made, which takes most of the time."""
     from functools import partial
 
-    weights = _module("weights")
-    weights.Compiled = partial(weights.Compiled, backend="aot_eager")
+    loading = _module("loading")
+    loading.Compiled = partial(loading.Compiled, backend="aot_eager")
     return compiled(nodes, checkpoint, base)
 
 
