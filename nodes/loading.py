@@ -1,7 +1,7 @@
 """Loading a checkpoint's networks into the host's model patcher: where weights are kept, in which types, and by which
 kind of patcher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import comfy.model_management as memory
@@ -70,11 +70,19 @@ def can_be_made_again(patcher: Any, load: Any, *arguments: Any) -> None:
         patcher.cached_patcher_init = (load, arguments)
 
 
-def ready(model: ARTV, compute: torch.dtype, device: torch.device, way: Compiled | None, graph: bool) -> LoadedARTV:
-    """The model with the fields of a `LoadedARTV`, ready for a patcher that computes on `device`."""
+def ready(
+    model: ARTV,
+    compute: torch.dtype,
+    device: torch.device,
+    way: Compiled | None,
+    graph: bool,
+    types: Mapping[str, torch.dtype] | None = None,
+) -> LoadedARTV:
+    """The model with the fields of a `LoadedARTV`, ready for a patcher that computes on `device`. `types` is as in
+    `weights_digest`."""
     loaded = cast(LoadedARTV, model)
     loaded.requires_grad_(False)
-    loaded.weights_digest = weights_digest(loaded)  # now, because the host may patch the weights in place later
+    loaded.weights_digest = weights_digest(loaded, types)  # now, as the host may patch the weights in place later
     loaded.trained = _is_trained(loaded)
     loaded.compiled, loaded.graph = way, graph
     for network in (loaded.noise, loaded.mask):

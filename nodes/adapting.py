@@ -1,0 +1,149 @@
+"""An ARTV model from a Stable Diffusion model of the graph and the parts that an ARTV file adds to it."""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any, cast
+
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..artv_core.checkpoint import CheckpointSummary, describe_checkpoint, load_checkpoint
+from ..artv_core.speed.compiled import Compiled
+from . import graph_model
+from .loading import (
+    STORAGE_DTYPES,
+    Place,
+    Types,
+    can_be_made_again,
+    choose_place,
+    chosen_types,
+    network_weights,
+    ready,
+)
+from .weights import LoadedARTV
+
+logger = logging.getLogger(__name__)
+
+
+class AdaptedARTV(LoadedARTV):
+    """A `LoadedARTV` whose UNet is that of a model of the graph. It is only a type.
+
+    `graph_weights` are the shared weights by their keys in this model. `channels_last` says in which layout kernels are
+    kept on the card. `left_out` is `graph_model.left_out`.
+    """
+
+    graph_weights: dict[str, Tensor]
+    channels_last: bool
+    left_out: str
+
+
+class SharingPatcher(comfy.model_patcher.ModelPatcher):
+    """A plain patcher of an `AdaptedARTV`. When the host takes the model off the card, the shared weights come back,
+    where the host's own patcher would keep copies."""
+
+    def load(self, *args: Any, **kwargs: Any) -> None:
+        """Load as the host does, and give kernels on the card the layout that is fastest there."""
+        super().load(*args, **kwargs)
+        if self.model.channels_last and not self.model.model_lowvram:
+            self.model.to(memory_format=torch.channels_last)
+
+    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
+        """Take patches off as the host does, and share the graph's weights again."""
+        if unpatch_weights:
+            self._share(lambda old, shared: old.device != shared.device)
+        super().unpatch_model(device_to, unpatch_weights)
+        if unpatch_weights:
+            self._share(lambda old, shared: old.data_ptr() != shared.data_ptr())
+
+    def _share(self, wanted: Any) -> None:
+        for key, shared in self.model.graph_weights.items():
+            # The host puts back what it has in its backup.
+            if key not in self.backup and wanted(comfy.utils.get_attr(self.model, key), shared):
+                comfy.utils.set_attr_param(self.model, key, shared)
+
+
+def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True, disable_dynamic: bool = False) -> Any:
+    """The noise and mask networks as the host's model patcher, as from `loading.load_model`, with the UNet of `base` (a
+    MODEL of the graph) and all else from the ARTV file at `path`.
+
+    Weights of the UNet are shared with the graph's model, and the patches on it (LoRA) are on the result too. Raises
+    ValueError if there is no model, if it is of another family or size or predicts something else than the file needs,
+    and as `Compiled` and `load_checkpoint` do.
+    """
+    graph_model.check_is_model(base)
+    graph_model.check_can_be_left_out(base)
+    device, offload = base.load_device, base.offload_device
+    way = Compiled(device, graph=graph) if compiled else None
+    summary = describe_checkpoint(path)
+    unet, noted = graph_model.unpatched_unet(base), graph_model.model_types(base)
+    types, count = _types(base, summary), _count(summary, unet)
+    place = choose_place(
+        summary.config, count, types, device, offload, must_be_plain=compiled or disable_dynamic, graph=graph
+    )
+    if not place.dynamic:  # such a patcher would keep the type of the file on the card
+        unet = {name: tensor.to(noted.get(name, tensor.dtype)) for name, tensor in unet.items()}
+    model = _load(base, path, unet, types.storage, place)
+    graph_model.check_prediction(base, model.config, path)
+    keyed_types = {graph_model.ARTV_PREFIX + name: dtype for name, dtype in noted.items()}
+    adapted = cast(AdaptedARTV, ready(model, types.compute, device, way, graph, keyed_types))
+    _note_types(adapted, noted)
+    adapted.channels_last = place.on_card
+    adapted.graph_weights = {graph_model.ARTV_PREFIX + name: tensor for name, tensor in unet.items()}
+    adapted.left_out = graph_model.left_out(base)
+    kind = place.kind if place.dynamic else SharingPatcher
+    patcher = kind(adapted, load_device=device, offload_device=offload)
+    patcher.patches = graph_model.carried_patches(base, adapted.graph_weights)
+    patcher.patches_uuid = uuid.uuid4()
+    patcher.force_cast_weights = base.force_cast_weights
+    if getattr(base, "cached_patcher_init", None) is not None:
+        can_be_made_again(patcher, adapt_again, base.cached_patcher_init, path, compiled, graph)
+    return patcher
+
+
+def adapt_again(made: tuple[Any, ...], path: str, compiled: bool, graph: bool, disable_dynamic: bool = False) -> Any:
+    """A second copy of an adapted model, from a second copy of the graph's model. `made` says how the host makes that:
+    a function, its arguments, and the index of the patcher if it returns several things."""
+    base = made[0](*made[1], disable_dynamic=disable_dynamic)
+    return adapt_model(base[made[2]] if len(made) > 2 else base, path, compiled, graph, disable_dynamic)
+
+
+def _types(base: Any, summary: CheckpointSummary) -> Types:
+    """The types of the graph's model. What the file adds is stored in the same type, or, where that is too coarse, in
+    the one that the host chooses."""
+    storage = base.model.get_dtype()
+    if storage not in STORAGE_DTYPES:
+        storage = chosen_types(base.load_device, network_weights(summary), summary).storage
+    return Types(storage, graph_model.compute_type(base))
+
+
+def _count(summary: CheckpointSummary, unet: Mapping[str, Tensor]) -> int:
+    own = network_weights(summary) - summary.parameters.get("unet", 0)
+    return own + sum(tensor.numel() for tensor in unet.values())
+
+
+def _load(base: Any, path: str, unet: Mapping[str, Tensor], storage: torch.dtype, place: Place) -> Any:
+    try:
+        return load_checkpoint(
+            path,
+            unet=graph_model.as_file(base, unet),
+            device="cpu" if place.dynamic else base.offload_device,
+            dtype=storage,
+            operations=comfy.ops.manual_cast,
+            without=("vae", "text"),
+            reader=comfy.utils.load_torch_file if place.dynamic else None,
+        )
+    except ValueError as error:
+        if not str(error).startswith(graph_model.NAME):
+            raise
+        raise ValueError(f"{error}; connect the model that this ARTV file was trained on") from None
+
+
+def _note_types(model: AdaptedARTV, noted: Mapping[str, torch.dtype]) -> None:
+    """Tell the host in which type to load the UNet's weights, where it noted one on its own layers."""
+    for name, dtype in noted.items():
+        path, _, weight = name.rpartition(".")
+        setattr(model.noise.diffusion_model.get_submodule(path), f"{weight}_comfy_model_dtype", dtype)
