@@ -24,7 +24,7 @@ from .loading import (
     network_weights,
     ready,
 )
-from .weights import LoadedARTV
+from .weights import LoadedARTV, is_dynamic
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True
     place = choose_place(
         summary.config, count, types, device, offload, must_be_plain=compiled or disable_dynamic, graph=graph
     )
-    if not place.dynamic:  # such a patcher would keep the type of the file on the card
+    if is_dynamic(base) and not place.dynamic:  # only the former casts weights that are still in the file's type
         unet = {name: tensor.to(noted.get(name, tensor.dtype)) for name, tensor in unet.items()}
     model = _load(base, path, unet, types.storage, place)
     graph_model.check_prediction(base, model.config, path)

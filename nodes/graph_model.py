@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..artv_core.config import ARTVConfig
 from ..artv_core.files.tensor_file import TensorFile, tensors_as_file
+from .weights import is_dynamic
 
 NAME = "the connected model"
 """What errors call a model of the graph."""
@@ -74,7 +75,7 @@ def _must_be_put_back(patcher: Any, tensors: Mapping[str, Tensor]) -> bool:
     in_place = bool(patcher.hook_backup) or any(saved.inplace_update for saved in patcher.backup.values())
     away = any(tensor.device != torch.device(patcher.offload_device) for tensor in tensors.values())
     # A patcher that loads weights as they are used never moves them.
-    return (in_place or away) and not getattr(patcher, "is_dynamic", bool)()
+    return (in_place or away) and not is_dynamic(patcher)
 
 
 def model_types(patcher: Any) -> dict[str, torch.dtype]:
