@@ -1,6 +1,6 @@
 """An ARTV model from a Stable Diffusion model of the graph and the parts that an ARTV file adds to it."""
 
-import logging
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any, cast
@@ -25,8 +25,6 @@ from .loading import (
     ready,
 )
 from .weights import LoadedARTV, is_dynamic
-
-logger = logging.getLogger(__name__)
 
 
 class AdaptedARTV(LoadedARTV):
@@ -66,7 +64,7 @@ class SharingPatcher(comfy.model_patcher.ModelPatcher):
                 comfy.utils.set_attr_param(self.model, key, shared)
 
 
-def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True, disable_dynamic: bool = False) -> Any:
+def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True) -> Any:
     """The noise and mask networks as the host's model patcher, as from `loading.load_model`, with the UNet of `base` (a
     MODEL of the graph) and all else from the ARTV file at `path`.
 
@@ -76,48 +74,70 @@ def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True
     """
     graph_model.check_is_model(base)
     graph_model.check_can_be_left_out(base)
+    compute = graph_model.compute_type(base)
+    patcher = _joined(base, path, compute, compiled, graph)
+    adapted = patcher.model
+    graph_model.check_prediction(base, adapted.config, path)
+    adapted.left_out = graph_model.left_out(base)
+    patcher.patches = graph_model.carried_patches(base, adapted.graph_weights)
+    patcher.patches_uuid = uuid.uuid4()
+    patcher.force_cast_weights = base.force_cast_weights
+    if getattr(base, "cached_patcher_init", None) is not None:
+        can_be_made_again(patcher, adapt_again, base.cached_patcher_init, path, compute, compiled, graph)
+    return patcher
+
+
+def adapt_again(
+    made: tuple[Any, ...],
+    path: str,
+    compute: torch.dtype,
+    compiled: bool,
+    graph: bool,
+    disable_dynamic: bool = False,
+) -> Any:
+    """A second copy of an adapted model, without its patches, from a second copy of the graph's model. `made` says how
+    the host makes that: a function, its arguments, and the index of the patcher if it returns several things."""
+    base = made[0](*made[1], disable_dynamic=disable_dynamic)
+    return _joined(base[made[2]] if len(made) > 2 else base, path, compute, compiled, graph, disable_dynamic)
+
+
+def _joined(
+    base: Any, path: str, compute: torch.dtype, compiled: bool, graph: bool, disable_dynamic: bool = False
+) -> Any:
+    """A patcher without patches around the UNet of `base` and the rest of the file."""
     device, offload = base.load_device, base.offload_device
     way = Compiled(device, graph=graph) if compiled else None
     summary = describe_checkpoint(path)
     unet, noted = graph_model.unpatched_unet(base), graph_model.model_types(base)
-    types, count = _types(base, summary), _count(summary, unet)
+    types = Types(_storage(base, summary), compute)
     place = choose_place(
-        summary.config, count, types, device, offload, must_be_plain=compiled or disable_dynamic, graph=graph
+        summary.config,
+        _count(summary, unet),
+        types,
+        device,
+        offload,
+        must_be_plain=compiled or disable_dynamic,
+        graph=graph,
     )
     if is_dynamic(base) and not place.dynamic:  # only the former casts weights that are still in the file's type
         unet = {name: tensor.to(noted.get(name, tensor.dtype)) for name, tensor in unet.items()}
     model = _load(base, path, unet, types.storage, place)
-    graph_model.check_prediction(base, model.config, path)
     keyed_types = {graph_model.ARTV_PREFIX + name: dtype for name, dtype in noted.items()}
     adapted = cast(AdaptedARTV, ready(model, types.compute, device, way, graph, keyed_types))
     _note_types(adapted, noted)
     adapted.channels_last = place.on_card
     adapted.graph_weights = {graph_model.ARTV_PREFIX + name: tensor for name, tensor in unet.items()}
-    adapted.left_out = graph_model.left_out(base)
     kind = place.kind if place.dynamic else SharingPatcher
-    patcher = kind(adapted, load_device=device, offload_device=offload)
-    patcher.patches = graph_model.carried_patches(base, adapted.graph_weights)
-    patcher.patches_uuid = uuid.uuid4()
-    patcher.force_cast_weights = base.force_cast_weights
-    if getattr(base, "cached_patcher_init", None) is not None:
-        can_be_made_again(patcher, adapt_again, base.cached_patcher_init, path, compiled, graph)
-    return patcher
+    return kind(adapted, load_device=device, offload_device=offload)
 
 
-def adapt_again(made: tuple[Any, ...], path: str, compiled: bool, graph: bool, disable_dynamic: bool = False) -> Any:
-    """A second copy of an adapted model, from a second copy of the graph's model. `made` says how the host makes that:
-    a function, its arguments, and the index of the patcher if it returns several things."""
-    base = made[0](*made[1], disable_dynamic=disable_dynamic)
-    return adapt_model(base[made[2]] if len(made) > 2 else base, path, compiled, graph, disable_dynamic)
-
-
-def _types(base: Any, summary: CheckpointSummary) -> Types:
-    """The types of the graph's model. What the file adds is stored in the same type, or, where that is too coarse, in
-    the one that the host chooses."""
+def _storage(base: Any, summary: CheckpointSummary) -> torch.dtype:
+    """The type in which to store what the file adds: that of the graph's model, or, where that is too coarse, the one
+    that the host chooses."""
     storage = base.model.get_dtype()
-    if storage not in STORAGE_DTYPES:
-        storage = chosen_types(base.load_device, network_weights(summary), summary).storage
-    return Types(storage, graph_model.compute_type(base))
+    if storage in STORAGE_DTYPES:
+        return cast(torch.dtype, storage)
+    return chosen_types(base.load_device, network_weights(summary), summary).storage
 
 
 def _count(summary: CheckpointSummary, unet: Mapping[str, Tensor]) -> int:
@@ -137,9 +157,16 @@ def _load(base: Any, path: str, unet: Mapping[str, Tensor], storage: torch.dtype
             reader=comfy.utils.load_torch_file if place.dynamic else None,
         )
     except ValueError as error:
-        if not str(error).startswith(graph_model.NAME):
+        said = str(error)
+        if not said.startswith(graph_model.NAME):
             raise
-        raise ValueError(f"{error}; connect the model that this ARTV file was trained on") from None
+        if fault := _MISFIT.match(said):
+            said = f"{graph_model.NAME} has a UNet of another size or kind than {path} needs: {fault[1]}"
+        raise ValueError(f"{said}; connect the model that this ARTV file was trained on") from None
+
+
+_MISFIT = re.compile(rf"{graph_model.NAME} does not fit: .*?(\S+ \(got .*?, expected .*?\))")
+"""An error of `load_checkpoint`, which lists many weights, and the first of those that differ."""
 
 
 def _note_types(model: AdaptedARTV, noted: Mapping[str, torch.dtype]) -> None:

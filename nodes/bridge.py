@@ -71,7 +71,7 @@ def _check_channels(samples: Tensor, config: ARTVConfig, name: str) -> None:
     if samples.shape[1] != wanted:
         raise ValueError(
             f"{name} has {samples.shape[1]} channels, this model's latents have {wanted}; "
-            "it was made by another VAE: use the VAE of the ARTV Loader"
+            "it was made by another VAE: use the VAE that belongs to the model"
         )
 
 

@@ -111,7 +111,7 @@ def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missi
     if compiled and (not missing or device != "cuda"):
         return Way("compiled", "running the compiled networks")
     if not compiled and not graph:
-        return Way("plain", plain + "graph is off in ARTV Loader")
+        return Way("plain", plain + "graph is off where the model is loaded")
     if device != "cuda":
         return Way("plain", f"{plain}CUDA graphs need an NVIDIA card, this is {device}")
     if dynamic:

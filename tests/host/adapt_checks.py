@@ -7,15 +7,16 @@ import in_process as host
 import torch
 
 ADAPTER, BASE = "adapter.safetensors", "sd1.safetensors"
+SD2 = ("adapter2.safetensors", "sd2.safetensors")
 LORAS = (("first.safetensors", 0.8, 0.6), ("second.safetensors", -0.5, 1.0))
 
 
-def adapt_plain(nodes: dict, checkpoint: str, base: Path) -> dict:
+def adapt_plain(nodes: dict, checkpoint: str, base: Path, files: tuple[str, str] = (ADAPTER, BASE)) -> dict:
     """The graph's model and the loader's, from the same files, without patches: the digests, differences of text,
     latents and images, and how many bytes are shared before and after a run."""
-    model, clip, vae = _native()
-    adapted = _adapt(nodes, model)
-    loaded, its_clip, its_vae = nodes["ARTVLoader"].execute(ADAPTER, BASE).args[:3]
+    model, clip, vae = _native(files[1])
+    adapted = nodes["ARTVAdaptModel"].execute(model, files[0]).args[0]
+    loaded, its_clip, its_vae = nodes["ARTVLoader"].execute(*files).args[:3]
     shared = _shared(model, adapted)
     text = host._text(clip)
     made, expected = (host._sample(nodes, patcher, text=text) for patcher in (adapted, loaded))
@@ -32,6 +33,11 @@ def adapt_plain(nodes: dict, checkpoint: str, base: Path) -> dict:
         "shared": [shared, _shared(model, adapted)],
         "patcher": type(adapted).__name__,
     }
+
+
+def adapt_plain_sd2(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """As `adapt_plain`, with files of Stable Diffusion 2.x."""
+    return adapt_plain(nodes, checkpoint, base, SD2)
 
 
 def adapt_loras(nodes: dict, checkpoint: str, base: Path) -> dict:
@@ -79,7 +85,7 @@ def adapt_between_runs(nodes: dict, checkpoint: str, base: Path) -> dict:
     return {
         "in place": in_place,
         "adapted": [host._difference(*both) for both in zip(made, expected, strict=True)],
-        "changed": host._difference(*made),
+        "changed": host._difference(*made[:2]),
         "the host's": host._difference(before, after),
         "the host's without LoRA": host._difference(plain, _native_sample(fresh, text)),
         "the LoRA has an effect": host._difference(before, plain),
@@ -156,10 +162,10 @@ def adapt_again(nodes: dict, checkpoint: str, base: Path) -> dict:
 # Parts
 
 
-def _native() -> tuple:
+def _native(name: str = BASE) -> tuple:
     import nodes as native
 
-    return native.CheckpointLoaderSimple().load_checkpoint(BASE)
+    return native.CheckpointLoaderSimple().load_checkpoint(name)
 
 
 def _adapt(nodes: dict, model: Any, **settings: Any) -> Any:

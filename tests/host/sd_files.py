@@ -28,14 +28,25 @@ LORAS = ("first.safetensors", "second.safetensors")
 
 def sd1_config(prediction: str = "eps") -> ARTVConfig:
     """SD 1.5's, with two levels of one block each, and a small mask network."""
-    sd15 = preset("sd15")
+    return _small(preset("sd15"), prediction)
+
+
+def sd2_config() -> ARTVConfig:
+    """SD 2.1's, made small in the same way. ComfyUI takes such a small one for one that predicts noise."""
+    return _small(preset("sd21"), "eps")
+
+
+def _small(config: ARTVConfig, prediction: str) -> ARTVConfig:
     small = {"channel_mult": (1, 1), "num_res_blocks": 1, "attention_levels": (0,)}
-    noise = replace(sd15.noise, unet=replace(sd15.noise.unet, **small))
-    assert sd15.mask is not None
-    mask_unet = replace(sd15.mask.unet, model_channels=32, norm_groups=8, **small)
-    mask = replace(sd15.mask, unet=mask_unet)
-    schedule = replace(sd15.schedule, prediction=prediction)
-    return replace(sd15, noise=noise, mask=mask, size=(64, 64), schedule=schedule, name="small sd15")
+    assert config.mask is not None
+    return replace(
+        config,
+        noise=replace(config.noise, unet=replace(config.noise.unet, **small)),
+        mask=replace(config.mask, unet=replace(config.mask.unet, model_channels=64, norm_groups=8, **small)),
+        size=(64, 64),
+        schedule=replace(config.schedule, prediction=prediction),
+        name=f"small {config.name}",
+    )
 
 
 def write_sd1(path: Path) -> None:
@@ -59,11 +70,11 @@ def _clip() -> dict[str, Tensor]:
     return {f"text_model.{key.removeprefix('text_model.')}": value for key, value in tensors.items()}
 
 
-def write_adapter(path: Path, prediction: str = "eps", with_unet: bool = False) -> None:
+def write_adapter(path: Path, config: ARTVConfig | None = None, with_unet: bool = False) -> None:
     """An ARTV file for `write_sd1`, float16, whose every layer has an effect. `with_unet`: it has a UNet of its own."""
     parts = ("unet", "branches", "mask") if with_unet else ("branches", "mask")
     torch.manual_seed(1)
-    model = ARTV(sd1_config(prediction), vae=False, text=False)
+    model = ARTV(config or sd1_config(), vae=False, text=False)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
