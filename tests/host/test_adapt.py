@@ -50,9 +50,8 @@ PLACES = {"adapter": "artv", "sd": "checkpoints"}
 def link(files: Path, base: Path) -> Path:
     """Put the files where a host looks for them."""
     for file in files.iterdir():
-        place = (
-            base / "models" / next((folder for start, folder in PLACES.items() if file.name.startswith(start)), "loras")
-        )
+        folder = next((folder for start, folder in PLACES.items() if file.name.startswith(start)), "loras")
+        place = base / "models" / folder
         place.mkdir(parents=True, exist_ok=True)
         if not (place / file.name).exists():
             os.link(file, place / file.name)
