@@ -36,7 +36,7 @@ class ARTVAdaptModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "checkpoint",
-                    options=model_files.checkpoint_names(),
+                    options=model_files.adapter_names(),
                     tooltip="The ARTV file, from models/artv. Only what it adds to Stable Diffusion is used.",
                 ),
                 io.Boolean.Input(

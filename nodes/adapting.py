@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..artv_core.checkpoint import CheckpointSummary, describe_checkpoint, load_checkpoint
+from ..artv_core.models.artv import ARTV
 from ..artv_core.speed.compiled import Compiled
 from . import graph_model
 from .loading import (
@@ -121,7 +122,7 @@ def _joined(
     )
     if is_dynamic(base) and not place.dynamic:  # only the former casts weights that are still in the file's type
         unet = {name: tensor.to(noted.get(name, tensor.dtype)) for name, tensor in unet.items()}
-    model = _load(base, path, unet, types.storage, place)
+    model = _load(base, summary, unet, types.storage, place)
     keyed_types = {graph_model.ARTV_PREFIX + name: dtype for name, dtype in noted.items()}
     adapted = cast(AdaptedARTV, ready(model, types.compute, device, way, graph, keyed_types))
     _note_types(adapted, noted)
@@ -145,10 +146,12 @@ def _count(summary: CheckpointSummary, unet: Mapping[str, Tensor]) -> int:
     return own + sum(tensor.numel() for tensor in unet.values())
 
 
-def _load(base: Any, path: str, unet: Mapping[str, Tensor], storage: torch.dtype, place: Place) -> Any:
+def _load(
+    base: Any, summary: CheckpointSummary, unet: Mapping[str, Tensor], storage: torch.dtype, place: Place
+) -> ARTV:
     try:
         return load_checkpoint(
-            path,
+            summary.path,
             unet=graph_model.as_file(base, unet),
             device="cpu" if place.dynamic else base.offload_device,
             dtype=storage,
@@ -161,8 +164,14 @@ def _load(base: Any, path: str, unet: Mapping[str, Tensor], storage: torch.dtype
         if not said.startswith(graph_model.NAME):
             raise
         if fault := _MISFIT.match(said):
-            said = f"{graph_model.NAME} has a UNet of another size or kind than {path} needs: {fault[1]}"
-        raise ValueError(f"{said}; connect the model that this ARTV file was trained on") from None
+            said = f"{graph_model.NAME} has a UNet of another size or kind than {summary.path} needs: {fault[1]}"
+        raise ValueError(f"{said}; {_advice(summary)}") from None
+
+
+def _advice(summary: CheckpointSummary) -> str:
+    if summary.base is None and "unet" in summary.parts:
+        return "this ARTV file is a model of its own: choose one that was trained on a Stable Diffusion model"
+    return "connect the model that this ARTV file was trained on"
 
 
 _MISFIT = re.compile(rf"{graph_model.NAME} does not fit: .*?(\S+ \(got .*?, expected .*?\))")

@@ -181,7 +181,7 @@ SAID = {
         "wrappers (apply_model)",
     ),
     "bypass": ("a LoRA in bypass mode", "use Load LoRA"),
-    "shipped": ("the connected model", "connect the model that this ARTV file was trained on"),
+    "shipped": ("the connected model", "this ARTV file is a model of its own", "choose one that was trained on"),
 }
 
 
