@@ -78,10 +78,13 @@ def adapt_between_runs(nodes: dict, checkpoint: str, base: Path) -> dict:
     made = [host._sample(nodes, one, text=text) for one in adapted]
     after = _native_sample(patched, text)
     plain = _native_sample(model, text)
+    patched.detach()
+    patched.weight_inplace_update = True  # as nodes of other packs may set it
+    _native_sample(patched, text)
+    made.append(host._sample(nodes, _adapt(nodes, patched), text=text))
     fresh = _native()[0]
-    expected = [
-        host._sample(nodes, _adapt(nodes, one), text=text) for one in (_with_lora(fresh, clip, *LORAS[0])[0], fresh)
-    ]
+    again = [_adapt(nodes, one) for one in (_with_lora(fresh, clip, *LORAS[0])[0], fresh)]
+    expected = [host._sample(nodes, one, text=text) for one in (*again, again[0])]
     return {
         "in place": in_place,
         "adapted": [host._difference(*both) for both in zip(made, expected, strict=True)],
