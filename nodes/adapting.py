@@ -2,7 +2,8 @@
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import comfy.model_patcher
@@ -74,11 +75,15 @@ def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True
     and as `Compiled` and `load_checkpoint` do.
     """
     graph_model.check_is_model(base)
+    summary = describe_checkpoint(path)
+    with _with_advice(summary):
+        graph_model.check_family(base, summary)
+    graph_model.check_prediction(base, summary)
     graph_model.check_can_be_left_out(base)
     compute = graph_model.compute_type(base)
-    patcher = _joined(base, path, compute, compiled, graph)
+    with _with_advice(summary):
+        patcher = _joined(base, path, compute, compiled, graph)
     adapted = patcher.model
-    graph_model.check_prediction(base, adapted.config, path)
     adapted.left_out = graph_model.left_out(base)
     patcher.patches = graph_model.carried_patches(base, adapted.graph_weights)
     patcher.patches_uuid = uuid.uuid4()
@@ -149,16 +154,32 @@ def _count(summary: CheckpointSummary, unet: Mapping[str, Tensor]) -> int:
 def _load(
     base: Any, summary: CheckpointSummary, unet: Mapping[str, Tensor], storage: torch.dtype, place: Place
 ) -> ARTV:
+    return load_checkpoint(
+        summary.path,
+        unet=graph_model.as_file(base, unet),
+        device="cpu" if place.dynamic else base.offload_device,
+        dtype=storage,
+        operations=comfy.ops.manual_cast,
+        without=("vae", "text"),
+        reader=comfy.utils.load_torch_file if place.dynamic else None,
+    )
+
+
+def _note_types(model: AdaptedARTV, noted: Mapping[str, torch.dtype]) -> None:
+    """Tell the host in which type to load the UNet's weights, where it noted one on its own layers."""
+    for name, dtype in noted.items():
+        path, _, weight = name.rpartition(".")
+        setattr(model.noise.diffusion_model.get_submodule(path), f"{weight}_comfy_model_dtype", dtype)
+
+
+# Errors
+
+
+@contextmanager
+def _with_advice(summary: CheckpointSummary) -> Iterator[None]:
+    """Inside the block, errors about the graph's model are short and say what to do."""
     try:
-        return load_checkpoint(
-            summary.path,
-            unet=graph_model.as_file(base, unet),
-            device="cpu" if place.dynamic else base.offload_device,
-            dtype=storage,
-            operations=comfy.ops.manual_cast,
-            without=("vae", "text"),
-            reader=comfy.utils.load_torch_file if place.dynamic else None,
-        )
+        yield
     except ValueError as error:
         said = str(error)
         if not said.startswith(graph_model.NAME):
@@ -168,18 +189,11 @@ def _load(
         raise ValueError(f"{said}; {_advice(summary)}") from None
 
 
-def _advice(summary: CheckpointSummary) -> str:
-    if summary.base is None and "unet" in summary.parts:
-        return "this ARTV file is a model of its own: choose one that was trained on a Stable Diffusion model"
-    return "connect the model that this ARTV file was trained on"
-
-
 _MISFIT = re.compile(rf"{graph_model.NAME} does not fit: .*?(\S+ \(got .*?, expected .*?\))")
 """An error of `load_checkpoint`, which lists many weights, and the first of those that differ."""
 
 
-def _note_types(model: AdaptedARTV, noted: Mapping[str, torch.dtype]) -> None:
-    """Tell the host in which type to load the UNet's weights, where it noted one on its own layers."""
-    for name, dtype in noted.items():
-        path, _, weight = name.rpartition(".")
-        setattr(model.noise.diffusion_model.get_submodule(path), f"{weight}_comfy_model_dtype", dtype)
+def _advice(summary: CheckpointSummary) -> str:
+    if summary.base is None and "unet" in summary.parts:
+        return "this ARTV file is a model of its own: choose one that was trained on a Stable Diffusion model"
+    return "connect the model that this ARTV file was trained on"

@@ -9,7 +9,8 @@ import comfy.model_sampling
 import torch
 from torch import Tensor, nn
 
-from ..artv_core.config import ARTVConfig
+from ..artv_core.checkpoint import CheckpointSummary
+from ..artv_core.checkpoint.checking import check_family as check_public_family
 from ..artv_core.files.tensor_file import TensorFile, tensors_as_file
 from .weights import is_dynamic
 
@@ -103,17 +104,24 @@ def as_file(patcher: Any, unet: Mapping[str, Tensor]) -> TensorFile:
     return tensors_as_file(NAME, tensors)
 
 
-# Prediction
+# Kind of model
 
 
-def check_prediction(patcher: Any, config: ARTVConfig, path: str) -> None:
-    """Raises ValueError if the model predicts something else than the checkpoint at `path` was trained with."""
-    found, wanted = prediction_of(patcher), config.schedule.prediction
+def check_family(patcher: Any, summary: CheckpointSummary) -> None:
+    """Raises ValueError if the model is of another family than the checkpoint needs. Looks at names and shapes only."""
+    unet = {_plain_name(name): tensor for name, tensor in _unet(patcher).state_dict().items()}
+    check_public_family(as_file(patcher, unet), summary.config, f"{summary.path} needs {{}}")
+
+
+def check_prediction(patcher: Any, summary: CheckpointSummary) -> None:
+    """Raises ValueError if the model predicts something else than the checkpoint was trained with."""
+    found, wanted = prediction_of(patcher), summary.config.schedule.prediction
     if found != wanted:
+        got, needed = _PREDICTIONS.get(found, found), _PREDICTIONS[wanted]
         raise ValueError(
-            f"{NAME} predicts {_PREDICTIONS.get(found, found)}, {path} needs one that predicts {_PREDICTIONS[wanted]}; "
-            "connect the model that it was trained on, or, if ComfyUI took the model for another kind, put "
-            "ModelSamplingDiscrete before this node"
+            f"{NAME} predicts {got}, {summary.path} needs one that predicts {needed}; connect "
+            "the model that it was trained on, or, if ComfyUI took the model for another kind, put ModelSamplingDiscrete "
+            "before this node"
         )
 
 

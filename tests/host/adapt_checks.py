@@ -162,6 +162,42 @@ def adapt_again(nodes: dict, checkpoint: str, base: Path) -> dict:
     return found
 
 
+def adapt_stored_smaller(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """A model whose weights the host keeps in 8 bits: in which types the adapted one keeps them, and how far its frames
+    are from the usual ones."""
+    import comfy.sd
+
+    model, clip, _ = _native()
+    path = str(base / "models" / "checkpoints" / BASE)
+    small = comfy.sd.load_diffusion_model(path, model_options={"dtype": torch.float8_e4m3fn})
+    adapted = _adapt(nodes, small)
+    text = host._text(clip)
+    usual, made = (host._sample(nodes, one, text=text) for one in (_adapt(nodes, model), adapted))
+    networks = adapted.model.noise
+    return {
+        "types": [
+            str(next(part.parameters()).dtype) for part in (networks.diffusion_model, networks.reference_adapter)
+        ],
+        "difference": host._difference(made, usual) / float(usual.abs().max()),
+        "shared": _shared(small, adapted),
+    }
+
+
+def adapt_traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
+    """With `compile` on, but no kernels made, as that takes most of the time: the difference from the usual way with a
+    LoRA, and at how many places graphs break."""
+    from functools import partial
+
+    from torch._dynamo.utils import counters
+
+    adapting = host._module("adapting")
+    adapting.Compiled = partial(adapting.Compiled, backend="aot_eager")
+    model, clip, _ = _native()
+    graph, text = _with_lora(model, clip, *LORAS[0])[0], host._text(clip)
+    usual, made = (host._sample(nodes, _adapt(nodes, graph, compile=on), text=text) for on in (False, True))
+    return [host._difference(made, usual) / float(usual.abs().max()), sum(counters["graph_break"].values())]
+
+
 # Parts
 
 

@@ -138,6 +138,22 @@ def test_hooks_and_other_devices_get_a_second_copy(in_process: InProcess, host: 
         assert found.get("difference", 0) == 0
 
 
+def test_weights_of_8_bits(in_process: InProcess, host: Host, base: Path) -> None:
+    found = in_process(host, "adapt_stored_smaller", base)
+    print(found)
+    assert found["types"][0] == "torch.float8_e4m3fn"
+    assert found["types"][1] in ("torch.float16", "torch.float32")
+    assert found["shared"][0] == found["shared"][1]
+    assert 0 < found["difference"] < 0.5
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
+def test_compiled(in_process: InProcess, host: Host, base: Path) -> None:
+    difference, breaks = in_process(host, "adapt_traced", base)
+    assert difference < 1e-4
+    assert breaks == 0
+
+
 def test_what_does_not_fit_is_one_clear_sentence(in_process: InProcess, host: Host, base: Path) -> None:
     folder = base / "models" / "diffusion_models"
     folder.mkdir()
@@ -157,7 +173,7 @@ def test_what_does_not_fit_is_one_clear_sentence(in_process: InProcess, host: Ho
 
 
 REFUSED = ("none", "clip", "inpainting", "sd2", "sdxl", "wide", "eps for v", "v for eps", "x0", "bypass", "shipped")
-NEEDS = "needs a Stable Diffusion 1.x checkpoint"
+NEEDS = "needs a Stable Diffusion 1.x checkpoint; connect the model that this ARTV file was trained on"
 SAID = {
     "none": ("no model is connected", "connect one of Stable Diffusion 1.x or 2.x"),
     "clip": ("the connected model is not a diffusion model",),
