@@ -119,9 +119,8 @@ def check_prediction(patcher: Any, summary: CheckpointSummary) -> None:
     if found != wanted:
         got, needed = _PREDICTIONS.get(found, found), _PREDICTIONS[wanted]
         raise ValueError(
-            f"{NAME} predicts {got}, {summary.path} needs one that predicts {needed}; connect "
-            "the model that it was trained on, or, if ComfyUI took the model for another kind, put ModelSamplingDiscrete "
-            "before this node"
+            f"{NAME} predicts {got}, {summary.path} needs one that predicts {needed}; connect the model that it was "
+            "trained on, or, if ComfyUI took the model for another kind, put ModelSamplingDiscrete before this node"
         )
 
 
