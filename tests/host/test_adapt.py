@@ -107,6 +107,8 @@ def test_loras_of_the_graph_are_carried_over(in_process: InProcess, host: Host, 
 
 
 def test_the_hosts_own_runs_and_ours_do_not_disturb_each_other(in_process: InProcess, host: Host, base: Path) -> None:
+    if is_lazy(host):
+        pytest.skip("ComfyUI's own sampler cannot run a float16 file with lazy layers on a CPU")
     found = in_process(host, "adapt_between_runs", base)
     print(found)
     assert found["in place"], "the host has patched weights when the model is adapted"
