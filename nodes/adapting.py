@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -59,7 +59,7 @@ class SharingPatcher(comfy.model_patcher.ModelPatcher):
         if unpatch_weights:
             self._share(lambda old, shared: old.data_ptr() != shared.data_ptr())
 
-    def _share(self, wanted: Any) -> None:
+    def _share(self, wanted: Callable[[Tensor, Tensor], bool]) -> None:
         for key, shared in self.model.graph_weights.items():
             # The host puts back what it has in its backup.
             if key not in self.backup and wanted(comfy.utils.get_attr(self.model, key), shared):
