@@ -11,6 +11,7 @@ const RECORDS = { color: "#342c23", bgcolor: "#42382c" }
 /** The colours of each node, and its width unless a panel in it sets that. */
 const LOOKS = {
   ARTVLoader: [MODELS],
+  ARTVAdaptModel: [MODELS, 300],
   ARTVLoRA: [MODELS, 300],
   ARTVMaskedDiffusionSampler: [SAMPLING],
   ARTVMultiPromptScheduler: [CONDITIONS],

@@ -23,10 +23,10 @@ from ..artv_core.run.recording import Recording, record_frames
 from .frame_request import FrameRecord, FrameRequest
 from .images import Decoder
 from .live import Run
+from .loading import load_model as load_model  # callers outside the pack look for it here
 from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
 from .weights import Evaluations, run_weights
-from .weights import load_model as load_model  # callers outside the pack look for it here
 
 # The host's schema
 
@@ -72,7 +72,7 @@ def _check_channels(samples: Tensor, config: ARTVConfig, name: str) -> None:
     if samples.shape[1] != wanted:
         raise ValueError(
             f"{name} has {samples.shape[1]} channels, this model's latents have {wanted}; "
-            "it was made by another VAE: use the VAE of the ARTV Loader"
+            "it was made by another VAE: use the VAE that belongs to the model"
         )
 
 

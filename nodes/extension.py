@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..artv_core.prompts.answering import answer_schedule
 from . import copies, model_files
+from .adapt import ARTVAdaptModel
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
@@ -21,6 +22,7 @@ from .stream import ARTVStreamVideo
 
 NODES: list[type[io.ComfyNode]] = [
     ARTVLoader,
+    ARTVAdaptModel,
     ARTVMaskedDiffusionSampler,
     ARTVMultiPromptScheduler,
     ARTVAnchorFrame,

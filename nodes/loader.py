@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..artv_core.checkpoint import describe_checkpoint
 from ..artv_core.checkpoint.info import checkpoint_facts
-from . import bridge, model_files, native_models, weights
+from . import bridge, loading, model_files, native_models
 from .checks import faults_named, verdict
 from .types import ARTVModel
 
@@ -86,7 +86,7 @@ class ARTVLoader(io.ComfyNode):
     def execute(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
         """Read the file. Any error is a single line."""
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
-        model = weights.load_model(path, base_path, compile, graph)
+        model = loading.load_model(path, base_path, compile, graph)
         config = model.model.config
         clip = native_models.load_clip(path, base_path, config.text)
         vae = native_models.load_vae(path, base_path, config.vae)
@@ -103,7 +103,7 @@ class ARTVLoader(io.ComfyNode):
 
 
 def about(model: Any) -> str:
-    """A few lines for the user about an `ARTV` that `weights.load_model` loaded."""
+    """A few lines for the user about an `ARTV` that `loading.load_model` loaded."""
     config = model.config
     (height, width), sampling = config.size, config.sampling
     lines = [

@@ -28,6 +28,12 @@ def checkpoint_names() -> list[str]:
     return [name + _SHIPPED for name in shipped_names()] + names_in(FOLDER)
 
 
+def adapter_names() -> list[str]:
+    """The same files for ARTV Adapt Model: shipped checkpoints last, as they are made for no Stable Diffusion model."""
+    names = checkpoint_names()
+    return sorted(names, key=lambda name: name.endswith(_SHIPPED))
+
+
 def base_names() -> list[str]:
     """The loader's second menu: nothing, then Stable Diffusion checkpoints."""
     return [NO_BASE, *names_in("checkpoints")]

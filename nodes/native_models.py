@@ -17,7 +17,7 @@ from torch import Tensor
 from ..artv_core.checkpoint import PUBLIC_SD_EXTRAS, read_part
 from ..artv_core.config import TextConfig, VAEConfig
 from ..artv_core.models.text import VOCABULARY_SIZE
-from .weights import can_be_made_again
+from .loading import can_be_made_again
 
 _TEXT_PREFIX = "cond_stage_model.model."
 _KL_PREFIX = "first_stage_model."
@@ -37,7 +37,7 @@ def load_vae(path: str, base: str | None, config: VAEConfig) -> Any:
 
 def load_clip(path: str, base: str | None, config: TextConfig, disable_dynamic: bool = False) -> Any:
     """The host's CLIP, or None if neither file has a text encoder, which CLIP Text Encode then reports.
-    `disable_dynamic` is as in `weights.load_model`.
+    `disable_dynamic` is as in `loading.load_model`.
 
     Raises ValueError if the tensors do not match `config`.
     """

@@ -54,7 +54,7 @@ def _check(name: str, conditioning: Conditioning, width: int) -> None:
         if context.shape[-1] != width:
             raise ValueError(
                 f"{name} comes from a CLIP that is {context.shape[-1]} wide, this model reads text {width} wide; "
-                "use the CLIP of its ARTV Loader"
+                "use the CLIP that belongs to the model"
             )
 
 

@@ -1,41 +1,27 @@
-"""Weights under the host's memory management: where they are kept, when they are loaded, and how evaluations run."""
+"""Loaded weights under the host's memory management: their digest, when they are loaded, and how evaluations run."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import comfy.model_management as memory
-import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..artv_core.checkpoint import describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
 from ..artv_core.method.denoiser import FrameTask, NetworkResult, Reuse, RunNetworks, run_networks
 from ..artv_core.method.generate import GenerateOptions
 from ..artv_core.models.artv import ARTV
 from ..artv_core.models.fused import fuse, unfuse
-from ..artv_core.run.recording import tensor_digest, weights_digest
+from ..artv_core.run.recording import tensor_digest
 from ..artv_core.speed.compiled import Compiled
 from ..artv_core.speed.graphs import Captured, why_not
 
 logger = logging.getLogger(__name__)
 
-STORAGE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
-"""Types in which the host may keep weights, best first."""
-
 MOST_LOADS = 2
 """After this many loads of the model in one run, capturing graphs again would cost more time than it saves."""
-
-ROOM = 2**30
-"""Bytes that a card must have free, on top of weights and activations, to keep the whole model on it."""
-
-
-# Loading
 
 
 class LoadedARTV(ARTV):
@@ -48,70 +34,9 @@ class LoadedARTV(ARTV):
     graph: bool
 
 
-def load_model(
-    path: str, base: str | None, compiled: bool = False, graph: bool = True, disable_dynamic: bool = False
-) -> Any:
-    """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
-
-    The host chooses where the weights are, in which type they are stored and in which type they are computed. VAE and
-    text encoder use the host's own classes. `compiled` is a `speed.compiled.Compiled`; `graph` says whether evaluations
-    may be captured. With `disable_dynamic` the patcher is a plain one, which the host requests if weights must stay in
-    place. Raises ValueError as `Compiled` and `load_checkpoint` do.
-    """
-    device, offload = memory.get_torch_device(), memory.unet_offload_device()
-    way = Compiled(device, graph=graph) if compiled else None
-    summary = describe_checkpoint(path)
-    count = sum(summary.parameters.get(part, 0) for part in ("unet", "branches", "mask"))
-    storage = memory.unet_dtype(
-        device=device, model_params=count, supported_dtypes=STORAGE_DTYPES, weight_dtype=_stored_dtype(summary.dtypes)
-    )
-    compute = memory.unet_manual_cast(storage, device, STORAGE_DTYPES) or storage
-    usual = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    free = _free_for_all_of_it(usual, device, offload)
-    wanted = whole_model_bytes(summary.config, count * storage.itemsize, compute)
-    whole = device.type == "cuda" and wanted < free
-    plain = compiled or disable_dynamic or (graph and whole)
-    kind = comfy.model_patcher.ModelPatcher if plain else usual
-    dynamic = _is_dynamic(kind, device, offload)
-    loaded = load_checkpoint(
-        path,
-        base=base,
-        device="cpu" if dynamic else offload,
-        dtype=storage,
-        operations=comfy.ops.manual_cast,
-        without=("vae", "text"),
-        # A dynamic patcher never writes to the weights, so they can stay in the file's memory map.
-        reader=comfy.utils.load_torch_file if dynamic else None,
-    )
-    model = cast(LoadedARTV, loaded)
-    model.requires_grad_(False)
-    model.weights_digest = weights_digest(model)  # now, because the host may patch the weights in place later
-    model.trained = _is_trained(model)
-    model.compiled, model.graph = way, graph
-    for network in (model.noise, model.mask):
-        if network is not None:
-            network.compute_device, network.compute_dtype = device, compute
-    if plain and whole:
-        model.to(memory_format=torch.channels_last)
-    patcher = kind(model, load_device=device, offload_device=offload)
-    can_be_made_again(patcher, load_model, path, base, compiled, graph)
-    return patcher
-
-
-def can_be_made_again(patcher: Any, load: Any, *arguments: Any) -> None:
-    """Tell the host how to load a second copy of the patcher's content: `load(*arguments, disable_dynamic=...)` returns
-    a patcher. The host does this for another device, and for hooks that need weights to stay in place. Older hosts
-    never do."""
-    if hasattr(patcher, "cached_patcher_init"):
-        patcher.cached_patcher_init = (load, arguments)
-
-
-def whole_model_bytes(config: ARTVConfig, weights: int, dtype: torch.dtype) -> int:
-    """Bytes that a card must have free to keep all `weights` (bytes) on it while frames of the checkpoint's size are
-    made, with a margin."""
-    height, width = config.size
-    options = GenerateOptions(height=height, width=width)
-    return weights * 5 // 4 + activation_bytes(config, options, dtype) + ROOM
+def is_dynamic(patcher: Any) -> bool:
+    """Whether the patcher loads weights as they are used. Older hosts have no such patchers."""
+    return bool(getattr(patcher, "is_dynamic", bool)())
 
 
 def activation_bytes(config: ARTVConfig, options: GenerateOptions, dtype: torch.dtype) -> int:
@@ -120,40 +45,6 @@ def activation_bytes(config: ARTVConfig, options: GenerateOptions, dtype: torch.
     factor, channels = config.vae.factor, config.noise.unet.model_channels
     cells = ((options.height or 0) // factor) * ((options.width or 0) // factor)
     return 4 * options.batch_size * cells * channels * 60 * dtype.itemsize
-
-
-def _stored_dtype(names: Sequence[str]) -> torch.dtype | None:
-    """The single dtype of a file, by safetensors' name; None if it has several."""
-    dtypes = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-    return dtypes.get(names[0]) if len(names) == 1 else None
-
-
-def _free_for_all_of_it(kind: Any, device: torch.device, offload: torch.device) -> float:
-    """Bytes of the device that are free or that the host would free. The host gives up weights that it loads as they
-    are used."""
-    patcher = kind(nn.Module(), load_device=device, offload_device=offload)
-    ask = getattr(patcher, "get_free_memory", memory.get_free_memory)
-    return float(ask(device))
-
-
-def _is_dynamic(kind: Any, device: torch.device, offload: torch.device) -> bool:
-    """Whether patchers of this kind load weights as they are used. Only the patcher itself knows, because it depends on
-    the device."""
-    return is_dynamic(kind(nn.Module(), load_device=device, offload_device=offload))
-
-
-def is_dynamic(patcher: Any) -> bool:
-    """Whether the patcher loads weights as they are used. Older hosts have no such patchers."""
-    return bool(getattr(patcher, "is_dynamic", bool)())
-
-
-def _is_trained(model: ARTV) -> bool:
-    """Whether training has changed the last layers of the reference adapter, which are zero at first."""
-    closing = [tensor for name, tensor in model.state_dict().items() if name.startswith(_CLOSING)]
-    return any(bool(tensor.float().any()) for tensor in closing)
-
-
-_CLOSING = "noise.reference_adapter.zero_out."
 
 
 # What will be sampled with
@@ -220,7 +111,7 @@ def choose_way(*, compiled: bool, graph: bool, device: str, dynamic: bool, missi
     if compiled and (not missing or device != "cuda"):
         return Way("compiled", "running the compiled networks")
     if not compiled and not graph:
-        return Way("plain", plain + "graph is off in ARTV Loader")
+        return Way("plain", plain + "graph is off where the model is loaded")
     if device != "cuda":
         return Way("plain", f"{plain}CUDA graphs need an NVIDIA card, this is {device}")
     if dynamic:

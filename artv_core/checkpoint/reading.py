@@ -7,7 +7,7 @@ unpickled. Every error that a user can cause has one line.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def load_checkpoint(
     operations: Any = torch.nn,
     without: Collection[str] = (),
     reader: Reader | None = None,
+    unet: TensorFile | None = None,
 ) -> ARTV:
     """Build the model that a checkpoint describes and load its weights, on `device` in `dtype`, in evaluation mode.
 
@@ -67,6 +68,9 @@ def load_checkpoint(
     `reader` replaces safetensors for reading the tensors. A tensor from it that has the right type and device becomes a
     weight of the model without a copy.
 
+    `unet` holds the noise UNet of a public SD model in memory (`tensors_as_file`). It is used instead of one in the
+    files, and its tensors become weights as they are: without a copy, on their own device, in their own type.
+
     Peak memory is that of the model plus at most 256 MiB. Raises ValueError if the file is not an ARTV checkpoint
     (truncated, pickled, of another kind), and on missing and unexpected keys and wrong shapes and types.
     """
@@ -76,21 +80,19 @@ def load_checkpoint(
     held = declared_parts(file, config)
     base_file = None if base is None else open_file(base, reader)
     wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
-    sources = _choose_sources(file, held, base_file, wanted, config.vae)
+    given = {} if unet is None else {"unet": unet}
+    sources = given | _choose_sources(file, held, base_file, [part for part in wanted if part not in given], config.vae)
 
     # Use plain layers: a host's layers may have no tensors before they are loaded.
     expected = expected_tensors(build_empty(file, config, sources, nn))
     check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     check_host_scale(file, config)
-    if base_file is not None:
-        from_base = [part for part, source in sources.items() if source is base_file]
-        check_base_family(base_file, from_base, file, config)
-        fitted, expected_of_base = fitted_file(base_file, from_base, expected, config)
-
     state: dict[str, Tensor] = {}
-    for part, chosen in sources.items():
-        source, slots = (file, expected[part]) if chosen is file else (fitted, expected_of_base[part])
-        _read_into(state, source, slots, device, dtype)
+    for source, slots in list(_checked_sources(file, (base_file, unet), sources, expected, config)):
+        if source.path == (unet and unet.path):  # it may have been fitted
+            state |= {slot.model_key: tensor.detach() for slot, tensor in read_slots(source, slots)}
+        else:
+            _read_into(state, source, slots, device, dtype)
     model = build_empty(file, config, sources, operations)
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
@@ -115,6 +117,25 @@ def _choose_sources(
                 raise UserError(found, Remedy.BASE)
             raise ValueError(f"{found}: {base.path} has no {PARTS[part]} either")
     return sources
+
+
+def _checked_sources(
+    file: TensorFile,
+    bases: Iterable[TensorFile | None],
+    sources: Mapping[str, TensorFile],
+    expected: dict[str, dict[str, Slot]],
+    config: ARTVConfig,
+) -> Iterator[tuple[TensorFile, Mapping[str, Slot]]]:
+    """What to read from each file: first the parts of the checkpoint itself, then those of its `bases`, which are
+    checked. Raises ValueError if a base is of the wrong kind or does not fit."""
+    for part in (part for part, source in sources.items() if source is file):
+        yield file, expected[part]
+    for base in (base for base in bases if base is not None):
+        parts = [part for part, source in sources.items() if source is base]
+        check_base_family(base, parts, file, config)
+        fitted, slots = fitted_file(base, parts, expected, config)
+        for part in parts:
+            yield fitted, slots[part]
 
 
 def read_slots(file: TensorFile, slots: Mapping[str, Slot]) -> Iterator[tuple[Slot, Tensor]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -140,6 +141,23 @@ def open_tensor_file(path: str | Path, reader: Reader | None = None) -> TensorFi
         if len(tensor.shape) > _DIMENSIONS_LIMIT or max(tensor.shape, default=0) > _SIZE_LIMIT:
             raise ValueError(f"{path} is damaged: its header gives an impossible shape for {one_line(key, 160)}")
     return TensorFile(path, metadata, tensors, reader)
+
+
+def tensors_as_file(name: str, tensors: Mapping[str, Tensor]) -> TensorFile:
+    """Tensors in memory as a file called `name`, so that they get the same checks as a file. Reading gives the tensors
+    themselves. Types that safetensors does not have keep torch's name."""
+    infos = {key: TensorInfo(_DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in tensors.items()}
+    return TensorFile(Path(name), {}, infos, reader=lambda _: tensors)
+
+
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
 
 
 def broken_link(path: str | Path) -> str | None:

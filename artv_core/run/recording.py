@@ -198,12 +198,13 @@ def _anchor_digest(policy: AnchorPolicy) -> list[Any]:
     return [policy.kind, policy.window if policy.kind == "rolling" else 0, tensor_digest(policy.latent)]
 
 
-def weights_digest(model: ARTV) -> str:
+def weights_digest(model: ARTV, dtypes: Mapping[str, torch.dtype] | None = None) -> str:
     """A digest of all weights of the noise and mask networks: names, dtypes, shapes and values. Takes about a second
-    per gigabyte."""
+    per gigabyte. `dtypes` gives the type, by the name of a weight, in which it will be used if that is another one."""
+    dtypes = dtypes or {}
     used = [(name, tensor) for name, tensor in model.state_dict().items() if name.startswith(("noise.", "mask."))]
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        digests = list(pool.map(tensor_digest, (tensor for _, tensor in used)))
+        digests = list(pool.map(lambda item: tensor_digest(item[1].to(dtypes.get(item[0], item[1].dtype))), used))
     named = [f"{name} {digest}" for (name, _), digest in zip(used, digests, strict=True)]
     return hashlib.blake2b("\n".join(named).encode(), digest_size=16).hexdigest()
 

@@ -37,6 +37,7 @@ PROMPTS = """"0": "a large red circle moving right on a blue background",
 "32": "a large red circle moving left on a blue background\""""
 VALUES: dict[str, dict[str, Any]] = {
     "ARTVMultiPromptScheduler": {"text": PROMPTS, "blend_frames": 4, "num_frames": 48},
+    "ARTVAdaptModel": {},
     "ARTVAnchorFrame": {},
     "ARTVNoiseAugment": {"reference_levels": "0: 20\n24: 60"},
     "ARTVKeyframes": {},
@@ -146,14 +147,16 @@ def main(names: list[str]) -> None:
     wanted = names or [*AFTER_A_RUN, *VALUES]
     base = Path(tempfile.mkdtemp())
     server = Server(hosts[0], base)
-    (base / "models" / "loras").mkdir(exist_ok=True)
-    (base / "models" / "loras" / "watercolour.safetensors").touch()
+    for folder, name in (("loras", "watercolour.safetensors"), ("artv", "sd15_adapter.safetensors")):
+        (base / "models" / folder).mkdir(exist_ok=True)
+        (base / "models" / folder / name).touch()
     with server, browser.open_browser() as context:
         server.post("/settings", SETTINGS)
         page = browser.open_page(context, server)
         page.set_viewport_size({"width": 1600, "height": 1900})
         page.wait_for_function("() => app.graph.nodes.length > 0")  # the host's own first graph
-        run_graph(page)
+        if set(wanted) & {*AFTER_A_RUN, "ARTVLoadJournal", "ARTVJournals"}:
+            run_graph(page)
         for type_ in filter(wanted.__contains__, AFTER_A_RUN):
             take(page, type_)
         page.close()

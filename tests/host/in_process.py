@@ -3,7 +3,7 @@ once, for that takes most of the time, and reads checks from its input, one a li
 
 Each check is made in a process of its own, forked from this one, and what it found goes to the file `found`, as JSON;
 then a line "done CODE" is printed. Checks are the functions below whose names have no underscore. `options` are
-changes to the host's command line for this check.
+changes to the host's command line for this check. Checks of ARTV Adapt Model are in `adapt_checks.py`.
 
 BASE is the host's base folder, the same for all checks: who asks makes it a link to the check's own folder.
 
@@ -13,6 +13,7 @@ apply no patches to large weights, for that is the work of the host's library fo
 """
 
 import asyncio
+import importlib
 import importlib.util
 import json
 import os
@@ -79,8 +80,17 @@ def _make(asked: dict, nodes: dict, base: Path) -> None:
         assert hasattr(comfy.cli_args.args, name), f"the host has no option {name}"
         setattr(comfy.cli_args.args, name, value)
     with torch.inference_mode():
-        found = globals()[asked["check"]](nodes, CHECKPOINT, base)
+        found = _check(asked["check"])(nodes, CHECKPOINT, base)
     Path(asked["found"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _check(name: str):
+    """The function of this file, or of `adapt_checks.py`."""
+    if name in globals():
+        return globals()[name]
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.modules["in_process"] = sys.modules["__main__"]
+    return getattr(importlib.import_module("adapt_checks"), name)
 
 
 def partial(nodes: dict, checkpoint: str, base: Path) -> list[float]:
@@ -112,8 +122,8 @@ def traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     """As `compiled`, but what was traced runs as it is: no kernels are made, which takes most of the time."""
     from functools import partial
 
-    weights = _module("weights")
-    weights.Compiled = partial(weights.Compiled, backend="aot_eager")
+    loading = _module("loading")
+    loading.Compiled = partial(loading.Compiled, backend="aot_eager")
     return compiled(nodes, checkpoint, base)
 
 

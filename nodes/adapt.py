@@ -1,0 +1,97 @@
+"""The node that makes an ARTV model from a Stable Diffusion model of the graph."""
+
+import logging
+import os
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import bridge, model_files
+from .adapting import adapt_model
+from .checks import faults_named, verdict
+from .loader import UNTRAINED, about
+from .types import ARTVModel
+
+logger = logging.getLogger(__name__)
+
+
+class ARTVAdaptModel(io.ComfyNode):
+    """Makes an ARTV model from a model of the graph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The host's description of the node."""
+        return bridge.schema(
+            node_id="ARTVAdaptModel",
+            display_name="ARTV Adapt Model",
+            category="ARTV",
+            description="Turns a Stable Diffusion model of your graph, with its LoRAs, into a video model. Use it with "
+            "the CLIP and VAE that you already have.",
+            search_aliases=["artv", "art-v", "stable diffusion", "adapter", "text to video", "animate model"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A Stable Diffusion 1.x or 2.x model, from Load Checkpoint or Load LoRA. It must be of the "
+                    "kind that the ARTV file was trained on.",
+                ),
+                io.Combo.Input(
+                    "checkpoint",
+                    options=model_files.adapter_names(),
+                    tooltip="The ARTV file, from models/artv. Only what it adds to Stable Diffusion is used.",
+                ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    tooltip="Makes frames faster (torch.compile), but the first frames of each new size take "
+                    "minutes longer. Worth it for long videos and many runs.",
+                ),
+                io.Boolean.Input(
+                    "graph",
+                    default=True,
+                    optional=True,
+                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs); they differ by rounding at most. "
+                    "Has no effect if the whole model does not fit on the card.",
+                ),
+            ],
+            outputs=[
+                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),
+                io.String.Output(
+                    display_name="about",
+                    tooltip="The model's size, frame rate and recommended settings, how many weights LoRAs change, and "
+                    "what has no effect. Show it with Preview Any.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        """Check that the file exists. The host itself would refuse names with another path separator than in its
+        menu."""
+        return verdict(model_files.checkpoint_path, checkpoint)
+
+    @classmethod
+    @faults_named()
+    def execute(cls, model: Any, checkpoint: str, compile: bool = False, graph: bool = True) -> io.NodeOutput:
+        """Read the file and join it with the model. Any error is a single line."""
+        path = model_files.checkpoint_path(checkpoint)
+        adapted = adapt_model(model, path, compile, graph)
+        if not adapted.model.trained:
+            logger.warning("%s %s", path, UNTRAINED)
+        if adapted.model.left_out:
+            logger.warning("ARTV Adapt Model: %s", adapted.model.left_out)
+        return io.NodeOutput(adapted, about_adapted(adapted))
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **_: Any) -> list[int]:
+        """Makes the host read a file again that was replaced under the same name. Contains no path, because the host
+        saves this and users share what it saves."""
+        return [os.stat(model_files.checkpoint_path(checkpoint)).st_mtime_ns]
+
+
+def about_adapted(patcher: Any) -> str:
+    """A few lines for the user about a model that `adapt_model` made."""
+    lines = [about(patcher.model)]
+    lines += [f"{len(patcher.patches)} weights are changed by LoRAs or other patches"] * bool(patcher.patches)
+    lines += [patcher.model.left_out] * bool(patcher.model.left_out)
+    return "\n".join(lines)

@@ -1,0 +1,312 @@
+"""ARTV Adapt Model in a real ComfyUI: Stable Diffusion models of the graph with ComfyUI's own nodes around them."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from artv_core.commands.comfyui_server import Graph, Host, Server
+from artv_core.media import read_video
+from tests.models import write_public_base
+
+from . import sd_files
+from .conftest import InProcess, is_lazy
+from .graphs import SAMPLER_DEFAULTS, node
+
+LAZY_TOO = True
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of `sd_files`, written once: they are large."""
+    folder = tmp_path_factory.mktemp("sd_files")
+    sd_files.write_sd1(folder / sd_files.BASE)
+    sd_files.write_adapter(folder / sd_files.ADAPTER)
+    for seed, name in enumerate(sd_files.LORAS):
+        sd_files.write_lora(folder / name, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Stable Diffusion 2.x file and an ARTV file for it."""
+    folder = tmp_path_factory.mktemp("sd2_files")
+    config = sd_files.sd2_config()
+    write_public_base(folder / "sd2.safetensors", config)
+    sd_files.write_adapter(folder / "adapter2.safetensors", config)
+    return folder
+
+
+PLACES = {"adapter": "artv", "sd": "checkpoints"}
+"""The folder of a file, by the beginning of its name; the others are LoRAs."""
+
+
+def link(files: Path, base: Path) -> Path:
+    """Put the files where a host looks for them."""
+    for file in files.iterdir():
+        folder = next((folder for start, folder in PLACES.items() if file.name.startswith(start)), "loras")
+        place = base / "models" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        if not (place / file.name).exists():
+            os.link(file, place / file.name)
+    return base
+
+
+@pytest.fixture
+def base(files: Path, tmp_path: Path) -> Path:
+    return link(files, tmp_path)
+
+
+def layers_of(host: Host) -> list[str]:
+    return ["lazy", "dynamic"] if is_lazy(host) else ["plain"]
+
+
+def test_the_result_is_the_loaders_and_weights_are_shared(in_process: InProcess, host: Host, base: Path) -> None:
+    for layers in layers_of(host):
+        check_equal(in_process(host, "adapt_plain", base, layers))
+
+
+def test_stable_diffusion_2_too(in_process: InProcess, host: Host, tmp_path: Path, sd2_files: Path) -> None:
+    link(sd2_files, tmp_path)
+    check_equal(in_process(host, "adapt_plain_sd2", tmp_path))
+
+
+def check_equal(found: dict[str, Any]) -> None:
+    print(found)
+    assert found["digests"] == 1, "a journal of ARTV Loader goes on"
+    assert found["latents"] == 0
+    assert found["text"] == 0
+    assert found["with the loader's CLIP"] == 0
+    assert found["images"] == 0
+    assert found["went on"]
+    assert found["size"] > 0.1
+    for whole, shared, copied in found["shared"]:
+        assert whole == shared
+        assert copied == 0
+
+
+def test_loras_of_the_graph_are_carried_over(in_process: InProcess, host: Host, base: Path) -> None:
+    found = in_process(host, "adapt_loras", base)
+    print(found)
+    assert found["digests"] == 1, "a journal of ARTV Loader and two ARTV LoRA nodes goes on"
+    assert found["digests, stacked"] == 1
+    # With lazy layers on a CPU, ComfyUI keeps the file's float16, and rounds a patched weight to that.
+    assert found["latents"] <= (1e-3 * found["changed"] if is_lazy(host) else 0)
+    assert found["stacked"] == 0
+    assert found["text"] == 0
+    assert found["changed"] > 1e-2
+    assert found["about"] == "4 weights are changed by LoRAs or other patches"
+    whole, shared, copied = found["shared"]
+    assert (shared, copied) == (whole, 0)
+
+
+def test_the_hosts_own_runs_and_ours_do_not_disturb_each_other(in_process: InProcess, host: Host, base: Path) -> None:
+    if is_lazy(host):
+        pytest.skip("ComfyUI's own sampler cannot run a float16 file with lazy layers on a CPU")
+    found = in_process(host, "adapt_between_runs", base)
+    print(found)
+    assert found["in place"], "the host has patched weights when the model is adapted"
+    assert found["adapted"] == [0, 0, 0], (
+        "with a LoRA, without, and with one that the host has written into the weights"
+    )
+    assert found["changed"] > 1e-2
+    assert found["the host's"] == 0
+    assert found["the host's without LoRA"] == 0
+    assert found["the LoRA has an effect"] > 1e-3
+
+
+def test_weights_come_back_from_a_card_without_a_copy(in_process: InProcess, host: Host, base: Path) -> None:
+    for devices, (whole, shared, copied), difference in in_process(host, "adapt_on_a_card", base).values():
+        assert devices == ["meta"]
+        assert (shared, copied) == (whole, 0)
+        assert difference == 0
+
+
+def test_hooks_and_other_devices_get_a_second_copy(in_process: InProcess, host: Host, base: Path) -> None:
+    for layers in layers_of(host):
+        found = in_process(host, "adapt_again", base, layers)
+        print(layers, found)
+        if not found:
+            assert host.version < "0.33", "only older hosts ask for no second one"
+            return
+        assert found["same"] == 0
+        assert found["apart"]
+        assert found.get("difference", 0) == 0
+
+
+def test_weights_of_8_bits(in_process: InProcess, host: Host, base: Path) -> None:
+    found = in_process(host, "adapt_stored_smaller", base)
+    print(found)
+    assert found["types"][0] == "torch.float8_e4m3fn"
+    assert found["types"][1] in ("torch.float16", "torch.float32")
+    assert found["shared"][0] == found["shared"][1]
+    assert 0 < found["difference"] < 0.5
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
+def test_compiled(in_process: InProcess, host: Host, base: Path) -> None:
+    difference, breaks = in_process(host, "adapt_traced", base)
+    assert difference < 1e-4
+    assert breaks == 0
+
+
+def test_what_does_not_fit_is_one_clear_sentence(in_process: InProcess, host: Host, base: Path) -> None:
+    folder = base / "models" / "diffusion_models"
+    folder.mkdir()
+    for kind in ("inpainting", "sd2", "sdxl", "wide"):
+        sd_files.write_unet_alone(folder / f"{kind}.safetensors", kind)
+    sd_files.write_adapter(base / "models" / "artv" / "v.safetensors", sd_files.sd1_config("v"))
+    sd_files.write_adapter(base / "models" / "artv" / "whole.safetensors", with_unet=True)
+    said = in_process(host, "adapt_errors", base)
+    print(*said.items(), sep="\n")
+    for name, parts in SAID.items():
+        for part in parts:
+            assert part in said[name], (name, said[name])
+    assert all("\n" not in said[name] and len(said[name]) < 400 for name in REFUSED)
+    for name in ("v for v", "whole"):
+        assert said[name].startswith("small sd15: 64x64 pixels")
+        assert "not used" not in said[name]
+
+
+REFUSED = ("none", "clip", "inpainting", "sd2", "sdxl", "wide", "eps for v", "v for eps", "x0", "bypass", "shipped")
+NEEDS = "needs a Stable Diffusion 1.x checkpoint; connect the model that this ARTV file was trained on"
+SAID = {
+    "none": ("no model is connected", "connect one of Stable Diffusion 1.x or 2.x"),
+    "clip": ("the connected model is not a diffusion model",),
+    "inpainting": ("the connected model is an inpainting checkpoint (its UNet takes 9 channels)", NEEDS),
+    "sd2": ("the connected model is a Stable Diffusion 2.x checkpoint", NEEDS),
+    "sdxl": ("the connected model is an SDXL checkpoint", NEEDS),
+    "wide": ("has a UNet of another size", "(got [640, 320, 3, 3], expected [320, 320, 3, 3]); connect the model that"),
+    "eps for v": (
+        "the connected model predicts noise (eps)",
+        "needs one that predicts velocity",
+        "ModelSamplingDiscrete",
+    ),
+    "v for eps": ("the connected model predicts velocity (v_prediction)", "needs one that predicts noise (eps)"),
+    "x0": ("the connected model predicts X0",),
+    "lcm": ("not used, because it is made for ComfyUI's own sampler: sampling settings (LCM)",),
+    "extras": (
+        "attention patches (attn2_patch)",
+        "block patches (output_block_patch)",
+        "sampling functions (sampler_post_cfg_function)",
+        "replaced parts (diffusion_model.out)",
+        "wrappers (apply_model)",
+    ),
+    "bypass": ("a LoRA in bypass mode", "use Load LoRA"),
+    "shipped": ("the connected model", "this ARTV file is a model of its own", "choose one that was trained on"),
+}
+
+
+# The graph of an artist
+
+TEXT = "a red car in the rain"
+
+
+def own_graph() -> Graph:
+    """ComfyUI's own nodes, and three of this pack: a video of a Stable Diffusion checkpoint with two LoRAs."""
+    first, second = sd_files.LORAS
+    lora = {"strength_model": 0.5, "strength_clip": 0.5}
+    wires = {"model": ["adapt", 0], "positive": ["text", 0]}
+    return {
+        "load": node("CheckpointLoaderSimple", ckpt_name=sd_files.BASE),
+        "lora 1": node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name=first, **lora),
+        "lora 2": node("LoraLoader", model=["lora 1", 0], clip=["lora 1", 1], lora_name=second, **lora),
+        "text": node("CLIPTextEncode", clip=["lora 2", 1], text=TEXT),
+        "adapt": node("ARTVAdaptModel", model=["lora 2", 0], checkpoint=sd_files.ADAPTER),
+        "sample": node("ARTVMaskedDiffusionSampler", **SAMPLER_DEFAULTS | wires),
+        "about": node("PreviewAny", source=["adapt", 1]),
+        "video": node(
+            "ARTVDecodeVideo",
+            latent=["sample", 0],
+            vae=["load", 2],
+            fps=8.0,
+            filename_prefix="video/own",
+            format="mp4",
+            upscale=1,
+        ),
+    }
+
+
+def test_a_graph_of_native_nodes_makes_a_video(server: Server, files: Path) -> None:
+    link(files, server.base)
+    result = server.run(own_graph())
+    assert result.status == "success", result.message
+    made = read_video(max((server.base / "output" / "video").glob("own*.mp4")))
+    assert made.shape == (3, 3, 64, 64)
+    assert made.float().std() > 1
+    assert "4 weights are changed by LoRAs or other patches" in result.outputs["about"]["text"][0]
+
+
+def test_a_file_that_was_replaced_is_read_again(server: Server, files: Path) -> None:
+    link(files, server.base)
+    graph = own_graph()
+    assert server.run(graph).status == "success"
+    assert "adapt" not in server.run(graph).executed
+    place = server.base / "models" / "artv" / sd_files.ADAPTER
+    place.unlink()
+    shutil.copyfile(files / sd_files.ADAPTER, place)
+    assert "adapt" in server.run(graph).executed
+
+
+def test_a_journal_of_the_loader_goes_on(server: Server, files: Path) -> None:
+    """Three frames with ARTV Loader and two ARTV LoRA nodes, then five with the graph's own model and LoRAs."""
+    link(files, server.base)
+    graph = own_graph()
+    lora = {"strength": 0.5, "strength_clip": 0.5}
+    loaded = graph | {
+        "load": node("ARTVLoader", checkpoint=sd_files.ADAPTER, base=sd_files.BASE),
+        "adapt": node("ARTVLoRA", model=["first", 0], clip=["first", 1], lora_name=sd_files.LORAS[1], **lora),
+        "first": node("ARTVLoRA", model=["load", 0], clip=["load", 1], lora_name=sd_files.LORAS[0], **lora),
+        "text": node("CLIPTextEncode", clip=["adapt", 1], text=TEXT),
+    }
+    del loaded["lora 1"], loaded["lora 2"], loaded["about"]
+    first, held = journaled(server, loaded, frames=3)
+    on, held_then = journaled(server, graph, frames=5)
+    assert (held, held_then) == (0, 3)
+    assert torch.equal(on[:3], first)
+
+
+def test_frames_go_on_through_the_graphs_own_vae(server: Server, files: Path) -> None:
+    """VAE Decode, VAE Encode and the Multi-Prompt Scheduler with the graph's CLIP and VAE."""
+    link(files, server.base)
+    graph = own_graph()
+    settings = {"pre_text": "", "app_text": "", "blend_frames": 0, "fps": 8.0, "num_frames": 0, "segment_frames": 16}
+    text = '"0": "a red car", "3": "a blue car"'
+    wires = {"model": ["adapt", 0], "positive": ["text", 0], "references": ["latents", 0], "frames": 5}
+    graph |= {
+        "text": node("ARTVMultiPromptScheduler", clip=["lora 2", 1], text=text, **settings),
+        "first": node(
+            "ARTVMaskedDiffusionSampler", **SAMPLER_DEFAULTS | {"model": ["adapt", 0], "positive": ["one", 0]}
+        ),
+        "one": node("CLIPTextEncode", clip=["lora 2", 1], text=TEXT),
+        "images": node("VAEDecode", samples=["first", 0], vae=["load", 2]),
+        "latents": node("VAEEncode", pixels=["images", 0], vae=["load", 2]),
+        "sample": node("ARTVMaskedDiffusionSampler", **SAMPLER_DEFAULTS | wires),
+    }
+    result = server.run(graph)
+    assert result.status == "success", result.message
+    assert len(read_video(max((server.base / "output" / "video").glob("own*.mp4")))) == 5
+
+
+def journaled(server: Server, graph: Graph, frames: int) -> tuple[Tensor, int]:
+    """The latents, and how many of them a journal held."""
+    inputs = graph["sample"]["inputs"] | {"journal": ["journal", 0], "frames": frames, "seed": 321}
+    result = server.run(
+        graph
+        | {
+            "sample": node("ARTVMaskedDiffusionSampler", **inputs),
+            "journal": node("ARTVJournalSettings", mode="on", start_over=False, redo=""),
+            "said": node("PreviewAny", source=["sample", 3]),
+            "save": node("SaveLatent", samples=["sample", 0], filename_prefix="latents/own"),
+        }
+    )
+    assert result.status == "success", result.message
+    held = re.search(r"(\d+) frames were already saved", result.outputs["said"]["text"][0])
+    assert held is not None
+    return load_file(server.output_file(result.outputs["save"]["latents"][0]))["latent_tensor"], int(held[1])
