@@ -17,6 +17,7 @@ const LOOKS = {
   ARTVAnchorFrame: [CONDITIONS, 300],
   ARTVNoiseAugment: [CONDITIONS, 300],
   ARTVShortcutSettings: [CONDITIONS, 300],
+  ARTVSamplingOptions: [CONDITIONS, 300],
   ARTVDecodeVideo: [OUTPUTS, 300],
   ARTVStreamVideo: [OUTPUTS, 300],
   ARTVDriftReadout: [OUTPUTS, 300],

@@ -102,6 +102,7 @@ export function numbersFor(node) {
     delete numbers.width
     delete numbers.height
   }
+  if (samplers.some((sampler) => widgetOf(sampler, "sampler_name")?.value !== "recommended")) delete numbers.eta
   return { ...numbers, ...agreed(samplers.map(framesOf)) }
 }
 

@@ -13,6 +13,7 @@ from .loader import ARTVLoader, answer_checkpoint
 from .lora import ARTVLoRA
 from .routes import Answer, add_routes
 from .sampler import ARTVMaskedDiffusionSampler
+from .sampling_options import ARTVSamplingOptions
 from .scheduler import ARTVMultiPromptScheduler
 from .shortcuts import ARTVShortcutSettings
 from .stream import ARTVStreamVideo
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVLoadJournal,
     ARTVJournals,
     ARTVShortcutSettings,
+    ARTVSamplingOptions,
 ]
 
 ANSWERS: dict[str, Answer] = {

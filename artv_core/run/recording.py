@@ -27,6 +27,7 @@ from ..method.generate import (
     generate_frames,
     latent_shape,
     level_at,
+    scale_at,
     seeds_at,
 )
 from ..models.artv import ARTV
@@ -148,6 +149,8 @@ class FrameDigests:
         self._text, self._options, self._given = request.text, options, given
         self._contexts: dict[int, str] = {}
         settings = {name: value for name, value in vars(options).items() if name not in _BY_FRAME}
+        if isinstance(options.guidance_text, tuple):
+            settings["guidance_text"] = "by frame"  # a single scale stays, as in journals of earlier releases
         shared = {
             "method": METHOD,
             "weights": weights or weights_digest(model),
@@ -165,13 +168,16 @@ class FrameDigests:
         return self._common
 
     def frame(self, index: int) -> bytes:
-        """The inputs of one frame. For a given frame, its latent; for any other, its text, seeds and noise levels."""
+        """The inputs of one frame. For a given frame, its latent; for any other, its text, seeds, noise levels, and
+        guidance scale if that changes from frame to frame."""
         starts = self._text.starts_segment(index)
         if index < len(self._given):
             return repr(("given", starts, tensor_digest(self._given[index]))).encode()
         levels = (self._options.reference_noise_level or 0, self._options.anchor_noise_level or 0)
         texts = [(self._context(context), weight) for context, weight in self._text.texts(index)]
-        by_frame = (seeds_at(self._options, index), [level_at(level, index) for level in levels])
+        by_frame: tuple[Any, ...] = (seeds_at(self._options, index), [level_at(level, index) for level in levels])
+        if isinstance(self._options.guidance_text, tuple):
+            by_frame = (*by_frame, float(scale_at(self._options.guidance_text, index)))
         return repr(("made", starts, texts, *by_frame)).encode()
 
     def _context(self, context: Tensor) -> str:
