@@ -195,6 +195,20 @@ def set_widgets(page: "Page", kind: str, **values: Any) -> None:
     )
 
 
+def set_as_saved(page: "Page", kind: str, name: str, value: Any) -> None:
+    """Give a widget of the first node of a kind a value as a workflow has it: the page rounds only what people type."""
+    page.evaluate(
+        """([kind, name, value]) => {
+            const node = app.graph.nodes.find(node => node.type == kind)
+            const saved = node.serialize()
+            saved.widgets_values[node.widgets.findIndex(widget => widget.name == name)] = value
+            if (saved.widgets_values_named) saved.widgets_values_named[name] = value
+            node.configure(saved)
+        }""",
+        [kind, name, value],
+    )
+
+
 def visible_inputs(page: "Page", kind: str) -> list[str]:
     """The names of the inputs that can be set on the first node of a kind, as it is shown."""
     return page.evaluate(VISIBLE, kind)
