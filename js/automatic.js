@@ -4,18 +4,24 @@
  */
 
 import { tidied } from "./automatic_text.js"
-import { SAMPLER, samplersOf } from "./connections.js"
+import { SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
 import { factsFor } from "./facts.js"
-import { app, isWired, setWidget, text, watch, widgetOf } from "./page.js"
+import { app, isWired, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
 const SHOWN_MILLISECONDS = 6000
+
+/** The boxes of all nodes. */
+const known = new Set()
 
 app.registerExtension({
   name: "ARTV.automatic",
   nodeCreated(node) {
     const boxes = boxesOf(node)
-    if (boxes.length) new Boxes(node, boxes)
+    if (boxes.length) known.add(new Boxes(node, boxes))
+  },
+  afterConfigureGraph() {
+    for (const boxes of known) if (boxes.node.graph) boxes.tidyOutside()
   },
 })
 
@@ -41,7 +47,14 @@ class Boxes {
     for (const box of boxes) box.widget.serializeValue = () => this.plain(box)
     after(node, "onConfigure", () => this.takeSaved())
     after(node, "onSerialize", (saved) => this.savePlain(saved))
-    watch(node, () => boxes.map((box) => [box.widget.value, this.shown(box), isEdited(box.widget)]), () => this.refresh())
+    watch(node, () => boxes.map((box) => this.stateOf(box)), () => this.refresh())
+    onRemoved(node, () => known.delete(this))
+  }
+
+  stateOf(box) {
+    const outside = promotedOf(this.node, box.widget.name).map((widget) => [widget.value, isEdited(widget)])
+    const feeder = feederOf(this.node, box.widget.name)?.widgets?.[0]?.type
+    return [box.widget.value, this.shown(box), isEdited(box.widget), outside, feeder]
   }
 
   /** The values of a workflow that was loaded, exactly as they are, but for those that stand for "auto". */
@@ -79,7 +92,21 @@ class Boxes {
       if (widget.value !== this.shown(box)) this.take(box)
       if (widget.value !== this.shown(box)) setWidget(this.node, widget, this.shown(box))
     }
+    this.tidyOutside()
     this.node.graph?.setDirtyCanvas(true, true)
+  }
+
+  /** Boxes that a subgraph's node shows say "auto" without a number. A Primitive's box is one that people can type in. */
+  tidyOutside() {
+    for (const { widget, spec } of this.boxes) {
+      for (const promoted of promotedOf(this.node, widget.name)) {
+        const plain = tidied(promoted.value, spec, true) ?? spec.word
+        if (!isEdited(promoted) && promoted.value !== plain) promoted.value = plain
+      }
+      const feeder = feederOf(this.node, widget.name)
+      const fed = feeder?.type === "PrimitiveNode" ? feeder.widgets?.[0] : undefined
+      if (fed?.type.includes(",")) fed.type = "text" // the page makes one of no kind for an input of several types
+    }
   }
 
   /** Keep what was typed. What is neither a number nor "auto" is told, and what was there before comes back. */
