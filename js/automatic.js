@@ -104,8 +104,7 @@ class Boxes {
         if (!isEdited(promoted) && promoted.value !== plain) promoted.value = plain
       }
       const feeder = feederOf(this.node, widget.name)
-      const fed = feeder?.type === "PrimitiveNode" ? feeder.widgets?.[0] : undefined
-      if (fed?.type.includes(",")) fed.type = "text" // the page makes one of no kind for an input of several types
+      if (feeder?.type === "PrimitiveNode") giveBox(feeder)
     }
   }
 
@@ -117,6 +116,14 @@ class Boxes {
     if (plain !== null) box.kept = plain
     else notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
   }
+}
+
+/** For an input that takes several types, the page gives a Primitive a widget of no kind, which nobody can use. */
+function giveBox(primitive) {
+  const [widget] = primitive.widgets ?? []
+  if (!widget?.type.includes(",") || !primitive.removeWidget) return
+  primitive.removeWidget(widget)
+  primitive.addWidget("text", widget.name, String(widget.value), () => primitive.applyToGraph())
 }
 
 /** What is recommended to the samplers that a node is or feeds, by name; without what differs or is not known. */

@@ -37,6 +37,7 @@ PROMPTS = """"0": "a large red circle moving right on a blue background",
 "32": "a large red circle moving left on a blue background\""""
 VALUES: dict[str, dict[str, Any]] = {
     "ARTVMultiPromptScheduler": {"text": PROMPTS, "blend_frames": 4, "num_frames": 48},
+    "ARTVSamplingOptions": {"cfg_by_frame": "0: 1\n24: 3"},
     "ARTVAnchorFrame": {},
     "ARTVNoiseAugment": {"reference_levels": "0: 20\n24: 60"},
     "ARTVLoRA": {"strength": 0.8, "strength_clip": 0.8},
