@@ -44,7 +44,7 @@ class Boxes {
   constructor(node, boxes) {
     this.node = node
     this.boxes = boxes
-    for (const box of boxes) box.widget.serializeValue = () => this.plain(box)
+    for (const box of boxes) box.widget.serializeValue = () => this.plain(box, String(box.widget.value))
     after(node, "onConfigure", () => this.takeSaved())
     after(node, "onSerialize", (saved) => this.savePlain(saved))
     watch(node, () => boxes.map((box) => this.stateOf(box)), () => this.refresh())
@@ -68,14 +68,17 @@ class Boxes {
   savePlain(saved) {
     for (const box of this.boxes) {
       const index = this.node.widgets.indexOf(box.widget)
-      if (saved.widgets_values) saved.widgets_values[index] = this.plain(box)
-      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = this.plain(box)
+      if (saved.widgets_values) saved.widgets_values[index] = this.plain(box, box.kept)
+      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = this.plain(box, box.kept)
     }
   }
 
-  /** What a box means, as it is saved and queued: the word for "auto", or a number. */
-  plain({ widget, spec, kept }) {
-    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, true) ?? String(widget.value))
+  /**
+   * What a box means, as it is saved and queued: the word for "auto", or a number. `strange` stands for what is neither:
+   * what was there before is saved, but what was typed is queued, so that the server says what is wrong.
+   */
+  plain({ widget, spec, kept }, strange) {
+    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, true) ?? strange)
     return Number.isNaN(Number(meant)) ? meant : Number(meant)
   }
 
@@ -114,7 +117,7 @@ class Boxes {
     if (widget.value === kept) return
     const plain = tidied(widget.value, spec, true)
     if (plain !== null) box.kept = plain
-    else notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
+    if (plain === null) notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
   }
 }
 
