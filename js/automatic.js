@@ -78,7 +78,7 @@ class Boxes {
    * what was there before is saved, but what was typed is queued, so that the server says what is wrong.
    */
   plain({ widget, spec, kept }, strange) {
-    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, true) ?? strange)
+    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, !isEdited(widget)) ?? strange)
     return Number.isNaN(Number(meant)) ? meant : Number(meant)
   }
 

@@ -9,7 +9,7 @@ from artv_core.commands.comfyui_server import Graph, Server
 from .graphs import node, text_to_video
 from .releases import made
 
-GUIDED = {"frames": 4, "cfg": 3.0, "cfg_first_frame": 1.5}
+GUIDED = {"frames": 4, "cfg": 3.0, "cfg_first_frame": 1.5, "sampler_name": "euler_ancestral"}
 DEFAULTS = {"cfg_by_frame": "", "eta": "auto", "s_noise": 1.0, "mix_mode": "after guidance"}
 
 
