@@ -44,7 +44,7 @@ class Boxes {
   constructor(node, boxes) {
     this.node = node
     this.boxes = boxes
-    for (const box of boxes) box.widget.serializeValue = () => this.plain(box, String(box.widget.value))
+    for (const box of boxes) box.widget.serializeValue = () => this.plain(box, String(box.widget.value), true)
     after(node, "onConfigure", () => this.takeSaved())
     after(node, "onSerialize", (saved) => this.savePlain(saved))
     watch(node, () => boxes.map((box) => this.stateOf(box)), () => this.refresh())
@@ -67,9 +67,10 @@ class Boxes {
 
   savePlain(saved) {
     for (const box of this.boxes) {
+      const plain = this.plain(box, box.kept, !isEdited(box.widget))
       const index = this.node.widgets.indexOf(box.widget)
-      if (saved.widgets_values) saved.widgets_values[index] = this.plain(box, box.kept)
-      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = this.plain(box, box.kept)
+      if (saved.widgets_values) saved.widgets_values[index] = plain
+      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = plain
     }
   }
 
@@ -77,8 +78,8 @@ class Boxes {
    * What a box means, as it is saved and queued: the word for "auto", or a number. `strange` stands for what is neither:
    * what was there before is saved, but what was typed is queued, so that the server says what is wrong.
    */
-  plain({ widget, spec, kept }, strange) {
-    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, !isEdited(widget)) ?? strange)
+  plain({ widget, spec, kept }, strange, round) {
+    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, round) ?? strange)
     return Number.isNaN(Number(meant)) ? meant : Number(meant)
   }
 
