@@ -1,6 +1,7 @@
 """Inputs that can say "auto": what the server reads, and what the page shows, saves and queues."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,8 @@ def test_what_was_typed_is_queued(page: Any, server: Server) -> None:
     type_over(page, "cfg", "1.5")
     browser.run(page)
     front_end.wait_for(page, "state == 'finished' && done == 2")
+    while any(server.get("/queue").values()):  # what comes after the sampler
+        time.sleep(0.2)
     latest = max(server.get("/history").values(), key=lambda ran: ran["prompt"][0])
     inputs = latest["prompt"][2]["3"]["inputs"]
     assert (inputs["cfg"], inputs["steps"], inputs["width"]) == (1.5, "auto", "auto")
