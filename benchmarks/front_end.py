@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from releases import compare
 from result_files import as_bar, commit, read, verdict
 
 from artv_core.commands.comfyui_server import Host, Server, find_hosts
@@ -57,7 +58,7 @@ def main() -> None:
         parser.exit(2, (browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder") + "\n")
     for part in args.parts:
         for name, (host, page) in pages().items():
-            if args.pages in name and (part == "use" or page == FrontEnd()):
+            if args.pages in name and (part in EVERYWHERE or page == FrontEnd()):
                 print(f"{part}: {name}", flush=True)
                 write(part, name, PARTS[part](host, page) | {"commit": commit()})
     for bar in read(RESULT)["bars"]:
@@ -188,7 +189,36 @@ def opened(host: Host, shown: FrontEnd, *packs: Path) -> Iterator[tuple[Server, 
         yield server, page, faults
 
 
-PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {"use": use, "previews": previews, "memory": memory}
+# What people see first
+
+
+def widgets(host: Host, shown: FrontEnd) -> Part:
+    """The inputs that the sampler of the first template shows by default."""
+    with opened(host, shown) as (_, page, _):
+        front_end.open_template(page, "text_to_video")
+        front_end.show_node(page, SAMPLER)
+        page.wait_for_timeout(2000)
+        front_end.picture(page, f"{host.version} {shown.name} inputs")
+        return {"shown": front_end.visible_inputs(page, SAMPLER)}
+
+
+# Earlier releases
+
+
+def earlier(host: Host, shown: FrontEnd) -> Part:
+    """Their workflows, on the pack before and the present one. No page is needed for that."""
+    return compare(host)
+
+
+PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {
+    "use": use,
+    "previews": previews,
+    "memory": memory,
+    "widgets": widgets,
+    "releases": earlier,
+}
+EVERYWHERE = ("use", "widgets")
+"""Parts that run on all pages, not only on the host's own in the classic canvas."""
 
 
 # Results
@@ -222,6 +252,9 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     pages = {name: sum(map(holds, used)) if used else None for name, holds in held.items()}
     faults, grown = [len(page["faults"]) for page in used], [round(heap[-1] - heap[0], 2) for heap in heaps]
     opened, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
+    few = [len(page["shown"]) for name, page in parts.get("widgets", {}).items() if name.startswith("ComfyUI 0.33")]
+    kept = list(parts.get("releases", {}).values())
+    same, all_kept = sum(one["same"] for one in kept), sum(one["workflows"] for one in kept)
     first = as_bar("use: latest first picture, share of the frames", max(firsts, default=None), "at most", 0.5)
     cost, heap = "cost: share of the run's time for previews, 16 frames of tiny", "cost: MB of the page's heap grown"
     return [
@@ -229,6 +262,8 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
         as_bar("use: errors from this pack on any page", sum(faults) if used else None, "at most", 0),
         as_bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), "at least", 4.5),
         as_bar(cost, max(shares, default=None), "at most", 0.04),
+        as_bar("widgets: shown by default on the sampler, ComfyUI 0.33.0", max(few, default=None), "at most", 6),
+        as_bar("releases: workflows that give the frames they gave", same if kept else None, "at least", all_kept or 1),
         as_bar(f"{heap} from frame {SETTLED_FRAME} to {LONG_FRAMES}", max(grown, default=None), "at most", 2.0),
     ]
 

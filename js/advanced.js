@@ -1,9 +1,9 @@
 /**
- * Advanced inputs in the classic canvas: hidden until "Show Advanced" in the node's menu is chosen. Nodes 2.0 has a
- * button for that and needs nothing of this.
+ * Advanced inputs in the classic canvas: hidden until "Show Advanced" in the node's menu is chosen, unless a wire feeds
+ * them. Nodes 2.0 has a button for that and needs nothing of this.
  */
 
-import { app, setting, watch } from "./page.js"
+import { app, isWired, setting, watch } from "./page.js"
 
 const GAP = 4 // what the canvas adds to the height of each widget
 
@@ -14,8 +14,9 @@ app.registerExtension({
     const widgets = advancedOf(node)
     if (!widgets.length) return
     for (const widget of widgets) closeRanks(node, widget)
-    const hide = (always) => widgets.forEach((widget) => Object.assign(widget, { advanced: !always }))
-    const check = watch(node, () => !!setting("Comfy.Node.AlwaysShowAdvancedWidgets"), hide)
+    const isShown = (widget) => !!setting("Comfy.Node.AlwaysShowAdvancedWidgets") || isWired(node, widget.name)
+    const hide = (shown) => widgets.forEach((widget, index) => (widget.advanced = !shown[index]))
+    const check = watch(node, () => widgets.map(isShown), hide)
     check()
     node.setSize([node.size[0], node.computeSize()[1]])
   },

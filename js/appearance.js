@@ -19,6 +19,7 @@ const LOOKS = {
   ARTVNoiseAugment: [CONDITIONS, 300],
   ARTVKeyframes: [CONDITIONS, 300],
   ARTVShortcutSettings: [CONDITIONS, 300],
+  ARTVSamplingOptions: [CONDITIONS, 300],
   ARTVDecodeVideo: [OUTPUTS, 300],
   ARTVStreamVideo: [OUTPUTS, 300],
   ARTVDriftReadout: [OUTPUTS, 300],

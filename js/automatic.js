@@ -4,18 +4,24 @@
  */
 
 import { tidied } from "./automatic_text.js"
-import { SAMPLER, samplersOf } from "./connections.js"
+import { SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
 import { factsFor } from "./facts.js"
-import { app, isWired, setWidget, text, watch, widgetOf } from "./page.js"
+import { app, isWired, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
 const SHOWN_MILLISECONDS = 6000
+
+/** The boxes of all nodes. */
+const known = new Set()
 
 app.registerExtension({
   name: "ARTV.automatic",
   nodeCreated(node) {
     const boxes = boxesOf(node)
-    if (boxes.length) new Boxes(node, boxes)
+    if (boxes.length) known.add(new Boxes(node, boxes))
+  },
+  afterConfigureGraph() {
+    for (const boxes of known) if (boxes.node.graph) boxes.tidyOutside()
   },
 })
 
@@ -38,10 +44,17 @@ class Boxes {
   constructor(node, boxes) {
     this.node = node
     this.boxes = boxes
-    for (const box of boxes) box.widget.serializeValue = () => this.plain(box)
+    for (const box of boxes) box.widget.serializeValue = () => this.plain(box, String(box.widget.value), true)
     after(node, "onConfigure", () => this.takeSaved())
     after(node, "onSerialize", (saved) => this.savePlain(saved))
-    watch(node, () => boxes.map((box) => [box.widget.value, this.shown(box), isEdited(box.widget)]), () => this.refresh())
+    watch(node, () => boxes.map((box) => this.stateOf(box)), () => this.refresh())
+    onRemoved(node, () => known.delete(this))
+  }
+
+  stateOf(box) {
+    const outside = promotedOf(this.node, box.widget.name).map((widget) => [widget.value, isEdited(widget)])
+    const feeder = feederOf(this.node, box.widget.name)?.widgets?.[0]?.type
+    return [box.widget.value, this.shown(box), isEdited(box.widget), outside, feeder]
   }
 
   /** The values of a workflow that was loaded, exactly as they are, but for those that stand for "auto". */
@@ -54,15 +67,19 @@ class Boxes {
 
   savePlain(saved) {
     for (const box of this.boxes) {
+      const plain = this.plain(box, box.kept, !isEdited(box.widget))
       const index = this.node.widgets.indexOf(box.widget)
-      if (saved.widgets_values) saved.widgets_values[index] = this.plain(box)
-      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = this.plain(box)
+      if (saved.widgets_values) saved.widgets_values[index] = plain
+      if (saved.widgets_values_named) saved.widgets_values_named[box.widget.name] = plain
     }
   }
 
-  /** What a box means, as it is saved and queued: the word for "auto", or a number. */
-  plain({ widget, spec, kept }) {
-    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, true) ?? String(widget.value))
+  /**
+   * What a box means, as it is saved and queued: the word for "auto", or a number. `strange` stands for what is neither:
+   * what was there before is saved, but what was typed is queued, so that the server says what is wrong.
+   */
+  plain({ widget, spec, kept }, strange, round) {
+    const meant = widget.value === kept ? kept : (tidied(widget.value, spec, round) ?? strange)
     return Number.isNaN(Number(meant)) ? meant : Number(meant)
   }
 
@@ -79,7 +96,20 @@ class Boxes {
       if (widget.value !== this.shown(box)) this.take(box)
       if (widget.value !== this.shown(box)) setWidget(this.node, widget, this.shown(box))
     }
+    this.tidyOutside()
     this.node.graph?.setDirtyCanvas(true, true)
+  }
+
+  /** Boxes that a subgraph's node shows say "auto" without a number. A Primitive's box is one that people can type in. */
+  tidyOutside() {
+    for (const { widget, spec } of this.boxes) {
+      for (const promoted of promotedOf(this.node, widget.name)) {
+        const plain = tidied(promoted.value, spec, true) ?? spec.word
+        if (!isEdited(promoted) && promoted.value !== plain) promoted.value = plain
+      }
+      const feeder = feederOf(this.node, widget.name)
+      if (feeder?.type === "PrimitiveNode") giveBox(feeder)
+    }
   }
 
   /** Keep what was typed. What is neither a number nor "auto" is told, and what was there before comes back. */
@@ -88,8 +118,16 @@ class Boxes {
     if (widget.value === kept) return
     const plain = tidied(widget.value, spec, true)
     if (plain !== null) box.kept = plain
-    else notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
+    if (plain === null) notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
   }
+}
+
+/** For an input that takes several types, the page gives a Primitive a widget of no kind, which nobody can use. */
+function giveBox(primitive) {
+  const [widget] = primitive.widgets ?? []
+  if (!widget?.type.includes(",") || !primitive.removeWidget) return
+  primitive.removeWidget(widget)
+  primitive.addWidget("text", widget.name, String(widget.value), () => primitive.applyToGraph())
 }
 
 /** What is recommended to the samplers that a node is or feeds, by name; without what differs or is not known. */
@@ -102,6 +140,7 @@ export function numbersFor(node) {
     delete numbers.width
     delete numbers.height
   }
+  if (samplers.some((sampler) => widgetOf(sampler, "sampler_name")?.value !== "recommended")) delete numbers.eta
   return { ...numbers, ...agreed(samplers.map(framesOf)) }
 }
 

@@ -9,6 +9,10 @@ import { addPanel, app, element, isWired, noteChange, setting, setWidget, text, 
 
 const LOADER = "ARTVLoader"
 const NOISE = "ARTVNoiseAugment"
+const OPTIONS = "ARTVSamplingOptions"
+/** The sampler's input for each of these nodes, and the start of the keys of what is said of it. */
+const WIRED_TO = { [NOISE]: "noise_augment", [OPTIONS]: "options" }
+const SPEAKERS = { [SAMPLER]: "sampler", [NOISE]: "noise", [OPTIONS]: "options" }
 const LEAST_HEIGHT = 200
 const NEW_SIZE = [420, 530]
 
@@ -16,12 +20,13 @@ const NEW_SIZE = [420, 530]
 const SETTINGS = [
   { name: "steps", of: SAMPLER, takes: { steps: AUTO } },
   { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
-  { name: "cfg", of: SAMPLER, takes: { cfg: AUTO } },
+  { name: "cfg", of: SAMPLER, takes: { cfg: AUTO }, also: [{ of: OPTIONS, takes: { cfg_by_frame: "" } }] },
   { name: "cfg_references", of: SAMPLER, takes: { cfg_references: AUTO } },
   { name: "cfg_anchor", of: SAMPLER, takes: { cfg_anchor: AUTO } },
   { name: "cfg_first_frame", of: SAMPLER, takes: { cfg_first_frame: AUTO } },
   { name: "reference_level", of: NOISE, takes: { reference_level: AUTO, reference_levels: "" } },
   { name: "anchor_level", of: NOISE, takes: { anchor_level: AUTO, anchor_levels: "" } },
+  { name: "eta", of: OPTIONS, takes: { eta: AUTO } },
 ]
 
 document.head.append(
@@ -182,7 +187,7 @@ function stateOf(one, samplers, recommended) {
   const wired = widgetsOf(one, samplers).some(({ node, widget }) => isWired(node, widget.name))
   const own = found.filter(({ node, widget }) => !isWired(node, widget.name))
   const others = own.filter(({ widget }) => widget.value !== recommended && Number(widget.value) !== recommended)
-  const where = one.of === SAMPLER ? "sampler" : "noise"
+  const where = SPEAKERS[one.of]
   if (others.some(({ value }) => value === "")) return { kind: "differs", text: "noiseChanges" }
   if (others.length) return { kind: "differs", text: `${where}Has`, values: unique(others.map(({ widget }) => widget.value)) }
   if (wired) return { kind: "wired", text: "wired" }
@@ -197,7 +202,11 @@ function takes(value, sentinel) {
 
 /** The widgets that decide on a setting, each with its node and the value that stands for the recommendation. */
 function widgetsOf(one, samplers) {
-  const nodes = one.of === SAMPLER ? samplers : unique(samplers.map((node) => sourceOf(node, "noise_augment")))
+  return [one, ...(one.also ?? [])].flatMap((place) => widgetsAt(place, samplers))
+}
+
+function widgetsAt(one, samplers) {
+  const nodes = one.of === SAMPLER ? samplers : unique(samplers.map((node) => sourceOf(node, WIRED_TO[one.of])))
   return nodes
     .filter((node) => node?.comfyClass === one.of)
     .flatMap((node) => Object.entries(one.takes).map(([name, value]) => ({ node, widget: widgetOf(node, name), value })))

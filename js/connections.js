@@ -45,6 +45,25 @@ export function sourceOf(node, name) {
   }
 }
 
+/** The node that feeds an input directly; undefined if there is none. */
+export function feederOf(node, name) {
+  const link = linkInto(node, name)
+  return link ? (node.graph.getNodeById(link.origin_id) ?? undefined) : undefined
+}
+
+/** The widgets through which nodes that represent the subgraph around a node feed one of its inputs. */
+export function promotedOf(node, name) {
+  const link = linkInto(node, name)
+  if (!link || Number(link.origin_id) !== SUBGRAPH_INPUT) return []
+  const outer = node.graph.inputs?.[link.origin_slot]?.name
+  return wrappersOf(node.graph).map((wrapper) => wrapper.widgets?.find((widget) => widget.name === outer)).filter(Boolean)
+}
+
+function linkInto(node, name) {
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
+  return slot < 0 ? undefined : node.getInputLink(slot)
+}
+
 /** The nodes that represent a subgraph. */
 function wrappersOf(subgraph) {
   const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph

@@ -47,7 +47,7 @@ class Automatic:
         if number is None or number < 0 or (number == 0 and not self.zero):
             return None
         if not self.whole:
-            return number
+            return float(number)
         if number != int(number):
             raise ValueError(f"{self.name} is {number:g}; give a whole number, or {self.word} for {self.meaning}")
         return int(number)

@@ -5,7 +5,7 @@ There is no mathematics and no frame loop here: frames come from `artv_core.meth
 """
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.frames import AnchorPolicy, Frame
 from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch, check_keyframes
+from ..artv_core.method.text_track import TextTrack
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording, record_frames
 from .frame_request import FrameRecord, FrameRequest
@@ -120,20 +121,23 @@ def sample(
     start_over: bool = False,
     streams: FrameSink | None = None,
     workflow: str | None = None,
+    for_prompts: Callable[[GenerateOptions, TextTrack], GenerateOptions] | None = None,
 ) -> Sampled:
     """Sample `options.batch_size` videos, which start with the frames in `references`.
 
     A value of `options` that is None stands for the checkpoint's recommendation. The latents of an anchor and of
     `keyframes` ([1, C, h, w], by frame) are in the host's scale. `journal` is the folder of journals, and `start_over`
     ignores what is in them. `streams` gets every frame. `workflow` is the id of the graph in the page that
-    is told about the run. Raises ValueError if inputs do not fit together, and the host's own error when the user
-    interrupts.
+    is told about the run. `for_prompts` changes the options once the prompts are known. Raises ValueError if inputs do
+    not fit together, and the host's own error when the user interrupts.
     """
     model = patcher.model
     given = _given_frames(references, model.config)
     placed = _placed_frames(keyframes, model.config)
     options = _resolved(options, model.config, given, placed, anchor_strength)
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
+    if for_prompts is not None:
+        options = for_prompts(options, texts.track).resolved(model.config)
     policy = _core_anchor(anchor or AnchorPolicy(), model.config, options)
     policy.check_segments(len(texts.track.starts))
     collector = _Collector(options, model.config)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..artv_core.method.frames import AnchorPolicy
 from ..artv_core.method.generate import NoiseLevel
-from ..artv_core.prompts.grammar import parse_prompt_schedule
+from ..artv_core.prompts.numbers import whole_numbers_by_frame
 from . import bridge
 from .automatic import Automatic
 from .checks import verdict
@@ -196,13 +196,7 @@ def _levels(name: str, constant: Any, by_frame: str) -> NoiseLevel | None:
     """Read `by_frame`, in the syntax of prompt schedules. Raises ValueError if a level is not a whole number."""
     if not by_frame.strip():
         return LEVELS[name].whole_number(constant)
-    segments = parse_prompt_schedule(by_frame, segment_frames=1, name=f"{name}s").segments
-    strange = [segment.text for segment in segments if not segment.text.isdecimal()]
-    if strange:
-        raise ValueError(
-            f"{name}s contains {strange[0]!r}; give a frame and a whole number on each line, as in '0: 20'"
-        )
-    return tuple((segment.start, int(segment.text)) for segment in segments)
+    return whole_numbers_by_frame(by_frame, f"{name}s")
 
 
 def _level(name: str, tooltip: str) -> Automatic:

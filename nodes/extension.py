@@ -15,6 +15,7 @@ from .loader import ARTVLoader, answer_checkpoint
 from .lora import ARTVLoRA
 from .routes import Answer, add_routes
 from .sampler import ARTVMaskedDiffusionSampler
+from .sampling_options import ARTVSamplingOptions
 from .scheduler import ARTVMultiPromptScheduler
 from .shortcuts import ARTVShortcutSettings
 from .step_masks import ARTVStepMasks
@@ -37,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVLoadJournal,
     ARTVJournals,
     ARTVShortcutSettings,
+    ARTVSamplingOptions,
 ]
 
 ANSWERS: dict[str, Answer] = {

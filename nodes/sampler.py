@@ -19,8 +19,18 @@ from .journal import JournalSettings
 from .keyframes import Placed
 from .live import workflow_id
 from .output_files import Naming, graph_metadata
+from .sampling_options import SamplingOptions
 from .stream import Streams, StreamSettings
-from .types import ARTVAnchor, ARTVJournal, ARTVKeyframes, ARTVModel, ARTVNoise, ARTVShortcuts, ARTVStream
+from .types import (
+    ARTVAnchor,
+    ARTVJournal,
+    ARTVKeyframes,
+    ARTVModel,
+    ARTVNoise,
+    ARTVOptions,
+    ARTVShortcuts,
+    ARTVStream,
+)
 
 RECOMMENDED = "recommended"
 """The menu entry for the checkpoint's own choice."""
@@ -105,26 +115,28 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         stream: StreamSettings | None = None,
         shortcuts: Shortcuts | None = None,
         keyframes: Placed | None = None,
+        options: SamplingOptions | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
         """Turn the settings into options and sample. `widgets` are the inputs of `_size_and_seed` and `_sampling`."""
-        journal, anchor = journal or JournalSettings(), anchor or AnchorSettings()
-        options = _options(journal, anchor, noise_augment or NoiseSettings(), shortcuts or Shortcuts(), **widgets)
-        naming = Naming(
-            _frame_size(model.model.config, options, references, keyframes), cls.hidden and cls.hidden.prompt
-        )
-        streams = None if stream is None else Streams(stream, options.batch_size, graph_metadata(cls.hidden), naming)
+        journal, anchor, more = journal or JournalSettings(), anchor or AnchorSettings(), options or SamplingOptions()
+        chosen = _options(journal, anchor, noise_augment or NoiseSettings(), shortcuts or Shortcuts(), **widgets)
+        chosen = more.applied(chosen)
+        size = _frame_size(model.model.config, chosen, references, keyframes)
+        naming = Naming(size, cls.hidden and cls.hidden.prompt)
+        streams = None if stream is None else Streams(stream, chosen.batch_size, graph_metadata(cls.hidden), naming)
         made = bridge.sample(
             model,
             positive,
-            options,
+            chosen,
+            for_prompts=more.for_prompts,
             negative=negative,
             references=references,
             keyframes=keyframes,
             anchor=anchor.policy(),
             anchor_strength=anchor.strength,
             vae=vae,
-            journal=journal.folder(options),
+            journal=journal.folder(chosen),
             start_over=journal.start_over,
             streams=streams,
             workflow=workflow_id(cls.hidden and cls.hidden.extra_pnginfo),
@@ -251,6 +263,11 @@ def _settings_wires() -> list[io.Input]:
             optional=True,
             tooltip="From Keyframes: your own pictures at chosen frames. The video goes on from each. "
             "Unconnected: all frames are made.",
+        ),
+        ARTVOptions.Input(
+            "options",
+            optional=True,
+            tooltip="From Sampling Options: cfg by prompt or by frame, noise of the steps. Unconnected: as usual.",
         ),
     ]
 

@@ -22,3 +22,6 @@ ARTVShortcuts = io.Custom("ARTV_SHORTCUTS")
 
 ARTVNoise = io.Custom("ARTV_NOISE")
 """A `conditions.NoiseSettings`."""
+
+ARTVOptions = io.Custom("ARTV_OPTIONS")
+"""A `sampling_options.SamplingOptions`."""

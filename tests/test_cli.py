@@ -220,6 +220,7 @@ def test_options_reach_the_job(checkpoint, picture, tmp_path):
     assert options.first_frame_guidance == 1.4
     assert (options.reference_noise_level, options.anchor_noise_level, options.use_mask) == (7, 7, False)
     assert (job.negative, job.anchor) == ("a hare", "first")
+    assert job_of(checkpoint, "--cfg-text", "0: 3, 24: 6.5").options.guidance_text == ((0, 3.0), (24, 6.5))
     assert job_of(checkpoint, "--anchor-image", picture).anchor == "given"
     assert job_of(checkpoint, "--steps", 3, "--sampler", "ddim", "--seed", 2**64 - 1).options.steps == 3
 

@@ -265,6 +265,20 @@ def test_noise_level_changes_the_video_and_zero_is_accepted(model, level):
     assert not torch.equal(plain[1], other[1])
 
 
+def test_guidance_may_change_from_frame_to_frame(model):
+    """Every frame is what a run with its scale would make next."""
+    scales = {"guidance_text": ((0, 1.0), (3, 4.0)), "first_frame_guidance": 2.0}
+    video = make(model, options(5, **scales))
+    weak, strong = (make(model, options(5, **scales | {"guidance_text": scale})) for scale in (1.0, 4.0))
+    assert torch.equal(latents(video[:3]), latents(weak[:3]))
+    assert not torch.equal(video[3].latent, weak[3].latent)
+    given = torch.cat([frame.latent for frame in video[:3]])
+    strong = list(frames_of(model, text_of(model, 0), options(5, **scales | {"guidance_text": 4.0}), given=given))
+    assert torch.equal(latents(video[3:]), latents(strong))
+    constant, single = (make(model, options(3, guidance_text=scale)) for scale in (((0, 4.0),), 4.0))
+    assert torch.equal(latents(constant), latents(single))
+
+
 @pytest.mark.parametrize(
     ("count", "scales"),
     [(14, (1.0, 1.0, 1.0)), (14, (1.0, 1.0, 7.5)), (64, (2.0, 1.5, 4.0)), (14, (0.0, 0.0, 3.0))],
@@ -337,6 +351,9 @@ def test_one_image_serves_a_batch(pipeline):
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"reference_noise_level": 1000}, "reference_noise_level is 1000"),
         ({"guidance_text": float("nan")}, "guidance_text is nan"),
+        ({"guidance_text": ((0, 1.0), (3, float("inf")))}, "guidance_text is inf"),
+        ({"guidance_text": ((2, 1.0),)}, r"guidance_text changes at frames \[2\]; the first must be 0"),
+        ({"guidance_text": ()}, r"guidance_text changes at frames \[\]"),
         ({"mix_mode": "stir"}, "unknown mix_mode 'stir'"),
     ],
 )

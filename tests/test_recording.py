@@ -138,6 +138,14 @@ def test_redo_once_more(model, tmp_path):
     assert Run(model, tmp_path, options(redo=((2, 9), (5, 3)))).made == [5]
 
 
+def test_another_guidance_later_keeps_the_frames_before(model, tmp_path):
+    Run(model, tmp_path, options(guidance_text=((0, 1.0), (4, 3.0))))
+    changed = options(guidance_text=((0, 1.0), (4, 5.0)))
+    again = Run(model, tmp_path, changed)
+    assert again.made == [4, 5]
+    assert again == Run(model, None, changed)
+
+
 CHANGES: dict[str, Callable[[GenerateOptions], GenerateOptions]] = {
     name: (lambda settings, name=name, value=value: dataclasses.replace(settings, **{name: value}))
     for name, value in {

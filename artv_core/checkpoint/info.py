@@ -47,6 +47,7 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
             "cfg_first_frame": sampling.first_frame_guidance,
             "reference_level": sampling.reference_noise_level,
             "anchor_level": sampling.anchor_noise_level,
+            "eta": sampling.eta,
         },
     }
 

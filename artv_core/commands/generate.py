@@ -13,7 +13,7 @@ from .options import add_model_options, check_seed, load_pipeline, print_paths, 
 
 if TYPE_CHECKING:
     from ..config import ARTVConfig
-    from ..method.generate import GenerateOptions
+    from ..method.generate import GenerateOptions, GuidanceScale
     from ..run.pipeline import SavedLatents
 
 MAX_BATCH = 256
@@ -190,7 +190,7 @@ def _options(
         sampler=args.sampler,
         guidance_references=args.cfg_references,
         guidance_anchor=args.cfg_anchor,
-        guidance_text=args.cfg_text,
+        guidance_text=_text_scale(args.cfg_text),
         first_frame_guidance=args.cfg_first,
         reference_noise_level=args.noise_level,
         anchor_noise_level=args.noise_level,
@@ -205,6 +205,18 @@ def _options(
         options = like_saved(options, saved, config.vae.factor)
     check_seed(seed, options.batch_size)
     return options.resolved(config)
+
+
+def _text_scale(text: str | None) -> GuidanceScale | None:
+    """A number, or pairs such as `0: 3, 24: 6`."""
+    from ..prompts.numbers import numbers_by_frame
+
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return numbers_by_frame(text.replace(",", "\n"), "--cfg-text")
 
 
 def _numbered(path: Path, count: int) -> list[Path]:

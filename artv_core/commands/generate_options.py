@@ -88,7 +88,12 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor; 1: as trained"
     )
-    group.add_argument("--cfg-text", type=float, metavar="X", help="how strongly frames follow the text; 1: as trained")
+    group.add_argument(
+        "--cfg-text",
+        metavar="X",
+        help="how strongly frames follow the text; 1: as trained; '0: 3, 24: 6' means 3 from frame 0 and 6 from "
+        "frame 24 on",
+    )
     group.add_argument("--cfg-first", type=float, metavar="X", help="the same for a first frame made from text")
     group.add_argument(
         "--noise-level",

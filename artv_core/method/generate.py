@@ -1,7 +1,7 @@
 """The main loop: generates a video frame by frame, and yields each frame as soon as it is finished."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -24,6 +24,9 @@ from .transfer import to_device
 NoiseLevel = int | tuple[tuple[int, int], ...]
 """A condition's noise level (time step): one for all frames, or (first frame, level) pairs, ascending from frame 0."""
 
+GuidanceScale = float | tuple[tuple[int, float], ...]
+"""A guidance scale: one for all frames, or (first frame, scale) pairs, ascending from frame 0."""
+
 MAX_SEED = 2**64 - 1
 
 
@@ -32,8 +35,9 @@ class GenerateOptions:
     """How to sample. None means the value that the checkpoint recommends.
 
     `num_frames` includes given frames; 0 means no end. `height` and `width` are in pixels. `eta` is the share of fresh
-    noise in stochastic samplers. `first_frame_guidance` is the text scale for a frame without references. Video b of a
-    batch has seed `seed + b`. `use_mask=False` leaves out the mask network.
+    noise in stochastic samplers. `first_frame_guidance` is the text scale for a frame without references, whatever
+    `guidance_text` is; a `guidance_text` that changes from frame to frame is not in the paper. Video b of a batch has
+    seed `seed + b`. `use_mask=False` leaves out the mask network.
 
     Not in the paper, and off by default: `redo` has (first frame, seed) pairs, ascending: from each of these frames on,
     its seed replaces the earlier one. `adain_strength` moves each new latent's statistics toward the anchor's
@@ -52,7 +56,7 @@ class GenerateOptions:
     s_noise: float = 1.0
     guidance_references: float | None = None
     guidance_anchor: float | None = None
-    guidance_text: float | None = None
+    guidance_text: GuidanceScale | None = None
     first_frame_guidance: float | None = None
     reference_noise_level: NoiseLevel | None = None
     anchor_noise_level: NoiseLevel | None = None
@@ -230,6 +234,11 @@ def level_at(level: NoiseLevel, frame: int) -> int:
     return level if isinstance(level, int) else next(value for start, value in reversed(level) if start <= frame)
 
 
+def scale_at(scale: GuidanceScale, frame: int) -> float:
+    """The guidance scale at a frame."""
+    return next(value for start, value in reversed(scale) if start <= frame) if isinstance(scale, tuple) else scale
+
+
 def sample_frame(
     conditioners: Conditioners,
     schedule: NoiseSchedule,
@@ -241,7 +250,7 @@ def sample_frame(
     """Sample one latent [B, C, h, w] from noise. Also returns the mean of the steps' copy masks [B, 1, h, w], or
     None."""
     options = request.options
-    scales = _scales(inputs, options)
+    scales = _scales(inputs, options, index)
     denoiser = frame_denoiser(
         schedule, conditioners, inputs, scales, options.mix_mode, options.shortcuts, request.run_networks, levels
     )
@@ -276,11 +285,10 @@ def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> L
     return Levels(schedule, dtype_of(model), model.noise.device, evaluated)
 
 
-def _scales(inputs: FrameInputs, options: GenerateOptions) -> GuidanceScales:
+def _scales(inputs: FrameInputs, options: GenerateOptions, frame: int) -> GuidanceScales:
     text = options.guidance_text if inputs.reference_latent is not None else options.first_frame_guidance
-    return GuidanceScales(
-        *(1.0 if s is None else s for s in (options.guidance_references, options.guidance_anchor, text))
-    )
+    scales = (options.guidance_references, options.guidance_anchor, text)
+    return GuidanceScales(*(1.0 if scale is None else scale_at(scale, frame) for scale in scales))
 
 
 def seeds_at(options: GenerateOptions, frame: int) -> list[int]:
@@ -312,8 +320,13 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
     if options.mix_mode not in MIX_MODES:
         raise ValueError(f"unknown mix_mode {options.mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
     for name in ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "eta", "s_noise"):
-        if not math.isfinite(getattr(options, name)):
-            raise ValueError(f"{name} is {getattr(options, name)}; it must be a finite number")
+        value = getattr(options, name)
+        numbers = [number for _, number in value] if isinstance(value, tuple) else [value]
+        for number in numbers:
+            if not math.isfinite(number):
+                raise ValueError(f"{name} is {number}; it must be a finite number")
+    if isinstance(options.guidance_text, tuple):
+        _check_starts("guidance_text", options.guidance_text)
     for name in ("eta", "s_noise"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} is {getattr(options, name)}; it must be 0 or more")
@@ -339,9 +352,13 @@ def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
 
 def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:
     pairs = ((0, level),) if isinstance(level, int) else level
-    starts = [start for start, _ in pairs]
-    if starts[:1] != [0] or any(later <= earlier for earlier, later in pairwise(starts)):
-        raise ValueError(f"{name} changes at frames {starts}; the first must be 0, each later than the one before")
+    _check_starts(name, pairs)
     for _, value in pairs:
         if not 0 <= value < num_timesteps:
             raise ValueError(f"{name} is {value}; accepted are 0 (clean) to {num_timesteps - 1}")
+
+
+def _check_starts(name: str, pairs: Sequence[tuple[int, float]]) -> None:
+    starts = [start for start, _ in pairs]
+    if starts[:1] != [0] or any(later <= earlier for earlier, later in pairwise(starts)):
+        raise ValueError(f"{name} changes at frames {starts}; the first must be 0, each later than the one before")

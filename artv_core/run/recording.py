@@ -29,6 +29,7 @@ from ..method.generate import (
     generate_frames,
     latent_shape,
     level_at,
+    scale_at,
     seeds_at,
 )
 from ..models.artv import ARTV
@@ -153,6 +154,8 @@ class FrameDigests:
         self._anchors = [tensor_digest(latent) for latent in policy.by_segment]
         self._contexts: dict[int, str] = {}
         settings = {name: value for name, value in vars(options).items() if name not in _BY_FRAME}
+        if isinstance(options.guidance_text, tuple):
+            settings["guidance_text"] = "by frame"  # a single scale stays, as in journals of earlier releases
         shared = {
             "method": METHOD,
             "weights": weights or weights_digest(model),
@@ -171,7 +174,8 @@ class FrameDigests:
 
     def frame(self, index: int) -> bytes:
         """The inputs of one frame. For a given frame or a keyframe, its latent; for any other, its text, seeds and
-        noise levels, and the anchor of its prompt if each has its own."""
+        noise levels, its guidance scale if that changes from frame to frame, and the anchor of its prompt if each has
+        its own."""
         starts = self._text.starts_segment(index)
         if index < len(self._given):
             return repr(("given", starts, tensor_digest(self._given[index]))).encode()
@@ -179,9 +183,12 @@ class FrameDigests:
             return repr(("keyframe", starts, tensor_digest(self._keyframes[index]))).encode()
         levels = (self._options.reference_noise_level or 0, self._options.anchor_noise_level or 0)
         texts = [(self._context(context), weight) for context, weight in self._text.texts(index)]
-        by_frame = (seeds_at(self._options, index), [level_at(level, index) for level in levels])
-        anchor = self._anchors[self._text.segment(index)] if self._anchors else None
-        return repr(("made", starts, texts, *by_frame, *([anchor] if anchor else []))).encode()
+        by_frame: list[Any] = [seeds_at(self._options, index), [level_at(level, index) for level in levels]]
+        if isinstance(self._options.guidance_text, tuple):
+            by_frame.append(float(scale_at(self._options.guidance_text, index)))
+        if self._anchors:
+            by_frame.append(self._anchors[self._text.segment(index)])
+        return repr(("made", starts, texts, *by_frame)).encode()
 
     def _context(self, context: Tensor) -> str:
         # Cached by identity: the track keeps its contexts, and hashing one for each frame would be slow.

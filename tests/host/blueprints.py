@@ -1,7 +1,7 @@
 """The subgraph blueprints in `subgraphs/`: whole ways to a video as one node, in the host's node library.
 
-`python -m tests.host.blueprints` (from the repository's root) makes them on ComfyUI's page, from the templates: it folds
-all nodes into a subgraph and puts the settings that people need on its outside. Needs a ComfyUI and a browser.
+`python -m tests.host.blueprints` (from the repository's root) makes them on ComfyUI's page, from the templates: it
+folds all nodes into a subgraph and puts the settings that people need on its outside. Needs a ComfyUI and a browser.
 """
 
 import json

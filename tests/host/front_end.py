@@ -78,6 +78,21 @@ READABLE = """(selector) => {
 GRAPH = "() => JSON.stringify(app.graph.serialize().nodes.map(node => [node.type, node.widgets_values]))"
 
 
+# The inputs of a node that can be set on it, without panels.
+VISIBLE = """(type) => {
+    const node = app.graph.nodes.find(node => node.type == type)
+    const own = node.widgets.filter(widget => !widget.element).map(widget => widget.name)
+    if (!LiteGraph.vueNodesMode)
+        return own.filter(name => {
+            const widget = node.widgets.find(widget => widget.name == name)
+            return node.isWidgetVisible ? node.isWidgetVisible(widget) : !widget.hidden
+        })
+    const boxes = [...document.querySelectorAll(`[data-node-id="${node.id}"] [aria-label]`)]
+        .filter(box => box.getClientRects().length).map(box => box.getAttribute("aria-label"))
+    return own.filter(name => boxes.includes(name))
+}"""
+
+
 @dataclass(frozen=True)
 class FrontEnd:
     """A page to test: `own` is the host's own front end, else the newest; in `nodes_2` nodes are elements."""
@@ -178,6 +193,25 @@ def set_widgets(page: "Page", kind: str, **values: Any) -> None:
         })""",
         [kind, values],
     )
+
+
+def set_as_saved(page: "Page", kind: str, name: str, value: Any) -> None:
+    """Give a widget of the first node of a kind a value as a workflow has it: the page rounds only what people type."""
+    page.evaluate(
+        """([kind, name, value]) => {
+            const node = app.graph.nodes.find(node => node.type == kind)
+            const saved = node.serialize()
+            saved.widgets_values[node.widgets.findIndex(widget => widget.name == name)] = value
+            if (saved.widgets_values_named) saved.widgets_values_named[name] = value
+            node.configure(saved)
+        }""",
+        [kind, name, value],
+    )
+
+
+def visible_inputs(page: "Page", kind: str) -> list[str]:
+    """The names of the inputs that can be set on the first node of a kind, as it is shown."""
+    return page.evaluate(VISIBLE, kind)
 
 
 def show_node(page: "Page", kind: str, scale: float = 0.9) -> None:

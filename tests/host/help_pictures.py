@@ -38,6 +38,7 @@ PROMPTS = """"0": "a large red circle moving right on a blue background",
 VALUES: dict[str, dict[str, Any]] = {
     "ARTVMultiPromptScheduler": {"text": PROMPTS, "blend_frames": 4, "num_frames": 48},
     "ARTVAdaptModel": {},
+    "ARTVSamplingOptions": {"cfg_by_frame": "0: 1\n24: 3"},
     "ARTVAnchorFrame": {},
     "ARTVNoiseAugment": {"reference_levels": "0: 20\n24: 60"},
     "ARTVKeyframes": {},

@@ -510,6 +510,56 @@ def weighted(nodes: dict, checkpoint: str, base: Path) -> list[list[tuple[str, f
 # Parts
 
 
+def options_of(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What each sampler of the graphs in `graphs.json` gives to the core: group -> graph -> node -> options."""
+    groups = json.loads((base / "graphs.json").read_text(encoding="utf-8"))
+    return {
+        group: {
+            name: {
+                key: vars(_options(nodes, graph, part["inputs"]))
+                for key, part in graph.items()
+                if part["class_type"] == "ARTVMaskedDiffusionSampler"
+            }
+            for name, graph in graphs.items()
+        }
+        for group, graphs in groups.items()
+    }
+
+
+def _options(nodes: dict, graph: dict, inputs: dict):
+    """The options from a sampler's widgets and from the nodes with settings that are wired to it."""
+    sampler = _module("sampler")
+    settings = {
+        "journal": sampler.JournalSettings(),
+        "anchor": sampler.AnchorSettings(),
+        "noise_augment": sampler.NoiseSettings(),
+        "shortcuts": sampler.Shortcuts(),
+    }
+    for name in settings:
+        if name in inputs:
+            source = graph[inputs[name][0]]
+            settings[name] = nodes[source["class_type"]].execute(**source["inputs"]).args[0]
+    widgets = {name: value for name, value in inputs.items() if not isinstance(value, list)}
+    return sampler._options(*settings.values(), **widgets)
+
+
+def automatic(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What is read from each value of the file `values.json`, for each kind of input: a number, None for "auto", or the
+    error."""
+    inputs = {**_module("sampler").AUTOMATIC, **_module("conditions").LEVELS, "frames": _module("journal").FRAMES}
+    values = json.loads((base / "values.json").read_text(encoding="utf-8"))
+    return {name: [_read(inputs[name], value) for value in given] for name, given in values.items()}
+
+
+def _read(one, value):
+    try:
+        number = one.read(value)
+        one.check(value)
+    except ValueError as error:
+        return str(error)
+    return number if number is None else [type(number).__name__, number]
+
+
 def _make_lazy(with_patchers: bool) -> None:
     import comfy_aimdo.control
 

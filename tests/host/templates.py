@@ -100,8 +100,8 @@ TEMPLATES = {
     ),
     "compare_anchor_mask_noise": Template(
         "Four videos from one seed: as recommended, without the anchor frame, without the copy mask, without noise "
-        "augmentation. With this small model they differ little at first; make more frames to see more. Unfold a sampler "
-        "to see its settings.",
+        "augmentation. With this small model they differ little at first; make more frames to see more. Unfold a "
+        "sampler to see its settings.",
         [["1", "2", NOTE], ["3"], ["5", "6", "10", "11", "8"], ["4", "7"], ["12", "9"]],
         folded=["6", "11", "8"],
     ),

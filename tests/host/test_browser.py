@@ -8,7 +8,7 @@ import pytest
 
 from artv_core.commands.comfyui_server import Server
 
-from . import browser, templates, front_end, workflow_format
+from . import browser, front_end, templates, workflow_format
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
@@ -27,11 +27,13 @@ def overlaps(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return not any(apart)
 
 
-def text_to_video(checkpoint: str, frames: int = 16, width: int = 0, height: int = 0) -> dict[str, Any]:
+def text_to_video(
+    checkpoint: str, frames: int = 16, width: int | str = "auto", height: int | str = "auto"
+) -> dict[str, Any]:
     """The shipped workflow with these values in its widgets."""
     workflow = workflow_format.read_ui(workflow_format.TITLES["text_to_video"])
     nodes = {node["type"]: node for node in workflow["nodes"]}
-    assert nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] == [16, 0, 0]
+    assert nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] == [16, "auto", "auto"]
     nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] = [frames, width, height]
     nodes["ARTVLoader"]["widgets_values"][0] = checkpoint
     return workflow

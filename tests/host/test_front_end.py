@@ -135,7 +135,8 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     run("finished", frames=6, seed=seed)
     assert front_end.status(page) == "Finished: 6 frames"
 
-    run("refused", height=68)
+    front_end.set_as_saved(page, SAMPLER, "height", 68)
+    run("refused")
     assert front_end.status(page) == f"Nothing was made | {TOO_HIGH}"
     assert not page.locator(".artv-live-picture").is_visible()
     keep(page, shown, host, "refused")

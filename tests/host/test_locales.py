@@ -54,7 +54,7 @@ def _definition(node: dict[str, Any]) -> dict[str, Any]:
 def test_english_is_what_the_nodes_say(server: Server) -> None:
     written, said = read("en", "nodeDefs"), node_definitions(server)
     assert written == said, "python -m tests.host.test_locales writes it anew"
-    assert len(said) == 16
+    assert len(said) == 17
 
 
 @pytest.mark.parametrize("name", ["main", "nodeDefs", "settings"])
@@ -78,7 +78,8 @@ def test_the_pages_own_reader_of_messages_finds_no_syntax_in_the_nodes_texts(lan
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_settings_are_called_as_on_the_nodes(language: str) -> None:
     nodes = read(language, "nodeDefs")
-    inputs = nodes["ARTVMaskedDiffusionSampler"]["inputs"] | nodes["ARTVNoiseAugment"]["inputs"]
+    givers = ("ARTVMaskedDiffusionSampler", "ARTVNoiseAugment", "ARTVSamplingOptions")
+    inputs = {name: spec for giver in givers for name, spec in nodes[giver]["inputs"].items()}
     settings = read(language, "main")["artv"]["checkpoint"]["settings"]
     assert settings == {name: inputs[name]["name"] for name in settings}
 
