@@ -12,7 +12,7 @@ from artv_core.models import fused, triton_kernels
 
 MAPS = [
     (2, 80, 5, 13, 8),
-    (1, 320, 6, 7, 32),
+    (1, 160, 6, 7, 16),
     (2, 64, 1, 1, 32),
     (1, 96, 20, 19, 8),
     (1, 256, 3, 3, 2),  # groups as large as they may be

@@ -25,16 +25,21 @@ def untrained(seed: int = 0) -> ARTV:
     return model
 
 
-def smallest(text: bool = True) -> ARTV:
-    """As `untrained`, of one level and one block: quick to compile."""
+def smallest_config() -> ARTVConfig:
+    """`tiny` with networks of one level and one block."""
     config, networks = preset("tiny"), {}
     for name in ("noise", "mask"):
         network = getattr(config, name)
         sizes = {"model_channels": 32, "head_channels": 16, "channel_mult": (1,), "num_res_blocks": 1}
         unet = replace(network.unet, **sizes, attention_levels=(0,), norm_groups=8)
         networks[name] = replace(network, unet=unet)
+    return replace(config, **networks)
+
+
+def smallest(text: bool = True) -> ARTV:
+    """As `untrained`, of one level and one block: quick to compile."""
     torch.manual_seed(0)
-    model = ARTV(replace(config, **networks), text=text).eval().requires_grad_(False)
+    model = ARTV(smallest_config(), text=text).eval().requires_grad_(False)
     _fill_zeros(model)
     return model
 

@@ -17,6 +17,8 @@ import ablations  # noqa: E402
 from ablations import Budget  # noqa: E402
 from tables import marker_of  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
 
 

@@ -33,6 +33,7 @@ from artv_core.run import job as jobs
 from artv_core.run.drift import read_drift_csv
 from artv_core.run.journal_list import list_journals
 from artv_core.synthetic.shapes import vocabulary
+from tests.forked import COMMAND, COMMANDS, Fork, python_with
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32", "--device", "cpu"]
@@ -389,6 +390,11 @@ def process(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def fork(*arguments: object) -> Fork:
+    """The same, and without the seconds in which a process imports everything."""
+    return python_with(*COMMANDS).start(COMMAND, *arguments)
+
+
 def test_help_is_quick_and_imports_no_torch():
     code = "import sys, artv_core.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -421,7 +427,7 @@ LONG = ["--frames", 40, "--seed", 3]
 
 def test_a_killed_process_goes_on_and_its_video_is_that_of_an_uninterrupted_one(checkpoint, tmp_path, capsys):
     words = ["generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK, *LONG]
-    running = process(*words)
+    running = fork(*words)
     while not (done := [j for j in list_journals(tmp_path / "artv_journals") if j.num_frames > 5]):
         assert running.poll() is None
         time.sleep(0.02)  # the other process needs the time
@@ -437,8 +443,8 @@ def test_a_killed_process_goes_on_and_its_video_is_that_of_an_uninterrupted_one(
 
 def test_an_endless_video_goes_on_until_it_is_stopped(checkpoint, tmp_path):
     """By SIGTERM here; the next test stops one by SIGINT."""
-    running = process("generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK,
-                      "--frames", 0)  # fmt: skip
+    running = fork("generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK,
+                   "--frames", 0)  # fmt: skip
     growing = tmp_path / "out.part.mp4"
     while not (growing.exists() and growing.stat().st_size > 10_000):
         assert running.poll() is None, running.communicate()

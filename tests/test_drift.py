@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import astuple
 from pathlib import Path
@@ -22,6 +21,7 @@ from artv_core.run.drift import (
     plot_drift,
     read_drift_csv,
 )
+from tests.forked import python_with
 
 
 def picture(seed: int = 0, size: int = 32) -> Tensor:
@@ -211,9 +211,7 @@ def test_rows_survive_a_kill(tmp_path: Path):
         "for k in range(7): log.append(DriftReading(k, *[k / 3] * 6))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parents[1]
-    ended = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    assert python_with("artv_core.run.pipeline").run(code, path).returncode == -signal.SIGKILL
     assert read_drift_csv(path) == [DriftReading(k, *[k / 3] * 6) for k in range(7)]
 
 
@@ -344,7 +342,8 @@ def test_plot_leaves_no_global_state():
         "plot_drift([DriftReading(0, 0, 1, 1, 0, 0, 0)])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
+    ended = python_with("artv_core.run.pipeline").run(code)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_without_matplotlib_the_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch):

@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from artv_core import media
 from artv_core.files.partial_file import check_writable
 from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video, writing
+from tests.forked import python_with
 
 
 def smooth(count: int = 6, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -361,8 +360,8 @@ for index in range(7):
         writer.append(torch.full((3, 64, 64), index / 10))
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    child = subprocess.run([sys.executable, "-c", program], cwd=Path(media.__file__).parents[2], capture_output=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    child = python_with("artv_core.run.pipeline").run(program)
+    assert child.returncode == -signal.SIGKILL, child.stderr
     assert sorted(os.listdir(tmp_path)) == ["a.part.mkv", "a.part.mp4"]
     for name in os.listdir(tmp_path):
         seen = read_video(tmp_path / name)

@@ -18,7 +18,7 @@ from artv_core.models.artv import ARTV
 from artv_core.models.expansion import Expansion
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import Reuse
-from tests.models import frames_of, untrained
+from tests.models import frames_of, smallest, smallest_config, untrained
 from tests.naive import PAPER, naive_frames, naive_work
 from tests.test_unet import SMALL_NETWORK, fill, inputs, relative_error
 from tests.work import count_work, video_work
@@ -39,11 +39,11 @@ def text_of(model: ARTV, *starts: int) -> TextTrack:
     ("mix_mode", "batch", "levels"), [("after_guidance", 1, (50, 30)), ("every_branch", 2, (0, 0))]
 )
 def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tuple[int, int]):
-    """Float64, 16 frames of the shipped model."""
+    """Float64, 8 frames of the shipped model."""
     model = load_checkpoint(resolve_checkpoint("tiny")).double()
     options = replace(
         PAPER,
-        num_frames=16,
+        num_frames=8,
         height=32,
         width=32,
         steps=2,
@@ -57,7 +57,7 @@ def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tu
     ours = torch.stack([frame.latent for frame in frames_of(model, text, options, anchor=FIRST)])
     plain = torch.stack(list(naive_frames(model, text, options)))
     assert ours.dtype == torch.float64
-    assert ours.shape == (16, batch, 4, 4, 4)
+    assert ours.shape == (8, batch, 4, 4, 4)
     assert relative_error(ours, plain) < 1e-9
     assert relative_error(ours[1:], plain[:-1]) > 0.01, "the frames differ from one another"
 
@@ -145,14 +145,15 @@ def test_work_of_a_clip_of_the_paper():
 @pytest.mark.parametrize("changes", [{}, {"reuse_every": 2}])
 def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
     options = replace(PAPER, num_frames=4, height=32, width=32, steps=3, **changes)
+    config = smallest_config()
     with torch.device("meta"):
-        model = ARTV(preset("tiny"), vae=False, text=False).eval()
+        model = ARTV(config, vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
     frames = frames_of(model, text, options)
     whole = count_work(model, lambda: list(frames))
-    assert video_work(preset("tiny"), options)[0] == whole
+    assert video_work(config, options)[0] == whole
     with pytest.raises(ValueError, match="number of frames is 2; give 3 or more"):
-        video_work(preset("tiny"), replace(options, num_frames=2))
+        video_work(config, replace(options, num_frames=2))
 
 
 # Shortcuts, which do change results
@@ -160,7 +161,7 @@ def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
 
 def shortcut(model: ARTV, **options: object) -> tuple[list[Tensor], int]:
     """Frames, and the work in FLOPs that they were."""
-    run = GenerateOptions(**{"num_frames": 3, "height": 32, "width": 32, "steps": 4, "seed": 2, **options})
+    run = GenerateOptions(**{"num_frames": 2, "height": 32, "width": 32, "steps": 4, "seed": 2, **options})
     frames: list[Tensor] = []
     work = count_work(model, lambda: frames.extend(f.latent for f in frames_of(model, text_of(model), run)))
     return frames, work.flops
@@ -213,7 +214,7 @@ def test_features_are_not_reused_across_an_end_of_the_guidance_interval():
 
 @pytest.mark.parametrize("low", [0.2, 0.4, 0.6, 0.8])
 def test_reuse_and_a_guidance_interval_go_together_wherever_it_ends(low: float):
-    model = untrained()
+    model = smallest()
     options = {"guidance_text": 4.0, "first_frame_guidance": 3.0, "guidance_interval": (low, 0.95), "steps": 7}
     whole, all_work = shortcut(model, **options)
     frames, work = shortcut(model, **options, reuse_every=3)
@@ -223,7 +224,7 @@ def test_reuse_and_a_guidance_interval_go_together_wherever_it_ends(low: float):
 
 
 def test_guidance_outside_of_its_interval_is_off():
-    model = untrained()
+    model = smallest()
     guided = {"guidance_text": 4.0, "guidance_references": 1.5, "first_frame_guidance": 3.0}
     plain, one = shortcut(model, guidance_text=1.0, first_frame_guidance=1.0)
     everywhere, all_branches = shortcut(model, **guided)

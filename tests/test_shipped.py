@@ -1,8 +1,5 @@
 """The shipped checkpoint: it is small, complete, and its demo shows moving objects in the prompts' colours."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,15 +14,14 @@ from artv_core.synthetic.quality import Rollout, quality_clips, read_rollout, su
 from artv_core.synthetic.reading import angle_between, median_motion, shifts
 from artv_core.synthetic.shapes import DIRECTIONS, render, sample_clip
 from artv_core.training.vae import unchanged_cells
+from tests.forked import COMMAND, COMMANDS, python_with
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `artv demo` made, run as a user does, from a folder that is not the repository."""
     folder = tmp_path_factory.mktemp("demo")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-m", "artv_core.cli", "demo", "--no-comfyui", "--output", "out"]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    result = python_with(*COMMANDS).run(COMMAND, "demo", "--no-comfyui", "--output", "out", folder=folder, timeout=300)
     assert result.returncode == 0, result.stderr
     for path in result.stdout.split():
         assert (folder / path).is_file()

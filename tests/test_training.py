@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,6 +31,7 @@ from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips, provenance
 from artv_core.training.vae import VAETraining, unchanged_cells
 from artv_core.training.worlds import crop_to_object
+from tests.forked import python_with
 
 pytestmark = pytest.mark.usefixtures("counted_once")
 
@@ -40,9 +40,23 @@ ROOT = Path(__file__).parent.parent
 # Bit-for-bit claims hold on a CPU; a GPU's backward passes are not deterministic, and two processes want two of them.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+TRAINING = ("artv_core.training.run", "open_clip")
+"""What a process that trains imports."""
+
+UNMEASURED = """
+from artv_core.training import config, diffusion, loop, run, samples
+diffusion.DiffusionTraining.flops_per_sample = lambda stage: 1.0
+loop.peak_flops = lambda device, half: (1.0, "not measured")
+"""
+"""As `counted_once`, for other processes: `finished` has counted and measured them."""
+
 SMALL = """
 name = "small"
 preset = "tiny"
+[overrides.noise.unet]
+model_channels = 32
+head_channels = 16
+num_res_blocks = 1
 [latents]
 clips = 6
 frames = 4
@@ -439,15 +453,15 @@ def test_a_killed_run_goes_on_from_its_last_state(finished: Path, tmp_path: Path
     folder.mkdir()
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
-    script = (
-        "import os, signal, sys; from artv_core.training import samples, run, config;"
+    script = UNMEASURED + (
+        "import os, signal;"
         "before = samples.ClipSamples.batch;"
         "samples.ClipSamples.batch = lambda self, step, indices: "
         "(os.kill(os.getpid(), signal.SIGKILL) if step == 1 else None, before(self, step, indices))[1];"
         f"every = config.read_config({str(tmp_path / 'small.toml')!r}, ['diffusion.save_minutes=0.0']);"
         f"run.run(every, {str(tmp_path)!r}, ['diffusion'], resume=False)"
     )
-    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    killed = python_with(*TRAINING).run(script)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000001"]
     assert not (folder / "diffusion.safetensors").exists()
@@ -649,9 +663,8 @@ def test_train_py_is_that_command(tmp_path: Path):
     assert re.fullmatch(r"train.py: no training configuration at .*none\.toml; [^\n]+\n", result.stderr)
 
 
-STOP_ONE = """
+STOP_ONE = f"""{UNMEASURED}
 import os, signal, sys
-from artv_core.training import config, run, samples
 before = samples.ClipSamples.batch
 def batch(self, step, indices):
     if step == 1 and os.environ["RANK"] == "1":
@@ -663,17 +676,15 @@ run.run(config.read_config(sys.argv[1]), sys.argv[2], ["diffusion"], resume=True
 """
 
 
-def two_processes(command: list[str]) -> str:
-    """What both print, started with the variables that torchrun sets, without torchrun, which takes as long as one of
-    them to start; `test_evaluate.py` starts two by torchrun itself."""
+def two_processes(*words: object) -> str:
+    """What both print, started with the variables that torchrun sets, without torchrun, which takes seconds to start;
+    `test_evaluate.py` starts two by torchrun itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    group |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ranks = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(command, cwd=ROOT, env=rank, **pipes) for rank in ranks]
+    ranks = [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    running = [python_with(*TRAINING).start(STOP_ONE, *words, environment=rank) for rank in ranks]
     said = [one.communicate(timeout=300) for one in running]
     assert [one.returncode for one in running] == [0, 0], "".join(err[-5000:] for _, err in said)
     return "".join(out for out, _ in said)
@@ -685,15 +696,14 @@ def test_two_processes_train_as_one_and_stop_as_one(finished: Path, tmp_path: Pa
     Resumed, the weights are those of one process that never stopped, up to the order of sums.
     """
     (tmp_path / "small.toml").write_text(SMALL)
-    (tmp_path / "stop_one.py").write_text(STOP_ONE)
     folder = tmp_path / "small"
     folder.mkdir()
     for name in ("vae", "latents"):
         (folder / f"{name}.safetensors").write_bytes((finished / f"{name}.safetensors").read_bytes())
-    command = [sys.executable, str(tmp_path / "stop_one.py"), str(tmp_path / "small.toml"), str(tmp_path)]
-    assert two_processes([*command, "stop"]).count("--resume continues from here") == 1
+    run_of = (tmp_path / "small.toml", tmp_path)
+    assert two_processes(*run_of, "stop").count("--resume continues from here") == 1
     assert [path.name for path in folder.glob("diffusion/state-*")] == ["state-00000002"]
-    assert two_processes([*command, "go on"]).count("stage diffusion: done") == 1
+    assert two_processes(*run_of, "go on").count("stage diffusion: done") == 1
     shared, alone = load_file(folder / "diffusion.safetensors"), load_file(finished / "diffusion.safetensors")
     for name, tensor in alone.items():
         assert torch.allclose(tensor, shared[name], rtol=0, atol=2e-3 * tensor.abs().max().item() + 1e-6), name

@@ -27,6 +27,10 @@ name = "timed"
 preset = "tiny"
 [overrides]
 size = [32, 32]
+[overrides.noise.unet]
+model_channels = 32
+head_channels = 16
+num_res_blocks = 1
 [latents]
 clips = 5
 frames = 3

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from artv_core.checkpoint import save_checkpoint
 from artv_core.commands.comfyui_server import Server
@@ -40,6 +39,8 @@ def model() -> ARTV:
 @pytest.fixture(scope="module")
 def graph(server: Server, model: ARTV) -> Graph:
     """text_to_video with a file of what was trained and a base with SD 1.x's keys."""
+    from transformers import CLIPTextConfig, CLIPTextModel  # seconds, which runs without a host do not need
+
     models = server.base / "models"
     trained = models / "artv" / "sd1.safetensors"
     save_checkpoint(model, trained, parts=("branches", "mask", "vae"), base="v1.safetensors")
