@@ -36,15 +36,15 @@ SIZES = {
     "ARTVStreamVideo": (300, 170),
     "ARTVDecodeVideo": (300, 440),
     "ARTVDriftReadout": (330, 500),
-    "ARTVStepMasks": (300, 120),
+    "ARTVStepMasks": (340, 460),
     "ARTVKeyframes": (300, 130),
     "PreviewAny": (330, 220),
     "PreviewImage": (340, 360),
     "SaveVideo": (300, 420),
     "CreateVideo": (300, 90),
     "GetVideoComponents": (300, 110),
-    "EmptyImage": (300, 160),
-    "ImageCompositeMasked": (300, 190),
+    "EmptyImage": (300, 140),
+    "ImageCompositeMasked": (300, 170),
     "ImageScale": (300, 180),
     "ImageBatch": (300, 80),
     "MaskToImage": (300, 60),
@@ -88,6 +88,12 @@ TEMPLATES = {
         "frames of that video, so set it to a higher number.",
         [["1", "2", NOTE], ["4"], ["3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
     ),
+    "keyframes": Template(
+        "The video shows your pictures at frames 0 and 16 and goes on from each. The image nodes draw the two pictures: "
+        "replace them with Load Image and Upscale Image (64 x 64). Change the frames in positions, and let a prompt "
+        "start at each.",
+        [["1", NOTE, "5", "8"], ["2", "6"], ["7", "9", "10", "11", "12"], ["3"], ["4"]],
+    ),
     "long_video_watched": Template(
         "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it grows with each frame. Cancel "
         "the run, or close ComfyUI, and queue it again: it continues where it stopped. In redo, '40: 7' makes all "
@@ -95,8 +101,9 @@ TEMPLATES = {
         [["1", NOTE], ["2"], ["4", "5"], ["3"], ["6", "7"]],
     ),
     "see_the_masks": Template(
-        "The second video shows what was copied: white cells were copied from the previous frame, dark ones are new.",
-        [["1", NOTE], ["2"], ["3"], ["5", "6", "7"], ["4", "8"]],
+        "The second video shows what was copied: white cells were copied from the previous frame, dark ones are new. "
+        "The sheet shows the same for each denoising step of one frame.",
+        [["1", NOTE], ["2"], ["3"], ["5", "6", "7", "9"], ["4", "8"]],
     ),
     "compare_anchor_mask_noise": Template(
         "Four videos from one seed: as recommended, without the anchor frame, without the copy mask, without noise "
@@ -200,6 +207,9 @@ CARDS: dict[str, Callable[[dict[str, Frames]], Card]] = {
     "multi_prompt_long_video": lambda made: Card("Right, then up, then left").cells(pick(made["4"], 9), 3),
     "go_on_from_video": lambda made: Card("Continue a video").cells(
         [*pick(made["11"][:8], 2), *pick(made["11"][8:], 2)], 2, ["yours", "yours", "new", "new"]
+    ),
+    "keyframes": lambda made: Card("Your own pictures\nat chosen frames").cells(
+        [made["4"][index] for index in (0, 8, 16, 24)], 2, ["yours", "", "yours", ""]
     ),
     "long_video_watched": lambda made: Card("Long, and watched\nwhile it is made").cells(pick(made["3"], 16), 4),
     "see_the_masks": lambda made: Card("White is copied,\nblack is new").cells(

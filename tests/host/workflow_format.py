@@ -19,6 +19,7 @@ TITLES = {
     "image_to_video": "2 Image to video",
     "multi_prompt_long_video": "3 Several prompts in one video",
     "go_on_from_video": "4 Continue a video",
+    "keyframes": "5 Your own pictures at chosen frames",
     "long_video_watched": "6 Long video, watched while it is made",
     "see_the_masks": "7 See what is copied",
     "compare_anchor_mask_noise": "8 Compare without anchor, mask or noise",
