@@ -6,7 +6,7 @@
 import { tidied } from "./automatic_text.js"
 import { SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
 import { factsFor } from "./facts.js"
-import { app, isWired, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
+import { app, isWired, noteChange, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
 const SHOWN_MILLISECONDS = 6000
@@ -93,8 +93,9 @@ class Boxes {
     for (const box of this.boxes) {
       const { widget } = box
       if (isEdited(widget)) continue
-      if (widget.value !== this.shown(box)) this.take(box)
+      const isNew = widget.value !== this.shown(box) && this.take(box)
       if (widget.value !== this.shown(box)) setWidget(this.node, widget, this.shown(box))
+      if (isNew) noteChange()
     }
     this.tidyOutside()
     this.node.graph?.setDirtyCanvas(true, true)
@@ -112,13 +113,14 @@ class Boxes {
     }
   }
 
-  /** Keep what was typed. What is neither a number nor "auto" is told, and what was there before comes back. */
+  /** Keep what was typed; whether it is new. What is neither a number nor "auto" is told, and what was there before comes back. */
   take(box) {
     const { widget, spec, kept } = box
-    if (widget.value === kept) return
+    if (widget.value === kept) return false
     const plain = tidied(widget.value, spec, true)
-    if (plain !== null) box.kept = plain
+    box.kept = plain ?? kept
     if (plain === null) notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
+    return box.kept !== kept
   }
 }
 
