@@ -209,7 +209,7 @@ SAID = {
 TEXT = "a red car in the rain"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_server(server: Server, files: Path) -> Iterator[Server]:
     """With the files; it lets go of its models afterwards, which take gigabytes."""
     link(files, server.base)
