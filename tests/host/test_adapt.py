@@ -142,6 +142,8 @@ def test_hooks_and_other_devices_get_a_second_copy(in_process: InProcess, host: 
 
 
 def test_weights_of_8_bits(in_process: InProcess, host: Host, base: Path) -> None:
+    if is_lazy(host):
+        pytest.skip("with lazy layers on a CPU, ComfyUI keeps the types of the file")
     found = in_process(host, "adapt_stored_smaller", base)
     print(found)
     assert found["types"][0] == "torch.float8_e4m3fn"
