@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ def test_hooks_and_other_devices_get_a_second_copy(in_process: InProcess, host: 
 
 
 def test_weights_of_8_bits(in_process: InProcess, host: Host, base: Path) -> None:
+    if is_lazy(host):
+        pytest.skip("with lazy layers on a CPU, ComfyUI keeps the types of the file")
     found = in_process(host, "adapt_stored_smaller", base)
     print(found)
     assert found["types"][0] == "torch.float8_e4m3fn"
@@ -208,6 +211,14 @@ SAID = {
 TEXT = "a red car in the rain"
 
 
+@pytest.fixture(scope="module")
+def own_server(server: Server, files: Path) -> Iterator[Server]:
+    """With the files; it lets go of its models afterwards, which take gigabytes."""
+    link(files, server.base)
+    yield server
+    server.post("/free", {"unload_models": True, "free_memory": True})
+
+
 def own_graph() -> Graph:
     """ComfyUI's own nodes, and three of this pack: a video of a Stable Diffusion checkpoint with two LoRAs."""
     first, second = sd_files.LORAS
@@ -233,30 +244,27 @@ def own_graph() -> Graph:
     }
 
 
-def test_a_graph_of_native_nodes_makes_a_video(server: Server, files: Path) -> None:
-    link(files, server.base)
-    result = server.run(own_graph())
+def test_a_graph_of_native_nodes_makes_a_video(own_server: Server) -> None:
+    result = own_server.run(own_graph())
     assert result.status == "success", result.message
-    made = read_video(max((server.base / "output" / "video").glob("own*.mp4")))
+    made = read_video(max((own_server.base / "output" / "video").glob("own*.mp4")))
     assert made.shape == (3, 3, 64, 64)
     assert made.float().std() > 1
     assert "4 weights are changed by LoRAs or other patches" in result.outputs["about"]["text"][0]
 
 
-def test_a_file_that_was_replaced_is_read_again(server: Server, files: Path) -> None:
-    link(files, server.base)
+def test_a_file_that_was_replaced_is_read_again(own_server: Server, files: Path) -> None:
     graph = own_graph()
-    assert server.run(graph).status == "success"
-    assert "adapt" not in server.run(graph).executed
-    place = server.base / "models" / "artv" / sd_files.ADAPTER
+    assert own_server.run(graph).status == "success"
+    assert "adapt" not in own_server.run(graph).executed
+    place = own_server.base / "models" / "artv" / sd_files.ADAPTER
     place.unlink()
     shutil.copyfile(files / sd_files.ADAPTER, place)
-    assert "adapt" in server.run(graph).executed
+    assert "adapt" in own_server.run(graph).executed
 
 
-def test_a_journal_of_the_loader_goes_on(server: Server, files: Path) -> None:
+def test_a_journal_of_the_loader_goes_on(own_server: Server) -> None:
     """Three frames with ARTV Loader and two ARTV LoRA nodes, then five with the graph's own model and LoRAs."""
-    link(files, server.base)
     graph = own_graph()
     lora = {"strength": 0.5, "strength_clip": 0.5}
     loaded = graph | {
@@ -266,15 +274,14 @@ def test_a_journal_of_the_loader_goes_on(server: Server, files: Path) -> None:
         "text": node("CLIPTextEncode", clip=["adapt", 1], text=TEXT),
     }
     del loaded["lora 1"], loaded["lora 2"], loaded["about"]
-    first, held = journaled(server, loaded, frames=3)
-    on, held_then = journaled(server, graph, frames=5)
+    first, held = journaled(own_server, loaded, frames=3)
+    on, held_then = journaled(own_server, graph, frames=5)
     assert (held, held_then) == (0, 3)
     assert torch.equal(on[:3], first)
 
 
-def test_frames_go_on_through_the_graphs_own_vae(server: Server, files: Path) -> None:
+def test_frames_go_on_through_the_graphs_own_vae(own_server: Server) -> None:
     """VAE Decode, VAE Encode and the Multi-Prompt Scheduler with the graph's CLIP and VAE."""
-    link(files, server.base)
     graph = own_graph()
     settings = {"pre_text": "", "app_text": "", "blend_frames": 0, "fps": 8.0, "num_frames": 0, "segment_frames": 16}
     text = '"0": "a red car", "3": "a blue car"'
@@ -289,9 +296,9 @@ def test_frames_go_on_through_the_graphs_own_vae(server: Server, files: Path) ->
         "latents": node("VAEEncode", pixels=["images", 0], vae=["load", 2]),
         "sample": node("ARTVMaskedDiffusionSampler", **SAMPLER_DEFAULTS | wires),
     }
-    result = server.run(graph)
+    result = own_server.run(graph)
     assert result.status == "success", result.message
-    assert len(read_video(max((server.base / "output" / "video").glob("own*.mp4")))) == 5
+    assert len(read_video(max((own_server.base / "output" / "video").glob("own*.mp4")))) == 5
 
 
 def journaled(server: Server, graph: Graph, frames: int) -> tuple[Tensor, int]:
