@@ -14,7 +14,9 @@ import itertools
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,15 +28,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from releases import compare
 from result_files import as_bar, commit, read, verdict
 
 from artv_core.commands.comfyui_server import Host, Server, find_hosts
 from tests.host import browser, front_end, timeline_steps, workflow_format
+from tests.host.compare_releases import compare
 from tests.host.front_end import SAMPLER, FrontEnd
 
 RESULT = ROOT / "benchmarks/results/front_end.json"
-TIMING = ROOT / "benchmarks/host_timing"
+TIMING = ROOT / "tests/host/artv_timing"
 NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
 WEIGHTS = {"CheckpointLoaderSimple"}
 """Nodes that a front end may mark, since what they name is not there."""
@@ -84,8 +86,8 @@ def pages() -> dict[str, tuple[Host, FrontEnd]]:
 
 def use(host: Host, shown: FrontEnd) -> Part:
     """What people do; a step that fails ends the benchmark."""
-    with opened(host, shown) as (_, page, faults):
-        workflows = {name: queue_template(page, name) for name in workflow_format.names()}
+    with opened(host, shown) as (server, page, faults):
+        workflows = {name: queue_template(server, page, name) for name in workflow_format.names()}
         front_end.open_template(page, "multi_prompt_long_video")
         timeline = timeline_steps.edit(page)
         front_end.picture(page, f"{host.version} {shown.name} timeline")
@@ -95,18 +97,24 @@ def use(host: Host, shown: FrontEnd) -> Part:
         return found | {"faults": faults.seen}
 
 
-def queue_template(page: Any, name: str) -> dict[str, Any]:
+def queue_template(server: Server, page: Any, name: str) -> dict[str, Any]:
     front_end.open_template(page, name)
-    faulty = [node["title"] for node in browser.laid_out(page) if node["faulty"] and node["type"] not in WEIGHTS]
+    page.wait_for_timeout(1000)
+    nodes, zoom = browser.laid_out(page), round(browser.zoom(page), 3)
+    faulty = [node["title"] for node in nodes if node["faulty"] and node["type"] not in WEIGHTS]
     if name in NEEDS_OTHER_WEIGHTS:
-        return {"opened": not faulty, "queued": False}
+        return {"opened": not faulty, "queued": False, "zoom": zoom, "overlapping": browser.overlapping(nodes)}
     graph = workflow_format.read_api(name)
     frames = next(part["inputs"]["frames"] for part in graph.values() if part["class_type"] == SAMPLER)
     front_end.show_node(page, SAMPLER)
     front_end.set_widgets(page, SAMPLER, seed=next(SEEDS))
     watched = front_end.watch_run(page, frames)
     print(f"  {name}: first picture at {watched.first_picture:.2f}", flush=True)
-    return {"opened": not faulty, "queued": True, "first picture at": round(watched.first_picture, 3)}
+    while any(server.get("/queue").values()):
+        page.wait_for_timeout(500)
+    page.wait_for_timeout(2000)  # in which nodes show what they made
+    shown = {"zoom": zoom, "overlapping": browser.overlapping(browser.laid_out(page))}
+    return {"opened": not faulty, "queued": True, "first picture at": round(watched.first_picture, 3)} | shown
 
 
 def reload_and_cancel(page: Any) -> bool:
@@ -210,12 +218,23 @@ def earlier(host: Host, shown: FrontEnd) -> Part:
     return compare(host)
 
 
+def adapted(host: Host, _: FrontEnd) -> Part:
+    """The tests of a Stable Diffusion model of the graph: a video of native nodes and three of this pack, and parity
+    with the loader. No page is needed for that."""
+    command = [sys.executable, "-m", "pytest", "tests/host/test_adapt.py", "-q", "-p", "no:cacheprovider"]
+    surroundings = os.environ | {"COMFYUI_PATH": str(host.root)}
+    said = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False).stdout
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", said)}
+    return {"passed": counts.pop("passed", 0), "other": counts}
+
+
 PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {
     "use": use,
     "previews": previews,
     "memory": memory,
     "widgets": widgets,
     "releases": earlier,
+    "adapted": adapted,
 }
 EVERYWHERE = ("use", "widgets")
 """Parts that run on all pages, not only on the host's own in the classic canvas."""
@@ -255,6 +274,10 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     few = [len(page["shown"]) for name, page in parts.get("widgets", {}).items() if name.startswith("ComfyUI 0.33")]
     kept = list(parts.get("releases", {}).values())
     same, all_kept = sum(one["same"] for one in kept), sum(one["workflows"] for one in kept)
+    opens = [one for page in used for one in page["workflows"].values() if "zoom" in one]
+    over = sum(len(one["overlapping"]) for one in opens) if opens else None
+    zoom = min((one["zoom"] for one in opens), default=None)
+    sound = [one for one in parts.get("adapted", {}).values() if one["passed"] and not one["other"].get("failed")]
     first = as_bar("use: latest first picture, share of the frames", max(firsts, default=None), "at most", 0.5)
     cost, heap = "cost: share of the run's time for previews, 16 frames of tiny", "cost: MB of the page's heap grown"
     return [
@@ -263,6 +286,9 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
         as_bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), "at least", 4.5),
         as_bar(cost, max(shares, default=None), "at most", 0.04),
         as_bar("widgets: shown by default on the sampler, ComfyUI 0.33.0", max(few, default=None), "at most", 6),
+        as_bar("templates: least zoom in a window of 1600x1000", zoom, "at least", 0.6),
+        as_bar("templates: nodes on one another after a run", over, "at most", 0),
+        as_bar("adapted: hosts on which all tests pass", len(sound) or None, "at least", 3),
         as_bar("releases: workflows that give the frames they gave", same if kept else None, "at least", all_kept or 1),
         as_bar(f"{heap} from frame {SETTLED_FRAME} to {LONG_FRAMES}", max(grown, default=None), "at most", 2.0),
     ]

@@ -32,7 +32,7 @@ from result_files import Figures, Limits, read, run_parts
 from artv_core.commands.comfyui_server import PACK, Graph, Host, Server, find_hosts
 
 RESULT = ROOT / "benchmarks/results/host.json"
-TIMING = ROOT / "benchmarks/host_timing"
+TIMING = ROOT / "tests/host/artv_timing"
 SAMPLER = "ARTVMaskedDiffusionSampler"
 WITH, WITHOUT = "share of the sampler node's time outside the core, with previews", "the same, without previews"
 SAME = 0.05

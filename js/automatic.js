@@ -5,7 +5,7 @@
 
 import { tidied } from "./automatic_text.js"
 import { SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
-import { factsFor } from "./facts.js"
+import { factsFor, followFacts } from "./facts.js"
 import { app, isWired, noteChange, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
@@ -17,6 +17,7 @@ const known = new Set()
 app.registerExtension({
   name: "ARTV.automatic",
   nodeCreated(node) {
+    if (node.comfyClass === "ARTVAdaptModel") followFacts(node, () => {}) // it has no panel that would
     const boxes = boxesOf(node)
     if (boxes.length) known.add(new Boxes(node, boxes))
   },

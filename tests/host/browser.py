@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from artv_core.commands.comfyui_server import ADDRESS, LINKED_AS, Graph, Server
@@ -101,6 +102,21 @@ def load(page: "Page", workflow: dict[str, Any], name: str) -> None:
 def laid_out(page: "Page") -> list[dict[str, Any]]:
     """Type, title and box of each node with its title bar, in the graph's units, and whether it is marked as faulty."""
     return page.evaluate(LAID_OUT)
+
+
+def overlapping(nodes: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The titles of nodes that lie on one another, of those that `laid_out` gives."""
+    return [(one["title"], other["title"]) for one, other in combinations(nodes, 2) if _overlap(one, other)]
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    sides = (("x", "width"), ("y", "height"))
+    return not any(a[start] + a[size] <= b[start] for start, size in sides for a, b in ((one, other), (other, one)))
+
+
+def zoom(page: "Page") -> float:
+    """1 shows the graph's units as pixels."""
+    return page.evaluate("() => app.canvas.ds.scale")
 
 
 def missing_files(page: "Page") -> list[str]:

@@ -89,9 +89,9 @@ TEMPLATES = {
         [["1", "2", NOTE], ["4"], ["3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
     ),
     "keyframes": Template(
-        "The video shows your pictures at frames 0 and 16 and goes on from each. The image nodes draw the two pictures: "
-        "replace them with Load Image and Upscale Image (64 x 64). Change the frames in positions, and let a prompt "
-        "start at each.",
+        "The video shows your pictures at frames 0 and 16 and goes on from each. The image nodes draw the two "
+        "pictures: replace them with Load Image and Upscale Image (64 x 64). Change the frames in positions, and let a "
+        "prompt start at each.",
         [["1", NOTE, "5", "8"], ["2", "6"], ["7", "9", "10", "11", "12"], ["3"], ["4"]],
     ),
     "long_video_watched": Template(

@@ -1,14 +1,16 @@
 """The shipped workflows in ComfyUI's own page, as people meet them. Skipped, with a line, where no browser is."""
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import Any
 
 import pytest
 
 from artv_core.commands.comfyui_server import Server
 
-from . import browser, front_end, templates, workflow_format
+from . import blueprints, browser, front_end, templates, workflow_format
+
+LEAST_ZOOM = 0.6
+BLUEPRINTS_SINCE = (0, 12)
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
@@ -19,19 +21,11 @@ def context() -> Iterator[Any]:
         yield context
 
 
-def overlaps(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    apart = (
-        one[start] + one[length] <= other[start] or other[start] + other[length] <= one[start]
-        for start, length in (("x", "width"), ("y", "height"))
-    )
-    return not any(apart)
-
-
 def text_to_video(
     checkpoint: str, frames: int = 16, width: int | str = "auto", height: int | str = "auto"
 ) -> dict[str, Any]:
     """The shipped workflow with these values in its widgets."""
-    workflow = workflow_format.read_ui(workflow_format.TITLES["text_to_video"])
+    workflow = workflow_format.read_ui("text_to_video")
     nodes = {node["type"]: node for node in workflow["nodes"]}
     assert nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] == [16, "auto", "auto"]
     nodes["ARTVMaskedDiffusionSampler"]["widgets_values"][:3] = [frames, width, height]
@@ -52,7 +46,7 @@ def test_templates_are_found_and_open(context: Any, server: Server) -> None:
     page.close()
 
 
-def test_every_template_opens_with_nothing_missing(context: Any, server: Server) -> None:
+def test_every_template_opens_readable_with_nothing_missing(context: Any, server: Server) -> None:
     page = browser.open_page(context, server)
     for name in workflow_format.names():
         front_end.open_template(page, name)
@@ -61,7 +55,31 @@ def test_every_template_opens_with_nothing_missing(context: Any, server: Server)
         assert browser.missing_files(page) == needed, name
         faulty = {node["type"] for node in browser.laid_out(page) if node["faulty"]}
         assert faulty <= set(needed), name
+        assert browser.zoom(page) >= LEAST_ZOOM, name
     page.close()
+
+
+def test_blueprints_are_found_in_the_search_for_nodes_and_run(context: Any, server: Server) -> None:
+    if tuple(map(int, server.host.version.split(".")[:2])) < BLUEPRINTS_SINCE:
+        pytest.skip(f"ComfyUI {server.host.version} has no blueprints")
+    with front_end.opened(context, server, front_end.FrontEnd()) as (page, faults):
+        for name in blueprints.BLUEPRINTS:
+            page.evaluate("() => app.graph.clear()")
+            page.mouse.dblclick(900, 500)
+            page.wait_for_timeout(1000)
+            page.keyboard.type(name)
+            page.wait_for_timeout(2000)
+            page.keyboard.press("Enter")
+            page.wait_for_function("() => app.graph.nodes.length == 1 && app.graph.nodes[0].subgraph")
+            queued = {part["class_type"]: part["inputs"] for part in browser.exported(page).values()}
+            assert queued["ARTVMaskedDiffusionSampler"]["width"] == "auto"
+            assert queued["ARTVDecodeVideo"]["filename_prefix"] == "video/artv"
+            outside = "() => app.graph.nodes[0].outputs.map(output => output.name)"
+            assert page.evaluate(outside) == [label for label, _, _ in blueprints.BLUEPRINTS[name].outputs]
+            if name.startswith("Text"):  # the other one needs a picture
+                result = server.run(browser.exported(page))
+                assert result.status == "success", result.error
+        assert not faults.seen
 
 
 def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any, server: Server) -> None:
@@ -71,9 +89,7 @@ def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any,
         queued, twin = browser.exported(page), workflow_format.read_api(name)
         known = workflow_format.known_inputs
         assert known(queued, twin) == known(twin, queued), name
-        nodes = browser.laid_out(page)
-        pairs = [(one["title"], other["title"]) for one, other in combinations(nodes, 2) if overlaps(one, other)]
-        assert not pairs, name
+        assert not browser.overlapping(browser.laid_out(page)), name
     page.close()
 
 

@@ -244,7 +244,7 @@ def test_new_nodes_have_colours_that_can_be_read_and_saved_ones_their_own(page: 
             return {type, color: node.color, bgcolor: node.bgcolor, size: [...node.size], needed}
         })"""
     )
-    assert len(looks) == 14
+    assert len(looks) == 17
     for look in looks:
         assert contrast(look["color"], "#999999") > 4.5, look  # the dark theme's title
         assert contrast(look["bgcolor"], "#aaaaaa") > 4.5, look  # and its slots

@@ -1,6 +1,6 @@
 """Workflows of earlier releases: they still run, mean the same, and give the frames of the same graph with "auto".
 
-`benchmarks/releases.py` compares their frames with those of the pack as it was.
+`compare_releases` compares their frames with those of the pack as it was.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Do the workflows of earlier releases still give their frames?
 
-    python benchmarks/releases.py [REVISION] [--shorter N]
+    python -m tests.host.compare_releases [REVISION] [--shorter N]
 
 Runs each workflow in `tests/host/releases` twice in one ComfyUI: with the pack as it was at REVISION, and with the
 present one. Compares the latents of all samplers to the bit. `--shorter 8` makes videos of an eighth of their length.
@@ -8,15 +8,12 @@ present one. Compares the latents of all samplers to the bit. `--shorter 8` make
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from artv_core.commands.comfyui_server import PACK, Host, find_hosts
-from tests.host import releases
+
+from . import releases
 
 BEFORE = "4a03c40"
 """The last revision whose nodes had 0 and -1 for automatic settings."""
