@@ -36,7 +36,7 @@ class ARTVLoRA(io.ComfyNode):
             "these nodes can be chained.",
             search_aliases=["artv", "lora", "load lora", "style"],
             inputs=[
-                ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
+                ARTVModel.Input("model", tooltip="The model, from ARTV Loader or ARTV Adapt Model."),
                 io.Combo.Input("lora_name", options=_lora_names(), tooltip="The LoRA file, from models/loras."),
                 io.Float.Input(
                     "strength",

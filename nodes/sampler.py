@@ -203,7 +203,7 @@ def _frame_size(
 
 def _wires() -> list[io.Input]:
     return [
-        ARTVModel.Input("model", tooltip="The model, from ARTV Loader."),
+        ARTVModel.Input("model", tooltip="The model, from ARTV Loader or ARTV Adapt Model."),
         io.Conditioning.Input(
             "positive",
             tooltip="What to show: from CLIP Text Encode (one prompt for all frames) or Multi-Prompt "

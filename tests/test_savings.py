@@ -133,9 +133,10 @@ def test_texts_that_fade_into_one_another_are_each_taken():
 
 
 def test_work_of_a_clip_of_the_paper():
-    """16 frames at 64x64 latents, 25 steps, four branches: at most 75% of the work of the formulas as they are said."""
-    ours, frame = video_work(preset("sd21"), replace(PAPER, num_frames=16, height=512, width=512))
-    evaluations = 16 * num_evaluations("dpmpp_2s_ancestral", 25)
+    """16 frames at 64x64 latents, four branches: at most 75% of the work of the formulas as they are said. 5 steps
+    instead of the paper's 25, which change the share of work by little: `benchmarks/speed.py` counts all."""
+    ours, frame = video_work(preset("sd21"), replace(PAPER, num_frames=16, height=512, width=512, steps=5))
+    evaluations = 16 * num_evaluations("dpmpp_2s_ancestral", 5)
     assert ours.flops <= 0.75 * naive_work(preset("sd21"), (64, 64)).flops * 4 * evaluations
     assert ours.network_calls <= 2 * evaluations
     assert frame.network_calls == 2 * evaluations // 16
@@ -144,7 +145,7 @@ def test_work_of_a_clip_of_the_paper():
 
 @pytest.mark.parametrize("changes", [{}, {"reuse_every": 2}])
 def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
-    options = replace(PAPER, num_frames=4, height=32, width=32, steps=3, **changes)
+    options = replace(PAPER, num_frames=4, height=32, width=32, steps=2, **changes)
     config = smallest_config()
     with torch.device("meta"):
         model = ARTV(config, vae=False, text=False).eval()
