@@ -5,7 +5,7 @@ import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
 const WIDTH = 380
-const HEIGHT = 280
+const HEIGHT = 330
 const LOOP_SECONDS = 20
 const SHORTEST_TICK = 40
 const SMOOTH_FROM = 160 // pixels; smaller videos are shown without smoothing

@@ -92,7 +92,7 @@ def make(page: Any, name: str) -> dict[str, Any]:
     blueprint = BLUEPRINTS[name]
     workflow = workflow_format.read_ui(blueprint.template)
     gone = {int(key) for key in blueprint.left_out} | {
-        node["id"] for node in workflow["nodes"] if node["type"] == "Note"
+        node["id"] for node in workflow["nodes"] if node["type"] == workflow_format.NOTE_TYPE
     }
     links = [link for link in workflow["links"] if not {link[1], link[3]} & gone]
     kept = {link[0] for link in links}

@@ -23,30 +23,29 @@ from .workflow_format import TITLES, WORKFLOWS, Graph
 
 NOTE = "note"
 COLUMN_GAP, ROW_GAP, TITLE_BAR = 40, 40, 30
-NOTE_SIZE = (340, 170)
+NOTE_SIZE = (340, 220)
 
 SIZES = {
     "ARTVLoader": (350, 470),
     "CLIPTextEncode": (340, 170),
     "ARTVMultiPromptScheduler": (430, 720),
     "ARTVMaskedDiffusionSampler": (380, 800),
-    "ARTVAnchorFrame": (300, 190),
+    "ARTVAnchorFrame": (300, 150),
     "ARTVNoiseAugment": (300, 330),
     "ARTVJournalSettings": (300, 170),
-    "ARTVStreamVideo": (300, 170),
+    "ARTVStreamVideo": (300, 180),
     "ARTVDecodeVideo": (300, 440),
-    "ARTVDriftReadout": (330, 500),
-    "ARTVStepMasks": (340, 460),
-    "ARTVKeyframes": (300, 130),
+    "ARTVDriftReadout": (440, 540),
+    "ARTVStepMasks": (460, 560),
+    "ARTVKeyframes": (300, 110),
     "PreviewAny": (330, 220),
     "PreviewImage": (340, 360),
     "SaveVideo": (300, 420),
     "CreateVideo": (300, 90),
     "GetVideoComponents": (300, 110),
-    "EmptyImage": (300, 140),
-    "ImageCompositeMasked": (300, 170),
-    "ImageScale": (300, 180),
-    "ImageBatch": (300, 80),
+    "EmptyImage": (300, 155),
+    "ImageCompositeMasked": (300, 165),
+    "ImageScale": (300, 150),
     "MaskToImage": (300, 60),
     "VAEEncode": (300, 80),
     "VAEDecode": (300, 80),
@@ -58,65 +57,80 @@ SIZES = {
 
 
 class Template(NamedTuple):
-    """Where a template's nodes are, column by column and from top to bottom, and which of them are folded up."""
+    """Where a template's nodes are, column by column and from top to bottom, and which of them are folded up. A number
+    in a column is empty room. The note is Markdown."""
 
     note: str
-    columns: Sequence[Sequence[str]]
+    columns: Sequence[Sequence[str | int]]
     folded: Sequence[str] = ()
 
 
+START = 175
+"""Room at the top of a column, so that wires that pass behind its nodes do not run into their sockets."""
+
 TEMPLATES = {
     "text_to_video": Template(
-        "Change the prompt. The shipped tiny model knows sizes (small, medium, large), colours, circle, square, "
-        "triangle, star, directions (right, up and left, ...), slowly and fast, and coloured backgrounds. Change the "
-        "seed for another video and frames for a longer one. It runs on a CPU in seconds.",
-        [["1"], [NOTE, "2"], ["3"], ["4"]],
+        """# Change the prompt and press Run
+- The model knows: small, medium, large; colours; circle, square, triangle, star; right, up and left, ...; slowly, fast.
+- Change `seed` for another video, `frames` for a longer one.""",
+        [["1", NOTE], [START, "2"], ["3"], ["4"]],
     ),
     "image_to_video": Template(
-        "The three image nodes draw the first frame. To animate your own picture, replace them with Load Image and "
-        "Upscale Image (64 x 64). Say in the prompt what should happen.",
-        [["1", NOTE], ["5", "6", "7", "8"], ["2"], ["3"], ["4"]],
+        """# A picture that moves
+- Three nodes draw the first frame. For your own, use *Load Image* and *Upscale Image* (64 x 64).
+- *Upscale Image* also makes pictures smaller.
+- Say in the prompt what should happen.""",
+        [["1", "5", "6"], [START, "2", "7", "8", NOTE], ["3"], ["4"]],
     ),
     "multi_prompt_long_video": Template(
-        "One prompt for each range of frames; the number is the frame it starts at. Each later prompt uses the last "
-        "frame of the previous prompt as its anchor. The length of the video is frames in the sampler.",
+        """# A prompt for each part
+- The number before a prompt is the frame where it starts.
+- `frames` in the sampler is the length of the video.
+- Each prompt goes on from the last frame of the one before.""",
         [["1", NOTE, "5"], ["2"], ["3"], ["4", "6"]],
     ),
     "go_on_from_video": Template(
-        "The first sampler makes a short video; the second one continues it with another prompt. To continue your own "
-        "video, replace Create Video with Load Video; the frames are scaled to the model's size. frames includes the "
-        "frames of that video, so set it to a higher number.",
-        [["1", "2", NOTE], ["4"], ["3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
+        """# More frames for a video
+- The first sampler makes a short video, the second one continues it.
+- For your own, replace *Or use Load Video* by *Load Video*.
+- `frames` includes those of the first video: set it higher.""",
+        [["1", "2", NOTE], ["4"], [START, "3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
     ),
     "keyframes": Template(
-        "The video shows your pictures at frames 0 and 16 and goes on from each. The image nodes draw the two "
-        "pictures: replace them with Load Image and Upscale Image (64 x 64). Change the frames in positions, and let a "
-        "prompt start at each.",
-        [["1", NOTE, "5", "8"], ["2", "6"], ["7", "9", "10", "11", "12"], ["3"], ["4"]],
+        """# Your own pictures in the video
+- The video shows your pictures at frames 0 and 16 and goes on from each.
+- For your own, use *Load Image* and *Upscale Image* (to 64 x 64).
+- Change `positions`, and let a prompt start at each.""",
+        [["1", NOTE, "5", "8"], ["2", "6"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
     ),
     "long_video_watched": Template(
-        "While it runs, open output/video/long_video_watched_*.part.mp4 in a player: it grows with each frame. Cancel "
-        "the run, or close ComfyUI, and queue it again: it continues where it stopped. In redo, '40: 7' makes all "
-        "frames from frame 40 on again, with seed 7.",
-        [["1", NOTE], ["2"], ["4", "5"], ["3"], ["6", "7"]],
+        """# Watch it grow
+- While it runs, open `output/video/long_video_watched_*.part.mp4` in a player.
+- Cancel it, or close ComfyUI, and queue it again: it continues.
+- `redo`: *40: 7* makes all from frame 40 again, with seed 7.""",
+        [["1", NOTE, "4"], ["2", "5"], ["3"], ["6", "7"]],
     ),
     "see_the_masks": Template(
-        "The second video shows what was copied: white cells were copied from the previous frame, dark ones are new. "
-        "The sheet shows the same for each denoising step of one frame.",
-        [["1", NOTE], ["2"], ["3"], ["5", "6", "7", "9"], ["4", "8"]],
+        """# White is copied, black is new
+- Press play in *White: copied*. Frame 0 is black, because nothing is copied in it.
+- The sheet shows the steps of one frame.
+- Or tick *copied* in the sampler.""",
+        [["1", "2", NOTE], ["3"], ["5", "6", "7", "4"], ["9", "8"]],
     ),
     "compare_anchor_mask_noise": Template(
-        "Four videos from one seed: as recommended, without the anchor frame, without the copy mask, without noise "
-        "augmentation. With this small model they differ little at first; make more frames to see more. Unfold a "
-        "sampler to see its settings.",
-        [["1", "2", NOTE], ["3"], ["5", "6", "10", "11", "8"], ["4", "7"], ["12", "9"]],
+        """# One seed, four ways
+- As recommended, and without anchor, mask or noise.
+- This small model differs little at first: make more frames.
+- Unfold a sampler to see its settings.""",
+        [["1", "2", NOTE], ["3"], [START, "5", "6", "10", "11", "8"], ["4", "7"], ["12", "9"]],
         folded=["6", "11", "8"],
     ),
     "sdxl_image_to_video": Template(
-        "SDXL draws the first frame, ARTV moves it. This is the only template that needs another file: put "
-        "sd_xl_base_1.0.safetensors into models/checkpoints. With an ARTV checkpoint of another size, change the size "
-        "in Upscale Image.",
-        [["1", NOTE, "2"], ["5", "6", "7", "8"], ["9", "10", "11", "12"], ["3"], ["4"]],
+        """# The only template that needs another file
+- Put `sd_xl_base_1.0.safetensors` into `models/checkpoints`.
+- SDXL draws the first frame, ARTV moves it.
+- For an ARTV checkpoint of another size, change *To the video's size*.""",
+        [["5", "1", NOTE], ["6", "7", "8", "2"], ["9", "10", "11", "12"], ["3"], ["4"]],
     ),
 }
 
@@ -125,19 +139,24 @@ TEMPLATES = {
 
 
 def arrange(workflow: dict[str, Any], template: Template) -> None:
-    """Place the nodes of a workflow in the template's columns, each as wide as its widest node."""
+    """Place the nodes of a workflow in the template's columns. All nodes of a column are as wide as its widest."""
     by_key = {str(node["id"]): node for node in workflow["nodes"]}
-    by_key[NOTE] = next(node for node in workflow["nodes"] if node["type"] == "Note")
+    by_key[NOTE] = next(node for node in workflow["nodes"] if node["type"] == workflow_format.NOTE_TYPE)
     left = 0
     for column in template.columns:
-        top = 0
+        sizes = {
+            key: NOTE_SIZE if key == NOTE else SIZES[by_key[key]["type"]] for key in column if isinstance(key, str)
+        }
+        width, top = max(width for width, _ in sizes.values()), 0
         for key in column:
-            node = by_key[key]
-            node["size"] = list(NOTE_SIZE if key == NOTE else SIZES[node["type"]])
-            node["pos"] = [left, top]
-            node["flags"] = {"collapsed": True} if key in template.folded else {}
-            top += (0 if key in template.folded else node["size"][1]) + TITLE_BAR + ROW_GAP
-        left += max(by_key[key]["size"][0] for key in column) + COLUMN_GAP
+            if isinstance(key, int):
+                top += key
+                continue
+            folded = key in template.folded
+            by_key[key] |= {"size": [width, sizes[key][1]], "pos": [left, top]}
+            by_key[key]["flags"] = {"collapsed": True} if folded else {}
+            top += (0 if folded else sizes[key][1]) + TITLE_BAR + ROW_GAP
+        left += width + COLUMN_GAP
 
 
 def write(name: str, info: workflow_format.Info) -> None:
@@ -163,19 +182,19 @@ def font(size: int) -> Any:
 
 
 class Card:
-    """A template's picture: a sentence at the top, cells below."""
+    """A template's picture: cells, and a sentence below them, where the page puts no badge."""
 
     def __init__(self, text: str, band: int = BAND) -> None:
         self.image = Image.new("RGB", (SIDE, SIDE), PAPER)
         self._draw, self._band = ImageDraw.Draw(self.image), band
-        self._text(text, (SIDE // 2, band // 2), 26)
+        self._text(text, (SIDE // 2, SIDE - band // 2), 30)
 
     def cells(self, pictures: Sequence[np.ndarray], across: int, labels: Sequence[str] = ()) -> "Card":
-        """Fill the room below the sentence with square pictures, `across` in a row, centred."""
+        """Fill the room above the sentence with square pictures, `across` in a row, centred."""
         down = -(-len(pictures) // across)
         side = min((SIDE - GAP) // across, (SIDE - self._band - GAP) // down) - GAP
         left = (SIDE - across * (side + GAP) + GAP) // 2
-        top = self._band + (SIDE - self._band - down * (side + GAP)) // 2
+        top = (SIDE - self._band - down * (side + GAP)) // 2
         for index, picture in enumerate(pictures):
             x, y = left + (index % across) * (side + GAP), top + (index // across) * (side + GAP)
             small = side > picture.shape[0]
@@ -201,15 +220,22 @@ def pick(frames: Frames, count: int) -> Frames:
     return [frames[index] for index in evenly_spaced(len(frames), count)]
 
 
+def moving(frames: Frames, start: int = 0) -> Frames:
+    """Four frames that follow one another closely enough to see where things go."""
+    return frames[start : start + 8 : 2]
+
+
 CARDS: dict[str, Callable[[dict[str, Frames]], Card]] = {
-    "text_to_video": lambda made: Card("“a large red circle\nmoving right”").cells(pick(made["4"], 4), 2),
-    "image_to_video": lambda made: Card("One picture moves").cells(pick(made["4"], 4), 2, ["your picture"]),
-    "multi_prompt_long_video": lambda made: Card("Right, then up, then left").cells(pick(made["4"], 9), 3),
+    "text_to_video": lambda made: Card("“a large red circle\nmoving right”").cells(moving(made["4"], 4), 2),
+    "image_to_video": lambda made: Card("One picture moves").cells(moving(made["4"]), 2, ["your picture"]),
+    "multi_prompt_long_video": lambda made: Card("Right, then up,\nthen left").cells(
+        [made["4"][index] for start in (4, 20, 36) for index in range(start, start + 6, 2)], 3
+    ),
     "go_on_from_video": lambda made: Card("Continue a video").cells(
-        [*pick(made["11"][:8], 2), *pick(made["11"][8:], 2)], 2, ["yours", "yours", "new", "new"]
+        [made["11"][index] for index in (3, 7, 10, 13)], 2, ["yours", "yours", "new", "new"]
     ),
     "keyframes": lambda made: Card("Your own pictures\nat chosen frames").cells(
-        [made["4"][index] for index in (0, 8, 16, 24)], 2, ["yours", "", "yours", ""]
+        [made["4"][index] for index in (0, 4, 16, 20)], 2, ["yours", "", "yours", ""]
     ),
     "long_video_watched": lambda made: Card("Long, and watched\nwhile it is made").cells(pick(made["3"], 16), 4),
     "see_the_masks": lambda made: Card("White is copied,\nblack is new").cells(
@@ -219,7 +245,7 @@ CARDS: dict[str, Callable[[dict[str, Frames]], Card]] = {
         [made[key][-1] for key in ("4", "7", "9", "12")], 2, ["as recommended", "no anchor", "no mask", "no noise"]
     ),
     "sdxl_image_to_video": lambda made: Card("SDXL draws it,\nARTV moves it").cells(
-        pick(made["4"], 4), 2, ["SDXL's picture"]
+        moving(made["4"]), 2, ["first picture"]
     ),
 }
 

@@ -42,7 +42,11 @@ def test_templates_are_found_and_open(context: Any, server: Server) -> None:
         decoded = "async (path) => (await createImageBitmap(await (await fetch(path)).blob())).width"
         assert page.evaluate(decoded, picture) == templates.SIDE
     browser.choose_template(page, workflow_format.TITLES["text_to_video"])
-    assert {node["type"] for node in browser.laid_out(page)} >= {"ARTVLoader", "ARTVMaskedDiffusionSampler", "Note"}
+    assert {node["type"] for node in browser.laid_out(page)} >= {
+        "ARTVLoader",
+        "ARTVMaskedDiffusionSampler",
+        workflow_format.NOTE_TYPE,
+    }
     page.close()
 
 

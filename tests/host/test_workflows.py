@@ -81,7 +81,9 @@ def test_both_formats_describe_one_graph(server: Server, name: str) -> None:
 @pytest.mark.parametrize("name", workflow_format.names())
 def test_workflow_has_a_note_and_fixed_seeds(name: str) -> None:
     workflow = workflow_format.read_ui(name)
-    notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "Note")
+    notes = " ".join(
+        node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == workflow_format.NOTE_TYPE
+    )
     assert notes
     assert ("only template that needs another file" in notes) == (name in workflow_format.NEEDS_A_FILE)
     assert "randomize" not in str([node.get("widgets_values") for node in workflow["nodes"]])

@@ -22,11 +22,12 @@ TITLES = {
     "keyframes": "5 Your own pictures at chosen frames",
     "long_video_watched": "6 Long video, watched while it is made",
     "see_the_masks": "7 See what is copied",
-    "compare_anchor_mask_noise": "8 Compare without anchor, mask or noise",
-    "sdxl_image_to_video": "9 SDXL image to video (needs an SDXL file)",
+    "compare_anchor_mask_noise": "8 Without anchor, mask or noise",
+    "sdxl_image_to_video": "9 SDXL to video (needs an SDXL file)",
 }
 """The templates from simple to rich, with the titles that people read. A title is the name of a file."""
 
+NOTE_TYPE = "MarkdownNote"
 NEEDS_A_FILE = {"sdxl_image_to_video": "CheckpointLoaderSimple"}
 """Templates that do not run as they are opened, and the node whose file people must have; their notes say so."""
 
@@ -216,7 +217,7 @@ def _depths(graph: Graph) -> dict[str, int]:
 def _note(key: int, order: int, text: str) -> dict[str, Any]:
     return {
         "id": key,
-        "type": "Note",
+        "type": NOTE_TYPE,
         "pos": [0, 0],
         "size": [0, 0],
         "flags": {},
