@@ -30,12 +30,14 @@ class ARTVLoader(io.ComfyNode):
             category="ARTV",
             description="Loads an ARTV checkpoint: the model for the sampler, and a CLIP and VAE that work with all "
             "other nodes.",
-            search_aliases=["artv", "art-v", "load checkpoint", "text to video", "video model"],
+            search_aliases=["artv", "art-v", "load checkpoint", "video loader", "text to video", "video model"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=model_files.checkpoint_names(),
-                    tooltip="The ARTV file: shipped with this pack, or from models/artv.",
+                    default=model_files.DEFAULT,
+                    tooltip="The ARTV file: shipped with this pack, or from models/artv. 'tiny' draws coloured shapes, "
+                    "64x64; 'small' named things in places, 128x128. Each knows only its own words, listed below.",
                 ),
                 io.Combo.Input(
                     "base",

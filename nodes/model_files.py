@@ -14,6 +14,8 @@ ENDINGS = (".safetensors", ".sft")
 
 NO_BASE = "none"
 _SHIPPED = " (shipped)"
+DEFAULT = "tiny" + _SHIPPED
+"""What a new loader has."""
 _MOST_NAMED = 20
 
 

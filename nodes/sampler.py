@@ -51,7 +51,17 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             category="ARTV",
             description="Makes a video one frame at a time, each from the text, the two frames before it and "
             "an anchor frame. Parts that do not move are copied from the previous frame.",
-            search_aliases=["artv", "art-v", "text to video", "image to video", "autoregressive", "ksampler"],
+            search_aliases=[
+                "artv",
+                "art-v",
+                "text to video",
+                "image to video",
+                "t2v",
+                "i2v",
+                "video sampler",
+                "animate image",
+                "ksampler",
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[*_wires(), *_settings_wires(), *_size_and_seed(), *_sampling()],
             outputs=[
@@ -218,7 +228,8 @@ def _wires() -> list[io.Input]:
             "references",
             optional=True,
             tooltip="Frames you already have, from VAE Encode: one image is animated, two or more frames "
-            "are continued. Unconnected: the first frame is made from the text.",
+            "are continued. Scale them to the checkpoint's size first. Unconnected: the first frame is made from the "
+            "text.",
         ),
     ]
 

@@ -12,7 +12,7 @@ from .checks import verdict
 from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
 
 EXAMPLE = """"0": "a large red circle moving right on a blue background",
-"16": "a large red circle moving up on a blue background"\
+"8": "a large red circle moving up on a blue background"\
 """
 
 NUM_FRAMES = Automatic(
@@ -40,6 +40,9 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
             search_aliases=[
                 "artv",
                 "prompt schedule",
+                "two prompts",
+                "several prompts",
+                "multi prompt",
                 "prompt travel",
                 "batch prompt schedule",
                 "keyframes",

@@ -31,7 +31,7 @@ class Blueprint(NamedTuple):
 BLUEPRINTS = {
     "Text to Video (ARTV)": Blueprint(
         "text_to_video",
-        "Makes a video from a text, one frame at a time, and saves it in output/video.",
+        "Makes a video from a text, one frame at a time. The video is saved in output/video and shown under Assets.",
         "Video generation and editing/Text to video",
         (
             ("prompt", "2", "text"),
@@ -44,8 +44,9 @@ BLUEPRINTS = {
     ),
     "Image to Video (ARTV)": Blueprint(
         "sdxl_image_to_video",
-        "Makes a video that starts with a picture and does what the text says, and saves it in output/video. "
-        "Width and height are those of the checkpoint: the picture is scaled to them.",
+        "Makes a video that starts with a picture and does what the text says. The video is saved in "
+        "output/video and shown under Assets. Width and height are those of the checkpoint: the picture is scaled to "
+        "them.",
         "Video generation and editing/Image to video",
         (
             ("image", "11", "image"),

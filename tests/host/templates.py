@@ -22,8 +22,9 @@ from . import workflow_format
 from .workflow_format import TITLES, WORKFLOWS, Graph
 
 NOTE = "note"
-COLUMN_GAP, ROW_GAP, TITLE_BAR = 40, 40, 30
-NOTE_SIZE = (340, 220)
+COLUMN_GAP, ROW_GAP, TITLE_BAR = 40, 36, 30
+FOLDED_HEIGHT = 60
+NOTE_SIZE = (340, 180)
 
 SIZES = {
     "ARTVLoader": (350, 470),
@@ -58,67 +59,67 @@ SIZES = {
 
 class Template(NamedTuple):
     """Where a template's nodes are, column by column and from top to bottom, and which of them are folded up. A number
-    in a column is empty room. The note is Markdown."""
+    in a column is empty room."""
 
     note: str
     columns: Sequence[Sequence[str | int]]
     folded: Sequence[str] = ()
 
 
-START = 175
+START = 110
 """Room at the top of a column, so that wires that pass behind its nodes do not run into their sockets."""
 
 TEMPLATES = {
     "text_to_video": Template(
-        """# Change the prompt and press Run
+        """Change the prompt and press Run.
 - The model knows: small, medium, large; colours; circle, square, triangle, star; right, up and left, ...; slowly, fast.
-- Change `seed` for another video, `frames` for a longer one.""",
+- Change seed for another video, frames for a longer one.""",
         [["1", NOTE], [START, "2"], ["3"], ["4"]],
     ),
     "image_to_video": Template(
-        """# A picture that moves
-- Three nodes draw the first frame. For your own, use *Load Image* and *Upscale Image* (64 x 64).
-- *Upscale Image* also makes pictures smaller.
+        """A picture that moves.
+- Three nodes draw the first frame. For your own, use Load Image and Upscale Image (64 x 64).
+- Upscale Image also makes pictures smaller.
 - Say in the prompt what should happen.""",
         [["1", "5", "6"], [START, "2", "7", "8", NOTE], ["3"], ["4"]],
     ),
     "multi_prompt_long_video": Template(
-        """# A prompt for each part
+        """A prompt for each part.
 - The number before a prompt is the frame where it starts.
-- `frames` in the sampler is the length of the video.
+- frames in the sampler is the length of the video.
 - Each prompt goes on from the last frame of the one before.""",
         [["1", NOTE, "5"], ["2"], ["3"], ["4", "6"]],
     ),
     "go_on_from_video": Template(
-        """# More frames for a video
+        """More frames for a video.
 - The first sampler makes a short video, the second one continues it.
-- For your own, replace *Or use Load Video* by *Load Video*.
-- `frames` includes those of the first video: set it higher.""",
+- For your own, replace Or use Load Video by Load Video.
+- frames includes those of the first video: set it higher.""",
         [["1", "2", NOTE], ["4"], [START, "3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
     ),
     "keyframes": Template(
-        """# Your own pictures in the video
+        """Your own pictures in the video.
 - The video shows your pictures at frames 0 and 16 and goes on from each.
-- For your own, use *Load Image* and *Upscale Image* (to 64 x 64).
-- Change `positions`, and let a prompt start at each.""",
+- For your own, use Load Image and Upscale Image (to 64 x 64).
+- Change positions, and let a prompt start at each.""",
         [["1", NOTE, "5", "8"], ["2", "6"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
     ),
     "long_video_watched": Template(
-        """# Watch it grow
-- While it runs, open `output/video/long_video_watched_*.part.mp4` in a player.
+        """Watch it grow.
+- While it runs, open output/video/long_video_watched_*.part.mp4 in a player.
 - Cancel it, or close ComfyUI, and queue it again: it continues.
-- `redo`: *40: 7* makes all from frame 40 again, with seed 7.""",
+- redo: 40: 7 makes all from frame 40 again, with seed 7.""",
         [["1", NOTE, "4"], ["2", "5"], ["3"], ["6", "7"]],
     ),
     "see_the_masks": Template(
-        """# White is copied, black is new
-- Press play in *White: copied*. Frame 0 is black, because nothing is copied in it.
+        """White is copied, black is new.
+- Press play in White: copied. Frame 0 is black, because nothing is copied in it.
 - The sheet shows the steps of one frame.
-- Or tick *copied* in the sampler.""",
+- Or tick copied in the sampler.""",
         [["1", "2", NOTE], ["3"], ["5", "6", "7", "4"], ["9", "8"]],
     ),
     "compare_anchor_mask_noise": Template(
-        """# One seed, four ways
+        """One seed, four ways.
 - As recommended, and without anchor, mask or noise.
 - This small model differs little at first: make more frames.
 - Unfold a sampler to see its settings.""",
@@ -126,10 +127,10 @@ TEMPLATES = {
         folded=["6", "11", "8"],
     ),
     "sdxl_image_to_video": Template(
-        """# The only template that needs another file
-- Put `sd_xl_base_1.0.safetensors` into `models/checkpoints`.
+        """The only template that needs another file.
+- Put sd_xl_base_1.0.safetensors into models/checkpoints.
 - SDXL draws the first frame, ARTV moves it.
-- For an ARTV checkpoint of another size, change *To the video's size*.""",
+- For an ARTV checkpoint of another size, change To the video's size.""",
         [["5", "1", NOTE], ["6", "7", "8", "2"], ["9", "10", "11", "12"], ["3"], ["4"]],
     ),
 }
@@ -153,7 +154,7 @@ def arrange(workflow: dict[str, Any], template: Template) -> None:
                 top += key
                 continue
             folded = key in template.folded
-            by_key[key] |= {"size": [width, sizes[key][1]], "pos": [left, top]}
+            by_key[key] |= {"size": [width, FOLDED_HEIGHT if folded else sizes[key][1]], "pos": [left, top]}
             by_key[key]["flags"] = {"collapsed": True} if folded else {}
             top += (0 if folded else sizes[key][1]) + TITLE_BAR + ROW_GAP
         left += width + COLUMN_GAP

@@ -27,7 +27,7 @@ TITLES = {
 }
 """The templates from simple to rich, with the titles that people read. A title is the name of a file."""
 
-NOTE_TYPE = "MarkdownNote"
+NOTE_TYPE = "Note"
 NEEDS_A_FILE = {"sdxl_image_to_video": "CheckpointLoaderSimple"}
 """Templates that do not run as they are opened, and the node whose file people must have; their notes say so."""
 
