@@ -93,7 +93,7 @@ TEMPLATES = {
     "go_on_from_video": Template(
         """More frames for a video.
 - The first sampler makes a short video, the second one continues it.
-- For your own, replace Or use Load Video by Load Video.
+- For your own, put Load Video in place of "Or use Load Video".
 - frames includes those of the first video: set it higher.""",
         [["1", "2", NOTE], ["4"], [START, "3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
     ),
@@ -113,7 +113,7 @@ TEMPLATES = {
     ),
     "see_the_masks": Template(
         """White is copied, black is new.
-- Press play in White: copied. Frame 0 is black, because nothing is copied in it.
+- Press play in "White: copied". Frame 0 is black, because nothing is copied in it.
 - The sheet shows the steps of one frame.
 - Or tick copied in the sampler.""",
         [["1", "2", NOTE], ["3"], ["5", "6", "7", "4"], ["9", "8"]],
@@ -130,7 +130,7 @@ TEMPLATES = {
         """The only template that needs another file.
 - Put sd_xl_base_1.0.safetensors into models/checkpoints.
 - SDXL draws the first frame, ARTV moves it.
-- For an ARTV checkpoint of another size, change To the video's size.""",
+- For an ARTV checkpoint of another size, change "To the video's size".""",
         [["5", "1", NOTE], ["6", "7", "8", "2"], ["9", "10", "11", "12"], ["3"], ["4"]],
     ),
 }
