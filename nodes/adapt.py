@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from . import bridge, model_files
 from .adapting import adapt_model
 from .checks import faults_named, verdict
-from .loader import UNTRAINED, about
+from .loader import UNTRAINED, about, speed_inputs
 from .types import ARTVModel
 
 logger = logging.getLogger(__name__)
@@ -39,20 +39,7 @@ class ARTVAdaptModel(io.ComfyNode):
                     options=model_files.adapter_names(),
                     tooltip="The ARTV file, from models/artv. Only what it adds to Stable Diffusion is used.",
                 ),
-                io.Boolean.Input(
-                    "compile",
-                    default=False,
-                    optional=True,
-                    tooltip="Makes frames faster (torch.compile), but the first frames of each new size take "
-                    "minutes longer. Worth it for long videos and many runs.",
-                ),
-                io.Boolean.Input(
-                    "graph",
-                    default=True,
-                    optional=True,
-                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs); they differ by rounding at most. "
-                    "Has no effect if the whole model does not fit on the card.",
-                ),
+                *speed_inputs(),
             ],
             outputs=[
                 ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),

@@ -46,20 +46,7 @@ class ARTVLoader(io.ComfyNode):
                     tooltip="The Stable Diffusion checkpoint that this one was trained on, from "
                     "models/checkpoints. Needed only if the ARTV file is not a complete model.",
                 ),
-                io.Boolean.Input(
-                    "compile",
-                    default=False,
-                    optional=True,
-                    tooltip="Makes frames faster (torch.compile), but the first frames of each new size take "
-                    "minutes longer. Worth it for long videos and many runs.",
-                ),
-                io.Boolean.Input(
-                    "graph",
-                    default=True,
-                    optional=True,
-                    tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs); they differ by rounding at most. "
-                    "Has no effect if the whole model does not fit on the card.",
-                ),
+                *speed_inputs(),
             ],
             outputs=[
                 ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),
@@ -102,6 +89,26 @@ class ARTVLoader(io.ComfyNode):
         saves this and users share what it saves."""
         paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
         return [os.stat(path).st_mtime_ns for path in paths if path]
+
+
+def speed_inputs() -> list[io.Input]:
+    """The inputs that choose how evaluations run."""
+    return [
+        io.Boolean.Input(
+            "compile",
+            default=False,
+            optional=True,
+            tooltip="Makes frames faster (torch.compile), but the first frames of each new size take "
+            "minutes longer. Worth it for long videos and many runs.",
+        ),
+        io.Boolean.Input(
+            "graph",
+            default=True,
+            optional=True,
+            tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs); they differ by rounding at most. "
+            "Has no effect if the whole model does not fit on the card.",
+        ),
+    ]
 
 
 def about(model: Any) -> str:
