@@ -73,3 +73,9 @@ def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> 
         return (torch.ones if name.endswith("weight") else torch.zeros)(shape, dtype=torch.float16)
     fan_in = 2500 if "embedding" in name else shape[1:].numel()
     return (torch.randn(shape, generator=generator) * fan_in**-0.5).half()
+
+
+def quick_options(num_frames: int = 6, **changes) -> GenerateOptions:
+    """Options of a small video that is made in no time."""
+    quick = {"height": 32, "width": 32, "steps": 1, "sampler": "euler_ancestral", "seed": 5}
+    return GenerateOptions(num_frames=num_frames, **quick | changes)

@@ -13,17 +13,13 @@ from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import FrameDigests, Recording, record_frames
+from tests.models import quick_options as options
 from tests.models import untrained
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
     return untrained()
-
-
-def options(num_frames: int = 6, **changes) -> GenerateOptions:
-    quick = {"height": 32, "width": 32, "steps": 1, "sampler": "euler_ancestral", "seed": 5}
-    return GenerateOptions(num_frames=num_frames, **quick | changes)
 
 
 def picture(seed: int) -> Tensor:

@@ -22,17 +22,13 @@ from artv_core.run.recording import (
     wants_journal,
     weights_digest,
 )
+from tests.models import quick_options as options
 from tests.models import untrained
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
     return untrained()
-
-
-def options(num_frames: int = 6, **changes) -> GenerateOptions:
-    quick = {"height": 32, "width": 32, "steps": 1, "sampler": "euler_ancestral", "seed": 5}
-    return GenerateOptions(num_frames=num_frames, **quick | changes)
 
 
 def text(model: ARTV, *starts: int, last: str = "") -> TextTrack:

@@ -19,7 +19,7 @@ from artv_core.commands.comfyui_server import Result, Server, find_hosts
 from artv_core.media import evenly_spaced, read_video
 
 from . import workflow_format
-from .workflow_format import TITLES, WORKFLOWS, Graph
+from .workflow_format import TITLES, WORKFLOWS
 
 NOTE = "note"
 COLUMN_GAP, ROW_GAP, TITLE_BAR = 40, 36, 30
@@ -40,7 +40,6 @@ SIZES = {
     "ARTVStepMasks": (460, 560),
     "ARTVKeyframes": (300, 110),
     "PreviewAny": (330, 220),
-    "PreviewImage": (340, 360),
     "SaveVideo": (300, 420),
     "CreateVideo": (300, 90),
     "GetVideoComponents": (300, 110),
@@ -281,11 +280,6 @@ def main() -> None:
             write(name, info)
             if args.thumbnails:
                 draw(name, server)
-
-
-def known_sizes(graph: Graph) -> set[str]:
-    """Kinds of nodes in a graph that have no entry in `SIZES`."""
-    return {part["class_type"] for part in graph.values()} - SIZES.keys()
 
 
 if __name__ == "__main__":
