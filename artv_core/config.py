@@ -13,10 +13,8 @@ from .files.plain_data import from_dict, later, plain, refuse_constant, shown
 MAX_JSON_CHARACTERS = 500_000
 MAX_VALUES = 10_000
 """Limit for the length of a list."""
-
 MAX_CHARACTERS = 200
 """Limit for a name or a word."""
-
 MAX_BLOCKS = 64
 """Limit for one UNet's residual and transformer blocks together. SD 2.1 has 22 and 16."""
 
@@ -121,7 +119,8 @@ class ScheduleConfig:
     """`betas` is "scaled_linear" (linear in sqrt(beta), as in SD) or "linear". `prediction` is "eps" or "v".
 
     `zero_terminal_snr` rescales the betas so that the last time step is almost pure noise. It needs prediction "v": at
-    this step, predicting the noise teaches a network nothing about the frame.
+    this step, predicting the noise teaches a network nothing about the frame. `static_noise` is the form of Eq. 6 that
+    the mask network was trained with: "exact" or "subtracted" (`noise_schedule.static_x0`).
     """
 
     num_timesteps: int = 1000
@@ -130,6 +129,7 @@ class ScheduleConfig:
     beta_end: float = 0.012
     prediction: str = "eps"
     zero_terminal_snr: bool = later(False)
+    static_noise: str = later("exact")
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,7 @@ def validate(config: ARTVConfig) -> None:
         "text.activation": (config.text.activation, ("gelu", "quick_gelu")),
         "schedule.betas": (config.schedule.betas, ("scaled_linear", "linear")),
         "schedule.prediction": (config.schedule.prediction, ("eps", "v")),
+        "schedule.static_noise": (config.schedule.static_noise, ("exact", "subtracted")),
     }
     for name, (value, accepted) in choices.items():
         if value not in accepted:

@@ -33,6 +33,7 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
         "parameters_together": sum(summary.parameters.values()),
         "prediction": config.schedule.prediction,
         "timesteps": config.schedule.num_timesteps,
+        "static_noise": config.schedule.static_noise,
         "references": config.noise.adapter.num_references,
         "anchor_tokens": config.noise.anchor.num_tokens,
         "vocabulary": list(config.vocabulary),

@@ -70,6 +70,9 @@ def _configuration(config: ARTVConfig) -> dict[str, object]:
         "prediction": f"{schedule.prediction}, {schedule.num_timesteps} time steps, "
         f"{schedule.betas} betas {schedule.beta_start:g} to {schedule.beta_end:g}"
         + (", zero terminal SNR" if schedule.zero_terminal_snr else ""),
+        "static noise": {"exact": "exact, (x_t - a x_ref) / s", "subtracted": "subtracted, x_t - x_ref"}[
+            schedule.static_noise
+        ],
         "VAE": f"{vae.kind}, {vae.latent_channels} channels, {vae.factor} pixels per cell, "
         f"scale {vae.scale:g}, shift {vae.shift:g}",
         "text encoder": f"width {text.width}, {text.layers} layers, {text.context_length} tokens, {text.layer} layer",

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..models.unet import Reuse
-from .noise_schedule import NoiseSchedule, x0_from_prediction
+from .noise_schedule import NoiseSchedule, static_x0, x0_from_prediction
 from .transfer import to_device
 
 MIX_MODES = ("after_guidance", "every_branch")
@@ -24,21 +24,23 @@ Network = Callable[..., Any]
 it returns (prediction or logits, features)."""
 
 
-def mix(mask: Tensor, reference: Tensor, denoised_dynamic: Tensor) -> Tensor:
-    """Eq. 7 in x_0 space, where static noise is the reference: `mask * reference + (1 - mask) * denoised_dynamic`.
+def mix(mask: Tensor, static: Tensor, denoised_dynamic: Tensor) -> Tensor:
+    """Eq. 7 in x_0 space: `mask * static + (1 - mask) * denoised_dynamic`. That the two are weighed like this is our
+    inference; our copy of the paper lost the formula. The same weights in eps space give the same result (`mix_eps`).
 
-    mask [B, 1, h, w] in [0, 1], 1 = copied; latents [B, C, h, w]. Computed in at least float32. Mask 1 gives the
-    reference bit for bit, mask 0 the dynamic latent.
+    mask [B, 1, h, w] in [0, 1], 1 = copied. `static` is what is copied (`static_x0`; in the exact form the reference);
+    latents [B, C, h, w]. Computed in at least float32. Mask 1 gives `static` bit for bit, mask 0 the dynamic latent.
     """
     dtype = torch.promote_types(denoised_dynamic.dtype, torch.float32)
-    mask, reference, dynamic = mask.to(dtype), reference.to(dtype), denoised_dynamic.to(dtype)
-    difference = reference - dynamic
+    mask, static, dynamic = mask.to(dtype), static.to(dtype), denoised_dynamic.to(dtype)
+    difference = static - dynamic
     # Interpolate from the nearer end, so that mask 0 and 1 are exact. torch.lerp does so too, but does not promise it.
-    return torch.where(mask < 0.5, dynamic + mask * difference, reference - (1 - mask) * difference)
+    return torch.where(mask < 0.5, dynamic + mask * difference, static - (1 - mask) * difference)
 
 
 def mix_eps(mask: Tensor, static_noise: Tensor, dynamic_noise: Tensor) -> Tensor:
-    """Eq. 7 as printed: `eps_hat = mask * static_noise + (1 - mask) * dynamic_noise`. Tests compare `mix` with it."""
+    """Eq. 7 in eps space, as we infer it: `eps_hat = mask * static_noise + (1 - mask) * dynamic_noise`. Tests compare
+    `mix` with it."""
     return mask * static_noise + (1 - mask) * dynamic_noise
 
 
@@ -97,7 +99,7 @@ class FrameTask:
 
     `coefficients` [K] are those of the branches, in the order of `conditions`. `mixed` lists the branches that are each
     mixed with their own mask before guidance. None means one mask, after guidance. Without `mask_network` nothing is
-    mixed.
+    mixed. `static_noise` is the form of Eq. 6 (`static_x0`).
     """
 
     prediction: str
@@ -109,6 +111,7 @@ class FrameTask:
     reference_latent: Tensor | None
     mixed: tuple[int, ...] | None
     network_dtype: torch.dtype
+    static_noise: str
 
 
 class NetworkResult(NamedTuple):
@@ -177,12 +180,13 @@ def run_networks(
         return NetworkResult(_guide(task.coefficients, dynamic), None, (deep, None))
     logits, deep_mask = mask_result()
     masks, kept = logits.sigmoid(), (deep, deep_mask)
+    static = static_x0(task.static_noise, task.reference_latent, x_t, a, s)
     if task.mixed is None:
-        return NetworkResult(mix(masks, task.reference_latent, _guide(task.coefficients, dynamic)), masks, kept)
+        return NetworkResult(mix(masks, static, _guide(task.coefficients, dynamic)), masks, kept)
     each = rearrange(masks, "(k b) c h w -> k b c h w", k=len(task.mixed))
     results = list(dynamic)
     for index, mask in zip(task.mixed, each, strict=True):
-        results[index] = mix(mask, task.reference_latent, results[index])
+        results[index] = mix(mask, static, results[index])
     return NetworkResult(_guide(task.coefficients, torch.stack(results)), each[-1], kept)
 
 
@@ -253,7 +257,8 @@ class Levels:
 
 
 class MaskedDenoiser:
-    """`denoiser(x, sigma) -> denoised`: apply guidance to the noise network's x_0, then mix in the static parts.
+    """`denoiser(x, sigma) -> denoised`: apply guidance to the noise network's x_0, then mix in the static parts, in the
+    form of static noise (Eq. 6) that the schedule's configuration names.
 
     `branches` comes from `guidance_branches`. `conditions` are those of all branches, in the same order, as one batch
     [branches * B], branch-major. `reference_latent` [B, C, h, w] is the clean frame to copy from. Without a
@@ -261,8 +266,8 @@ class MaskedDenoiser:
 
     mix_mode "after_guidance" (not in the paper): one mask, from the fully conditioned branch. `mask_conditions` have
     batch B.
-    mix_mode "every_branch" (Eq. 7, then Eq. 8, literally): every branch that has references is mixed with its own mask.
-    `mask_conditions` have batch [such branches * B], branch-major.
+    mix_mode "every_branch" (Eq. 7, then Eq. 8, in the paper's order): every branch that has references is mixed with
+    its own mask. `mask_conditions` have batch [such branches * B], branch-major.
 
     `unguided` are both networks' conditions for the fully conditioned branch alone. They are needed if `shortcuts`
     limit guidance. The networks compute in `network_dtype`; everything else is float32, or float64 if that is. The
@@ -344,6 +349,7 @@ class MaskedDenoiser:
             self.reference_latent,
             mixed if literal else None,
             self.network_dtype,
+            self.schedule.static_form,
         )
 
 

@@ -14,6 +14,7 @@ from ..config import ScheduleConfig
 
 SPACINGS = ("uniform", "karras")
 PREDICTIONS = ("eps", "v")
+STATIC_NOISES = ("exact", "subtracted")
 
 
 class NoiseSchedule:
@@ -26,9 +27,11 @@ class NoiseSchedule:
     def __init__(self, config: ScheduleConfig):
         if config.prediction not in PREDICTIONS:
             raise ValueError(f"unknown prediction {config.prediction!r}; accepted are {', '.join(PREDICTIONS)}")
+        if config.static_noise not in STATIC_NOISES:
+            raise ValueError(f"unknown static_noise {config.static_noise!r}; accepted are {', '.join(STATIC_NOISES)}")
         if config.zero_terminal_snr and config.prediction != "v":
             raise ValueError(f"got prediction {config.prediction!r} with zero_terminal_snr; accepted is 'v'")
-        self.prediction = config.prediction
+        self.prediction, self.static_form = config.prediction, config.static_noise
         self.num_timesteps = config.num_timesteps
         self.alphas_cumprod = torch.cumprod(1 - _betas(config), dim=0)
         if config.zero_terminal_snr:
@@ -105,7 +108,12 @@ class NoiseSchedule:
         return float(a) * latent.to(dtype) + float(sigma * a) * noise.to(dtype)
 
     def static_noise(self, x_t: Tensor, x_ref: Tensor, timesteps: Tensor) -> Tensor:
-        """Eq. 6: `(x_t - a x_ref) / s`, the noise in x_t if the frame equals the reference. [B, C, h, w]."""
+        """The static noise of Eq. 6, in the form of the configuration (`static_x0`). [B, C, h, w].
+
+        "exact": `(x_t - a x_ref) / s`, the noise in x_t if the frame equals the reference. "subtracted": `x_t - x_ref`.
+        """
+        if self.static_form == "subtracted":
+            return x_t - x_ref
         a, s = self._scales_like(x_t, timesteps)
         return (x_t - a * x_ref) / s
 
@@ -146,6 +154,23 @@ class NoiseSchedule:
 def x0_from_prediction(kind: str, prediction: Tensor, x_t: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
     """Solve Eq. 3 for x_0, given eps or `v = a eps - s x_0` (Salimans and Ho 2022, arXiv 2202.00512). [B, C, h, w]."""
     return (x_t - s * prediction) / a if kind == "eps" else a * x_t - s * prediction
+
+
+def static_x0(form: str, x_ref: Tensor, x_t: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
+    """The clean latent that follows from the static noise of Eq. 6: what a mask of 1 gives. [B, C, h, w].
+
+    Our copy of the paper lost the formula and the approximation that follows it, so there are two forms:
+
+    "exact" (derived from Eq. 5): static noise is `(x_t - a x_ref) / s`, and x_0 is the reference itself, bit for bit.
+    "subtracted" (a reading of "subtracting the reference image from the input noised image", sections 1 and 3.2):
+    static noise is `x_t - x_ref`, and x_0 is `((1 - s) x_t + s x_ref) / a`. At the noisiest time steps this is far
+    from any frame; at the last ones it is about x_t, so a mask of 1 there means "keep what is there".
+
+    x_t is the noised image of Eq. 3, `a x_0 + s eps` with `a^2 + s^2 = 1`, which the networks see. A sampler's
+    `x = x_0 + sigma eps` must be multiplied by `a = 1 / sqrt(1 + sigma^2)` first: subtracting the reference from x
+    itself would be a third form. The result serves both predictions, because eps and v are converted to x_0 as well.
+    """
+    return x_ref if form == "exact" else x0_from_prediction("eps", x_t - x_ref, x_t, a, s)
 
 
 def _betas(config: ScheduleConfig) -> Tensor:

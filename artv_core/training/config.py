@@ -121,13 +121,14 @@ class DiffusionStage(LoopConfig):
     they are, in half precision if training uses it.
 
     `first_share` of the samples are first frames (no references), `second_share` are second frames (both references
-    equal). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error of eps or v); `min_snr_gamma`
-    above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells that differ from most of their
-    frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from the last frame weigh up to
-    `1 + change_weight` times as much as others, while each frame keeps its share of the loss. `uniform_share` of the
-    samples draw their time step uniformly; the others draw a log-normal noise-to-signal ratio (Karras et al., 2022)
-    with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A first frame can be any frame of
-    its clip; in `beginning_share` of the cases it is the clip's first.
+    equal). `auxiliary_share` of the loss is the noise network's own error, the rest is the masked error; the paper
+    trains on the masked error alone (0). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error
+    of eps or v); `min_snr_gamma` above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells
+    that differ from most of their frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from
+    the last frame weigh up to `1 + change_weight` times as much as others, while each frame keeps its share of the
+    loss. `uniform_share` of the samples draw their time step uniformly; the others draw a log-normal noise-to-signal
+    ratio (Karras et al., 2022) with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A
+    first frame can be any frame of its clip; in `beginning_share` of the cases it is the clip's first.
 
     Not in the paper: in `rollout_share` of the samples the references are frames made by the networks in their current
     state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame.

@@ -13,7 +13,7 @@ from ..config import ARTVConfig
 from ..data.order import BrokenCount
 from ..files.finite import NotFiniteError
 from ..method.denoiser import mix
-from ..method.noise_schedule import x0_from_prediction
+from ..method.noise_schedule import static_x0, x0_from_prediction
 from ..models.artv import ARTV
 from ..models.attention import CrossAttention
 from ..models.network import FrameNetwork
@@ -31,14 +31,16 @@ class MaskedDiffusionLoss(nn.Module):
     """Eq. 4 on the masked prediction of Eq. 7, written in x_0 space. An error of eps is a/s times that of x_0, and an
     error of v is 1/s times, so the squared error of x_0 is weighted by a^2/s^2 or 1/s^2, or by min(a^2/s^2, gamma) for
     min-SNR. The weight can be capped, because a copied x_0 does not get better as s falls. A share of the loss is the
-    noise network's own, which keeps it learning where the mask copies. Cap, share and the weights of cells
-    (`detail_weight`, `change_weight`) are not in the paper. The plain error of the masked eps is logged as "eps"."""
+    noise network's own, which keeps it learning where the mask copies; with a share of 0, only the masked error counts,
+    as in the paper. Cap, share and the weights of cells (`detail_weight`, `change_weight`) are not in the paper. The
+    plain error of the masked eps is logged as "eps"."""
 
     def __init__(self, model: ARTV, stage: DiffusionStage) -> None:
         super().__init__()
         self.noise, self.mask = model.noise, model.mask
         self.text = model.text if "text" in stage.train else None
         self.prediction = model.config.schedule.prediction
+        self.static_noise = model.config.schedule.static_noise
         self.auxiliary_share = stage.auxiliary_share
         self.detail_weight, self.change_weight = stage.detail_weight, stage.change_weight
         self.weight_cap, self.min_snr_gamma = stage.weight_cap, stage.min_snr_gamma
@@ -75,7 +77,7 @@ class MaskedDiffusionLoss(nn.Module):
         if self.mask is not None:
             logits = _run(self.mask, x_t, timesteps, conditions)
             mask = logits.sigmoid() * has_reference[:, None, None, None]
-            denoised = mix(mask, reference_latent, dynamic)
+            denoised = mix(mask, static_x0(self.static_noise, reference_latent, x_t, a, s), dynamic)
             logs["mask"] = mask.detach().sum() / (mask[0].numel() * has_reference.sum()).clamp(min=1)
         weight = self._on_cells(self._weight(a, s), target, reference_latent, has_reference, coverage)
         error = (denoised - target).square()
