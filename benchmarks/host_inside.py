@@ -41,6 +41,8 @@ class Host:
         options = [] if self.on_card else ["--cpu"]
         if memory == "plain" and "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
             options.append("--disable-dynamic-vram")
+        if self.on_card and "disable-cuda-malloc" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
+            options.append("--disable-cuda-malloc")  # as docs/comfyui.md advises
         sys.argv = ["main.py", "--base-directory", base, *options]
         sys.path.insert(0, ".")
         import comfy.options
