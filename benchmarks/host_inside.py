@@ -6,6 +6,7 @@ The host's own memory management runs, as its `main.py` sets it up, but no serve
 import asyncio
 import importlib.util
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,8 @@ class Host:
         options = [] if self.on_card else ["--cpu"]
         if memory == "plain" and "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
             options.append("--disable-dynamic-vram")
+        if self.on_card and "disable-cuda-malloc" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
+            options.append("--disable-cuda-malloc")  # as docs/comfyui.md advises
         sys.argv = ["main.py", "--base-directory", base, *options]
         sys.path.insert(0, ".")
         import comfy.options
@@ -139,6 +142,7 @@ class Card:
         self.usual = {"width": side, "height": side, "steps": steps, "frames": frames, **FOUR}
         self.usual["sampler_name"] = "dpmpp_2s_ancestral"
         self.reference = self.model = self.positive = None
+        self.said: list[str] = []
 
     def load(self, **switches: bool) -> Any:
         """The large model anew; the one before is given up."""
@@ -181,6 +185,7 @@ def _write_checkpoint(card: Card) -> dict[str, Any]:
 def _sample(card: Card) -> dict[str, Any]:
     """The sampler node, once warm."""
     _, seconds = card.timed(card.load)
+    listen(card.said)
     card.host.sample(card.model, card.positive, **card.usual | {"frames": 2, "steps": 2})
     latents, node = card.timed(lambda: card.host.sample(card.model, card.positive, **card.usual))
     card.reference = latents.float().cpu()
@@ -191,7 +196,21 @@ def _sample(card: Card) -> dict[str, Any]:
         "seconds of the node": node,
         "frames": card.usual["frames"],
         "finite": bool(card.reference.isfinite().all()),
+        "said about CUDA graphs": card.said,
+        "allocator": torch.cuda.get_allocator_backend() if card.host.on_card else "",
     }
+
+
+def listen(said: list[str]) -> None:
+    """Keep what the pack logs about CUDA graphs from now on."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "CUDA graphs" in record.getMessage():
+                said.append(record.getMessage())
+
+    logging.getLogger().addHandler(Listener())
+    logging.getLogger().setLevel(logging.INFO)
 
 
 def _core(card: Card) -> dict[str, Any]:

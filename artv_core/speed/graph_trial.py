@@ -5,9 +5,12 @@ which may crash. This takes some seconds. Not in the paper.
 """
 
 import functools
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 120.0
 CHILD = (
@@ -32,6 +35,16 @@ def survives_capture(device: str) -> bool:
 def _tried(device: str) -> bool:
     command = [sys.executable, "-c", CHILD, str(Path(__file__).resolve().parents[2]), device]
     try:
-        return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
+        ran = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False, text=True, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.info("trying CUDA graphs in another process: %s", error)
         return False
+    if ran.returncode:
+        logger.info("trying CUDA graphs in another process: exit code %d, %s", ran.returncode, _last_words(ran.stderr))
+    return ran.returncode == 0
+
+
+def _last_words(text: str) -> str:
+    """The first line of an error message, where there is one: a crash prints many lines of addresses after it."""
+    lines = [line.strip() for line in text.splitlines() if "Error" in line or "error" in line]
+    return lines[0] if lines else "without an error message"
