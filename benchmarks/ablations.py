@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -34,7 +32,7 @@ from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_check
 from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.synthetic import detailed, quality
-from artv_core.synthetic.shapes import Clip, render
+from artv_core.synthetic.shapes import render
 from artv_core.training.config import LatentsStage, TrainConfig, read_config
 from artv_core.training.run import run as train
 from artv_core.training.sheets import decoded, rollout, rollout_frames
@@ -176,32 +174,10 @@ def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any
     made = list(rollout_frames(model, captions, options, given))
     videos, masks = decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]
     through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
-    kept = {"mask where the object never was near": copied(masks, clips, frames)}
+    kept = {"mask where the object never was near": detailed.copied(masks, clips, frames)}
     return {
-        "measured": rounded(scene_kept(videos, clips) | kept),
-        "true frames through the autoencoder": rounded(scene_kept(through, clips[:8])),
-    }
-
-
-def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float:
-    """Mean of the masks [N, 1, h, w] over the cells that the object never comes near; NaN where there is no mask."""
-    if not masks:
-        return math.nan
-    cells = F.adaptive_avg_pool2d(detailed.never_near(clips, frames, 64, 64), masks[0].shape[-2:]) == 1
-    return sum(float(mask[cells].mean()) for mask in masks) / len(masks)
-
-
-def scene_kept(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float]:
-    last, start = videos.shape[1] - 1, videos.shape[1] - 16
-    never = detailed.never_near(clips, last + 1, *videos.shape[-2:])
-    return {
-        f"ground drift at frame {last}": detailed.ground_drift(videos, clips, last),
-        f"texture kept at frame {last}": detailed.texture_kept(videos, clips, last),
-        "texture kept where the object never was near": detailed.texture_kept(videos, clips, last, where=never),
-        "texture kept where it was": detailed.texture_kept(videos, clips, last, where=1 - never),
-        f"object there at frame {last}": detailed.object_there(videos, clips, last),
-        f"direction at frames {start}-{last}": detailed.object_direction(videos, clips, start, last + 1),
-        f"speed at frames {start}-{last}": detailed.object_speed(videos, clips, start, last + 1),
+        "measured": rounded(detailed.scene_kept(videos, clips) | kept),
+        "true frames through the autoencoder": rounded(detailed.scene_kept(through, clips[:8])),
     }
 
 

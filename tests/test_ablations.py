@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.synthetic.detailed import detailed_clips, never_near
+from artv_core.synthetic.detailed import copied, detailed_clips, never_near
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -45,8 +45,8 @@ def test_the_mask_is_read_where_the_object_never_comes():
     clips = detailed_clips(4)
     cells = never_near(clips, 64, 64, 64).unflatten(2, (8, 8)).unflatten(4, (8, 8)).amin(dim=(3, 5))
     assert 0 < cells.mean() < 1
-    assert ablations.copied([0.75 * cells, 0.25 * cells + (1 - cells)], clips, 64) == 0.5
-    assert math.isnan(ablations.copied([], clips, 64))
+    assert copied([0.75 * cells, 0.25 * cells + (1 - cells)], clips, 64) == 0.5
+    assert math.isnan(copied([], clips, 64))
 
 
 def test_tables_show_all_that_was_measured():

@@ -4,6 +4,7 @@ move?
 The scene without the object is known (`shapes.ground`), so a video is compared with it. Not in the paper.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,6 +77,30 @@ def never_near(clips: Sequence[Clip], frames: int, height: int, width: int) -> T
     reach = round(NEAR * min(height, width))
     around = F.pad(covered, (reach,) * 4, mode="circular")
     return 1 - F.max_pool2d(around, 2 * reach + 1, stride=1)
+
+
+def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float:
+    """Mean of masks [N, 1, h, w] (one for each frame) over the cells that the object never comes near; NaN if there are
+    none."""
+    if not masks:
+        return math.nan
+    cells = F.adaptive_avg_pool2d(never_near(clips, frames, 64, 64), masks[0].shape[-2:]) == 1
+    return sum(float(mask[cells].mean()) for mask in masks) / len(masks)
+
+
+def scene_kept(videos: Tensor, clips: Sequence[Clip]) -> dict[str, float]:
+    """All measures at the last frame of videos [N, T, 3, H, W]. Raises ValueError as `ground_drift`."""
+    last, start = videos.shape[1] - 1, videos.shape[1] - 16
+    never = never_near(clips, last + 1, *videos.shape[-2:])
+    return {
+        f"ground drift at frame {last}": ground_drift(videos, clips, last),
+        f"texture kept at frame {last}": texture_kept(videos, clips, last),
+        "texture kept where the object never was near": texture_kept(videos, clips, last, where=never),
+        "texture kept where it was": texture_kept(videos, clips, last, where=1 - never),
+        f"object there at frame {last}": object_there(videos, clips, last),
+        f"direction at frames {start}-{last}": object_direction(videos, clips, start, last + 1),
+        f"speed at frames {start}-{last}": object_speed(videos, clips, start, last + 1),
+    }
 
 
 def object_readings(videos: Tensor, clips: Sequence[Clip]) -> Rollout:
