@@ -5,9 +5,16 @@
 settled   the plain world: 32 held-out prompts of 64 frames, from text
 detailed  fine textures and many objects, where copying should matter: 32 videos that go on from two true frames
 
-Puts its runs into `benchmarks/results/ablations.json` (20 minutes each on one core), and writes the tables of
-`docs/evidence.md` that show runs. What else that file holds was measured by benchmarks that are no longer here. An
-interrupted training goes on where it stopped (`runs/ablations`).
+Only where named: both forms of static noise, with the usual share of the noise network's own error in the loss and
+with the masked error alone. `tiny` predicts eps, with the paper's loss: plain error of eps, uniform time steps.
+
+static            from nothing: mask by time step; drift of videos that go on from two true frames
+static-continued  the same, from one checkpoint: the shipped one, trained on to predict eps, with a new mask network
+static-detailed   as static-continued, in the detailed world
+
+Puts its runs into `benchmarks/results/ablations.json` (its other parts are history), and writes the tables of
+`docs/evidence.md` that show runs. An interrupted training goes on where it stopped (`runs/ablations`). A run that the
+file has is not made again, unless `--again`.
 """
 
 import argparse
@@ -21,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -29,25 +37,44 @@ from result_files import Limits, commit, kept_parts, run_parts
 from tables import as_table, put_tables
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
+from artv_core.config import ARTVConfig
 from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.synthetic import detailed, quality
-from artv_core.synthetic.shapes import render
-from artv_core.training.config import LatentsStage, TrainConfig, read_config
+from artv_core.synthetic.shapes import Clip, render
+from artv_core.training.config import DiffusionStage, LatentsStage, TrainConfig, read_config
+from artv_core.training.diffusion import start_mask
+from artv_core.training.mask_steps import mask_by_step
 from artv_core.training.run import run as train
 from artv_core.training.sheets import decoded, rollout, rollout_frames
 
 RESULT = ROOT / "benchmarks/results/ablations.json"
 DOCUMENT = ROOT / "docs/evidence.md"
-NAMES = ("full", "no mask network")
-WORLD_SEED = 3
-"""Of the clips, which all runs share."""
+
+
+NAMES, EPS = ("full", "no mask network"), "eps"
+PAPERS_LOSS = {"weight_cap": 0.0, "detail_weight": 0.0, "uniform_share": 1.0}
+FORMS = {
+    f"{form}{said}": ({"schedule": {"prediction": "eps", "static_noise": form}}, PAPERS_LOSS | {"auxiliary_share": own})
+    for form in ("exact", "subtracted")
+    for said, own in (("", 0.25), (", masked error alone", 0.0))
+}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "full": ({}, {}),
+    "no mask network": ({"mask": None}, {}),
+    EPS: ({"mask": None, "schedule": {"prediction": "eps"}}, PAPERS_LOSS),
+    **FORMS,
+}
+"""What a run changes: of the preset, and of the stage "diffusion". Runs of both forms may go on from `EPS`."""
+WORLD_SEED, TIMES = 3, (999, 519, 199, 39, 0)
+"""The seed of the clips, which all runs share; time steps at which masks are measured."""
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
+STATIC_PROMPTS, STATIC_FRAMES = 16, {"static": 1000, "static-continued": 1000, "static-detailed": 64}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What each run of a comparison gets. `vae_steps` 0: the shipped autoencoder as it is."""
+    """What each run of a comparison gets. `vae_steps` 0: the shipped autoencoder as it is. `start_from` "": nothing."""
 
     steps: int = 600
     batch_size: int = 64
@@ -63,44 +90,67 @@ class Budget:
 
     def __str__(self) -> str:
         clips = f"{self.clips} clips of the {self.world} world"
-        return f"{self.steps} steps of {self.batch_size} samples after those of {self.start_from}, {clips}"
+        start = f"after those of {self.start_from}" if self.start_from else "from nothing"
+        return f"{self.steps} steps of {self.batch_size} samples {start}, {clips}"
 
 
-BUDGETS = {"settled": Budget(), "detailed": Budget(world="detailed", vae_steps=1500)}
+BUDGETS = {
+    "settled": Budget(),
+    "detailed": Budget(world="detailed", vae_steps=1500),
+    "static": Budget(steps=1500, batch_size=32, start_from=""),
+    "static-continued": Budget(batch_size=32, start_from=EPS),
+    "static-detailed": Budget(batch_size=32, world="detailed", vae_steps=1500, start_from=EPS),
+}
+STATIC = tuple(part for part in BUDGETS if part.startswith("static"))
+RUNS, RISE = "runs", "mask on still cells at t = 39 less that at t = 999, subtracted and masked error alone"
 LIMITS: Limits = {part: {} for part in BUDGETS}
+LIMITS |= {part: {f"{part}: {RUNS}": ("at least", 12), f"{part}: {RISE}": ("at least", 0)} for part in STATIC}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of training and of sampling")
+    parser.add_argument("--names", nargs="+", choices=[*NAMES, *FORMS], default=[*NAMES, *FORMS], help="of variants")
+    parser.add_argument("--again", action="store_true", help="also the runs that the result file has")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where models are kept")
-    args = run_parts(parser, RESULT, LIMITS, measure)
+    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=STATIC)
     if not args.quick:
         put_tables(DOCUMENT, tables(kept_parts(RESULT)))
 
 
 def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The part, with one run more each time."""
-    budget, prompts, frames = BUDGETS[part], PROMPTS, FRAMES
+    budget, names = BUDGETS[part], FORMS if part in STATIC else NAMES
+    prompts, frames = (STATIC_PROMPTS, STATIC_FRAMES[part]) if part in STATIC else (PROMPTS, FRAMES)
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if args.quick:
         budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))
         prompts, frames = 2, 32
-    runs = dict(kept.get("runs", {}))
     for seed in args.seeds[: 1 if args.quick else None]:
-        for name in NAMES:
-            model = trained(name, seed, budget, args.work)
-            found = MEASURED[part](model, prompts, frames, seed)
-            runs[f"{name}, seed {seed}"] = {"conditions": asdict(budget), "commit": commit()} | found
-            print(f"  {name}, seed {seed}: {json.dumps(found['measured'])}", flush=True)
-            yield kept | {"budget": str(budget), "prompts": prompts, "frames": frames, "runs": runs, "bars": {}}
+        for name in (name for name in names if name in args.names):
+            key, conditions = f"{name}, seed {seed}", asdict(budget)
+            if not args.again and kept.get("runs", {}).get(key, {}).get("conditions") == conditions:
+                continue
+            found = MEASURED[part](load_checkpoint(trained_file(name, seed, budget, args.work)), prompts, frames, seed)
+            print(f"  {key}: {json.dumps(found['measured'])}", flush=True)
+            kept = kept if args.quick else kept_parts(RESULT).get(part, {})  # others may have been run meanwhile
+            runs = kept.get("runs", {}) | {key: {"conditions": conditions, "commit": commit()} | found}
+            kept = kept | {"budget": str(budget), "prompts": prompts, "frames": frames, "runs": runs}
+            yield kept | {"bars": static_bars(part, runs) if part in STATIC else {}}
+
+
+def static_bars(part: str, runs: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    """The second is above 0 where the mask grows as in the paper's Fig. 4."""
+    asked = [run["measured"] for key, run in runs.items() if key.startswith("subtracted, masked error alone")]
+    rises = [run["mask on still cells at t = 39"] - run["mask on still cells at t = 999"] for run in asked]
+    return {f"{part}: {RUNS}": len(runs)} | ({f"{part}: {RISE}": sum(rises) / len(rises)} if rises else {})
 
 
 # Training
 
 
-def trained(name: str, seed: int, budget: Budget, work: Path) -> ARTV:
-    """The model of one run, trained as far as it is not yet."""
+def trained_file(name: str, seed: int, budget: Budget, work: Path) -> Path:
+    """The checkpoint of one run, trained as far as it is not yet."""
     config, data = run_config(name, seed, budget, work), clips_of(budget, work)
     folder = work / config.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,32 +158,44 @@ def trained(name: str, seed: int, budget: Budget, work: Path) -> ARTV:
         if not (folder / shared).exists():
             os.link(data / shared, folder / shared)
     train(config, str(work), ["diffusion", "export"], resume=True)
-    return load_checkpoint(folder / f"{config.name}.safetensors")
+    return folder / f"{config.name}.safetensors"
 
 
 def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
-    """The shipped model's recipe at lower rates: a tenth of the steps warms up, two fifths decay."""
-    base, steps = read_config(ROOT / "configs/tiny.toml"), budget.steps
-    rates = {"muon_learning_rate": 1e-3, "learning_rate": 3e-4, "ema_decay": 0.998}
+    """The shipped model's recipe, at lower rates where it goes on: a tenth of the steps warms up, two fifths decay."""
+    base, steps, (overrides, settings) = read_config(ROOT / "configs/tiny.toml"), budget.steps, VARIANTS[name]
+    rates = {"muon_learning_rate": 1e-3, "learning_rate": 3e-4} if budget.start_from else {}
     length = {"steps": steps, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5, "sheet_every": 10 * steps}
-    chosen = {"batch_size": budget.batch_size, "sheet_rows": 1, "sheet_columns": 2, **length, **rates}
-    words = [*(str(value) for value in asdict(budget).values()), *name.split(), "seed", str(seed)]
-    config = replace(base, name="-".join(words), seed=seed, world=budget.world, latents=budget.latents)
-    start = resolve_checkpoint(budget.start_from)
-    if name == "no mask network":
-        config, start = replace(config, overrides={"mask": None}), without_mask(start, work)
-    return replace(config, diffusion=replace(base.diffusion, start_from=str(start), **chosen))
+    chosen = {"batch_size": budget.batch_size, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.998}
+    words = "-".join([*map(str, asdict(budget).values()), name.replace(",", ""), f"seed {seed}"]).replace(" ", "-")
+    changed = {"world": budget.world, "latents": budget.latents, "overrides": overrides}
+    config = replace(base, name=words.replace("--", "-from-nothing-"), seed=seed, **changed)
+    chosen |= length | rates | settings | {"start_from": starting_file(config.model, budget, work)}
+    return replace(config, diffusion=replace(base.diffusion, **chosen))
 
 
-def without_mask(start: Path, work: Path) -> Path:
-    """A copy of the checkpoint without its mask network."""
-    path = work / f"{start.stem}-without-mask.safetensors"
+def starting_file(wanted: ARTVConfig, budget: Budget, work: Path) -> str:
+    """What a run of this configuration goes on from. Where the shipped file has another schedule or mask network, a
+    copy of it with that schedule, and without its mask network or with a new one."""
+    if not budget.start_from:
+        return ""
+    start = resolve_checkpoint("tiny")
+    if budget.start_from == EPS:
+        start = trained_file(EPS, 0, replace(budget, start_from="tiny", steps=5 * budget.steps // 2), work)
+    model = load_checkpoint(start)
+    if (model.config.mask, model.config.schedule) == (wanted.mask, wanted.schedule):
+        return str(start)
+    words = start.stem, wanted.schedule.prediction, wanted.schedule.static_noise, "new" if wanted.mask else "no", "mask"
+    path = work / f"{'-'.join(words)}.safetensors"
     if not path.is_file():
-        model = load_checkpoint(start, without=("mask",))
-        model.config = replace(model.config, mask=None)
+        model.config = replace(model.config, mask=wanted.mask, schedule=wanted.schedule)
+        torch.manual_seed(WORLD_SEED)
+        new = ARTV(model.config, vae=False, text=False)
+        start_mask(new, DiffusionStage())
+        model.mask = new.mask
         work.mkdir(parents=True, exist_ok=True)
         save_checkpoint(model, path)
-    return path
+    return str(path)
 
 
 def clips_of(budget: Budget, work: Path) -> Path:
@@ -154,25 +216,18 @@ def clips_of(budget: Budget, work: Path) -> Path:
 @torch.no_grad()
 def plain(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
     """The quality table's figures of videos from text."""
-    clips, last = quality.quality_clips(prompts), frames - 1
-    captions = [clip.caption for clip in clips]
-    videos = rollout(model, captions, GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed))
-    read = quality.read_rollout(videos)
-    table = quality.appearance(read, clips) | {"direction from text": quality.direction(read, clips, 0, 16)}
-    table |= {"object there at frame 15": quality.survival(read, clips, 15)} | quality.holding(read, clips, last)
-    table[f"object's colour, drift at frame {last}"] = quality.object_drift(read, last)
-    return {"measured": rounded(table)}
+    clips, options = quality.quality_clips(prompts), GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed)
+    read = quality.read_rollout(rollout(model, [clip.caption for clip in clips], options))
+    color = {f"object's colour, drift at frame {frames - 1}": quality.object_drift(read, frames - 1)}
+    return {"measured": rounded(quality.from_text(read, clips) | color)}
 
 
 @torch.no_grad()
 def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
     """What is left of a known scene, beside what the autoencoder alone would keep of it."""
     clips = detailed.detailed_clips(prompts)
-    true, captions = render(clips, frames, *model.config.size), [clip.caption for clip in clips]
-    given = [model.encode_images(true[:, index]) for index in range(GIVEN)]
-    options = GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed)
-    made = list(rollout_frames(model, captions, options, given))
-    videos, masks = decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]
+    true = render(clips, frames, *model.config.size)
+    videos, masks = gone_on(model, clips, true, frames, seed)
     through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
     kept = {"mask where the object never was near": detailed.copied(masks, clips, frames)}
     return {
@@ -181,12 +236,44 @@ def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any
     }
 
 
+def gone_on(model: ARTV, clips: Sequence[Clip], true: Tensor, frames: int, seed: int) -> tuple[Tensor, list[Tensor]]:
+    """Videos that go on from the first two of the `true` frames, and their masks."""
+    given = [model.encode_images(true[:, index]) for index in range(GIVEN)]
+    options = GenerateOptions(num_frames=frames, batch_size=len(clips), seed=seed)
+    made = list(rollout_frames(model, [clip.caption for clip in clips], options, given))
+    return decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]
+
+
 def rounded(table: Mapping[str, float]) -> dict[str, float | None]:
     """Four digits; None for what cannot be said."""
     return {name: None if math.isnan(value) else round(value, 4) for name, value in table.items()}
 
 
-MEASURED = {"settled": plain, "detailed": textured}
+@torch.no_grad()
+def by_form(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+    """Masks by time step on true frames, and what videos hold that go on from two true frames: all of them up to frame
+    63, a quarter of them up to the last."""
+    clips, table = quality.quality_clips(prompts), masks(model, quality.quality_clips(2 * prompts))
+    for count, length in ((prompts, min(frames, 64)), (max(2, prompts // 4), frames)):
+        videos, _ = gone_on(model, clips[:count], render(clips[:count], GIVEN, *model.config.size), length, seed)
+        table |= quality.holding(quality.read_rollout(videos), clips[:count], length - 1)
+    return {"measured": rounded(table)}
+
+
+def by_form_textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+    """The same masks in the detailed world, and what is left of its scenes."""
+    found = textured(model, prompts, frames, seed)
+    found["measured"] = rounded(masks(model, detailed.detailed_clips(2 * prompts))) | found["measured"]
+    return found
+
+
+def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
+    found = mask_by_step(model, clips, TIMES)
+    return {f"mask on {kind} cells at t = {t}": found[t][i] for i, kind in enumerate(("still", "other")) for t in TIMES}
+
+
+MEASURED = {"settled": plain, "detailed": textured, "static-detailed": by_form_textured}
+MEASURED |= {"static": by_form, "static-continued": by_form}
 
 
 # Tables

@@ -34,7 +34,7 @@ from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.pictures.names import vocabulary as picture_vocabulary
-from artv_core.synthetic.quality import appearance, direction, holding, quality_clips, read_rollout, survival
+from artv_core.synthetic.quality import direction, from_text, holding, quality_clips, read_rollout, survival
 from artv_core.synthetic.shapes import Clip, render
 from artv_core.training.sheets import rollout
 
@@ -176,8 +176,8 @@ def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]
     count, frames = (16, 16) if quick else (64, 64)
     clips = quality_clips(count)
     table, videos = measure_model(model, clips, frames, seed, overrides)
-    true = measure_videos(render(clips, frames, *model.config.size), clips)
-    frozen = measure_videos(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1), clips)
+    true = from_text(read_rollout(render(clips, frames, *model.config.size)), clips)
+    frozen = from_text(read_rollout(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1)), clips)
     if not quick:
         save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}.png")
     bars = [as_bar(name, round(table[name], 4), kind, limit) for name, (limit, kind) in BARS.items() if name in table]
@@ -243,22 +243,15 @@ def measure_model(
     options = GenerateOptions(num_frames=frames, batch_size=len(clips), seed=seed, **overrides)
     short = GenerateOptions(num_frames=16, batch_size=len(clips), seed=seed, **overrides)
     with torch.no_grad():
-        from_text = rollout(model, captions, options)
+        videos = rollout(model, captions, options)
         start = render(clips, 2, *model.config.size)
         latents = [model.encode_images(start[:, index].to(model.null_context.device)) for index in range(2)]
         from_two = rollout(model, captions, short, latents)
         from_one = rollout(model, captions, short, latents[:1])
-    table = measure_videos(from_text, clips)
+    table = from_text(read_rollout(videos), clips)
     table["direction from two true frames"] = direction(read_rollout(from_two), clips, 1, 16)
     table["direction from one true frame and text"] = direction(read_rollout(from_one), clips, 0, 16)
-    return table, from_text
-
-
-def measure_videos(videos: Tensor, clips: list[Clip]) -> dict[str, float]:
-    """What can be said of videos [N, T, 3, H, W] by themselves."""
-    read, last = read_rollout(videos), videos.shape[1] - 1
-    table = appearance(read, clips) | {"direction from text": direction(read, clips, 0, 16)}
-    return table | {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, last)
+    return table, videos
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -3,9 +3,11 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.synthetic.detailed import copied, detailed_clips, never_near
@@ -25,7 +27,7 @@ SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
 @pytest.mark.parametrize("name", ablations.NAMES)
 def test_runs_go_on_from_the_shipped_checkpoint_with_and_without_its_mask(tmp_path: Path, name: str):
     """Two steps change little; the network that is left out is the only difference."""
-    model = ablations.trained(name, 1, SMALL, tmp_path)
+    model = load_checkpoint(ablations.trained_file(name, 1, SMALL, tmp_path))
     assert (model.mask is None) == (name == "no mask network")
     shipped = load_checkpoint(resolve_checkpoint("tiny"), without=("mask",) if model.mask is None else ())
     there = dict(model.named_parameters())
@@ -39,6 +41,40 @@ def test_seeds_differ_in_all_but_their_clips(tmp_path: Path):
     assert one.latents == two.latents
     assert (one.seed, two.seed) == (1, 2)
     assert one.name != two.name
+
+
+@pytest.mark.parametrize("start", ["", ablations.EPS])
+def test_runs_of_both_forms_differ_in_form_and_share_alone(tmp_path: Path, start: str):
+    """From nothing or from one checkpoint, with the paper's loss; the part's masks and drift are measured."""
+    budget = replace(SMALL, start_from=start)
+    configs = [ablations.run_config(name, 0, budget, tmp_path) for name in ablations.FORMS]
+    kinds = [(config.model.schedule.static_noise, config.diffusion.auxiliary_share) for config in configs]
+    assert kinds == [("exact", 0.25), ("exact", 0), ("subtracted", 0.25), ("subtracted", 0)]
+    shared = {"prediction": "eps", "weight_cap": 0, "uniform_share": 1, "detail_weight": 0}
+    for config in configs:
+        assert shared == {"prediction": config.model.schedule.prediction} | {
+            name: getattr(config.diffusion, name) for name in ("weight_cap", "uniform_share", "detail_weight")
+        }
+    if not start:
+        assert {config.diffusion.start_from for config in configs} == {""}
+        return
+    exact, subtracted = (load_checkpoint(configs[index].diffusion.start_from) for index in (0, 2))
+    shipped = load_checkpoint(resolve_checkpoint("tiny"))
+    weights = [dict(model.named_parameters()) for model in (exact, subtracted, shipped)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert any(not torch.equal(weight, weights[2][name]) for name, weight in weights[0].items() if "mask" in name)
+    measured = ablations.by_form(subtracted, 2, 17, 0)["measured"]
+    masks = [value for name, value in measured.items() if name.startswith("mask on still cells")]
+    assert len(masks) == len(ablations.TIMES) and all(0.1 < value < 0.3 for value in masks), "a new one copies little"
+    assert measured["background drift at frame 16"] is not None
+
+
+def test_bars_of_both_forms():
+    said = {f"mask on still cells at t = {t}": value for t, value in ((39, 0.75), (999, 0.25))}
+    runs = {f"{name}, seed 0": {"measured": said} for name in ablations.FORMS}
+    assert list(ablations.static_bars("static", runs).values()) == [4, 0.5]
+    assert set(ablations.static_bars("static", runs)) == set(ablations.LIMITS["static"])
+    assert list(ablations.static_bars("static", {}).values()) == [0]
 
 
 def test_the_mask_is_read_where_the_object_never_comes():
@@ -61,6 +97,6 @@ def test_tables_show_all_that_was_measured():
 def test_the_document_says_what_was_measured():
     text = ablations.DOCUMENT.read_text(encoding="utf-8")
     tables = ablations.tables(json.loads(ablations.RESULT.read_text())["parts"])
-    assert set(ablations.BUDGETS) < set(tables)
+    assert {"settled", "detailed"} < set(tables)
     for name, table in tables.items():
         assert f"{marker_of(name)}{table}\n\n" in text, name

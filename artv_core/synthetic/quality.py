@@ -127,6 +127,14 @@ def holding(rollout: Rollout, clips: Sequence[Clip], last: int) -> dict[str, flo
     }
 
 
+def from_text(rollout: Rollout, clips: Sequence[Clip]) -> dict[str, float]:
+    """The whole table of videos from text: appearance, direction, and what is left at the last frame. It needs 16
+    frames or more."""
+    table = appearance(rollout, clips) | {"direction from text": direction(rollout, clips, 0, 16)}
+    table["object there at frame 15"] = survival(rollout, clips, 15)
+    return table | holding(rollout, clips, rollout.sharpness.shape[1] - 1)
+
+
 def _motion(readings: list[FrameReading], size: tuple[int, int]) -> tuple[float, float] | None:
     return median_motion(shifts(readings, *size))
 
