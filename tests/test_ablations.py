@@ -65,7 +65,8 @@ def test_runs_of_both_forms_differ_in_form_and_share_alone(tmp_path: Path, start
     assert any(not torch.equal(weight, weights[2][name]) for name, weight in weights[0].items() if "mask" in name)
     measured = ablations.by_form(subtracted, 2, 17, 0)["measured"]
     masks = [value for name, value in measured.items() if name.startswith("mask on still cells")]
-    assert len(masks) == len(ablations.TIMES) and all(0.1 < value < 0.3 for value in masks), "a new one copies little"
+    assert len(masks) == len(ablations.TIMES)
+    assert all(0.1 < value < 0.3 for value in masks), "a new mask network copies little"
     assert measured["background drift at frame 16"] is not None
 
 
