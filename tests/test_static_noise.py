@@ -176,7 +176,7 @@ def latents(model: ARTV, recording: Recording | None = None) -> list[Tensor]:
 def test_the_form_is_in_the_file_and_decides_the_frames(tmp_path: Path):
     usual = latents(smallest())
     path = tmp_path / "subtracted.safetensors"
-    save_checkpoint(subtracted(smallest()), path)
+    save_checkpoint(subtracted(smallest()), path, dtype=torch.float32)
     read = load_checkpoint(path)
     assert read.config.schedule.static_noise == "subtracted"
     made = latents(read)
