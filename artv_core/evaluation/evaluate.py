@@ -33,6 +33,7 @@ from .features import (
     kept_features,
     videos_of,
 )
+from .first_frames import find_first_frames
 from .making import check_folder, make_videos
 from .networks import C3D, I3D, Clip, FeatureNetwork, Inception
 from .options import EvaluateOptions
@@ -104,6 +105,7 @@ def _make(options: EvaluateOptions, state: PartialState, load_pipeline: Callable
     assert options.prompts is not None
     prompts, folder = read_prompts(options.prompts, options.count, options.seed), Path(options.videos)
     _check_names(prompts)
+    first = None if options.first_frames is None else find_first_frames(options.first_frames, prompts)
     if state.num_processes > 1:
         options.model.device = str(state.device)
     pipeline = load_pipeline(options.model)
@@ -119,11 +121,12 @@ def _make(options: EvaluateOptions, state: PartialState, load_pipeline: Callable
     )
     settings = wanted.resolved(config)
     if state.is_main_process:
-        check_folder(folder, {"checkpoint": config.name, "prompts": options.prompts, **asdict(settings)})
+        given = {} if options.first_frames is None else {"first_frames": options.first_frames}
+        check_folder(folder, {"checkpoint": config.name, "prompts": options.prompts, **given, **asdict(settings)})
     state.wait_for_everyone()
     share = (state.process_index, state.num_processes)
     with _progress("videos", len(prompts[share[0] :: share[1]]), state) as bar:
-        make_videos(pipeline, prompts, replace(settings, batch_size=1), folder, share, bar.update)
+        make_videos(pipeline, prompts, replace(settings, batch_size=1), folder, share, bar.update, first)
 
 
 def _check_names(prompts: Sequence[Prompt]) -> None:
@@ -208,6 +211,7 @@ def _number(value: float) -> str:
 def _write(options: EvaluateOptions, figures: Figures, reading: Reading) -> None:
     assert options.report is not None
     named = {"videos": options.videos, "true": options.true, "prompts": options.prompts}
+    named |= {} if options.first_frames is None else {"first_frames": options.first_frames}
     weights = {
         "inception": options.inception,
         "i3d": options.i3d,

@@ -13,6 +13,7 @@ from ..media import VideoWriter
 from ..method.generate import GenerateOptions
 from ..models.prompt_weights import escape_parentheses
 from ..run.pipeline import Pipeline
+from .first_frames import read_first_frame
 from .prompt_sets import Prompt
 
 MADE_WITH = "made-with.json"
@@ -42,21 +43,25 @@ def make_videos(
     folder: Path,
     share: tuple[int, int] = (0, 1),
     on_done: Callable[[], None] = lambda: None,
+    first_frames: Sequence[Path] | None = None,
 ) -> None:
-    """Make the videos that are missing. Prompt number n has the seed `options.seed` + n. With `share` (process,
-    processes) each process makes its part of them."""
+    """Make the videos that are missing. Prompt number n has the seed `options.seed` + n, and with `first_frames` its
+    video begins with the image (or the video's first frame) in file number n. With `share` (process, processes) each
+    process makes its part of them."""
     for number in range(share[0], len(prompts), share[1]):
         name, text = prompts[number]
         video = folder / f"{name}.mp4"
         if not video.is_file():
             with replacing(video.with_suffix(".txt")) as path:
                 path.write_text(f"{text}\n", encoding="utf-8")
-            _make(pipeline, text, replace(options, seed=options.seed + number), video)
+            first = None if first_frames is None else first_frames[number]
+            _make(pipeline, text, replace(options, seed=options.seed + number), video, first)
         on_done()
 
 
-def _make(pipeline: Pipeline, text: str, options: GenerateOptions, path: Path) -> None:
+def _make(pipeline: Pipeline, text: str, options: GenerateOptions, path: Path, first: Path | None) -> None:
+    image = None if first is None else read_first_frame(first, options.height or 0, options.width or 0)
     comment = json.dumps({"prompt": text, "seed": options.seed})
     with VideoWriter(path, pipeline.model.config.fps, comment=comment) as writer:
-        for frame in pipeline.frames(escape_parentheses(text), options):
+        for frame in pipeline.frames(escape_parentheses(text), options, image=image):
             writer.append(frame.image[0])

@@ -22,6 +22,7 @@ class EvaluateOptions:
     videos: str
     true: str | None
     prompts: str | None
+    first_frames: str | None
     count: int | None
     frames: int
     fps: float
@@ -51,6 +52,8 @@ class EvaluateOptions:
             raise ValueError(f"--frames is {self.frames}, and a C3D takes {C3D_FRAMES}; give --frames {C3D_FRAMES}")
         if self.drift and self.drift.suffix.lower() == ".png":
             raise ValueError(f"--drift is {self.drift}, which the plot will be called; give a name that ends in .csv")
+        if self.first_frames is not None and self.prompts is None:
+            raise ValueError("--first-frames says what videos begin with that are made; give --prompts too")
         if self.count is not None and self.prompts is None:
             raise ValueError("--count says how many videos are made; give --prompts too, or leave it out")
 
@@ -105,6 +108,12 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
         "class), msrvtt:FILE.json (a caption for each test video), or a text file with one "
         "prompt per line",
     )
+    making.add_argument(
+        "--first-frames",
+        metavar="DIR",
+        help="begin each video with a given image: a folder with an image or a video (its first frame) of each "
+        "prompt's name, or with a folder of them for each class of UCF-101",
+    )
     making.add_argument("--count", type=int, metavar="N", help="how many videos to make; default: one for each prompt")
     making.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
@@ -121,6 +130,7 @@ def from_arguments(args: argparse.Namespace) -> EvaluateOptions:
         videos=args.videos,
         true=args.true,
         prompts=args.prompts,
+        first_frames=args.first_frames,
         count=args.count,
         frames=args.frames,
         fps=args.fps,
