@@ -17,6 +17,7 @@ from artv_core.method.generate import VideoRequest
 from artv_core.method.noise_schedule import NoiseSchedule, static_x0
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
+from artv_core.run.journal_file import SUFFIX
 from artv_core.run.recording import Recording, record_frames
 from artv_core.training.config import DiffusionStage, TrainConfig
 from artv_core.training.diffusion import MaskedDiffusionLoss
@@ -200,10 +201,10 @@ def test_a_journal_of_one_form_is_not_gone_on_with_in_the_other(tmp_path: Path):
     kept = latents(smallest(), Recording(tmp_path))
     again = latents(smallest(), Recording(tmp_path))
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
-    assert len(list(tmp_path.glob("*.artv*"))) == 1
+    assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 1
     other = latents(subtracted(smallest()), Recording(tmp_path))
     assert not torch.equal(other[1], kept[1])
-    assert len(list(tmp_path.glob("*.artv*"))) == 2
+    assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 2
 
 
 def test_training_takes_the_form_from_the_configuration(tmp_path: Path):
