@@ -254,7 +254,7 @@ def by_form(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]
     """Masks by time step on true frames, and what videos hold that go on from two true frames: all of them up to frame
     63, a quarter of them up to the last."""
     clips, table = quality.quality_clips(prompts), masks(model, quality.quality_clips(2 * prompts))
-    for count, length in ((prompts, min(frames, 64)), (max(2, prompts // 4), frames)):
+    for count, length in dict.fromkeys(((prompts, min(frames, 64)), (max(2, prompts // 4), frames))):
         videos, _ = gone_on(model, clips[:count], render(clips[:count], GIVEN, *model.config.size), length, seed)
         table |= quality.holding(quality.read_rollout(videos), clips[:count], length - 1)
     return {"measured": rounded(table)}
