@@ -23,10 +23,11 @@ QUICK = ("--size", "32x32", "--steps", "1", "--sampler", "euler")
 def write_video(path: Path, color: Sequence[float], frames: int = 16) -> Path:
     """A frame of the colour, then darker and darker ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, 8) as writer:
+    made = path.with_suffix(".mkv")
+    with VideoWriter(made, 8) as writer:
         for frame in range(frames):
             writer.append(torch.tensor(color)[:, None, None].expand(3, 32, 48) * 0.95**frame)
-    return path
+    return made.rename(path)  # a kind of video that is not written here, such as .avi, is told by its contents
 
 
 def write_image(path: Path, color: Sequence[float]) -> Path:
