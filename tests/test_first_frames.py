@@ -131,8 +131,8 @@ def test_ucf101_by_each_row_of_table_1(
         assert begins_with(tmp_path / "made", BLUE)
         assert begins_with(tmp_path / "made", ORANGE)
         assert report["of"]["first_frames"] == given[0]
-        without = [word for word in command if word not in ("--first-frames", given[0])]
-        assert main(without) == 2, "videos of another row are not mixed in"
+        at = command.index("--first-frames")
+        assert main(command[:at] + command[at + 2 :]) == 2, "videos of another row are not mixed in"
         assert "made with other settings" in capsys.readouterr().err
 
 

@@ -84,7 +84,8 @@ def copied(masks: Sequence[Tensor], clips: Sequence[Clip], frames: int) -> float
     none."""
     if not masks:
         return math.nan
-    cells = F.adaptive_avg_pool2d(never_near(clips, frames, 64, 64), masks[0].shape[-2:]) == 1
+    height, width = masks[0].shape[-2:]
+    cells = F.adaptive_avg_pool2d(never_near(clips, frames, 64, 64), (height, width)) == 1
     return sum(float(mask[cells].mean()) for mask in masks) / len(masks)
 
 
