@@ -29,6 +29,7 @@ NODES = {
     "ARTVMultiPromptScheduler",
     "ARTVAnchorFrame",
     "ARTVNoiseAugment",
+    "ARTVFitImage",
     "ARTVKeyframes",
     "ARTVDecodeVideo",
     "ARTVDriftReadout",
@@ -144,6 +145,27 @@ def test_image_to_video(server: Server, core: Pipeline) -> None:
     image = pixels.permute(2, 0, 1)[None].float() / 255
     expected = core_latents(core, PROMPT, given=[core.encode_image(image)])
     assert (saved_latents(server) - expected).abs().max() < 1e-4
+
+
+def test_a_picture_of_any_size_is_made_to_fit(server: Server, core: Pipeline) -> None:
+    graph = text_to_video(PROMPT, references=["encode", 0]) | {
+        "image": node("LoadImage", image=write_image(server, "wide.png", (200, 128))),
+        "fit": node("ARTVFitImage", model=["loader", 0], image=["image", 0], width="auto", height="auto"),
+        "encode": node("VAEEncode", pixels=["fit", 0], vae=["loader", 2]),
+    }
+    result = server.run(graph)
+    assert result.status == "success", result.message
+    pixels = torch.from_numpy(np.array(Image.open(server.base / "input" / "wide.png")))
+    middle = pixels[:, 36:164].permute(2, 0, 1)[None].float() / 255  # 128 of 200 columns
+    expected = core_latents(core, PROMPT, given=[core.encode_image(torch.nn.functional.avg_pool2d(middle, 2))])
+    assert (saved_latents(server) - expected).abs().max() < 1e-4
+
+    graph["fit"]["inputs"] |= {"width": 96, "height": 128}
+    assert server.run(graph).status == "success"
+    assert saved_latents(server).shape[-2:] == (16, 12)
+    graph["fit"]["inputs"]["width"] = 100
+    refused = server.run(graph)
+    assert "width is 100; it must be a positive multiple of 8, such as 96" in refused.message
 
 
 def scheduled(text: str, **sampler) -> dict:
