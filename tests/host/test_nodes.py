@@ -323,6 +323,21 @@ def test_video_file(server: Server) -> None:
     assert str(server.base) not in tags["prompt"]
 
 
+def test_small_videos_are_enlarged_unless_a_number_says_how_much(server: Server) -> None:
+    graph = with_video(text_to_video(PROMPT, frames=1, width=96, height=64, stream=["stream", 0]))
+    stream = {"vae": ["loader", 2], "fps": 8.0, "filename_prefix": "video/stream", "format": "mp4"}
+    graph["stream"] = node("ARTVStreamVideo", upscale="auto", **stream)
+    for typed, size in (("auto", (384, 256)), ("auto (4)", (384, 256)), (1, (96, 64)), ("3", (288, 192))):
+        graph["video"]["inputs"]["upscale"] = graph["stream"]["inputs"]["upscale"] = typed
+        result = server.run(graph)
+        assert result.status == "success", result.message
+        for output in ("video", "sample"):
+            with av.open(str(server.output_file(result.outputs[output]["images"][0]))) as file:
+                assert (file.streams.video[0].width, file.streams.video[0].height) == size
+    graph["video"]["inputs"]["upscale"] = 17
+    assert "upscale is 17; give 16 at most, or auto" in server.run(graph).message
+
+
 def test_native_nodes_read_the_outputs(server: Server) -> None:
     graph = text_to_video(PROMPT) | {
         "decode": node("VAEDecode", samples=["sample", 0], vae=["loader", 2]),
