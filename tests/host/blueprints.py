@@ -18,7 +18,7 @@ FOLDER = PACK / "subgraphs"
 
 class Blueprint(NamedTuple):
     """A blueprint from a template without the nodes `left_out`. `inputs` and `outputs` are (label, node, name of its
-    input or output), from top to bottom."""
+    input or output), from top to bottom. `room` is additional height for the prompt, in pixels."""
 
     template: str
     description: str
@@ -26,6 +26,7 @@ class Blueprint(NamedTuple):
     inputs: tuple[tuple[str, str, str], ...]
     outputs: tuple[tuple[str, str, str], ...] = (("video", "4", "video"),)
     left_out: tuple[str, ...] = ()
+    room: int = 0
 
 
 BLUEPRINTS = {
@@ -72,10 +73,11 @@ BLUEPRINTS = {
             ("checkpoint", "1", "checkpoint"),
         ),
         left_out=("6",),
+        room=120,
     ),
 }
 
-FOLD = """({inputs, outputs, name, description, category}) => {
+FOLD = """({inputs, outputs, name, description, category, room}) => {
     const graph = app.graph
     const {subgraph, node} = graph.convertToSubgraph(new Set(graph.nodes))
     subgraph.name = node.title = name
@@ -95,7 +97,7 @@ FOLD = """({inputs, outputs, name, description, category}) => {
     }
     subgraph.nodes.forEach(inner => { delete inner.properties.artv_key })
     node.pos = [0, 0]
-    node.setSize([Math.max(360, node.computeSize()[0]), node.computeSize()[1]])
+    node.setSize([Math.max(360, node.computeSize()[0]), node.computeSize()[1] + room])
     const made = graph.serialize()
     Object.assign(made.definitions.subgraphs[0], {category, description})
     return made
@@ -120,7 +122,7 @@ def make(page: Any, name: str) -> dict[str, Any]:
     browser.load(page, workflow, name)
     front_end.set_widgets(page, "ARTVDecodeVideo", filename_prefix="video/artv")
     page.evaluate("() => app.graph.nodes.forEach(node => { node.properties.artv_key = String(node.id) })")
-    chosen = {"inputs": blueprint.inputs, "outputs": blueprint.outputs, "name": name}
+    chosen = {"inputs": blueprint.inputs, "outputs": blueprint.outputs, "name": name, "room": blueprint.room}
     made = page.evaluate(FOLD, chosen | {"description": blueprint.description, "category": blueprint.category})
     return {key: value for key, value in made.items() if key != "extra"} | {"extra": {}}
 
