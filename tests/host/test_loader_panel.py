@@ -80,6 +80,7 @@ FILE_FROM_A_NODE = """() => {
     primitive.connect(0, loader, loader.inputs.findIndex(input => input.name == "checkpoint"))
 }"""
 NEW_LOADER = """() => {
+    for (const page of document.querySelectorAll(".artv-checkpoint-page")) page.dataset.old = "yes"
     app.graph.clear()
     app.graph.add(LiteGraph.createNode("ARTVLoader"))
 }"""
@@ -190,6 +191,7 @@ def test_the_panel_shows_the_files_figures(panel: Any) -> None:
 def test_what_artists_need_comes_first_and_nothing_is_cut(page: Any, panel: Any, nodes: str, locale: str) -> None:
     if nodes == "new":
         page.evaluate(NEW_LOADER)
+        page.wait_for_function("() => !document.querySelector('.artv-checkpoint-page[data-old]')")
     page.evaluate("(locale) => app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
     try:
         words = ", ".join(describe_checkpoint(shipped_checkpoint()).config.vocabulary)
