@@ -9,7 +9,7 @@ import { followFacts } from "./facts.js"
 import { addPanel, app, element, isWired, noteChange, setting, setWidget, text, watch } from "./page.js"
 
 const LOADER = "ARTVLoader"
-const LEAST_HEIGHT = 200
+const LEAST_HEIGHT = 230 // for what is shown first
 const NEW_SIZE = [420, 480]
 
 document.head.append(
