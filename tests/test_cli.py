@@ -492,7 +492,7 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("artv:")]
     assert len(lines) == 2
     assert re.search("too long for the text encoder; .* ignored: .* on a green elephant$", lines[0])
-    assert "does not know these words: elephant, mice; it knows: a, an, and, " in lines[1]
+    assert "tiny does not know these words and ignores them: elephant, mice; it knows: a, an, and, " in lines[1]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
