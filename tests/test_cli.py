@@ -285,6 +285,9 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
     words = ["generate", "-o", "x.mp4", "--prompts", str(path), "--frames", "16"]
     generate_job(parser.parse_args(words), preset("tiny"))
     assert "warning: the video ends before frame 16" in one_line(capsys)
+    path.write_text("a\n16; b")
+    generate_job(parser.parse_args(words), preset("tiny"))
+    assert "line 2, column 1: '16; b' is read as words; to start a prompt at 16" in capsys.readouterr().err
 
 
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
