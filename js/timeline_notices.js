@@ -14,6 +14,7 @@ export class Notices {
     this.timeline = timeline
     this.notice = element("div", { class: "artv-timeline-notice", role: "alert", hidden: "" })
     this.hint = element("div", { class: "artv-timeline-hint", "aria-hidden": "true" })
+    this.cautions = element("div", { class: "artv-timeline-cautions", role: "status", hidden: "" })
     this.spoken = element("div", { class: "artv-timeline-spoken", role: "status" })
     this.timer = null // runs while a message is shown
     this.marked = null // the text box that is marked as faulty
@@ -40,7 +41,19 @@ export class Notices {
 
   showKeys() {
     this.timer = null
-    this.hint.textContent = this.hint.title = text("timeline.keys")
+    this.hint.textContent = this.hint.title = this.cautions.hidden ? text("timeline.keys") : ""
+  }
+
+  // Lines that stay while there is a reason
+
+  /** Show lines about the prompts that do not stop anything; they take the place of the keys. `help` is shown on hover. */
+  caution(lines, help = "") {
+    if (this.cautions.dataset.lines === JSON.stringify([lines, help])) return
+    this.cautions.dataset.lines = JSON.stringify([lines, help])
+    this.cautions.replaceChildren(...lines.map((line) => element("div", {}, line)))
+    this.cautions.hidden = !lines.length
+    this.cautions.title = help
+    this.rest()
   }
 
   // Messages that replace the timeline

@@ -61,6 +61,10 @@ def _near(word: str, known: dict[str, str]) -> str | None:
     return None if best is None else known[best]
 
 
+def clipped(word: str) -> str:
+    """The beginning of a word, for a message."""
+    return word if len(word) <= MOST_LETTERS else f"{word[:MOST_LETTERS]}..."
+
+
 def _shown(one: UnknownWord) -> str:
-    word = one.word if len(one.word) <= MOST_LETTERS else f"{one.word[:MOST_LETTERS]}..."
-    return f"{word} ({one.near}?)" if one.near else word
+    return f"{clipped(one.word)} ({one.near}?)" if one.near else clipped(one.word)
