@@ -20,8 +20,9 @@ import { followWords } from "./words.js"
 
 const SCHEDULER = "ARTVMultiPromptScheduler"
 const SETTINGS = ["segment_frames", "fps", "blend_frames"]
+const AROUND = ["pre_text", "app_text"]
 const LEAST_HEIGHT = 220
-const NEW_SIZE = [420, 660]
+const NEW_SIZE = [420, 580]
 const REFOCUS_MILLISECONDS = 3000
 
 document.head.append(element("link", { rel: "stylesheet", href: new URL("./timeline.css", import.meta.url).href }))
@@ -61,7 +62,7 @@ class Timeline {
     this.prompt = new PromptField(this)
     this.view = new View(this)
     addPanel(node, "artv_timeline", this.view.root, LEAST_HEIGHT)
-    watch(node, () => [this.question(), this.videoFrames(), this.lateFrom(), setting("Comfy.Locale")], () => this.look())
+    watch(node, () => [this.question(), this.videoFrames(), this.lateFrom(), textsAround(node), setting("Comfy.Locale")], () => this.look())
     followWords(node, () => this.texts(), (found) => {
       this.words = found
       this.caution()
@@ -116,7 +117,8 @@ class Timeline {
 
   totalOf({ prompts, end }) {
     const last = prompts.at(-1).start
-    return Math.max(this.videoFrames() || end || last + this.segmentFrames, end ?? 0, last + 1)
+    const room = last < this.lateFrom() ? 1 : this.segmentFrames // so that a late prompt can be read
+    return Math.max(this.videoFrames() || end || last + this.segmentFrames, end ?? 0, last + room)
   }
 
   rangeOf(index) {
@@ -142,6 +144,7 @@ class Timeline {
   /** Ask the server to read the text. */
   async look() {
     this.view.nameParts()
+    this.nameBoxes()
     const question = this.question()
     if (this.isSending || (this.base && same(question, this.base) && this.schedule)) return this.draw()
     this.wanted = null
@@ -153,6 +156,12 @@ class Timeline {
     if (answer instanceof Error) this.tell(text("timeline.unreachable", { problem: answer.message }))
     else if (answer.error) this.notices.tellError(answer.error, question.text)
     else this.take(question, answer)
+  }
+
+  /** The boxes without a name of their own, which the classic canvas shows, have the inputs' names in the page's language. */
+  nameBoxes() {
+    for (const { name, label, element: box } of this.node.widgets)
+      if (AROUND.includes(name) && box && label) box.placeholder = label
   }
 
   /** Draw what the server has read. */
@@ -196,11 +205,13 @@ class Timeline {
 
   /** Show what is wrong with the prompts but stops nothing, or only when the video is made. */
   caution() {
-    const index = this.base ? this.schedule.prompts.findIndex(({ start }) => start >= this.late) : -1
-    const start = this.schedule?.prompts[index]?.start
-    const lines = index < 0 ? [] : [text("timeline.late", { number: index + 1, start, last: this.late - 1 })]
-    for (const slip of this.base ? this.slips : []) lines.push(text(slip.begins ? "timeline.slip" : "timeline.slipInside", slip))
-    if (this.base && this.words?.line) lines.push(this.words.line)
+    if (!this.base) return this.notices.caution([])
+    const lines = this.slips.map((slip) => [text(slip.begins ? "timeline.slip" : "timeline.slipInside", slip)])
+    const index = this.schedule.prompts.findIndex(({ start }) => start >= this.late)
+    const { start } = this.schedule.prompts[index] ?? {}
+    if (index >= 0) lines.push([text("timeline.late", { number: index + 1, start, last: this.late - 1 }), "artv-timeline-stops"])
+    if (this.words?.line) lines.push([this.words.line])
+    if (textsAround(this.node)?.some((one) => one.trim())) lines.push([text("timeline.around"), "artv-timeline-note"])
     this.notices.caution(lines, this.words?.help)
   }
 

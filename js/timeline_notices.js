@@ -17,6 +17,7 @@ export class Notices {
     this.cautions = element("div", { class: "artv-timeline-cautions", role: "status", hidden: "" })
     this.spoken = element("div", { class: "artv-timeline-spoken", role: "status" })
     this.timer = null // runs while a message is shown
+    this.cautioned = "" // what `caution` shows
     this.marked = null // the text box that is marked as faulty
   }
 
@@ -46,11 +47,12 @@ export class Notices {
 
   // Lines that stay while there is a reason
 
-  /** Show lines about the prompts that do not stop anything; they take the place of the keys. `help` is shown on hover. */
+  /** Show lines about the prompts, each with an optional class; they take the place of the keys. `help` is shown on hover. */
   caution(lines, help = "") {
-    if (this.cautions.dataset.lines === JSON.stringify([lines, help])) return
-    this.cautions.dataset.lines = JSON.stringify([lines, help])
-    this.cautions.replaceChildren(...lines.map((line) => element("div", {}, line)))
+    const told = JSON.stringify([lines, help])
+    if (this.cautioned === told) return
+    this.cautioned = told
+    this.cautions.replaceChildren(...lines.map(([line, kind]) => element("div", { class: kind }, line)))
     this.cautions.hidden = !lines.length
     this.cautions.title = help
     this.rest()

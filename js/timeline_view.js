@@ -85,7 +85,7 @@ export class View {
       ondblclick: (event) => event.stopPropagation(),
     }
     const attributes = { class: "artv-timeline", role: "group", ...listeners }
-    return element("div", attributes, this.tools, notice, cautions, this.body, hint, spoken)
+    return element("div", attributes, this.tools, notice, this.body, cautions, hint, spoken)
   }
 
   /** Set all labels in the page's language. */

@@ -30,11 +30,11 @@ export function wordsLine(unknown) {
   return text("words.line", { model, words: more ? text("words.more", { words: shown, more }) : shown })
 }
 
-/** The models with a closed vocabulary that a node's samplers use. */
+/** The models with a closed vocabulary that a node's samplers use, each once. */
 function modelsOf(node) {
   const samplers = node.comfyClass === SAMPLER ? [node] : samplersOf(node)
   const closed = factsFor(samplers).filter((facts) => facts?.vocabulary.length)
-  return closed.map(({ name, vocabulary }) => ({ name, vocabulary }))
+  return [...new Map(closed.map(({ name, vocabulary }) => [name, { name, vocabulary }])).values()]
 }
 
 async function unknownTo({ name, vocabulary }, texts) {
