@@ -4,7 +4,7 @@ import { originOf } from "./connections.js"
 import { isWired, widgetOf } from "./page.js"
 
 const PROMPTS = ["positive", "negative"]
-const PRIMITIVES = /^Primitive(Node|String|StringMultiline)$/
+const PRIMITIVES = /^Primitive(Node|String|StringMultiline|Int|Float)$/
 const BYPASSED = 4
 
 /** What the timelines have read: the prompts of each scheduler. */
