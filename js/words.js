@@ -9,7 +9,7 @@ document.head.append(element("link", { rel: "stylesheet", href: new URL("./words
 /**
  * Look which words of the texts that `read()` gives are not known to the models of a node's samplers, again whenever
  * that changes. `onChange` gets `{line, help}`: an empty line if all are known or the models know all words. It gets
- * undefined if `read()` gives null, because the page cannot read the texts, or if a model is not known.
+ * undefined if `read()` gives null, because the page cannot read the texts, or if no model is known.
  */
 export function followWords(node, read, onChange) {
   let asked = 0
@@ -30,11 +30,11 @@ export function wordsLine(unknown) {
   return text("words.line", { model, words: more ? text("words.more", { words: shown, more }) : shown })
 }
 
-/** The models with a closed vocabulary that a node's samplers use, each once; null if a model is not known. */
+/** The models with a closed vocabulary that a node's samplers use, each once; null if no model is known. */
 function modelsOf(node) {
   const samplers = node.comfyClass === SAMPLER ? [node] : samplersOf(node)
-  const facts = factsFor(samplers)
-  if (!facts.length || facts.includes(undefined)) return null
+  const facts = factsFor(samplers).filter(Boolean)
+  if (!facts.length) return null
   const closed = facts.filter(({ vocabulary }) => vocabulary.length)
   return [...new Map(closed.map(({ name, vocabulary }) => [name, { name, vocabulary }])).values()]
 }
