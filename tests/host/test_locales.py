@@ -46,13 +46,13 @@ def _definition(node: dict[str, Any]) -> dict[str, Any]:
     return {
         "display_name": node["display_name"],
         "description": node["description"],
-        "inputs": {name: _described(name, spec[1]) for name, spec in inputs.items()},
+        "inputs": {name: _input(name, spec[1]) for name, spec in inputs.items()},
         "outputs": {str(index): {"name": name, "tooltip": text} for index, (name, text) in enumerate(outputs)},
     }
 
 
-def _described(name: str, options: dict[str, Any]) -> dict[str, str]:
-    return {"name": options.get("display_name", name), "tooltip": options["tooltip"]}
+def _input(name: str, options: dict[str, Any]) -> dict[str, str]:
+    return {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
 
 
 def test_english_is_what_the_nodes_say(server: Server) -> None:
