@@ -137,7 +137,6 @@ def sample(
     placed = _placed_frames(keyframes, model.config)
     options = _resolved(options, model.config, given, placed, anchor_strength)
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
-    unknown = warn_of_words(model.config, positive, negative)
     if for_prompts is not None:
         options = for_prompts(options, texts.track).resolved(model.config)
     policy = _core_anchor(anchor or AnchorPolicy(), model.config, options)
@@ -150,7 +149,7 @@ def sample(
         decode = _decoder(model.config, vae, evaluations)
         monitor = Monitor(run, len(given), options.steps or 1, decode, frozenset(placed))
         weights = run_weights(patcher)
-        run.unknown = unknown
+        run.unknown = warn_of_words(model.config, positive, negative)
         recording = None if journal is None else Recording(journal, start_over, weights, on_open=monitor.opened)
         request = VideoRequest(texts.track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
         frames = record_frames(model, request, recording, [as_batch(latent, options, model) for latent in given])
