@@ -2,6 +2,8 @@
 
 import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
+import { textsAt } from "./prompt_texts.js"
+import { followWords, wordsLine } from "./words.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
 const WIDTH = 380
@@ -24,6 +26,7 @@ class LivePanel {
     this.node = node
     this.run = undefined
     this.drawn = undefined // the picture on the stage
+    this.foundWords = undefined // what `followWords` found
     this.frame = 0 // the frame to show
     this.playing = true
     this.build()
@@ -31,6 +34,7 @@ class LivePanel {
     this.tellOfCopies()
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
+    followWords(node, () => textsAt(node), (found) => this.showWords(found))
     const stop = onRuns(() => this.follow())
     this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
     onRemoved(node, () => {
@@ -43,6 +47,7 @@ class LivePanel {
     this.status = element("div", { class: "artv-live-status" })
     this.copies = element("div", { class: "artv-live-copies", role: "alert", hidden: true })
     this.problem = element("div", { class: "artv-live-problem", role: "alert", hidden: true })
+    this.sizeAdvice = element("div", { class: "artv-live-size", role: "status", hidden: true })
     this.picture = element("canvas", { class: "artv-live-picture", role: "img", "aria-label": text("live.picture") })
     this.mask = element("canvas", { class: "artv-live-mask", hidden: true, "aria-hidden": "true" })
     this.advice = element("div", { class: "artv-live-advice" })
@@ -62,8 +67,9 @@ class LivePanel {
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.copies, this.status, this.problem, this.stage, controls, plot, this.drift)
+      this.copies, this.status, this.problem, this.sizeAdvice, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
+    this.stage.before((this.words = element("div", { class: "artv-words", role: "status", hidden: true })))
     this.setPlaying(true)
   }
 
@@ -96,10 +102,21 @@ class LivePanel {
     this.status.textContent = run ? statusOf(run) : ""
     this.problem.textContent = run?.problem ?? ""
     this.problem.hidden = !run?.problem
+    this.sizeAdvice.textContent = run?.sizeAdvice ? adviceOn(run) : ""
+    this.sizeAdvice.hidden = !run?.sizeAdvice
     const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
     this.advice.textContent = run ? (isBlind ? text(`live.blind.${run.blind}`) : "") : text("live.empty")
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
     this.drawCurve()
+    this.showWords()
+  }
+
+  /** Words that the model does not know: of the prompts in the graph, or else of the run if the page cannot read those. */
+  showWords(found = this.foundWords) {
+    this.foundWords = found
+    this.words.textContent = found?.line ?? wordsLine(this.run?.unknown)
+    this.words.title = found?.help ?? ""
+    this.words.hidden = !this.words.textContent
   }
 
   setPlaying(playing) {
@@ -197,6 +214,10 @@ function statusOf(run) {
   }
   const told = text(`live.${kindOf(run)}`, values)
   return run.videos > 1 ? `${told} · ${text("live.firstOf", run)}` : told
+}
+
+function adviceOn({ width, height, sizeAdvice: { given, made_for: best } }) {
+  return text(given ? "live.sizeGiven" : "live.sizeTyped", { size: `${width}x${height}`, best: best.join("x") })
 }
 
 function kindOf(run) {

@@ -20,8 +20,10 @@ export class LiveRun {
     const { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos } = message
     Object.assign(this, { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos })
     this.prompt = message.prompt_id
+    this.sizeAdvice = message.size_advice // null if the size is near the checkpoint's
     this.pace = message.seconds_per_frame
     this.left = message.seconds_left
+    this.unknown = message.unknown // words that the model does not know, or null
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))
     for (const [index, shift, sharpness, copied] of message.readings)
       this.readings.add({ index, shift, sharpness, copied })

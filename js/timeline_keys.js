@@ -14,7 +14,10 @@ export function keyDownAnywhere(timeline, event) {
 /** A key pressed on a block. */
 export function keyDown(timeline, event) {
   const isUndoing = (event.ctrlKey || event.metaKey) && ["y", "z"].includes(event.key.toLowerCase())
-  if (isUndoing) timeline.undoneAt = performance.now() // the page removes the focus together with the node
+  if (isUndoing) {
+    timeline.undoneAt = performance.now() // the page removes the focus together with the node
+    event.preventDefault() // the browser would also undo what was typed last, in whatever box that was
+  }
   const action = actionOf(timeline, event)
   if (!action || timeline.pointer.drag) return
   event.preventDefault()

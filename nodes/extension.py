@@ -8,6 +8,7 @@ from .adapt import ARTVAdaptModel
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
+from .fit_image import ARTVFitImage
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
 from .keyframes import ARTVKeyframes
 from .live import recall, watch
@@ -20,6 +21,7 @@ from .scheduler import ARTVMultiPromptScheduler
 from .shortcuts import ARTVShortcutSettings
 from .step_masks import ARTVStepMasks
 from .stream import ARTVStreamVideo
+from .words import answer_words
 
 NODES: list[type[io.ComfyNode]] = [
     ARTVLoader,
@@ -28,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVMultiPromptScheduler,
     ARTVAnchorFrame,
     ARTVNoiseAugment,
+    ARTVFitImage,
     ARTVKeyframes,
     ARTVDecodeVideo,
     ARTVDriftReadout,
@@ -46,6 +49,7 @@ ANSWERS: dict[str, Answer] = {
     "recall": recall,
     "checkpoint": answer_checkpoint,
     "schedule": answer_schedule,
+    "words": answer_words,
     "copies": copies.answer_copies,
 }
 

@@ -135,6 +135,18 @@ def counted_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def uncounted() -> Iterator[None]:
+    """As `counted_once`, where nothing reads the MFU: nothing is counted."""
+    from artv_core.training import loop
+    from artv_core.training.diffusion import DiffusionTraining
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionTraining, "flops_per_sample", lambda stage: 1.0)
+        patch.setattr(loop, "peak_flops", lambda device, half: (1.0, "not measured"))
+        yield
+
+
 @contextmanager
 def limited_file_size(num_bytes: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

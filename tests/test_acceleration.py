@@ -19,7 +19,7 @@ from artv_core.method.generate import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.speed.compiled import Compiled, check_compiler, one_behind
 from artv_core.speed.fp8_weights import FP8, StoredLayer, store_fp8
-from tests.models import smallest
+from tests.models import quickest
 from tests.test_savings import text_of
 from tests.test_unet import relative_error
 
@@ -31,7 +31,7 @@ PROMPT = "a red circle moving left on a blue background"
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
 def test_compiled_evaluations_are_the_same():
-    model = smallest(text=False)
+    model = quickest()
     options = GenerateOptions(num_frames=1, height=32, width=32, steps=2, first_frame_guidance=2.0)
     plain, made = (
         next(Pipeline(model, way).frames(text_of(model), options)).latent
@@ -43,7 +43,7 @@ def test_compiled_evaluations_are_the_same():
 def test_there_is_one_graph_a_size_and_it_is_whole():
     from torch._dynamo.utils import counters
 
-    model = smallest(text=False)
+    model = quickest()
     options = GenerateOptions(num_frames=3, height=32, width=32, steps=2, seed=1, guidance_text=2.0)
     pipeline, compiled = Pipeline(model), Pipeline(model, Compiled(torch.device("cpu"), backend="eager"))
     text = text_of(model, 0, 2)
@@ -64,7 +64,7 @@ def test_many_sizes_are_compiled_for():
 
     torch._dynamo.reset()
     counters.clear()
-    model = smallest(text=False)
+    model = quickest()
     pipeline, text = Pipeline(model, Compiled(torch.device("cpu"), backend="eager")), text_of(model)
     heights = (8, 16)
     with torch._dynamo.config.patch(recompile_limit=1):

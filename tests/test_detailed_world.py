@@ -28,7 +28,7 @@ from artv_core.training.run import _summary, run
 from artv_core.training.synthetic_clips import provenance, read_clips
 from artv_core.training.vae import VAETraining
 
-pytestmark = pytest.mark.usefixtures("counted_once")
+pytestmark = pytest.mark.usefixtures("uncounted")
 
 PLAIN_CHECKSUM = "9b185eb0b494fa056d7f8b26b429f22bc60abfee06094b55c341186c6acb5d0b"
 """Of the first plain clips, as they were before there was another world."""

@@ -154,15 +154,16 @@ def test_frames_are_seen_as_torch_fidelity_sees_them(
     tmp_path: Path, inception: Path, capsys: pytest.CaptureFixture[str]
 ):
     """The same frames, given to torch-fidelity itself."""
-    folders = [write_videos(tmp_path / name, 3, seed) for seed, name in enumerate(("made", "true"))]
+    folders = [write_videos(tmp_path / name, count, seed=count) for name, count in (("made", 3), ("true", 1))]
     report = tmp_path / "report.json"
     command = ["evaluate", str(folders[0]), "--true", str(folders[1]), "--inception", str(inception), "--frames", "4"]
     assert main([*command, "--report", str(report)]) == 0
     figures = json.loads(report.read_text())["figures"]
+    network = FeatureExtractorInceptionV3("it", ["2048", "logits_unbiased"], str(inception))
     seen = [
         get_featuresdict_from_dataset(
             _Images(torch.cat([_bytes(entry) for entry in videos_of(folder)])),
-            FeatureExtractorInceptionV3("it", ["2048", "logits_unbiased"], str(inception)),
+            network,
             batch_size=4,
             cuda=False,
             save_cpu_ram=True,

@@ -24,7 +24,7 @@ from artv_core.training.synthetic_clips import encode_clips, provenance, read_cl
 from artv_core.training.vae import VAETraining
 from artv_core.training.worlds import PicturesTraining, training_world
 
-pytestmark = pytest.mark.usefixtures("counted_once")
+pytestmark = pytest.mark.usefixtures("uncounted")
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -35,6 +35,12 @@ world = "pictures"
 
 [overrides]
 size = [32, 32]
+[overrides.noise.unet]
+model_channels = 32
+head_channels = 16
+channel_mult = [1, 2]
+num_res_blocks = 1
+attention_levels = [0, 1]
 
 [latents]
 clips = 6

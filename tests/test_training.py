@@ -57,6 +57,9 @@ preset = "tiny"
 model_channels = 32
 head_channels = 16
 num_res_blocks = 1
+[overrides.mask.unet]
+channel_mult = [1]
+attention_levels = []
 [latents]
 clips = 6
 frames = 4

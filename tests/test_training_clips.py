@@ -65,6 +65,7 @@ evaluate_every = 12
 evaluate_samples = 2
 evaluate_bands = 2
 """
+SMALLER = ("diffusion.batch_size=4", "diffusion.micro_batch=2")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_worker_processes_make_the_batches_that_the_main_one_makes(clips: Path, 
     losses = []
     for workers in (0, 2):
         text = CLIPS.format(clips=clips).replace('name = "mine"', f'name = "mine{workers}"')
-        short = [f"diffusion.workers={workers}", "diffusion.steps=3", "diffusion.evaluate_every=0"]
+        short = [f"diffusion.workers={workers}", "diffusion.steps=3", "diffusion.evaluate_every=0", *SMALLER]
         run(configured(tmp_path, text, *short), str(tmp_path), ["diffusion"])
         losses.append(scalars(tmp_path / f"mine{workers}")["loss"])
     assert losses[0] == losses[1]
@@ -220,10 +221,10 @@ def test_clips_keep_their_shapes_and_a_batch_has_one(clips: Path, tmp_path: Path
                 video.append(frame)
         (folder / f"{index}.txt").write_text("x")
     text = CLIPS.format(clips=folder).replace("bucket_multiple = 0", "bucket_multiple = 8")
-    config = configured(tmp_path, text, "diffusion.steps=3", "diffusion.evaluate_every=0")
+    config = configured(tmp_path, text, "diffusion.steps=3", "diffusion.evaluate_every=0", *SMALLER)
     model = starting_model(config)
     training = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine"))
-    shapes = [tuple(training.samples.batch(step, range(8)).frames.shape[-2:]) for step in range(6)]
+    shapes = [tuple(training.samples.batch(step, range(4)).frames.shape[-2:]) for step in range(6)]
     assert len(set(shapes)) == 3
     assert {height * width // 256 for height, width in shapes} <= {14, 15, 16, 17}
     run(config, str(tmp_path), ["diffusion"])
@@ -234,10 +235,10 @@ def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
 ):
     prepared = tmp_path / "prepared"
     assert main(["prepare", str(clips), str(prepared), "--checkpoint", "tiny", "--motion-range", "0", "100"]) == 0
-    changes = [f"data.path={prepared}", 'diffusion.train=["unet", "branches", "mask"]', "diffusion.steps=2"]
+    changes = [f"data.path={prepared}", 'diffusion.train=["unet", "branches", "mask"]', "diffusion.steps=2", *SMALLER]
     config = configured(tmp_path, CLIPS.format(clips="x"), *changes, "diffusion.evaluate_every=2")
     model = starting_model(config)
-    batch = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine")).samples.batch(0, range(8))
+    batch = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine")).samples.batch(0, range(4))
     assert (batch.frames.shape[1:], batch.text.shape[1:]) == ((4, 4, 8, 8), (32, 48))
     run(config, str(tmp_path))
     assert not describe_checkpoint(tmp_path / "mine" / "mine.safetensors").missing

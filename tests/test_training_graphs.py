@@ -26,7 +26,7 @@ from tests.device_waits import DeviceWaits
 from tests.tape import Tapes
 from tests.test_training_clips import ADAPTER
 
-pytestmark = pytest.mark.usefixtures("counted_once")
+pytestmark = pytest.mark.usefixtures("uncounted")
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
 

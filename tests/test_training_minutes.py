@@ -17,7 +17,7 @@ from artv_core.training.run import run
 from artv_core.training.state import saved_steps
 from artv_core.training.stopping import Course, TimeLimit
 
-pytestmark = pytest.mark.usefixtures("counted_once")
+pytestmark = pytest.mark.usefixtures("uncounted")
 
 ROOT = Path(__file__).parent.parent
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
@@ -31,6 +31,9 @@ size = [32, 32]
 model_channels = 32
 head_channels = 16
 num_res_blocks = 1
+[overrides.mask.unet]
+channel_mult = [1]
+attention_levels = []
 [latents]
 clips = 5
 frames = 3

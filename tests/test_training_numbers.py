@@ -14,7 +14,7 @@ from artv_core.training.processes import make_accelerator
 from artv_core.training.state import RunState, saved_steps
 from tests.device_waits import DeviceWaits
 
-pytestmark = pytest.mark.usefixtures("counted_once")
+pytestmark = pytest.mark.usefixtures("uncounted")
 
 CPU = torch.device("cpu")
 LOSS, GRADIENTS = float("nan"), -1.0

@@ -34,7 +34,7 @@ from tests.device_waits import DeviceWaits
 from tests.models import smallest
 from tests.tape import Tapes
 
-pytestmark = pytest.mark.usefixtures("counted_once")
+pytestmark = pytest.mark.usefixtures("uncounted")
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
 

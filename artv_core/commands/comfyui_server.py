@@ -233,7 +233,7 @@ class Server:
                 self.get("/system_stats")
                 return
             except OSError:
-                time.sleep(0.5)
+                time.sleep(0.1)
         raise TimeoutError(f"ComfyUI was not up after {START_SECONDS} s:\n{self.log_text()[-3000:]}")
 
     def _stop(self) -> None:

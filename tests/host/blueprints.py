@@ -18,7 +18,7 @@ FOLDER = PACK / "subgraphs"
 
 class Blueprint(NamedTuple):
     """A blueprint from a template without the nodes `left_out`. `inputs` and `outputs` are (label, node, name of its
-    input or output), from top to bottom."""
+    input or output), from top to bottom. `room` is additional height for the prompt, in pixels."""
 
     template: str
     description: str
@@ -26,6 +26,7 @@ class Blueprint(NamedTuple):
     inputs: tuple[tuple[str, str, str], ...]
     outputs: tuple[tuple[str, str, str], ...] = (("video", "4", "video"),)
     left_out: tuple[str, ...] = ()
+    room: int = 0
 
 
 BLUEPRINTS = {
@@ -45,8 +46,7 @@ BLUEPRINTS = {
     "Image to Video (ARTV)": Blueprint(
         "sdxl_image_to_video",
         "Makes a video that starts with a picture and does what the text says. The video is saved in "
-        "output/video and shown under Assets. Width and height are those of the checkpoint: the picture is scaled to "
-        "them.",
+        "output/video and shown under Assets. The picture is scaled to the video's size.",
         "Video generation and editing/Image to video",
         (
             ("image", "11", "image"),
@@ -59,9 +59,25 @@ BLUEPRINTS = {
         ),
         left_out=("5", "6", "7", "8", "9", "10"),
     ),
+    "Several Prompts to Video (ARTV)": Blueprint(
+        "multi_prompt_long_video",
+        "Makes one video from several prompts: each begins at the frame that is written before it, and goes on from "
+        "the last frame of the one before. The video is saved in output/video and shown under Assets.",
+        "Video generation and editing/Text to video",
+        (
+            ("prompts", "2", "text"),
+            ("frames", "3", "frames"),
+            ("width", "3", "width"),
+            ("height", "3", "height"),
+            ("seed", "3", "seed"),
+            ("checkpoint", "1", "checkpoint"),
+        ),
+        left_out=("6",),
+        room=120,
+    ),
 }
 
-FOLD = """({inputs, outputs, name, description, category}) => {
+FOLD = """({inputs, outputs, name, description, category, room}) => {
     const graph = app.graph
     const {subgraph, node} = graph.convertToSubgraph(new Set(graph.nodes))
     subgraph.name = node.title = name
@@ -81,7 +97,7 @@ FOLD = """({inputs, outputs, name, description, category}) => {
     }
     subgraph.nodes.forEach(inner => { delete inner.properties.artv_key })
     node.pos = [0, 0]
-    node.setSize([Math.max(360, node.computeSize()[0]), node.computeSize()[1]])
+    node.setSize([Math.max(360, node.computeSize()[0]), node.computeSize()[1] + room])
     const made = graph.serialize()
     Object.assign(made.definitions.subgraphs[0], {category, description})
     return made
@@ -106,7 +122,7 @@ def make(page: Any, name: str) -> dict[str, Any]:
     browser.load(page, workflow, name)
     front_end.set_widgets(page, "ARTVDecodeVideo", filename_prefix="video/artv")
     page.evaluate("() => app.graph.nodes.forEach(node => { node.properties.artv_key = String(node.id) })")
-    chosen = {"inputs": blueprint.inputs, "outputs": blueprint.outputs, "name": name}
+    chosen = {"inputs": blueprint.inputs, "outputs": blueprint.outputs, "name": name, "room": blueprint.room}
     made = page.evaluate(FOLD, chosen | {"description": blueprint.description, "category": blueprint.category})
     return {key: value for key, value in made.items() if key != "extra"} | {"extra": {}}
 

@@ -215,17 +215,32 @@ def visible_inputs(page: "Page", kind: str) -> list[str]:
 
 
 def show_node(page: "Page", kind: str, scale: float = 0.9) -> None:
-    """Move the canvas so that the node is in the middle of the window's upper part."""
+    """Move the canvas so that the node is in the middle of the window's upper part, and smaller than `scale` where it
+    would not fit: some front ends fold up no advanced inputs."""
     page.evaluate(
         """([kind, scale]) => {
             const node = app.graph.nodes.find(node => node.type == kind)
+            const shown = document.querySelector(`[data-node-id="${node.id}"]`) // in Nodes 2.0
+            const drawn = shown ? shown.getBoundingClientRect().height / app.canvas.ds.scale : 0
+            scale = Math.min(scale, (innerHeight - 130) / Math.max(node.size[1], drawn))
             app.canvas.ds.scale = scale
             app.canvas.ds.offset = [500 / scale - node.pos[0], 110 / scale - node.pos[1]]
             app.canvas.setDirty(true, true)
         }""",
         [kind, scale],
     )
-    page.wait_for_timeout(500)
+    wait_until_drawn(page)
+
+
+def wait_until_drawn(page: "Page") -> None:
+    """Until the page has drawn itself six times, or half a second; a page out of sight draws nothing."""
+    page.evaluate(
+        """async () => {
+            const next = () => new Promise(requestAnimationFrame)
+            const drawn = async () => { for (let times = 0; times < 6; times++) await next() }
+            await Promise.race([drawn(), new Promise(done => setTimeout(done, 500))])
+        }"""
+    )
 
 
 @dataclass
@@ -266,7 +281,7 @@ def look_at_side_panel(page: "Page", kind: str) -> bool:
     toggle.first.click()
     page.wait_for_timeout(1500)
     toggle.first.click()
-    page.wait_for_timeout(500)
+    wait_until_drawn(page)
     page.evaluate("() => app.canvas.deselectAll()")
     return True
 
@@ -295,7 +310,7 @@ def widen(page: "Page", kind: str, by: float) -> None:
         }""",
         [kind, by],
     )
-    page.wait_for_timeout(500)
+    wait_until_drawn(page)
 
 
 def wait_for(page: "Page", condition: str, seconds: float = browser.RUN_SECONDS) -> None:

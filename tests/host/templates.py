@@ -23,6 +23,8 @@ from .workflow_format import TITLES, WORKFLOWS
 
 NOTE = "note"
 COLUMN_GAP, ROW_GAP, TITLE_BAR = 40, 36, 30
+NARROW_GAP = 32
+"""For templates of five wide columns: older pages have bars beside the canvas, which take room from it."""
 FOLDED_HEIGHT = 60
 NOTE_SIZE = (340, 180)
 
@@ -39,6 +41,7 @@ SIZES = {
     "ARTVDriftReadout": (440, 540),
     "ARTVStepMasks": (460, 560),
     "ARTVKeyframes": (300, 110),
+    "ARTVFitImage": (300, 130),
     "PreviewAny": (330, 220),
     "SaveVideo": (300, 420),
     "CreateVideo": (300, 90),
@@ -58,11 +61,12 @@ SIZES = {
 
 class Template(NamedTuple):
     """Where a template's nodes are, column by column and from top to bottom, and which of them are folded up. A number
-    in a column is empty room."""
+    in a column is empty room; `gap` is the room between columns."""
 
     note: str
     columns: Sequence[Sequence[str | int]]
     folded: Sequence[str] = ()
+    gap: int = COLUMN_GAP
 
 
 START = 110
@@ -77,8 +81,7 @@ TEMPLATES = {
     ),
     "image_to_video": Template(
         """A picture that moves.
-- Three nodes draw the first frame. For your own, use Load Image and Upscale Image (64 x 64).
-- Upscale Image also makes pictures smaller.
+- Three nodes draw the first frame. For your own, use Load Image and ARTV Fit Image (for the video's size).
 - Say in the prompt what should happen.""",
         [["1", "5", "6"], [START, "2", "7", "8", NOTE], ["3"], ["4"]],
     ),
@@ -94,14 +97,16 @@ TEMPLATES = {
 - The first sampler makes a short video, the second one continues it.
 - For your own, put Load Video in place of "Or use Load Video".
 - frames includes those of the first video: set it higher.""",
-        [["1", "2", NOTE], ["4"], [START, "3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
+        [["1", "2", NOTE], ["4"], [90, "3", "5", "6", "7", "8", "9"], ["10"], ["11"]],
+        gap=NARROW_GAP,
     ),
     "keyframes": Template(
         """Your own pictures in the video.
 - The video shows your pictures at frames 0 and 16 and goes on from each.
-- For your own, use Load Image and Upscale Image (to 64 x 64).
+- For your own, use Load Image and ARTV Fit Image.
 - Change positions, and let a prompt start at each.""",
-        [["1", NOTE, "5", "8"], ["2", "6"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
+        [["1", "5", "8"], ["2", "6"], ["7", "10", "12", "9", "11", "13"], ["3", NOTE], ["4"]],
+        gap=NARROW_GAP,
     ),
     "long_video_watched": Template(
         """Watch it grow.
@@ -129,7 +134,7 @@ TEMPLATES = {
         """The only template that needs another file.
 - Put sd_xl_base_1.0.safetensors into models/checkpoints.
 - SDXL draws the first frame, ARTV moves it.
-- For an ARTV checkpoint of another size, change "To the video's size".""",
+- "To the video's size" scales the picture to what the ARTV checkpoint is made for.""",
         [["5", "1", NOTE], ["6", "7", "8", "2"], ["9", "10", "11", "12"], ["3"], ["4"]],
     ),
 }
@@ -156,7 +161,7 @@ def arrange(workflow: dict[str, Any], template: Template) -> None:
             by_key[key] |= {"size": [width, FOLDED_HEIGHT if folded else sizes[key][1]], "pos": [left, top]}
             by_key[key]["flags"] = {"collapsed": True} if folded else {}
             top += (0 if folded else sizes[key][1]) + TITLE_BAR + ROW_GAP
-        left += width + COLUMN_GAP
+        left += width + template.gap
 
 
 def write(name: str, info: workflow_format.Info) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from artv_core.checkpoint import save_checkpoint, shipped_names
 from artv_core.commands.comfyui_server import Graph, Host, Result, Server
-from artv_core.config import preset
 from artv_core.models.artv import ARTV
+from tests.models import smallest_config
 from tests.pack import pack_module
 
 from .conftest import InProcess, checkpoint_in
@@ -28,7 +28,7 @@ REFUSED = {
 
 def in_another_scale() -> ARTV:
     """An untrained model whose latents ComfyUI has in another scale, so that converting them loses their last bits."""
-    config = preset("tiny")
+    config = smallest_config()
     torch.manual_seed(0)
     model = ARTV(replace(config, vae=replace(config.vae, scale=0.18215, shift=0.0609)))
     for parameter in model.parameters():
