@@ -38,6 +38,7 @@ from tables import as_table, put_tables
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.config import ARTVConfig
+from artv_core.files.finite import NotFiniteError
 from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.synthetic import detailed, quality
@@ -69,6 +70,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 WORLD_SEED, TIMES = 3, (999, 519, 199, 39, 0)
 """The seed of the clips, which all runs share; time steps at which masks are measured."""
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
+FINITE = "share of runs whose videos stay finite"
 STATIC_PROMPTS, STATIC_FRAMES = 16, {"static": 1000, "static-continued": 1000, "static-detailed": 64}
 
 
@@ -146,9 +148,6 @@ def static_bars(part: str, runs: Mapping[str, dict[str, Any]]) -> dict[str, floa
     return {RUNS.format(part): len(runs)} | ({RISE.format(part): sum(rises) / len(rises)} if rises else {})
 
 
-# Training
-
-
 def trained_file(name: str, seed: int, budget: Budget, work: Path) -> Path:
     """The checkpoint of one run, trained as far as it is not yet."""
     config, data = run_config(name, seed, budget, work), clips_of(budget, work)
@@ -210,9 +209,6 @@ def clips_of(budget: Budget, work: Path) -> Path:
     return work / name
 
 
-# What is measured
-
-
 @torch.no_grad()
 def plain(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
     """The quality table's figures of videos from text."""
@@ -253,18 +249,24 @@ def rounded(table: Mapping[str, float]) -> dict[str, float | None]:
 def by_form(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
     """Masks by time step on true frames, and what videos hold that go on from two true frames: all of them up to frame
     63, a quarter of them up to the last."""
-    clips, table = quality.quality_clips(prompts), masks(model, quality.quality_clips(2 * prompts))
+    clips, table = quality.quality_clips(prompts), masks(model, quality.quality_clips(2 * prompts)) | {FINITE: 1.0}
     for count, length in dict.fromkeys(((prompts, min(frames, 64)), (max(2, prompts // 4), frames))):
-        videos, _ = gone_on(model, clips[:count], render(clips[:count], GIVEN, *model.config.size), length, seed)
-        table |= quality.holding(quality.read_rollout(videos), clips[:count], length - 1)
+        try:
+            videos, _ = gone_on(model, clips[:count], render(clips[:count], GIVEN, *model.config.size), length, seed)
+            table |= quality.holding(quality.read_rollout(videos), clips[:count], length - 1)
+        except NotFiniteError:
+            table[FINITE] = 0.0
     return {"measured": rounded(table)}
 
 
 def by_form_textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
     """The same masks in the detailed world, and what is left of its scenes."""
-    found = textured(model, prompts, frames, seed)
-    found["measured"] = rounded(masks(model, detailed.detailed_clips(2 * prompts))) | found["measured"]
-    return found
+    table = masks(model, detailed.detailed_clips(2 * prompts))
+    try:
+        found = textured(model, prompts, frames, seed)
+    except NotFiniteError:
+        return {"measured": rounded(table | {FINITE: 0.0})}
+    return found | {"measured": rounded(table | {FINITE: 1.0}) | found["measured"]}
 
 
 def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
@@ -274,9 +276,6 @@ def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
 
 MEASURED = {"settled": plain, "detailed": textured, "static-detailed": by_form_textured}
 MEASURED |= {"static": by_form, "static-continued": by_form}
-
-
-# Tables
 
 
 def tables(parts: Mapping[str, dict[str, Any]]) -> dict[str, str]:

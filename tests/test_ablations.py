@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
+from artv_core.files.finite import NotFiniteError
 from artv_core.synthetic.detailed import copied, detailed_clips, never_near
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +70,21 @@ def test_runs_of_both_forms_differ_in_form_and_share_alone(tmp_path: Path, start
     assert len(masks) == len(ablations.TIMES)
     assert all(0.1 < value < 0.3 for value in masks), "a new mask network copies little"
     assert measured["background drift at frame 16"] is not None
+
+
+def test_videos_that_do_not_stay_finite_are_counted_and_masks_are_kept(monkeypatch: pytest.MonkeyPatch):
+    """As with a mask network that copies much of a subtracted noise at the noisiest steps."""
+
+    def failing(*_: object) -> None:
+        raise NotFiniteError(17)
+
+    monkeypatch.setattr(ablations, "gone_on", failing)
+    model = load_checkpoint(resolve_checkpoint("tiny"))
+    for measure in (ablations.by_form, ablations.by_form_textured):
+        measured = measure(model, 2, 32, 0)["measured"]
+        assert measured[ablations.FINITE] == 0
+        assert measured["mask on still cells at t = 39"] > measured["mask on other cells at t = 39"] > 0
+        assert len(measured) == 2 * len(ablations.TIMES) + 1
 
 
 def test_bars_of_both_forms():
