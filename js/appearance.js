@@ -17,6 +17,7 @@ const LOOKS = {
   ARTVMultiPromptScheduler: [CONDITIONS],
   ARTVAnchorFrame: [CONDITIONS, 300],
   ARTVNoiseAugment: [CONDITIONS, 300],
+  ARTVFitImage: [CONDITIONS, 300],
   ARTVKeyframes: [CONDITIONS, 300],
   ARTVShortcutSettings: [CONDITIONS, 300],
   ARTVSamplingOptions: [CONDITIONS, 300],

@@ -4,7 +4,7 @@
  */
 
 import { tidied } from "./automatic_text.js"
-import { SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
+import { FIT_IMAGE, SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
 import { factsFor, followFacts } from "./facts.js"
 import { app, isWired, noteChange, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
 
@@ -133,9 +133,9 @@ function giveBox(primitive) {
   primitive.addWidget("text", widget.name, String(widget.value), () => primitive.applyToGraph())
 }
 
-/** What is recommended to the samplers that a node is or feeds, by name; without what differs or is not known. */
+/** What is recommended to the samplers that a node is or feeds, or to a node that fits pictures, by name; without what differs or is not known. */
 export function numbersFor(node) {
-  const samplers = node.comfyClass === SAMPLER ? [node] : samplersOf(node)
+  const samplers = [SAMPLER, FIT_IMAGE].includes(node.comfyClass) ? [node] : samplersOf(node)
   const facts = factsFor(samplers)
   const tables = facts.map((one) => one && { width: one.size[0], height: one.size[1], ...one.recommended })
   const numbers = agreed(tables)

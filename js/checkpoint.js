@@ -1,33 +1,16 @@
 /**
- * The panel in the loader: what is in the checkpoint, and which of its recommended settings the connected samplers use.
+ * The panel in the loader: what the checkpoint draws, and which of its recommended settings the connected samplers use.
+ * What is needed less is shown on demand.
  */
 
-import { AUTO, isAuto } from "./automatic_text.js"
-import { SAMPLER, samplersOf, sourceOf } from "./connections.js"
+import { SETTINGS, stateOf, widgetsOf } from "./checkpoint_settings.js"
+import { samplersOf } from "./connections.js"
 import { followFacts } from "./facts.js"
-import { addPanel, app, element, isWired, noteChange, setting, setWidget, text, watch, widgetOf } from "./page.js"
+import { addPanel, app, element, isWired, noteChange, setting, setWidget, text, watch } from "./page.js"
 
 const LOADER = "ARTVLoader"
-const NOISE = "ARTVNoiseAugment"
-const OPTIONS = "ARTVSamplingOptions"
-/** The sampler's input for each of these nodes, and the start of the keys of what is said of it. */
-const WIRED_TO = { [NOISE]: "noise_augment", [OPTIONS]: "options" }
-const SPEAKERS = { [SAMPLER]: "sampler", [NOISE]: "noise", [OPTIONS]: "options" }
 const LEAST_HEIGHT = 200
-const NEW_SIZE = [420, 530]
-
-/** Each setting with the widgets that decide on it, and the value that stands for the recommendation. */
-const SETTINGS = [
-  { name: "steps", of: SAMPLER, takes: { steps: AUTO } },
-  { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
-  { name: "cfg", of: SAMPLER, takes: { cfg: AUTO }, also: [{ of: OPTIONS, takes: { cfg_by_frame: "" } }] },
-  { name: "cfg_references", of: SAMPLER, takes: { cfg_references: AUTO } },
-  { name: "cfg_anchor", of: SAMPLER, takes: { cfg_anchor: AUTO } },
-  { name: "cfg_first_frame", of: SAMPLER, takes: { cfg_first_frame: AUTO } },
-  { name: "reference_level", of: NOISE, takes: { reference_level: AUTO, reference_levels: "" } },
-  { name: "anchor_level", of: NOISE, takes: { anchor_level: AUTO, anchor_levels: "" } },
-  { name: "eta", of: OPTIONS, takes: { eta: AUTO } },
-]
+const NEW_SIZE = [420, 480]
 
 document.head.append(
   element("link", { rel: "stylesheet", href: new URL("./checkpoint.css", import.meta.url).href }),
@@ -48,37 +31,50 @@ class CheckpointPanel {
     this.facts = undefined // what the server knows about the file, or undefined
     this.page = element("div", { class: "artv-checkpoint-page", tabindex: 0, role: "group" })
     this.root = element("div", { class: "artv-checkpoint" }, this.page)
+    this.more = element("button", { type: "button", class: "artv-checkpoint-more", onclick: () => this.showAll(!this.all) })
+    this.all = false
     addPanel(node, "artv_checkpoint", this.root, LEAST_HEIGHT)
     followFacts(node, (answer) => this.show(answer))
     watch(node, () => this.facts && this.states(), () => this.facts && this.showStates())
   }
 
   /** Show what the server knows, or the line that says why it knows nothing. */
-  show(answer) {
-    this.facts = typeof answer === "string" ? undefined : answer
-    if (!answer) return
-    if (!this.facts) return this.showLine(answer)
+  show({ facts, note, problem }) {
+    this.facts = facts
+    this.page.setAttribute("aria-label", text("checkpoint.title"))
+    this.showAll(this.all)
+    if (note) return this.showLine("artv-checkpoint-note", note)
+    if (problem) return this.showLine("artv-checkpoint-warning", problem)
+    if (!facts) return
     this.build()
     this.showStates()
   }
 
-  showLine(line) {
-    this.page.setAttribute("aria-label", text("checkpoint.title"))
-    this.page.replaceChildren(element("p", { class: "artv-checkpoint-warning", role: "status" }, line))
+  showLine(kind, line) {
+    this.page.replaceChildren(element("p", { class: kind, role: "status" }, line))
   }
 
   build() {
     this.rows = new Map(SETTINGS.map(({ name }) => [name, this.row(name)]))
     this.hint = element("p", { class: "artv-checkpoint-hint", role: "status" })
-    this.page.setAttribute("aria-label", text("checkpoint.title"))
+    const [size, ...others] = SETTINGS.map(({ name, first }) => listItem(this.rows.get(name), first))
     this.page.replaceChildren(
-      title(this.facts),
-      factList(this.facts),
+      ...whatItDraws(this.facts),
       ...this.facts.missing.map((part) => warning(part, this.facts)),
       element("div", { class: "artv-checkpoint-heading" }, text("checkpoint.recommended")),
-      element("ul", { class: "artv-checkpoint-settings" }, ...[...this.rows.values()].map(listItem)),
+      element("ul", { class: "artv-checkpoint-settings" }, size, listItem(framesRow(this.facts), true), ...others),
       this.hint,
+      factList(this.facts),
+      this.more,
     )
+  }
+
+  /** Show everything, or only what is needed most. */
+  showAll(all) {
+    this.all = all
+    this.page.toggleAttribute("data-all", all)
+    this.more.textContent = text(all ? "checkpoint.less" : "checkpoint.more")
+    this.more.setAttribute("aria-expanded", String(all))
   }
 
   row(name) {
@@ -90,8 +86,8 @@ class CheckpointPanel {
       this.take([name])
     }
     return element("div", { class: "artv-checkpoint-row", onclick: take, onkeydown: take },
-      element("span", {}, text(`checkpoint.settings.${name}`)),
-      element("span", {}, shown(this.facts.recommended[name])),
+      element("span", {}, label(name)),
+      element("span", {}, name === "size" ? this.facts.size.join(" x ") : shown(this.facts.recommended[name])),
       element("span"),
     )
   }
@@ -99,15 +95,15 @@ class CheckpointPanel {
   /** For each setting, what the nodes connected to the loader do with it: see `stateOf`. */
   states() {
     const samplers = samplersOf(this.node)
-    return SETTINGS.map((one) => stateOf(one, samplers, this.facts.recommended[one.name]))
+    return SETTINGS.map((one) => stateOf(one, samplers, this.facts))
   }
 
   showStates() {
     const states = this.states()
     states.forEach((state, index) => showState(this.rows.get(SETTINGS[index].name), SETTINGS[index].name, state))
     const count = states.filter((state) => state.kind === "differs").length
-    const key = states[0].kind === "alone" ? "alone" : count ? "how" : "allTaken"
-    this.hint.textContent = text(`checkpoint.${key}`)
+    const key = states[0].kind === "alone" ? "alone" : count ? "how" : ""
+    this.hint.textContent = key && text(`checkpoint.${key}`)
   }
 
   /** Whether a sampler has a value that differs from the recommendation. */
@@ -127,28 +123,34 @@ class CheckpointPanel {
   }
 }
 
-function title(facts) {
-  const size = text("checkpoint.megabytes", { megabytes: facts.megabytes.toFixed(1) })
-  return element("div", { class: "artv-checkpoint-title" },
-    element("span", {}, facts.name), element("span", {}, `${size} · ${facts.dtypes.join(", ")}`))
+/** The name, and the words that the checkpoint knows. */
+function whatItDraws({ name, vocabulary }) {
+  const count = vocabulary.length
+  const knows = count ? text("checkpoint.knows", { count }) : text("checkpoint.knowsAny")
+  const title = element("div", { class: "artv-checkpoint-title" }, element("span", {}, name), element("span", {}, knows))
+  const words = vocabulary.join(", ")
+  return count ? [title, element("p", { class: "artv-checkpoint-words", title: words }, words)] : [title]
 }
 
+function framesRow({ segment_frames: frames, fps }) {
+  const told = text("checkpoint.framesValue", { frames, fps, seconds: shown(frames / fps) })
+  return element("div", { class: "artv-checkpoint-row artv-checkpoint-wide" },
+    element("span", {}, text("checkpoint.frames")), element("span", {}, told))
+}
+
+/** The technical facts. */
 function factList(facts) {
   const parts = Object.entries(facts.parameters)
     .map(([part, count]) => `${text(`checkpoint.parts.${part}`)} ${compact(count)}`)
-  const [width, height] = facts.size
   const rows = {
-    trained: text("checkpoint.trainedValue", { width, height, fps: facts.fps, frames: facts.segment_frames }),
+    file: `${text("checkpoint.megabytes", { megabytes: facts.megabytes.toFixed(1) })} · ${facts.dtypes.join(", ")}`,
     parameters: text("checkpoint.parametersValue", { count: compact(facts.parameters_together), parts: parts.join(", ") }),
     prediction: text("checkpoint.predictionValue", { prediction: facts.prediction, steps: facts.timesteps }),
     sees: text("checkpoint.seesValue", { references: facts.references, tokens: facts.anchor_tokens }),
   }
-  const list = element("dl", { class: "artv-checkpoint-facts" })
+  const list = element("dl", { class: "artv-checkpoint-facts", "data-more": "" })
   for (const [name, value] of Object.entries(rows))
     list.append(element("dt", {}, text(`checkpoint.${name}`)), element("dd", {}, value))
-  const words = facts.vocabulary.join(", ") || text("checkpoint.openVocabulary")
-  list.append(element("dt", {}, text("checkpoint.words")),
-    element("dd", { class: "artv-checkpoint-words", tabindex: 0, "aria-label": text("checkpoint.words") }, words))
   return list
 }
 
@@ -157,15 +159,20 @@ function warning(part, facts) {
   return element("p", { class: "artv-checkpoint-warning" }, text(`checkpoint.missing.${part}`, { base }))
 }
 
-function listItem(row) {
-  return element("li", {}, row)
+function listItem(row, first) {
+  return element("li", first ? {} : { "data-more": "" }, row)
+}
+
+function label(name) {
+  return text(name === "size" ? "checkpoint.size" : `checkpoint.settings.${name}`)
 }
 
 function showState(row, name, state) {
   const differs = state.kind === "differs"
+  if (differs) row.parentElement.removeAttribute("data-more") // and it stays in sight, because it may have the focus
   const told = state.text ? text(`checkpoint.${state.text}`, { value: state.values?.map(shown).join(", ") }) : ""
   row.lastChild.textContent = told
-  row.title = [text(`checkpoint.settings.${name}`), told].filter(Boolean).join(": ")
+  row.title = [label(name), told].filter(Boolean).join(": ")
   // A row that was just used keeps the focus, but cannot be reached with Tab any more.
   if (differs) set(row, { role: "button", tabindex: 0, "aria-label": text("checkpoint.takeOne", { setting: row.title }) })
   else set(row, { role: null, tabindex: row.hasAttribute("tabindex") ? -1 : null, "aria-label": null })
@@ -175,42 +182,6 @@ function set(target, attributes) {
   for (const [name, value] of Object.entries(attributes))
     if (value === null) target.removeAttribute(name)
     else target.setAttribute(name, value)
-}
-
-/**
- * `kind` is "alone" (no sampler is connected), "taken", "same" (set to the recommended value), "wired" (a wire provides
- * the value) or "differs", with the other `values`. `text` is the key of the text to show.
- */
-function stateOf(one, samplers, recommended) {
-  if (!samplers.length) return { kind: "alone" }
-  const found = widgetsOf(one, samplers).filter(({ widget, value }) => !takes(widget.value, value))
-  const wired = widgetsOf(one, samplers).some(({ node, widget }) => isWired(node, widget.name))
-  const own = found.filter(({ node, widget }) => !isWired(node, widget.name))
-  const others = own.filter(({ widget }) => widget.value !== recommended && Number(widget.value) !== recommended)
-  const where = SPEAKERS[one.of]
-  if (others.some(({ value }) => value === "")) return { kind: "differs", text: "noiseChanges" }
-  if (others.length) return { kind: "differs", text: `${where}Has`, values: unique(others.map(({ widget }) => widget.value)) }
-  if (wired) return { kind: "wired", text: "wired" }
-  return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
-}
-
-/** Whether a widget's value means the recommendation. */
-function takes(value, sentinel) {
-  if (sentinel === "") return !String(value ?? "").trim()
-  return value === sentinel || (sentinel === AUTO && (isAuto(value) || Number(value) < 0))
-}
-
-/** The widgets that decide on a setting, each with its node and the value that stands for the recommendation. */
-function widgetsOf(one, samplers) {
-  return [one, ...(one.also ?? [])].flatMap((place) => widgetsAt(place, samplers))
-}
-
-function widgetsAt(one, samplers) {
-  const nodes = one.of === SAMPLER ? samplers : unique(samplers.map((node) => sourceOf(node, WIRED_TO[one.of])))
-  return nodes
-    .filter((node) => node?.comfyClass === one.of)
-    .flatMap((node) => Object.entries(one.takes).map(([name, value]) => ({ node, widget: widgetOf(node, name), value })))
-    .filter(({ widget }) => widget)
 }
 
 function addToMenu(node, panel) {
@@ -233,8 +204,4 @@ function compact(count) {
 /** A value in readable form: 7.5, not 7.500000001. */
 function shown(value) {
   return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)
-}
-
-function unique(values) {
-  return [...new Set(values)]
 }

@@ -1,13 +1,14 @@
 /** Which nodes of the graph belong together: through reroutes, nodes in between, and subgraphs. */
 
-import { app } from "./page.js"
+import { app, widgetOf } from "./page.js"
 
 export const SAMPLER = "ARTVMaskedDiffusionSampler"
+export const FIT_IMAGE = "ARTVFitImage"
 const SUBGRAPH_INPUT = -10 // the origin of a link that enters a subgraph
 const SUBGRAPH_OUTPUT = -20 // the target of a link that leaves a subgraph
 
-/** The samplers that a node's first output reaches, through LoRA nodes, reroutes and subgraphs. */
-export function samplersOf(source) {
+/** The samplers that a node's first output reaches, through LoRA nodes, reroutes and subgraphs; or nodes of that class. */
+export function samplersOf(source, wanted = SAMPLER) {
   const type = source.outputs?.[0]?.type
   const found = new Set()
   const seen = new Set()
@@ -20,7 +21,7 @@ export function samplersOf(source) {
       const node = graph.getNodeById(link.target_id)
       if (!node || seen.has(node)) continue
       seen.add(node)
-      if (node.comfyClass === SAMPLER) found.add(node)
+      if (node.comfyClass === wanted) found.add(node)
       else if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
       else node.outputs?.forEach((output, index) => [type, "*"].includes(output.type) && follow(graph, node.id, index))
     }
@@ -59,9 +60,23 @@ export function promotedOf(node, name) {
   return wrappersOf(node.graph).map((wrapper) => wrapper.widgets?.find((widget) => widget.name === outer)).filter(Boolean)
 }
 
+/**
+ * The value of a node's input: that of its widget, or of the widget that stands for it on the outside of the subgraph.
+ * Undefined if another node provides it, or if the subgraph is used several times with different values.
+ */
+export function givenValue(node, name) {
+  const link = linkInto(node, name)
+  if (!link) return widgetOf(node, name)?.value
+  if (Number(link.origin_id) !== SUBGRAPH_INPUT) return undefined
+  const outer = node.graph.inputs?.[link.origin_slot]?.name
+  const [value, ...others] = wrappersOf(node.graph).map((wrapper) => givenValue(wrapper, outer))
+  return others.every((other) => other === value) ? value : undefined
+}
+
+/** Read from the links, because a node that represents a subgraph looks for them inside it. */
 function linkInto(node, name) {
-  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1
-  return slot < 0 ? undefined : node.getInputLink(slot)
+  const id = node.inputs?.find((input) => input.name === name)?.link
+  return id === null || id === undefined ? undefined : node.graph?.links.get(id)
 }
 
 /** The nodes that represent a subgraph. */

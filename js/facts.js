@@ -1,7 +1,7 @@
 /** What the server knows about the checkpoints that the graph's loaders name. */
 
-import { SAMPLER, samplersOf } from "./connections.js"
-import { ask, isWired, onRemoved, setting, text, watch, widgetOf } from "./page.js"
+import { FIT_IMAGE, SAMPLER, givenValue, samplersOf } from "./connections.js"
+import { ask, onRemoved, setting, text, watch } from "./page.js"
 
 const MENUS = ["checkpoint", "base"]
 
@@ -9,38 +9,36 @@ const MENUS = ["checkpoint", "base"]
 const loaders = new Map()
 
 /**
- * Ask the server about the checkpoint that a loader names, again whenever its menus change. `onChange` gets undefined
- * while the answer is awaited, then the facts, or a line that says why there are none.
+ * Ask the server about the checkpoint that a loader names, again whenever its menus change. `onChange` gets an object:
+ * empty while the answer is awaited, then with the `facts`, or with the line that says why there are none: a `note` if
+ * that is as it should be, else a `problem`.
  */
 export function followFacts(loader, onChange) {
   let asked = 0
   const tell = (answer) => {
-    loaders.set(loader, typeof answer === "string" ? undefined : answer)
+    loaders.set(loader, answer.facts)
     onChange(answer)
   }
   const look = async (question) => {
     const number = ++asked
-    tell(undefined)
-    if (!question) return tell(text("checkpoint.wiredMenu"))
-    const answer = await ask("checkpoint", question).catch((error) => error)
-    if (number === asked) tell(answer instanceof Error ? answer.message : answer)
+    tell({})
+    if (!question) return tell({ note: text("checkpoint.wiredMenu") })
+    const answer = await ask("checkpoint", question).then((facts) => ({ facts }), (error) => ({ problem: error.message }))
+    if (number === asked) tell(answer)
   }
   watch(loader, () => [questionOf(loader), setting("Comfy.Locale")], ([question]) => look(question))
   onRemoved(loader, () => loaders.delete(loader))
 }
 
-/** The names in the loader's menus, or null if a wire provides one. */
+/** The names in the loader's menus, its own or those on the outside of its subgraph; null if a node provides one. */
 function questionOf(loader) {
-  if (MENUS.some((name) => isWired(loader, name))) return null
-  return Object.fromEntries(MENUS.map((name) => [name, widgetOf(loader, name)?.value]))
+  const menus = MENUS.filter((name) => loader.widgets?.some((widget) => widget.name === name))
+  const values = menus.map((name) => [name, givenValue(loader, name)])
+  return values.some(([, value]) => value === undefined) ? null : Object.fromEntries(values)
 }
 
-/** The samplers that a node belongs to: itself, or those that it feeds. */
-export function samplersAt(node) {
-  return node.comfyClass === SAMPLER ? [node] : samplersOf(node)
-}
-
-/** What is known about the checkpoints whose models reach these samplers; undefined for one that is not known. */
-export function factsFor(samplers) {
-  return [...loaders].filter(([loader]) => samplersOf(loader).some((one) => samplers.includes(one))).map(([, facts]) => facts)
+/** What is known about the checkpoints whose models reach these nodes; undefined for one that is not known. */
+export function factsFor(nodes) {
+  const reached = (loader) => [SAMPLER, FIT_IMAGE].flatMap((kind) => samplersOf(loader, kind))
+  return [...loaders].filter(([loader]) => reached(loader).some((one) => nodes.includes(one))).map(([, facts]) => facts)
 }

@@ -43,6 +43,7 @@ class LivePanel {
     this.status = element("div", { class: "artv-live-status" })
     this.copies = element("div", { class: "artv-live-copies", role: "alert", hidden: true })
     this.problem = element("div", { class: "artv-live-problem", role: "alert", hidden: true })
+    this.sizeAdvice = element("div", { class: "artv-live-size", role: "status", hidden: true })
     this.picture = element("canvas", { class: "artv-live-picture", role: "img", "aria-label": text("live.picture") })
     this.mask = element("canvas", { class: "artv-live-mask", hidden: true, "aria-hidden": "true" })
     this.advice = element("div", { class: "artv-live-advice" })
@@ -62,7 +63,7 @@ class LivePanel {
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.copies, this.status, this.problem, this.stage, controls, plot, this.drift)
+      this.copies, this.status, this.problem, this.sizeAdvice, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
     this.setPlaying(true)
   }
@@ -96,6 +97,8 @@ class LivePanel {
     this.status.textContent = run ? statusOf(run) : ""
     this.problem.textContent = run?.problem ?? ""
     this.problem.hidden = !run?.problem
+    this.sizeAdvice.textContent = run?.sizeAdvice ? adviceOn(run) : ""
+    this.sizeAdvice.hidden = !run?.sizeAdvice
     const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
     this.advice.textContent = run ? (isBlind ? text(`live.blind.${run.blind}`) : "") : text("live.empty")
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
@@ -197,6 +200,10 @@ function statusOf(run) {
   }
   const told = text(`live.${kindOf(run)}`, values)
   return run.videos > 1 ? `${told} · ${text("live.firstOf", run)}` : told
+}
+
+function adviceOn({ width, height, sizeAdvice: { given, made_for: best } }) {
+  return text(given ? "live.sizeGiven" : "live.sizeTyped", { size: `${width}x${height}`, best: best.join("x") })
 }
 
 function kindOf(run) {

@@ -20,6 +20,7 @@ export class LiveRun {
     const { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos } = message
     Object.assign(this, { node, workflow, state, problem, total, known, blind, done, fps, width, height, videos })
     this.prompt = message.prompt_id
+    this.sizeAdvice = message.size_advice // null if the size is near the checkpoint's
     this.pace = message.seconds_per_frame
     this.left = message.seconds_left
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))

@@ -5,6 +5,7 @@ There is no mathematics and no frame loop here: frames come from `artv_core.meth
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -27,7 +28,10 @@ from .live import Run
 from .loading import load_model as load_model  # callers outside the pack look for it here
 from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
+from .size_advice import size_advice
 from .weights import Evaluations, run_weights
+
+logger = logging.getLogger(__name__)
 
 # The host's schema
 
@@ -141,9 +145,7 @@ def sample(
     policy = _core_anchor(anchor or AnchorPolicy(), model.config, options)
     policy.check_segments(len(texts.track.starts))
     collector = _Collector(options, model.config)
-    run = Run(
-        options.num_frames, options.width or 0, options.height or 0, model.config.fps, workflow, options.batch_size
-    )
+    run = _run(options, model.config, workflow, given=bool(len(given) or placed))
     with Evaluations(patcher, options) as evaluations:
         decode = _decoder(model.config, vae, evaluations)
         monitor = Monitor(run, len(given), options.steps or 1, decode, frozenset(placed))
@@ -155,6 +157,15 @@ def sample(
     videos = collector.videos(request, len(given), weights)
     run.came_out(videos[0].latents)
     return Sampled(videos, monitor.journal)
+
+
+def _run(options: GenerateOptions, config: ARTVConfig, workflow: str | None, given: bool) -> Run:
+    """The run as the page is told about it. `given`: its size is that of given pictures."""
+    (best_height, best_width), size = config.size, (options.width or 0, options.height or 0)
+    advice = size_advice(size, (best_width, best_height), given)
+    if advice is not None:
+        logger.warning("ARTV: %s", advice)
+    return Run(options.num_frames, *size, config.fps, workflow, options.batch_size, advice)
 
 
 def _gather(

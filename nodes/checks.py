@@ -12,7 +12,7 @@ from typing import Any
 from ..artv_core.files.user_errors import Remedy, UserError
 from ..artv_core.speed.device_limits import lacking_ability
 
-_DEVICE_ADVICE = "start ComfyUI with --force-fp32, turn off 'compile' and 'graph' of the model, or use --cpu"
+_DEVICE_ADVICE = "start ComfyUI with --force-fp32, turn off 'compile' and 'CUDA graph' of the model, or use --cpu"
 
 
 WHERE = {

@@ -6,10 +6,18 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..artv_core.media import VideoWriter
 from . import bridge
-from .checks import faults_named
+from .checks import faults_named, verdict
 from .images import Decoder, decoded_frames, pixel_size
 from .monitor import completes, counter
-from .output_files import Naming, graph_metadata, reserved_files, video_file_inputs, video_suffix
+from .output_files import (
+    UPSCALE,
+    Naming,
+    enlargement,
+    graph_metadata,
+    reserved_files,
+    video_file_inputs,
+    video_suffix,
+)
 
 
 class ARTVDecodeVideo(io.ComfyNode):
@@ -36,16 +44,22 @@ class ARTVDecodeVideo(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, upscale: Any = None) -> bool | str:
+        """Check what was typed into the box that can say "auto"."""
+        return verdict(UPSCALE.check, upscale)
+
+    @classmethod
     @faults_named()
     def execute(
-        cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int
+        cls, latent: dict, vae: Any, fps: float, filename_prefix: str, format: str, upscale: Any
     ) -> io.NodeOutput:
         """Decode, encode and discard a few frames at a time."""
         samples = bridge.latent_samples(latent, "the latent")
-        naming = Naming(pixel_size(vae, samples, upscale), cls.hidden and cls.hidden.prompt)
+        factor = enlargement(upscale, pixel_size(vae, samples))
+        naming = Naming(pixel_size(vae, samples, factor), cls.hidden and cls.hidden.prompt)
         with reserved_files(filename_prefix, video_suffix(format), naming=naming) as (file,):
             progress, show = counter(len(samples)), completes(samples)
-            with VideoWriter(file.path, fps, upscale=upscale, metadata=graph_metadata(cls.hidden)) as video:
+            with VideoWriter(file.path, fps, upscale=factor, metadata=graph_metadata(cls.hidden)) as video:
                 for index, image in enumerate(decoded_frames(Decoder(vae), samples)):
                     video.append(image)
                     show(index, image)

@@ -8,6 +8,7 @@ from .adapt import ARTVAdaptModel
 from .conditions import ARTVAnchorFrame, ARTVNoiseAugment
 from .decode import ARTVDecodeVideo
 from .drift import ARTVDriftReadout
+from .fit_image import ARTVFitImage
 from .journal import ARTVJournals, ARTVJournalSettings, ARTVLoadJournal
 from .keyframes import ARTVKeyframes
 from .live import recall, watch
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     ARTVMultiPromptScheduler,
     ARTVAnchorFrame,
     ARTVNoiseAugment,
+    ARTVFitImage,
     ARTVKeyframes,
     ARTVDecodeVideo,
     ARTVDriftReadout,

@@ -26,6 +26,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from .preview_budget import Thinned
+from .size_advice import SizeAdvice
 
 EVENT = "artv.live"
 SAMPLER = "ARTVMaskedDiffusionSampler"
@@ -84,8 +85,8 @@ class Run:
     """One run of a sampler node: `total` frames of `width` by `height` pixels, of which `known` existed before it
     began. If there are several `videos`, the first is shown.
 
-    `workflow` is the id of the graph in the page that queued the run; the node and the client are the host's.
-    `followers` are other clients that named the run's id.
+    `size_advice` is there if the size is far from the checkpoint's. `workflow` is the id of the graph in the page that
+    queued the run; the node and the client are the host's. `followers` are other clients that named the run's id.
     """
 
     total: int
@@ -94,6 +95,7 @@ class Run:
     fps: float
     workflow: str | None = None
     videos: int = 1
+    size_advice: SizeAdvice | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -200,6 +202,7 @@ class Run:
             "width": self.width,
             "height": self.height,
             "videos": self.videos,
+            "size_advice": self.size_advice and self.size_advice.told(),
             "pictures": [picture.told() for picture in pictures],
             "readings": [list(astuple(reading)) for reading in readings],
             "whole": whole,

@@ -103,6 +103,7 @@ def speed_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "graph",
+            display_name="CUDA graph",
             default=True,
             optional=True,
             tooltip="Makes frames much faster on NVIDIA cards (CUDA graphs); they differ by rounding at most. "

@@ -1,6 +1,7 @@
 """Files that nodes write into the host's output folder, numbered as the host numbers its own."""
 
 import json
+import math
 import os
 import re
 import time
@@ -14,6 +15,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..artv_core.media import CONTAINERS, part_beside
+from .automatic import Automatic
 
 Prompt = Mapping[str, Any]
 """The queued graph: `{ID: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}`."""
@@ -195,15 +197,27 @@ def video_file_inputs() -> list[io.Input]:
             default="mp4",
             tooltip="The kind of file. All contain H.264 video.",
         ),
-        io.Int.Input(
-            "upscale",
-            default=1,
-            min=1,
-            max=16,
-            tooltip="Enlarges the video without blur: each pixel becomes a square this many pixels wide. "
-            "4 is good for the 64x64 videos of tiny.",
-        ),
+        UPSCALE.input(),
     ]
+
+
+SEEN_WELL = 256
+"""In pixels. A video with a shorter side is hard to see, so that `upscale` auto enlarges it."""
+
+UPSCALE = Automatic(
+    "upscale",
+    "Enlarges the video without blur: each pixel becomes a square this many pixels wide. auto: small videos become "
+    f"at least {SEEN_WELL} pixels wide and high; 1 keeps their size.",
+    whole=True,
+    most=16,
+    meaning=f"{SEEN_WELL} pixels",
+)
+
+
+def enlargement(upscale: Any, size: tuple[int, int]) -> int:
+    """How many times a video of `size` [width, height] is enlarged, if `upscale` is what was typed."""
+    number = UPSCALE.whole_number(upscale)
+    return min(int(UPSCALE.most), math.ceil(SEEN_WELL / max(1, min(size)))) if number is None else number
 
 
 def video_suffix(format: str) -> str:

@@ -228,8 +228,7 @@ def _wires() -> list[io.Input]:
             "references",
             optional=True,
             tooltip="Frames you already have, from VAE Encode: one image is animated, two or more frames "
-            "are continued. Scale them to the checkpoint's size first. Unconnected: the first frame is made from the "
-            "text.",
+            "are continued. Scale them with ARTV Fit Image first. Unconnected: the first frame is made from the text.",
         ),
     ]
 

@@ -11,20 +11,30 @@ from torch import Tensor
 
 from ..artv_core.media import VideoWriter
 from . import bridge
+from .checks import verdict
 from .images import Decoder
-from .output_files import Naming, OutputFile, check_prefix, output_files, video_file_inputs, video_suffix
+from .output_files import (
+    UPSCALE,
+    Naming,
+    OutputFile,
+    check_prefix,
+    enlargement,
+    output_files,
+    video_file_inputs,
+    video_suffix,
+)
 from .types import ARTVStream
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How frames are decoded, and to which files they go."""
+    """How frames are decoded, and to which files they go. `upscale` is what was typed."""
 
     vae: Any
     fps: float
     prefix: str
     suffix: str
-    upscale: int
+    upscale: Any
 
 
 class ARTVStreamVideo(io.ComfyNode):
@@ -45,11 +55,16 @@ class ARTVStreamVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: int) -> io.NodeOutput:
+    def validate_inputs(cls, upscale: Any = None) -> bool | str:
+        """Check what was typed into the box that can say "auto"."""
+        return verdict(UPSCALE.check, upscale)
+
+    @classmethod
+    def execute(cls, vae: Any, fps: float, filename_prefix: str, format: str, upscale: Any) -> io.NodeOutput:
         """Collect the settings. Errors in them are found before anything is sampled."""
         suffix = video_suffix(format)
         check_prefix(filename_prefix)
-        VideoWriter(f"checked{suffix}", fps, upscale=upscale)
+        VideoWriter(f"checked{suffix}", fps, upscale=UPSCALE.whole_number(upscale) or 1)
         return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, suffix, upscale))
 
 
@@ -57,9 +72,10 @@ class Streams:
     """Context manager: a growing file for each video of a batch."""
 
     def __init__(self, settings: StreamSettings, num_videos: int, metadata: Mapping[str, str], naming: Naming) -> None:
-        """`naming` has the size of the frames themselves; the files are `settings.upscale` times as large."""
+        """`naming` has the size of the frames themselves; the files are enlarged."""
         width, height = naming.size
-        self._naming = naming._replace(size=(width * settings.upscale, height * settings.upscale))
+        self._upscale = enlargement(settings.upscale, naming.size)
+        self._naming = naming._replace(size=(width * self._upscale, height * self._upscale))
         self.settings, self.num_videos, self._metadata = settings, num_videos, metadata
         self.files: list[OutputFile] = []
         self._decode = Decoder(settings.vae)
@@ -74,7 +90,7 @@ class Streams:
                 stack.callback(file.release)
             for file in self.files:
                 writer = VideoWriter(
-                    file.path, settings.fps, upscale=settings.upscale, metadata=self._metadata, growing=True
+                    file.path, settings.fps, upscale=self._upscale, metadata=self._metadata, growing=True
                 )
                 self._writers.append(stack.enter_context(writer))
             self._stack = stack.pop_all()

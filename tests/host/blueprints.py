@@ -45,8 +45,7 @@ BLUEPRINTS = {
     "Image to Video (ARTV)": Blueprint(
         "sdxl_image_to_video",
         "Makes a video that starts with a picture and does what the text says. The video is saved in "
-        "output/video and shown under Assets. Width and height are those of the checkpoint: the picture is scaled to "
-        "them.",
+        "output/video and shown under Assets. The picture is scaled to the video's size.",
         "Video generation and editing/Image to video",
         (
             ("image", "11", "image"),
@@ -58,6 +57,21 @@ BLUEPRINTS = {
             ("checkpoint", "1", "checkpoint"),
         ),
         left_out=("5", "6", "7", "8", "9", "10"),
+    ),
+    "Several Prompts to Video (ARTV)": Blueprint(
+        "multi_prompt_long_video",
+        "Makes one video from several prompts: each begins at the frame that is written before it, and goes on from "
+        "the last frame of the one before. The video is saved in output/video and shown under Assets.",
+        "Video generation and editing/Text to video",
+        (
+            ("prompts", "2", "text"),
+            ("frames", "3", "frames"),
+            ("width", "3", "width"),
+            ("height", "3", "height"),
+            ("seed", "3", "seed"),
+            ("checkpoint", "1", "checkpoint"),
+        ),
+        left_out=("6",),
     ),
 }
 

@@ -41,6 +41,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "ARTVSamplingOptions": {"cfg_by_frame": "0: 1\n24: 3"},
     "ARTVAnchorFrame": {},
     "ARTVNoiseAugment": {"reference_levels": "0: 20\n24: 60"},
+    "ARTVFitImage": {},
     "ARTVKeyframes": {},
     "ARTVLoRA": {"strength": 0.8, "strength_clip": 0.8},
     "ARTVStreamVideo": {"upscale": 4},

@@ -39,6 +39,7 @@ SIZES = {
     "ARTVDriftReadout": (440, 540),
     "ARTVStepMasks": (460, 560),
     "ARTVKeyframes": (300, 110),
+    "ARTVFitImage": (300, 130),
     "PreviewAny": (330, 220),
     "SaveVideo": (300, 420),
     "CreateVideo": (300, 90),
@@ -77,8 +78,7 @@ TEMPLATES = {
     ),
     "image_to_video": Template(
         """A picture that moves.
-- Three nodes draw the first frame. For your own, use Load Image and Upscale Image (64 x 64).
-- Upscale Image also makes pictures smaller.
+- Three nodes draw the first frame. For your own, use Load Image and ARTV Fit Image (for the video's size).
 - Say in the prompt what should happen.""",
         [["1", "5", "6"], [START, "2", "7", "8", NOTE], ["3"], ["4"]],
     ),
@@ -99,7 +99,7 @@ TEMPLATES = {
     "keyframes": Template(
         """Your own pictures in the video.
 - The video shows your pictures at frames 0 and 16 and goes on from each.
-- For your own, use Load Image and Upscale Image (to 64 x 64).
+- For your own, use Load Image and ARTV Fit Image.
 - Change positions, and let a prompt start at each.""",
         [["1", NOTE, "5", "8"], ["2", "6"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
     ),
@@ -129,7 +129,7 @@ TEMPLATES = {
         """The only template that needs another file.
 - Put sd_xl_base_1.0.safetensors into models/checkpoints.
 - SDXL draws the first frame, ARTV moves it.
-- For an ARTV checkpoint of another size, change "To the video's size".""",
+- "To the video's size" scales the picture to what the ARTV checkpoint is made for.""",
         [["5", "1", NOTE], ["6", "7", "8", "2"], ["9", "10", "11", "12"], ["3"], ["4"]],
     ),
 }

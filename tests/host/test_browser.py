@@ -6,12 +6,21 @@ from typing import Any
 import pytest
 
 from artv_core.commands.comfyui_server import Server
+from artv_core.media import read_video
 
 from . import blueprints, browser, front_end, templates, workflow_format
 
 LEAST_ZOOM = 0.6
 BLUEPRINTS_SINCE = (0, 12)
 SEARCHES = 4
+FRAMES = {"Text to Video (ARTV)": 4, "Image to Video (ARTV)": 4, "Several Prompts to Video (ARTV)": 33}
+"""The last one's third prompt begins at frame 32."""
+GIVE_PICTURE = """() => {
+    const picture = LiteGraph.createNode("EmptyImage") // 512 x 512 pixels
+    app.graph.add(picture)
+    const [blueprint] = app.graph.nodes
+    picture.connect(0, blueprint, blueprint.inputs.findIndex(input => input.name == "image"))
+}"""
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
@@ -94,9 +103,15 @@ def test_blueprints_are_found_in_the_search_for_nodes_and_run(context: Any, serv
             assert queued["ARTVDecodeVideo"]["filename_prefix"] == "video/artv"
             outside = "() => app.graph.nodes[0].outputs.map(output => output.name)"
             assert page.evaluate(outside) == [label for label, _, _ in blueprints.BLUEPRINTS[name].outputs]
-            if name.startswith("Text"):  # the other one needs a picture
-                result = server.run(browser.exported(page))
-                assert result.status == "success", result.error
+            if "ARTVFitImage" in queued:
+                assert queued["ARTVFitImage"]["width"] == "auto"
+                page.evaluate(GIVE_PICTURE)
+            front_end.set_widgets(page, page.evaluate("() => app.graph.nodes[0].type"), frames=FRAMES[name])
+            result = server.run(browser.exported(page))
+            assert result.status == "success", result.message
+            shown = next(iter(result.outputs.values()))["images"][0]
+            frames = list(read_video(server.output_file(shown)))
+            assert (len(frames), *frames[0].shape[1:]) == (FRAMES[name], 256, 256)
         assert not faults.seen
 
 

@@ -164,6 +164,14 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     assert front_end.status(page) == f"Nothing was made | {wrong}"
     keep(page, shown, host, "refused elsewhere")
 
+    front_end.set_widgets(page, NOISE, anchor_levels="")
+    run("finished", frames=1, width=128)
+    advice = page.locator(".artv-live-size")
+    assert "The video is 128x64 pixels, and this checkpoint is made for 64x64." in advice.inner_text()
+    keep(page, shown, host, "strange size")
+    run("finished", width="auto")
+    assert not advice.is_visible()
+
 
 def run_with(page: Any, state: str, **values: Any) -> None:
     """Run with these values in the sampler, until its panel says something new, and that this became of it."""

@@ -83,6 +83,19 @@ def test_pictures_come_before_half_of_the_frames_and_are_those_of_the_video(serv
     assert all(len(base64.b64decode(mask["values"])) == 64 for mask in masks)
 
 
+def test_a_size_far_from_the_checkpoints_is_told_with_what_to_do(server: Server) -> None:
+    picture = {"picture": node("EmptyImage", width=128, height=128, batch_size=1, color=255)}
+    picture["encode"] = node("VAEEncode", pixels=["picture", 0], vae=["loader", 2])
+    given = graph(seed=4100, frames=2, references=["encode", 0]) | picture
+    typed, near = (graph(seed=4101, frames=1, width=width, height=64) for width in (128, 96))
+    told = [watched(server, one).live[0]["size_advice"] for one in (given, typed, near)]
+    assert told == [{"made_for": [64, 64], "given": True}, {"made_for": [64, 64], "given": False}, None]
+    log = server.log_text()
+    assert "the given picture is 128x128 pixels, and this checkpoint is made for 64x64" in log
+    assert "the video is 128x64 pixels" in log
+    assert "96x64" not in log
+
+
 def test_the_hosts_preview_goes_to_those_that_do_not_watch_only(server: Server) -> None:
     assert watched(server, graph(seed=4003)).previews == 0
     unwatched = server.run(graph(seed=4004))

@@ -46,15 +46,19 @@ def _definition(node: dict[str, Any]) -> dict[str, Any]:
     return {
         "display_name": node["display_name"],
         "description": node["description"],
-        "inputs": {name: {"name": name, "tooltip": spec[1]["tooltip"]} for name, spec in inputs.items()},
+        "inputs": {name: _input(name, spec[1]) for name, spec in inputs.items()},
         "outputs": {str(index): {"name": name, "tooltip": text} for index, (name, text) in enumerate(outputs)},
     }
+
+
+def _input(name: str, options: dict[str, Any]) -> dict[str, str]:
+    return {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
 
 
 def test_english_is_what_the_nodes_say(server: Server) -> None:
     written, said = read("en", "nodeDefs"), node_definitions(server)
     assert written == said, "python -m tests.host.test_locales writes it anew"
-    assert len(said) == 17
+    assert len(said) == 18
 
 
 @pytest.mark.parametrize("name", ["main", "nodeDefs", "settings"])

@@ -29,6 +29,7 @@ NODES = {
     "ARTVMultiPromptScheduler",
     "ARTVAnchorFrame",
     "ARTVNoiseAugment",
+    "ARTVFitImage",
     "ARTVKeyframes",
     "ARTVDecodeVideo",
     "ARTVDriftReadout",
@@ -144,6 +145,27 @@ def test_image_to_video(server: Server, core: Pipeline) -> None:
     image = pixels.permute(2, 0, 1)[None].float() / 255
     expected = core_latents(core, PROMPT, given=[core.encode_image(image)])
     assert (saved_latents(server) - expected).abs().max() < 1e-4
+
+
+def test_a_picture_of_any_size_is_made_to_fit(server: Server, core: Pipeline) -> None:
+    graph = text_to_video(PROMPT, references=["encode", 0]) | {
+        "image": node("LoadImage", image=write_image(server, "wide.png", (200, 128))),
+        "fit": node("ARTVFitImage", model=["loader", 0], image=["image", 0], width="auto", height="auto"),
+        "encode": node("VAEEncode", pixels=["fit", 0], vae=["loader", 2]),
+    }
+    result = server.run(graph)
+    assert result.status == "success", result.message
+    pixels = torch.from_numpy(np.array(Image.open(server.base / "input" / "wide.png")))
+    middle = pixels[:, 36:164].permute(2, 0, 1)[None].float() / 255  # 128 of 200 columns
+    expected = core_latents(core, PROMPT, given=[core.encode_image(torch.nn.functional.avg_pool2d(middle, 2))])
+    assert (saved_latents(server) - expected).abs().max() < 1e-4
+
+    graph["fit"]["inputs"] |= {"width": 96, "height": 128}
+    assert server.run(graph).status == "success"
+    assert saved_latents(server).shape[-2:] == (16, 12)
+    graph["fit"]["inputs"]["width"] = 100
+    refused = server.run(graph)
+    assert "width is 100; it must be a positive multiple of 8, such as 96" in refused.message
 
 
 def scheduled(text: str, **sampler) -> dict:
@@ -299,6 +321,21 @@ def test_video_file(server: Server) -> None:
     assert json.loads(tags["prompt"])["sample"]["inputs"]["frames"] == 4
     assert "is_changed" not in tags["prompt"]
     assert str(server.base) not in tags["prompt"]
+
+
+def test_small_videos_are_enlarged_unless_a_number_says_how_much(server: Server) -> None:
+    graph = with_video(text_to_video(PROMPT, frames=1, width=96, height=64, stream=["stream", 0]))
+    stream = {"vae": ["loader", 2], "fps": 8.0, "filename_prefix": "video/stream", "format": "mp4"}
+    graph["stream"] = node("ARTVStreamVideo", upscale="auto", **stream)
+    for typed, size in (("auto", (384, 256)), ("auto (4)", (384, 256)), (1, (96, 64)), ("3", (288, 192))):
+        graph["video"]["inputs"]["upscale"] = graph["stream"]["inputs"]["upscale"] = typed
+        result = server.run(graph)
+        assert result.status == "success", result.message
+        for output in ("video", "sample"):
+            with av.open(str(server.output_file(result.outputs[output]["images"][0]))) as file:
+                assert (file.streams.video[0].width, file.streams.video[0].height) == size
+    graph["video"]["inputs"]["upscale"] = 17
+    assert "upscale is 17; give 16 at most, or auto" in server.run(graph).message
 
 
 def test_native_nodes_read_the_outputs(server: Server) -> None:

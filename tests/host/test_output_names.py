@@ -69,7 +69,7 @@ def test_what_a_device_lacks_is_one_line(found: dict) -> None:
     kind, message = found["lacking"]["Halves"]
     assert kind == "ValueError"
     assert message.startswith("this device cannot do that (")
-    assert "Half); start ComfyUI with --force-fp32, turn off 'compile' and 'graph' of the model" in message
+    assert "Half); start ComfyUI with --force-fp32, turn off 'compile' and 'CUDA graph' of the model" in message
     assert "\n" not in message
     assert found["lacking"]["Faulty"] == ["RuntimeError", "mat1 and mat2 shapes cannot be multiplied"]
     assert found["left of lacking"] == []

@@ -1,0 +1,81 @@
+/** The settings that a checkpoint recommends, and what the samplers connected to a loader do with them. */
+
+import { AUTO, isAuto } from "./automatic_text.js"
+import { SAMPLER, sourceOf } from "./connections.js"
+import { isWired, widgetOf } from "./page.js"
+
+const NOISE = "ARTVNoiseAugment"
+const OPTIONS = "ARTVSamplingOptions"
+/** The sampler's input for each of these nodes, and the start of the keys of what is said of it. */
+const WIRED_TO = { [NOISE]: "noise_augment", [OPTIONS]: "options" }
+const SPEAKERS = { [SAMPLER]: "sampler", [NOISE]: "noise", [OPTIONS]: "options" }
+/** The sampler's inputs for pictures, which decide on the size if it is automatic. */
+const PICTURES = ["references", "keyframes"]
+
+/**
+ * Each setting with the widgets that decide on it, and the value that stands for the recommendation. `first`: shown
+ * without being asked for.
+ */
+export const SETTINGS = [
+  { name: "size", of: SAMPLER, takes: { width: AUTO, height: AUTO }, first: true },
+  { name: "steps", of: SAMPLER, takes: { steps: AUTO }, first: true },
+  { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
+  { name: "cfg", of: SAMPLER, takes: { cfg: AUTO }, also: [{ of: OPTIONS, takes: { cfg_by_frame: "" } }] },
+  { name: "cfg_references", of: SAMPLER, takes: { cfg_references: AUTO } },
+  { name: "cfg_anchor", of: SAMPLER, takes: { cfg_anchor: AUTO } },
+  { name: "cfg_first_frame", of: SAMPLER, takes: { cfg_first_frame: AUTO } },
+  { name: "reference_level", of: NOISE, takes: { reference_level: AUTO, reference_levels: "" } },
+  { name: "anchor_level", of: NOISE, takes: { anchor_level: AUTO, anchor_levels: "" } },
+  { name: "eta", of: OPTIONS, takes: { eta: AUTO } },
+]
+
+/**
+ * What the samplers do with a setting. `kind` is "alone" (no sampler is connected), "taken", "same" (set to the
+ * recommended value), "wired" (a wire provides the value) or "differs", with the other `values`. `text` is the key of
+ * the text to show.
+ */
+export function stateOf(one, samplers, facts) {
+  if (!samplers.length) return { kind: "alone" }
+  const found = widgetsOf(one, samplers).filter(({ widget, value }) => !takes(widget.value, value))
+  const wired = widgetsOf(one, samplers).some(({ node, widget }) => isWired(node, widget.name))
+  const own = found.filter(({ node, widget }) => !isWired(node, widget.name))
+  const others = own.filter(({ widget }) => !isRecommended(widget, one, facts))
+  const where = SPEAKERS[one.of]
+  if (others.some(({ value }) => value === "")) return { kind: "differs", text: "noiseChanges" }
+  if (others.length) return { kind: "differs", text: `${where}Has`, values: unique(others.map(({ widget }) => widget.value)) }
+  if (wired) return { kind: "wired", text: "wired" }
+  if (one.name === "size" && samplers.some(hasPictures)) return { kind: "wired", text: "ofPictures" }
+  return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
+}
+
+function isRecommended(widget, one, { size, recommended }) {
+  const value = { width: size[0], height: size[1] }[widget.name] ?? recommended[one.name]
+  return widget.value === value || Number(widget.value) === value
+}
+
+function hasPictures(sampler) {
+  return PICTURES.some((name) => isWired(sampler, name))
+}
+
+/** Whether a widget's value means the recommendation. */
+function takes(value, sentinel) {
+  if (sentinel === "") return !String(value ?? "").trim()
+  return value === sentinel || (sentinel === AUTO && (isAuto(value) || Number(value) < 0))
+}
+
+/** The widgets that decide on a setting, each with its node and the value that stands for the recommendation. */
+export function widgetsOf(one, samplers) {
+  return [one, ...(one.also ?? [])].flatMap((place) => widgetsAt(place, samplers))
+}
+
+function widgetsAt(one, samplers) {
+  const nodes = one.of === SAMPLER ? samplers : unique(samplers.map((node) => sourceOf(node, WIRED_TO[one.of])))
+  return nodes
+    .filter((node) => node?.comfyClass === one.of)
+    .flatMap((node) => Object.entries(one.takes).map(([name, value]) => ({ node, widget: widgetOf(node, name), value })))
+    .filter(({ widget }) => widget)
+}
+
+function unique(values) {
+  return [...new Set(values)]
+}
