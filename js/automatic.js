@@ -120,6 +120,9 @@ class Boxes {
     if (widget.value === kept) return false
     const plain = tidied(widget.value, spec, true)
     box.kept = plain ?? kept
+    const typed = tidied(widget.value, spec, false)
+    if (spec.step && plain !== null && plain !== typed)
+      notice(text("automatic.rounded", { name: widget.label ?? widget.name, value: plain, step: spec.step, typed }))
     if (plain === null) notice(text("automatic.strange", { name: widget.label ?? widget.name, value: String(widget.value), word: spec.word }))
     return box.kept !== kept
   }

@@ -85,3 +85,40 @@ function wrappersOf(subgraph) {
   const graphs = [root, ...(root.subgraphs?.values() ?? [])]
   return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
 }
+
+/**
+ * What feeds an input, beyond reroutes and the borders of subgraphs: its `node`, or the `widget` of a subgraph's node.
+ * Null if nothing feeds it, undefined if that cannot be found.
+ */
+export function originOf(node, name) {
+  let from = node
+  let link = linkAt(from, from.inputs?.findIndex((input) => input.name === name) ?? -1)
+  if (!link) return null
+  while (link) {
+    if (Number(link.origin_id) === SUBGRAPH_INPUT) {
+      const outside = wrappersOf(from.graph)
+      const outer = from.graph.inputs?.[link.origin_slot]?.name
+      if (outside.length !== 1) return undefined
+      from = outside[0]
+      link = linkAt(from, from.inputs.findIndex((input) => input.name === outer))
+      if (link) continue
+      const widget = from.widgets?.find((one) => one.name === outer)
+      return widget ? { widget } : null
+    }
+    from = from.graph.getNodeById(link.origin_id)
+    if (from?.type === "Reroute") link = linkAt(from, 0)
+    else if (!from?.subgraph) return from ? { node: from } : undefined
+    else {
+      const out = link.origin_slot
+      link = [...from.subgraph.links.values()].find((one) => Number(one.target_id) === SUBGRAPH_OUTPUT && one.target_slot === out)
+      from = { graph: from.subgraph }
+    }
+  }
+  return null
+}
+
+/** Read from the links, because a node that represents a subgraph looks for them inside it. */
+function linkAt(node, slot) {
+  const id = node.inputs?.[slot]?.link
+  return id === null || id === undefined ? undefined : node.graph?.links.get(id)
+}

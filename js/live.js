@@ -2,6 +2,8 @@
 
 import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
+import { textsAt } from "./prompt_texts.js"
+import { followWords, wordsLine } from "./words.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
 const WIDTH = 380
@@ -24,6 +26,7 @@ class LivePanel {
     this.node = node
     this.run = undefined
     this.drawn = undefined // the picture on the stage
+    this.foundWords = undefined // what `followWords` found
     this.frame = 0 // the frame to show
     this.playing = true
     this.build()
@@ -31,6 +34,7 @@ class LivePanel {
     this.tellOfCopies()
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
+    followWords(node, () => textsAt(node), (found) => this.showWords(found))
     const stop = onRuns(() => this.follow())
     this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
     onRemoved(node, () => {
@@ -65,6 +69,7 @@ class LivePanel {
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
       this.copies, this.status, this.problem, this.sizeAdvice, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
+    this.stage.before((this.words = element("div", { class: "artv-words", role: "status", hidden: true })))
     this.setPlaying(true)
   }
 
@@ -103,6 +108,15 @@ class LivePanel {
     this.advice.textContent = run ? (isBlind ? text(`live.blind.${run.blind}`) : "") : text("live.empty")
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
     this.drawCurve()
+    this.showWords()
+  }
+
+  /** Words that the model does not know: of the prompts in the graph, or else of the run if the page cannot read those. */
+  showWords(found = this.foundWords) {
+    this.foundWords = found
+    this.words.textContent = found?.line ?? wordsLine(this.run?.unknown)
+    this.words.title = found?.help ?? ""
+    this.words.hidden = !this.words.textContent
   }
 
   setPlaying(playing) {

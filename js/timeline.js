@@ -7,19 +7,22 @@
  */
 
 import { isAuto } from "./automatic_text.js"
-import { SAMPLER } from "./connections.js"
+import { samplersOf } from "./connections.js"
 import { addPanel, app, ask, element, isWired, noteChange, onRemoved, setting, text, watch, widgetOf } from "./page.js"
+import { noteScheduled, textsAround, valueOf } from "./prompt_texts.js"
 import { Actions } from "./timeline_actions.js"
 import { alike, endsOf, same } from "./timeline_edits.js"
 import { Notices } from "./timeline_notices.js"
 import { Pointer } from "./timeline_pointer.js"
 import { PromptField } from "./timeline_prompt.js"
 import { MOST_PROMPTS, secondsOf, View } from "./timeline_view.js"
+import { followWords } from "./words.js"
 
 const SCHEDULER = "ARTVMultiPromptScheduler"
 const SETTINGS = ["segment_frames", "fps", "blend_frames"]
+const AROUND = ["pre_text", "app_text"]
 const LEAST_HEIGHT = 220
-const NEW_SIZE = [420, 660]
+const NEW_SIZE = [420, 580]
 const REFOCUS_MILLISECONDS = 3000
 
 document.head.append(element("link", { rel: "stylesheet", href: new URL("./timeline.css", import.meta.url).href }))
@@ -43,7 +46,10 @@ class Timeline {
     this.base = null // the request whose reply is drawn, if that can be edited
     this.settings = null // the same request, even if it cannot be edited
     this.spans = []
+    this.slips = [] // words that look like a time
+    this.words = undefined // what is said of words that the model does not know
     this.total = 1
+    this.late = Infinity // the first frame that is not made
     this.selected = 0
     this.asked = 0
     this.wanted = null // to be sent
@@ -56,7 +62,11 @@ class Timeline {
     this.prompt = new PromptField(this)
     this.view = new View(this)
     addPanel(node, "artv_timeline", this.view.root, LEAST_HEIGHT)
-    watch(node, () => [this.question(), this.videoFrames(), setting("Comfy.Locale")], () => this.look())
+    watch(node, () => [this.question(), this.videoFrames(), this.lateFrom(), textsAround(node), setting("Comfy.Locale")], () => this.look())
+    followWords(node, () => this.texts(), (found) => {
+      this.words = found
+      this.caution()
+    })
     onRemoved(node, () => this.depart())
     this.resizes = new ResizeObserver(() => this.draw())
     this.resizes.observe(this.view.scroller)
@@ -78,9 +88,23 @@ class Timeline {
     return isAuto(value) ? 0 : Math.max(0, Math.round(Number(value)) || 0)
   }
 
-  /** The video's length: from this node, else from a sampler that it feeds directly; 0 if neither gives one. */
+  /** The video's length: from this node, else from a sampler that it feeds; 0 if neither gives one. */
   videoFrames() {
-    return this.chosenFrames() || framesOfSampler(this.node) || 0
+    return this.chosenFrames() || Math.max(0, ...framesOfSamplers(this.node))
+  }
+
+  /** The first frame that is not made, because a sampler's video ends before it. */
+  lateFrom() {
+    return Math.min(this.chosenFrames() || Infinity, ...framesOfSamplers(this.node))
+  }
+
+  /** All words that this node encodes; null if the page cannot read them. */
+  texts() {
+    const around = textsAround(this.node)
+    const prompts = this.base && this.schedule ? this.schedule.prompts.map((prompt) => prompt.text) : null
+    const texts = around && prompts ? [...prompts, ...around] : null
+    noteScheduled(this.node, texts)
+    return texts
   }
 
   get limit() {
@@ -93,7 +117,8 @@ class Timeline {
 
   totalOf({ prompts, end }) {
     const last = prompts.at(-1).start
-    return Math.max(this.videoFrames() || end || last + this.segmentFrames, end ?? 0, last + 1)
+    const room = last < this.lateFrom() ? 1 : this.segmentFrames // so that a late prompt can be read
+    return Math.max(this.videoFrames() || end || last + this.segmentFrames, end ?? 0, last + room)
   }
 
   rangeOf(index) {
@@ -111,7 +136,7 @@ class Timeline {
       last: end - 1,
       seconds: secondsOf(end - start, this.settings?.fps),
       text: prompts[index].text,
-    })
+    }) + (start >= this.late ? ` (${text("timeline.lateBlock")})` : "")
   }
 
   // Reading the text
@@ -119,6 +144,7 @@ class Timeline {
   /** Ask the server to read the text. */
   async look() {
     this.view.nameParts()
+    this.nameBoxes()
     const question = this.question()
     if (this.isSending || (this.base && same(question, this.base) && this.schedule)) return this.draw()
     this.wanted = null
@@ -132,12 +158,19 @@ class Timeline {
     else this.take(question, answer)
   }
 
+  /** The boxes without a name of their own, which the classic canvas shows, have the inputs' names in the page's language. */
+  nameBoxes() {
+    for (const { name, label, element: box } of this.node.widgets)
+      if (AROUND.includes(name) && box && label) box.placeholder = label
+  }
+
   /** Draw what the server has read. */
-  take(question, { segments, spans }) {
+  take(question, { segments, spans, slips }) {
     const prompts = segments.map(({ start, text }, source) => ({ source, start, text }))
     const schedule = { prompts, end: segments.at(-1).end }
     this.base = this.settings = question
     this.spans = spans
+    this.slips = slips
     const { drag } = this.pointer
     if (drag && alike(schedule, drag.schedule)) return void (drag.schedule = schedule)
     if (drag) this.pointer.end()
@@ -158,13 +191,28 @@ class Timeline {
     this.base = null
     this.view.lock()
     this.notices.tell(...parts)
+    this.caution()
   }
 
   draw() {
     if (!this.schedule || this.schedule.prompts.length > MOST_PROMPTS) return
     this.selected = Math.min(this.selected, this.schedule.prompts.length - 1)
     this.total = this.pointer.drag?.total ?? this.totalOf(this.schedule)
+    this.late = this.lateFrom()
     this.view.draw()
+    this.caution()
+  }
+
+  /** Show what is wrong with the prompts but stops nothing, or only when the video is made. */
+  caution() {
+    if (!this.base) return this.notices.caution([])
+    const lines = this.slips.map((slip) => [text(slip.begins ? "timeline.slip" : "timeline.slipInside", slip)])
+    const index = this.schedule.prompts.findIndex(({ start }) => start >= this.late)
+    const { start } = this.schedule.prompts[index] ?? {}
+    if (index >= 0) lines.push([text("timeline.late", { number: index + 1, start, last: this.late - 1 }), "artv-timeline-stops"])
+    if (this.words?.line) lines.push([this.words.line])
+    if (textsAround(this.node)?.some((one) => one.trim())) lines.push([text("timeline.around"), "artv-timeline-note"])
+    this.notices.caution(lines, this.words?.help)
   }
 
   select(index) {
@@ -240,14 +288,9 @@ class Timeline {
   }
 }
 
-/** The number of frames set in the sampler that a scheduler feeds directly. */
-function framesOfSampler(node) {
-  for (const id of node.outputs?.[0]?.links ?? []) {
-    const link = node.graph?.links?.get?.(id) ?? node.graph?.links?.[id]
-    const target = link && node.graph.getNodeById(link.target_id)
-    if (target?.comfyClass !== SAMPLER || target.inputs?.[link.target_slot]?.name !== "positive") continue
-    if (!isWired(target, "frames")) return widgetOf(target, "frames")?.value
-  }
+/** The lengths of the videos of the samplers that a scheduler feeds, as far as they are known. */
+function framesOfSamplers(node) {
+  return samplersOf(node).map((sampler) => Number(valueOf(sampler, "frames"))).filter((frames) => frames > 0)
 }
 
 function isRecent(time) {

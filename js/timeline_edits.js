@@ -137,15 +137,20 @@ function between(value, from, to) {
   return x + part * (y - x)
 }
 
-/** Frames to label, starting with those where prompts start, so that labels are at least `apart` from each other. */
-export function ticks(starts, total, layout, apart) {
-  const step = niceStep((total * apart) / layout.width)
+/**
+ * Frames to label, starting with those where prompts start, so that labels that are `wide` do not overlap. A label is to
+ * the right of its frame, or to the left (`isLeft`) if it would not fit there.
+ */
+export function ticks(starts, total, layout, wide) {
+  const step = niceStep((total * wide) / layout.width)
   const count = Math.ceil(total / step)
   const round = Array.from({ length: count }, (_, index) => index * step)
   const found = []
   for (const frame of [...starts, ...round]) {
     const x = layout.xOf(frame)
-    if (found.every((tick) => Math.abs(tick.x - x) >= apart)) found.push({ frame, x })
+    const isLeft = x + wide > layout.width && x >= wide
+    const from = isLeft ? x - wide : x
+    if (found.every((tick) => Math.abs(tick.from - from) >= wide)) found.push({ frame, x, from, isLeft })
   }
   return found
 }

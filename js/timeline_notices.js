@@ -14,8 +14,10 @@ export class Notices {
     this.timeline = timeline
     this.notice = element("div", { class: "artv-timeline-notice", role: "alert", hidden: "" })
     this.hint = element("div", { class: "artv-timeline-hint", "aria-hidden": "true" })
+    this.cautions = element("div", { class: "artv-timeline-cautions", role: "status", hidden: "" })
     this.spoken = element("div", { class: "artv-timeline-spoken", role: "status" })
     this.timer = null // runs while a message is shown
+    this.cautioned = "" // what `caution` shows
     this.marked = null // the text box that is marked as faulty
   }
 
@@ -40,7 +42,20 @@ export class Notices {
 
   showKeys() {
     this.timer = null
-    this.hint.textContent = this.hint.title = text("timeline.keys")
+    this.hint.textContent = this.hint.title = this.cautions.hidden ? text("timeline.keys") : ""
+  }
+
+  // Lines that stay while there is a reason
+
+  /** Show lines about the prompts, each with an optional class; they take the place of the keys. `help` is shown on hover. */
+  caution(lines, help = "") {
+    const told = JSON.stringify([lines, help])
+    if (this.cautioned === told) return
+    this.cautioned = told
+    this.cautions.replaceChildren(...lines.map(([line, kind]) => element("div", { class: kind }, line)))
+    this.cautions.hidden = !lines.length
+    this.cautions.title = help
+    this.rest()
   }
 
   // Messages that replace the timeline

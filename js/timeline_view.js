@@ -8,6 +8,7 @@ export const MOST_PROMPTS = 500 // that are drawn
 const LEAST_BLOCK = 16 // pixels
 const LEAST_WORDS = 32 // pixels; narrower blocks show no text
 const TICK_APART = 64 // pixels
+const TICK_LETTER = 7
 const HUES = ["#4f8fe8", "#34a58a", "#b9973f", "#a973d8", "#d2766c", "#7d9a3c"]
 
 export class View {
@@ -17,6 +18,7 @@ export class View {
     this.tools = this.makeTools()
     this.ruler = element("div", { class: "artv-timeline-ruler", "aria-hidden": "true" })
     this.row = this.makeRow()
+    this.beyond = element("div", { class: "artv-timeline-beyond", hidden: "" })
     this.scroller = element("div", { class: "artv-timeline-scroller" }, this.ruler, this.row)
     this.start = numberField((value) => timeline.actions.setStart(value))
     this.length = numberField((value) => timeline.actions.setLength(value))
@@ -76,14 +78,14 @@ export class View {
   }
 
   makeRoot() {
-    const { notice, hint, spoken } = this.timeline.notices
+    const { notice, cautions, hint, spoken } = this.timeline.notices
     const listeners = {
       onkeydown: (event) => keyDownAnywhere(this.timeline, event),
       onpointerdown: keepOwnPointer,
       ondblclick: (event) => event.stopPropagation(),
     }
     const attributes = { class: "artv-timeline", role: "group", ...listeners }
-    return element("div", attributes, this.tools, notice, this.body, hint, spoken)
+    return element("div", attributes, this.tools, notice, this.body, cautions, hint, spoken)
   }
 
   /** Set all labels in the page's language. */
@@ -127,15 +129,20 @@ export class View {
     const hasFocus = this.row.contains(document.activeElement)
     this.drawRuler(starts)
     this.drawBlocks()
+    this.drawEnd()
     this.drawFields()
     if (hasFocus) this.focusBlock()
   }
 
   drawRuler(starts) {
     const { settings, total } = this.timeline
-    const labels = ticks(starts, total, this.layout, TICK_APART).map(({ frame, x }) => {
-      const label = element("span", { class: "artv-timeline-tick" }, `${frame} · ${secondsOf(frame, settings?.fps)}`)
-      label.style.left = `${x}px`
+    const said = (frame) => `${frame} · ${secondsOf(frame, settings?.fps)}`
+    const apart = Math.max(TICK_APART, said(total).length * TICK_LETTER)
+    const labels = ticks(starts, total, this.layout, apart).map(({ frame, x, isLeft }) => {
+      const label = element("span", { class: "artv-timeline-tick" }, said(frame))
+      label.classList.toggle("artv-timeline-tick-left", isLeft)
+      if (isLeft) label.style.right = `${this.layout.width - x}px`
+      else label.style.left = `${x}px`
       return label
     })
     this.ruler.replaceChildren(...labels)
@@ -158,6 +165,14 @@ export class View {
     })
   }
 
+  /** Frames after the end of the video, which are not made. */
+  drawEnd() {
+    const { late, total } = this.timeline
+    this.beyond.hidden = late >= total
+    this.beyond.style.left = this.beyond.hidden ? "0" : `${this.layout.xOf(late)}px`
+    if (!this.beyond.isConnected) this.row.append(this.beyond)
+  }
+
   drawBlock(block, index, end) {
     const { timeline, layout } = this
     const { drag } = timeline.pointer
@@ -172,6 +187,7 @@ export class View {
     block.setAttribute("aria-label", timeline.describe(index))
     block.title = `${timeline.describe(index)}\n${text("timeline.keys")}`
     block.classList.toggle("artv-timeline-moving", drag?.block === index)
+    block.classList.toggle("artv-timeline-late", start >= timeline.late)
     const [fade, shown] = block.children
     const frames = drag || timeline.wanted ? 0 : (timeline.spans[index]?.fade_in ?? 0)
     fade.hidden = !frames

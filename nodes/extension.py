@@ -21,6 +21,7 @@ from .scheduler import ARTVMultiPromptScheduler
 from .shortcuts import ARTVShortcutSettings
 from .step_masks import ARTVStepMasks
 from .stream import ARTVStreamVideo
+from .words import answer_words
 
 NODES: list[type[io.ComfyNode]] = [
     ARTVLoader,
@@ -48,6 +49,7 @@ ANSWERS: dict[str, Answer] = {
     "recall": recall,
     "checkpoint": answer_checkpoint,
     "schedule": answer_schedule,
+    "words": answer_words,
     "copies": copies.answer_copies,
 }
 

@@ -110,6 +110,7 @@ class Run:
         self.blind: str | None = None  # why there are no pictures: "vae" if none is connected
         self.state = "running"
         self.problem: str | None = None  # one line, if it failed
+        self.unknown: dict[str, Any] | None = None  # words that the model does not know; see `words.warn_of_words`
         self.pictures = Thinned[LivePicture](MAX_PICTURES)
         self.readings = Thinned[LiveReading](MAX_READINGS)
         self.masks = Thinned[LiveMask](MAX_MASKS)
@@ -192,6 +193,7 @@ class Run:
             "workflow": self.workflow,
             "state": self.state,
             "problem": self.problem,
+            "unknown": self.unknown,
             "total": self.total,
             "known": self.known,
             "blind": self.blind or (None if self.wants_pictures else "off"),

@@ -18,6 +18,7 @@ from ..artv_core.checkpoint import PUBLIC_SD_EXTRAS, read_part
 from ..artv_core.config import TextConfig, VAEConfig
 from ..artv_core.models.text import VOCABULARY_SIZE
 from .loading import can_be_made_again
+from .prompt_track import TEXT_KEY
 
 _TEXT_PREFIX = "cond_stage_model.model."
 _KL_PREFIX = "first_stage_model."
@@ -140,6 +141,13 @@ def _clip_model(config: TextConfig) -> type:
             name = _clip_name(config)
             super().__init__(device=device, dtype=dtype, model_options=options, clip_name=name, clip_model=TextModel)
 
+        def encode_token_weights(self, token_weight_pairs: dict[str, Any]) -> tuple[Any, ...]:
+            encoded = super().encode_token_weights(token_weight_pairs)
+            if not isinstance(token_weight_pairs, _Tokens):
+                return encoded
+            context, pooled, *more = encoded
+            return context, pooled, {**(more[0] if more else {}), TEXT_KEY: token_weight_pairs.text}
+
     return ClipModel
 
 
@@ -164,7 +172,19 @@ def _tokenizer(config: TextConfig) -> type:
                 tokenizer=WordTokenizer,
             )
 
+        def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> _Tokens:
+            return _Tokens(super().tokenize_with_weights(text, return_word_ids, **options), text)
+
     return Tokenizer
+
+
+class _Tokens(dict[str, Any]):
+    """The host's tokens of a text, by the name of the text encoder, with the text itself. The text goes along into the
+    CONDITIONING, so that the sampler can name words that its model does not know."""
+
+    def __init__(self, tokens: dict[str, Any], text: str) -> None:
+        super().__init__(tokens)
+        self.text = text
 
 
 def _is_extra(key: str) -> bool:

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..artv_core.method.text_track import FOREVER, TextSegment, TextTrack
 
 RANGE_KEY, WEIGHT_KEY, FADE_KEY = "artv_range", "artv_weight", "artv_fade"
+TEXT_KEY = "artv_text"
+"""The prompt that was encoded. Only messages use it."""
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 """A list of [context [1, L, D], options]."""

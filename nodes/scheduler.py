@@ -1,15 +1,18 @@
 """The prompt scheduler: turns one text with many prompts into native CONDITIONING. The core reads the text."""
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..artv_core.prompts.grammar import MAX_FRAME, parse_prompt_schedule
 from ..artv_core.prompts.prompt_schedule import PromptSchedule
-from .automatic import Automatic
+from .automatic import Automatic, advanced
 from .bridge import schema
 from .checks import verdict
-from .prompt_track import FADE_KEY, RANGE_KEY, WEIGHT_KEY
+from .prompt_track import FADE_KEY, RANGE_KEY, TEXT_KEY, WEIGHT_KEY
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = """"0": "a large red circle moving right on a blue background",
 "8": "a large red circle moving up on a blue background"\
@@ -55,7 +58,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                 io.String.Output(
                     display_name="schedule",
                     tooltip="The prompts as they were understood, one per line with the frame it starts at, "
-                    "without pre_text and app_text. This node can read it back.",
+                    "without the text before and after every prompt. This node can read it back.",
                 ),
             ],
         )
@@ -88,11 +91,14 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         if clip is None:
             raise ValueError("the clip input is empty: the checkpoint it comes from has no text encoder")
         schedule = _read(text, segment_frames, fps, num_frames)
+        if warning := schedule.warning():
+            logger.warning("ARTV Multi-Prompt Scheduler: %s", warning)
         segments = schedule.surrounded(pre_text, app_text).segments
         encoded = {prompt: encode(clip, prompt) for prompt in dict.fromkeys(segment.text for segment in segments)}
         conditioning = []
         for segment, span in zip(segments, schedule.spans(blend_frames), strict=True):
             keys = {RANGE_KEY: (span.start, span.end), WEIGHT_KEY: 1.0, FADE_KEY: (span.fade_in, span.fade_out)}
+            keys[TEXT_KEY] = segment.text
             conditioning += [[context, {**options, **keys}] for context, options in encoded[segment.text]]
         return io.NodeOutput(conditioning, schedule.canonical())
 
@@ -106,24 +112,25 @@ def _texts() -> list[io.Input]:
             default=EXAMPLE,
             multiline=True,
             dynamic_prompts=False,
-            tooltip='Prompts with the frame each one starts at: "0": "a fox", "24": "a fox asleep". '
+            tooltip='Prompts with the frame each one starts at, and a colon: "0": "a fox", "24": "a fox asleep". '
             "Or ranges, [0s-3s: a fox] [3s-6s: a fox asleep], or one prompt per line.",
         ),
-        io.String.Input(
-            "pre_text",
-            default="",
-            multiline=True,
-            dynamic_prompts=False,
-            tooltip="Put before every prompt.",
-        ),
-        io.String.Input(
-            "app_text",
-            default="",
-            multiline=True,
-            dynamic_prompts=False,
-            tooltip="Put after every prompt.",
-        ),
+        _around("pre_text", "before"),
+        _around("app_text", "after"),
     ]
+
+
+def _around(name: str, where: str) -> io.Input:
+    return advanced(
+        io.String.Input(
+            name,
+            display_name=f"text {where} every prompt",
+            default="",
+            multiline=True,
+            dynamic_prompts=False,
+            tooltip=f"Words that are put {where} every prompt, such as what all of them share. Empty: nothing.",
+        )
+    )
 
 
 def _frames() -> list[io.Input]:

@@ -285,6 +285,9 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
     words = ["generate", "-o", "x.mp4", "--prompts", str(path), "--frames", "16"]
     generate_job(parser.parse_args(words), preset("tiny"))
     assert "warning: the video ends before frame 16" in one_line(capsys)
+    path.write_text("a\n16; b")
+    generate_job(parser.parse_args(words), preset("tiny"))
+    assert "line 2, column 1: '16; b' is read as words; to start a prompt at 16" in capsys.readouterr().err
 
 
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
@@ -492,7 +495,7 @@ def test_words_that_are_lost_or_unknown_are_named(checkpoint, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("artv:")]
     assert len(lines) == 2
     assert re.search("too long for the text encoder; .* ignored: .* on a green elephant$", lines[0])
-    assert "does not know these words: elephant, mice; it knows: a, an, and, " in lines[1]
+    assert "tiny does not know these words and ignores them: elephant, mice; it knows: a, an, and, " in lines[1]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

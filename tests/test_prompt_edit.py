@@ -355,6 +355,13 @@ def test_the_page_is_told_segments_and_spans():
     ]
 
 
+def test_the_page_is_told_of_words_that_look_like_a_time():
+    assert answer_schedule(question("0: a\n 3s: b"))["slips"] == []
+    slip = {"line": 2, "column": 1, "got": "16; b", "time": "16", "meant": "16: b", "begins": True}
+    assert answer_schedule(question("a\n16; b"))["slips"] == [slip]
+    assert [one["line"] for one in answer_schedule(question("1; a\n2; a\n3; a\n4; a"))["slips"]] == [1, 2, 3]
+
+
 def test_the_page_is_told_where_a_text_is_wrong():
     answer = answer_schedule(question("0: a\n 0: b"))
     assert set(answer) == {"text", "error"}

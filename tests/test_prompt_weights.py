@@ -133,7 +133,7 @@ def test_weights_are_not_called_unknown_words(
     warn_of_words(Pipeline(model), ["a (red circle:1.3) moving (right)"])
     assert capsys.readouterr().err == ""
     warn_of_words(Pipeline(model), ["an (elephant:1.3)"])
-    assert "does not know these words: elephant; it knows" in capsys.readouterr().err
+    assert "does not know these words and ignores them: elephant; it knows" in capsys.readouterr().err
 
 
 def test_captions_of_test_sets_are_read_as_they_stand(model: ARTV, tmp_path: Path) -> None:

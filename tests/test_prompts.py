@@ -233,7 +233,8 @@ def test_prompts_that_only_look_like_something_else(text):
         ("\u30100-8\uff1aa fox\u3011", 1, 1, "accepted are times in the digits 0 to 9, and the brackets [ and ]"),
         ("0: a fox\n[8-1\uff16: a hare]", 2, 1, "a range is written [0s-3s: text]"),
         ("0\uff1aa fox\uff0c8\uff1aa hare", 1, 9, "got 8 on another prompt's line"),
-        ("0: a\n100: b", 2, 1, "starts at frame 100, but the video ends with frame 99"),
+        ("0: a\n100: b", 2, 1, "starts at frame 100, but the video ends with frame 99; make the video longer, or let"),
+        ("0: a\n16; b", 2, 1, "got '16; b'; after its time a prompt has a colon, as in 16: text"),
         ("0: a\n[90-101: b]", 2, 1, "ends at frame 101, but the video has 100 frames"),
         ("a\n" * 7, 7, 1, "starts at frame 102, but the video ends with frame 99"),
         ("x" * (MAX_CHARACTERS + 1), 1, 1, "characters; accepted are up to"),
@@ -247,6 +248,60 @@ def test_errors_say_where_and_what(text, line, column, message):
     assert str(caught.value) == f"foxes.txt, line {line}, column {column}: {caught.value.message}"
     assert "\n" not in str(caught.value)
     assert len(caught.value.message) < 130
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "advice"),
+    [
+        ("a fox\n16; a hare", 2, 1, "'16; a hare' is read as words; to start a prompt at 16, write '16: a hare'"),
+        ("16 - a hare", 1, 1, "write '16: a hare'"),
+        ("16. a hare", 1, 1, "write '16: a hare'"),
+        ("16, a hare", 1, 1, "write '16: a hare'"),
+        ("16) a hare", 1, 1, "write '16: a hare'"),
+        ("16 -> a hare", 1, 1, "write '16: a hare'"),
+        ("1.5s; a hare", 1, 1, "to start a prompt at 1.5s, write '1.5s: a hare'"),
+        ("  frame 16: a hare", 1, 3, "write '16: a hare'"),
+        ("16\uff1b\u4e00\u53ea\u72d7", 1, 1, "write '16: \u4e00\u53ea\u72d7'"),
+        (
+            "0: a fox; 16: a hare",
+            1,
+            9,
+            "'; 16: a hare' is read as words; to start a prompt at 16, write '16: a hare' on a",
+        ),
+        ("16; " + "a hare " * 20, 1, 1, "'16; a hare a hare a ...'"),
+    ],
+)
+def test_words_that_look_like_a_time_are_told(text, line, column, advice):
+    schedule = parse_prompt_schedule(text, segment_frames=16, fps=8)
+    (slip,) = schedule.slips
+    assert (slip.line, slip.column) == (line, column)
+    assert advice in slip.advice
+    assert schedule.warning() == f"line {line}, column {column}: {slip.advice}"
+    assert "\n" not in schedule.warning()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "16-bit pixel art\n3-D, a fox\n2 dogs\n2,5 metres\n80s neon\n50's diner\n4th; street",
+        '"0": "16; a hare; 8: b"',
+        "[0-8: 16; a hare; 8: b]",
+        "0: a fox; a hare; 16:9 picture",
+        "16 horses; a fox",
+    ],
+)
+def test_numbers_in_prompts_are_not_taken_for_times(text):
+    assert parse_prompt_schedule(text, segment_frames=16, fps=8).slips == ()
+
+
+def test_slips_do_not_change_how_a_text_is_read():
+    schedule = parse_prompt_schedule("0; a fox\n8; a hare\n9; an owl", segment_frames=16)
+    assert [(segment.start, segment.text) for segment in schedule.segments] == [
+        (0, "0; a fox"), (16, "8; a hare"), (32, "9; an owl"),
+    ]  # fmt: skip
+    assert schedule.warning().endswith("write '0: a fox' (and 2 more such places)")
+    assert schedule == parse_prompt_schedule(schedule.canonical(), segment_frames=1)
+    assert parse_prompt_schedule("a fox", segment_frames=1).warning() is None
 
 
 def test_seconds_need_frames_per_second():
@@ -462,6 +517,16 @@ def test_files(tmp_path):
     path.write_bytes(b"5: a fox")
     with pytest.raises(PromptScheduleError, match=r"foxes\.txt, line 1, column 1: the first prompt"):
         read_prompt_file(path, 16)
+
+
+def test_words_that_look_like_a_time_in_a_file_are_told(tmp_path):
+    path, told = tmp_path / "foxes.txt", []
+    path.write_bytes(b"a fox\n24; a fox asleep\n")
+    assert [prompt.text for prompt in read_prompt_file(path, 16, warn=told.append)] == ["a fox", "24; a fox asleep"]
+    path.write_bytes(b"0: a fox\n24: a fox asleep\n")
+    read_prompt_file(path, 16, warn=told.append)
+    (line,) = told
+    assert line.startswith(f"{path}, line 2, column 1: '24; a fox asleep' is read as words")
 
 
 @pytest.mark.parametrize(

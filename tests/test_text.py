@@ -157,12 +157,6 @@ def test_lost_words(encoder: TextEncoder) -> None:
     assert encoder.lost_words("") == []
 
 
-def test_unknown_words(encoder: TextEncoder) -> None:
-    vocabulary = ("a", "red", "circle", "moving")
-    assert encoder.unknown_words("A Red dragon, moving; a DRAGON and a circle!", vocabulary) == ["dragon", "and"]
-    assert encoder.unknown_words("anything at all", ()) == []
-
-
 @pytest.mark.parametrize(
     ("config", "words"),
     [

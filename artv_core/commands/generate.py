@@ -146,7 +146,10 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
     if (args.prompt is None) == (args.prompts is None):
         raise ValueError("give either a PROMPT or --prompts FILE")
     if args.prompts is not None:
-        return [(start, text) for start, text in read_prompt_file(args.prompts, config.segment_frames, config.fps)]
+        prompts = read_prompt_file(
+            args.prompts, config.segment_frames, config.fps, lambda line: say(f"warning: {line}")
+        )
+        return [(start, text) for start, text in prompts]
     if not args.prompt.strip():
         raise ValueError("the prompt is empty; say what to show")
     return [(0, args.prompt)]

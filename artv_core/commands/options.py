@@ -16,6 +16,9 @@ from ..files.terminal import say
 if TYPE_CHECKING:
     from ..run.pipeline import Pipeline
 
+MOST_WORDS = 40
+"""A warning lists the words that a model knows if they are no more than this."""
+
 MODEL_DEFAULTS = {
     "checkpoint": "tiny",
     "base": None,
@@ -87,24 +90,26 @@ def _warn_of_base(args: argparse.Namespace) -> None:
 
 
 def warn_of_words(pipeline: Pipeline, texts: Sequence[str]) -> None:
-    """Print a warning on stderr for each text that is too long, and one for all words that the checkpoint has never
-    seen."""
+    """Print a warning on stderr for each text that is too long, and one for all words that the checkpoint does not
+    know."""
+    from ..models.known_words import unknown_words, words_warning
     from ..models.prompt_weights import without_weights
 
-    encoder, vocabulary = pipeline.model.text, pipeline.model.config.vocabulary
+    encoder, config = pipeline.model.text, pipeline.model.config
     if encoder is None:
         return
-    texts = [without_weights(text) for text in texts]
-    for text in texts:
+    for text in map(without_weights, texts):
         lost = encoder.lost_words(text)
         if lost:
             say(f"warning: the prompt is too long for the text encoder; these words are ignored: {' '.join(lost)}")
-    unknown = dict.fromkeys(word for text in texts for word in encoder.unknown_words(text, vocabulary))
+    unknown = unknown_words(texts, config.vocabulary)
     if unknown:
-        say(
-            f"warning: the checkpoint does not know these words: {', '.join(unknown)}; it knows: "
-            f"{', '.join(vocabulary)}"
-        )
+        say(f"warning: {words_warning(config.name, unknown)}; {_where_words_are(config.vocabulary)}")
+
+
+def _where_words_are(vocabulary: Sequence[str]) -> str:
+    few = len(vocabulary) <= MOST_WORDS
+    return f"it knows: {', '.join(vocabulary)}" if few else "artv info lists the words it knows"
 
 
 def print_paths(paths: Sequence[Path]) -> None:

@@ -3,7 +3,6 @@
 open_clip is imported only where it is used: the import takes seconds, and inside a host it may not be needed at all.
 """
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -60,14 +59,6 @@ class TextEncoder(nn.Module):
     def lost_words(self, text: str) -> list[str]:
         """The words of `text` that are cut, in whole or in part, because the text is too long for the encoder."""
         return lost_words(text, self.config)
-
-    def unknown_words(self, text: str, vocabulary: Sequence[str]) -> list[str]:
-        """The words of `text` that are not in `vocabulary`, each once, in order. An empty vocabulary means no limit."""
-        if not vocabulary:
-            return []
-        known = {word.lower() for word in vocabulary}
-        words = dict.fromkeys(re.findall(r"\w+", text.lower()))
-        return [word for word in words if word not in known]
 
 
 def tokenize(texts: Sequence[str], config: TextConfig) -> Tensor:

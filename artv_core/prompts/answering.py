@@ -9,14 +9,17 @@ from .prompt_schedule import PromptScheduleError, PromptSegment
 from .rewriting import rewrite_schedule
 from .style import WantedPrompt
 
+MOST_SLIPS = 3
+
 
 def answer_schedule(question: Mapping[str, Any]) -> dict[str, Any]:
     """Read a schedule for the timeline editor. With `wanted`, first change its text.
 
     Question: `text`, `segment_frames`, `fps`, `num_frames`, `blend_frames`, and optionally `wanted`: `{prompts:
-    [{source, start, text}], end}`. Answer: `text`, `segments` and `spans`. If the text cannot be read or changed, the
-    answer is `text` and `error` (`message`, `line`, `column`); `line` and `column` are null if a setting or `wanted` is
-    the cause. Raises ValueError on any other question.
+    [{source, start, text}], end}`. Answer: `text`, `segments`, `spans`, and `slips` (the first `MOST_SLIPS`, as in
+    `PromptSchedule`). If the text cannot be read or changed, the answer is `text` and `error` (`message`, `line`,
+    `column`); `line` and `column` are null if a setting or `wanted` is the cause. Raises ValueError on any other
+    question.
     """
     text, settings = _asked(question, "text", str, ""), _settings(question)
     blend_frames = _asked(question, "blend_frames", int, 0)
@@ -33,7 +36,8 @@ def answer_schedule(question: Mapping[str, Any]) -> dict[str, Any]:
     segments = [
         dict(zip(("start", "end", "text", "line", "column"), _fields(s), strict=True)) for s in schedule.segments
     ]
-    return {"text": text, "segments": segments, "spans": [span._asdict() for span in spans]}
+    slips = [slip._asdict() for slip in schedule.slips[:MOST_SLIPS]]
+    return {"text": text, "segments": segments, "spans": [span._asdict() for span in spans], "slips": slips}
 
 
 def _fields(segment: PromptSegment) -> tuple[int, int | None, str, int, int]:

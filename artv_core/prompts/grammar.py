@@ -20,6 +20,8 @@ Braces around the whole text (JSON) are ignored, and so are `#` comments where a
 either kind of quotes, ends on its line and may use JSON's escapes (any other backslash stays, as in `\(`). Text without
 quotes ends at the end of its line or at its bracket. A full-width colon counts as a colon.
 
+A text such as `16; a blue square` is read as words, but the schedule says so (`slips`).
+
 Syntax that other programs evaluate (`pw_a`, expressions in backticks), lists, and times that cannot be read are errors,
 so that they do not end up in a prompt.
 """
@@ -54,6 +56,7 @@ from .patterns import (
 )
 from .problems import clipped, length_problem, order_problem, shown, text_problem
 from .prompt_schedule import PromptSchedule, PromptScheduleError, PromptSegment, ScheduledPrompt
+from .slips import find_slips, slip_problem
 from .written import WrittenPrompt, WrittenSchedule
 
 MAX_CHARACTERS = 1_000_000
@@ -133,7 +136,8 @@ class _Reader:
         if not self.prompts:
             raise self.error(0, 'the schedule contains no prompt; write one on each line, or "0": "text", "24": "text"')
         ends = [*(prompt.start for prompt in self.prompts[1:]), self.prompts[-1].end]
-        schedule = PromptSchedule(tuple(map(self.segment, self.prompts, ends)))
+        slips = tuple(find_slips(self.prompts, self.text, self.place))
+        schedule = PromptSchedule(tuple(map(self.segment, self.prompts, ends)), slips)
         return WrittenSchedule(schedule, text, tuple(self.prompts), self.braces)
 
     def read_only_prompt(self) -> WrittenPrompt:
@@ -315,6 +319,6 @@ class _Reader:
     def check(self, prompt: WrittenPrompt) -> None:
         """Raises PromptScheduleError if the prompt's text, its order after earlier prompts or its length is wrong."""
         before = self.prompts[-1] if self.prompts else None
-        problem = text_problem(prompt) or order_problem(before, prompt) or length_problem(prompt, self.num_frames)
-        if problem:
+        problem = text_problem(prompt) or slip_problem(before, prompt) or order_problem(before, prompt)
+        if problem := problem or length_problem(prompt, self.num_frames):
             raise self.error(prompt.at, problem)

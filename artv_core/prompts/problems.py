@@ -34,7 +34,10 @@ def order_problem(before: WrittenPrompt | None, prompt: WrittenPrompt) -> str | 
 def length_problem(prompt: WrittenPrompt, num_frames: int) -> str | None:
     """What is wrong with a prompt's place in a video of `num_frames` frames (0: unknown), or None."""
     if num_frames and prompt.start >= num_frames:
-        return f"the prompt starts at frame {prompt.start}, but the video ends with frame {num_frames - 1}"
+        return (
+            f"the prompt starts at frame {prompt.start}, but the video ends with frame {num_frames - 1}; "
+            "make the video longer, or let the prompt start earlier"
+        )
     if num_frames and (prompt.end or 0) > num_frames:
         return f"the range ends at frame {prompt.end}, but the video has {num_frames} frames; {num_frames} is the limit"
     return None

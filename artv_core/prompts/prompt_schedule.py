@@ -37,12 +37,31 @@ class PromptSegment:
     column: int = field(default=1, compare=False)
 
 
+class Slip(NamedTuple):
+    """Words that look like a time, such as `16; a blue square`. `line` and `column` (from 1) say where, `got` is the
+    text from there on, `time` the time, `meant` how it is written. `begins`: at the beginning of a prompt."""
+
+    line: int
+    column: int
+    got: str
+    time: str
+    meant: str
+    begins: bool
+
+    @property
+    def advice(self) -> str:
+        """How the text is read, and how to write what was probably meant."""
+        where = "" if self.begins else " on a line of its own"
+        return f"{self.got!r} is read as words; to start a prompt at {self.time}, write {self.meant!r}{where}"
+
+
 @dataclass(frozen=True)
 class PromptSchedule:
     """Segments from frame 0 on. Each ends where the next starts. The last one's end is None unless it was written; its
-    prompt also applies after it."""
+    prompt also applies after it. `slips` are places where words look like a time; they do not matter for equality."""
 
     segments: tuple[PromptSegment, ...]
+    slips: tuple[Slip, ...] = field(default=(), compare=False)
 
     def surrounded(self, pre_text: str = "", app_text: str = "") -> "PromptSchedule":
         """The same schedule with text added before and after every prompt."""
@@ -53,6 +72,14 @@ class PromptSchedule:
     def spans(self, blend_frames: int = 0) -> list[PromptSpan]:
         """The frames in which each prompt counts; see `blended_spans`."""
         return blended_spans([segment.start for segment in self.segments], blend_frames)
+
+    def warning(self) -> str | None:
+        """One line about the first place where words look like a time, or None."""
+        if not self.slips:
+            return None
+        first, more = self.slips[0], len(self.slips) - 1
+        others = f" (and {more} more such {'places' if more > 1 else 'place'})" if more else ""
+        return f"line {first.line}, column {first.column}: {first.advice}{others}"
 
     def canonical(self) -> str:
         """The schedule as text with one prompt on each line. `parse_prompt_schedule` reads it as an equal schedule."""

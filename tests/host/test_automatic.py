@@ -239,6 +239,7 @@ def test_typing_over_it_counts_and_clearing_brings_auto_back(page: Any) -> None:
     assert browser.exported(page)["3"]["inputs"]["cfg"] == 2.5
     type_over(page, "width", "100")
     assert page.evaluate(VALUES)["width"] == "104", "a multiple of 8"
+    page.get_by_text("width is 104 now: a multiple of 8, as the model needs. You typed 100.").first.wait_for()
     type_over(page, "width", "wide")
     page.get_by_text('width is "wide". Type a number, or auto.').first.wait_for()
     assert page.evaluate(VALUES)["width"] == "104", "what was there"

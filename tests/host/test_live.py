@@ -245,6 +245,57 @@ def test_frames_of_a_journal_are_known_and_say_nothing_of_the_pace(server: Serve
     assert [reading[0] for message in result.live for reading in message["readings"]] == list(range(6))
 
 
+@pytest.mark.parametrize("kind", ["CLIPTextEncode", "ARTVMultiPromptScheduler"])
+def test_words_that_the_model_does_not_know_are_told_once(server: Server, checkpoint: str, kind: str) -> None:
+    if not checkpoint.endswith("(shipped)"):
+        pytest.skip("the shipped checkpoint, which knows few words, is not there")
+    creature = f"{kind.lower()}asaur"  # no other test writes this to the log
+    graph = text_to_video(f"two {creature}, a (red circels:1.2)", checkpoint, frames=3, seed=4013, videos=2)
+    if kind != "CLIPTextEncode":
+        scheduler = {"pre_text": "a", "app_text": "", "blend_frames": 0, "fps": 8.0, "num_frames": "auto"}
+        text = f"0: two {creature}\n2: red circels"
+        graph["text"] = node(kind, clip=["loader", 1], text=text, segment_frames=16, **scheduler)
+    result = watched(server, graph)
+    unknown = result.live[-1]["unknown"]
+    shown = creature if len(creature) <= 24 else f"{creature[:24]}..."
+    assert unknown["words"] == [["two", None], [shown, None], ["circels", "circle"]]
+    assert unknown["more"] == 0
+    told = f"{unknown['model']} does not know these words and ignores them: two, {shown}, circels (circle?)"
+    assert server.log_text().count(told) == 1
+
+
+def test_nothing_is_told_of_words_that_all_are_known(server: Server, checkpoint: str) -> None:
+    for graph in (text_to_video(PROMPT, checkpoint, frames=2), text_to_video("an unknown word", frames=2, seed=4014)):
+        assert watched(server, graph).live[-1]["unknown"] is None
+
+
+def test_the_page_asks_which_words_are_unknown(server: Server) -> None:
+    texts = ["(dogs:1.2), red // a comment", "embedding:thing a {red|blue} circle"]
+    answer = server.post("/artv/words", {"texts": texts, "vocabulary": ["a", "red", "circle", "dog"]})
+    assert answer == {"words": [["dogs", "dog"], ["blue", None]], "more": 0}
+    assert server.post("/artv/words", {"texts": texts, "vocabulary": []}) == {"words": [], "more": 0}
+    many = server.post("/artv/words", {"texts": ["b c d e f g h i j k"], "vocabulary": ["a"]})
+    assert (len(many["words"]), many["more"]) == (8, 2)
+
+
+@pytest.mark.parametrize("question", [{}, {"texts": "a", "vocabulary": []}, {"texts": ["a"], "vocabulary": [1]}])
+def test_a_bad_question_about_words_is_refused(server: Server, question: dict[str, Any]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        server.post("/artv/words", question)
+    assert "is not a list of texts" in json.load(refusal.value)["error"]
+
+
+def test_words_that_look_like_a_time_are_told_in_the_log(server: Server) -> None:
+    settings = {"pre_text": "", "app_text": "", "blend_frames": 0, "fps": 8.0, "num_frames": "auto"}
+    graph = text_to_video(frames=2, seed=4015)
+    graph["text"] = node("ARTVMultiPromptScheduler", clip=["loader", 1], text="1; a", segment_frames=16, **settings)
+    watched(server, graph)
+    told = (
+        "ARTV Multi-Prompt Scheduler: line 1, column 1: '1; a' is read as words; to start a prompt at 1, write '1: a'"
+    )
+    assert told in server.log_text()
+
+
 def test_without_a_vae_there_are_masks_and_no_pictures(server: Server) -> None:
     result = watched(server, text_to_video(PROMPT, frames=3, seed=4008))
     pictures = [picture for message in result.live for picture in message["pictures"]]

@@ -184,6 +184,17 @@ def scheduled(text: str, **sampler) -> dict:
     return graph
 
 
+def test_texts_around_prompts_are_advanced_and_keep_their_places(server: Server) -> None:
+    inputs = server.get("/object_info")["ARTVMultiPromptScheduler"]["input"]["required"]
+    assert list(inputs)[:5] == ["clip", "text", "pre_text", "app_text", "blend_frames"], (
+        "workflows save values in order"
+    )
+    for name, where in (("pre_text", "before"), ("app_text", "after")):
+        assert inputs[name][1]["advanced"]
+        assert inputs[name][1]["display_name"] == f"text {where} every prompt"
+    assert [name for name, (_, options) in inputs.items() if options.get("advanced")] == ["pre_text", "app_text"]
+
+
 def test_two_prompts_follow_one_another(server: Server, core: Pipeline) -> None:
     """With the paper's anchor rule: the second prompt's anchor is the last frame of the first."""
     graph = scheduled('"0": "a red circle", "2": "a blue star"', frames=4)

@@ -4,6 +4,7 @@ import json
 import re
 import urllib.error
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -199,6 +200,98 @@ def test_a_fault_is_shown_at_its_place(timeline: Timeline) -> None:
     timeline.wait_for(1)
     assert not notice.is_visible()
     assert box.get_attribute("aria-invalid") is None
+
+
+def cautions(timeline: Timeline) -> Any:
+    return timeline.page.locator(".artv-timeline-cautions")
+
+
+def test_a_prompt_after_the_end_of_the_video_is_marked_before_a_run(timeline: Timeline) -> None:
+    late = timeline.page.locator(".artv-timeline-late")
+    assert late.count() == 0
+    assert not timeline.page.locator(".artv-timeline-beyond").is_visible()
+    front_end.set_widgets(timeline.page, front_end.SAMPLER, frames=32)
+    cautions(timeline).get_by_text("Prompt 3 starts at frame 32, but the last frame is 31.").wait_for()
+    assert late.count() == 1
+    assert "after the end of the video" in timeline.names()[2]
+    assert timeline.page.locator(".artv-timeline-beyond").is_visible()
+    timeline.page.evaluate(f"() => {{ {WIDGET.format('num_frames')}.value = '100' }}")
+    timeline.page.wait_for_timeout(600)
+    assert late.count() == 1, "the sampler makes 32, whatever the scheduler says"
+    timeline.page.evaluate(f"() => {{ {WIDGET.format('num_frames')}.value = 'auto' }}")
+    front_end.set_widgets(timeline.page, front_end.SAMPLER, frames=33)
+    cautions(timeline).wait_for(state="hidden")
+    assert late.count() == 0
+
+
+def test_labels_of_the_ruler_are_whole(timeline: Timeline) -> None:
+    for last in (47, 33, 24, 1):
+        timeline.text_box.fill(f"0: a\n{last}: a red circle")
+        timeline.wait_for(2)
+        timeline.page.wait_for_timeout(300)
+        edge = timeline.page.locator(".artv-timeline-ruler").bounding_box()
+        places = sorted((box["x"], box["x"] + box["width"]) for box in boxes(timeline, ".artv-timeline-tick"))
+        assert places[0][0] >= edge["x"] - 1
+        assert places[-1][1] <= edge["x"] + edge["width"] + 1
+        assert all(one[1] <= other[0] + 1 for one, other in pairwise(places)), places
+
+
+def boxes(timeline: Timeline, selector: str) -> list[dict[str, float]]:
+    return [part.bounding_box() for part in timeline.page.locator(selector).all()]
+
+
+def test_a_time_without_its_colon_is_told(timeline: Timeline) -> None:
+    timeline.write("a red circle\n16; a blue square", "a red circle", "16; a blue square")
+    told = "Line 2: “16; a blue square” is read as words. To start a prompt at 16, write “16: a blue square”."
+    cautions(timeline).get_by_text(told).wait_for()
+    timeline.text_box.fill("0: a red circle; 16: a blue square")
+    cautions(timeline).get_by_text("write “16: a blue square” on a line of its own").wait_for()
+    timeline.write("0: a red circle\n16: a blue square", "a red circle", "a blue square")
+    cautions(timeline).wait_for(state="hidden")
+    assert "Shift" in timeline.page.locator(".artv-timeline-hint").inner_text(), "the keys are back"
+
+
+def test_words_that_the_model_does_not_know_are_named_before_a_run(timeline: Timeline) -> None:
+    line = cautions(timeline).get_by_text("does not know: dogs, circels (circle?). It ignores these words")
+    timeline.write("0: two dogs\n16: red circels", "two dogs", "red circels")
+    cautions(timeline).get_by_text("does not know: two, dogs, circels (circle?).").wait_for()
+    timeline.write("0: a red dogs\n16: red circels", "a red dogs", "red circels")
+    line.wait_for()
+    assert "circle, circling" in cautions(timeline).get_attribute("title")
+    timeline.write("0: a red circle", "a red circle")
+    cautions(timeline).wait_for(state="hidden")
+    timeline.page.evaluate(f"() => {{ {WIDGET.format('app_text')}.value = 'in fog' }}")
+    cautions(timeline).get_by_text("does not know: in, fog.").wait_for()
+    cautions(timeline).get_by_text("Each prompt also has a text before or after it").wait_for()
+    panel = timeline.page.locator(".artv-words")
+    panel.get_by_text("does not know: in, fog.").wait_for()
+
+
+PROMPT = "app.graph.nodes.find(node => node.type == 'CLIPTextEncode')"
+FEED_PROMPT = f"""(kind) => {{
+    const feeder = LiteGraph.createNode(kind)
+    app.graph.add(feeder)
+    feeder.widgets[0].value = "a red wolf"
+    feeder.connect(0, {PROMPT}, {PROMPT}.inputs.findIndex(input => input.name == "text"))
+}}"""
+INTO_A_SUBGRAPH = """(kinds) => {
+    app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(node => kinds.includes(node.type))))
+}"""
+
+
+def test_the_samplers_panel_names_unknown_words_of_any_prompt_it_can_read(page: Any) -> None:
+    browser.load(page, workflow_format.read_ui("text_to_video"), "words")
+    line = page.locator(".artv-words")
+    page.wait_for_timeout(1500)
+    assert not line.is_visible()
+    page.evaluate(f"() => {{ {PROMPT}.widgets[0].value = 'a {{red|green}} fox // and a wolf' }}")
+    line.get_by_text("does not know: fox.").wait_for()
+    for kind in ("PrimitiveStringMultiline", "PrimitiveString"):
+        page.evaluate(FEED_PROMPT, kind)
+        line.get_by_text("does not know: wolf.").wait_for()
+    page.evaluate(INTO_A_SUBGRAPH, ["CLIPTextEncode"])
+    page.wait_for_timeout(600)
+    line.get_by_text("does not know: wolf.").wait_for()
 
 
 def test_a_prompt_that_cannot_be_is_told_and_nothing_is_changed(timeline: Timeline) -> None:
