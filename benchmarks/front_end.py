@@ -105,7 +105,7 @@ def queue_template(server: Server, page: Any, name: str) -> dict[str, Any]:
     if name in NEEDS_OTHER_WEIGHTS:
         return {"opened": not faulty, "queued": False, "zoom": zoom, "overlapping": browser.overlapping(nodes)}
     graph = workflow_format.read_api(name)
-    frames = next(part["inputs"]["frames"] for part in graph.values() if part["class_type"] == SAMPLER)
+    frames = max(part["inputs"]["frames"] for part in graph.values() if part["class_type"] == SAMPLER)
     front_end.show_node(page, SAMPLER)
     front_end.set_widgets(page, SAMPLER, seed=next(SEEDS))
     watched = front_end.watch_run(page, frames)
