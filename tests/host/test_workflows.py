@@ -1,5 +1,5 @@
-"""The shipped workflows run, with `tiny` in place of `small`, which takes twice as long; the browser's files say the same
-as the API's; and all prompts are in words of the checkpoint that the loader names."""
+"""The shipped workflows run (with `tiny` in place of `small`, which takes twice as long), the browser's files say the
+same as the API's, and all prompts are in words of the checkpoint that the loader names."""
 
 import re
 from itertools import pairwise
