@@ -8,7 +8,7 @@ import pytest
 from artv_core.checkpoint import shipped_checkpoint, shipped_names
 
 ROOT = Path(__file__).resolve().parent.parent
-MEGABYTES = 80
+MEGABYTES = 75
 
 
 def listed(*options: str) -> set[str]:
