@@ -104,7 +104,7 @@ TEMPLATES = {
 - The video shows your pictures at frames 0 and 16 and goes on from each.
 - The folded samplers draw these. For your own, use Load Image and ARTV Fit Image.
 - Change positions, and let a prompt start at each.""",
-        [["1", NOTE, "5", "8"], ["2", "6", "14"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
+        [["1", NOTE, "5"], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
         folded=["6", "14"],
     ),
     "long_video_watched": Template(
