@@ -36,8 +36,8 @@ class ARTVLoader(io.ComfyNode):
                     "checkpoint",
                     options=model_files.checkpoint_names(),
                     default=model_files.DEFAULT,
-                    tooltip="The ARTV file: shipped with this pack, or from models/artv. 'tiny' draws coloured shapes, "
-                    "64x64; 'small' named things in places, 128x128. Each knows only its own words, listed below.",
+                    tooltip="The ARTV file: shipped with this pack, or from models/artv. 'small' draws named things in "
+                    "places, 128x128; 'tiny' coloured shapes, 64x64. Each knows only its own words, listed below.",
                 ),
                 io.Combo.Input(
                     "base",

@@ -5,7 +5,7 @@ from typing import Any
 
 import folder_paths
 
-from ..artv_core.checkpoint import shipped_checkpoint, shipped_names
+from ..artv_core.checkpoint import default_name, shipped_checkpoint, shipped_names
 from ..artv_core.files.tensor_file import broken_link
 
 FOLDER = "artv"
@@ -14,8 +14,8 @@ ENDINGS = (".safetensors", ".sft")
 
 NO_BASE = "none"
 _SHIPPED = " (shipped)"
-DEFAULT = "tiny" + _SHIPPED
-"""What a new loader has."""
+DEFAULT = default_name() + _SHIPPED
+"""What a new loader has: `small`, or `tiny` in an installation that lacks it."""
 _MOST_NAMED = 20
 
 

@@ -14,8 +14,8 @@ from .prompt_track import FADE_KEY, RANGE_KEY, TEXT_KEY, WEIGHT_KEY
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE = """"0": "a large red circle moving right on a blue background",
-"8": "a large red circle moving up on a blue background"\
+EXAMPLE = """"0": "a car moving right slowly on a purple background",
+"8": "a car bouncing on a purple background"\
 """
 
 NUM_FRAMES = Automatic(

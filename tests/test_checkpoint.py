@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from artv_core.checkpoint import (
+    default_name,
     describe_checkpoint,
     initialise_from_stable_diffusion,
     load_checkpoint,
@@ -775,12 +776,25 @@ def test_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         (folder / name).touch()
     monkeypatch.setattr(shipped, "PACKAGE", tmp_path)
-    assert shipped_checkpoint() == folder / "tiny-v10.safetensors"
+    assert shipped_checkpoint("tiny") == folder / "tiny-v10.safetensors"
     assert resolve_checkpoint("other") == folder / "other-v1.safetensors"
     assert resolve_checkpoint(folder / "x.md") == folder / "x.md"
     assert "it has: other, tiny" in refusal(lambda: shipped_checkpoint("huge"))
     assert "shipped with this package: other, tiny" in refusal(lambda: resolve_checkpoint("absent"))
     assert "no such" in refusal(lambda: resolve_checkpoint("y" * 300))
+
+
+def test_the_default_is_small_or_tiny_where_only_that_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert default_name() == "small"
+    assert resolve_checkpoint(None) == shipped_checkpoint() == shipped_checkpoint("small")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path)
+    assert "no checkpoint 'small' comes with this package; it has: none" in refusal(shipped_checkpoint)
+    for name, default in (("another-v1", "small"), ("tiny-v3", "tiny"), ("small-v2", "small")):
+        (folder / f"{name}.safetensors").touch()
+        assert default_name() == default
+    assert resolve_checkpoint(None) == folder / "small-v2.safetensors"
 
 
 # The whole

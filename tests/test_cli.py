@@ -299,7 +299,7 @@ def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
     names = ["text-to-video.mp4", "image-to-video.mp4", "two-prompts.mp4", "contact-sheet.png"]
     assert captured.out.split() == [str(output / name) for name in names]
     assert sorted(os.listdir(output)) == sorted([*names, "image.png"])
-    assert [read_video(output / name).shape for name in names[:3]] == [(count, 3, 256, 256) for count in (2, 2, 4)]
+    assert [read_video(output / name).shape for name in names[:3]] == [(count, 3, 512, 512) for count in (2, 2, 4)]
     assert Image.open(output / "contact-sheet.png").width > 500
     assert read_image(output / "image.png", 64, 64).std() > 0.1
     assert "warning" not in captured.err

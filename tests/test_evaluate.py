@@ -259,8 +259,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory, i3d: Path) -> tuple[Path, l
     (root / "prompts.txt").write_text("a red circle\na blue square\na green star\na pink triangle\n")
     true = write_videos(root / "true", 4, 5)
     command = ["evaluate", str(root / "videos"), "--prompts", str(root / "prompts.txt"), "--true", str(true)]
-    command += ["--frames", "12", "--size", "32x32", "--steps", "2", "--sampler", "euler", "--i3d", str(i3d)]
-    command += [*clip_model(root), "--report", str(root / "report.json")]
+    command += ["--checkpoint", "tiny", "--frames", "12", "--size", "32x32", "--steps", "2", "--sampler", "euler"]
+    command += ["--i3d", str(i3d), *clip_model(root), "--report", str(root / "report.json")]
     assert main(command) == 0
     return root, command
 

@@ -36,7 +36,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_facts_are_those_of_the_file_and_can_be_sent() -> None:
-    path = shipped_checkpoint()
+    path = shipped_checkpoint("tiny")
     summary = describe_checkpoint(path)
     facts = checkpoint_facts(summary)
     model = load_checkpoint(path)
@@ -57,11 +57,11 @@ def test_missing_is_what_neither_the_file_nor_its_base_holds(partial: Path, publ
     alone = checkpoint_facts(summary)
     assert (alone["missing"], alone["trained_on"]) == (["unet", "vae", "text"], "sd.safetensors")
     assert checkpoint_facts(summary, base=public)["missing"] == ["vae"]
-    assert checkpoint_facts(summary, base=shipped_checkpoint())["missing"] == []
+    assert checkpoint_facts(summary, base=shipped_checkpoint("tiny"))["missing"] == []
 
 
 def test_parts_of_a_base(public: Path, tmp_path: Path) -> None:
-    assert parts_in(shipped_checkpoint()) == tuple(PARTS)
+    assert parts_in(shipped_checkpoint("tiny")) == tuple(PARTS)
     assert parts_in(public) == ("unet", "text")
     with pytest.raises(ValueError, match="no such checkpoint"):
         parts_in(tmp_path / "none.safetensors")

@@ -1,5 +1,7 @@
-"""The shipped checkpoint: it is small, complete, and its demo shows moving objects in the prompts' colours."""
+"""The shipped checkpoint `tiny`: it is small, complete, and its demo shows moving objects in the prompts' colours. And
+the script of the default checkpoint's demo."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import torch
 from PIL import Image
 
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, shipped_checkpoint
+from artv_core.commands import demo_clips
 from artv_core.media import read_video
 from artv_core.method.generate import GenerateOptions
+from artv_core.models.known_words import unknown_words
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.quality import Rollout, quality_clips, read_rollout, survival
 from artv_core.synthetic.reading import angle_between, median_motion, shifts
@@ -19,9 +23,10 @@ from tests.forked import COMMAND, COMMANDS, python_with
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `artv demo` made, run as a user does, from a folder that is not the repository."""
+    """The folder that `artv demo` made with `tiny`, run as a user does, from a folder that is not the repository."""
     folder = tmp_path_factory.mktemp("demo")
-    result = python_with(*COMMANDS).run(COMMAND, "demo", "--no-comfyui", "--output", "out", folder=folder, timeout=300)
+    words = ("demo", "--no-comfyui", "--output", "out", "--checkpoint", "tiny")
+    result = python_with(*COMMANDS).run(COMMAND, *words, folder=folder, timeout=300)
     assert result.returncode == 0, result.stderr
     for path in result.stdout.split():
         assert (folder / path).is_file()
@@ -78,6 +83,27 @@ def test_the_sheet_has_a_row_for_each_clip(demo: Path):
     sheet = Image.open(demo / "contact-sheet.png")
     assert sheet.width > 8 * 64
     assert sheet.height > 3 * 64
+
+
+def test_the_demo_of_each_checkpoint_is_in_its_words():
+    configs = {name: describe_checkpoint(shipped_checkpoint(name)).config for name in ("small", "tiny")}
+    scripts = {"small": demo_clips.PICTURES, "tiny": demo_clips.SHAPES}
+    assert {name: demo_clips.script_for(config) for name, config in configs.items()} == scripts
+    assert demo_clips.script_for(replace(configs["tiny"], vocabulary=())) == demo_clips.PICTURES
+    for name, script in scripts.items():
+        assert unknown_words(script.prompts, configs[name].vocabulary) == []
+
+
+def test_the_default_demos_image_is_one_that_the_checkpoint_can_draw():
+    """At the checkpoint's size its autoencoder keeps the picture. Other sizes are painted too."""
+    model = load_checkpoint(shipped_checkpoint("small"), without=("mask", "text")).float()
+    pixels = demo_clips.PICTURES.paint(*model.config.size)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        decoded = model.decode_latents(model.encode_images(image))
+    assert (decoded - image).square().mean() < 0.002
+    assert image.std() > 0.1
+    assert demo_clips.PICTURES.paint(64, 96).shape == (64, 96, 3)
 
 
 def test_it_is_small_complete_and_names_its_version():

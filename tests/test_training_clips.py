@@ -152,7 +152,7 @@ def test_what_comes_of_it_is_one_whole_file(trained: Path):
 def load_checkpoint_of_tiny() -> ARTV:
     from artv_core.checkpoint import shipped_checkpoint
 
-    return load_checkpoint(shipped_checkpoint())
+    return load_checkpoint(shipped_checkpoint("tiny"))
 
 
 def test_worker_processes_make_the_batches_that_the_main_one_makes(clips: Path, tmp_path: Path):
@@ -248,7 +248,7 @@ def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
         open_clips(config, model, tmp_path / "mine")
 
     base = tmp_path / "no-vae.safetensors"
-    save_checkpoint(load_checkpoint(shipped_checkpoint(), without=("vae",)), base)
+    save_checkpoint(load_checkpoint(shipped_checkpoint("tiny"), without=("vae",)), base)
     changes += [f"base={base}", "name=bare"]
     run(configured(tmp_path, CLIPS.format(clips="x"), *changes), str(tmp_path))
     assert "has no VAE; the clips are prepared, so training continues" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Checkpoint files: describing, loading and saving them.
 
-model = load_checkpoint(resolve_checkpoint("tiny"))
+model = load_checkpoint(resolve_checkpoint("small"))
 save_checkpoint(model, "mine.safetensors")
 """
 
@@ -9,7 +9,7 @@ from .initialising import initialise_from_stable_diffusion
 from .names import PARTS, file_key, part_of_weight
 from .public_files import PUBLIC_SD_EXTRAS
 from .reading import load_checkpoint, load_taesd_decoder, read_part
-from .shipped import resolve_checkpoint, shipped_checkpoint, shipped_names
+from .shipped import default_name, resolve_checkpoint, shipped_checkpoint, shipped_names
 from .summary import CheckpointSummary, describe_checkpoint
 from .writing import save_checkpoint
 
@@ -17,6 +17,7 @@ __all__ = [
     "PARTS",
     "PUBLIC_SD_EXTRAS",
     "CheckpointSummary",
+    "default_name",
     "describe_checkpoint",
     "file_key",
     "initialise_from_stable_diffusion",

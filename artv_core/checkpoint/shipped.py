@@ -7,11 +7,20 @@ from pathlib import Path
 from ..files.tensor_file import broken_link
 
 PACKAGE = Path(__file__).parents[1]
+PREFERRED = ("small", "tiny")
+"""The default checkpoint is the first of these that this package has."""
 
 
-def shipped_checkpoint(name: str = "tiny") -> Path:
-    """The newest `NAME-v*.safetensors` in this package. Raises ValueError, which lists the names, if there is none."""
+def default_name() -> str:
+    """The name of the checkpoint that is used where none is named: "small", or "tiny" if the package has only that."""
     shipped = _shipped()
+    return next((name for name in PREFERRED if name in shipped), PREFERRED[0])
+
+
+def shipped_checkpoint(name: str | None = None) -> Path:
+    """The newest `NAME-v*.safetensors` in this package; None is the default checkpoint. Raises ValueError, which lists
+    the names, if there is none."""
+    shipped, name = _shipped(), default_name() if name is None else name
     if name not in shipped:
         raise ValueError(f"no checkpoint {name!r} comes with this package; it has: {', '.join(shipped) or 'none'}")
     return shipped[name]
@@ -22,9 +31,11 @@ def shipped_names() -> list[str]:
     return list(_shipped())
 
 
-def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The path of a checkpoint, given as a path or as the name of a shipped checkpoint such as "tiny". Raises
-    ValueError if there is none."""
+def resolve_checkpoint(name_or_path: str | Path | None) -> Path:
+    """The path of a checkpoint, given as a path or as the name of a shipped checkpoint such as "small"; None is the
+    default one. Raises ValueError if there is none."""
+    if name_or_path is None:
+        return shipped_checkpoint()
     path = Path(name_or_path)
     shipped = _shipped()
     if str(name_or_path) in shipped and not path.is_file():

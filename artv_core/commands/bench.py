@@ -76,6 +76,7 @@ def run_bench(args: argparse.Namespace) -> int:
     """Measure, and print each row as it is finished."""
     from ..bench.measure import Case, measure_case, measured
     from ..bench.peers import PeerCase, has_modelscope, measure_modelscope
+    from ..checkpoint import default_name
     from ..config import preset
     from ..run.pipeline import pick_device
 
@@ -87,7 +88,7 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.peers and not has_modelscope():
         raise ValueError("--peers needs the package diffusers: pip install diffusers, or leave it out")
     cases = [options for height, width in sizes if (options := _options(args, width, height)).resolved(config)]
-    model = f"preset:{args.preset}" if args.preset else str(args.checkpoint)
+    model = f"preset:{args.preset}" if args.preset else str(args.checkpoint or default_name())
     names = list(VARIANTS) if "all" in args.variants else args.variants
     print(_machine(device, args.dtype))
     rows: list[Row] = []
@@ -120,7 +121,7 @@ def _options(args: argparse.Namespace, width: int, height: int) -> GenerateOptio
     )
 
 
-def _config_of(checkpoint: str) -> ARTVConfig:
+def _config_of(checkpoint: str | None) -> ARTVConfig:
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
 
     return describe_checkpoint(resolve_checkpoint(checkpoint)).config

@@ -29,7 +29,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="several prompts, one per line, each for one segment of the checkpoint "
-        '(16 frames with tiny and small); or lines `24: prompt` with the first frame of each; `"24": "prompt"` and '
+        '(16 frames with small and tiny); or lines `24: prompt` with the first frame of each; `"24": "prompt"` and '
         "`[0s-3s: prompt]` also work",
     )
     group.add_argument("--negative", metavar="TEXT", help="what not to show")

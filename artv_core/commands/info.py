@@ -22,9 +22,8 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "checkpoint",
         nargs="?",
-        default="tiny",
         metavar="CHECKPOINT",
-        help="a file, or a shipped checkpoint: tiny (default) or small",
+        help="a file, or a shipped checkpoint: small (default) or tiny",
     )
     parser.set_defaults(run=run_info)
 

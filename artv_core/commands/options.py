@@ -20,7 +20,7 @@ MOST_WORDS = 40
 """A warning lists the words that a model knows if they are no more than this."""
 
 MODEL_DEFAULTS = {
-    "checkpoint": "tiny",
+    "checkpoint": None,
     "base": None,
     "device": "auto",
     "dtype": "float32",
@@ -34,7 +34,7 @@ MODEL_DEFAULTS = {
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for the networks and the device."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", metavar="F", help="a file, or a shipped checkpoint: tiny (default) or small")
+    group.add_argument("--checkpoint", metavar="F", help="a file, or a shipped checkpoint: small (default) or tiny")
     group.add_argument(
         "--base", type=Path, metavar="F", help="the Stable Diffusion file with the parts that the checkpoint lacks"
     )

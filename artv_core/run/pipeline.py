@@ -64,7 +64,7 @@ class Pipeline:
     @classmethod
     def from_checkpoint(
         cls,
-        name_or_path: str | Path = "tiny",
+        name_or_path: str | Path | None = None,
         *,
         base: str | Path | None = None,
         device: torch.device | str = "cpu",
@@ -74,8 +74,8 @@ class Pipeline:
         taesd: str | Path | None = None,
         graph: bool = True,
     ) -> "Pipeline":
-        """Load a checkpoint, given by path or shipped name, and prepare it with `make_pipeline`. Raises the errors of
-        that function and of `load_checkpoint`."""
+        """Load a checkpoint, given by path or shipped name (None: the default one, see `checkpoint.default_name`), and
+        prepare it with `make_pipeline`. Raises the errors of that function and of `load_checkpoint`."""
         model = load_checkpoint(resolve_checkpoint(name_or_path), base=base, device=device, dtype=dtype)
         decoder = None if taesd is None else load_taesd_decoder(taesd, device, dtype)
         return make_pipeline(model, compiled=compiled, fp8=fp8, taesd=decoder, graph=graph)

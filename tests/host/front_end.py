@@ -34,8 +34,10 @@ REGISTRY = "https://api.comfy.org/"  # where newer front ends look up a node's p
 SIDE_PANEL = "Toggle properties panel"
 
 # In Nodes 2.0 a panel that is out of sight may be in no document.
-PANELS = """app.graph.nodes.flatMap(node => node.widgets ?? [])
-    .filter(widget => widget.name == "artv_live").map(widget => widget.element)"""
+# The sampler of the longest video comes first: others draw its first picture.
+PANELS = f"""app.graph.nodes.filter(node => node.type == "{SAMPLER}").map(node => node.widgets)
+    .map(widgets => ["frames", "artv_live"].map(name => widgets.find(widget => widget.name == name)))
+    .sort(([one], [other]) => other.value - one.value).map(([, panel]) => panel.element)"""
 STATUS = f"""[".artv-live-status", ".artv-live-problem"]
     .map(part => {PANELS}[0].querySelector(part).textContent).filter(Boolean).join(" | ")"""
 # Notes every state of the first sampler's panel, so that nothing is missed between two looks.
@@ -193,6 +195,12 @@ def set_widgets(page: "Page", kind: str, **values: Any) -> None:
         })""",
         [kind, values],
     )
+
+
+def use_checkpoint(page: "Page", checkpoint: str) -> None:
+    """The checkpoint of the tests, which is faster than the templates' own, with a prompt in its words."""
+    set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+    set_widgets(page, "CLIPTextEncode", text=workflow_format.TINY_PROMPT)
 
 
 def set_as_saved(page: "Page", kind: str, name: str, value: Any) -> None:

@@ -1,5 +1,7 @@
 """API-format prompts for the tests, built up from parts."""
 
+import copy
+import re
 from typing import Any
 
 from artv_core.commands.comfyui_server import Graph
@@ -20,6 +22,21 @@ SAMPLER_DEFAULTS: dict[str, Any] = {
     "scheduler": "uniform",
     "use_mask": True,
 }
+
+
+def shortened(graph: Graph, times: int) -> Graph:
+    """The same graph with shorter videos: a frame, also one at which a prompt starts, for each `times` frames."""
+    graph = copy.deepcopy(graph)
+    for part in graph.values():
+        inputs = part["inputs"]
+        for name in ("frames", "num_frames"):
+            if isinstance(inputs.get(name), int):
+                inputs[name] = inputs[name] // times or min(1, inputs[name])
+        if part["class_type"] == "ARTVMultiPromptScheduler":
+            inputs["text"] = re.sub(
+                r'^"(\d+)":', lambda start: f'"{int(start[1]) // times}":', inputs["text"], flags=re.M
+            )
+    return graph
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -32,9 +32,9 @@ SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "Comfy.VueNodes.Enabled": False,
 }
-PROMPTS = """"0": "a large red circle moving right on a blue background",
-"16": "a large red circle moving up on a blue background",
-"32": "a large red circle moving left on a blue background\""""
+PROMPTS = """"0": "a car moving right slowly on a purple background",
+"16": "a car bouncing on a purple background",
+"32": "a car moving left slowly on a purple background\""""
 VALUES: dict[str, dict[str, Any]] = {
     "ARTVMultiPromptScheduler": {"text": PROMPTS, "blend_frames": 4, "num_frames": 48},
     "ARTVAdaptModel": {},

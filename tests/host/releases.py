@@ -5,10 +5,8 @@ that its samplers gave to the core.
 file for each commit that brought any. The options come from the pack as it was at REVISION. Needs a ComfyUI.
 """
 
-import copy
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from artv_core.commands.comfyui_server import LINKED_AS, PACK, Graph, Host, Serv
 from artv_core.media import VideoWriter
 
 from . import workflow_format
+from .graphs import shortened
 
 FOLDER = Path(__file__).parent / "releases"
 SAMPLER = "ARTVMaskedDiffusionSampler"
@@ -59,18 +58,9 @@ def shipped() -> list[Shipped]:
 def runnable(graph: Graph, shorter: int = 1) -> Graph:
     """What makes the samplers' frames, saved as latents under their numbers. Videos are `shorter` times shorter,
     with all frames at which prompts start. A drawn picture takes SDXL's place."""
-    graph = copy.deepcopy(graph)
+    graph = shortened(graph, shorter)
     if any(part["class_type"] == "CheckpointLoaderSimple" for part in graph.values()):
         graph = workflow_format.without_sdxl(graph)
-    for part in graph.values():
-        inputs = part["inputs"]
-        for name in ("frames", "num_frames"):
-            if isinstance(inputs.get(name), int):
-                inputs[name] //= shorter
-        if part["class_type"] == "ARTVMultiPromptScheduler":
-            inputs["text"] = re.sub(
-                r'^"(\d+)":', lambda start: f'"{int(start[1]) // shorter}":', inputs["text"], flags=re.M
-            )
     samplers = [key for key, part in graph.items() if part["class_type"] == SAMPLER]
     needed = {key: graph[key] for sampler in samplers for key in _sources(graph, sampler)}
     saved = {"class_type": "SaveLatent"}

@@ -75,15 +75,18 @@ START = 110
 TEMPLATES = {
     "text_to_video": Template(
         """Change the prompt and press Run.
-- The model knows: small, medium, large; colours; circle, square, triangle, star; right, up and left, ...; slowly, fast.
+- The model knows 131 things in 18 places; ARTV Loader lists its words.
+- Things move (left slowly, up right fast, ...), bounce, pulse, swing, or stand still.
 - Change seed for another video, frames for a longer one.""",
         [["1", NOTE], [START, "2"], ["3"], ["4"]],
     ),
     "image_to_video": Template(
         """A picture that moves.
-- Three nodes draw the first frame. For your own, use Load Image and ARTV Fit Image (for the video's size).
+- The folded sampler draws it: a video of one frame.
+- For your own, put Load Image in place of "First frame". ARTV Fit Image gives it the video's size.
 - Say in the prompt what should happen.""",
-        [["1", "5", "6"], [START, "2", "7", "8", NOTE], ["3"], ["4"]],
+        [["1", "5", NOTE], [START, "2", "6", "7", "9", "8"], ["3"], ["4"]],
+        folded=["6"],
     ),
     "multi_prompt_long_video": Template(
         """A prompt for each part.
@@ -103,10 +106,11 @@ TEMPLATES = {
     "keyframes": Template(
         """Your own pictures in the video.
 - The video shows your pictures at frames 0 and 16 and goes on from each.
-- For your own, use Load Image and ARTV Fit Image.
+- The folded samplers draw these. For your own, use Load Image and ARTV Fit Image.
 - Change positions, and let a prompt start at each.""",
-        [["1", "5", "8"], ["2", "6"], ["7", "10", "12", "9", "11", "13"], ["3", NOTE], ["4"]],
+        [["1", "5"], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3", NOTE], ["4"]],
         gap=NARROW_GAP,
+        folded=["6", "14"],
     ),
     "long_video_watched": Template(
         """Watch it grow.
@@ -231,9 +235,9 @@ def moving(frames: Frames, start: int = 0) -> Frames:
 
 
 CARDS: dict[str, Callable[[dict[str, Frames]], Card]] = {
-    "text_to_video": lambda made: Card("“a large red circle\nmoving right”").cells(moving(made["4"], 4), 2),
+    "text_to_video": lambda made: Card("“a sailboat\nmoving left slowly”").cells(moving(made["4"], 4), 2),
     "image_to_video": lambda made: Card("One picture moves").cells(moving(made["4"]), 2, ["your picture"]),
-    "multi_prompt_long_video": lambda made: Card("Right, then up,\nthen left").cells(
+    "multi_prompt_long_video": lambda made: Card("Right, a bounce,\nthen left").cells(
         [made["4"][index] for start in (4, 20, 36) for index in range(start, start + 6, 2)], 3
     ),
     "go_on_from_video": lambda made: Card("Continue a video").cells(
@@ -256,12 +260,20 @@ CARDS: dict[str, Callable[[dict[str, Frames]], Card]] = {
 
 
 def draw(name: str, server: Server) -> None:
-    """Run a template and write its picture. SDXL's picture is replaced by a drawn one, because its file is not here."""
+    """Run a template and write its picture. ARTV draws SDXL's picture too, because SDXL's file is not here."""
     graph = workflow_format.read_api(name)
-    result = server.run(workflow_format.without_sdxl(graph) if name in workflow_format.NEEDS_A_FILE else graph)
+    result = server.run(with_own_picture(graph) if name in workflow_format.NEEDS_A_FILE else graph)
     if result.status != "success":
         raise SystemExit(f"{name}: {result.message}")
     CARDS[name](videos(server, result)).image.save(WORKFLOWS / f"{TITLES[name]}.jpg", quality=90)
+
+
+def with_own_picture(graph: workflow_format.Graph) -> workflow_format.Graph:
+    """The SDXL workflow with the nodes that draw the picture in image_to_video in place of SDXL's."""
+    drawing = {key: workflow_format.read_api("image_to_video")[key] for key in ("5", "6", "7")}
+    drawing["5"]["inputs"]["text"] = graph["2"]["inputs"]["text"]
+    rest = {key: part for key, part in graph.items() if key not in ("5", "6", "7", "8", "9")}
+    return rest | {"5": drawing["5"], "6": drawing["6"], "10": drawing["7"]}
 
 
 def videos(server: Server, result: Result) -> dict[str, Frames]:

@@ -265,8 +265,9 @@ def test_what_was_typed_is_queued(page: Any, server: Server) -> None:
 @NO_BROWSER
 def test_no_number_is_shown_for_the_size_of_references(page: Any) -> None:
     browser.load(page, workflow_format.read_ui("image_to_video"), "with references")
-    page.wait_for_function(f"() => ({VALUES})().steps != 'auto'")
-    values = page.evaluate(VALUES)
+    widgets = "app.graph.getNodeById(3).widgets"
+    page.wait_for_function(f"() => {widgets}.find(widget => widget.name == 'steps').value != 'auto'")
+    values = dict(page.evaluate(f"() => {widgets}.map(widget => [widget.name, widget.value])"))
     assert (values["width"], values["height"]) == ("auto", "auto")
 
 

@@ -86,7 +86,7 @@ def test_a_run_is_watched_scrubbed_cancelled_and_found_again(
 ) -> None:
     page, shown = opened
     front_end.open_template(page, "text_to_video")
-    front_end.set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+    front_end.use_checkpoint(page, checkpoint)
     front_end.set_widgets(page, SAMPLER, frames=12, seed=next(SEEDS))
     front_end.show_node(page, SAMPLER)
 
@@ -129,7 +129,7 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     page, shown = opened
     seed = next(SEEDS)
     front_end.open_template(page, "text_to_video")
-    front_end.set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+    front_end.use_checkpoint(page, checkpoint)
     front_end.show_node(page, SAMPLER)
     run = partial(run_with, page)
     run("finished", frames=6, seed=seed)
@@ -219,7 +219,7 @@ def test_a_page_opened_later_finds_the_run_in_the_same_browser_only(
     workflow = workflow_format.read_ui("text_to_video")
     with front_end.opened(context, server, OWN) as (page, _):
         browser.load(page, workflow, "text_to_video")
-        front_end.set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+        front_end.use_checkpoint(page, checkpoint)
         front_end.set_widgets(page, SAMPLER, frames=4, seed=next(SEEDS))
         front_end.watch_run(page, frames=4)
     other_browser = "localStorage.removeItem('ARTV.runs')"

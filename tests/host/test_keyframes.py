@@ -192,7 +192,7 @@ ADD_KEYFRAME = """() => {
 def test_the_panel_shows_a_keyframe_in_the_middle(server: Server, host: Host, checkpoint: str) -> None:
     with browser.open_browser() as context, front_end.opened(context, server, FrontEnd()) as (page, faults):
         front_end.open_template(page, "text_to_video")
-        front_end.set_widgets(page, "ARTVLoader", checkpoint=checkpoint)
+        front_end.use_checkpoint(page, checkpoint)
         page.evaluate(ADD_KEYFRAME)
         front_end.set_widgets(page, front_end.SAMPLER, frames=8, seed=9100)
         front_end.show_node(page, front_end.SAMPLER)

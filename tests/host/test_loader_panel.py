@@ -70,7 +70,7 @@ LOADER_INTO_A_SUBGRAPH = """() => {
     const {subgraph, node} = app.graph.convertToSubgraph(new Set(app.graph.nodes))
     const loader = subgraph.nodes.find(inner => inner.type == "ARTVLoader")
     subgraph.addInput("file", "COMBO").connect(loader.inputs.find(one => one.name == "checkpoint"), loader)
-    node.widgets.find(widget => widget.name == "file").value = "small (shipped)"
+    node.widgets.find(widget => widget.name == "file").value = "tiny (shipped)"
     app.canvas.openSubgraph(subgraph, node)
 }"""
 FILE_FROM_A_NODE = """() => {
@@ -141,7 +141,7 @@ def state(panel: Any, name: str) -> str:
 
 
 def test_the_server_answers_from_the_header(server: Server, partial: str) -> None:
-    facts = server.post("/artv/checkpoint", {"checkpoint": "tiny (shipped)", "base": "none"})
+    facts = server.post("/artv/checkpoint", {"checkpoint": "small (shipped)", "base": "none"})
     assert facts == checkpoint_facts(describe_checkpoint(shipped_checkpoint()))
     facts = server.post("/artv/checkpoint", {"checkpoint": partial, "base": "none"})
     assert (facts["missing"], facts["trained_on"]) == (["unet", "vae", "text"], "sd.safetensors")
@@ -173,13 +173,13 @@ def test_the_panel_shows_the_files_figures(panel: Any) -> None:
         f"knows {len(config.vocabulary)} words",
         f"{config.segment_frames} ({config.segment_frames / config.fps:g} s at {config.fps:g} per second)",
         f"{sum(summary.parameters.values()) / 1e6:.1f}M",
-        f"mask {summary.parameters['mask'] / 1e3:.0f}K",
+        f"mask {summary.parameters['mask'] / 1e6:.3g}M",
         ", ".join(config.vocabulary),
         config.sampling.sampler,
     ):
         assert fact in told, fact
     rows = [row.split("\n") for row in panel.locator(f"{ROW}:not(.artv-checkpoint-wide)").all_inner_texts()]
-    recommended = {"size": "64 x 64", **checkpoint_facts(summary)["recommended"]}
+    recommended = {"size": "128 x 128", **checkpoint_facts(summary)["recommended"]}
     shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in recommended.items()}
     assert {name: value for name, value, _ in rows} == shown
     assert {told for _, _, told in rows} == {"in use"}
@@ -189,15 +189,21 @@ def test_the_panel_shows_the_files_figures(panel: Any) -> None:
 @pytest.mark.parametrize("nodes", ["template", "new"])
 @pytest.mark.parametrize("locale", ["en", "zh"])
 def test_what_artists_need_comes_first_and_nothing_is_cut(page: Any, panel: Any, nodes: str, locale: str) -> None:
+    """In a template `small`, whose list of words ends with dots; in a new loader `tiny`, which knows few."""
+    name, cut = "small", ["artv-checkpoint-words"]
     if nodes == "new":
         page.evaluate(NEW_LOADER)
         page.wait_for_function("() => !document.querySelector('.artv-checkpoint-page[data-old]')")
+        name, cut = "tiny", []
+        page.evaluate(SET_WIDGET, [LOADER, "checkpoint", "tiny (shipped)"])
     page.evaluate("(locale) => app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
     try:
-        words = ", ".join(describe_checkpoint(shipped_checkpoint()).config.vocabulary)
+        vocabulary = describe_checkpoint(shipped_checkpoint(name)).config.vocabulary
+        words = ", ".join(vocabulary)
+        panel.get_by_text(f"{len(vocabulary)}").first.wait_for()
         first = {"en": ["size", "frames", "steps"], "zh": ["尺寸", "帧数", "步数"]}[locale]
         panel.get_by_text(first[0], exact=True).wait_for()
-        assert page.evaluate(CUT) == []
+        assert page.evaluate(CUT) == cut
         told = panel.inner_text()
         assert told.index(words) < min(told.index(f"\n{name}\n") for name in first)
         visible = [row for row in panel.locator(ROW).all() if row.is_visible()]
@@ -217,7 +223,8 @@ def test_in_a_subgraph_the_file_on_its_outside_counts(page: Any, server: Server,
         pytest.skip("the subgraphs of this ComfyUI have no widgets for added inputs")
     page.evaluate(LOADER_INTO_A_SUBGRAPH)
     try:
-        panel.get_by_text("knows 184 words").wait_for()
+        words = len(describe_checkpoint(shipped_checkpoint("tiny")).config.vocabulary)
+        panel.get_by_text(f"knows {words} words").wait_for()
         assert panel.locator(".artv-checkpoint-warning").count() == 0
     finally:
         page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
@@ -296,11 +303,11 @@ def test_faults_and_missing_parts_are_told(page: Any, panel: Any, partial: str) 
 @NO_BROWSER
 def test_it_is_no_part_of_what_is_saved_or_queued(page: Any, panel: Any) -> None:
     saved = page.evaluate("() => app.graph.nodes.find(node => node.type == 'ARTVLoader').serialize()")
-    assert saved["widgets_values"] == ["tiny (shipped)", "none", False, True]
+    assert saved["widgets_values"] == ["small (shipped)", "none", False, True]
     shipped = next(node for node in workflow_format.read_ui("text_to_video")["nodes"] if node["type"] == LOADER)
     assert (saved["color"], saved["bgcolor"]) == (shipped["color"], shipped["bgcolor"])
     loader = next(part for part in browser.exported(page).values() if part["class_type"] == LOADER)
-    assert loader["inputs"] == {"checkpoint": "tiny (shipped)", "base": "none", "compile": False, "graph": True}
+    assert loader["inputs"] == {"checkpoint": "small (shipped)", "base": "none", "compile": False, "graph": True}
 
 
 @NO_BROWSER

@@ -241,17 +241,18 @@ def boxes(timeline: Timeline, selector: str) -> list[dict[str, float]]:
 
 
 def test_a_time_without_its_colon_is_told(timeline: Timeline) -> None:
-    timeline.write("a red circle\n16; a blue square", "a red circle", "16; a blue square")
-    told = "Line 2: “16; a blue square” is read as words. To start a prompt at 16, write “16: a blue square”."
+    timeline.write("a red car\n16; a blue bus", "a red car", "16; a blue bus")
+    told = "Line 2: “16; a blue bus” is read as words. To start a prompt at 16, write “16: a blue bus”."
     cautions(timeline).get_by_text(told).wait_for()
-    timeline.text_box.fill("0: a red circle; 16: a blue square")
-    cautions(timeline).get_by_text("write “16: a blue square” on a line of its own").wait_for()
-    timeline.write("0: a red circle\n16: a blue square", "a red circle", "a blue square")
+    timeline.text_box.fill("0: a red car; 16: a blue bus")
+    cautions(timeline).get_by_text("write “16: a blue bus” on a line of its own").wait_for()
+    timeline.write("0: a red car\n16: a blue bus", "a red car", "a blue bus")
     cautions(timeline).wait_for(state="hidden")
     assert "Shift" in timeline.page.locator(".artv-timeline-hint").inner_text(), "the keys are back"
 
 
 def test_words_that_the_model_does_not_know_are_named_before_a_run(timeline: Timeline) -> None:
+    front_end.set_widgets(timeline.page, "ARTVLoader", checkpoint="tiny (shipped)")
     line = cautions(timeline).get_by_text("does not know: dogs, circels (circle?). It ignores these words")
     timeline.write("0: two dogs\n16: red circels", "two dogs", "red circels")
     cautions(timeline).get_by_text("does not know: two, dogs, circels (circle?).").wait_for()
@@ -284,6 +285,7 @@ def test_the_samplers_panel_names_unknown_words_of_any_prompt_it_can_read(page: 
     line = page.locator(".artv-words")
     page.wait_for_timeout(1500)
     assert not line.is_visible()
+    front_end.set_widgets(page, "ARTVLoader", checkpoint="tiny (shipped)")
     page.evaluate(f"() => {{ {PROMPT}.widgets[0].value = 'a {{red|green}} fox // and a wolf' }}")
     line.get_by_text("does not know: fox.").wait_for()
     for kind in ("PrimitiveStringMultiline", "PrimitiveString"):

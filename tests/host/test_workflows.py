@@ -1,6 +1,7 @@
-"""The shipped workflows run as they are, and the browser's files say the same as the API's."""
+"""The shipped workflows run (with `tiny` in place of `small`, which takes twice as long), the browser's files say the
+same as the API's, and all prompts are in words of the checkpoint that the loader names."""
 
-import copy
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -8,8 +9,10 @@ import av
 import numpy as np
 import pytest
 
+from artv_core.checkpoint import default_name, describe_checkpoint, shipped_checkpoint
 from artv_core.commands import demo_comfyui
-from artv_core.commands.comfyui_server import Graph, Server
+from artv_core.commands.comfyui_server import Server
+from artv_core.models.known_words import unknown_words
 
 from . import workflow_format
 
@@ -18,23 +21,14 @@ ELSEWHERE = {*workflow_format.NEEDS_A_FILE, *demo_comfyui.WORKFLOWS}
 RUNNABLE = [name for name in workflow_format.names() if name not in ELSEWHERE]
 
 
-def quick(graph: Graph, checkpoint: str) -> Graph:
-    """The same graph with another checkpoint where needed; nothing else changes."""
-    graph = copy.deepcopy(graph)
-    for part in graph.values():
-        if part["class_type"] == "ARTVLoader":
-            part["inputs"]["checkpoint"] = checkpoint
-    return graph
-
-
 def read_frames(path: Any) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_workflow_runs_as_shipped(server: Server, checkpoint: str, name: str) -> None:
-    graph = quick(workflow_format.read_api(name), checkpoint)
+def test_workflow_runs(server: Server, checkpoint: str, name: str) -> None:
+    graph = workflow_format.with_tiny(workflow_format.read_api(name), checkpoint)
     result = server.run(graph)
     assert result.status == "success", result.error
     samplers = {key: part for key, part in graph.items() if part["class_type"] == "ARTVMaskedDiffusionSampler"}
@@ -54,7 +48,7 @@ def test_workflow_runs_as_shipped(server: Server, checkpoint: str, name: str) ->
 
 
 def test_sdxl_workflow_is_valid_but_for_its_checkpoint(server: Server) -> None:
-    result = server.run(quick(workflow_format.read_api("sdxl_image_to_video"), "test.safetensors"))
+    result = server.run(workflow_format.with_tiny(workflow_format.read_api("sdxl_image_to_video"), "test.safetensors"))
     assert result.status == "refused"
     faults = [error for node in result.error["node_errors"].values() for error in node["errors"]]
     assert [fault["type"] for fault in faults] == ["value_not_in_list"]
@@ -62,11 +56,29 @@ def test_sdxl_workflow_is_valid_but_for_its_checkpoint(server: Server) -> None:
 
 
 def test_sdxl_workflow_runs_on_a_generated_image(server: Server) -> None:
-    graph = workflow_format.without_sdxl(quick(workflow_format.read_api("sdxl_image_to_video"), "test.safetensors"))
+    graph = workflow_format.with_tiny(workflow_format.read_api("sdxl_image_to_video"), "test.safetensors")
+    graph = workflow_format.without_sdxl(graph)
     graph["3"]["inputs"] |= {"frames": 3, "steps": 2}
     result = server.run(graph)
     assert result.status == "success", result.error
     assert len(read_frames(server.output_file(result.outputs["4"]["images"][0]))) == 3
+
+
+@pytest.mark.parametrize("name", workflow_format.names())
+def test_prompts_are_in_words_of_their_checkpoint(name: str) -> None:
+    graph = workflow_format.read_api(name)
+    (loader,) = [key for key, part in graph.items() if part["class_type"] == "ARTVLoader"]
+    checkpoint = graph[loader]["inputs"]["checkpoint"].removesuffix(" (shipped)")
+    assert checkpoint == default_name()
+    texts = [part["inputs"]["text"] for part in graph.values() if part["inputs"].get("clip") == [loader, 1]]
+    prompts = [prompt for text in texts for prompt in re.findall(r'(?:^|": ")([^"]+)', text)]
+    assert prompts
+    assert all(re.fullmatch(workflow_format.CAPTION, prompt) for prompt in prompts)
+    assert unknown_words(prompts, describe_checkpoint(shipped_checkpoint(checkpoint)).config.vocabulary) == []
+    for part in workflow_format.with_tiny(graph).values():
+        if part["inputs"].get("clip") == [loader, 1]:
+            shapes = describe_checkpoint(shipped_checkpoint("tiny")).config.vocabulary
+            assert not unknown_words([re.sub(r'"\d+":', "", part["inputs"]["text"])], shapes)
 
 
 @pytest.mark.parametrize("name", workflow_format.names())

@@ -27,6 +27,9 @@ TITLES = {
 }
 """The templates from simple to rich, with the titles that people read. A title is the name of a file."""
 
+TINY_PROMPT = "a large red circle moving right on a blue background"
+"""In words that the checkpoint `tiny` knows."""
+
 NOTE_TYPE = "Note"
 NEEDS_A_FILE = {"sdxl_image_to_video": "CheckpointLoaderSimple"}
 """Templates that do not run as they are opened, and the node whose file people must have; their notes say so."""
@@ -45,6 +48,28 @@ def read_api(name: str) -> Graph:
 
 def read_ui(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / f"{TITLES[name]}.json").read_text(encoding="utf-8"))
+
+
+def with_tiny(graph: Graph, checkpoint: str = "tiny (shipped)") -> Graph:
+    """The same graph with `tiny`, or another of its kind, in the loader, and prompts in its words: other things in
+    another place, which move as before. Twice as fast as with `small`."""
+    graph = copy.deepcopy(graph)
+    for part in graph.values():
+        if part["class_type"] == "ARTVLoader":
+            part["inputs"]["checkpoint"] = checkpoint
+        elif isinstance(part["inputs"].get("text"), str):
+            part["inputs"]["text"] = CAPTION.sub(_in_words_of_tiny, part["inputs"]["text"])
+    return graph
+
+
+CAPTION = re.compile(
+    r"\ban? [a-z ]+? (moving [a-z ]+? (?:slowly|fast)|bouncing|standing still) (?:on|in|before) [a-z ]+"
+)
+
+
+def _in_words_of_tiny(caption: re.Match[str]) -> str:
+    motion = caption[1].replace("bouncing", "moving up slowly")
+    return f"a large red circle {motion} on a blue background"
 
 
 def without_sdxl(graph: Graph) -> Graph:

@@ -1,6 +1,6 @@
 """The content of the world of pictures in words: things, places, motions and sizes, and the captions made of them.
 
-The words and the order of all these lists are those that the checkpoint `small-v1` was trained with. A thing, place,
+The words and the order of all these lists are those that the checkpoint `small` was trained with. A thing, place,
 motion or size is identified by its index in its list. Not in the paper.
 """
 
