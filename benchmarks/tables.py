@@ -26,7 +26,7 @@ def main() -> None:
     import quality_pictures
 
     measured = json.loads((RESULTS / "quality.json").read_text())
-    small = quality_pictures.markdown(measured["world of pictures"]["small-v1"])
+    small = quality_pictures.markdown(measured["world of pictures"]["small-v2"])
     made = {name: table(read_bars(results)) for name, results in TABLES.items()}
     put_tables(DOCUMENT, made | {"quality": quality.markdown(measured), "quality of small": small})
 
