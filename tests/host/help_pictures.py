@@ -139,7 +139,7 @@ def run_graph(page: Any) -> None:
         }"""
     )
     browser.run(page)
-    page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth == 256)")
+    page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth >= 256)")
 
 
 def main(names: list[str]) -> None:
