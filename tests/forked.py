@@ -153,6 +153,7 @@ def _forked_again(given: dict[str, Any], status: int, out: int, err: int) -> dic
 
 def begin(given: dict[str, Any]) -> None:
     """Make this fork a process with that environment, folder and arguments."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     os.environ.clear()
     os.environ.update(given["environment"])
     os.chdir(given["folder"])

@@ -84,6 +84,10 @@ NEW_LOADER = """() => {
     app.graph.clear()
     app.graph.add(LiteGraph.createNode("ARTVLoader"))
 }"""
+ENGLISH = """() => {
+    window.nodeBefore = app.graph.nodes[0]
+    return app.extensionManager.setting.set("Comfy.Locale", "en")
+}"""
 MORE = ".artv-checkpoint-more"
 CUT = """() => {
     const panel = document.querySelector(".artv-checkpoint")
@@ -214,7 +218,9 @@ def test_what_artists_need_comes_first_and_nothing_is_cut(page: Any, panel: Any,
         assert panel.locator(".artv-checkpoint-facts").is_visible()
         assert panel.locator(MORE).get_attribute("aria-expanded") == "true"
     finally:
-        page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        page.evaluate(ENGLISH)
+        if locale != "en":  # the page loads its graph again, which must not come after what the next test loads
+            page.wait_for_function("() => app.graph.nodes[0] != window.nodeBefore")
 
 
 @NO_BROWSER
