@@ -318,7 +318,7 @@ def test_it_is_no_part_of_what_is_saved_or_queued(page: Any, panel: Any) -> None
 
 @NO_BROWSER
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_text_can_be_read(page: Any, panel: Any, theme: str) -> None:
+def test_every_text_can_be_read(page: Any, server: Server, panel: Any, theme: str) -> None:
     page.evaluate(SET_WIDGET, [SAMPLER, "cfg", 7.5])
     page.locator(f"{ROW}[role=button]").wait_for()
     panel.locator(MORE).click()
@@ -327,7 +327,8 @@ def test_every_text_can_be_read(page: Any, panel: Any, theme: str) -> None:
     contrasts = page.evaluate(front_end.READABLE, ".artv-checkpoint")
     assert len(contrasts) > 30
     assert not [one for one in contrasts if one[1] < 4.5]
-    if page.evaluate("() => LiteGraph.vueNodesMode"):  # looks like the page's own fields
+    # It looks like the page's own fields. In the Nodes 2.0 of 0.12.1 a text box looks different from the other fields.
+    if page.evaluate("() => LiteGraph.vueNodesMode") and not server.host.version.startswith("0.12."):
         assert page.evaluate(BACKGROUND, ".artv-checkpoint") == page.evaluate(BACKGROUND, "[data-node-id] textarea")
 
 
