@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,6 +137,20 @@ def test_coefficients_sum_to_one_and_none_is_zero():
             assert sum(coefficients) == pytest.approx(1)
             assert 0 not in coefficients
             assert len({branch for branch, _ in branches}) == len(branches) <= 1 + sum(present)
+
+
+def test_history_guidance_adds_one_branch_with_noisier_references():
+    noisier = replace(FULL, noisier=True)
+    plain = guidance_branches(GuidanceScales(1, 2, 3), True, True, True)
+    guided = guidance_branches(GuidanceScales(1, 2, 3, 1.5), True, True, True)
+    assert plain == [(REFERENCES, -1), (ANCHOR, -1), (FULL, 3)]
+    assert guided == [(REFERENCES, -1), (ANCHOR, -1), (FULL, 3.5), (noisier, -0.5)]
+    assert guidance_branches(GuidanceScales(history=2), True, True, True) == [(FULL, 2), (noisier, -1)]
+    without_anchor = Branch(True, False, True)
+    expected = [(without_anchor, 2), (replace(without_anchor, noisier=True), -1)]
+    assert guidance_branches(GuidanceScales(history=2), True, False, True) == expected
+    # A first frame has no history.
+    assert guidance_branches(GuidanceScales(history=2), False, False, True) == [(Branch(False, False, True), 1)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

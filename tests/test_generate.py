@@ -381,3 +381,30 @@ def test_devices():
     for name in ("warp", "cuda:99", "cuda:x", "meta", ""):
         with pytest.raises(ValueError, match="device"):
             pick_device(name)
+
+
+def test_history_guidance_goes_away_from_noisier_references(exact: ARTV):
+    """At the references' own level there is nothing to go away from; the first frame has no history."""
+    noise = {"reference_noise_level": 10, "sampler": "euler"}
+    plain = latents(make(exact, options(3, **noise)))
+    same, away, further = (
+        latents(make(exact, options(3, **noise, history_guidance=scale, history_noise_level=level)))
+        for scale, level in ((1.7, 10), (1.7, 100), (2.4, 100))
+    )
+    torch.testing.assert_close(same, plain, atol=1e-9, rtol=1e-9)
+    assert torch.equal(away[0], plain[0])
+    moved, moved_further = (made[1] - plain[1] for made in (away, further))
+    assert moved.abs().max() > 1e-4
+    torch.testing.assert_close(moved_further, 2 * moved, atol=0.2 * float(moved.abs().max()), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"history_guidance": float("nan")}, "history_guidance is nan; it must be a finite number"),
+        ({"history_noise_level": 1000}, r"history_noise_level is 1000; accepted are 0 \(clean\) to 999"),
+    ],
+)
+def test_history_guidance_out_of_range(exact: ARTV, changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        options(**changes).resolved(exact.config)

@@ -56,8 +56,8 @@ def noised(
 class FrameInputs:
     """The conditions of one frame. `context` [L, D] or [B, L, D] and `null_context` [L, D] may be on any device.
     `references` [B, R*C, h, w] and `anchor` [B, C, h, w] are noised, or blank if absent. `reference_latent` is the
-    clean frame to copy from. If a text is the same for several frames, pass the same tensor object for speed: see
-    `Conditioner`."""
+    clean frame to copy from. `noisier_references` are needed for history guidance only. If a text is the same for
+    several frames, pass the same tensor object for speed: see `Conditioner`."""
 
     context: Tensor
     null_context: Tensor
@@ -65,6 +65,14 @@ class FrameInputs:
     anchor: NoisedLatents
     reference_latent: Tensor | None
     has_anchor: bool
+    noisier_references: NoisedLatents | None = None
+
+    def references_of(self, branch: Branch) -> NoisedLatents:
+        """The references that a branch sees; blank ones have level 0."""
+        if branch.noisier:
+            assert self.noisier_references is not None
+            return self.noisier_references
+        return self.references if branch.references else NoisedLatents(torch.zeros_like(self.references.latents[:1]), 0)
 
 
 class Conditioner:
@@ -81,9 +89,7 @@ class Conditioner:
 
     def conditions(self, inputs: FrameInputs, branches: Sequence[Branch]) -> FrameConditions:
         """The conditions of K `branches` as one batch [K * B], for the latents of B videos."""
-        pairs = [
-            (inputs.references.level * branch.references, inputs.anchor.level * branch.anchor) for branch in branches
-        ]
+        pairs = [(inputs.references_of(branch).level, inputs.anchor.level * branch.anchor) for branch in branches]
         distinct = list(dict.fromkeys(pairs))
         videos = inputs.references.latents.shape[0]
         return FrameConditions(
@@ -124,14 +130,18 @@ class Conditioner:
         return self.network.diffusion_model.project_anchor(tokens)
 
     def _features(self, inputs: FrameInputs, branches: Sequence[Branch]) -> list[Tensor]:
-        latents, features = inputs.references.latents, {}
-        if not all(branch.references for branch in branches):
-            blank = torch.zeros_like(latents[:1])
-            features[False] = self._blank_references.get(tuple(blank.shape), lambda: self._adapt(blank))
-        if any(branch.references for branch in branches):
-            features[True] = self._adapt(latents)
-        maps = zip(*(features[branch.references] for branch in branches), strict=True)
-        return [_concatenated(of_branches, latents.shape[0]) for of_branches in maps]
+        features: dict[tuple[bool, bool], list[Tensor]] = {}
+        for branch in branches:
+            kind = (branch.references, branch.noisier)
+            if kind not in features:
+                features[kind] = self._features_of(branch, inputs.references_of(branch).latents)
+        maps = zip(*(features[branch.references, branch.noisier] for branch in branches), strict=True)
+        return [_concatenated(of_branches, inputs.references.latents.shape[0]) for of_branches in maps]
+
+    def _features_of(self, branch: Branch, latents: Tensor) -> list[Tensor]:
+        if branch.references:
+            return self._adapt(latents)
+        return self._blank_references.get(tuple(latents.shape), lambda: self._adapt(latents))
 
     def _adapt(self, latents: Tensor) -> list[Tensor]:
         return self.network.reference_adapter(latents.to(self.network.dtype))

@@ -46,26 +46,30 @@ def mix_eps(mask: Tensor, static_noise: Tensor, dynamic_noise: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class GuidanceScales:
-    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = ignored. Raises ValueError if a
-    scale is not finite."""
+    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = ignored. `history` is not in the
+    paper: it guides away from the result with noisier references (fractional history guidance, Song et al. 2025, arXiv
+    2502.06764). Raises ValueError if a scale is not finite."""
 
     references: float = 1.0
     anchor: float = 1.0
     text: float = 1.0
+    history: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("references", "anchor", "text"):
+        for name in ("references", "anchor", "text", "history"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"guidance scale for {name} is {getattr(self, name)}, accepted are finite numbers")
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Which conditions one evaluation of the noise network gets. The other conditions are blank."""
+    """Which conditions one evaluation of the noise network gets. The other conditions are blank. `noisier`: the
+    references have the noise of history guidance."""
 
     references: bool
     anchor: bool
     text: bool
+    noisier: bool = False
 
 
 def guidance_branches(
@@ -78,17 +82,24 @@ def guidance_branches(
     blank branch) minus the scale of the next condition (0 after the last). A condition that is absent adds no branch. A
     branch with coefficient 0 is dropped, even the fully conditioned one: the mask network has its own conditions (see
     `MaskedDenoiser`). If all scales are 1, only the fully conditioned branch remains.
+
+    With references, a history scale h adds h - 1 times the difference between the fully conditioned branch and the same
+    with noisier references.
     """
     scale_of = {"references": scales.references, "anchor": scales.anchor, "text": scales.text}
     has = {"references": has_references, "anchor": has_anchor, "text": has_text}
     present = [name for name in scale_of if has[name]]
     chain = [1.0, *(scale_of[name] for name in present), 0.0]
+    history = scales.history if has_references else 1.0
     branches = []
     for depth in range(len(present) + 1):
         given = present[:depth]
         coefficient = chain[depth] - chain[depth + 1]
+        coefficient += (history - 1) * (depth == len(present))
         if coefficient != 0:
             branches.append((Branch("references" in given, "anchor" in given, "text" in given), coefficient))
+    if history != 1:
+        branches.append((Branch(True, has_anchor, has_text, noisier=True), 1 - history))
     return branches
 
 

@@ -28,6 +28,7 @@ GuidanceScale = float | tuple[tuple[int, float], ...]
 """A guidance scale: one for all frames, or (first frame, scale) pairs, ascending from frame 0."""
 
 MAX_SEED = 2**64 - 1
+GUIDANCE = ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "history_guidance")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class GenerateOptions:
     Not in the paper, and off by default: `redo` has (first frame, seed) pairs, ascending: from each of these frames on,
     its seed replaces the earlier one. `adain_strength` moves each new latent's statistics toward the anchor's
     (`match_statistics`). `reuse_every`, `reuse_blocks` and `guidance_interval` trade quality for speed (`Shortcuts`).
+    `history_guidance` above 1 guides away from what the model makes with references noised to `history_noise_level`; it
+    costs one evaluation more in each step.
     """
 
     num_frames: int = 16
@@ -60,6 +63,8 @@ class GenerateOptions:
     first_frame_guidance: float | None = None
     reference_noise_level: NoiseLevel | None = None
     anchor_noise_level: NoiseLevel | None = None
+    history_guidance: float = 1.0
+    history_noise_level: int = 100
     mix_mode: str = "after_guidance"
     use_mask: bool = True
     redo: tuple[tuple[int, int], ...] = ()
@@ -210,10 +215,12 @@ def gather_inputs(
     blank = NoisedLatents(
         torch.zeros(latent_shape(model, options), dtype=dtype_of(model), device=model.noise.device), 0
     )
-    noised_references = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0)
+    noised_references, noisier = NoisedLatents(blank.latents.repeat(1, buffer.num_references, 1, 1), 0), None
     if references is not None:
-        level = level_at(options.reference_noise_level or 0, buffer.count)
-        noised_references = noised(schedule, references.flatten(1, 2), level, seeds, buffer.count, "references")
+        level, flat = level_at(options.reference_noise_level or 0, buffer.count), references.flatten(1, 2)
+        noised_references = noised(schedule, flat, level, seeds, buffer.count, "references")
+        if options.history_guidance != 1:  # the same noise, so that the branches differ in its level alone
+            noisier = noised(schedule, flat, options.history_noise_level, seeds, buffer.count, "references")
     noised_anchor = blank
     if anchor is not None:
         anchor = anchor.to(blank.latents).expand_as(blank.latents)
@@ -226,6 +233,7 @@ def gather_inputs(
         anchor=noised_anchor,
         reference_latent=None if references is None else references[:, -1],
         has_anchor=anchor is not None,
+        noisier_references=noisier,
     )
 
 
@@ -286,9 +294,10 @@ def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> L
 
 
 def _scales(inputs: FrameInputs, options: GenerateOptions, frame: int) -> GuidanceScales:
-    text = options.guidance_text if inputs.reference_latent is not None else options.first_frame_guidance
-    scales = (options.guidance_references, options.guidance_anchor, text)
-    return GuidanceScales(*(1.0 if scale is None else scale_at(scale, frame) for scale in scales))
+    of_text = options.guidance_text if inputs.reference_latent is not None else options.first_frame_guidance
+    scales = (options.guidance_references, options.guidance_anchor, of_text)
+    references, anchor, text = (1.0 if scale is None else scale_at(scale, frame) for scale in scales)
+    return GuidanceScales(references, anchor, text, options.history_guidance)
 
 
 def seeds_at(options: GenerateOptions, frame: int) -> list[int]:
@@ -319,7 +328,7 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
         raise ValueError(f"batch size is {options.batch_size}; it must be at least 1")
     if options.mix_mode not in MIX_MODES:
         raise ValueError(f"unknown mix_mode {options.mix_mode!r}; accepted are {', '.join(MIX_MODES)}")
-    for name in ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "eta", "s_noise"):
+    for name in (*GUIDANCE, "eta", "s_noise"):
         value = getattr(options, name)
         numbers = [number for _, number in value] if isinstance(value, tuple) else [value]
         for number in numbers:
@@ -336,7 +345,7 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
         raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
     _ = options.shortcuts
     check_redo(options.redo, options.batch_size)
-    for name in ("reference_noise_level", "anchor_noise_level"):
+    for name in ("reference_noise_level", "anchor_noise_level", "history_noise_level"):
         _check_level(name, getattr(options, name), config.schedule.num_timesteps)
 
 
