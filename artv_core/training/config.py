@@ -164,6 +164,8 @@ class DiffusionStage(LoopConfig):
     rollout_share: float = 0.0
     rollout_frames: int = 2
     rollout_steps: int = 4
+    error_share: float = 0.0
+    error_bank: int = 512
     mask_bias: float = -1.5
     sheet_rows: int = 12
     sheet_columns: int = 12
@@ -322,6 +324,7 @@ def _check_data(config: TrainConfig, path: str) -> None:
 def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> None:
     last = model.schedule.num_timesteps - 1
     _at_least(1, path, stage, "anchor_window", "sheet_rows", "sheet_columns", "rollout_frames", "rollout_steps")
+    _at_least(1, path, stage, "error_bank")
     _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "detail_weight", "change_weight")
     _at_least(0, path, stage, "sheet_steps", "evaluate_every")
     _at_least(1, path, stage, "evaluate_samples", "evaluate_bands")
@@ -343,6 +346,7 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
         "uniform_share",
         "beginning_share",
         "rollout_share",
+        "error_share",
     ):
         if not 0 <= getattr(stage, name) <= 1:
             raise ValueError(f"{path}.{name}: got {getattr(stage, name)}, accepted are 0 to 1")

@@ -18,6 +18,7 @@ from ..models.artv import ARTV
 from ..models.attention import CrossAttention
 from ..models.network import FrameNetwork
 from .config import DiffusionStage, TrainConfig
+from .error_bank import ErrorBank
 from .held_out import held_out_losses
 from .loop import Stage
 from .norms import keep_norms_in_bfloat16
@@ -44,6 +45,9 @@ class MaskedDiffusionLoss(nn.Module):
         self.auxiliary_share = stage.auxiliary_share
         self.detail_weight, self.change_weight = stage.detail_weight, stage.change_weight
         self.weight_cap, self.min_snr_gamma = stage.weight_cap, stage.min_snr_gamma
+        config = model.config
+        shape = (config.vae.latent_channels, *(side // config.vae.factor for side in config.size))
+        self.bank = ErrorBank(stage.error_bank, shape) if stage.error_share else None
 
     def forward(
         self,
@@ -80,6 +84,8 @@ class MaskedDiffusionLoss(nn.Module):
             denoised = mix(mask, static_x0(self.static_noise, reference_latent, x_t, a, s), dynamic)
             logs["mask"] = mask.detach().sum() / (mask[0].numel() * has_reference.sum()).clamp(min=1)
         weight = self._on_cells(self._weight(a, s), target, reference_latent, has_reference, coverage)
+        if self.bank is not None and torch.is_grad_enabled():  # not when held-out losses are measured
+            self.bank.put(denoised.detach() - target, has_reference)
         error = (denoised - target).square()
         main = (weight * error).mean()
         own = (weight * (dynamic - target).square()).mean()
@@ -176,6 +182,8 @@ class DiffusionTraining(Stage):
             context = text if self.module.text is None else self.module.text(text)
             own = go_on(self.model, latents[:, :count], context, rolled, seeds, self.config)
             latents = torch.cat([own, latents[:, count:]], dim=1)
+        if self.module.bank is not None and batch.error_picks is not None:
+            latents = self._with_errors(self.module.bank, latents, batch.present, batch.error_picks)
         scales = (batch.signal[..., None, None, None], batch.spread[..., None, None, None])
         noisy = scales[0] * latents + scales[1] * batch.noise
         covered = () if batch.coverage is None else (batch.coverage,)
@@ -194,6 +202,14 @@ class DiffusionTraining(Stage):
             batch.present[:, count - 1],
             *covered,
         )
+
+    def _with_errors(self, bank: ErrorBank, latents: Tensor, present: Tensor, picks: Tensor) -> Tensor:
+        """Latents [B, R + 2, C, h, w] with errors of the bank: one error in all references of a sample, as a video
+        drifts slowly, and another in its anchor."""
+        count, target = self.samples.num_references, latents[:, -1]
+        in_references, in_anchor = (bank.picked(pick, target)[:, None] for pick in picks.unbind(dim=1))
+        errors = [in_references.expand(-1, count, -1, -1, -1), in_anchor, torch.zeros_like(in_anchor)]
+        return latents + torch.cat(errors, dim=1) * present[..., None, None, None]
 
     def _encode(self, frames: Tensor, shown: Tensor) -> Tensor:
         """Core-scale latents [B, R + 2, C, h, w], zero for frames that are not shown."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..method.randomness import seeded_generator
+from .error_bank import NONE
 from .samples import Batch, ClipSamples
 from .synthetic_clips import LatentClips
 
@@ -89,7 +90,13 @@ class DeviceDrawing:
             seeds=chosen.timestep,
             broken={},
             coverage=self._covered(chosen),
+            error_picks=self._error_picks(count) if self.config.error_share else None,
         )
+
+    def _error_picks(self, count: int) -> Tensor:
+        """As in `draw_sample`. Drawn last, so that runs without errors draw what they always drew."""
+        kind, place = torch.rand(2, count, 2, generator=self.generator, device=self.device)
+        return torch.where(kind < self.config.error_share, place, NONE)
 
     def choose(self, count: int) -> Choices:
         """The choices of `count` samples, as `draw_sample` makes them."""

@@ -69,7 +69,7 @@ def _drawn(stage: Measured, clip: int, key: Key, fixed: Mapping[str, tuple[int, 
         "drop_anchor": 0.0,
         "drop_text": 0.0,
     }
-    config = replace(stage.config, **kept, rollout_share=0.0, uniform_share=1.0)
+    config = replace(stage.config, **kept, rollout_share=0.0, error_share=0.0, uniform_share=1.0)
     draw = stage.samples.draw(clip, key, config)
     if "timestep" in fixed:
         rng = random.Random("/".join(map(str, (*key, "timestep"))))

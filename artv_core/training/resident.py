@@ -149,7 +149,9 @@ class ResidentTraining(Training):
         """All tensors that a step changes and the next one reads, the weights first."""
         optimizer = self.inner_optimizer
         flat = [optimizer.weights, optimizer.first, optimizer.second, self.average.flat]
-        return [*flat, *self.passes.sums.totals.values(), *self.faults.marked]
+        bank = self.stage.module.bank
+        held = [*flat, *self.passes.sums.totals.values(), *self.faults.marked]
+        return held if bank is None else [*held, bank.errors, bank.written]
 
 
 class WholeStep:

@@ -18,6 +18,7 @@ from ..method.randomness import normal, seeded_generator
 from ..models.artv import ARTV
 from ..models.text import tokenize
 from .config import DiffusionStage
+from .error_bank import NONE
 
 Key = tuple[int, *tuple[int | str, ...]]
 """The key of a sample's randomness: the seed, followed by numbers or words."""
@@ -35,6 +36,7 @@ class Draw:
     reference_level: int
     anchor_level: int
     rolled: bool
+    error_picks: tuple[float, float] = (NONE, NONE)  # which errors references and anchor get (`ErrorBank.picked`)
 
 
 def draw_sample(
@@ -73,8 +75,15 @@ def draw_sample(
         rng.randrange(config.max_noise_level + 1) if references else 0,
         rng.randrange(config.max_noise_level + 1) if anchor is not None else 0,
         rng.random() < config.rollout_share,
+        (_error_pick(config, rng), _error_pick(config, rng)),
     )
     return _moved_back(draw, config.rollout_frames)
+
+
+def _error_pick(config: DiffusionStage, rng: random.Random) -> float:
+    """A place in the bank of errors, in `error_share` of the cases."""
+    chosen, place = rng.random() < config.error_share, rng.random()
+    return place if chosen else NONE
 
 
 def _moved_back(draw: Draw, frames: int) -> Draw:
@@ -114,6 +123,7 @@ class Batch:
     seeds: Tensor  # [B], seeds for the frames that the model makes
     broken: dict[int, str]  # clips that could not be read and were replaced, and why
     coverage: Tensor | None = None  # [B, 1, h, w], how much of each target cell is covered by things, 0 to 1
+    error_picks: Tensor | None = None  # [B, 2], which errors of the bank references and anchor get
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -188,8 +198,10 @@ class ClipSamples:
         scales = [(float(self.signal[k]), float(self.spread[k])) if k else (1.0, 0.0) for k in levels]
         scales.append((float(self.signal[draw.timestep]), float(self.spread[draw.timestep])))
         shape = frames.shape[1:] if self.clips.holds_latents else self._latent_shape(frames)
-        covered = {} if self.coverage is None else {"coverage": self.coverage[clip, draw.target][None].float() / 255}
-        return covered | {
+        extra = {} if self.coverage is None else {"coverage": self.coverage[clip, draw.target][None].float() / 255}
+        if self.config.error_share:
+            extra["error_picks"] = torch.tensor(draw.error_picks)
+        return extra | {
             "frames": frames,
             "present": torch.tensor([float(position is not None) for position in positions]),
             "noise": normal((len(positions), *shape), seeded_generator(*key)),
