@@ -5,12 +5,13 @@
 settled   the plain world: 32 held-out prompts of 64 frames, from text
 detailed  fine textures and many objects, where copying should matter: 32 videos that go on from two true frames
 
-Only where named: both forms of static noise, with the usual share of the noise network's own error in the loss and
-with the masked error alone. `tiny` predicts eps, with the paper's loss: plain error of eps, uniform time steps.
+Only where named. First both forms of static noise, with the usual share of the noise network's own error in the loss
+and with the masked error alone. `tiny` predicts eps, with the paper's loss: plain error of eps, uniform time steps.
 
 static            from nothing: mask by time step; drift of videos that go on from two true frames
 static-continued  the same, from one checkpoint: the shipped one, trained on to predict eps, with a new mask network
 static-detailed   as static-continued, in the detailed world
+drift             against drift: error recycling in training, history guidance in sampling, and neither
 
 Puts its runs into `benchmarks/results/ablations.json` (its other parts are history), and writes the tables of
 `docs/evidence.md` that show runs. An interrupted training goes on where it stopped (`runs/ablations`). A run that the
@@ -22,6 +23,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -65,13 +67,17 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "no mask network": ({"mask": None}, {}),
     EPS: ({"mask": None, "schedule": {"prediction": "eps"}}, PAPERS_LOSS),
     **FORMS,
+    "error recycling": ({}, {"error_share": 0.5}),
 }
 """What a run changes: of the preset, and of the stage "diffusion". Runs of both forms may go on from `EPS`."""
+SAMPLED = {"history guidance": {"history_guidance": 1.5, "history_noise_level": 100}}
+"""What is only sampled otherwise, with the networks of "full"."""
+AGAINST_DRIFT = ("full", "error recycling", *SAMPLED)
 WORLD_SEED, TIMES = 3, (999, 519, 199, 39, 0)
 """The seed of the clips, which all runs share; time steps at which masks are measured."""
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
-FINITE = "share of runs whose videos stay finite"
-STATIC_PROMPTS, STATIC_FRAMES = 16, {"static": 1000, "static-continued": 1000, "static-detailed": 64}
+FINITE, CPU_SECONDS = "share of runs whose videos stay finite", "CPU seconds per frame"
+LONG_PROMPTS, LONG_FRAMES = 16, {"static": 1000, "static-continued": 1000, "static-detailed": 64, "drift": 1000}
 
 
 @dataclass(frozen=True)
@@ -102,47 +108,53 @@ BUDGETS = {
     "static": Budget(steps=1500, batch_size=32, start_from=""),
     "static-continued": Budget(batch_size=32, start_from=EPS),
     "static-detailed": Budget(batch_size=32, world="detailed", vae_steps=1500, start_from=EPS),
+    "drift": Budget(batch_size=32),
 }
 STATIC = tuple(part for part in BUDGETS if part.startswith("static"))
 RUNS = "forms of static noise, {}: runs"
 RISE = "forms of static noise, {}: rise of the mask on still cells, t = 999 to 39 (subtracted, masked error alone)"
 LIMITS: Limits = {part: {} for part in BUDGETS}
 LIMITS |= {part: {RUNS.format(part): ("at least", 12), RISE.format(part): ("at least", 0)} for part in STATIC}
+LIMITS |= {"drift": {"against drift: runs": ("at least", 9)}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of training and of sampling")
-    parser.add_argument("--names", nargs="+", choices=[*NAMES, *FORMS], default=[*NAMES, *FORMS], help="of variants")
+    parser.add_argument("--names", nargs="+", choices=[*VARIANTS, *SAMPLED], help="of variants; default: all")
     parser.add_argument("--again", action="store_true", help="also the runs that the result file has")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where models are kept")
-    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=STATIC)
+    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=tuple(LONG_FRAMES))
     if not args.quick:
         put_tables(DOCUMENT, tables(kept_parts(RESULT)))
 
 
 def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The part, with one run more each time."""
-    budget, names = BUDGETS[part], FORMS if part in STATIC else NAMES
-    prompts, frames = (STATIC_PROMPTS, STATIC_FRAMES[part]) if part in STATIC else (PROMPTS, FRAMES)
+    budget, names = BUDGETS[part], AGAINST_DRIFT if part == "drift" else tuple(FORMS) if part in STATIC else NAMES
+    prompts, frames = (LONG_PROMPTS, LONG_FRAMES[part]) if part in LONG_FRAMES else (PROMPTS, FRAMES)
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if args.quick:
         budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))
         prompts, frames = 2, 32
     for seed in args.seeds[: 1 if args.quick else None]:
-        for name in (name for name in names if name in args.names):
+        for name in (name for name in names if name in (args.names or names)):
             key, conditions = f"{name}, seed {seed}", asdict(budget)
             if not args.again and kept.get("runs", {}).get(key, {}).get("conditions") == conditions:
                 continue
-            found = MEASURED[part](load_checkpoint(trained_file(name, seed, budget, args.work)), prompts, frames, seed)
+            trained = trained_file("full" if name in SAMPLED else name, seed, budget, args.work)
+            options = GenerateOptions(seed=seed, **SAMPLED.get(name, {}))
+            found = MEASURED[part](load_checkpoint(trained), prompts, frames, options)
             print(f"  {key}: {json.dumps(found['measured'])}", flush=True)
             kept = kept if args.quick else kept_parts(RESULT).get(part, {})  # others may have been run meanwhile
             runs = kept.get("runs", {}) | {key: {"conditions": conditions, "commit": commit()} | found}
             kept = kept | {"budget": str(budget), "prompts": prompts, "frames": frames, "runs": runs}
-            yield kept | {"bars": static_bars(part, runs) if part in STATIC else {}}
+            yield kept | {"bars": bars(part, runs)}
 
 
-def static_bars(part: str, runs: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+def bars(part: str, runs: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    if part not in STATIC:
+        return {name: len(runs) for name in LIMITS[part]}
     asked = [run["measured"] for key, run in runs.items() if key.startswith("subtracted, masked error alone")]
     rises = [run["mask on still cells at t = 39"] - run["mask on still cells at t = 999"] for run in asked]
     return {RUNS.format(part): len(runs)} | ({RISE.format(part): sum(rises) / len(rises)} if rises else {})
@@ -210,20 +222,20 @@ def clips_of(budget: Budget, work: Path) -> Path:
 
 
 @torch.no_grad()
-def plain(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+def plain(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
     """The quality table's figures of videos from text."""
-    clips, options = quality.quality_clips(prompts), GenerateOptions(num_frames=frames, batch_size=prompts, seed=seed)
+    clips, options = quality.quality_clips(prompts), replace(options, num_frames=frames, batch_size=prompts)
     read = quality.read_rollout(rollout(model, [clip.caption for clip in clips], options))
     color = {f"object's colour, drift at frame {frames - 1}": quality.object_drift(read, frames - 1)}
     return {"measured": rounded(quality.from_text(read, clips) | color)}
 
 
 @torch.no_grad()
-def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+def textured(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
     """What is left of a known scene, beside what the autoencoder alone would keep of it."""
     clips = detailed.detailed_clips(prompts)
     true = render(clips, frames, *model.config.size)
-    videos, masks = gone_on(model, clips, true, frames, seed)
+    videos, masks = gone_on(model, clips, true, frames, options)
     through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
     kept = {"mask where the object never was near": detailed.copied(masks, clips, frames)}
     return {
@@ -232,10 +244,12 @@ def textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any
     }
 
 
-def gone_on(model: ARTV, clips: Sequence[Clip], true: Tensor, frames: int, seed: int) -> tuple[Tensor, list[Tensor]]:
+def gone_on(
+    model: ARTV, clips: Sequence[Clip], true: Tensor, frames: int, options: GenerateOptions
+) -> tuple[Tensor, list[Tensor]]:
     """Videos that go on from the first two of the `true` frames, and their masks."""
     given = [model.encode_images(true[:, index]) for index in range(GIVEN)]
-    options = GenerateOptions(num_frames=frames, batch_size=len(clips), seed=seed)
+    options = replace(options, num_frames=frames, batch_size=len(clips))
     made = list(rollout_frames(model, [clip.caption for clip in clips], options, given))
     return decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]
 
@@ -246,24 +260,26 @@ def rounded(table: Mapping[str, float]) -> dict[str, float | None]:
 
 
 @torch.no_grad()
-def by_form(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+def held(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
     """Masks by time step on true frames, and what videos hold that go on from two true frames: all of them up to frame
-    63, a quarter of them up to the last."""
+    63, an eighth of them up to the last."""
     clips, table = quality.quality_clips(prompts), masks(model, quality.quality_clips(2 * prompts)) | {FINITE: 1.0}
-    for count, length in dict.fromkeys(((prompts, min(frames, 64)), (max(2, prompts // 4), frames))):
+    for count, length in dict.fromkeys(((prompts, min(frames, 64)), (max(2, prompts // 8), frames))):
         try:
-            videos, _ = gone_on(model, clips[:count], render(clips[:count], GIVEN, *model.config.size), length, seed)
+            true, started = render(clips[:count], GIVEN, *model.config.size), time.process_time()
+            videos, _ = gone_on(model, clips[:count], true, length, options)
+            table[CPU_SECONDS] = (time.process_time() - started) / count / (length - GIVEN)
             table |= quality.holding(quality.read_rollout(videos), clips[:count], length - 1)
         except NotFiniteError:
             table[FINITE] = 0.0
     return {"measured": rounded(table)}
 
 
-def by_form_textured(model: ARTV, prompts: int, frames: int, seed: int) -> dict[str, Any]:
+def held_textured(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
     """The same masks in the detailed world, and what is left of its scenes."""
     table = masks(model, detailed.detailed_clips(2 * prompts))
     try:
-        found = textured(model, prompts, frames, seed)
+        found = textured(model, prompts, frames, options)
     except NotFiniteError:
         return {"measured": rounded(table | {FINITE: 0.0})}
     return found | {"measured": rounded(table | {FINITE: 1.0}) | found["measured"]}
@@ -274,8 +290,8 @@ def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
     return {f"mask on {kind} cells at t = {t}": found[t][i] for i, kind in enumerate(("still", "other")) for t in TIMES}
 
 
-MEASURED = {"settled": plain, "detailed": textured, "static-detailed": by_form_textured}
-MEASURED |= {"static": by_form, "static-continued": by_form}
+MEASURED = {"settled": plain, "detailed": textured, "static-detailed": held_textured}
+MEASURED |= dict.fromkeys(("static", "static-continued", "drift"), held)
 
 
 def tables(parts: Mapping[str, dict[str, Any]]) -> dict[str, str]:

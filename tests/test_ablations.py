@@ -11,6 +11,7 @@ import torch
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.files.finite import NotFiniteError
+from artv_core.method.generate import GenerateOptions
 from artv_core.synthetic.detailed import copied, detailed_clips, never_near
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,8 @@ def test_runs_go_on_from_the_shipped_checkpoint_with_and_without_its_mask(tmp_pa
     assert set(there) == set(dict(shipped.named_parameters()))
     assert all((there[key] - weight).abs().max() < 0.05 for key, weight in shipped.named_parameters())
     model.config = replace(model.config, sampling=replace(model.config.sampling, steps=1))
-    assert ablations.plain(model, 2, 17, 1)["measured"]["background drift at frame 16"] is not None
+    measured = ablations.plain(model, 2, 17, GenerateOptions(seed=1))["measured"]
+    assert measured["background drift at frame 16"] is not None
 
 
 def test_seeds_differ_in_all_but_their_clips(tmp_path: Path):
@@ -65,7 +67,7 @@ def test_runs_of_both_forms_differ_in_form_and_share_alone(tmp_path: Path, start
     weights = [dict(model.named_parameters()) for model in (exact, subtracted, shipped)]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     assert any(not torch.equal(weight, weights[2][name]) for name, weight in weights[0].items() if "mask" in name)
-    measured = ablations.by_form(subtracted, 2, 17, 0)["measured"]
+    measured = ablations.held(subtracted, 2, 17, GenerateOptions())["measured"]
     masks = [value for name, value in measured.items() if name.startswith("mask on still cells")]
     assert len(masks) == len(ablations.TIMES)
     assert all(0.1 < value < 0.3 for value in masks), "a new mask network copies little"
@@ -80,19 +82,33 @@ def test_videos_that_do_not_stay_finite_are_counted_and_masks_are_kept(monkeypat
 
     monkeypatch.setattr(ablations, "gone_on", failing)
     model = load_checkpoint(resolve_checkpoint("tiny"))
-    for measure in (ablations.by_form, ablations.by_form_textured):
-        measured = measure(model, 2, 32, 0)["measured"]
+    for measure in (ablations.held, ablations.held_textured):
+        measured = measure(model, 2, 32, GenerateOptions())["measured"]
         assert measured[ablations.FINITE] == 0
         assert measured["mask on still cells at t = 39"] > measured["mask on other cells at t = 39"] > 0
         assert len(measured) == 2 * len(ablations.TIMES) + 1
 
 
+@pytest.mark.parametrize("name", ablations.AGAINST_DRIFT)
+def test_what_is_tried_against_drift_has_one_baseline(tmp_path: Path, name: str):
+    """The same checkpoint, steps and clips; one thing more in training, or one in sampling."""
+    plain = ablations.run_config("full", 0, SMALL, tmp_path)
+    if name in ablations.SAMPLED:
+        options = GenerateOptions(**ablations.SAMPLED[name])
+        assert options != GenerateOptions()
+        return
+    config = ablations.run_config(name, 0, SMALL, tmp_path)
+    changed = {"error_share": config.diffusion.error_share}
+    assert config.diffusion == replace(plain.diffusion, **changed)
+    assert changed["error_share"] == 0.5 * (name == "error recycling")
+
+
 def test_bars_of_both_forms():
     said = {f"mask on still cells at t = {t}": value for t, value in ((39, 0.75), (999, 0.25))}
     runs = {f"{name}, seed 0": {"measured": said} for name in ablations.FORMS}
-    assert list(ablations.static_bars("static", runs).values()) == [4, 0.5]
-    assert set(ablations.static_bars("static", runs)) == set(ablations.LIMITS["static"])
-    assert list(ablations.static_bars("static", {}).values()) == [0]
+    assert list(ablations.bars("static", runs).values()) == [4, 0.5]
+    assert set(ablations.bars("static", runs)) == set(ablations.LIMITS["static"])
+    assert list(ablations.bars("static", {}).values()) == [0]
 
 
 def test_the_mask_is_read_where_the_object_never_comes():
