@@ -166,12 +166,13 @@ CHANGES: dict[str, Callable[[GenerateOptions], GenerateOptions]] = {
         "reuse_every": 2,
         "reuse_blocks": 2,
         "guidance_interval": (0.5, 1.0),
+        "history_guidance": 1.5,
     }.items()
 }
 
 
 def test_every_option_but_the_length_is_tried():
-    assert set(CHANGES) | {"num_frames", "redo"} == {field.name for field in dataclasses.fields(GenerateOptions)}
+    assert set(CHANGES) | {"num_frames", "redo", "history_noise_level"} == {field.name for field in dataclasses.fields(GenerateOptions)}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -185,6 +186,13 @@ def digests(model: ARTV, track: TextTrack | None = None, settings: GenerateOptio
     given, weights = inputs.pop("given", ()), inputs.pop("weights", None)
     found = FrameDigests(model, VideoRequest(track or text(model), settings, **inputs), given, weights)
     return found.common, [found.frame(index) for index in range(6)]
+
+
+def test_the_level_of_history_guidance_counts_where_that_is_on(model):
+    """Off, it decides nothing, and the digests are those of releases that did not have it."""
+    off, on = ([options(history_guidance=scale, history_noise_level=level) for level in (50, 100)] for scale in (1, 2))
+    assert digests(model, settings=off[0]) == digests(model, settings=off[1])
+    assert digests(model, settings=on[0])[0] != digests(model, settings=on[1])[0]
 
 
 def test_the_same_inputs_have_the_same_digests(model):

@@ -154,6 +154,8 @@ class FrameDigests:
         self._anchors = [tensor_digest(latent) for latent in policy.by_segment]
         self._contexts: dict[int, str] = {}
         settings = {name: value for name, value in vars(options).items() if name not in _BY_FRAME}
+        if options.history_guidance == 1:  # it is then without effect, and earlier releases did not have it
+            del settings["history_guidance"], settings["history_noise_level"]
         if isinstance(options.guidance_text, tuple):
             settings["guidance_text"] = "by frame"  # a single scale stays, as in journals of earlier releases
         shared = {
