@@ -105,10 +105,10 @@ class Budget:
 BUDGETS = {
     "settled": Budget(),
     "detailed": Budget(world="detailed", vae_steps=1500),
-    "static": Budget(steps=1500, batch_size=32, start_from=""),
-    "static-continued": Budget(batch_size=32, start_from=EPS),
-    "static-detailed": Budget(batch_size=32, world="detailed", vae_steps=1500, start_from=EPS),
-    "drift": Budget(batch_size=32),
+    "static": Budget(steps=1500, batch_size=32, clips=2000, start_from=""),
+    "static-continued": Budget(batch_size=32, clips=2000, start_from=EPS),
+    "static-detailed": Budget(batch_size=32, clips=2000, world="detailed", vae_steps=1500, start_from=EPS),
+    "drift": Budget(batch_size=32, clips=2000),
 }
 STATIC = tuple(part for part in BUDGETS if part.startswith("static"))
 RUNS = "forms of static noise, {}: runs"

@@ -172,7 +172,9 @@ CHANGES: dict[str, Callable[[GenerateOptions], GenerateOptions]] = {
 
 
 def test_every_option_but_the_length_is_tried():
-    assert set(CHANGES) | {"num_frames", "redo", "history_noise_level"} == {field.name for field in dataclasses.fields(GenerateOptions)}
+    assert set(CHANGES) | {"num_frames", "redo", "history_noise_level"} == {
+        field.name for field in dataclasses.fields(GenerateOptions)
+    }
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -150,6 +150,7 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
             take_frame(buffer, text, latent, request.begins_shot(index))
             yield Frame(index, latent, None)
             continue
+        text.begin(index)
         if text.starts_segment(index):
             buffer.begin_segment()
         inputs = gather_inputs(model, schedule, text.context(index), null_context, buffer, options)

@@ -82,6 +82,10 @@ class TextTrack:
         ]
         self.starts = tuple(sorted(set(starts)))
 
+    def begin(self, frame: int) -> None:
+        """Called before a frame is made, and before anything is asked about it. Does nothing here; a track that can be
+        steered takes a new prompt now."""
+
     def context(self, frame: int) -> Tensor:
         """Context tokens of a frame, [L, D] or [B, L, D]."""
         texts = self.texts(frame)

@@ -1,0 +1,266 @@
+"""Steers a video while it is made: new prompts, pause, stop, and steps back to take another way. Not in the paper.
+
+What was done is a prompt schedule and a list of seeds (`SteeredRun.schedule`, `SteeredRun.redo`), which make the same
+frames again. With a journal it is kept beside that, so a run that was interrupted goes on with it.
+"""
+
+import json
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..files.partial_file import replacing
+from ..method.frames import Frame
+from ..method.generate import MAX_SEED, VideoRequest, check_redo, generate_frames
+from ..models.artv import ARTV
+from .finite_frames import finite_only
+from .journal import Journal
+from .journal_file import SUFFIX, JournalReader
+from .journal_folder import newest_first
+from .recording import FrameDigests, Recording, record_frames
+from .steered_track import SteeredTrack, checked_prompt
+
+SIDECAR = ".steering.json"
+"""Beside a journal: what was said and which seeds were taken, as JSON."""
+
+MAX_SIDECAR_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Back:
+    """A step back: make the frames from `frame` on again, with this seed."""
+
+    frame: int
+    seed: int
+
+
+class Steering:
+    """The controls of one run. All methods can be called from any thread; they take effect between two frames."""
+
+    def __init__(self, track: SteeredTrack, seed: int = 0, first: int = 1) -> None:
+        """`first` is the first frame that can be made again, 1 or more."""
+        self.track, self.seed = track, seed
+        self._first, self._count = max(1, first), 0
+        self._changed = threading.Condition()
+        self._paused = self._stopped = False
+        self._back: Back | None = None
+        self._after_back: str | None = None  # what is said once that step is taken
+
+    @property
+    def paused(self) -> bool:
+        """Whether no further frame is begun."""
+        return self._paused
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the video ends with the frame that is being made."""
+        return self._stopped
+
+    @property
+    def count(self) -> int:
+        """How many frames there are now."""
+        return self._count
+
+    def say(self, text: str) -> None:
+        """As `SteeredTrack.say`. After `back`, the text is for the first frame that is made again."""
+        with self._changed:
+            if self._back is None:
+                self.track.say(text)
+            else:
+                self._after_back = checked_prompt(text)
+
+    def pause(self) -> None:
+        """Begin no further frame."""
+        self._set(paused=True)
+
+    def go_on(self) -> None:
+        """Go on after `pause`."""
+        self._set(paused=False)
+
+    def stop(self) -> None:
+        """End the video with the frame that is being made."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def back(self, frames: int, seed: int | None = None, text: str | None = None) -> int:
+        """Drop the last `frames` frames and make others, with another seed (None: the next number) and, if given,
+        another text. What was said for the dropped frames is forgotten. Returns the first frame that is made again.
+
+        Raises ValueError if there are not that many frames, or as `SteeredTrack.say`.
+        """
+        after = None if text is None else checked_prompt(text)
+        with self._changed:
+            most = self._count - self._first
+            if frames < 1 or frames > most:
+                has = f"1 to {most} are there to drop" if most > 0 else "there is none to drop yet"
+                raise ValueError(f"cannot go back {frames} frames: {has}; the first {self._first} stay")
+            if seed is not None and not 0 <= seed <= MAX_SEED:
+                raise ValueError(f"the seed is {seed}; accepted are 0 to {MAX_SEED}")
+            self.seed = (self.seed + 1) % (MAX_SEED + 1) if seed is None else seed
+            self._back, self._after_back = Back(self._count - frames, self.seed), after
+            self.track.unsay()  # it was meant for a frame that is dropped
+            self._changed.notify_all()
+            return self._back.frame
+
+    def frame_made(self, count: int) -> None:
+        """Called with the number of frames so far, before the last of them is shown."""
+        with self._changed:
+            self._count = count
+
+    def between_frames(self) -> Back | None:
+        """Called before a frame is made. Waits while the run is paused. Returns a step back that was asked for, or
+        None."""
+        with self._changed:
+            while self._paused and not self._stopped and self._back is None:
+                self._changed.wait()
+            back, self._back = self._back, None
+            if back is None or self._stopped:
+                return None
+            self._count = back.frame
+            self.track.take_back(back.frame)
+            if self._after_back is not None:
+                self.track.say(self._after_back)
+            return back
+
+    def _set(self, paused: bool) -> None:
+        with self._changed:
+            self._paused = paused
+            self._changed.notify_all()
+
+
+class SteeredRun:
+    """One steered video. `request.text` must be a `SteeredTrack`."""
+
+    def __init__(
+        self, model: ARTV, request: VideoRequest, recording: Recording | None = None, given: Sequence[Tensor] = ()
+    ) -> None:
+        """`given` are as in `record_frames`. Raises ValueError if each prompt has an anchor of its own, for then there
+        is none for a prompt that is said later."""
+        assert isinstance(request.text, SteeredTrack)
+        if request.anchor.by_segment:
+            raise ValueError("a video with one anchor for each prompt cannot be steered; give one anchor for all")
+        self.model, self.request, self.recording, self.given = model, request, recording, list(given)
+        self.track = request.text
+        self.steering = Steering(self.track, request.options.seed, len(self.given))
+        self.track.on_change = self._keep
+        self._first_seed = request.options.seed
+        self._journal: Path | None = None
+
+    @property
+    def redo(self) -> tuple[tuple[int, int], ...]:
+        """`GenerateOptions.redo` that makes the same frames again."""
+        return self.request.options.redo
+
+    def frames(self) -> Generator[Frame, None, None]:
+        """All frames of the video, as `record_frames`. After a step back the frames from there on come again, so an
+        index may be smaller than the one before it."""
+        self._restore()
+        kept: list[Tensor] = []  # only without a journal
+        start = 0
+        while True:
+            back = None
+            with closing(self._recorded(kept)) as frames:
+                for frame in frames:
+                    if frame.index < start:
+                        continue  # it is there already; the journal gives all
+                    if self.recording is None:
+                        kept.append(frame.latent)
+                    self.steering.frame_made(frame.index + 1)
+                    yield frame
+                    back = self.steering.between_frames()
+                    if back is not None or self.steering.stopped:
+                        break
+            if back is None:
+                self._keep(finished=True)
+                return
+            start = back.frame
+            del kept[start:]
+            self._take(back)
+
+    def _recorded(self, kept: list[Tensor]) -> Generator[Frame, None, None]:
+        recording = self.recording
+        if recording is None and kept:
+            return finite_only(generate_frames(self.model, self.request, kept))
+        if recording is None:
+            return record_frames(self.model, self.request, None, self.given)
+        told = recording.on_open
+
+        def opened(journal: Journal) -> None:
+            self._journal = journal.path
+            self._keep()
+            if told is not None:
+                told(journal)
+
+        return record_frames(self.model, self.request, replace(recording, on_open=opened), self.given)
+
+    def _take(self, back: Back) -> None:
+        options = self.request.options
+        redo = (*(pair for pair in options.redo if pair[0] < back.frame), (back.frame, back.seed))
+        self.request = replace(self.request, options=replace(options, redo=redo))
+        if self.recording is not None:  # the journal that is wanted now is the one with these seeds
+            self.recording = replace(self.recording, start_over=False)
+
+    # What is kept beside the journal
+
+    def _keep(self, finished: bool = False) -> None:
+        """Write what was said and taken beside the journal, before the first frame that depends on it is made."""
+        if self._journal is None:
+            return
+        done = {"begun_with": self._begun_with(), "said": self.track.said, "redo": self.redo, "finished": finished}
+        with replacing(_sidecar(self._journal)) as path:
+            path.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
+
+    def _begun_with(self) -> list[Any]:
+        """What the run was asked for, apart from what `FrameDigests.common` covers, as JSON gives it back."""
+        return [[list(prompt) for prompt in self.track.scheduled], self._first_seed]
+
+    def _restore(self) -> None:
+        """Take over what was said and taken in the newest interrupted run that was begun as this one."""
+        if self.recording is None or self.recording.start_over:
+            return
+        inputs = FrameDigests(self.model, self.request, self.given, self.recording.weights)
+        for path in newest_first(self.recording.folder):
+            done = _done(path, inputs.common)
+            if done is not None and done.begun_with == self._begun_with():
+                if not done.finished:
+                    self.track.restore(done.said)
+                    self.request = replace(self.request, options=replace(self.request.options, redo=done.redo))
+                    self.steering.seed = done.redo[-1][1] if done.redo else self.steering.seed
+                return
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is kept beside a journal."""
+
+    begun_with: list[Any]
+    said: tuple[tuple[int, str], ...]
+    redo: tuple[tuple[int, int], ...]
+    finished: bool
+
+
+def _sidecar(journal: Path) -> Path:
+    return journal.with_name(journal.name.removesuffix(SUFFIX) + SIDECAR)
+
+
+def _done(journal: Path, common: str) -> _Done | None:
+    """What is kept beside a journal of a run with these shared inputs; None if there is nothing that can be used."""
+    path = _sidecar(journal)
+    with suppress(ValueError, OSError, TypeError, KeyError, RecursionError):
+        if not path.is_file() or path.stat().st_size > MAX_SIDECAR_BYTES:
+            return None
+        with JournalReader(journal) as reader:
+            if reader.header.run != common:
+                return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        said = tuple((int(frame), checked_prompt(text)) for frame, text in found["said"])
+        redo = tuple((int(frame), int(seed)) for frame, seed in found["redo"])
+        check_redo(redo)
+        return _Done(list(found["begun_with"]), said, redo, bool(found["finished"]))
+    return None

@@ -1,0 +1,277 @@
+"""Steering: what is said counts from the next frame on, and the schedule of what was done makes the same again."""
+
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from artv_core.method.frames import AnchorPolicy, Frame
+from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.method.text_track import TextSegment, TextTrack
+from artv_core.models.artv import ARTV
+from artv_core.run.recording import Recording, record_frames
+from artv_core.run.steered_track import MAX_CHARACTERS, SteeredTrack
+from artv_core.run.steering import SIDECAR, SteeredRun
+from tests.models import untrained
+
+BEGIN = [(0, "a red circle moving right")]
+
+
+@pytest.fixture(scope="module")
+def model() -> ARTV:
+    return untrained()
+
+
+def options(model: ARTV, num_frames: int = 8, **changes) -> GenerateOptions:
+    quick: dict = {"height": 32, "width": 32, "steps": 1, "sampler": "euler_ancestral", "seed": 5}
+    return GenerateOptions(num_frames=num_frames, **{**quick, **changes}).resolved(model.config)
+
+
+def encoder(model: ARTV):
+    return lambda text: model.encode_weighted(text).detach()
+
+
+def steered(model: ARTV, num_frames: int = 8, folder: Path | None = None, blend: int = 0, **inputs) -> SteeredRun:
+    track = SteeredTrack(inputs.pop("prompts", BEGIN), encoder(model), blend)
+    request = VideoRequest(track, options(model, num_frames), **inputs)
+    return SteeredRun(model, request, folder and Recording(folder, weights="of this test"))
+
+
+def made_again(model: ARTV, run: SteeredRun, num_frames: int = 8, blend: int = 0) -> list[Tensor]:
+    """The frames of the run's schedule and seeds, without steering."""
+    segments = run.track.schedule().segments
+    spans = run.track.schedule().spans(blend)
+    contexts = {text: encoder(model)(text) for text in {segment.text for segment in segments}}
+    ends = [2**62 if span.end is None else span.end for span in spans]
+    track = TextTrack(
+        [
+            TextSegment(span.start, contexts[segment.text], end, 1.0, span.fade_in, span.fade_out)
+            for span, segment, end in zip(spans, segments, ends, strict=True)
+        ]
+    )
+    settings = replace(options(model, num_frames), redo=run.redo)
+    return [frame.latent for frame in record_frames(model, VideoRequest(track, settings))]
+
+
+def kept(frames: Iterator[Frame], into: list[Tensor]) -> Iterator[Frame]:
+    """Put each frame where it belongs; after a step back, later ones are dropped."""
+    for frame in frames:
+        into[frame.index :] = [frame.latent]
+        yield frame
+
+
+def equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def test_without_a_word_the_frames_are_the_usual_ones(model: ARTV):
+    run = steered(model)
+    assert equal([frame.latent for frame in run.frames()], made_again(model, run))
+    assert (run.track.said, run.redo) == ([], ())
+
+
+@pytest.mark.parametrize("blend", [0, 2])
+def test_what_is_said_counts_from_the_next_frame_on_and_makes_the_same_again(model: ARTV, blend: int):
+    run, frames = steered(model, 12, blend=blend), []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 2:
+            run.steering.say("a blue square moving up")
+        if frame.index in (3, 4):  # while the first one fades in
+            run.steering.say(f"a green triangle moving down, said at {frame.index}")
+    second = 3 if blend == 0 else 6
+    assert [start for start, _ in run.track.said] == ([3, 4, 5] if blend == 0 else [3, second])
+    assert run.track.said[0][1] == "a blue square moving up"
+    assert run.track.said[-1][1].endswith("at 4"), "what is said last counts"
+    assert equal(frames, made_again(model, run, 12, blend))
+    assert not torch.equal(frames[-1], made_again(model, steered(model, 12), 12)[-1])
+
+
+def test_a_scheduled_prompt_takes_over_again(model: ARTV):
+    prompts = [*BEGIN, (5, "a green circle moving left")]
+    run, frames = steered(model, 8, prompts=prompts), []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 1:
+            run.steering.say("a blue square moving up")
+    assert run.track.prompts == [BEGIN[0], (2, "a blue square moving up"), prompts[1]]
+    assert equal(frames, made_again(model, run))
+
+
+@pytest.mark.parametrize("with_journal", [False, True])
+def test_steps_back_leave_the_frames_before_as_they_were(model: ARTV, tmp_path: Path, with_journal: bool):
+    """Twenty times at random, with another text or the same; in the end a run of the schedule is the same."""
+    rng = random.Random(3)
+    run, frames = steered(model, 16, tmp_path if with_journal else None), []
+    steps = 0
+    for frame in kept(run.frames(), frames):
+        if frame.index < 3 or steps == 20 or rng.random() < 0.5:
+            continue
+        before, back = list(frames), rng.randrange(1, min(8, frame.index))
+        text = rng.choice([None, f"a blue square, step {steps}"])
+        first = run.steering.back(back, text=text)
+        assert first == frame.index + 1 - back
+        steps += 1
+        assert equal(frames[:first], before[:first])
+    assert steps == 20
+    assert equal(frames, made_again(model, run, 16))
+
+
+def test_a_step_back_makes_other_frames(model: ARTV):
+    run, frames, dropped = steered(model, 6), [], []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 4 and not dropped:
+            run.steering.say("never seen")
+            run.steering.back(3, seed=77)
+            dropped = list(frames)
+    assert run.redo == ((2, 77),)
+    assert run.track.said == []
+    assert equal(frames[:2], dropped[:2])
+    assert not torch.equal(frames[2], dropped[2])
+    assert equal(frames, made_again(model, run, 6))
+
+
+def test_what_is_said_after_a_step_back_is_for_the_frames_made_again(model: ARTV):
+    run, frames, asked = steered(model, 6), [], False
+    for frame in kept(run.frames(), frames):
+        if frame.index == 4 and not asked:
+            asked = True
+            run.steering.back(3)
+            run.steering.say("a blue square")
+    assert run.track.said == [(2, "a blue square")]
+    assert run.redo == ((2, 6),)
+
+
+def test_a_run_that_was_killed_goes_on_with_all_that_was_done(model: ARTV, tmp_path: Path):
+    """Ten times at random: said, gone back, killed between two frames. Nothing that was made is lost."""
+    rng = random.Random(1)
+    frames: list[Tensor] = []
+    total = 30
+    for _ in range(10):
+        run = steered(model, total, tmp_path)
+        before, seen = list(frames), 0
+        for frame in kept(run.frames(), frames):
+            if frame.index < len(before) and seen == frame.index:
+                assert torch.equal(frame.latent, before[frame.index])
+            seen = max(seen, frame.index + 1)
+            if seen <= len(before):
+                continue
+            if rng.random() < 0.5:
+                run.steering.say(f"a green square, said at {frame.index}")
+            if frame.index > 4 and rng.random() < 0.2:
+                run.steering.back(rng.randrange(1, 4))
+            elif seen > len(before) + 1 and rng.random() < 0.5:
+                break  # the process is killed
+        assert len(frames) >= min(len(before), total) - 4
+    last = steered(model, total, tmp_path)
+    made = [frame.latent for frame in last.frames()]
+    assert equal(made, made_again(model, last, total))
+    assert last.track.said
+
+
+def test_a_finished_run_is_not_gone_on_with(model: ARTV, tmp_path: Path):
+    """Asked for again, the schedule is what was asked for: what was said is in the schedule that it gave back."""
+    run = steered(model, 4, tmp_path)
+    for frame in run.frames():
+        if frame.index == 1:
+            run.steering.say("a blue square")
+    assert run.track.said
+    again = steered(model, 4, tmp_path)
+    list(again.frames())
+    assert again.track.said == []
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"said": [[-1, "x"]]}', "x" * 20, "[" * 100_000])
+def test_a_damaged_file_beside_a_journal_is_ignored(model: ARTV, tmp_path: Path, damage: str):
+    run = steered(model, 4, tmp_path)
+    next(run.frames())
+    (sidecar,) = tmp_path.glob(f"*{SIDECAR}")
+    sidecar.write_text(damage)
+    assert len(list(steered(model, 4, tmp_path).frames())) == 4
+
+
+def test_pause_stop_and_words_from_another_thread(model: ARTV):
+    run, reached = steered(model, 0), threading.Event()
+    frames: list[Frame] = []
+
+    def make() -> None:
+        for frame in run.frames():
+            frames.append(frame)
+            if frame.index == 2:
+                run.steering.pause()
+                reached.set()
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    assert reached.wait(60)
+    thread.join(0.3)
+    assert (len(frames), run.steering.paused) == (3, True)
+    run.steering.say("a blue square")
+    run.steering.go_on()
+    while len(frames) < 5:
+        thread.join(0.01)
+    run.steering.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert run.track.said[0] == (3, "a blue square")
+
+
+def test_a_paused_run_takes_a_step_back(model: ARTV):
+    run, frames = steered(model, 6), []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 4 and not run.redo:
+            run.steering.pause()
+            threading.Timer(0.1, lambda: (run.steering.back(2), run.steering.go_on())).start()
+    assert run.redo == ((3, 6),)
+    assert len(frames) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the prompt is empty"),
+        (" \n", "the prompt is empty"),
+        ("a" * 10_000, f"the prompt has 10000 characters; accepted are up to {MAX_CHARACTERS}"),
+        ("(fox:1e9)", "weight"),
+    ],
+)
+def test_a_prompt_that_will_not_do_is_refused_and_nothing_stops(model: ARTV, text: str, message: str):
+    run, frames = steered(model, 4), []
+    for frame in kept(run.frames(), frames):
+        with pytest.raises(ValueError, match=message):
+            run.steering.say(text)
+        if frame.index > 1:
+            with pytest.raises(ValueError, match=message):
+                run.steering.back(1, text=text)
+    assert equal(frames, made_again(model, run, 4))
+
+
+def test_a_thousand_words_a_frame_keep_the_last(model: ARTV):
+    run = steered(model, 3)
+    for frame in run.frames():
+        if frame.index == 0:
+            for number in range(1000):
+                run.steering.say(f"a blue square {number}")
+    assert run.track.said == [(1, "a blue square 999")]
+
+
+def test_steps_back_that_cannot_be(model: ARTV):
+    run = steered(model, 4)
+    with pytest.raises(ValueError, match="there is none to drop yet"):
+        run.steering.back(1)
+    for frame in run.frames():
+        if frame.index == 3:
+            for frames in (0, -1, 4):
+                with pytest.raises(ValueError, match="1 to 3 are there to drop; the first 1 stay"):
+                    run.steering.back(frames)
+            with pytest.raises(ValueError, match="the seed is -1; accepted are 0 to"):
+                run.steering.back(1, seed=-1)
+
+
+def test_one_anchor_for_each_prompt_cannot_be_steered(model: ARTV):
+    latent = torch.zeros(1, 4, 4, 4)
+    with pytest.raises(ValueError, match="give one anchor for all"):
+        steered(model, anchor=AnchorPolicy("given", by_segment=(latent,)))
