@@ -75,6 +75,11 @@ def test_without_a_word_the_frames_are_the_usual_ones(model: ARTV):
     assert (run.track.said, run.redo) == ([], ())
 
 
+def test_a_run_that_is_not_steered_leaves_nothing_beside_its_journal(model: ARTV, tmp_path: Path):
+    list(steered(model, 2, tmp_path).frames())
+    assert not list(tmp_path.glob(f"*{SIDECAR}"))
+
+
 @pytest.mark.parametrize("blend", [0, 2])
 def test_what_is_said_counts_from_the_next_frame_on_and_makes_the_same_again(model: ARTV, blend: int):
     run, frames = steered(model, 12, blend=blend), []
@@ -134,6 +139,27 @@ def test_a_step_back_makes_other_frames(model: ARTV):
     assert equal(frames, made_again(model, run, 6))
 
 
+def test_a_step_back_with_another_text_keeps_the_seed(model: ARTV):
+    run, frames, asked = steered(model, 6), [], False
+    for frame in kept(run.frames(), frames):
+        if frame.index == 4 and not asked:
+            asked = True
+            run.steering.back(3, text="a blue square")
+    assert (run.track.said, run.redo) == ([(2, "a blue square")], ())
+    assert equal(frames, made_again(model, run, 6))
+
+
+def test_what_is_raised_while_a_run_is_paused_ends_it(model: ARTV):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    run = steered(model, 4)
+    run.steering.while_paused = interrupt
+    run.steering.pause()
+    with pytest.raises(KeyboardInterrupt):
+        list(run.frames())
+
+
 def test_what_is_said_after_a_step_back_is_for_the_frames_made_again(model: ARTV):
     run, frames, asked = steered(model, 6), [], False
     for frame in kept(run.frames(), frames):
@@ -187,7 +213,11 @@ def test_a_finished_run_is_not_gone_on_with(model: ARTV, tmp_path: Path):
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"said": [[-1, "x"]]}', "x" * 20, "[" * 100_000])
 def test_a_damaged_file_beside_a_journal_is_ignored(model: ARTV, tmp_path: Path, damage: str):
     run = steered(model, 4, tmp_path)
-    next(run.frames())
+    frames = run.frames()
+    next(frames)
+    run.steering.say("a blue square")
+    next(frames)
+    frames.close()
     (sidecar,) = tmp_path.glob(f"*{SIDECAR}")
     sidecar.write_text(damage)
     assert len(list(steered(model, 4, tmp_path).frames())) == 4

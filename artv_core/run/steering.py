@@ -6,7 +6,7 @@ frames again. With a journal it is kept beside that, so a run that was interrupt
 
 import json
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,27 +29,30 @@ SIDECAR = ".steering.json"
 """Beside a journal: what was said and which seeds were taken, as JSON."""
 
 MAX_SIDECAR_BYTES = 10_000_000
+PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Back:
-    """A step back: make the frames from `frame` on again, with this seed."""
+    """A step back: make the frames from `frame` on again, with this seed, or with the seed that they had."""
 
     frame: int
-    seed: int
+    seed: int | None
 
 
 class Steering:
     """The controls of one run. All methods can be called from any thread; they take effect between two frames."""
 
     def __init__(self, track: SteeredTrack, seed: int = 0, first: int = 1) -> None:
-        """`first` is the first frame that can be made again, 1 or more."""
+        """`first` is the first frame that can be made again, 1 or more. None of the run's frames have been made."""
         self.track, self.seed = track, seed
         self._first, self._count = max(1, first), 0
         self._changed = threading.Condition()
         self._paused = self._stopped = False
         self._back: Back | None = None
         self._after_back: str | None = None  # what is said once that step is taken
+        self.while_paused: Callable[[], None] = lambda: None
+        """Called ten times a second while the run is paused; what it raises ends the run."""
 
     @property
     def paused(self) -> bool:
@@ -89,8 +92,9 @@ class Steering:
             self._changed.notify_all()
 
     def back(self, frames: int, seed: int | None = None, text: str | None = None) -> int:
-        """Drop the last `frames` frames and make others, with another seed (None: the next number) and, if given,
-        another text. What was said for the dropped frames is forgotten. Returns the first frame that is made again.
+        """Drop the last `frames` frames and make others, with another seed, another text, or both. With neither, the
+        seed is the next number. What was said for the dropped frames is forgotten. Returns the first frame that is made
+        again.
 
         Raises ValueError if there are not that many frames, or as `SteeredTrack.say`.
         """
@@ -102,8 +106,10 @@ class Steering:
                 raise ValueError(f"cannot go back {frames} frames: {has}; the first {self._first} stay")
             if seed is not None and not 0 <= seed <= MAX_SEED:
                 raise ValueError(f"the seed is {seed}; accepted are 0 to {MAX_SEED}")
-            self.seed = (self.seed + 1) % (MAX_SEED + 1) if seed is None else seed
-            self._back, self._after_back = Back(self._count - frames, self.seed), after
+            if seed is None and after is None:
+                seed = (self.seed + 1) % (MAX_SEED + 1)
+            self.seed = self.seed if seed is None else seed
+            self._back, self._after_back = Back(self._count - frames, seed), after
             self.track.unsay()  # it was meant for a frame that is dropped
             self._changed.notify_all()
             return self._back.frame
@@ -118,7 +124,8 @@ class Steering:
         None."""
         with self._changed:
             while self._paused and not self._stopped and self._back is None:
-                self._changed.wait()
+                self._changed.wait(PAUSE_SECONDS)
+                self.while_paused()
             back, self._back = self._back, None
             if back is None or self._stopped:
                 return None
@@ -149,7 +156,7 @@ class SteeredRun:
         self.track = request.text
         self.steering = Steering(self.track, request.options.seed, len(self.given))
         self.track.on_change = self._keep
-        self._first_seed = request.options.seed
+        self._first_seed, self._first_redo = request.options.seed, request.options.redo
         self._journal: Path | None = None
 
     @property
@@ -201,7 +208,8 @@ class SteeredRun:
 
     def _take(self, back: Back) -> None:
         options = self.request.options
-        redo = (*(pair for pair in options.redo if pair[0] < back.frame), (back.frame, back.seed))
+        redo = tuple(pair for pair in options.redo if pair[0] < back.frame)
+        redo += () if back.seed is None else ((back.frame, back.seed),)
         self.request = replace(self.request, options=replace(options, redo=redo))
         if self.recording is not None:  # the journal that is wanted now is the one with these seeds
             self.recording = replace(self.recording, start_over=False)
@@ -210,7 +218,8 @@ class SteeredRun:
 
     def _keep(self, finished: bool = False) -> None:
         """Write what was said and taken beside the journal, before the first frame that depends on it is made."""
-        if self._journal is None:
+        steered = self.track.said or self.redo != self._first_redo
+        if self._journal is None or not (steered or _sidecar(self._journal).exists()):
             return
         done = {"begun_with": self._begun_with(), "said": self.track.said, "redo": self.redo, "finished": finished}
         with replacing(_sidecar(self._journal)) as path:
@@ -218,7 +227,8 @@ class SteeredRun:
 
     def _begun_with(self) -> list[Any]:
         """What the run was asked for, apart from what `FrameDigests.common` covers, as JSON gives it back."""
-        return [[list(prompt) for prompt in self.track.scheduled], self._first_seed]
+        redo = [list(pair) for pair in self._first_redo]
+        return [[list(prompt) for prompt in self.track.scheduled], self._first_seed, redo]
 
     def _restore(self) -> None:
         """Take over what was said and taken in the newest interrupted run that was begun as this one."""
