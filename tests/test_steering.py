@@ -15,7 +15,7 @@ from artv_core.method.generate import GenerateOptions, VideoRequest
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.recording import Recording, record_frames
-from artv_core.run.steered_track import MAX_CHARACTERS, SteeredTrack
+from artv_core.run.steered_track import MAX_CHARACTERS, FixedTrack, SteeredTrack
 from artv_core.run.steering import SIDECAR, SteeredRun
 from tests.models import untrained
 
@@ -299,6 +299,23 @@ def test_steps_back_that_cannot_be(model: ARTV):
                     run.steering.back(frames)
             with pytest.raises(ValueError, match="the seed is -1; accepted are 0 to"):
                 run.steering.back(1, seed=-1)
+
+
+def test_prompts_that_cannot_be_changed(model: ARTV):
+    """As from conditioning without its encoder: the run can be taken back all the same."""
+    context = encoder(model)("a red circle")
+    track = TextTrack([TextSegment(0, context), TextSegment(3, context * 1.1)])
+    run = SteeredRun(model, VideoRequest(FixedTrack(track), options(model, 6)))
+    frames: list[Tensor] = []
+    for frame in kept(run.frames(), frames):
+        with pytest.raises(ValueError, match="cannot be changed while it goes on"):
+            run.steering.say("a blue square")
+        if frame.index == 4 and not run.redo:
+            with pytest.raises(ValueError, match="cannot be changed while it goes on"):
+                run.steering.back(1, text="a blue square")
+            run.steering.back(2)
+    settings = replace(options(model, 6), redo=((3, 6),))
+    assert equal(frames, [frame.latent for frame in record_frames(model, VideoRequest(track, settings))])
 
 
 def test_one_anchor_for_each_prompt_cannot_be_steered(model: ARTV):

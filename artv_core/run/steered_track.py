@@ -62,6 +62,11 @@ class SteeredTrack(TextTrack):
         with self._lock:
             self._waiting = text
 
+    @property
+    def can_say(self) -> bool:
+        """Whether `say` can be used."""
+        return True
+
     def unsay(self) -> None:
         """Forget what was said and has no frame yet."""
         with self._lock:
@@ -71,11 +76,6 @@ class SteeredTrack(TextTrack):
     def waiting(self) -> str | None:
         """What was said and has no frame yet."""
         return self._waiting
-
-    @property
-    def scheduled(self) -> list[tuple[int, str]]:
-        """The prompts that the run was begun with."""
-        return sorted(self._scheduled.items())
 
     @property
     def prompts(self) -> list[tuple[int, str]]:
@@ -140,3 +140,26 @@ class SteeredTrack(TextTrack):
         if text not in self._contexts:
             self._contexts[text] = self._encode(text)
         return self._contexts[text]
+
+
+class FixedTrack(SteeredTrack):
+    """A track whose prompts cannot be changed, for a run that is only paused, stopped or taken back."""
+
+    def __init__(self, track: TextTrack) -> None:
+        super().__init__([(0, "")], lambda text: track.segments[0].context)
+        TextTrack.__init__(self, track.segments)
+
+    @property
+    def can_say(self) -> bool:
+        """No."""
+        return False
+
+    def say(self, text: str) -> None:
+        """Raises ValueError."""
+        raise ValueError("the prompts of this run cannot be changed while it goes on")
+
+    def take_back(self, frame: int) -> None:
+        """Nothing was said."""
+
+    def restore(self, said: Sequence[tuple[int, str]]) -> None:
+        """Nothing was said."""

@@ -22,7 +22,7 @@ from .finite_frames import finite_only
 from .journal import Journal
 from .journal_file import SUFFIX, JournalReader
 from .journal_folder import newest_first
-from .recording import FrameDigests, Recording, record_frames
+from .recording import FrameDigests, Recording, record_frames, tensor_digest
 from .steered_track import SteeredTrack, checked_prompt
 
 SIDECAR = ".steering.json"
@@ -106,6 +106,8 @@ class Steering:
                 raise ValueError(f"cannot go back {frames} frames: {has}; the first {self._first} stay")
             if seed is not None and not 0 <= seed <= MAX_SEED:
                 raise ValueError(f"the seed is {seed}; accepted are 0 to {MAX_SEED}")
+            if after is not None and not self.track.can_say:
+                self.track.say(after)  # raises
             if seed is None and after is None:
                 seed = (self.seed + 1) % (MAX_SEED + 1)
             self.seed = self.seed if seed is None else seed
@@ -157,6 +159,7 @@ class SteeredRun:
         self.steering = Steering(self.track, request.options.seed, len(self.given))
         self.track.on_change = self._keep
         self._first_seed, self._first_redo = request.options.seed, request.options.redo
+        self._first_texts = [[segment.start, tensor_digest(segment.context)] for segment in self.track.segments]
         self._journal: Path | None = None
 
     @property
@@ -228,7 +231,7 @@ class SteeredRun:
     def _begun_with(self) -> list[Any]:
         """What the run was asked for, apart from what `FrameDigests.common` covers, as JSON gives it back."""
         redo = [list(pair) for pair in self._first_redo]
-        return [[list(prompt) for prompt in self.track.scheduled], self._first_seed, redo]
+        return [self._first_texts, self._first_seed, redo]
 
     def _restore(self) -> None:
         """Take over what was said and taken in the newest interrupted run that was begun as this one."""
