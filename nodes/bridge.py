@@ -21,7 +21,9 @@ from ..artv_core.method.frames import AnchorPolicy, Frame
 from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch, check_keyframes
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
-from ..artv_core.run.recording import Recording, record_frames
+from ..artv_core.run.recording import Recording
+from ..artv_core.run.steered_track import FixedTrack, SteeredTrack
+from ..artv_core.run.steering import SteeredRun
 from .frame_request import FrameRecord, FrameRequest
 from .images import Decoder
 from .live import Run
@@ -29,6 +31,7 @@ from .loading import load_model as load_model  # callers outside the pack look f
 from .monitor import Decode, Monitor
 from .prompt_track import Conditioning, read_texts
 from .size_advice import size_advice
+from .steer import steered_track, steering_told
 from .weights import Evaluations, run_weights
 from .words import warn_of_words
 
@@ -105,10 +108,12 @@ class Video(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """All videos of a batch, and a line about their journal."""
+    """All videos of a batch, a line about their journal, and whether the run was steered: then the videos are not what
+    the inputs alone would make."""
 
     videos: list[Video]
     journal: str
+    steered: bool
 
 
 def sample(
@@ -153,12 +158,16 @@ def sample(
         weights = run_weights(patcher)
         run.unknown = warn_of_words(model.config, positive, negative)
         recording = None if journal is None else Recording(journal, start_over, weights, on_open=monitor.opened)
-        request = VideoRequest(texts.track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
-        frames = record_frames(model, request, recording, [as_batch(latent, options, model) for latent in given])
-        _gather(frames, collector, streams, monitor, evaluations)
-    videos = collector.videos(request, len(given), weights)
+        track: SteeredTrack = FixedTrack(texts.track)
+        if not policy.by_segment:  # or there would be no anchor for what is said
+            track = steered_track(positive, texts.track, evaluations.make_sure)
+        request = VideoRequest(track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
+        steered = SteeredRun(model, request, recording, [as_batch(latent, options, model) for latent in given])
+        with steering_told(run, steered, files=streams is not None):
+            _gather(steered.frames(), collector, streams, monitor, evaluations)
+    videos = collector.videos(steered.final_request(), len(given), weights)
     run.came_out(videos[0].latents)
-    return Sampled(videos, monitor.journal)
+    return Sampled(videos, monitor.journal, steered.was_steered)
 
 
 def _run(options: GenerateOptions, config: ARTVConfig, workflow: str | None, given: bool) -> Run:
@@ -180,12 +189,16 @@ def _gather(
     """Make all frames, and pass each one to the collector, the streams and the page."""
     with monitor, streams or nullcontext(), closing(frames):
         for frame in frames:
+            if frame.index < collector.count:  # after a step back
+                collector.cut(frame.index)
+                monitor.cut(frame.index)
             latents, reading = collector.add(frame)
             image = None
             if streams is not None:
                 image = streams.append(latents)[:1]
                 evaluations.make_sure()
             monitor.finished(frame, reading, image)
+        monitor.ended()
 
 
 def _given_frames(references: dict[str, Any] | None, config: ARTVConfig) -> Tensor:
@@ -261,6 +274,21 @@ class _Collector:
         self._readings: list[list[DriftReading]] = [[] for _ in range(options.batch_size)]
         self._records = [FrameRecord() for _ in range(options.batch_size)]
 
+    @property
+    def count(self) -> int:
+        """How many frames there are."""
+        return len(self._readings[0])
+
+    def cut(self, count: int) -> None:
+        """Forget all but the first `count` frames, of which there is at least one."""
+        for b, record in enumerate(self._records):
+            record.cut(count)
+            del self._readings[b][count:]
+            self._meters[b] = DriftMeter()  # which goes on from the first frame and the last
+            for index in dict.fromkeys((0, count - 1)):
+                self._meters[b].read(index, self._latents[b, index])
+        self._masks[:, count:] = 0
+
     def add(self, frame: Frame) -> tuple[Tensor, DriftReading]:
         """Add a frame. Returns its latents [B, C, h, w] in the host's scale, and the drift of the first video."""
         self._latents[:, frame.index] = to_host(frame.latent, self._vae).to(self._latents.device)
@@ -276,10 +304,12 @@ class _Collector:
 
     def videos(self, request: VideoRequest, num_given: int, weights: str) -> list[Video]:
         """The videos of the run, which sampled with `weights` (a digest)."""
-        parts = zip(self._latents, self._masks, self._readings, self._records, strict=True)
+        made = slice(self.count)
+        latents, masks = self._latents[:, made], self._masks[:, made]
+        parts = zip(latents, masks, self._readings, self._records, strict=True)
         return [
-            Video(latents, masks, drift_table(readings), FrameRequest.of_run(request, num_given, b, weights, record))
-            for b, (latents, masks, readings, record) in enumerate(parts)
+            Video(one, mask, drift_table(readings), FrameRequest.of_run(request, num_given, b, weights, record))
+            for b, (one, mask, readings, record) in enumerate(parts)
         ]
 
 

@@ -19,6 +19,7 @@ from .sampler import ARTVMaskedDiffusionSampler
 from .sampling_options import ARTVSamplingOptions
 from .scheduler import ARTVMultiPromptScheduler
 from .shortcuts import ARTVShortcutSettings
+from .steer import answer_steer
 from .step_masks import ARTVStepMasks
 from .stream import ARTVStreamVideo
 from .words import answer_words
@@ -50,6 +51,7 @@ ANSWERS: dict[str, Answer] = {
     "checkpoint": answer_checkpoint,
     "schedule": answer_schedule,
     "words": answer_words,
+    "steer": answer_steer,
     "copies": copies.answer_copies,
 }
 

@@ -59,6 +59,10 @@ class FrameRecord:
         small = steps.to(torch.int8) if largest <= 127 else steps
         self._corrections.append(small if largest else None)
 
+    def cut(self, count: int) -> None:
+        """Forget all but the first `count` frames."""
+        del self.digests[count:], self._corrections[count:]
+
     def exact(self, frame: int, back: Tensor) -> Tensor:
         """The frame's latent in the core's scale, from the one that was converted back."""
         steps = self._corrections[frame]

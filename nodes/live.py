@@ -111,12 +111,14 @@ class Run:
         self.state = "running"
         self.problem: str | None = None  # one line, if it failed
         self.unknown: dict[str, Any] | None = None  # words that the model does not know; see `words.warn_of_words`
+        self.steered: Any = None  # the `SteeredRun` while it goes on
+        self.steering: Callable[[], dict[str, Any]] = dict  # what is told of that
         self.pictures = Thinned[LivePicture](MAX_PICTURES)
         self.readings = Thinned[LiveReading](MAX_READINGS)
         self.masks = Thinned[LiveMask](MAX_MASKS)
         self._untold = (Thinned[LivePicture](MAX_UNTOLD), Thinned[LiveReading](MAX_READINGS))
         self._times: deque[float] = deque([time.monotonic()], PACE_FRAMES + 1)
-        self._lock = threading.Lock()
+        self._lock, self._cut = threading.Lock(), False
         _keep(self)
         self.tell()
 
@@ -132,6 +134,13 @@ class Run:
             if mask is not None:
                 self.masks.add(mask)
 
+    def cut(self, count: int) -> None:
+        """Forget all but the first `count` frames, since others will take the place of the rest."""
+        with self._lock:
+            for kept in (self.pictures, self.readings, self.masks, *self._untold):
+                kept.cut(count)
+            self.done, self._cut = count, True
+
     def show(self, index: int, jpeg: bytes | None) -> None:
         """Add the picture of a finished frame to the next message."""
         with self._lock:
@@ -146,9 +155,12 @@ class Run:
         with self._lock:
             pictures, readings = self._untold
             self._untold = (Thinned(MAX_UNTOLD), Thinned(MAX_READINGS))
+            if self._cut:  # the page forgets what it has
+                pictures, readings = self.pictures, self.readings
+            whole, self._cut = self._cut, False
         recipients = self._recipients()
         if recipients:
-            message = self._message(pictures.items, readings.items, whole=False)
+            message = self._message(pictures.items, readings.items, whole)
             for client, _ in recipients:
                 PromptServer.instance.send_sync(EVENT, message, client)
 
@@ -194,6 +206,7 @@ class Run:
             "state": self.state,
             "problem": self.problem,
             "unknown": self.unknown,
+            "steering": self.steering(),
             "total": self.total,
             "known": self.known,
             "blind": self.blind or (None if self.wants_pictures else "off"),
@@ -278,6 +291,21 @@ def run_of(latents: Any) -> Run | None:
     """The run that made exactly these latents, if it is kept."""
     with _lock:
         return next((run for run in _runs.values() if run.latents() is latents), None)
+
+
+def run_for(question: dict[str, Any]) -> Run:
+    """The run that a client may steer: the one with the id `run`, or, of those that `client_id` queued, the latest one
+    of `prompt_id`, and of `node` if that is given. Raises ValueError if there is none."""
+    with _lock:
+        runs = list(reversed(_runs.values()))
+    if question.get("run") is not None:
+        found = [run for run in runs if run.id == question["run"]]
+    else:
+        client, prompt, node = _client(question), question.get("prompt_id"), question.get("node")
+        found = [run for run in runs if run.client == client and run.prompt == prompt and node in (None, run.node)]
+    if not found:
+        raise ValueError("no such run is known; give its id as run, or the client_id and prompt_id that queued it")
+    return found[0]
 
 
 def _client(question: dict[str, Any]) -> str:

@@ -115,6 +115,18 @@ class Monitor:
             self._next_message = time.monotonic() + MESSAGE_SECONDS
             self._show(done)
 
+    def cut(self, count: int) -> None:
+        """Call after a step back, when only the first `count` frames are left."""
+        self._pending.cut(count)
+        self.run.known = min(self.run.known, count)
+        self.run.cut(count)
+
+    def ended(self) -> None:
+        """Call after the last frame; a run that was stopped has fewer of them than it was asked for."""
+        if self.run.done < self.run.total:
+            self.run.total = self.run.done
+            self._bar.update_absolute(self._total, self._total)
+
     def _show(self, done: int) -> None:
         previewed = host_previews() and not self.run.is_shown and PromptServer.instance.sockets
         if previewed or self.run.wants_pictures:

@@ -37,6 +37,10 @@ class Thinned(Generic[T]):
         place = bisect.bisect_left(self.items, index, key=lambda one: one.index)
         return self.items[place] if place < len(self.items) and self.items[place].index == index else None
 
+    def cut(self, index: int) -> None:
+        """Drop the items from `index` on."""
+        del self.items[bisect.bisect_left(self.items, index, key=lambda one: one.index) :]
+
     def _gap(self, place: int) -> int:
         return self.items[place + 1].index - self.items[place - 1].index
 

@@ -20,6 +20,7 @@ from .keyframes import Placed
 from .live import workflow_id
 from .output_files import Naming, graph_metadata
 from .sampling_options import SamplingOptions
+from .steer import note_steered, times_steered
 from .stream import Streams, StreamSettings
 from .types import (
     ARTVAnchor,
@@ -111,6 +112,11 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, **widgets: Any) -> int:
+        """Changes when a run with these values was steered, so that queueing them again makes what they say."""
+        return times_steered(widgets)
+
+    @classmethod
     @faults_named()
     def execute(
         cls,
@@ -151,6 +157,8 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             streams=streams,
             workflow=workflow_id(cls.hidden and cls.hidden.extra_pnginfo),
         )
+        if made.steered:
+            note_steered(widgets)
         return io.NodeOutput(
             [{"samples": video.latents, KEY: video.request} for video in made.videos],
             [video.masks for video in made.videos],

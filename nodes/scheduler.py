@@ -11,6 +11,7 @@ from .automatic import Automatic, advanced
 from .bridge import schema
 from .checks import verdict
 from .prompt_track import FADE_KEY, RANGE_KEY, TEXT_KEY, WEIGHT_KEY
+from .steer import STEER_KEY, steerable
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +97,10 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         segments = schedule.surrounded(pre_text, app_text).segments
         encoded = {prompt: encode(clip, prompt) for prompt in dict.fromkeys(segment.text for segment in segments)}
         conditioning = []
-        for segment, span in zip(segments, schedule.spans(blend_frames), strict=True):
+        for typed, segment, span in zip(schedule.segments, segments, schedule.spans(blend_frames), strict=True):
             keys = {RANGE_KEY: (span.start, span.end), WEIGHT_KEY: 1.0, FADE_KEY: (span.fade_in, span.fade_out)}
             keys[TEXT_KEY] = segment.text
+            keys[STEER_KEY] = steerable(clip, typed.text, pre_text, app_text, blend_frames)
             conditioning += [[context, {**options, **keys}] for context, options in encoded[segment.text]]
         return io.NodeOutput(conditioning, schedule.canonical())
 

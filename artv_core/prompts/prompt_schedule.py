@@ -66,7 +66,7 @@ class PromptSchedule:
     def surrounded(self, pre_text: str = "", app_text: str = "") -> "PromptSchedule":
         """The same schedule with text added before and after every prompt."""
         return replace(
-            self, segments=tuple(replace(s, text=_joined(pre_text, s.text, app_text)) for s in self.segments)
+            self, segments=tuple(replace(s, text=surrounded(s.text, pre_text, app_text)) for s in self.segments)
         )
 
     def spans(self, blend_frames: int = 0) -> list[PromptSpan]:
@@ -105,10 +105,11 @@ def blended_spans(starts: Sequence[int], blend_frames: int = 0) -> list[PromptSp
     return [PromptSpan(*span) for span in zip(starts, [*ends, None], fades, [*fades[1:], 0], strict=True)]
 
 
-def _joined(*parts: str) -> str:
-    """Join the parts that are not empty, with a space between them except before punctuation."""
+def surrounded(text: str, pre_text: str = "", app_text: str = "") -> str:
+    """A prompt with text before and after it: the parts that are not empty, with a space between them except before
+    punctuation."""
     joined = ""
-    for part in filter(None, map(str.strip, parts)):
+    for part in filter(None, map(str.strip, (pre_text, text, app_text))):
         joined += part if not joined or part[0] in ",.;:!?" else f" {part}"
     return joined
 

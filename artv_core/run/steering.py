@@ -17,6 +17,7 @@ from torch import Tensor
 from ..files.partial_file import replacing
 from ..method.frames import Frame
 from ..method.generate import MAX_SEED, VideoRequest, check_redo, generate_frames
+from ..method.text_track import TextTrack
 from ..models.artv import ARTV
 from .finite_frames import finite_only
 from .journal import Journal
@@ -51,6 +52,8 @@ class Steering:
         self._paused = self._stopped = False
         self._back: Back | None = None
         self._after_back: str | None = None  # what is said once that step is taken
+        self.no_way_back = ""
+        """Why no frame can be dropped; "" if it can."""
         self.while_paused: Callable[[], None] = lambda: None
         """Called ten times a second while the run is paused; what it raises ends the run."""
 
@@ -99,6 +102,8 @@ class Steering:
         Raises ValueError if there are not that many frames, or as `SteeredTrack.say`.
         """
         after = None if text is None else checked_prompt(text)
+        if self.no_way_back:
+            raise ValueError(f"cannot go back: {self.no_way_back}")
         with self._changed:
             most = self._count - self._first
             if frames < 1 or frames > most:
@@ -150,9 +155,9 @@ class SteeredRun:
         self, model: ARTV, request: VideoRequest, recording: Recording | None = None, given: Sequence[Tensor] = ()
     ) -> None:
         """`given` are as in `record_frames`. Raises ValueError if each prompt has an anchor of its own, for then there
-        is none for a prompt that is said later."""
+        is none for a prompt that is said later. With a `FixedTrack` it may."""
         assert isinstance(request.text, SteeredTrack)
-        if request.anchor.by_segment:
+        if request.anchor.by_segment and request.text.can_say:
             raise ValueError("a video with one anchor for each prompt cannot be steered; give one anchor for all")
         self.model, self.request, self.recording, self.given = model, request, recording, list(given)
         self.track = request.text
@@ -166,6 +171,15 @@ class SteeredRun:
     def redo(self) -> tuple[tuple[int, int], ...]:
         """`GenerateOptions.redo` that makes the same frames again."""
         return self.request.options.redo
+
+    @property
+    def was_steered(self) -> bool:
+        """Whether the frames are other ones than those that the run was asked for, or fewer."""
+        return bool(self.track.said) or self.redo != self._first_redo or self.steering.stopped
+
+    def final_request(self) -> VideoRequest:
+        """What makes the same frames again without steering."""
+        return replace(self.request, text=TextTrack(self.track.segments))
 
     def frames(self) -> Generator[Frame, None, None]:
         """All frames of the video, as `record_frames`. After a step back the frames from there on come again, so an
@@ -221,8 +235,7 @@ class SteeredRun:
 
     def _keep(self, finished: bool = False) -> None:
         """Write what was said and taken beside the journal, before the first frame that depends on it is made."""
-        steered = self.track.said or self.redo != self._first_redo
-        if self._journal is None or not (steered or _sidecar(self._journal).exists()):
+        if self._journal is None or not (self.was_steered or _sidecar(self._journal).exists()):
             return
         done = {"begun_with": self._begun_with(), "said": self.track.said, "redo": self.redo, "finished": finished}
         with replacing(_sidecar(self._journal)) as path:

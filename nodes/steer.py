@@ -1,0 +1,149 @@
+"""Steering a run from the page or over HTTP: another prompt, pause, stop, steps back (`artv_core.run.steering`).
+
+A prompt that is said must be encoded as those of the run were. ARTV Multi-Prompt Scheduler therefore notes with its
+CONDITIONING which CLIP encoded it. Prompts from elsewhere cannot be changed during a run; all else works with them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import comfy.model_management as memory
+from torch import Tensor
+
+from ..artv_core.method.text_track import TextTrack
+from ..artv_core.prompts.prompt_schedule import surrounded
+from ..artv_core.run.steered_track import FixedTrack, SteeredTrack
+from ..artv_core.run.steering import SteeredRun
+from .live import Run, run_for
+from .prompt_track import RANGE_KEY, Conditioning
+
+STEER_KEY = "artv_steer"
+"""The key in CONDITIONING."""
+
+MAX_WORD = 40
+MAX_STEERED = 256
+
+_clips: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+class Steerable(NamedTuple):
+    """How a prompt was made: its text as it was typed, the texts around it, the frames of its fade, and its CLIP."""
+
+    text: str
+    pre_text: str
+    app_text: str
+    blend_frames: int
+    clip: int
+
+
+def steerable(clip: Any, text: str, pre_text: str, app_text: str, blend_frames: int) -> Steerable:
+    """The note for a prompt. It does not keep the CLIP alive."""
+    _clips[id(clip)] = clip
+    return Steerable(text, pre_text, app_text, blend_frames, id(clip))
+
+
+def steered_track(positive: Conditioning, track: TextTrack, after_encoding: Callable[[], None]) -> SteeredTrack:
+    """The track of a run that can be steered. `after_encoding` is called after the host's CLIP was used."""
+    found = [options.get(STEER_KEY) for _, options in positive]
+    notes = [note for note in found if isinstance(note, Steerable)]
+    starts = [options.get(RANGE_KEY, (0, None))[0] for _, options in positive]
+    clip = _clips.get(notes[0].clip) if notes and len({note[1:] for note in notes}) == 1 else None
+    if clip is None or len(notes) < len(found) or len(set(starts)) < len(starts):
+        return FixedTrack(track)
+    around = (notes[0].pre_text, notes[0].app_text)
+
+    def encode(text: str) -> Tensor:
+        (context, _), *others = clip.encode_from_tokens_scheduled(clip.tokenize(surrounded(text, *around)))
+        after_encoding()
+        if others:
+            raise ValueError("the prompt makes several texts of one, which cannot be said during a run")
+        return context
+
+    prompts = [(start, note.text) for start, note in zip(starts, notes, strict=True)]
+    contexts = {note.text: context for (context, _), note in zip(positive, notes, strict=True)}
+    return SteeredTrack(sorted(prompts), encode, notes[0].blend_frames, contexts)
+
+
+@contextmanager
+def steering_told(run: Run, steered: SteeredRun, files: bool) -> Iterator[None]:
+    """While the run goes on it can be steered, and the page is told. `files`: video files are written meanwhile."""
+    steered.steering.while_paused = memory.throw_exception_if_processing_interrupted
+    if files:
+        steered.steering.no_way_back = (
+            "the video file is written while the frames are made; unconnect 'stream' to do so"
+        )
+    run.steered, run.steering = steered, lambda: told_of(steered)
+    try:
+        yield
+    finally:
+        last = told_of(steered)
+        run.steered, run.steering = None, lambda: last
+        if steered.was_steered:
+            run.recipe = None  # another run with these inputs has other frames
+
+
+_steered: deque[dict[str, Any]] = deque(maxlen=MAX_STEERED)
+
+
+def note_steered(widgets: dict[str, Any]) -> None:
+    """Note the values of the widgets of a run that was steered. The host must not take its result for what these values
+    make."""
+    _steered.append(dict(widgets))
+
+
+def times_steered(widgets: dict[str, Any]) -> int:
+    """How many of the noted runs had these values; it changes what the host finds in its cache."""
+    return sum(all(run.get(name) == value for name, value in widgets.items()) for run in _steered)
+
+
+def told_of(run: SteeredRun) -> dict[str, Any]:
+    """What the page is told about a run's steering."""
+    steering, track = run.steering, run.track
+    return {
+        "can_say": track.can_say,
+        "paused": steering.paused,
+        "stopped": steering.stopped,
+        "waiting": track.waiting,
+        "said": [list(one) for one in track.said],
+        "redo": [list(one) for one in run.redo],
+        "schedule": track.schedule().canonical() if track.can_say else None,
+    }
+
+
+def answer_steer(question: dict[str, Any]) -> dict[str, Any]:
+    """`POST /artv/steer {run, say, pause, back, seed, stop}`: steers a run that goes on. Instead of `run`, the id that
+    its page is told, a client may give `client_id` and `prompt_id` of a prompt that it queued, and `node` if that has
+    several samplers.
+
+    `say`: another prompt, from the next frame on. `pause`: true or false. `back`: drop this many frames and make
+    others, with `seed` or the text in `say`. `stop`: true ends the video after this frame. Returns what `told_of` does.
+    """
+    run = run_for(question)
+    steered = run.steered
+    if steered is None or run.state != "running":
+        raise ValueError("the run has ended; queue it again to go on")
+    text, back, seed = _of_type(question, "say", str), _of_type(question, "back", int), _of_type(question, "seed", int)
+    if seed is not None and back is None:
+        raise ValueError("seed is given without back; give the number of frames to go back, too")
+    if back is not None:
+        steered.steering.back(back, seed, text)
+    elif text is not None:
+        steered.steering.say(text)
+    pause, stop = _of_type(question, "pause", bool), _of_type(question, "stop", bool)
+    if pause is not None:
+        (steered.steering.pause if pause else steered.steering.go_on)()
+    if stop:
+        steered.steering.stop()
+    run.tell()
+    return told_of(steered)
+
+
+def _of_type(question: dict[str, Any], name: str, kind: type) -> Any:
+    value = question.get(name)
+    if value is None or type(value) is kind:
+        return value
+    accepted = {str: "a text", int: "a whole number", bool: "true or false"}[kind]
+    raise ValueError(f"{name} is {str(value)[:MAX_WORD]!r}; it must be {accepted}")

@@ -1,0 +1,218 @@
+"""Steering a run in a real ComfyUI, over HTTP: what is said is obeyed by the next frame, and the schedule that comes
+back makes the same frames again."""
+
+import itertools
+import json
+import urllib.error
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from websockets.sync.client import ClientConnection, connect
+
+from artv_core.commands.comfyui_server import ADDRESS, Graph, Result, Server
+
+from .graphs import node, text_to_video
+
+FRAMES = 10
+SEEDS = itertools.count(9000)
+FIRST, THEN = "a red circle moving right", "a blue square moving up"
+
+
+def graph(text: str = f'"0": "{FIRST}"', slow: float = 0.05, blend: int = 0, redo: str = "", **sampler: Any) -> Graph:
+    """loader, scheduler, a model that takes its time, sampler, save."""
+    around = {"pre_text": "", "app_text": "on a green background"}
+    made = text_to_video(**{"frames": FRAMES, "seed": next(SEEDS)} | sampler)
+    made["text"] = node(
+        "ARTVMultiPromptScheduler", clip=["loader", 1], text=text, blend_frames=blend, fps=8.0, num_frames=0,
+        segment_frames=16, **around,
+    )  # fmt: skip
+    made["slow"] = node("ARTVTestSlow", model=["loader", 0], seconds=slow)
+    made["sample"]["inputs"]["model"] = ["slow", 0]
+    if redo:
+        made["journal"] = node("ARTVJournalSettings", mode="off", start_over=False, redo=redo)
+        made["sample"]["inputs"]["journal"] = ["journal", 0]
+    return made
+
+
+class Driver:
+    """Steers a run: each (number of frames there must be, what is asked), in order, each once. `answers` and `problems`
+    are what the server said."""
+
+    def __init__(self, server: Server, *asked: tuple[int, dict[str, Any]]) -> None:
+        self.server, self.asked = server, list(asked)
+        self.answers: list[dict[str, Any]] = []
+        self.problems: list[str] = []
+        self.at: list[int] = []
+
+    def __call__(self, result: Result) -> None:
+        while self.asked and result.live and result.live[-1]["done"] >= self.asked[0][0]:
+            question = {"run": result.live[-1]["run"]} | self.asked.pop(0)[1]
+            self.at.append(result.live[-1]["done"])
+            told = steer(self.server, question)
+            (self.problems if isinstance(told, str) else self.answers).append(told)  # type: ignore[arg-type]
+
+
+def steer(server: Server, question: dict[str, Any]) -> dict[str, Any] | str:
+    """The answer, or the line that refuses."""
+    try:
+        return server.post("/artv/steer", question)
+    except urllib.error.HTTPError as refusal:
+        return json.load(refusal)["error"]
+
+
+def made(server: Server, graph: Graph, on_progress: Callable[[Result], None] | None = None) -> tuple[Tensor, Result]:
+    result = server.run(graph, on_progress, watch=True)
+    assert result.status == "success", result.message
+    return load_file(server.output_file(result.outputs["save"]["latents"][0]))["latent_tensor"], result
+
+
+@pytest.mark.parametrize("blend", [0, 2])
+def test_what_is_said_is_obeyed_and_its_schedule_makes_the_same_again(server: Server, blend: int) -> None:
+    asked = graph(blend=blend, frames=12)
+    driver = Driver(server, (2, {"say": THEN}))
+    latents, result = made(server, asked, driver)
+    ((start, said),) = result.live[-1]["steering"]["said"]
+    assert said == THEN
+    assert driver.at[0] <= start <= driver.at[0] + 2, "the frame that is being made, and at most one more"
+    schedule = result.live[-1]["steering"]["schedule"]
+    assert schedule == f'"0": "{FIRST}",\n"{start}": "{THEN}"'
+    seed = asked["sample"]["inputs"]["seed"]
+    again, _ = made(server, graph(schedule, 0.0, blend, frames=12, seed=seed))
+    assert torch.equal(again, latents)
+    plain, _ = made(server, graph(slow=0.0, blend=blend, frames=12, seed=seed))
+    assert torch.equal(plain[:start], latents[:start])
+    assert not torch.equal(plain[start:], latents[start:])
+
+
+def test_steps_back_leave_what_was_before_and_can_be_made_again(server: Server) -> None:
+    asked = graph()
+    driver = Driver(server, (4, {"back": 2}), (6, {"back": 3, "say": THEN}))
+    latents, result = made(server, asked, driver)
+    assert not driver.problems
+    told = result.live[-1]["steering"]
+    assert len(latents) == FRAMES
+    assert any(message["whole"] for message in result.live), "pages forget the frames that were dropped"
+    redo = "\n".join(f"{frame}: {seed}" for frame, seed in told["redo"])
+    again, _ = made(server, graph(told["schedule"], 0.0, redo=redo, seed=asked["sample"]["inputs"]["seed"]))
+    assert torch.equal(again, latents)
+
+
+def test_a_run_can_be_paused_and_stopped_and_its_frames_are_kept(server: Server) -> None:
+    driver = Driver(server, (2, {"pause": True}), (2, {"pause": False, "say": THEN}), (5, {"stop": True}))
+    latents, result = made(server, graph(), driver)
+    assert [answer["paused"] for answer in driver.answers] == [True, False, False]
+    assert 5 <= len(latents) < FRAMES
+    last = result.live[-1]
+    assert (last["state"], last["done"], last["total"]) == ("finished", len(latents), len(latents))
+
+
+def test_a_steered_result_is_not_taken_for_what_its_inputs_make(server: Server) -> None:
+    """The host keeps results by their inputs. Queued again as it was, the run is made as it was asked for."""
+    asked = graph()
+    steered, _ = made(server, asked, Driver(server, (3, {"say": THEN})))
+    usual, result = made(server, asked)
+    assert "sample" in result.executed
+    assert not torch.equal(usual, steered)
+    _, cached = made(server, {**asked, "save": node("SaveLatent", samples=["sample", 0], filename_prefix="latents/x")})
+    assert "sample" not in cached.executed
+
+
+def test_an_interrupted_run_is_gone_on_with_as_it_was_steered(server: Server) -> None:
+    asked = graph()
+    asked["journal"] = node("ARTVJournalSettings", mode="on", start_over=False, redo="")
+    asked["sample"]["inputs"]["journal"] = ["journal", 0]
+    driver = Driver(server, (2, {"say": THEN}))
+
+    def interrupt_later(result: Result) -> None:
+        driver(result)
+        if result.live and result.live[-1]["done"] >= 6:
+            server.interrupt()
+
+    stopped = server.run(asked, interrupt_later, watch=True)
+    assert stopped.status == "interrupted"
+    said = stopped.live[-1]["steering"]["said"]
+    latents, result = made(server, asked)
+    assert result.live[-1]["steering"]["said"] == said
+    schedule, seed = result.live[-1]["steering"]["schedule"], asked["sample"]["inputs"]["seed"]
+    again, _ = made(server, graph(schedule, 0.0, seed=seed))
+    assert torch.equal(again, latents)
+
+
+def test_a_paused_run_can_be_interrupted(server: Server) -> None:
+    def pause_then_interrupt(result: Result) -> None:
+        if result.live and result.live[-1]["done"] == 2:
+            steer(server, {"run": result.live[-1]["run"], "pause": True})
+            server.interrupt()
+
+    assert server.run(graph(), pause_then_interrupt, watch=True).status == "interrupted"
+
+
+def test_what_cannot_be_done_is_one_line_and_the_run_goes_on(server: Server) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"say": ""}, "the prompt is empty"),
+        ({"say": "a" * 10_000}, "the prompt has 10000 characters; accepted are up to 2000"),
+        ({"say": 5}, "say is '5'; it must be a text"),
+        ({"say": "(fox:1e9)"}, "weight"),
+        ({"back": 50}, "cannot go back 50 frames"),
+        ({"back": True}, "back is 'True'; it must be a whole number"),
+        ({"seed": 4}, "seed is given without back"),
+        ({"pause": "yes"}, "pause is 'yes'; it must be true or false"),
+        ({"run": "another"}, "no such run is known"),
+        ({"run": None}, "client_id is not known"),
+    ]
+    driver = Driver(server, *[(2, question) for question, _ in wrong])
+    _, result = made(server, graph(frames=6), driver)
+    assert not driver.answers
+    assert len(driver.problems) == len(wrong)
+    for problem, (question, expected) in zip(driver.problems, wrong, strict=True):
+        assert expected in problem, question
+        assert "\n" not in problem
+    assert "the run has ended" in steer(server, {"run": result.live[-1]["run"], "say": THEN})
+    assert result.live[-1]["steering"]["said"] == []
+
+
+def test_a_flood_of_words_stops_nothing_and_the_last_counts(server: Server) -> None:
+    driver = Driver(server, *[(2, {"say": f"a blue square number {number}"}) for number in range(300)])
+    _, result = made(server, graph(slow=0.2), driver)
+    said = result.live[-1]["steering"]["said"]
+    assert said[-1][1] == "a blue square number 299"
+
+
+def test_prompts_from_elsewhere_cannot_be_changed_but_the_run_can_be_taken_back(server: Server) -> None:
+    asked = text_to_video(FIRST, frames=8, seed=next(SEEDS))
+    asked["slow"] = node("ARTVTestSlow", model=["loader", 0], seconds=0.05)
+    asked["sample"]["inputs"]["model"] = ["slow", 0]
+    driver = Driver(server, (2, {"say": THEN}), (3, {"back": 2}))
+    latents, result = made(server, asked, driver)
+    assert driver.problems == ["the prompts of this run cannot be changed while it goes on"]
+    assert (len(latents), result.live[-1]["steering"]["can_say"]) == (8, False)
+    assert result.live[-1]["steering"]["redo"]
+
+
+def wait_for(socket: ClientConnection, kind: str) -> None:
+    """Until the host sends a message of this kind."""
+    while True:
+        payload = socket.recv(60)
+        found = json.loads(payload).get("type") if isinstance(payload, str) else ""
+        assert found != "execution_error"
+        if found == kind:
+            return
+
+
+def test_the_one_who_queued_a_run_can_name_it_by_its_prompt(server: Server) -> None:
+    """As a program does that knows nothing of the page's messages. Another client cannot."""
+    own, other = "steer-own", "steer-other"
+    base = f"ws://{ADDRESS}:{server.port}/ws?clientId="
+    with connect(base + own, max_size=None) as socket, connect(base + other, max_size=None):
+        asked = server.post("/prompt", {"prompt": graph(slow=0.2), "client_id": own})["prompt_id"]
+        wait_for(socket, "progress")
+        assert "no such run" in steer(server, {"client_id": other, "prompt_id": asked, "say": THEN})
+        told = steer(server, {"client_id": own, "prompt_id": asked, "node": "sample", "say": THEN})
+        assert isinstance(told, dict)
+        assert told["waiting"] == THEN or told["said"]
+        steer(server, {"client_id": own, "prompt_id": asked, "stop": True})
+        wait_for(socket, "execution_success")
