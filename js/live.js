@@ -3,6 +3,7 @@
 import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 import { textsAt } from "./prompt_texts.js"
+import { SteerControls } from "./steer.js"
 import { followWords, wordsLine } from "./words.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
@@ -66,8 +67,9 @@ class LivePanel {
     const plot = svg("svg", { class: "artv-live-plot", viewBox: "0 0 1000 100", preserveAspectRatio: "none", "aria-hidden": "true" })
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
+    this.steer = new SteerControls(this.node)
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.copies, this.status, this.problem, this.sizeAdvice, this.stage, controls, plot, this.drift)
+      this.copies, this.status, this.problem, this.sizeAdvice, this.steer.root, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
     this.stage.before((this.words = element("div", { class: "artv-words", role: "status", hidden: true })))
     this.setPlaying(true)
@@ -109,6 +111,7 @@ class LivePanel {
     this.scrubber.max = Math.max(0, (run?.done ?? 0) - 1)
     this.drawCurve()
     this.showWords()
+    this.steer.show(run)
   }
 
   /** Words that the model does not know: of the prompts in the graph, or else of the run if the page cannot read those. */

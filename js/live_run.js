@@ -23,6 +23,7 @@ export class LiveRun {
     this.sizeAdvice = message.size_advice // null if the size is near the checkpoint's
     this.pace = message.seconds_per_frame
     this.left = message.seconds_left
+    this.steering = message.steering // what was said and taken back; see `told_of` in nodes/steer.py
     this.unknown = message.unknown // words that the model does not know, or null
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))
     for (const [index, shift, sharpness, copied] of message.readings)

@@ -15,6 +15,7 @@ import { alike, endsOf, same } from "./timeline_edits.js"
 import { Notices } from "./timeline_notices.js"
 import { Pointer } from "./timeline_pointer.js"
 import { PromptField } from "./timeline_prompt.js"
+import { followSteering } from "./timeline_steered.js"
 import { MOST_PROMPTS, secondsOf, View } from "./timeline_view.js"
 import { followWords } from "./words.js"
 
@@ -67,6 +68,7 @@ class Timeline {
       this.words = found
       this.caution()
     })
+    followSteering(this)
     onRemoved(node, () => this.depart())
     this.resizes = new ResizeObserver(() => this.draw())
     this.resizes.observe(this.view.scroller)

@@ -170,3 +170,15 @@ export function alike(one, other) {
 export function same(one, other) {
   return JSON.stringify(one) === JSON.stringify(other)
 }
+
+/**
+ * Put prompts that were said, [frame, text] each, in place of those that were said `before`. A prompt that starts at such
+ * a frame gets the new text.
+ */
+export function steered({ prompts, end }, before, said) {
+  const isGone = ({ start, text }) => before.some((one) => same(one, [start, text])) && !said.some((one) => same(one, [start, text]))
+  const kept = new Map(prompts.filter((prompt, index) => index === 0 || !isGone(prompt)).map((prompt) => [prompt.start, prompt]))
+  for (const [start, text] of said) kept.set(start, { source: null, ...kept.get(start), start, text })
+  const last = Math.max(...kept.keys())
+  return { prompts: [...kept.values()].sort((one, other) => one.start - other.start), end: end !== null && end <= last ? null : end }
+}
