@@ -78,6 +78,7 @@ export class SteerControls {
 
   async say() {
     const said = this.field.value
+    if (!said.trim()) return this.tell(text("steer.empty"))
     if (await this.send({ say: said })) this.field.value = this.field.value === said ? "" : this.field.value
   }
 

@@ -19,7 +19,8 @@ NEWEST, NEWEST_2 = FrontEnd(own=False), FrontEnd(own=False, nodes_2=True)
 FIRST_WITH_NODES_2 = 37  # of 1.x, that was looked at; 1.27 shows no panels in them
 SEEDS = count(7000)
 """Newer hosts keep the results of many prompts."""
-NOISE = "ARTVNoiseAugment"
+NOISE, SCHEDULER = "ARTVNoiseAugment", "ARTVMultiPromptScheduler"
+TEXT = f"app.graph.nodes.find(node => node.type == '{SCHEDULER}').widgets.find(one => one.name == 'text').value"
 ADD_NOISE = f"""() => {{
     const sampler = app.graph.nodes.find(node => node.type == "{SAMPLER}")
     const noise = LiteGraph.createNode("{NOISE}")
@@ -250,3 +251,60 @@ def test_what_a_page_keeps_of_a_run_has_bounds(context: Any, server: Server) -> 
         )
     assert kept.pop("gap") <= 4 * 5000 / 120
     assert kept == {"count": 120, "readings": 480, "first": 0, "last": 4999, "replaced": True, "at": 0}
+
+
+def test_a_run_is_directed_from_the_panel_and_the_timeline_keeps_it(
+    opened: tuple[Any, FrontEnd], host: Host, checkpoint: str
+) -> None:
+    """Another prompt by Enter, paused, taken back, stopped; queued again with the timeline as it has grown."""
+    page, shown = opened
+    if not shown.own:
+        pytest.skip("the controls are the pack's own; one front end of each kind is enough")
+    front_end.open_template(page, "multi_prompt_long_video")
+    front_end.use_checkpoint(page, checkpoint)
+    front_end.set_widgets(page, SCHEDULER, text='"0": "a red circle moving right on a green background"')
+    front_end.set_widgets(page, SAMPLER, frames=400, seed=next(SEEDS))
+    front_end.show_node(page, SAMPLER)
+    front_end.start(page)
+    front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
+    field = page.locator(".artv-steer-prompt")
+    page.locator(".artv-steer-words").select_option("blue")
+    assert field.input_value() == "blue"
+    field.fill("")
+    field.press("Enter")
+    page.get_by_text("Write what is to be seen next.").wait_for()
+    field.fill("a blue square moving up on a green background")
+    field.press("Enter")
+    page.wait_for_function(f"() => {TEXT}.includes('a blue square moving up')")
+    assert field.input_value() == ""
+    page.locator(".artv-steer-pause").press("Enter")
+    page.wait_for_function("() => document.querySelector('.artv-steer-pause').textContent == 'Go on'")
+    keep(page, shown, host, "steered")
+    done = page.evaluate(f"() => +{front_end.PANELS}[0].dataset.done")
+    page.get_by_role("button", name="Back 1 s").click()
+    page.wait_for_function(f"(done) => +{front_end.PANELS}[0].dataset.done < done", arg=done)
+    page.get_by_role("button", name="Go on").click()
+    front_end.wait_for(page, f"done > {done}")
+    page.get_by_role("button", name="Stop here").click()
+    front_end.wait_for(page, "state == 'finished'")
+    assert not page.locator(".artv-steer").is_visible()
+    assert int(page.evaluate(f"() => {front_end.PANELS}[0].dataset.done")) < 400
+
+
+def test_the_timeline_grows_by_what_is_said_and_by_no_more(opened: tuple[Any, FrontEnd]) -> None:
+    """As pure values: a step back takes back what was said for the frames that are dropped."""
+    page, _ = opened
+    grown = f"""async ([schedule, before, said]) => {{
+        const {{steered}} = await import("/extensions/{LINKED_AS}/timeline_edits.js")
+        const {{prompts, end}} = steered(schedule, before, said)
+        return [prompts.map(({{start, text}}) => [start, text]), end]
+    }}"""
+    prompts = [{"source": 0, "start": 0, "text": "a"}, {"source": 1, "start": 9, "text": "b"}]
+
+    def after(before: list, said: list, end: int | None = None) -> list:
+        return page.evaluate(grown, [{"prompts": prompts, "end": end}, before, said])
+
+    assert after([], [[4, "c"]]) == [[[0, "a"], [4, "c"], [9, "b"]], None]
+    assert after([[9, "b"]], [[5, "c"]]) == [[[0, "a"], [5, "c"]], None]
+    assert after([], [[9, "c"]], end=12) == [[[0, "a"], [9, "c"]], 12]
+    assert after([], [[20, "c"]], end=12) == [[[0, "a"], [9, "b"], [20, "c"]], None]
