@@ -103,9 +103,10 @@ export class SteerControls {
   }
 }
 
-function stateOf({ paused, stopped, waiting, redo }) {
+function stateOf({ can_say, paused, stopped, waiting, redo }) {
   if (stopped) return text("steer.stopping")
   if (waiting) return text("steer.waiting", { text: waiting })
   if (redo.length) return text("steer.redo", { lines: redo.map(([frame, seed]) => `${frame}: ${seed}`).join(", ") })
-  return paused ? text("steer.paused") : ""
+  if (paused) return text("steer.paused")
+  return can_say ? "" : text("steer.fixed")
 }

@@ -22,7 +22,6 @@ from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch,
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording
-from ..artv_core.run.steered_track import FixedTrack, SteeredTrack
 from ..artv_core.run.steering import SteeredRun
 from .frame_request import FrameRecord, FrameRequest
 from .images import Decoder
@@ -137,8 +136,8 @@ def sample(
 
     A value of `options` that is None stands for the checkpoint's recommendation. The latents of an anchor and of
     `keyframes` ([1, C, h, w], by frame) are in the host's scale. `journal` is the folder of journals, and `start_over`
-    ignores what is in them. `streams` gets every frame. `workflow` is the id of the graph in the page that
-    is told about the run. `for_prompts` changes the options once the prompts are known. Raises ValueError if inputs do
+    ignores what is in them. `streams` gets every frame. `workflow` is the id of the graph in the page that is told
+    about the run, and can steer it. `for_prompts` changes the options once the prompts are known. Raises ValueError if inputs do
     not fit together, and the host's own error when the user interrupts.
     """
     model = patcher.model
@@ -146,21 +145,18 @@ def sample(
     placed = _placed_frames(keyframes, model.config)
     options = _resolved(options, model.config, given, placed, anchor_strength)
     texts = read_texts(positive, negative, model.null_context.float().cpu(), options.num_frames)
-    if for_prompts is not None:
-        options = for_prompts(options, texts.track).resolved(model.config)
+    options = options if for_prompts is None else for_prompts(options, texts.track).resolved(model.config)
     policy = _core_anchor(anchor or AnchorPolicy(), model.config, options)
     policy.check_segments(len(texts.track.starts))
     collector = _Collector(options, model.config)
     run = _run(options, model.config, workflow, given=bool(len(given) or placed))
     with Evaluations(patcher, options) as evaluations:
-        decode = _decoder(model.config, vae, evaluations)
-        monitor = Monitor(run, len(given), options.steps or 1, decode, frozenset(placed))
+        shown = _decoder(model.config, vae, evaluations)
+        monitor = Monitor(run, len(given), options.steps or 1, shown, frozenset(placed))
         weights = run_weights(patcher)
         run.unknown = warn_of_words(model.config, positive, negative)
         recording = None if journal is None else Recording(journal, start_over, weights, on_open=monitor.opened)
-        track: SteeredTrack = FixedTrack(texts.track)
-        if not policy.by_segment:  # or there would be no anchor for what is said
-            track = steered_track(positive, texts.track, evaluations.make_sure)
+        track = steered_track(positive, texts.track, evaluations.make_sure, fixed=bool(policy.by_segment))
         request = VideoRequest(track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
         steered = SteeredRun(model, request, recording, [as_batch(latent, options, model) for latent in given])
         with steering_told(run, steered, files=streams is not None):

@@ -45,13 +45,16 @@ def steerable(clip: Any, text: str, pre_text: str, app_text: str, blend_frames: 
     return Steerable(text, pre_text, app_text, blend_frames, id(clip))
 
 
-def steered_track(positive: Conditioning, track: TextTrack, after_encoding: Callable[[], None]) -> SteeredTrack:
-    """The track of a run that can be steered. `after_encoding` is called after the host's CLIP was used."""
+def steered_track(
+    positive: Conditioning, track: TextTrack, after_encoding: Callable[[], None], fixed: bool = False
+) -> SteeredTrack:
+    """The track of a run that can be steered. `after_encoding` is called after the host's CLIP was used. `fixed`: its
+    prompts stay, because each has an anchor of its own."""
     found = [options.get(STEER_KEY) for _, options in positive]
     notes = [note for note in found if isinstance(note, Steerable)]
     starts = [options.get(RANGE_KEY, (0, None))[0] for _, options in positive]
     clip = _clips.get(notes[0].clip) if notes and len({note[1:] for note in notes}) == 1 else None
-    if clip is None or len(notes) < len(found) or len(set(starts)) < len(starts):
+    if fixed or clip is None or len(notes) < len(found) or len(set(starts)) < len(starts):
         return FixedTrack(track)
     around = (notes[0].pre_text, notes[0].app_text)
 
