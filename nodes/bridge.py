@@ -137,8 +137,8 @@ def sample(
     A value of `options` that is None stands for the checkpoint's recommendation. The latents of an anchor and of
     `keyframes` ([1, C, h, w], by frame) are in the host's scale. `journal` is the folder of journals, and `start_over`
     ignores what is in them. `streams` gets every frame. `workflow` is the id of the graph in the page that is told
-    about the run, and can steer it. `for_prompts` changes the options once the prompts are known. Raises ValueError if inputs do
-    not fit together, and the host's own error when the user interrupts.
+    about the run, and can steer it. `for_prompts` changes the options once the prompts are known. Raises ValueError if
+    inputs do not fit together, and the host's own error when the user interrupts.
     """
     model = patcher.model
     given = _given_frames(references, model.config)

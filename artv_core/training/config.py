@@ -131,7 +131,9 @@ class DiffusionStage(LoopConfig):
     first frame can be any frame of its clip; in `beginning_share` of the cases it is the clip's first.
 
     Not in the paper: in `rollout_share` of the samples the references are frames made by the networks in their current
-    state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame.
+    state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame. In
+    `error_share` of the samples one of the last `error_bank` errors of the networks is added to the references, and in
+    as many another one to the anchor (`ErrorBank`).
 
     `resident`: if the run makes its own clips, keep their latents in the device's memory and draw a whole step's
     samples there. On one CUDA device the whole step, with optimiser and average, becomes one CUDA graph. The samples of
@@ -321,13 +323,18 @@ def _check_data(config: TrainConfig, path: str) -> None:
             raise ValueError(f"{path}: the training size has a side of {side}, not a multiple of {multiple or factor}")
 
 
+SHARES = (
+    *("first_share", "second_share", "beginning_share", "uniform_share", "auxiliary_share"),
+    *("drop_references", "drop_anchor", "drop_text", "rollout_share", "error_share"),
+)
+
+
 def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> None:
     last = model.schedule.num_timesteps - 1
     _at_least(1, path, stage, "anchor_window", "sheet_rows", "sheet_columns", "rollout_frames", "rollout_steps")
-    _at_least(1, path, stage, "error_bank")
     _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "detail_weight", "change_weight")
     _at_least(0, path, stage, "sheet_steps", "evaluate_every")
-    _at_least(1, path, stage, "evaluate_samples", "evaluate_bands")
+    _at_least(1, path, stage, "evaluate_samples", "evaluate_bands", "error_bank")
     for name in stage.train or ("",):
         if name not in TRAINABLE:
             raise ValueError(f"{path}.train: got {name!r}, accepted are one or more of {', '.join(TRAINABLE)}")
@@ -336,18 +343,7 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
     if not (stage.ratio_median > 0 and stage.ratio_spread >= 0):
         given = f"ratio_median: got {stage.ratio_median}, ratio_spread: got {stage.ratio_spread}"
         raise ValueError(f"{path}.{given}; the first must be above 0, the second at least 0")
-    for name in (
-        "first_share",
-        "second_share",
-        "drop_references",
-        "drop_anchor",
-        "drop_text",
-        "auxiliary_share",
-        "uniform_share",
-        "beginning_share",
-        "rollout_share",
-        "error_share",
-    ):
+    for name in SHARES:
         if not 0 <= getattr(stage, name) <= 1:
             raise ValueError(f"{path}.{name}: got {getattr(stage, name)}, accepted are 0 to 1")
 
