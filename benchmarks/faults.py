@@ -204,7 +204,7 @@ def kill_and_restart(host: Host, seed: int, frames: int) -> Figures:
                 raise SystemExit("the server was to be killed, and answered")
         with server:
             text = succeeded(server.run(graph)).outputs["journal"]["text"][0]
-        held = re.search(r"held (\d+) frames", text)
+        held = re.search(r"(\d+) frames were already saved", text)
         files = ("latents/*.latent", "video/*.mp4", "stream/*.mp4")
         same = {pattern: newest(output, pattern) == newest(whole, pattern) for pattern in files}
     found = {"frames": frames, "journaled": kept, "not made again": int(held[1]) if held else 0, "same": same}
