@@ -2,7 +2,6 @@
 
 `tiny` with its mask network and without, gone on with from the shipped checkpoint: the same clips, steps and draws.
 
-settled   the plain world: 32 held-out prompts of 64 frames, from text
 detailed  fine textures and many objects, where copying should matter: 32 videos that go on from two true frames
 
 Only where named. First both forms of static noise, with the usual share of the noise network's own error in the loss
@@ -49,7 +48,7 @@ from artv_core.training.config import DiffusionStage, LatentsStage, TrainConfig,
 from artv_core.training.diffusion import start_mask
 from artv_core.training.mask_steps import mask_by_step
 from artv_core.training.run import run as train
-from artv_core.training.sheets import decoded, rollout, rollout_frames
+from artv_core.training.sheets import decoded, rollout_frames
 
 RESULT = ROOT / "benchmarks/results/ablations.json"
 DOCUMENT = ROOT / "docs/evidence.md"
@@ -103,7 +102,6 @@ class Budget:
 
 
 BUDGETS = {
-    "settled": Budget(),
     "detailed": Budget(world="detailed", vae_steps=1500),
     "static": Budget(steps=1500, batch_size=32, clips=2000, start_from=""),
     "static-continued": Budget(batch_size=32, clips=2000, start_from=EPS),
@@ -222,15 +220,6 @@ def clips_of(budget: Budget, work: Path) -> Path:
 
 
 @torch.no_grad()
-def plain(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
-    """The quality table's figures of videos from text."""
-    clips, options = quality.quality_clips(prompts), replace(options, num_frames=frames, batch_size=prompts)
-    read = quality.read_rollout(rollout(model, [clip.caption for clip in clips], options))
-    color = {f"object's colour, drift at frame {frames - 1}": quality.object_drift(read, frames - 1)}
-    return {"measured": rounded(quality.from_text(read, clips) | color)}
-
-
-@torch.no_grad()
 def textured(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
     """What is left of a known scene, beside what the autoencoder alone would keep of it."""
     clips = detailed.detailed_clips(prompts)
@@ -290,7 +279,7 @@ def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
     return {f"mask on {kind} cells at t = {t}": found[t][i] for i, kind in enumerate(("still", "other")) for t in TIMES}
 
 
-MEASURED = {"settled": plain, "detailed": textured, "static-detailed": held_textured}
+MEASURED = {"detailed": textured, "static-detailed": held_textured}
 MEASURED |= dict.fromkeys(("static", "static-continued", "drift"), held)
 
 

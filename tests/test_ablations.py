@@ -35,9 +35,6 @@ def test_runs_go_on_from_the_shipped_checkpoint_with_and_without_its_mask(tmp_pa
     there = dict(model.named_parameters())
     assert set(there) == set(dict(shipped.named_parameters()))
     assert all((there[key] - weight).abs().max() < 0.05 for key, weight in shipped.named_parameters())
-    model.config = replace(model.config, sampling=replace(model.config.sampling, steps=1))
-    measured = ablations.plain(model, 2, 17, GenerateOptions(seed=1))["measured"]
-    assert measured["background drift at frame 16"] is not None
 
 
 def test_seeds_differ_in_all_but_their_clips(tmp_path: Path):
