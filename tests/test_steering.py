@@ -14,9 +14,10 @@ from artv_core.method.frames import AnchorPolicy, Frame
 from artv_core.method.generate import GenerateOptions, VideoRequest
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
+from artv_core.run.journal_folder import newest_first
 from artv_core.run.recording import Recording, record_frames
 from artv_core.run.steered_track import MAX_CHARACTERS, SteeredTrack
-from artv_core.run.steering import SIDECAR, SteeredRun
+from artv_core.run.steering import SIDECAR, SteeredRun, begun_with
 from tests.models import untrained
 
 BEGIN = [(0, "a red circle moving right")]
@@ -269,6 +270,28 @@ def test_steps_back_that_cannot_be(model: ARTV):
                     run.steering.back(frames)
             with pytest.raises(ValueError, match="the seed is -1; accepted are 0 to"):
                 run.steering.back(1, seed=-1)
+
+
+def test_a_step_back_to_a_frame_counts_from_the_start(model: ARTV):
+    run, frames = steered(model, 8), []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 6 and not run.redo:
+            assert run.steering.back_to(3) == 3
+            assert run.steering.back_to(2, text="a blue square") == 2, "the later one counts"
+            with pytest.raises(ValueError, match="1 to 6 are there to drop"):
+                run.steering.back_to(0)
+    assert (run.redo, run.track.said) == (((2, 7),), [(2, "a blue square")])
+
+
+def test_what_a_run_was_begun_with_is_known_until_it_ends(model: ARTV, tmp_path: Path):
+    run = steered(model, 4, tmp_path)
+    frames = run.frames()
+    next(frames)
+    (journal,) = newest_first(tmp_path)
+    assert begun_with(journal) == (BEGIN, 5)
+    list(frames)
+    assert begun_with(journal) is None
+    assert begun_with(tmp_path / "none.artvj") is None
 
 
 def test_one_anchor_for_each_prompt_cannot_be_steered(model: ARTV):

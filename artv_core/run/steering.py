@@ -108,6 +108,11 @@ class Steering:
             self._changed.notify_all()
             return self._back.frame
 
+    def back_to(self, frame: int, seed: int | None = None, text: str | None = None) -> int:
+        """As `back`, with the first frame that is made again instead of the number of frames to drop."""
+        with self._changed:  # so that no frame is added between counting and dropping
+            return self.back(self._count - frame, seed, text)
+
     def frame_made(self, count: int) -> None:
         """Called with the number of frames so far, before the last of them is shown."""
         with self._changed:
@@ -245,18 +250,30 @@ class _Done:
     finished: bool
 
 
+def begun_with(journal: Path) -> tuple[list[tuple[int, str]], int] | None:
+    """The prompts (frame, text) and the seed that the steered run of a journal was begun with. None if the run came to
+    its end, or if nothing that can be used is beside the journal."""
+    done = _done(journal)
+    with suppress(ValueError, TypeError):
+        if done is not None and not done.finished:
+            prompts, seed = done.begun_with
+            return [(int(frame), checked_prompt(text)) for frame, text in prompts], int(seed)
+    return None
+
+
 def _sidecar(journal: Path) -> Path:
     return journal.with_name(journal.name.removesuffix(SUFFIX) + SIDECAR)
 
 
-def _done(journal: Path, common: str) -> _Done | None:
-    """What is kept beside a journal of a run with these shared inputs; None if there is nothing that can be used."""
+def _done(journal: Path, common: str | None = None) -> _Done | None:
+    """What is kept beside a journal of a run with these shared inputs (None: any); None if there is nothing that can be
+    used."""
     path = _sidecar(journal)
     with suppress(ValueError, OSError, TypeError, KeyError, RecursionError):
         if not path.is_file() or path.stat().st_size > MAX_SIDECAR_BYTES:
             return None
         with JournalReader(journal) as reader:
-            if reader.header.run != common:
+            if common not in (None, reader.header.run):
                 return None
         found = json.loads(path.read_text(encoding="utf-8"))
         said = tuple((int(frame), checked_prompt(text)) for frame, text in found["said"])
