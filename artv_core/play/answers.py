@@ -35,7 +35,7 @@ def _read(message: str | bytes) -> dict[str, Any]:
         said = json.loads(message) if isinstance(message, str) else None
     except (ValueError, RecursionError):
         said = None
-    if not isinstance(said, dict) or said.get("do") not in _ACTIONS:
+    if not isinstance(said, dict) or not isinstance(said.get("do"), str) or said["do"] not in _ACTIONS:
         raise ValueError(f'this is not a message of the page; accepted is {{"do": ...}} with {", ".join(_ACTIONS)}')
     return said
 

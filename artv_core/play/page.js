@@ -97,7 +97,7 @@ const HEARD = {
     const { to, problem, advice = [] } = answered
     if (to === "check" && answered.text !== field.value) return // typed on since
     if (to === "say" || to === "turn") note("check", "")
-    note(to === "turn" ? "say" : to, problem ? sentence(problem) : advice.map(sentence).join(" "), problem ? "problem" : "advice")
+    note(to === "turn" ? "say" : to, problem ? sentence(problem) : advice.map(withStop).join(" "), problem ? "problem" : "advice")
     if (problem && (to === "say" || to === "turn")) edited = to === "say"
     if (to === "turn" && !problem) field.value = answered.text
     if (to === "back" && !problem) flash()
@@ -298,8 +298,11 @@ function set(target, text) {
 }
 
 function sentence(text) {
-  const begun = text.charAt(0).toUpperCase() + text.slice(1)
-  return /[.?!]$/.test(begun) ? begun : `${begun}.`
+  return withStop(text.charAt(0).toUpperCase() + text.slice(1))
+}
+
+function withStop(text) {
+  return /[.?!]$/.test(text) ? text : `${text}.`
 }
 
 function time(seconds) {

@@ -94,7 +94,7 @@ class Session:
     @property
     def ended(self) -> bool:
         """Whether all frames are made."""
-        return self._made + 1 == self.total and self._back is None
+        return 0 < self.total == self._made + 1 and self._back is None
 
     @property
     def made(self) -> int:

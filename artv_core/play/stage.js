@@ -30,10 +30,10 @@ export class Stage {
     this.period = 1000 / fps
     this.begin(-1)
     this.shown = -1
-    if (this.canvas.width === width && this.canvas.height === height) return
+    this.canvas.classList.toggle("small", Math.max(width, height) <= 256)
+    if (this.canvas.width === width && this.canvas.height === height) return // setting it would clear the picture
     this.canvas.width = width
     this.canvas.height = height
-    this.canvas.classList.toggle("small", Math.max(width, height) <= 256)
   }
 
   /** A picture from the server: index and take in front of its file. */

@@ -32,7 +32,8 @@ def grouped(vocabulary: Sequence[str]) -> list[tuple[str, list[str]]]:
     group_of = {word: name for name, words in GROUPS.items() for word in words.split()}
     names = [THINGS, *(name for name in GROUPS if name != _LAST), _LAST]
     groups: dict[str, list[str]] = {name: [] for name in names}
-    for word in vocabulary:
+    places = {word: place for place, word in enumerate(group_of)}
+    for word in sorted(vocabulary, key=lambda word: places.get(word, 0)):  # the order of `GROUPS`, things as they are
         groups[group_of.get(word, THINGS)].append(word)
     return [(name, words) for name, words in groups.items() if words]
 
