@@ -29,6 +29,7 @@ from artv_core.run.journal_file import JournalReader
 from artv_core.run.journal_folder import FOLDER, newest_first
 from artv_core.run.pipeline import Pipeline, load_latents
 from artv_core.run.steering import begun_with
+from tests.host.browser import missing, open_browser
 
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32"]
 PROMPT = "a large red circle moving right on a blue background"
@@ -422,3 +423,52 @@ def test_slower_models_are_further_ahead(seconds: float, ahead: int, keeps_up: b
         pace.made(seconds)
     assert (pace.ahead, pace.keeps_up) == (ahead, keeps_up)
     assert pace.rate == pytest.approx(1 / seconds)
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_page_in_a_browser(pipeline: Pipeline, tmp_path: Path):
+    """What a person does: looks, types, presses keys. Keys are letters while one types."""
+    with played(pipeline, tmp_path, leave=0.2) as (session, address), open_browser() as context:
+        page, faults = context.new_page(), []
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(address)
+        strip, field, notes = page.locator("#strip li"), page.locator("#prompt"), page.locator("#notes")
+        page.wait_for_function("() => /frame ([5-9]|\\d\\d)/.test(document.getElementById('clock').textContent)")
+        assert field.input_value() == PROMPT
+        assert strip.count() == 1
+        page.keyboard.press("Enter")  # into the field, its text selected
+        page.keyboard.type("a grey star rsr")
+        notes.get_by_text("tiny-v3 does not know these words and ignores them: grey, rsr").wait_for()
+        page.keyboard.press("Backspace")
+        page.keyboard.press("Enter")
+        strip.nth(1).wait_for()
+        assert session.text == "a grey star rs", "R and S are letters there"
+        assert session.status()["take"] == 0
+        page.keyboard.press("ArrowLeft")
+        strip.last.get_by_text("a grey star rs moving left").wait_for()
+        page.keyboard.press("Space")
+        page.locator("#pause").get_by_text("Go on").wait_for()
+        page.wait_for_timeout(400)
+        clock = page.locator("#clock").text_content()
+        page.wait_for_timeout(400)
+        assert page.locator("#clock").text_content() == clock
+        page.keyboard.press("r")
+        page.wait_for_function("(clock) => document.getElementById('clock').textContent !== clock", arg=clock)
+        page.keyboard.press("Space")
+        page.wait_for_function("() => document.querySelector('#strip i:not(:empty)')")
+        page.get_by_role("button", name="yellow", exact=True).click()
+        assert field.input_value().endswith(" yellow")
+        page.keyboard.press("Escape")
+        assert field.input_value() == "a grey star rs moving left"
+        page.keyboard.press("s")
+        notes.get_by_text("with its schedule beside it").wait_for()
+        page.locator("#prompt").fill("a" * 10_000)
+        page.keyboard.press("Enter")
+        notes.get_by_text("The prompt has 10000 characters; it can have 2000").wait_for()
+        assert page.evaluate("getComputedStyle(document.getElementById('picture')).imageRendering") == "pixelated"
+        page.set_viewport_size({"width": 700, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700
+        assert not faults
+    assert list(tmp_path.glob("play-*.mp4"))
+    assert session.failure is None

@@ -14,6 +14,7 @@ export class Stage {
     this.take = 0
     this.shown = -1
     this.paused = false
+    this.isNew = true // whether no picture of the take is shown: the first one is shown in a pause too
     this.late = 0 // how many pictures came too late
     this.due = 0
     this.period = 125
@@ -53,12 +54,13 @@ export class Stage {
   begin(take) {
     if (take === this.take) return
     this.take = take
+    this.isNew = true
     for (const { bitmap } of this.waiting) bitmap.close()
     this.waiting = []
   }
 
   show(now) {
-    if ((this.paused && this.shown >= 0) || now < this.due) return
+    if ((this.paused && !this.isNew) || now < this.due) return
     const next = this.waiting.shift()
     if (!next) return
     if (this.due > 0 && now - this.due > LATE_MILLISECONDS && next.index === this.shown + 1) this.late++
@@ -67,6 +69,7 @@ export class Stage {
     this.context.drawImage(next.bitmap, 0, 0, this.canvas.width, this.canvas.height)
     next.bitmap.close()
     this.shown = next.index
+    this.isNew = false
     this.onShown(next.index, next.take)
   }
 
