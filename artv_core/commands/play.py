@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -191,6 +192,8 @@ def _serve(session: Session, args: argparse.Namespace) -> int:
 
     session.start()
     code = 0
+    if threading.current_thread() is threading.main_thread():  # what ends a program in other ways is a Ctrl-C too
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         asyncio.run(PlayServer(session).run(args.port, _opener(args.no_browser)))
         say("the page was closed")
