@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from artv_core import cli
-from artv_core.commands.play import make_run, play_options, repeat_command, run_play
+from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
 from artv_core.play.answers import MAX_BYTES
 from artv_core.play.pace import Pace
 from artv_core.play.server import PICTURE, PlayServer
@@ -319,10 +319,8 @@ def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipelin
     assert page.session.ended is False
     (journal,) = newest_first(folder)
     assert begun_with(journal) == ([(0, PROMPT)], 5)
-    args = cli.build_parser().parse_args(["play", "--resume", "--no-browser", "--output", str(tmp_path)])
-    again = args.parser.parse_args(words_kept(journal))
+    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
     assert (again.prompt, again.seed, again.steps, again.width, again.sampler) == (PROMPT, 5, 1, 32, "euler")
-    again.resume, again.output, again.journal = True, tmp_path, journal
     run = make_run(pipeline, play_options(again, pipeline.model.config), again)
     session = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True)
     session.start()
@@ -335,11 +333,6 @@ def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipelin
     session.close()
     with JournalReader(journal) as reader:
         assert reader.num_records > made
-
-
-def words_kept(journal: Path) -> list[str]:
-    with JournalReader(journal) as reader:
-        return list(reader.header.about["play"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 CHECKPOINT = "tiny"
 FEWEST_STEPS = 4
 """Fewer are not chosen by themselves: the pictures suffer."""
+
+TRIAL_FRAMES, TRIAL_SECONDS = 8, 2.0
 
 
 def add_command(commands: Any) -> None:
@@ -69,7 +72,7 @@ def run_play(args: argparse.Namespace) -> int:
         raise ValueError(f"--port is {args.port}; accepted are 0 (any free one) to {2**16 - 1}")
     _make_folder(args.output)
     if args.resume:
-        args = _resumed(args)
+        args = resumed(args)
     config = describe_checkpoint(resolve_checkpoint(args.checkpoint)).config
     args.prompt = _first_prompt(args, config)
     args.seed = _seed() if args.seed is None else args.seed
@@ -77,7 +80,8 @@ def run_play(args: argparse.Namespace) -> int:
     pipeline = load_pipeline(args)
     warn_of_words(pipeline, [args.prompt])
     if args.steps is None:
-        options = real_time(pipeline, options, args.prompt)
+        usual, options = options.steps, real_time(pipeline, options, args.prompt)
+        say(f"{options.steps} of {usual} steps a frame, as many as this computer makes in real time (--steps)")
         args.steps = options.steps
     run = make_run(pipeline, options, args)
     session = Session(pipeline, run, args.output, partial(repeat_command, args), resumed=args.resume)
@@ -121,14 +125,14 @@ def real_time(pipeline: Pipeline, options: GenerateOptions, prompt: str) -> Gene
     import dataclasses
     import time
 
-    seconds = []
-    frames = pipeline.frames(prompt, dataclasses.replace(options, num_frames=5))
-    began = time.perf_counter()
-    for _ in frames:
-        seconds.append(time.perf_counter() - began)
-        began = time.perf_counter()
+    times = [time.perf_counter()]
+    for _ in pipeline.frames(prompt, dataclasses.replace(options, num_frames=TRIAL_FRAMES)):
+        times.append(time.perf_counter())
+        if len(times) > 3 and times[-1] - times[0] > TRIAL_SECONDS:
+            break
+    fastest = min(later - earlier for earlier, later in pairwise(times[1:]))  # the first one is made in another way
     usual = options.steps or FEWEST_STEPS
-    fitting = int(usual * 0.8 / pipeline.model.config.fps / min(seconds[2:]))
+    fitting = int(usual * 0.8 / pipeline.model.config.fps / fastest)
     return dataclasses.replace(options, steps=max(min(FEWEST_STEPS, usual), min(usual, fitting)))
 
 
@@ -141,7 +145,7 @@ def _check_same(pipeline: Pipeline, request: Any, recording: Any, journal: Path)
             raise ValueError(f"{journal} cannot go on: its model or this computer's way of computing has changed")
 
 
-def _resumed(args: argparse.Namespace) -> argparse.Namespace:
+def resumed(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments of the newest interrupted run in the folder; its `journal` is among them."""
     from ..run.journal_folder import FOLDER, newest_first
     from ..run.steering import begun_with
@@ -196,7 +200,7 @@ def _serve(session: Session, args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         asyncio.run(PlayServer(session).run(args.port, _opener(args.no_browser)))
-        say("the page was closed")
+        say("no page is open any more")
     except KeyboardInterrupt:
         code = INTERRUPTED
     finally:

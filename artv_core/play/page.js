@@ -71,7 +71,7 @@ const HEARD = {
     status = null
     stage.prepare(message)
     veil("The first frames are being made …")
-    $("model").textContent = `${about.model} · ${about.width}×${about.height} · ${about.fps} frames a second`
+    $("model").textContent = `${about.model} · ${about.width}×${about.height} · ${about.fps} frames a second · ${about.steps} steps`
     $("back").firstElementChild.textContent = `Back ${about.back_seconds} s`
     $("directions").hidden = !about.directions
     $("picture").style.aspectRatio = `${about.width} / ${about.height}`

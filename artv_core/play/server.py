@@ -183,6 +183,7 @@ def about(session: Session) -> dict[str, Any]:
         "fps": config.fps,
         "width": options.width,
         "height": options.height,
+        "steps": options.steps,
         "total": session.total,
         "groups": grouped(config.vocabulary),
         "directions": knows_directions(config.vocabulary),
