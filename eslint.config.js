@@ -4,7 +4,7 @@ import globals from "globals"
 export default [
   js.configs.recommended,
   {
-    files: ["js/**/*.js"],
+    files: ["js/**/*.js", "artv_core/play/*.js"],
     languageOptions: { ecmaVersion: 2024, sourceType: "module", globals: globals.browser },
     linterOptions: { reportUnusedDisableDirectives: "error" },
     rules: {

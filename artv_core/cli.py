@@ -1,5 +1,5 @@
-"""The command line: `artv demo`, `generate`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. A user's
-error gives one line and exit code 2. Each command is a module of `commands`."""
+"""The command line: `artv demo`, `generate`, `play`, `journals`, `info`, `prepare`, `train`, `bench`, `evaluate`. An
+error of a user gives one line and exit code 2. Each command is a module of `commands`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .commands import bench, demo, evaluate, generate, info, journals, prepare, train
+from .commands import bench, demo, evaluate, generate, info, journals, play, prepare, train
 from .files.terminal import INTERRUPTED, escape_unprintable, say, version
 from .files.user_errors import Remedy, UserError
 
@@ -18,7 +18,7 @@ WHERE = {
     Remedy.NO_JOURNAL: "do without a journal (--no-journal)",
 }
 """What a user of the command line can do about an error."""
-COMMANDS = (demo, generate, journals, info, prepare, train, bench, evaluate)
+COMMANDS = (demo, generate, play, journals, info, prepare, train, bench, evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ LAYERS = (
     ("method",),
     ("prompts", "checkpoint", "media", "speed"),
     ("run", "synthetic"),
-    ("data",),
+    ("data", "play"),
     ("prepare",),
     ("training",),
     ("evaluation", "bench"),
@@ -54,7 +54,7 @@ ARROWS = sorted((name, target) for name, path in ALL.items() for target in set(i
 
 
 def code() -> list[Path]:
-    return [*CORE.rglob("*.py"), *(ROOT / "nodes").glob("*.py"), *(ROOT / "js").glob("*.js")]
+    return [*CORE.rglob("*.py"), *CORE.rglob("*.js"), *(ROOT / "nodes").glob("*.py"), *(ROOT / "js").glob("*.js")]
 
 
 def layer(package: str) -> int:

@@ -14,9 +14,10 @@ from artv_core.method.frames import AnchorPolicy, Frame
 from artv_core.method.generate import GenerateOptions, VideoRequest
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
+from artv_core.run.journal_folder import newest_first
 from artv_core.run.recording import Recording, record_frames
 from artv_core.run.steered_track import MAX_CHARACTERS, FixedTrack, SteeredTrack
-from artv_core.run.steering import SIDECAR, SteeredRun
+from artv_core.run.steering import SIDECAR, SteeredRun, is_unfinished
 from tests.models import untrained
 
 BEGIN = [(0, "a red circle moving right")]
@@ -316,6 +317,30 @@ def test_prompts_that_cannot_be_changed(model: ARTV):
             run.steering.back(2)
     settings = replace(options(model, 6), redo=((3, 6),))
     assert equal(frames, [frame.latent for frame in record_frames(model, VideoRequest(track, settings))])
+
+
+def test_a_step_back_to_a_frame_counts_from_the_start(model: ARTV):
+    run, frames = steered(model, 8), []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 6 and not run.redo:
+            assert run.steering.back_to(3) == 3
+            assert run.steering.back_to(2, 7, "a blue square") == 2, "the later one counts"
+            with pytest.raises(ValueError, match="1 to 6 are there to drop"):
+                run.steering.back_to(0)
+    assert (run.redo, run.track.said) == (((2, 7),), [(2, "a blue square")])
+
+
+def test_whether_a_run_came_to_its_end_is_kept(model: ARTV, tmp_path: Path):
+    """Of runs that are always kept, and of those that were steered."""
+    run = steered(model, 4, tmp_path)
+    run.always_kept = True
+    frames = run.frames()
+    next(frames)
+    (journal,) = newest_first(tmp_path)
+    assert is_unfinished(journal)
+    list(frames)
+    assert not is_unfinished(journal)
+    assert not is_unfinished(tmp_path / "none.artvj")
 
 
 def test_one_anchor_for_each_prompt_cannot_be_steered(model: ARTV):

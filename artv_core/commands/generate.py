@@ -61,7 +61,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     keyframes = _keyframes(args)
     last = max(prompts[-1][0], len(saved.latents) if saved else 0, *(frame for frame, _ in keyframes))
     usual = last + config.segment_frames
-    options = _options(args, config, saved, usual)
+    options = sampling_options(args, config, usual, saved)
     if 0 < options.num_frames <= num_given:
         raise ValueError(f"--frames is {options.num_frames} and includes the {num_given} given; give a larger number")
     check_keyframes([frame for frame, _ in keyframes], num_given, options.num_frames)
@@ -170,9 +170,11 @@ def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
     return saved
 
 
-def _options(
-    args: argparse.Namespace, config: ARTVConfig, saved: SavedLatents | None, usual_frames: int
+def sampling_options(
+    args: argparse.Namespace, config: ARTVConfig, usual_frames: int, saved: SavedLatents | None = None
 ) -> GenerateOptions:
+    """The options that the arguments name, resolved. Without `--frames` there are `usual_frames`; `saved` are frames to
+    continue from. Raises ValueError on options out of range."""
     from ..method.generate import GenerateOptions
     from ..run.pipeline import like_saved
     from ..run.recording import parse_redo

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for add in (
         _add_input_options,
         _add_sampling_options,
-        _add_speed_options,
+        add_speed_options,
         _add_output_options,
         _add_journal_options,
     ):
@@ -75,6 +75,18 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, help="default: 0, or the seed of the frames to continue from")
     group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
+    group.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="K:SEED",
+        help="use another seed from frame K on; earlier frames come from the journal, if it has them",
+    )
+    add_look_options(group)
+
+
+def add_look_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that decide how every frame is sampled."""
     group.add_argument("--width", type=int, metavar="W", help="width in pixels")
     group.add_argument("--height", type=int, metavar="H", help="height in pixels")
     group.add_argument("--steps", type=int, metavar="S", help="denoising steps for each frame")
@@ -103,13 +115,6 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-mask", action="store_true", help="do not use the mask network")
     group.add_argument(
-        "--redo",
-        action="append",
-        default=[],
-        metavar="K:SEED",
-        help="use another seed from frame K on; earlier frames come from the journal, if it has them",
-    )
-    group.add_argument(
         "--adain",
         type=float,
         default=0.0,
@@ -118,7 +123,8 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_speed_options(parser: argparse.ArgumentParser) -> None:
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for speed and memory."""
     group = parser.add_argument_group(
         "speed and memory", "All are off by default. All except --compile and --no-graph cost some quality."
     )

@@ -31,10 +31,10 @@ MODEL_DEFAULTS = {
 }
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the networks and the device."""
+def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = "small (default) or tiny") -> None:
+    """Add the options for the networks and the device. `checkpoint` names the shipped checkpoints in the help."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", metavar="F", help="a file, or a shipped checkpoint: small (default) or tiny")
+    group.add_argument("--checkpoint", metavar="F", help=f"a file, or a shipped checkpoint: {checkpoint}")
     group.add_argument(
         "--base", type=Path, metavar="F", help="the Stable Diffusion file with the parts that the checkpoint lacks"
     )

@@ -121,6 +121,11 @@ class Steering:
             self._changed.notify_all()
             return self._back.frame
 
+    def back_to(self, frame: int, seed: int | None = None, text: str | None = None) -> int:
+        """As `back`, with the first frame that is made again instead of the number of frames to drop."""
+        with self._changed:  # so that no frame is added between counting and dropping
+            return self.back(self._count - frame, seed, text)
+
     def frame_made(self, count: int) -> None:
         """Called with the number of frames so far, before the last of them is shown."""
         with self._changed:
@@ -160,6 +165,8 @@ class SteeredRun:
         if request.anchor.by_segment and request.text.can_say:
             raise ValueError("a video with one anchor for each prompt cannot be steered; give one anchor for all")
         self.model, self.request, self.recording, self.given = model, request, recording, list(given)
+        self.always_kept = False
+        """Whether a run that was not steered is kept beside its journal too."""
         self.track = request.text
         self.steering = Steering(self.track, request.options.seed, len(self.given))
         self.track.on_change = self._keep
@@ -235,7 +242,7 @@ class SteeredRun:
 
     def _keep(self, finished: bool = False) -> None:
         """Write what was said and taken beside the journal, before the first frame that depends on it is made."""
-        if self._journal is None or not (self.was_steered or _sidecar(self._journal).exists()):
+        if self._journal is None or not (self.always_kept or self.was_steered or _sidecar(self._journal).exists()):
             return
         done = {"begun_with": self._begun_with(), "said": self.track.said, "redo": self.redo, "finished": finished}
         with replacing(_sidecar(self._journal)) as path:
@@ -271,18 +278,25 @@ class _Done:
     finished: bool
 
 
+def is_unfinished(journal: Path) -> bool:
+    """Whether the steered run of a journal did not come to its end, and can go on. False if nothing is kept of it."""
+    done = _done(journal)
+    return done is not None and not done.finished
+
+
 def _sidecar(journal: Path) -> Path:
     return journal.with_name(journal.name.removesuffix(SUFFIX) + SIDECAR)
 
 
-def _done(journal: Path, common: str) -> _Done | None:
-    """What is kept beside a journal of a run with these shared inputs; None if there is nothing that can be used."""
+def _done(journal: Path, common: str | None = None) -> _Done | None:
+    """What is kept beside a journal of a run with these shared inputs (None: any); None if there is nothing that can be
+    used."""
     path = _sidecar(journal)
     with suppress(ValueError, OSError, TypeError, KeyError, RecursionError):
         if not path.is_file() or path.stat().st_size > MAX_SIDECAR_BYTES:
             return None
         with JournalReader(journal) as reader:
-            if reader.header.run != common:
+            if common not in (None, reader.header.run):
                 return None
         found = json.loads(path.read_text(encoding="utf-8"))
         said = tuple((int(frame), checked_prompt(text)) for frame, text in found["said"])

@@ -1,0 +1,467 @@
+"""`artv play`: what is said is soon obeyed, nothing that is sent stops it, and what was played can be made again."""
+
+import asyncio
+import json
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from artv_core import cli
+from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
+from artv_core.play.answers import MAX_BYTES
+from artv_core.play.pace import Pace
+from artv_core.play.server import PICTURE, PlayServer
+from artv_core.play.session import Session
+from artv_core.play.words import grouped, turned
+from artv_core.run.journal_file import JournalReader
+from artv_core.run.journal_folder import FOLDER, newest_first
+from artv_core.run.pipeline import Pipeline, load_latents
+from artv_core.run.steering import is_unfinished
+from tests.host.browser import missing, open_browser
+
+QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32"]
+PROMPT = "a large red circle moving right on a blue background"
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.from_checkpoint("tiny")
+
+
+@dataclass
+class Player:
+    """A page without a browser: it shows each picture at once, and says so."""
+
+    session: Session
+    socket: ClientConnection
+    frames: list[bytes] = field(default_factory=list)
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    count: int = 0
+    shows: bool = True
+
+    def send(self, **message: Any) -> None:
+        self.socket.send(json.dumps(message))
+
+    def step(self) -> dict[str, Any] | None:
+        """Take one message."""
+        message = self.socket.recv(timeout=SECONDS)
+        self.count += 1
+        if isinstance(message, bytes):
+            index, take = PICTURE.unpack_from(message)
+            self.frames[index:] = [message[PICTURE.size :]]
+            if self.shows:
+                self.send(do="shown", index=index, take=take)
+            return None
+        self.told[json.loads(message)["kind"]] = heard = json.loads(message)
+        return heard
+
+    def until(self, met: Callable[[], Any]) -> None:
+        end = time.monotonic() + SECONDS
+        while not met():
+            assert time.monotonic() < end
+            self.step()
+
+    def ask(self, **message: Any) -> dict[str, Any]:
+        """Send a message, and take messages up to its answer."""
+        self.send(**message)
+        while True:
+            heard = self.step()
+            if heard is not None and heard["kind"] == "answer":
+                return heard
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.told["status"]
+
+
+def arguments(folder: Path, *more: str) -> Any:
+    return cli.build_parser().parse_args(["play", "--prompt", PROMPT, "--seed", "5", "--output", str(folder), *more])
+
+
+@contextmanager
+def played(pipeline: Pipeline, folder: Path, *more: str, leave: float = SECONDS) -> Iterator[tuple[Session, str]]:
+    """A session and the address of its server, which ends when its page is gone for `leave` seconds."""
+    args = arguments(folder, *QUICK, *more)
+    folder.mkdir(exist_ok=True)
+    run = make_run(pipeline, play_options(args, pipeline.model.config), args)
+    session = Session(pipeline, run, folder, lambda job, path: repeat_command(args, job, path))
+    addresses: queue.Queue[str] = queue.Queue()
+    served = PlayServer(session, leave_after=leave)
+    server = threading.Thread(target=lambda: asyncio.run(served.run(0, addresses.put)), daemon=True)
+    server.start()
+    session.start()
+    yield session, addresses.get(timeout=SECONDS)
+    session.close(SECONDS)
+    served._leave_after = 0  # a page that is gone now ends it
+    server.join(SECONDS)
+    assert not server.is_alive()
+
+
+@contextmanager
+def player(pipeline: Pipeline, folder: Path, *more: str) -> Iterator[Player]:
+    with played(pipeline, folder, *more, leave=0.2) as (session, address), opened(address) as socket:
+        yield Player(session, socket)
+
+
+def opened(address: str, origin: str | None = None, **headers: str) -> ClientConnection:
+    where = address.replace("http", "ws") + "socket"
+    return connect(where, origin=origin or address.rstrip("/"), additional_headers=headers, compression=None)  # type: ignore[arg-type]
+
+
+def test_what_is_said_counts_from_the_frame_after_the_one_that_is_made(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 3)
+        for text in ("a small green star moving up", "a large yellow square standing still"):
+            made = page.session.made
+            assert page.ask(do="say", text=text)["text"] == text
+            made_by_now = page.session.made
+            page.until(lambda text=text: page.told["prompts"]["prompts"][-1][1] == text)
+            start, _ = page.told["prompts"]["prompts"][-1]
+            assert made <= start <= made_by_now + 1
+        turn = page.ask(do="turn", direction="left")
+        assert (turn["to"], turn["text"]) == ("turn", "a large yellow square moving left")
+
+
+def test_the_maker_stays_a_few_frames_ahead(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path) as page:
+        page.shows = False
+        page.until(lambda: len(page.frames) == page.session.pace.most_ahead)
+        time.sleep(0.3)
+        assert page.session.made == len(page.frames) == 4
+        page.send(do="shown", index=1, take=0)
+        page.until(lambda: len(page.frames) >= 4 and page.status["shown"] == 1)
+        page.send(do="shown", index=10**9, take=0)  # what was never made cannot be shown
+        page.send(do="shown", index=3, take=7)
+        page.ask(do="check", text="a")
+        assert page.session.status()["shown"] == 1
+
+
+def test_a_pause_begins_no_frame_and_a_step_back_makes_others(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) >= 22)
+        page.send(do="pause", on=True)
+        page.until(lambda: page.status["paused"])
+        time.sleep(0.3)
+        made = page.session.made
+        time.sleep(0.3)
+        assert page.session.made == made, "one frame may have been in the making"
+        page.until(lambda: len(page.frames) == made)
+        before = list(page.frames)
+        page.ask(do="say", text="a small green star moving up")
+        position = page.session.status()["shown"]
+        first = page.ask(do="back")["frame"]
+        assert first == position + 1 - 16
+        page.until(lambda: len(page.frames) == first + 1)
+        assert page.session.status()["paused"], "it shows what it went back to, and stays paused"
+        assert page.frames[:first] == before[:first]
+        page.send(do="pause", on=False)
+        page.until(lambda: len(page.frames) > first + 3)
+        assert page.frames[first] != before[first]
+        assert page.told["prompts"]["prompts"][-1] == [first, "a small green star moving up"], "the text stays"
+        assert page.ask(do="back")["frame"] == 1
+        page.until(lambda: page.status["redo"] == [1])
+
+
+def test_what_was_played_is_made_again_to_the_bit(
+    pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """By the command in the text file, without the journal."""
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 4)
+        page.ask(do="say", text='a "large" green star, moving up on (a black:1.2) background')
+        page.until(lambda: len(page.frames) > 9)
+        page.ask(do="back")
+        page.until(lambda: page.status["redo"])
+        page.ask(do="turn", direction="down")
+        page.until(lambda: page.status["take"] == 1 and page.status["shown"] > 6)
+        assert page.ask(do="save") == {"kind": "answer", "to": "save"}
+        assert "being saved already" in page.ask(do="save").get("problem", "being saved already")
+        page.until(lambda: (page.status["saved"] or {}).get("finished"))
+        saved, journal = page.status["saved"], page.session.run.recording
+        assert journal is not None
+    video = Path(saved["name"])
+    lines = video.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
+    (command,) = (line for line in lines if line.startswith("# artv generate"))
+    latents, again = tmp_path / "again.safetensors", shlex.split(command.removeprefix("# artv "))
+    assert cli.main([*again, "--no-journal", "--save-latents", str(latents)]) == 0, capsys.readouterr().err
+    with JournalReader(newest_first(tmp_path / FOLDER)[0]) as reader:
+        kept = torch.stack([frame.latent for frame in reader.frames(limit=saved["of"])])
+    assert torch.equal(load_latents(latents).latents, kept)
+    assert len(kept) > 7
+    assert "--redo" in command
+    assert Path(again[-1]).read_bytes() == video.read_bytes()
+
+
+BAD = [
+    ({"do": "say", "text": ""}, "the prompt is empty"),
+    ({"do": "say", "text": " \n"}, "the prompt is empty"),
+    ({"do": "say", "text": "a" * 10_000}, "the prompt has 10000 characters; accepted are up to 2000"),
+    ({"do": "say", "text": "(fox:1e9)"}, "weight"),
+    ({"do": "say", "text": 7}, 'say needs a "text"'),
+    ({"do": "turn", "direction": "sideways"}, "accepted are left, right, up, down"),
+    ({"do": "turn"}, "accepted are left, right, up, down"),
+    ({"do": "back"}, "there is nothing to go back to yet"),
+    ({"do": "save"}, "there is no frame to save yet"),
+    ({"do": "pause", "on": "yes"}, "true or false"),
+    ({"do": "shown", "index": "1", "take": 0}, "the numbers"),
+    ({"do": "jump"}, "not a message of the page"),
+    ({"do": ["say"]}, "not a message of the page"),
+    ([1], "not a message of the page"),
+]
+
+
+def test_bad_input_is_answered_and_nothing_stops(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path) as page:
+        page.shows = False
+        page.until(lambda: "status" in page.told)
+        for message, problem in BAD:
+            page.socket.send(json.dumps(message))
+            page.told.pop("answer", None)
+            page.until(lambda: "answer" in page.told)
+            assert problem in page.told["answer"]["problem"], message
+        for raw in ("{", "[" * 100_000, b"\0\1", json.dumps({"do": "say", "text": "a"})[:-1]):
+            page.socket.send(raw)
+            page.told.pop("answer", None)
+            page.until(lambda: "answer" in page.told)
+            assert "not a message of the page" in page.told["answer"]["problem"]
+        unknown = page.ask(do="say", text="a grey sqare moving left")
+        assert unknown["advice"] == ["tiny-v3 does not know these words and ignores them: grey, sqare (square?)"]
+        assert "ignored: " in page.ask(do="check", text="red circle " * 60)["advice"][0]
+        page.shows = True
+        page.send(do="shown", index=0, take=0)
+        page.until(lambda: len(page.frames) > 8)
+        with suppress(ConnectionClosed):
+            page.socket.send("x" * (MAX_BYTES + 1))
+            page.until(lambda: False)
+        assert page.session.failure is None
+
+
+def test_a_run_that_has_ended_says_so_and_goes_back(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path, "--frames", "6") as page:
+        page.until(lambda: len(page.frames) == 6 and page.status["ended"] and page.status["shown"] == 5)
+        for message in ({"do": "say", "text": "a star"}, {"do": "turn", "direction": "up"}):
+            assert "the video has ended after 6 frames" in page.ask(**message)["problem"]
+        assert page.ask(do="back") == {"kind": "answer", "to": "back", "frame": 1}
+        page.ask(do="say", text="a green star")
+        page.until(lambda: len(page.frames) == 6 and page.status["ended"] and page.status["take"] == 1)
+        assert page.told["prompts"]["prompts"][-1] in ([1, "a green star"], [2, "a green star"]), "or one frame later"
+        assert page.session.failure is None
+    assert not is_unfinished(newest_first(tmp_path / FOLDER)[0]), "it came to its end"
+
+
+def test_of_a_thousand_messages_a_second_the_last_counts(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 2)
+        page.count, began = 0, time.monotonic()
+        for number in range(1000):
+            page.send(do="say", text=f"an unheard-of thing of the number {number}")
+        page.until(lambda: page.told["prompts"]["prompts"][-1][1].endswith(" 999"))
+        assert page.count < 500, "answers do not pile up"
+        made = page.session.made
+        page.until(lambda: page.session.made > made + 4)
+        assert len(page.session.run.track.said) < 60 * (1 + time.monotonic() - began)
+
+
+def test_only_its_own_page_is_answered(pipeline: Pipeline, tmp_path: Path):
+    with played(pipeline, tmp_path, leave=0.2) as (_, address):
+        for origin in ("http://evil.example", address.replace("127.0.0.1", "evil.example").rstrip("/"), "null"):
+            with pytest.raises(InvalidStatus, match="403"):
+                opened(address, origin=origin)
+        port = address.rstrip("/").rpartition(":")[2]
+        for host, path, status in (
+            (f"127.0.0.1:{port}", "/", 200),
+            (f"localhost:{port}", "/page.js", 200),
+            (f"127.0.0.1:{port}", "/session.py", 404),
+            (f"127.0.0.1:{port}", "/socket", 403),
+            (f"evil.example:{port}", "/", 403),
+            ("127.0.0.1:1", "/", 403),
+        ):
+            client = HTTPConnection("127.0.0.1", int(port), timeout=SECONDS)
+            client.request("GET", path, headers={"Host": host})
+            assert client.getresponse().status == status, (host, path)
+            client.close()
+        localhost = address.replace("127.0.0.1", "localhost")
+        with opened(localhost, localhost.rstrip("/")):
+            pass
+
+
+def test_a_page_that_is_opened_later_takes_over(pipeline: Pipeline, tmp_path: Path):
+    with played(pipeline, tmp_path, leave=0.2) as (session, address), opened(address) as first:
+        page = Player(session, first)
+        page.until(lambda: len(page.frames) > 3)
+        with opened(address) as second:
+            with pytest.raises(ConnectionClosed, match="4001"):
+                page.until(lambda: False)
+            later = Player(session, second)
+            seen = len(page.frames) - 1
+            later.until(lambda: later.told.get("status", {}).get("shown", 0) > seen + 2)
+
+
+def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 6)
+        page.ask(do="say", text="a green star moving up")
+        page.until(lambda: page.session.run.track.said)
+        said, folder = page.session.run.track.said, tmp_path / FOLDER
+    assert page.session.ended is False
+    (journal,) = newest_first(folder)
+    assert is_unfinished(journal)
+    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
+    assert (again.prompt, again.seed, again.steps, again.width, again.sampler) == (PROMPT, 5, 1, 32, "euler")
+    run = make_run(pipeline, play_options(again, pipeline.model.config), again)
+    session = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True)
+    session.start()
+    made = page.session.made
+    end = time.monotonic() + SECONDS
+    while session.made < made + 2 and time.monotonic() < end:
+        session.shown(session.made - 1, 0)
+        time.sleep(0.01)
+    assert session.run.track.said == said
+    session.close()
+    with JournalReader(journal) as reader:
+        assert reader.num_records > made
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "70000"], "--port is 70000; accepted are 0"),
+        (["--frames", "-1"], "--frames is -1"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--prompt", " "], "the prompt is empty"),
+        (["--resume"], "there is no interrupted run in"),
+        (["--resume", "--steps", "4"], "--resume and --steps cannot be used together"),
+        (["--resume", "--no-mask"], "--resume and --no-mask cannot be used together"),
+        (["--checkpoint", "no such"], "no such"),
+    ],
+)
+def test_what_cannot_be_played_is_told_in_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["play", "--output", str(tmp_path), "--no-browser", *words]) == cli.USER_ERROR
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_in_use_is_told(pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with played(pipeline, tmp_path, leave=0.2) as (_, address):
+        port = address.rstrip("/").rpartition(":")[2]
+        args = arguments(tmp_path / "other", *QUICK, "--no-browser", "--port", port)
+        with pytest.raises(ValueError, match=f"cannot use port {port}: .*; choose another --port, or 0"):
+            run_play(args)
+        with opened(address):
+            pass
+
+
+def test_a_fault_of_the_model_is_told_and_nothing_hangs(tmp_path: Path):
+    broken = Pipeline.from_checkpoint("tiny")
+    broken.model.null_context.fill_(float("nan"))
+    with player(broken, tmp_path) as page:
+        page.until(lambda: page.told.get("status", {}).get("failed"))
+        assert "not a number" in page.status["failed"]
+        assert "the video has stopped: " in page.ask(do="say", text="a star")["problem"]
+        assert "the video has stopped: " in page.ask(do="back")["problem"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red circle moving right fast on a blue background", "a red circle moving up fast on a blue background"),
+        ("a red circle standing still on a blue background", "a red circle moving up on a blue background"),
+        ("a fox bouncing in a forest", "a fox moving up in a forest"),
+        ("a fox moving down left slowly", "a fox moving up slowly"),
+        ("a red circle moving", "a red circle moving up"),
+        ("a red circle on a blue background", "a red circle moving up on a blue background"),
+        ("a fox", "a fox moving up"),
+    ],
+)
+def test_the_direction_of_a_motion_is_changed_in_the_text(text: str, expected: str):
+    assert turned(text, "up") == expected
+    assert turned(expected, "up") == expected
+
+
+def test_words_are_in_groups():
+    groups = dict(grouped(["a", "fox", "red", "up", "left", "star", "on"]))
+    assert groups == {
+        "things": ["fox", "star"],
+        "colours": ["red"],
+        "movement": ["left", "up"],
+        "small words": ["a", "on"],
+    }
+    assert next(iter(groups)) == "things"
+    assert grouped([]) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ahead", "keeps_up"), [(0.01, 2, True), (0.12, 2, True), (0.2, 3, False), (5.0, 4, False)]
+)
+def test_slower_models_are_further_ahead(seconds: float, ahead: int, keeps_up: bool):
+    pace = Pace(8.0)
+    assert (pace.rate, pace.ahead, pace.keeps_up) == (None, 4, True)
+    for _ in range(20):
+        pace.made(seconds)
+    assert (pace.ahead, pace.keeps_up) == (ahead, keeps_up)
+    assert pace.rate == pytest.approx(1 / seconds)
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_page_in_a_browser(pipeline: Pipeline, tmp_path: Path):
+    """What a person does: looks, types, presses keys. Keys are letters while one types."""
+    with played(pipeline, tmp_path, leave=0.2) as (session, address), open_browser() as context:
+        page, faults = context.new_page(), []
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(address)
+        strip, field, notes = page.locator("#strip li"), page.locator("#prompt"), page.locator("#notes")
+        page.wait_for_function("() => /frame ([5-9]|\\d\\d)/.test(document.getElementById('clock').textContent)")
+        assert field.input_value() == PROMPT
+        assert strip.count() == 1
+        page.keyboard.press("Enter")  # into the field, its text selected
+        page.keyboard.type("a grey star rsr")
+        notes.get_by_text("tiny-v3 does not know these words and ignores them: grey, rsr").wait_for()
+        page.keyboard.press("Backspace")
+        page.keyboard.press("Enter")
+        strip.nth(1).wait_for()
+        assert session.text == "a grey star rs", "R and S are letters there"
+        assert session.status()["take"] == 0
+        page.keyboard.press("ArrowLeft")
+        strip.last.get_by_text("a grey star rs moving left").wait_for()
+        page.keyboard.press("Space")
+        page.locator("#pause").get_by_text("Go on").wait_for()
+        page.wait_for_timeout(400)
+        clock = page.locator("#clock").text_content()
+        page.wait_for_timeout(400)
+        assert page.locator("#clock").text_content() == clock
+        page.keyboard.press("r")
+        page.wait_for_function("(clock) => document.getElementById('clock').textContent !== clock", arg=clock)
+        page.keyboard.press("Space")
+        page.wait_for_function("() => document.querySelector('#strip i:not(:empty)')")
+        page.get_by_role("button", name="yellow", exact=True).click()
+        assert field.input_value().endswith(" yellow")
+        page.keyboard.press("Escape")
+        assert field.input_value() == "a grey star rs moving left"
+        page.keyboard.press("s")
+        notes.get_by_text("with its schedule beside it").wait_for()
+        page.locator("#prompt").fill("a" * 10_000)
+        page.keyboard.press("Enter")
+        notes.get_by_text("The prompt has 10000 characters; it can have 2000").wait_for()
+        assert page.evaluate("getComputedStyle(document.getElementById('picture')).imageRendering") == "pixelated"
+        page.set_viewport_size({"width": 700, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700
+        assert not faults
+    assert list(tmp_path.glob("play-*.mp4"))
+    assert session.failure is None
