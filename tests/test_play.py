@@ -444,7 +444,7 @@ def test_words_are_in_groups():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "ahead", "keeps_up"), [(0.01, 2, True), (0.12, 2, True), (0.2, 3, False), (5.0, 4, False)]
+    ("seconds", "ahead", "keeps_up"), [(0.01, 2, True), (0.12, 3, True), (0.15, 4, False), (5.0, 4, False)]
 )
 def test_slower_models_are_further_ahead(seconds: float, ahead: int, keeps_up: bool):
     pace = Pace(8.0)
