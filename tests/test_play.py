@@ -4,6 +4,7 @@ import asyncio
 import json
 import queue
 import shlex
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from artv_core.run.journal_file import JournalReader
 from artv_core.run.journal_folder import FOLDER, newest_first
 from artv_core.run.pipeline import Pipeline, load_latents
 from artv_core.run.steering import is_unfinished
+from tests.forked import COMMAND, COMMANDS, python_with
 from tests.host.browser import missing, open_browser
 
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32"]
@@ -99,14 +101,18 @@ def played(pipeline: Pipeline, folder: Path, *more: str, leave: float = SECONDS)
     run = make_run(pipeline, play_options(args, pipeline.model.config), args)
     session = Session(pipeline, run, folder, lambda job, path: repeat_command(args, job, path))
     addresses: queue.Queue[str] = queue.Queue()
-    served = PlayServer(session, leave_after=leave)
+    stopped = threading.Event()
+    served = PlayServer(session, stopped, leave_after=leave)
     server = threading.Thread(target=lambda: asyncio.run(served.run(0, addresses.put)), daemon=True)
     server.start()
     session.start()
-    yield session, addresses.get(timeout=SECONDS)
-    session.close(SECONDS)
-    served._leave_after = 0  # a page that is gone now ends it
-    server.join(SECONDS)
+    try:
+        yield session, addresses.get(timeout=SECONDS)
+    finally:
+        if leave == SECONDS:
+            stopped.set()  # else it ends by itself
+        server.join(SECONDS)
+        session.close(SECONDS)
     assert not server.is_alive()
 
 
@@ -335,6 +341,36 @@ def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipelin
         assert reader.num_records > made
 
 
+def test_the_command_goes_on_where_it_was_ended_or_killed(tmp_path: Path):
+    """Real processes: by Ctrl-C, killed, and as services are ended."""
+    last = run_until(tmp_path, -1, signal.SIGINT, "--prompt", PROMPT, "--seed", "5", *QUICK)
+    last = run_until(tmp_path, last, signal.SIGKILL, "--resume")
+    run_until(tmp_path, last, signal.SIGTERM, "--resume")
+
+
+def run_until(folder: Path, before: int, number: int, *words: str) -> int:
+    """Play until a signal ends it. `before` and the result are indices of the last frame that there is."""
+    words = ("play", "--no-browser", "--output", str(folder), *words)
+    running = python_with(*COMMANDS).start(COMMAND, *words)
+    with opened(running.stdout.readline().strip()) as socket:
+        page = Player(None, socket)  # type: ignore[arg-type]
+        page.until(lambda: page.frames)
+        assert page.status["shown"] in (before - 1, before), "it begins with the last frame that was made"
+        page.until(lambda: page.status["shown"] > before + 2)
+        running.send_signal(number)
+        with suppress(ConnectionClosed):
+            page.until(lambda: False)
+    _, err = running.communicate()
+    (journal,) = newest_first(folder / FOLDER)
+    with JournalReader(journal) as reader:
+        count = reader.num_records
+    assert running.returncode == (-number if number == signal.SIGKILL else 130), err
+    if number != signal.SIGKILL:
+        assert f"{count} frames are kept in {folder}; go on with: artv play --resume --output {folder}" in err
+        assert "Traceback" not in err
+    return count - 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -403,11 +439,12 @@ def test_words_are_in_groups():
         "small words": ["a", "on"],
     }
     assert next(iter(groups)) == "things"
+    assert list(dict(grouped(["a", "up", *map(str, range(21))]))) == ["movement", "small words", "things"]
     assert grouped([]) == []
 
 
 @pytest.mark.parametrize(
-    ("seconds", "ahead", "keeps_up"), [(0.01, 2, True), (0.12, 2, True), (0.2, 3, False), (5.0, 4, False)]
+    ("seconds", "ahead", "keeps_up"), [(0.01, 2, True), (0.12, 3, True), (0.15, 4, False), (5.0, 4, False)]
 )
 def test_slower_models_are_further_ahead(seconds: float, ahead: int, keeps_up: bool):
     pace = Pace(8.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -195,23 +194,21 @@ def _seed() -> int:
 
 def _serve(session: Session, args: argparse.Namespace) -> int:
     from ..play.server import PlayServer
+    from ..run.execute import first_stop_noted
 
     session.start()
-    code = 0
-    if threading.current_thread() is threading.main_thread():  # what ends a program in other ways is a Ctrl-C too
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        asyncio.run(PlayServer(session).run(args.port, _opener(args.no_browser)))
+    with first_stop_noted() as stopped:  # a second Ctrl-C does not wait for a video that is being saved
+        try:
+            asyncio.run(PlayServer(session, stopped).run(args.port, _opener(args.no_browser)))
+        finally:
+            session.close()
+    if not stopped.is_set():
         say("no page is open any more")
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    finally:
-        session.close()
     if session.failure is not None:
         raise session.failure
     kept = "" if session.ended else f"; go on with: artv play --resume --output {args.output}"
     say(f"{session.made} frames are kept in {args.output}{kept}")
-    return code
+    return INTERRUPTED if stopped.is_set() else 0
 
 
 def _opener(no_browser: bool) -> Callable[[str], None]:

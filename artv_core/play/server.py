@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import struct
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,7 +46,7 @@ PICTURE = struct.Struct("<II")
 LEAVE_SECONDS, FIRST_PAGE_SECONDS = 60.0, 900.0
 """The server ends this long after its page was closed, or if none was ever opened."""
 
-_ROUND_SECONDS = 0.02
+_LOOK_SECONDS, _ROUND_SECONDS = 0.2, 0.02
 _REPLACED = 4001
 _SILENT = logging.getLogger("artv.play")  # what strangers send is no news for the terminal
 _SILENT.addHandler(logging.NullHandler())
@@ -56,16 +57,21 @@ class PlayServer:
     """Serves the page of a session. One page at a time: a page that is opened later takes over."""
 
     def __init__(
-        self, session: Session, leave_after: float = LEAVE_SECONDS, first_page_after: float = FIRST_PAGE_SECONDS
+        self,
+        session: Session,
+        stopped: threading.Event,
+        leave_after: float = LEAVE_SECONDS,
+        first_page_after: float = FIRST_PAGE_SECONDS,
     ) -> None:
-        self.session, self._leave_after = session, leave_after
+        """The server ends soon after `stopped` is set."""
+        self.session, self._stopped, self._leave_after = session, stopped, leave_after
         self._viewer: _Viewer | None = None
         self._leave_at = time.monotonic() + first_page_after
         self._hosts: set[str] = set()
 
     async def run(self, port: int, on_open: Callable[[str], None]) -> None:
-        """Serve on this port (0: any free one) until the page is gone. `on_open` is called with the page's address.
-        Raises ValueError if the port cannot be used."""
+        """Serve on this port (0: any free one) until the page is gone or `stopped` is set. `on_open` is called with the
+        page's address. Raises ValueError if the port cannot be used."""
         loop = asyncio.get_running_loop()
         try:
             server = await serve(
@@ -85,8 +91,8 @@ class PlayServer:
             self._hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
             self.session.on_change = lambda: _from_thread(loop, self._wake)
             on_open(f"http://{ADDRESS}:{port}/")
-            while self._viewer is not None or time.monotonic() < self._leave_at:
-                await asyncio.sleep(min(0.2, self._leave_after))
+            while not self._stopped.is_set() and (self._viewer is not None or time.monotonic() < self._leave_at):
+                await asyncio.sleep(min(_LOOK_SECONDS, self._leave_after))
 
     def _wake(self) -> None:
         if self._viewer is not None:

@@ -21,6 +21,7 @@ GROUPS = {
 """Words by what they are for. All others are things."""
 THINGS = "things"
 _LAST = "small words"
+_MANY = 20
 
 _TURN = re.compile(r"\bmoving(?:\s+(?:up|down)\s+(?:left|right)\b|\s+(?:left|right|up|down)\b)?")
 _OTHER_MOTION = re.compile(r"\b(?:standing still|bouncing|circling|pulsing|spinning|swinging)\b")
@@ -28,13 +29,16 @@ _PLACE = re.compile(r"\s+(?:on|before|in|at|with)\s")
 
 
 def grouped(vocabulary: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """The words of a vocabulary in groups (name, words) that are not empty, things first and small words last."""
+    """The words of a vocabulary in groups (name, words) that are not empty. Things are first, or last if they are
+    many."""
     group_of = {word: name for name, words in GROUPS.items() for word in words.split()}
     names = [THINGS, *(name for name in GROUPS if name != _LAST), _LAST]
     groups: dict[str, list[str]] = {name: [] for name in names}
     places = {word: place for place, word in enumerate(group_of)}
     for word in sorted(vocabulary, key=lambda word: places.get(word, 0)):  # the order of `GROUPS`, things as they are
         groups[group_of.get(word, THINGS)].append(word)
+    if len(groups[THINGS]) > _MANY:
+        groups[THINGS] = groups.pop(THINGS)
     return [(name, words) for name, words in groups.items() if words]
 
 

@@ -36,7 +36,7 @@ def run_job(
     frames = _frames(pipeline, job, progress)  # first, so that input errors appear before the bar
     with ExitStack() as stack:
         stack.enter_context(progress)
-        stopped = stack.enter_context(_first_stop_noted())
+        stopped = stack.enter_context(first_stop_noted())
         outputs = stack.enter_context(Outputs(job))
         stack.enter_context(closing(frames))
         with suppress(KeyboardInterrupt):
@@ -89,7 +89,7 @@ def _anchor_policy(pipeline: Pipeline, job: Job) -> AnchorPolicy:
 
 
 @contextmanager
-def _first_stop_noted() -> Iterator[threading.Event]:
+def first_stop_noted() -> Iterator[threading.Event]:
     """The first Ctrl-C or SIGTERM only sets the event. The next one ends the process."""
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
