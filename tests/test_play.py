@@ -35,7 +35,7 @@ from tests.host.browser import missing, open_browser
 
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32"]
 PROMPT = "a large red circle moving right on a blue background"
-SECONDS = 60
+SECONDS = 120
 
 
 @pytest.fixture(scope="module")
