@@ -100,7 +100,9 @@ const HEARD = {
     note(to === "turn" ? "say" : to, problem ? sentence(problem) : advice.map(withStop).join(" "), problem ? "problem" : "advice")
     if (problem && (to === "say" || to === "turn")) edited = to === "say"
     if (to === "turn" && !problem) field.value = answered.text
-    if (to === "back" && !problem) flash()
+    if (to !== "back" || problem) return
+    note("say", "") // it was about frames that are dropped
+    flash()
   },
 }
 

@@ -28,7 +28,8 @@ SHOWN_PROMPTS = 200
 """How many of the last prompts the page is told."""
 
 SAVING_SHARE = 0.25
-"""A model that cannot keep up has no time left: this share of each frame's time is then for saving."""
+"""A model that cannot keep up has no time left: this share of each frame's time is then for saving. One that can saves
+at least one frame for each that it makes."""
 
 Repeat = Callable[..., str]
 
@@ -238,8 +239,7 @@ class Session:
             self._back = None
             self._made, self._number = frame.index, self._number + 1
             self._pictures.append(Picture(self._number, self._take, frame.index, data))
-        if not self.pace.keeps_up:
-            self._save_for(seconds * SAVING_SHARE)
+        self._save_for(0 if self.pace.keeps_up else seconds * SAVING_SHARE)
 
     def _may_go_on(self) -> bool:
         if self._back is not None:

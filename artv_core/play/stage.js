@@ -1,7 +1,6 @@
 /** Shows pictures at the video's rate, and says which one is shown. */
 
 const HEADER_BYTES = 8
-const LATE_MILLISECONDS = 60
 const MOST_KEPT = 64 // the server keeps only a few ahead
 
 export class Stage {
@@ -15,7 +14,6 @@ export class Stage {
     this.shown = -1
     this.paused = false
     this.isNew = true // whether no picture of the take is shown: the first one is shown in a pause too
-    this.late = 0 // how many pictures came too late
     this.due = 0
     this.period = 125
     this.arriving = Promise.resolve() // pictures are decoded one after the other, so that they stay in order
@@ -63,7 +61,6 @@ export class Stage {
     if ((this.paused && !this.isNew) || now < this.due) return
     const next = this.waiting.shift()
     if (!next) return
-    if (this.due > 0 && now - this.due > LATE_MILLISECONDS && next.index === this.shown + 1) this.late++
     // On time, the next one is due by the clock, so that the rate is exact; after a wait, from now on.
     this.due = now - this.due < this.period ? this.due + this.period : now + this.period
     this.context.drawImage(next.bitmap, 0, 0, this.canvas.width, this.canvas.height)
