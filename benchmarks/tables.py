@@ -15,6 +15,7 @@ TABLES = {
     "long video": ("long_video", "faults"),
     "training": ("training",),
     "front end": ("front_end",),
+    "steering": ("steering",),
     "speed": ("speed",),
     "evidence": ("ablations",),
 }
