@@ -35,7 +35,7 @@ from artv_core import cli
 from artv_core.bench import measure as bench_measure
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part, save_checkpoint
 from artv_core.commands import comfyui_server as comfyui
-from artv_core.commands import demo, demo_comfyui, generate
+from artv_core.commands import demo, demo_comfyui, generate, play
 from artv_core.commands.info import info_lines
 from artv_core.config import AdapterConfig, AnchorConfig, ARTVConfig, NetworkConfig, TextConfig, UNetConfig, VAEConfig
 from artv_core.evaluation import evaluate as evaluation_run
@@ -680,7 +680,7 @@ def check_arguments(words: list[str], folder: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(cli, "build_parser", _parser))
-        for command in (demo, generate):
+        for command in (demo, generate, play):
             stack.enter_context(patch.object(command, "load_pipeline", _checked_device))
         for place, name in ((demo_comfyui, "run_workflows"), (prepare_run, "prepare"), (bench_measure, "measured"),
                             (evaluation_run, "evaluate_videos")):  # fmt: skip
