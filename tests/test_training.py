@@ -349,7 +349,7 @@ def test_latents_that_change_where_the_picture_does_not_count_in_the_loss(small:
 
 
 def test_a_batch_is_the_same_however_it_is_shared(small: TrainConfig):
-    training = stage(small)
+    training = stage(replace(small, diffusion=replace(small.diffusion, error_share=0.5)))
     whole = training.samples.batch(3, range(4))
     halves = training.samples.batch(3, range(2)), training.samples.batch(3, range(2, 4))
     for name, part in vars(whole).items():
