@@ -66,7 +66,8 @@ def test_no_input_gets_through(name: str):
     taken = examined(strange.TARGETS[name], more or EXAMPLES.get(name, 150), random=more > 0)
     assert memory.grown() < 150  # hypothesis itself remembers what it has tried
     if name not in EXAMPLES:
-        assert len(taken) / 10 < sum(taken) < 9 * len(taken) / 10, "inputs should be neither all fine nor all hopeless"
+        # Which inputs are tried depends on the release of hypothesis.
+        assert len(taken) / 20 < sum(taken) < 19 * len(taken) / 20, "inputs should be neither all fine nor all hopeless"
 
 
 # That it can fail
