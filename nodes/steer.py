@@ -4,11 +4,12 @@ A prompt that is said must be encoded as those of the run were. ARTV Multi-Promp
 CONDITIONING which CLIP encoded it. Prompts from elsewhere cannot be changed during a run; all else works with them.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import comfy.model_management as memory
 from torch import Tensor
@@ -26,7 +27,10 @@ STEER_KEY = "artv_steer"
 MAX_WORD = 40
 MAX_STEERED = 256
 
+# By numbers that are never used again, as an object's id may be: CONDITIONING in the host's cache outlives its CLIP.
+_numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _clips: WeakValueDictionary[int, Any] = WeakValueDictionary()
+_next_number = itertools.count()
 
 
 class Steerable(NamedTuple):
@@ -41,8 +45,10 @@ class Steerable(NamedTuple):
 
 def steerable(clip: Any, text: str, pre_text: str, app_text: str, blend_frames: int) -> Steerable:
     """The note for a prompt. It does not keep the CLIP alive."""
-    _clips[id(clip)] = clip
-    return Steerable(text, pre_text, app_text, blend_frames, id(clip))
+    if clip not in _numbers:
+        _numbers[clip] = next(_next_number)
+        _clips[_numbers[clip]] = clip
+    return Steerable(text, pre_text, app_text, blend_frames, _numbers[clip])
 
 
 def steered_track(
@@ -75,9 +81,7 @@ def steering_told(run: Run, steered: SteeredRun, files: bool) -> Iterator[None]:
     """While the run goes on it can be steered, and the page is told. `files`: video files are written meanwhile."""
     steered.steering.while_paused = memory.throw_exception_if_processing_interrupted
     if files:
-        steered.steering.no_way_back = (
-            "the video file is written while the frames are made; unconnect 'stream' to do so"
-        )
+        steered.steering.no_way_back = "the video file is written while the frames are made; disconnect 'stream'"
     run.steered, run.steering = steered, lambda: told_of(steered)
     try:
         yield

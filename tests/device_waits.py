@@ -231,3 +231,13 @@ def _running_line() -> str:
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere:0"
+
+
+def resident_tensors(training: Any) -> list[Tensor]:
+    """What `ResidentTraining` keeps on the device, apart from its module."""
+    optimizer, drawn = training.inner_optimizer, training.drawing
+    held = [optimizer.weights, optimizer.gradients, optimizer.first, optimizer.second, optimizer.taken]
+    held += [training.average.flat, training.number, drawn.latents, drawn.tokens, drawn.no_caption, drawn.ratios]
+    held += [drawn.signal, drawn.spread, drawn.level_signal, drawn.level_spread, drawn.steps_back, drawn.coverage]
+    held += [value for segment in optimizer.segments for value in (segment.rate, segment.kept, segment.root)]
+    return [tensor for tensor in held if tensor is not None]

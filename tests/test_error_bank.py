@@ -19,7 +19,7 @@ from artv_core.training.resident import ResidentTraining
 from artv_core.training.samples import draw_sample
 from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips
-from tests.device_waits import DeviceWaits
+from tests.device_waits import DeviceWaits, resident_tensors
 from tests.models import smallest
 from tests.tape import Tapes
 
@@ -156,12 +156,7 @@ def test_a_run_with_a_bank_goes_on_to_the_bit(tmp_path: Path, loop: type[Trainin
 def test_no_step_waits_for_the_device(tmp_path: Path):
     made = stage(resident=True)
     training = ResidentTraining(made, make_accelerator(made.config, tmp_path), tmp_path)
-    drawn, optimizer = training.drawing, training.inner_optimizer
-    held = [optimizer.weights, optimizer.gradients, optimizer.first, optimizer.second, optimizer.taken]
-    held += [training.average.flat, training.number, drawn.latents, drawn.tokens, drawn.no_caption, drawn.ratios]
-    held += [drawn.signal, drawn.spread, drawn.level_signal, drawn.level_spread, drawn.steps_back]
-    held += [value for segment in optimizer.segments for value in (segment.rate, segment.kept, segment.root)]
-    waits = DeviceWaits(made.model, training.module, held)
+    waits = DeviceWaits(made.model, training.module, resident_tensors(training))
     with waits:
         for step in range(3):
             training.step(step, [])

@@ -30,7 +30,7 @@ from artv_core.training.start import synthetic_clips
 from artv_core.training.state import RunState, saved_steps
 from artv_core.training.synthetic_clips import LatentClips
 from tests.counted import counted_calls
-from tests.device_waits import DeviceWaits
+from tests.device_waits import DeviceWaits, resident_tensors
 from tests.models import smallest
 from tests.tape import Tapes
 
@@ -436,12 +436,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, optimizer: str, micro_batc
     weights = {"change_weight": 3.0, "detail_weight": 1.0, "mixed_precision": precision}
     made = stage(coverage=True, optimizer=optimizer, micro_batch=micro_batch, **weights)
     training = begun(tmp_path, made)
-    optimizer_, drawn = training.inner_optimizer, training.drawing
-    held = [optimizer_.weights, optimizer_.gradients, optimizer_.first, optimizer_.second, optimizer_.taken]
-    held += [training.average.flat, training.number, drawn.latents, drawn.tokens, drawn.no_caption, drawn.ratios]
-    held += [drawn.signal, drawn.spread, drawn.level_signal, drawn.level_spread, drawn.steps_back, drawn.coverage]
-    held += [value for segment in optimizer_.segments for value in (segment.rate, segment.kept, segment.root)]
-    waits = DeviceWaits(made.model, training.module, held)
+    waits = DeviceWaits(made.model, training.module, resident_tensors(training))
     with waits:
         for step in range(3):
             training.step(step, [])

@@ -67,11 +67,6 @@ class Steering:
         """Whether the video ends with the frame that is being made."""
         return self._stopped
 
-    @property
-    def count(self) -> int:
-        """How many frames there are now."""
-        return self._count
-
     def say(self, text: str) -> None:
         """As `SteeredTrack.say`. After `back`, the text is for the first frame that is made again."""
         with self._changed:
