@@ -327,7 +327,8 @@ def _tiny() -> ARTVConfig:
         schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),
         sampling=SamplingConfig(
             sampler="dpmpp_2m",
-            steps=12,
+            steps=4,
+            first_frame_steps=12,
             guidance_text=1.0,
             first_frame_guidance=3.0,
             reference_noise_level=50,
