@@ -219,6 +219,8 @@ def _check_distill(config: TrainConfig, model: ARTVConfig, path: str) -> None:
     if stage.evaluations * stage.substeps > last:
         got = f"{stage.evaluations} evaluations of {stage.substeps} substeps"
         raise ValueError(f"{path}: got {got}; together they can be at most {last}, the schedule's number of time steps")
+    if not stage.error_floor > 0:
+        raise ValueError(f"{path}.error_floor: got {stage.error_floor}, accepted are numbers above 0")
     if "text" in stage.train:
         raise ValueError(f'{path}.train: got "text", accepted are unet, branches, mask: a student reads as its teacher')
     if stage.rollout_share:

@@ -27,12 +27,18 @@ from .teacher import Networks, StudentStep, Teacher, student_steps
 
 
 class StudentLoss(MaskedDiffusionLoss):
-    """The squared error of the student's masked x_0 in each of its steps, weighted as in `MaskedDiffusionLoss`, with a
-    share for the noise network's own x_0. Gradients do not go from one step into the one before it."""
+    """The error of the student's masked x_0 in each of its steps, with a share for the noise network's own x_0.
+    Gradients do not go from one step into the one before it.
+
+    The error of a frame is the root of its mean square (pseudo-Huber, as in Song and Dhariwal 2023, arXiv 2310.14189),
+    with weights as in `MaskedDiffusionLoss`. A first frame can be anything that fits the text, and differs a hundred
+    times as much from its goal in squares as a later one, from which a video's drift comes. So each frame counts about
+    as much as another."""
 
     def __init__(self, model: ARTV, stage: DistillStage, teacher: Teacher, steps: Sequence[StudentStep]) -> None:
         super().__init__(model, stage)
         self.own, self.teacher, self.steps = Networks.of(model), teacher, tuple(steps)
+        self.error_floor = stage.error_floor
 
     @property
     def frozen_networks(self) -> list[FrameNetwork]:
@@ -74,8 +80,7 @@ class StudentLoss(MaskedDiffusionLoss):
             denoised = self.own.denoised(given, x, step.levels[0])
             goal = self.teacher.goal(taught, x, step)
             weight = self._weight_of(step, goal, reference_latent, has_reference)
-            main = (weight * (denoised.masked - goal).square()).mean()
-            own = (weight * (denoised.dynamic - goal).square()).mean()
+            main, own = (self._size(weight * (x_0 - goal).square()) for x_0 in denoised[:2])
             losses.append((1 - self.auxiliary_share) * main + self.auxiliary_share * own)
             result = denoised.masked.detach()
             x = result + (x - result) * step.ratio
@@ -86,6 +91,11 @@ class StudentLoss(MaskedDiffusionLoss):
         if self.bank is not None and torch.is_grad_enabled():
             self.bank.put(x - target, has_reference)
         return torch.stack(losses).mean(), logs
+
+    def _size(self, squares: Tensor) -> Tensor:
+        """The mean size [] of the errors of frames, from weighted squared errors [B, C, h, w]."""
+        floor = self.error_floor
+        return ((squares.mean(dim=(1, 2, 3)) + floor**2).sqrt() - floor).mean()
 
     def _weight_of(self, step: StudentStep, goal: Tensor, last: Tensor, has_last: Tensor) -> Tensor:
         level, one = step.levels[0], goal.new_ones(1, 1, 1, 1)

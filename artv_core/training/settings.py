@@ -172,12 +172,13 @@ class DistillStage(DiffusionStage):
     Noise levels of references and anchor are drawn up to `max_noise_level`, as in the stage "diffusion". Errors of the
     bank (`error_share`) are added to what the student sees, but not to what the teacher sees. Time steps are those of
     the student, so `uniform_share`, `ratio_median` and `ratio_spread` are not used, and there are no held-out losses by
-    time step.
+    time step. A frame's error counts as its root mean square, and well below `error_floor` as its square.
     """
 
     teacher: str = ""
     evaluations: int = 4
     substeps: int = 3
+    error_floor: float = 0.01
     train: tuple[str, ...] = ("unet", "branches", "mask")
     drop_references: float = 0.0
     drop_anchor: float = 0.05
