@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from artv_core.checkpoint import describe_checkpoint, load_checkpoint, save_checkpoint
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, part_of_weight, save_checkpoint
 from artv_core.config import SamplingConfig, preset
 from artv_core.files.tensor_file import open_tensor_file
 from artv_core.method.conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser
@@ -23,7 +23,7 @@ from artv_core.training.distill import DistillTraining, student_sampling
 from artv_core.training.loop import Training, run_stage
 from artv_core.training.processes import make_accelerator
 from artv_core.training.resident import ResidentTraining
-from artv_core.training.run import run
+from artv_core.training.run import _source, run
 from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips
 from artv_core.training.teacher import CHAIN, Level, Teacher, goal, guidance_table, student_steps
@@ -335,6 +335,22 @@ def test_a_run_makes_a_checkpoint_that_recommends_its_few_steps(tmp_path: Path, 
     further = changed(made, name="further", distill__teacher=teacher, vae__start_from=teacher, distill__start_from=made)
     run(read_config(CONFIG, [*further, "distill.evaluations=1"]), str(tmp_path))
     assert describe_checkpoint(tmp_path / "further" / "further.safetensors").config.sampling.steps == 1
+
+
+def test_a_student_of_an_adapter_is_a_file_of_what_was_trained(tmp_path: Path, teacher: Path):
+    config = read_config(CONFIG, changed(teacher, distill__train='["branches", "mask"]'))
+    run(config, str(tmp_path))
+    made = tmp_path / "student" / "student.safetensors"
+    assert open_tensor_file(made).metadata["artv_parts"] == "branches,mask"
+    assert open_tensor_file(made).metadata["artv_base"] == teacher.name
+    student, source = load_checkpoint(made, base=teacher), load_checkpoint(teacher)
+    assert student.config.sampling == student_sampling(GUIDED, 2)
+    same = {name: torch.equal(tensor, source.state_dict()[name]) for name, tensor in student.state_dict().items()}
+    assert all(same[name] for name in same if part_of_weight(name) == "unet")
+    assert not all(same[name] for name in same if part_of_weight(name) == "branches")
+    going_on = replace(config.as_student, base="sd.safetensors")
+    adapter = replace(going_on, diffusion=replace(going_on.diffusion, start_from=str(made)))
+    assert [_source(each).name for each in (adapter, going_on)] == ["sd.safetensors", teacher.name]
 
 
 @pytest.mark.parametrize(

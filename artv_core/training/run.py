@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Module
 
-from ..checkpoint import PARTS, part_of_weight, save_checkpoint
+from ..checkpoint import PARTS, part_of_weight, resolve_checkpoint, save_checkpoint
+from ..checkpoint.info import parts_in
 from ..files.tensor_file import write_tensor_file
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
@@ -202,11 +203,19 @@ def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tens
         model.eval(),
         path,
         parts=None if whole else [part for part in PARTS if part in stage.train],
-        base=None if whole else Path(stage.start_from or config.base).name,
+        base=None if whole else _source(config).name,
         extra_metadata={"training": _summary(config, unfinished)},
     )
     so_far = f": the averaged weights so far, {unfinished}" if unfinished else ""
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB){so_far}")
+
+
+def _source(config: TrainConfig) -> Path:
+    """The file with the weights that were not trained."""
+    start = config.diffusion.start_from
+    if config.base and not (start and "unet" in parts_in(resolve_checkpoint(start))):
+        return Path(config.base)
+    return Path(start)
 
 
 def _check_complete(trained: dict[str, Tensor], model: ARTV, config: TrainConfig, folder: Path) -> None:
