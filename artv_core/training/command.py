@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages",
         default="",
-        help="comma-separated stages to run: vae, latents, decoder, diffusion, export (default: all)",
+        help="comma-separated stages to run: vae, latents, decoder, diffusion, distill, export (default: the run's)",
     )
 
 

@@ -10,171 +10,21 @@ from typing import Any
 from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
 from ..synthetic.pictures.names import MOTIONS
+from .settings import (
+    FITTING,
+    DataConfig,
+    DiffusionStage,
+    DistillStage,
+    LatentsStage,
+    LoopConfig,
+    VAEStage,
+)
 from .worlds import WORLDS, training_world
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
-FITTING = -1
-"""As `data.held_out`: choose how many clips to hold out from the number of clips."""
-
 TRAINABLE = ("unet", "branches", "mask", "text")
 """The parts of a checkpoint that the stage "diffusion" can train."""
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """Settings that every stage has.
-
-    `batch_size` is the total over all processes. Each process takes its share `micro_batch` samples at a time (0: all
-    at once) and accumulates gradients. The learning rate warms up linearly, stays constant, then decays linearly to 0
-    over the last `decay_steps`. `optimizer` is "adamw", "adamw8bit" (its state takes a quarter of the memory) or
-    "muon". Muon updates the matrices and kernels inside the networks at `muon_learning_rate`, and AdamW updates the
-    rest at `learning_rate`.
-
-    `ema_decay` 0 keeps no averaged weights; `ema_device` "cpu" keeps them in main memory. `graph`: on one CUDA device,
-    capture the forward and backward pass as CUDA graphs, one for each shape of micro-batch. `log_every`: steps between
-    two entries in the log, each with means of the loss and other scalars. `workers`: processes that read ahead, for
-    each training process. `start_from`: a checkpoint (shipped name or path) to start training from; empty starts from
-    new weights. `wandb_project`: also log to Weights & Biases, which must be installed.
-    """
-
-    start_from: str = ""
-    steps: int = 1000
-    batch_size: int = 16
-    micro_batch: int = 0
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    muon_learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    decay_steps: int = 0
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
-    ema_device: str = "model"
-    mixed_precision: str = "no"
-    graph: bool = True
-    workers: int = 0
-    save_minutes: float = 5.0
-    log_every: int = 20
-    sheet_every: int = 500
-    wandb_project: str = ""
-
-
-@dataclass(frozen=True)
-class VAEStage(LoopConfig):
-    """The autoencoder's settings. `latent_noise`: standard deviation of the noise added to the latents before they are
-    decoded. `crop_share`: share of the steps that see crops of `crop` pixels around the object instead of whole frames,
-    as many as cost the same; nearly all of the error is there. `still_weight`: weight of the loss on latents that
-    change where the picture does not. It needs a second frame of each clip, which makes a step 1.5 times as expensive.
-
-    `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
-    """
-
-    latent_noise: float = 0.03
-    crop: int = 32
-    crop_share: float = 0.0
-    edge_weight: float = 0.5
-    moment_weight: float = 0.02
-    still_weight: float = 0.0
-
-
-@dataclass(frozen=True)
-class LatentsStage:
-    """The clips that are rendered and encoded once, for the diffusion stage to draw from. `seed` is the world's seed;
-    None uses the run's. Set it so that runs with different seeds see the same clips. `motion_weights`, for the world of
-    pictures only, is a TOML table of how many times as often as usual clips show a motion (`"spinning fast" = 3.0`);
-    motions that are not named count 1."""
-
-    clips: int = 4096
-    frames: int = 12
-    batch_size: int = 8
-    seed: int | None = None
-    motion_weights: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The user's own clips, for runs that do not train on a synthetic world.
-
-    `path`: a folder of videos with a caption beside each, a CSV or JSONL list, WebDataset shards, or a folder written
-    by `artv prepare`. `bucket_multiple`: videos roughly keep their aspect ratio, in sizes of about the training size's
-    area whose sides are multiples of this; 0 crops all videos to the training size. `held_out`: number of clips that
-    are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8.
-    `window`: number of groups (shards or files) whose clips are shuffled together.
-    """
-
-    path: str = ""
-    fps: float = 8.0
-    bucket_multiple: int = 64
-    min_frames: int = 3
-    held_out: int = FITTING
-    window: int = 16
-
-
-@dataclass(frozen=True)
-class DiffusionStage(LoopConfig):
-    """Settings for training the noise network and the mask network, and the text encoder if there is none to start
-    from.
-
-    `train` names the parts that learn: "unet" (Stable Diffusion's own weights), "branches" (what ARTV adds to it: the
-    reference adapter and the branches for the anchor and the noise levels), "mask", "text". The other parts stay as
-    they are, in half precision if training uses it.
-
-    `first_share` of the samples are first frames (no references), `second_share` are second frames (both references
-    equal). `auxiliary_share` of the loss is the noise network's own error, the rest is the masked error; the paper
-    trains on the masked error alone (0). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error
-    of eps or v); `min_snr_gamma` above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells
-    that differ from most of their frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from
-    the last frame weigh up to `1 + change_weight` times as much as others, while each frame keeps its share of the
-    loss. `uniform_share` of the samples draw their time step uniformly; the others draw a log-normal noise-to-signal
-    ratio (Karras et al., 2022) with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A
-    first frame can be any frame of its clip; in `beginning_share` of the cases it is the clip's first.
-
-    Not in the paper: in `rollout_share` of the samples the references are frames made by the networks in their current
-    state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame. In
-    `error_share` of the samples one of the last `error_bank` errors of the networks is added to the references, and in
-    as many another one to the anchor (`ErrorBank`).
-
-    `resident`: if the run makes its own clips, keep their latents in the device's memory and draw a whole step's
-    samples there. On one CUDA device the whole step, with optimiser and average, becomes one CUDA graph. The samples of
-    a step then differ from those drawn on the host, but have the same distribution. If this is not possible, the run
-    says why and continues without it.
-
-    Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
-    each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor.
-    """
-
-    train: tuple[str, ...] = ("unet", "branches", "mask", "text")
-    resident: bool = False
-    gradient_checkpointing: bool = False
-    first_share: float = 0.25
-    second_share: float = 0.3
-    anchor_window: int = 10
-    max_noise_level: int = 100
-    drop_references: float = 0.1
-    drop_anchor: float = 0.1
-    drop_text: float = 0.1
-    auxiliary_share: float = 0.25
-    weight_cap: float = 5.0
-    min_snr_gamma: float = 0.0
-    detail_weight: float = 0.0
-    change_weight: float = 0.0
-    beginning_share: float = 0.0
-    uniform_share: float = 1.0
-    ratio_median: float = 1.0
-    ratio_spread: float = 1.2
-    rollout_share: float = 0.0
-    rollout_frames: int = 2
-    rollout_steps: int = 4
-    error_share: float = 0.0
-    error_bank: int = 512
-    mask_bias: float = -1.5
-    sheet_rows: int = 12
-    sheet_columns: int = 12
-    sheet_steps: int = 0
-    evaluate_every: int = 0
-    evaluate_samples: int = 16
-    evaluate_bands: int = 4
 
 
 @dataclass(frozen=True)
@@ -201,6 +51,13 @@ class TrainConfig:
     latents: LatentsStage = field(default_factory=LatentsStage)
     data: DataConfig = field(default_factory=DataConfig)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
+    distill: DistillStage = field(default_factory=DistillStage)
+
+    @property
+    def as_student(self) -> "TrainConfig":
+        """The same run with the settings of the stage "distill" in place of those of "diffusion"."""
+        stage = self.distill
+        return replace(self, diffusion=replace(stage, start_from=stage.start_from or stage.teacher))
 
     @property
     def model(self) -> ARTVConfig:
@@ -222,6 +79,8 @@ class TrainConfig:
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of this run's stages, in order."""
+        if self.distill.teacher:
+            return ("distill", "export") if self.data.path else ("vae", "latents", "distill", "export")
         return ("diffusion", "export") if self.data.path else ("vae", "latents", "decoder", "diffusion", "export")
 
 
@@ -290,6 +149,8 @@ def _check(config: TrainConfig, path: str) -> None:
         for name, vae in (("vae", config.vae), ("decoder", config.decoder)):
             _check_crop(vae, model, f"{path}.{name}")
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")
+    if config.distill.teacher:
+        _check_distill(config, model, f"{path}.distill")
 
 
 def _check_motion_weights(config: TrainConfig, path: str) -> None:
@@ -334,7 +195,8 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
     _at_least(1, path, stage, "anchor_window", "sheet_rows", "sheet_columns", "rollout_frames", "rollout_steps")
     _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "detail_weight", "change_weight")
     _at_least(0, path, stage, "sheet_steps", "evaluate_every")
-    _at_least(1, path, stage, "evaluate_samples", "evaluate_bands", "error_bank")
+    _at_least(1, path, stage, "evaluate_samples", "error_bank")
+    _at_least(0 if isinstance(stage, DistillStage) else 1, path, stage, "evaluate_bands")
     for name in stage.train or ("",):
         if name not in TRAINABLE:
             raise ValueError(f"{path}.train: got {name!r}, accepted are one or more of {', '.join(TRAINABLE)}")
@@ -346,6 +208,29 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
     for name in SHARES:
         if not 0 <= getattr(stage, name) <= 1:
             raise ValueError(f"{path}.{name}: got {getattr(stage, name)}, accepted are 0 to 1")
+
+
+def _check_distill(config: TrainConfig, model: ARTVConfig, path: str) -> None:
+    stage, last = config.distill, model.schedule.num_timesteps
+    resolve_checkpoint(stage.teacher)
+    _check_loop(stage, path)
+    _check_diffusion(stage, model, path)
+    _at_least(1, path, stage, "steps", "evaluations", "substeps")
+    if stage.evaluations * stage.substeps > last:
+        got = f"{stage.evaluations} evaluations of {stage.substeps} substeps"
+        raise ValueError(f"{path}: got {got}; together they can be at most {last}, the schedule's number of time steps")
+    if not stage.error_floor > 0:
+        raise ValueError(f"{path}.error_floor: got {stage.error_floor}, accepted are numbers above 0")
+    if "text" in stage.train:
+        raise ValueError(f'{path}.train: got "text", accepted are unet, branches, mask: a student reads as its teacher')
+    if stage.rollout_share:
+        raise ValueError(f"{path}.rollout_share: got {stage.rollout_share}, only 0 is accepted; use error_share")
+    own = (config.vae.start_from, config.vae.steps) != (stage.teacher, 0)
+    if not config.data.path and own:
+        raise ValueError(
+            f"{path}: a student has the autoencoder of its teacher; set vae.start_from to {stage.teacher!r} "
+            "and vae.steps to 0"
+        )
 
 
 def overridden(config: ARTVConfig, overrides: Mapping[str, Any]) -> ARTVConfig:

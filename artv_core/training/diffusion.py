@@ -49,6 +49,16 @@ class MaskedDiffusionLoss(nn.Module):
         shape = (config.vae.latent_channels, *(side // config.vae.factor for side in config.size))
         self.bank = ErrorBank(stage.error_bank, shape) if stage.error_share else None
 
+    @property
+    def networks(self) -> list[FrameNetwork]:
+        """The networks that can be trained."""
+        return [self.noise] if self.mask is None else [self.noise, self.mask]
+
+    @property
+    def frozen_networks(self) -> list[FrameNetwork]:
+        """Networks that a step runs only without gradients."""
+        return []
+
     def forward(
         self,
         target: Tensor,
@@ -166,11 +176,20 @@ class DiffusionTraining(Stage):
             if network is not None:
                 network.gradient_checkpointing = config.diffusion.gradient_checkpointing
                 keep_norms_in_bfloat16(network)
-        self.module = MaskedDiffusionLoss(model, config.diffusion).to(memory_format=torch.channels_last)
+        self.module = self.make_module(model).to(memory_format=torch.channels_last)
+
+    def make_module(self, model: ARTV) -> MaskedDiffusionLoss:
+        """What is trained, with the networks of `model`."""
+        return MaskedDiffusionLoss(model, self.config)
 
     def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
         """Arguments of `MaskedDiffusionLoss.forward`: encoded and noised, with references made by the model itself for
         the samples that were drawn for it."""
+        batch, latents, text = self.encoded(batch, device)
+        return self.noised(batch, self.with_errors(batch, latents), text)
+
+    def encoded(self, batch: Batch, device: torch.device) -> tuple[Batch, Tensor, Tensor]:
+        """The batch on the device, its latents [B, R + 2, C, h, w], and its text."""
         for line in self.broken.add(batch.broken):
             print(f"\nreplaced: {line}")
         rolled, seeds = batch.rolled, batch.seeds  # on the host; reading them from the device means waiting
@@ -182,8 +201,11 @@ class DiffusionTraining(Stage):
             context = text if self.module.text is None else self.module.text(text)
             own = go_on(self.model, latents[:, :count], context, rolled, seeds, self.config)
             latents = torch.cat([own, latents[:, count:]], dim=1)
-        if self.module.bank is not None and batch.error_picks is not None:
-            latents = self._with_errors(self.module.bank, latents, batch.present, batch.error_picks)
+        return batch, latents, text
+
+    def noised(self, batch: Batch, latents: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+        """The arguments of the module that follow from these latents."""
+        count = self.samples.num_references
         scales = (batch.signal[..., None, None, None], batch.spread[..., None, None, None])
         noisy = scales[0] * latents + scales[1] * batch.noise
         covered = () if batch.coverage is None else (batch.coverage,)
@@ -203,13 +225,16 @@ class DiffusionTraining(Stage):
             *covered,
         )
 
-    def _with_errors(self, bank: ErrorBank, latents: Tensor, present: Tensor, picks: Tensor) -> Tensor:
-        """Latents [B, R + 2, C, h, w] with errors of the bank: one error in all references of a sample, as a video
-        drifts slowly, and another in its anchor."""
+    def with_errors(self, batch: Batch, latents: Tensor) -> Tensor:
+        """Latents [B, R + 2, C, h, w] with errors of the bank, if there is one: one error in all references of a
+        sample, as a video drifts slowly, and another in its anchor."""
+        bank, picks = self.module.bank, batch.error_picks
+        if bank is None or picks is None:
+            return latents
         count, target = self.samples.num_references, latents[:, -1]
         in_references, in_anchor = (bank.picked(pick, target)[:, None] for pick in picks.unbind(dim=1))
         errors = [in_references.expand(-1, count, -1, -1, -1), in_anchor, torch.zeros_like(in_anchor)]
-        return latents + torch.cat(errors, dim=1) * present[..., None, None, None]
+        return latents + torch.cat(errors, dim=1) * batch.present[..., None, None, None]
 
     def _encode(self, frames: Tensor, shown: Tensor) -> Tensor:
         """Core-scale latents [B, R + 2, C, h, w], zero for frames that are not shown."""
@@ -229,11 +254,15 @@ class DiffusionTraining(Stage):
         with torch.device("meta"):
             model = ARTV(self.model.config, mask=self.model.mask is not None, vae=False)
             choose_trained(model, self.config.train)
-            return MaskedDiffusionLoss(model, self.config)
+            return self.make_module(model)
 
     def flops_per_sample(self) -> float:
         """FLOPs per sample at the training size; other aspect ratios have about as many cells."""
-        return count_flops(self.empty_module(), meta_arguments(self.model.config, "text" in self.config.train))
+        return count_flops(self.empty_module(), self.meta_arguments())
+
+    def meta_arguments(self) -> tuple[Tensor, ...]:
+        """Arguments of the module for one sample, on the meta device."""
+        return meta_arguments(self.model.config, "text" in self.config.train)
 
     def evaluate(self, accelerator: Accelerator, module: nn.Module) -> Mapping[str, float]:
         """Held-out losses by band of time steps and by noise level."""

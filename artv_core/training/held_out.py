@@ -53,7 +53,7 @@ def held_out_losses(stage: Measured, accelerator: Accelerator, module: nn.Module
 def _settings(stage: Measured) -> dict[str, dict[str, tuple[int, int]]]:
     """What is fixed for each reading: a range of time steps, or a noise level."""
     last, bands = len(stage.samples.ratios), stage.config.evaluate_bands
-    edges = [round(last * band / bands) for band in range(bands + 1)]
+    edges = [round(last * band / max(bands, 1)) for band in range(bands + 1)]
     highest = stage.config.max_noise_level
     levels = sorted({0, highest // 2, highest})
     steps = {f"held_out/steps_{low}-{high - 1}": {"timestep": (low, high)} for low, high in pairwise(edges)}

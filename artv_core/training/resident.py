@@ -15,9 +15,9 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..models.fused import fuse_for_training
+from ..models.fused import fuse, fuse_for_training
 from .config import TrainConfig
-from .diffusion import DiffusionTraining, meta_arguments
+from .diffusion import DiffusionTraining
 from .drawing import DeviceDrawing
 from .flat import FlatAverage, FlatOptimizer, own_memory
 from .halves import HalfPasses
@@ -40,13 +40,13 @@ more: 1 and above."""
 
 
 def fitting_loop(config: TrainConfig, clips: Clips) -> type[Training]:
-    """The loop for the stage "diffusion": this one if the configuration asks for it and it is possible. If it is not,
-    the run prints one line that says why."""
+    """The loop for the stages "diffusion" and "distill": this one if the configuration asks for it and it is possible.
+    If it is not, the run prints one line that says why."""
     if not config.diffusion.resident:
         return Training
     reason = _why_not(config, clips)
     if reason:
-        PartialState().print(f"diffusion: clips are not kept on the device, samples are drawn on the host: {reason}")
+        PartialState().print(f"clips are not kept on the device, samples are drawn on the host: {reason}")
         return Training
     return ResidentTraining
 
@@ -85,9 +85,11 @@ class ResidentTraining(Training):
         stage, accelerator, config = self.stage, self.accelerator, self.config
         self.drawing = DeviceDrawing(stage.samples, accelerator.device)
         module = stage.module.to(accelerator.device).train()
-        for network in (module.noise, module.mask):
-            if network is not None and config.mixed_precision == "bf16":
+        if config.mixed_precision == "bf16":
+            for network in module.networks:
                 fuse_for_training(network, accelerator.device)
+            for network in module.frozen_networks:
+                fuse(network, accelerator.device, torch.bfloat16)
         optimizer = FlatOptimizer(make_optimizer(module, config), unused_parameters(stage))
         self.average = FlatAverage(module, config.ema_decay, optimizer)
         self.module = accelerator.prepare(module)
@@ -251,7 +253,7 @@ def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
     """Trainable weights that no loss depends on, such as a text encoder's last block if the output of the block before
     is used. Found on the meta device, so nothing is computed."""
     empty = stage.empty_module()
-    loss, _ = empty(*meta_arguments(stage.model.config, "text" in stage.config.train))
+    loss, _ = empty(*stage.meta_arguments())
     loss.backward()
     names = {name for name, parameter in empty.named_parameters() if parameter.grad is None}
     return [p for name, p in stage.module.named_parameters() if p.requires_grad and name in names]

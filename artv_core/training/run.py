@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Module
 
-from ..checkpoint import PARTS, part_of_weight, save_checkpoint
+from ..checkpoint import PARTS, part_of_weight, resolve_checkpoint, save_checkpoint
+from ..checkpoint.info import parts_in
 from ..files.tensor_file import write_tensor_file
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
 from ..speed.device_limits import check_training_precision
 from .config import TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
+from .distill import DistillTraining, exported_model, load_teacher
 from .loop import run_stage
 from .processes import PATIENCE
 from .resident import fitting_loop
@@ -32,7 +34,7 @@ from .stopping import OutOfTime, TimeLimit
 from .synthetic_clips import encode_clips, provenance, read_clips
 from .vae import AutoencoderLoss, DecoderTraining, VAETraining
 
-STAGES = ("vae", "latents", "decoder", "diffusion", "export")
+STAGES = ("vae", "latents", "decoder", "diffusion", "distill", "export")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def run(
 ) -> None:
     """Run `stages` of `config` (all of them if none are named) in `output/<name>`. Raises ValueError for a stage that
     this run does not have, and if the folder already contains a run and `resume` is false. Raises SystemExit(0) on a
-    signal and when the time `limit` is over. If that happens in the stage "diffusion" and "export" is among the stages,
-    the averaged weights so far are exported."""
+    signal and when the time `limit` is over. If that happens in the stage "diffusion" or "distill" and "export" is
+    among the stages, the averaged weights so far are exported."""
     chosen = [stage for stage in STAGES if stage in (stages or config.stages)]
     for stage in stages:
         if stage not in config.stages:
@@ -70,13 +72,16 @@ def run(
             )
     if config.threads:
         torch.set_num_threads(config.threads)
-    steps = {"vae": _vae, "latents": _latents, "decoder": _decoder, "diffusion": _diffusion, "export": _export}
+    steps = {
+        **{"vae": _vae, "latents": _latents, "decoder": _decoder},
+        **{"diffusion": _diffusion, "distill": _distill, "export": _export},
+    }
     call = Call(resume, chosen, limit)
     try:
         for stage in chosen:
             started = time.monotonic()
             _stop_before(stage, limit)
-            if stage in ("vae", "decoder", "diffusion") or PartialState().is_main_process:
+            if stage not in ("latents", "export") or PartialState().is_main_process:
                 steps[stage](config, folder, call)
             PartialState().wait_for_everyone()
             PartialState().print(f"stage {stage}: done in {(time.monotonic() - started) / 60:.1f} minutes")
@@ -127,22 +132,37 @@ def _decoder(config: TrainConfig, folder: Path, call: Call) -> None:
 
 
 def _diffusion(config: TrainConfig, folder: Path, call: Call) -> None:
+    model, clips = _beginning(config, folder)
+    _train_networks(DiffusionTraining(config, model, clips), config, folder, call)
+
+
+def _distill(config: TrainConfig, folder: Path, call: Call) -> None:
+    config = config.as_student
+    model, clips = _beginning(config, folder)
+    teacher = load_teacher(config, model)
+    _train_networks(DistillTraining(config, model, clips, teacher), config, folder, call)
+
+
+def _beginning(config: TrainConfig, folder: Path) -> tuple[ARTV, Clips]:
+    """The networks before the first step, and the clips to train on."""
     model = starting_model(config)
     if config.data.path:
-        clips = open_clips(config, model, folder)
-    else:
-        model.vae = _read_vae(config, folder, "vae")
-        clips = _own_clips(config, folder)
-    stage, loop = DiffusionTraining(config, model, clips), fitting_loop(config, clips)
+        return model, open_clips(config, model, folder)
+    model.vae = _read_vae(config, folder, "vae")
+    return model, _own_clips(config, folder)
+
+
+def _train_networks(stage: DiffusionTraining, config: TrainConfig, folder: Path, call: Call) -> None:
+    loop = fitting_loop(config, stage.clips)
     try:
         trained = run_stage(stage, folder, call.resume, loop=loop, limit=call.limit)
     except OutOfTime as stop:
         if "export" in call.stages and PartialState().is_main_process:
             so_far = f"after step {stop.done} of {config.diffusion.steps}"
-            _write_checkpoint(config, folder, _trained_weights(model, stop.trained, config), so_far)
+            _write_checkpoint(config, folder, _trained_weights(stage.model, stop.trained, config), so_far)
         raise
     if PartialState().is_main_process:
-        write_tensor_file(folder / "diffusion.safetensors", _trained_weights(model, trained, config))
+        write_tensor_file(folder / f"{stage.name}.safetensors", _trained_weights(stage.model, trained, config))
 
 
 def _own_clips(config: TrainConfig, folder: Path) -> Clips:
@@ -159,7 +179,9 @@ def _trained_weights(model: ARTV, trained: Module, config: TrainConfig) -> dict[
 
 
 def _export(config: TrainConfig, folder: Path, call: Call) -> None:
-    _write_checkpoint(config, folder, _read_part(folder, "diffusion"))
+    student = bool(config.distill.teacher)
+    trained = _read_part(folder, "distill" if student else "diffusion")
+    _write_checkpoint(config.as_student if student else config, folder, trained)
 
 
 def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tensor], unfinished: str = "") -> None:
@@ -171,8 +193,8 @@ def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tens
         model = starting_model(config)
     else:
         with torch.device("meta"):
-            model = ARTV(config.exported_model)
-    model.config = config.exported_model
+            model = ARTV(config.model)
+    model.config = exported_model(config)
     _check_complete(trained, model, config, folder)
     model.load_state_dict(model.state_dict() | trained, assign=True)
     if not config.data.path:
@@ -181,25 +203,33 @@ def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tens
         model.eval(),
         path,
         parts=None if whole else [part for part in PARTS if part in stage.train],
-        base=None if whole else Path(stage.start_from or config.base).name,
+        base=None if whole else _source(config).name,
         extra_metadata={"training": _summary(config, unfinished)},
     )
     so_far = f": the averaged weights so far, {unfinished}" if unfinished else ""
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB){so_far}")
 
 
+def _source(config: TrainConfig) -> Path:
+    """The file with the weights that were not trained."""
+    start = config.diffusion.start_from
+    if config.base and not (start and "unet" in parts_in(resolve_checkpoint(start))):
+        return Path(config.base)
+    return Path(start)
+
+
 def _check_complete(trained: dict[str, Tensor], model: ARTV, config: TrainConfig, folder: Path) -> None:
     wanted = {name for name, _ in model.named_parameters() if part_of_weight(name) in config.diffusion.train}
     if set(trained) - {"null_context"} != wanted:
         raise ValueError(
-            f"{folder / 'diffusion.safetensors'}was made with another configuration; run the stage diffusion again"
+            f"{folder}: the trained weights were made with another configuration; run the stage before export again"
         )
 
 
 def _summary(config: TrainConfig, unfinished: str = "") -> str:
     """How the weights were made, for readers of the file. Paths are cut to their last part."""
     facts = {"preset": config.preset, "seed": config.seed, "base": Path(config.base).name, **asdict(config.diffusion)}
-    facts["start_from"] = Path(config.diffusion.start_from).name
+    facts |= {name: Path(facts[name]).name for name in ("start_from", "teacher") if name in facts}
     world = "synthetic world" if config.world == "plain" else f"synthetic world, {config.world}"
     facts["data"] = Path(config.data.path).name if config.data.path else world
     return json.dumps(facts | ({"unfinished": unfinished} if unfinished else {}))

@@ -53,7 +53,7 @@ def _going_on(config: TrainConfig) -> ARTV:
     model = load_checkpoint(path, base=base)
     if base:
         _warn_of_prediction(base, model)
-    _check_same(path, model.config, config.model, ("noise", "mask", "text", "vae", "schedule"), "leave out start_from")
+    check_same(path, model.config, config.model, ("noise", "mask", "text", "vae", "schedule"), "leave out start_from")
     model.config = config.model
     return model.train()
 
@@ -70,7 +70,7 @@ def _fill(model: ARTV, path: Path, needs_vae: bool) -> None:
         _warn_of_prediction(path, model)
         return
     base = load_checkpoint(path, without=("mask",))
-    _check_same(path, base.config, model.config, ("vae", "text"), "name another base")
+    check_same(path, base.config, model.config, ("vae", "text"), "name another base")
     if (base.vae is None and needs_vae) or base.text is None:
         raise ValueError(f"{path} cannot be the base: it has no VAE or no text encoder; name one that has both")
     model.vae, model.text = base.vae, base.text
@@ -88,7 +88,8 @@ def _say(line: str) -> None:
         print(line)
 
 
-def _check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence[str], advice: str) -> None:
+def check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence[str], advice: str) -> None:
+    """Raises ValueError if one of these parts of the configuration differs."""
     for part in parts:
         if getattr(got, part) != getattr(wanted, part):
             raise ValueError(f"{path} cannot start this run: its {part} is configured differently; {advice}")
