@@ -11,6 +11,7 @@ static            from nothing: mask by time step; drift of videos that go on fr
 static-continued  the same, from one checkpoint: the shipped one, trained on to predict eps, with a new mask network
 static-detailed   as static-continued, in the detailed world
 drift             against drift: error recycling in training, history guidance in sampling, and neither
+pictures          `small`: with its mask network, without, and with error recycling in training (for a GPU)
 
 Puts its runs into `benchmarks/results/ablations.json` (its other parts are history), and writes the tables of
 `docs/evidence.md` that show runs. An interrupted training goes on where it stopped (`runs/ablations`). A run that the
@@ -34,6 +35,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import quality_pictures as pictures
 from result_files import Limits, commit, kept_parts, run_parts
 from tables import as_table, put_tables
 
@@ -73,6 +75,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 SAMPLED = {"history guidance": {"history_guidance": 1.5, "history_noise_level": 100}}
 """What is only sampled otherwise, with the networks of "full"."""
 AGAINST_DRIFT = ("full", "error recycling", *SAMPLED)
+COMPARED = {"drift": AGAINST_DRIFT, "pictures": (*NAMES, "error recycling")}
 WORLD_SEED, TIMES = 3, (999, 519, 199, 39, 0)
 """The seed of the clips, which all runs share; time steps at which masks are measured."""
 PROMPTS, FRAMES, GIVEN = 32, 64, 2
@@ -92,10 +95,6 @@ class Budget:
     vae_steps: int = 0
     start_from: str = "tiny"
 
-    @property
-    def latents(self) -> LatentsStage:
-        return LatentsStage(clips=self.clips, frames=self.frames, seed=WORLD_SEED)
-
     def __str__(self) -> str:
         clips = f"{self.clips} clips of the {self.world} world"
         start = f"after those of {self.start_from}" if self.start_from else "from nothing"
@@ -104,10 +103,11 @@ class Budget:
 
 BUDGETS = {
     "detailed": Budget(world="detailed", vae_steps=1500),
-    "static": Budget(steps=1500, batch_size=32, clips=2000, start_from=""),
-    "static-continued": Budget(batch_size=32, clips=2000, start_from=EPS),
-    "static-detailed": Budget(batch_size=32, clips=2000, world="detailed", vae_steps=1500, start_from=EPS),
-    "drift": Budget(batch_size=32, clips=2000),
+    "static": Budget(steps=1500, clips=2500, start_from=""),
+    "static-continued": Budget(steps=500, clips=2500, start_from=EPS),
+    "static-detailed": Budget(steps=500, clips=2500, world="detailed", vae_steps=1500, start_from=EPS),
+    "drift": Budget(steps=500, clips=2500),
+    "pictures": Budget(steps=740, batch_size=256, clips=24000, frames=12, world="pictures", start_from="small"),
 }
 STATIC = tuple(part for part in BUDGETS if part.startswith("static"))
 RUNS = "forms of static noise, {}: runs"
@@ -123,15 +123,16 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", choices=[*VARIANTS, *SAMPLED], help="of variants; default: all")
     parser.add_argument("--again", action="store_true", help="also the runs that the result file has")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where models are kept")
-    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=tuple(LONG_FRAMES))
+    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=(*LONG_FRAMES, "pictures"))
     if not args.quick:
         put_tables(DOCUMENT, tables(kept_parts(RESULT)))
 
 
 def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The part, with one run more each time."""
-    budget, names = BUDGETS[part], AGAINST_DRIFT if part == "drift" else tuple(FORMS) if part in STATIC else NAMES
+    budget, names = BUDGETS[part], COMPARED.get(part, tuple(FORMS) if part in STATIC else NAMES)
     prompts, frames = (LONG_PROMPTS, LONG_FRAMES[part]) if part in LONG_FRAMES else (PROMPTS, FRAMES)
+    prompts *= 1 + (part == "pictures")
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if args.quick:
         budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))
@@ -173,16 +174,26 @@ def trained_file(name: str, seed: int, budget: Budget, work: Path) -> Path:
 
 def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
     """The shipped model's recipe, at lower rates where it goes on: a tenth of the steps warms up, two fifths decay."""
-    base, steps, (overrides, settings) = read_config(ROOT / "configs/tiny.toml"), budget.steps, VARIANTS[name]
+    base, steps, (overrides, settings) = base_config(budget), budget.steps, VARIANTS[name]
     rates = {"muon_learning_rate": 1e-3, "learning_rate": 3e-4} if budget.start_from else {}
+    if budget.world == "pictures":
+        rates = {"muon_learning_rate": 1.5e-3, "learning_rate": 4e-4}
     length = {"steps": steps, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5, "sheet_every": 10 * steps}
     chosen = {"batch_size": budget.batch_size, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.998}
     chosen |= {"resident": DEVICE == "cuda"}
     words = "-".join([*map(str, asdict(budget).values()), name.replace(",", ""), f"seed {seed}"]).replace(" ", "-")
-    changed = {"world": budget.world, "latents": budget.latents, "overrides": overrides}
+    changed = {"world": budget.world, "latents": latents_of(base, budget), "overrides": overrides}
     config = replace(base, name=words.replace("--", "-from-nothing-"), seed=seed, **changed)
     chosen |= length | rates | settings | {"start_from": starting_file(config.model, budget, work)}
     return replace(config, diffusion=replace(base.diffusion, **chosen))
+
+
+def base_config(budget: Budget) -> TrainConfig:
+    return read_config(ROOT / f"configs/{'small-more' if budget.world == 'pictures' else 'tiny'}.toml")
+
+
+def latents_of(base: TrainConfig, budget: Budget) -> LatentsStage:
+    return replace(base.latents, clips=budget.clips, frames=budget.frames, seed=WORLD_SEED)
 
 
 def starting_file(wanted: ARTVConfig, budget: Budget, work: Path) -> str:
@@ -190,7 +201,7 @@ def starting_file(wanted: ARTVConfig, budget: Budget, work: Path) -> str:
     copy of it with that schedule, and without its mask network or with a new one."""
     if not budget.start_from:
         return ""
-    start = resolve_checkpoint("tiny")
+    start = resolve_checkpoint("tiny" if budget.start_from == EPS else budget.start_from)
     if budget.start_from == EPS:
         start = trained_file(EPS, 0, replace(budget, start_from="tiny", steps=5 * budget.steps // 2), work)
     model = load_checkpoint(start)
@@ -211,11 +222,11 @@ def starting_file(wanted: ARTVConfig, budget: Budget, work: Path) -> str:
 
 def clips_of(budget: Budget, work: Path) -> Path:
     """The folder of the autoencoder and the clips that all runs share; made where it is not there."""
-    base = read_config(ROOT / "configs/tiny.toml")
+    base = base_config(budget)
     rates = {"steps": budget.vae_steps, "decay_steps": budget.vae_steps // 2, "learning_rate": 7e-4}
     name = f"{budget.world}-{budget.clips}-clips-of-{budget.frames}-vae-{budget.vae_steps}"
-    vae = replace(base.vae, start_from="tiny", **rates)
-    config = replace(base, name=name, seed=WORLD_SEED, world=budget.world, vae=vae, latents=budget.latents)
+    vae, latents = replace(base.vae, start_from=base.preset, **rates), latents_of(base, budget)
+    config = replace(base, name=name, seed=WORLD_SEED, world=budget.world, vae=vae, latents=latents)
     if not (work / name / "latents.safetensors").is_file():
         train(config, str(work), ["vae", "latents"], resume=True)
     return work / name
@@ -281,7 +292,16 @@ def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
     return {f"mask on {kind} cells at t = {t}": found[t][i] for i, kind in enumerate(("still", "other")) for t in TIMES}
 
 
-MEASURED = {"detailed": textured, "static-detailed": held_textured}
+def seen_pictures(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
+    """The quality table of the world of pictures."""
+    asked = pictures.picture_prompts(model.config.vocabulary)[:prompts]
+    judge, size = pictures.load_judge(pictures.JUDGE).to(DEVICE), model.config.size[0]
+    true = pictures.watch(judge, pictures.true_videos(pictures.PictureWorld(), asked, frames, size), asked)
+    videos = pictures.make_videos(model, [prompt.caption for prompt in asked], frames, options.seed, {}, None)
+    return {"measured": pictures.table_of(pictures.watch(judge, videos, asked), true)}
+
+
+MEASURED = {"detailed": textured, "static-detailed": held_textured, "pictures": seen_pictures}
 MEASURED |= dict.fromkeys(("static", "static-continued", "drift"), held)
 
 

@@ -84,6 +84,8 @@ def held(watched: Watched, frame: int) -> dict[str, float | None]:
     """What is left at `frame`: see `background_drift`, `texture_kept`, `sharpness_kept`."""
     return {
         "background drift": background_drift(watched, frame),
+        "background drift where the thing never was": background_drift(watched, frame, passed=False),
+        "background drift where it was": background_drift(watched, frame, passed=True),
         "texture kept": texture_kept(watched, frame),
         "sharpness of the thing over frame 1": sharpness_kept(watched, frame),
     }
@@ -125,9 +127,13 @@ def motion_confusions(watched: Watched, start: int) -> dict[str, int]:
     return dict(Counter(f"{asked} -> {name}" for asked, name in pairs if asked != name).most_common())
 
 
-def background_drift(watched: Watched, frame: int) -> float | None:
-    """Mean absolute difference (of 255) of the still part between `frame` and frame 0, averaged over videos."""
+def background_drift(watched: Watched, frame: int, passed: bool | None = None) -> float | None:
+    """Mean absolute difference (of 255) of the still part between `frame` and frame 0, averaged over videos. `passed`:
+    only that of it where the thing was in a frame between them, or only that where it was in none."""
     still = _still(watched, frame)
+    if passed is not None:
+        never = torch.stack([_away(watched, index) for index in range(frame + 1)]).amin(dim=0)
+        still = still * (1 - never if passed else never)
     change = (watched.videos[:, frame] - watched.videos[:, 0]).abs().mean(dim=1, keepdim=True)
     return _mean(255 * (change * still).sum(dim=(1, 2, 3)) / still.sum(dim=(1, 2, 3)), _enough(still))
 
@@ -178,11 +184,13 @@ def _sharpness(watched: Watched, frame: int) -> Tensor:
 
 def _still(watched: Watched, frame: int) -> Tensor:
     """1 where the judge sees no thing in frame 0 or in `frame`, else 0: [N, 1, H, W]."""
-    away = torch.ones(1)
-    for index in (0, frame):
-        near = _disc(watched.seen, index, AROUND / 2, EDGE, watched.videos.shape[-2:])
-        away = away * torch.where((watched.seen.there[:, index] > THERE)[:, None, None, None], 1 - near, 1.0)
-    return away
+    return _away(watched, 0) * _away(watched, frame)
+
+
+def _away(watched: Watched, frame: int) -> Tensor:
+    """1 where the judge sees no thing in `frame`, else 0: [N, 1, H, W]."""
+    near = _disc(watched.seen, frame, AROUND / 2, EDGE, watched.videos.shape[-2:])
+    return torch.where((watched.seen.there[:, frame] > THERE)[:, None, None, None], 1 - near, 1.0)
 
 
 def _disc(seen: Seen, frame: int, sides: float, more: float, shape: Sequence[int]) -> Tensor:
