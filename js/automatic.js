@@ -1,5 +1,5 @@
 /**
- * Text boxes that say "auto", or "auto (12)" once it is known what the checkpoint recommends. People type numbers over
+ * Text boxes that say "auto", or "auto (4)" once it is known what the checkpoint recommends. People type numbers over
  * it. Saved and queued is "auto" or the number. Workflows from earlier releases have 0 or -1 there, which become "auto".
  */
 

@@ -1,6 +1,6 @@
 """Inputs that can be left to the checkpoint: a text box that says "auto" until someone types a number over it.
 
-The page shows the recommended number in it, as in "auto (12)", and saves "auto". Earlier releases had number boxes, in
+The page shows the recommended number in it, as in "auto (4)", and saves "auto". Earlier releases had number boxes, in
 which 0 or -1 stood for the recommendation: those values are still read.
 """
 
