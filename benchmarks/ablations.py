@@ -21,7 +21,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,13 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Limits, commit, kept_parts, run_parts
+from result_files import ROOT, Limits, commit, kept_parts, run_parts
 from tables import as_table, put_tables
+from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.config import ARTVConfig

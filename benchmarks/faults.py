@@ -23,12 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+from result_files import ROOT, Figures, Limits, run_parts
 from safetensors.torch import load_file
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Figures, Limits, run_parts
 
 from artv_core.checkpoint import shipped_checkpoint
 from artv_core.commands.comfyui_server import Host, Result, Server, find_hosts

@@ -25,10 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from result_files import as_bar, commit, read, verdict
+from result_files import ROOT, as_bar, commit, read, verdict
 
 from artv_core.commands.comfyui_server import Host, Server, find_hosts
 from tests.host import browser, front_end, timeline_steps, workflow_format

@@ -23,11 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from result_files import Figures, Limits, read, run_parts
+from result_files import ROOT, Figures, Limits, read, run_parts
 
 from artv_core.commands.comfyui_server import PACK, Graph, Host, Server, find_hosts
 

@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import platform
-import sys
 import tempfile
 import time
 from array import array
@@ -28,11 +27,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from result_files import Figures, as_bar, commit, read, verdict
+from result_files import ROOT, Figures, as_bar, commit, read, verdict
 
 from artv_core.commands.comfyui_server import Graph, Host, Server, find_hosts
 from artv_core.media import VideoWriter

@@ -13,20 +13,15 @@ wrote is kept.
 import argparse
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import quality_pictures as pictures
-from result_files import as_bar, commit
+import torch
+from result_files import ROOT, as_bar, commit
 from tables import as_table, put_tables
+from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.media import contact_sheet

@@ -12,21 +12,15 @@ quiet machine. For one machine's own figures there is `artv bench`; for what a s
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Figures, Limits, kept_parts, run_parts
+from result_files import ROOT, Figures, Limits, kept_parts, run_parts
 from tables import as_table, put_tables
+from torch import Tensor
 
 from artv_core.bench.measure import peak_megabytes, times_of_frames
 from artv_core.bench.peers import PeerCase, has_modelscope, measure_modelscope

@@ -13,16 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 import psutil
+from result_files import ROOT, Figures, Limits, run_parts
 from websockets.sync.client import ClientConnection, connect
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Figures, Limits, run_parts
 
 from artv_core.play.server import PICTURE
 

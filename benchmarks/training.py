@@ -12,7 +12,6 @@ Writes `benchmarks/results/training.json`; what it holds of other parts is kept.
 
 import argparse
 import gc
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +20,10 @@ from pathlib import Path
 from typing import Any
 
 STARTED = time.monotonic()
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from result_files import Figures, Limits, run_parts
+from result_files import ROOT, Figures, Limits, run_parts
 
 from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
