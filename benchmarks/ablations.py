@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from result_files import ROOT, Limits, commit, kept_parts, run_parts
+from result_files import ROOT, Limits, commit, kept_parts, parser_of, run_parts
 from tables import as_table, put_tables
 from torch import Tensor
 
@@ -112,7 +112,7 @@ LIMITS |= {"drift": {"against drift: runs": ("at least", 9)}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of training and of sampling")
     parser.add_argument("--names", nargs="+", choices=[*VARIANTS, *SAMPLED], help="of variants; default: all")
     parser.add_argument("--again", action="store_true", help="also the runs that the result file has")

@@ -9,7 +9,6 @@ page's memory grows over 1,000 frames. Writes `benchmarks/results/front_end.json
 kept. Needs a Chromium, and `pip install ".[test]"`.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -18,16 +17,13 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from result_files import ROOT, as_bar, commit, read, verdict
+from result_files import ROOT, as_bar, commit, needed_hosts, parser_of, read, verdict
 
-from artv_core.commands.comfyui_server import Host, Server, find_hosts
+from artv_core.commands.comfyui_server import Host, Server
 from tests.host import browser, front_end, timeline_steps, workflow_format
 from tests.host.compare_releases import compare
 from tests.host.front_end import SAMPLER, FrontEnd
@@ -39,8 +35,6 @@ TINY = "tiny (shipped)"
 NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
 WEIGHTS = {"CheckpointLoaderSimple"}
 """Nodes that a front end may mark, since what they name is not there."""
-NODES_2_SINCE = (1, 37)
-"""Nodes 2.0 of 1.27 show no panels of node packs; what is between was not tried."""
 
 SEEDS = itertools.count(5000)
 """So that no run is one that the host has in its cache, of which there is nothing to see."""
@@ -51,12 +45,12 @@ Part = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--pages", default="", help="only pages whose name holds this")
     args = parser.parse_args()
-    if browser.missing() or not find_hosts():
-        parser.exit(2, (browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder") + "\n")
+    if browser.missing():
+        raise SystemExit(browser.missing())
     for part in args.parts:
         for name, (host, page) in pages().items():
             if args.pages in name and (part in EVERYWHERE or page == FrontEnd()):
@@ -69,13 +63,10 @@ def main() -> None:
 def pages() -> dict[str, tuple[Host, FrontEnd]]:
     """All there are, by name."""
     found = {}
-    for host in find_hosts():
+    for host in needed_hosts():
         for page in (FrontEnd(own, nodes_2) for own in (True, False) for nodes_2 in (False, True)):
-            if not page.own and front_end.newest_root() is None:
-                continue
-            version = front_end.version(page, host)
-            if not page.nodes_2 or tuple(map(int, version.split(".")[:2])) >= NODES_2_SINCE:
-                kind = "Nodes 2.0" if page.nodes_2 else "classic"
+            if front_end.exists(page, host):
+                kind, version = "Nodes 2.0" if page.nodes_2 else "classic", front_end.version(page, host)
                 found[f"ComfyUI {host.version}, front end {version}, {kind}"] = (host, page)
     return found
 
@@ -85,7 +76,7 @@ def pages() -> dict[str, tuple[Host, FrontEnd]]:
 
 def use(host: Host, shown: FrontEnd) -> Part:
     """What people do; a step that fails ends the benchmark."""
-    with opened(host, shown) as (server, page, faults):
+    with front_end.opened_alone(host, shown) as (server, page, faults):
         workflows = {name: queue_template(server, page, name) for name in workflow_format.names()}
         front_end.open_template(page, "multi_prompt_long_video")
         timeline = timeline_steps.edit(page)
@@ -144,7 +135,7 @@ def least_contrast(page: Any, theme: str) -> float:
 
 def previews(host: Host, shown: FrontEnd) -> Part:
     """Of 16 frames of tiny, the share of the sampler's time that goes to previews, while a page shows them."""
-    with opened(host, shown, TIMING) as (server, page, _):
+    with front_end.opened_alone(host, shown, TIMING) as (server, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.use_checkpoint(page, TINY)
         front_end.show_node(page, SAMPLER)
@@ -166,7 +157,7 @@ def timed_run(server: Server, page: Any, seed: int) -> dict[str, float]:
 
 def memory(host: Host, shown: FrontEnd) -> Part:
     """Of the page over a long run: the script's heap after collecting garbage."""
-    with opened(host, shown) as (_, page, _):
+    with front_end.opened_alone(host, shown) as (_, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.use_checkpoint(page, TINY)
         front_end.set_widgets(page, SAMPLER, frames=LONG_FRAMES, steps=LONG_STEPS, seed=2000)
@@ -187,23 +178,12 @@ def heap(session: Any) -> float:
     return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
 
 
-@contextmanager
-def opened(host: Host, shown: FrontEnd, *packs: Path) -> Iterator[tuple[Server, Any, front_end.Faults]]:
-    with (
-        tempfile.TemporaryDirectory() as base,
-        Server(host, Path(base), *packs, arguments=shown.arguments) as server,
-        browser.open_browser() as context,
-        front_end.opened(context, server, shown) as (page, faults),
-    ):
-        yield server, page, faults
-
-
 # What people see first
 
 
 def widgets(host: Host, shown: FrontEnd) -> Part:
     """The inputs that the sampler of the first template shows by default."""
-    with opened(host, shown) as (_, page, _):
+    with front_end.opened_alone(host, shown) as (_, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.show_node(page, SAMPLER)
         page.wait_for_timeout(2000)

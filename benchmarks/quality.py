@@ -10,7 +10,6 @@ first 12 prompts to `docs/quality/`. `--part` does one part of it (the seconds w
 wrote is kept.
 """
 
-import argparse
 import json
 import platform
 import time
@@ -19,7 +18,8 @@ from typing import Any
 
 import quality_pictures as pictures
 import torch
-from result_files import ROOT, as_bar, commit
+from quality_pictures import missed, written
+from result_files import ROOT, as_bar, commit, parser_of
 from tables import as_table, put_tables
 from torch import Tensor
 
@@ -60,7 +60,7 @@ FEWER_PROMPTS = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
     parser.add_argument("--part", choices=("all", "table", "long", "sizes", "masks", "speed"), default="all")
@@ -125,8 +125,8 @@ def markdown(result: dict[str, Any]) -> str:
     rows: dict[str, list[str]] = {}
     for bar in result["bars"]:
         name, (limit, least) = bar["name"], bar["limit"].rsplit(" ", 1)
-        others = [written(name, result[kind].get(name)) for kind in ("true clips", FROZEN)]
-        value = written(name, bar["value"]) + pictures.missed(bar)
+        others = [written(name, result[kind].get(name), none="") for kind in ("true clips", FROZEN)]
+        value = written(name, bar["value"]) + missed(bar)
         rows[name] = [f"{limit} {written(name, float(least))}", value, *others]
     reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
     reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
@@ -134,16 +134,9 @@ def markdown(result: dict[str, Any]) -> str:
         shown = ", ".join(f"{key} {written(key, value)}" for key, value in values.items() if key != "prompts")
         rows[f"{name}, {values['prompts']} prompts"] = ["reported", shown, "", ""]
     for name, speed in result.get("seconds per frame", {}).items():
-        value = f"{speed['value']:.2f}{pictures.missed(speed)}"
+        value = f"{speed['value']:.2f}{missed(speed)}"
         rows[f"seconds per frame at {name}, {speed['on']}"] = [f"at most {speed['limit']:g}", value, "", ""]
     return as_table(["bar", result["checkpoint"], "true clips", FROZEN], rows)
-
-
-def written(measure: str, value: float | None) -> str:
-    """Shares as per cent; drift (of 255) and sharpness (a ratio) as numbers."""
-    if value is None:
-        return ""
-    return f"{value:.2f}" if "drift" in measure or "sharpness" in measure else f"{value:.0%}"
 
 
 def about(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -161,9 +154,8 @@ def about(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
 def kept_result(about: dict[str, Any]) -> dict[str, Any]:
     """What the file holds of this checkpoint under these settings, or the beginning of it."""
     kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    same = all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
     others = {key: kept[key] for key in ("world of pictures",) if key in kept}
-    return (kept if same else others) | about
+    return (kept if pictures.measured_alike(kept, about) else others) | about
 
 
 def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from artv_core.commands.comfyui_server import Host, Result
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -20,6 +23,37 @@ sys.path.insert(0, str(ROOT))
 Limits = dict[str, dict[str, tuple[str, float]]]
 """Part -> bar -> ("at least" or "at most", limit)."""
 Figures = dict[str, Any]
+
+
+def parser_of(described: str | None) -> argparse.ArgumentParser:
+    """For a benchmark that says in its docstring what it does."""
+    return argparse.ArgumentParser(description=described, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def needed_hosts() -> "list[Host]":
+    """Every ComfyUI that is found; ends the benchmark where there is none."""
+    from artv_core.commands.comfyui_server import find_hosts
+
+    hosts = find_hosts()
+    if not hosts:
+        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
+    return hosts
+
+
+def card_or_quick(quick: bool) -> str:
+    """The name of the GPU, or "CPU" for a quick look; ends the benchmark where there is none."""
+    import torch
+
+    if not torch.cuda.is_available() and not quick:
+        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def succeeded(result: "Result") -> "Result":
+    """The same; ends the benchmark where the prompt failed."""
+    if result.status != "success":
+        raise SystemExit(f"a prompt that should succeed did not: {result.status}, {result.message}")
+    return result
 
 
 def run_parts(

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from result_files import ROOT, Figures, Limits, kept_parts, run_parts
+from result_files import ROOT, Figures, Limits, card_or_quick, kept_parts, parser_of, run_parts
 from tables import as_table, put_tables
 from torch import Tensor
 
@@ -65,26 +65,20 @@ LIMITS: Limits = {"tiny": {RATE: ("at least", 3)}, "gpu": GPU_LIMITS}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=230.0, help="that the part gpu may take; default: %(default)g")
-    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=("gpu",))
+    measure = {"tiny": tiny, "gpu": gpu}
+    args = run_parts(parser, RESULT, LIMITS, lambda part, args: measure[part](args), asked_for=("gpu",))
     if not args.quick:
         put_tables(DOCUMENT, {"gpu": gpu_table(kept_parts(RESULT)["gpu"])})
 
 
-def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
-    """A part's figures."""
-    if part == "gpu":
-        return gpu(args.quick, args.seconds)
-    return tiny(args.quick)
-
-
-def tiny(quick: bool) -> Figures:
+def tiny(args: argparse.Namespace) -> Figures:
     """Processor seconds per frame, image included, in turns in one process, with the recommended settings."""
     torch.set_num_threads(1)
     plain, pipeline = load_checkpoint(resolve_checkpoint("tiny")), Pipeline.from_checkpoint("tiny")
     text = TextTrack([TextSegment(0, plain.encode_text([PROMPT])[0])])
-    rounds, frames = (1, 3) if quick else (5, 8)
+    rounds, frames = (1, 3) if args.quick else (5, 8)
     options = GenerateOptions(num_frames=frames, seed=1)
 
     @torch.no_grad()
@@ -107,11 +101,9 @@ def tiny(quick: bool) -> Figures:
 # On a GPU
 
 
-def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
+def gpu(args: argparse.Namespace) -> Iterator[Figures]:
     """Figures and bars, more of them each time."""
-    card, deadline = Card(quick), time.monotonic() + seconds
-    if not card.on_cuda and not quick:
-        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    card, deadline = Card(args.quick), time.monotonic() + args.seconds
     figures: Figures = {"device": card.name, "torch": torch.__version__, "left out": [], "bars": {}}
     for name, needed, section in SECTIONS:
         if time.monotonic() + needed > deadline:
@@ -137,7 +129,7 @@ class Card:
     def __init__(self, quick: bool) -> None:
         self.quick, self.device = quick, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.on_cuda = self.device.type == "cuda"
-        self.name = torch.cuda.get_device_name(self.device) if self.on_cuda else "CPU"
+        self.name = card_or_quick(quick)
         self.sides, self.large = ((64,), 64) if quick else ((256, 512, 768), 512)
         self.shared: Pipeline | None = None
 

@@ -7,7 +7,6 @@ the video's rate says. Writes `benchmarks/results/steering.json`. Give it a quie
 and writes nothing.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import time
 from statistics import median
 
 import psutil
-from result_files import ROOT, Figures, Limits, run_parts
+from result_files import ROOT, Figures, Limits, parser_of, run_parts
 from websockets.sync.client import ClientConnection, connect
 
 from artv_core.play.server import PICTURE
@@ -38,8 +37,7 @@ LIMITS: Limits = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    run_parts(parser, RESULT, LIMITS, lambda part, args: run_play(QUICK_SECONDS if args.quick else SECONDS))
+    run_parts(parser_of(__doc__), RESULT, LIMITS, lambda part, args: run_play(QUICK_SECONDS if args.quick else SECONDS))
 
 
 def run_play(seconds: float) -> Figures:

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing(
 
 OWN, OWN_2 = FrontEnd(), FrontEnd(nodes_2=True)
 NEWEST, NEWEST_2 = FrontEnd(own=False), FrontEnd(own=False, nodes_2=True)
-FIRST_WITH_NODES_2 = 37  # of 1.x, that was looked at; 1.27 shows no panels in them
 SEEDS = count(7000)
 """Newer hosts keep the results of many prompts."""
 NOISE, SCHEDULER = "ARTVNoiseAugment", "ARTVMultiPromptScheduler"
@@ -60,9 +59,8 @@ def watched_page(
     request: pytest.FixtureRequest, context: Any, host: Host
 ) -> Iterator[tuple[Any, FrontEnd, front_end.Faults]]:
     """A page for all tests of a front end, with what goes wrong on it: opening one takes seconds."""
-    minor = int(front_end.version(request.param, host).split(".")[1])
-    if request.param.nodes_2 and minor < FIRST_WITH_NODES_2:
-        pytest.skip(f"front end 1.{minor} has no Nodes 2.0 with panels")
+    if not front_end.exists(request.param, host):
+        pytest.skip(NO_NEWEST if front_end.newest_root() is None else "this front end has no Nodes 2.0 with panels")
     server = request.getfixturevalue("server" if request.param.own else "newest_server")
     with front_end.opened(context, server, request.param) as (page, faults):
         yield page, request.param, faults
