@@ -127,7 +127,7 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
 ) -> None:
     page, shown = opened
     seed = next(SEEDS)
-    front_end.open_template(page, "text_to_video")
+    front_end.load_template(page, "text_to_video")
     front_end.use_checkpoint(page, checkpoint)
     front_end.show_node(page, SAMPLER)
     run = partial(run_with, page)
@@ -258,7 +258,7 @@ def test_a_run_is_directed_from_the_panel_and_the_timeline_keeps_it(
     page, shown = opened
     if not shown.own:
         pytest.skip("the controls are the pack's own; one front end of each kind is enough")
-    front_end.open_template(page, "multi_prompt_long_video")
+    front_end.load_template(page, "multi_prompt_long_video")
     front_end.use_checkpoint(page, checkpoint)
     front_end.set_widgets(page, SCHEDULER, text='"0": "a red circle moving right on a green background"')
     front_end.set_widgets(page, SAMPLER, frames=400, seed=next(SEEDS))
