@@ -12,16 +12,16 @@ kept. Needs a Chromium, and `pip install ".[test]"`.
 import itertools
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
-from result_files import ROOT, as_bar, commit, needed_hosts, parser_of, read, verdict
+from result_files import ROOT, about, as_bar, commit, needed_hosts, parser_of, read, verdict
 
 from artv_core.commands.comfyui_server import Host, Server
 from tests.host import browser, front_end, timeline_steps, workflow_format
@@ -81,7 +81,8 @@ def use(host: Host, shown: FrontEnd) -> Part:
         front_end.open_template(page, "multi_prompt_long_video")
         timeline = timeline_steps.edit(page)
         front_end.picture(page, f"{host.version} {shown.name} timeline")
-        found_again = reload_and_cancel(page)
+        front_end.open_template(page, "text_to_video")
+        found_again = front_end.found_again(page, seed=900)
         found = {"workflows": workflows, "timeline": timeline, "found again after loading the page anew": found_again}
         found["least contrast"] = {theme: least_contrast(page, theme) for theme in ("dark", "light")}
         return found | {"faults": faults.seen}
@@ -105,21 +106,6 @@ def queue_template(server: Server, page: Any, name: str) -> dict[str, Any]:
     page.wait_for_timeout(2000)  # in which nodes show what they made
     shown = {"zoom": zoom, "overlapping": browser.overlapping(browser.laid_out(page))}
     return {"opened": not faulty, "queued": True, "first picture at": round(watched.first_picture, 3)} | shown
-
-
-def reload_and_cancel(page: Any) -> bool:
-    """Whether graph and run were there again after loading the page anew in the middle of a run, then cancelled."""
-    front_end.open_template(page, "text_to_video")
-    front_end.set_widgets(page, SAMPLER, frames=400, seed=900)
-    before = page.evaluate(front_end.GRAPH)
-    front_end.start(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
-    front_end.reload(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1")
-    intact = page.evaluate(front_end.GRAPH) == before
-    front_end.cancel(page)
-    front_end.wait_for(page, "state == 'stopped'")
-    return intact
 
 
 def least_contrast(page: Any, theme: str) -> float:
@@ -167,15 +153,12 @@ def memory(host: Host, shown: FrontEnd) -> Part:
         front_end.start(page)
         for frame in range(SETTLED_FRAME, LONG_FRAMES + 1, SETTLED_FRAME):
             front_end.wait_for(page, f"done >= {frame}", seconds=1800)
-            readings.append({"frame": frame, "heap MB": heap(session)})
+            session.send("HeapProfiler.collectGarbage")
+            heap = round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
+            readings.append({"frame": frame, "heap MB": heap})
         front_end.picture(page, f"{host.version} {shown.name} 1000 frames")
         kept = page.evaluate(f"() => +{front_end.PANELS}[0].dataset.pictures")
         return {"readings": readings, "pictures kept": kept}
-
-
-def heap(session: Any) -> float:
-    session.send("HeapProfiler.collectGarbage")
-    return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
 
 
 # What people see first
@@ -228,13 +211,8 @@ def write(part: str, page: str, found: Part) -> None:
     """Into the file, beside what is there."""
     parts = read(RESULT).get("parts", {})
     parts.setdefault(part, {})[page] = found
-    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores for server and browser"
-    about = {"command": "python benchmarks/front_end.py", "machine": machine}
-    RESULT.write_text(json.dumps(about | {"bars": bars(parts), "parts": parts}, indent=1, ensure_ascii=False) + "\n")
-
-
-def all_opened(workflows: Iterable[Part]) -> bool:
-    return all(one["opened"] for one in workflows)
+    made = about(RESULT) | {"bars": bars(parts), "parts": parts}
+    RESULT.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
 
 
 def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
@@ -244,14 +222,15 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     heaps = [[reading["heap MB"] for reading in page["readings"]] for page in parts.get("memory", {}).values()]
     contrasts = [value for page in used for value in page["least contrast"].values()]
     firsts = [one["first picture at"] for page in used for one in page["workflows"].values() if one["queued"]]
+    opened = itemgetter("opened")
     held = {
-        "all workflows opened from the template browser": lambda page: all_opened(page["workflows"].values()),
+        "all workflows opened from the template browser": lambda page: all(map(opened, page["workflows"].values())),
         "the timeline edited by mouse, keyboard and text": lambda page: all(page["timeline"].values()),
         "a run found again after loading, and cancelled": lambda page: page["found again after loading the page anew"],
     }
     pages = {name: sum(map(holds, used)) if used else None for name, holds in held.items()}
     faults, grown = [len(page["faults"]) for page in used], [round(heap[-1] - heap[0], 2) for heap in heaps]
-    opened, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
+    found, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
     few = [len(page["shown"]) for name, page in parts.get("widgets", {}).items() if name.startswith("ComfyUI 0.33")]
     kept = list(parts.get("releases", {}).values())
     same, all_kept = sum(one["same"] for one in kept), sum(one["workflows"] for one in kept)
@@ -262,7 +241,7 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     first = as_bar("use: latest first picture, share of the frames", max(firsts, default=None), "at most", 0.5)
     cost, heap = "cost: share of the run's time for previews, 16 frames of tiny", "cost: MB of the page's heap grown"
     return [
-        *(opened, first, edited, again),
+        *(found, first, edited, again),
         as_bar("use: errors from this pack on any page", sum(faults) if used else None, "at most", 0),
         as_bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), "at least", 4.5),
         as_bar(cost, max(shares, default=None), "at most", 0.04),

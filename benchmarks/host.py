@@ -2,7 +2,7 @@
 
 server  the shipped text-to-video workflow on a server of each host found: of the sampler node's time, the share that
         went by outside `artv_core`; which nodes run again for the same prompt, and another seed
-gpu     only with `--gpu`, and then alone: sampling inside the first host on its card, under dynamic VRAM and without,
+gpu     only where it is named (`--parts gpu`): sampling inside the first host on its card, with dynamic VRAM and not,
         beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four branches; the same
         with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process of its own.
         `--seconds` is the deadline of all. With `--quick` the code is tried with `tiny` on whatever there is.
@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -44,8 +43,6 @@ LIMITS: Limits = {
 
 
 def main() -> None:
-    if "--gpu" in sys.argv:
-        sys.argv[sys.argv.index("--gpu") : sys.argv.index("--gpu") + 1] = ["--parts", "gpu"]
     parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=115.0, help="deadline of the part gpu (default: 115)")
     measure = {"server": server, "gpu": gpu}

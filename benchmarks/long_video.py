@@ -14,7 +14,6 @@ import gc
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from array import array
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from result_files import ROOT, Figures, as_bar, commit, needed_hosts, parser_of, read, succeeded, verdict
+from result_files import ROOT, Figures, about, as_bar, commit, needed_hosts, parser_of, read, succeeded, verdict
 
 from artv_core.commands.comfyui_server import Host, Server
 from artv_core.media import VideoWriter
@@ -72,11 +71,9 @@ def keep(name: str, figures: Figures, bars: list[Figures]) -> None:
     """Write this part in place of what the file has of it."""
     kept, now = read(RESULT), commit()
     others = [bar for bar in kept.get("bars", []) if not bar["name"].startswith(f"{name}: ")]
-    about = {"command": "python benchmarks/long_video.py", "commit": now, "frames": FRAMES, "steps": STEPS}
-    threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
-    about["machine"] = f"{platform.machine()}, {platform.system()}, CPU, {threads} threads"
+    made = about(RESULT) | {"frames": FRAMES, "steps": STEPS}
     parts = kept.get("parts", {}) | {name: {"commit": now} | figures}
-    RESULT.write_text(json.dumps(about | {"bars": others + bars, "parts": parts}, indent=1) + "\n")
+    RESULT.write_text(json.dumps(made | {"bars": others + bars, "parts": parts}, indent=1) + "\n")
 
 
 # Readings

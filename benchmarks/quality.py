@@ -11,7 +11,6 @@ wrote is kept.
 """
 
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import quality_pictures as pictures
 import torch
 from quality_pictures import missed, written
-from result_files import ROOT, as_bar, commit, parser_of
+from result_files import ROOT, about, as_bar, parser_of
 from tables import as_table, put_tables
 from torch import Tensor
 
@@ -78,7 +77,7 @@ def main() -> None:
             parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")
         section = pictures.measure(model, args, overrides, seconds_per_frame)
         if not args.quick:
-            write_section(section, about(model, args.seed, overrides), path)
+            write_section(section, settings(model, args.seed, overrides), path)
         return
     if args.part == "masks":
         parser.error("--part masks is for the world of pictures; give --checkpoint small")
@@ -95,7 +94,7 @@ def main() -> None:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
     if not args.quick:
-        whole = kept_result(about(model, args.seed, overrides)) | result
+        whole = kept_result(settings(model, args.seed, overrides)) | result
         RESULT.write_text(json.dumps(whole, indent=1) + "\n")
         if "bars" in whole and path == resolve_checkpoint("tiny"):
             for text in (ROOT / "docs/measurements.md", path.with_suffix(".md")):
@@ -108,12 +107,12 @@ def is_of_pictures(model: ARTV) -> bool:
     return bool(words) and words <= set(picture_vocabulary())
 
 
-def write_section(found: dict[str, Any], about: dict[str, Any], checkpoint: Path) -> None:
+def write_section(found: dict[str, Any], told: dict[str, Any], checkpoint: Path) -> None:
     """What was found of a checkpoint of the world of pictures: into the result file, and into the documents."""
-    result, name = json.loads(RESULT.read_text()), about["checkpoint"]
+    result, name = json.loads(RESULT.read_text()), told["checkpoint"]
     sections, short = result.setdefault("world of pictures", {}), name.partition("-v")[0]
-    about["command"] += f" --checkpoint {short}"
-    sections[name] = pictures.as_section(sections.get(name, {}), found, about)
+    told["command"] += f" --checkpoint {short}"
+    sections[name] = pictures.as_section(sections.get(name, {}), found, told)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     if checkpoint.parent.name == "checkpoints" and "columns" in sections[name]:
         for text in (ROOT / "docs/measurements.md", checkpoint.with_suffix(".md")):
@@ -139,23 +138,16 @@ def markdown(result: dict[str, Any]) -> str:
     return as_table(["bar", result["checkpoint"], "true clips", FROZEN], rows)
 
 
-def about(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+def settings(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """What was measured, and where."""
-    return {
-        "command": "python benchmarks/quality.py",
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
-        "checkpoint": model.config.name,
-        "seed": seed,
-        "overrides": overrides,
-    }
+    return about(RESULT) | {"checkpoint": model.config.name, "seed": seed, "overrides": overrides}
 
 
-def kept_result(about: dict[str, Any]) -> dict[str, Any]:
+def kept_result(told: dict[str, Any]) -> dict[str, Any]:
     """What the file holds of this checkpoint under these settings, or the beginning of it."""
     kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     others = {key: kept[key] for key in ("world of pictures",) if key in kept}
-    return (kept if pictures.measured_alike(kept, about) else others) | about
+    return (kept if pictures.measured_alike(kept, told) else others) | told
 
 
 def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from result_files import ROOT, Figures, Limits, card_or_quick, kept_parts, parser_of, run_parts
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, kept_parts, parser_of, run_parts
 from tables import as_table, put_tables
 from torch import Tensor
 
@@ -119,7 +119,7 @@ def gpu(args: argparse.Namespace) -> Iterator[Figures]:
             figures[name] = found | {"took": round(time.monotonic() - started, 1)}
         print(f"  {name}: {figures[name]}", flush=True)
         yield figures
-        card.tidy()
+        clear()
     yield figures
 
 
@@ -143,16 +143,12 @@ class Card:
             self.shared = make_pipeline(model)
         return self.shared
 
-    def tidy(self) -> None:
-        if self.on_cuda:
-            torch.cuda.empty_cache()
-
     def clip(self, pipeline: Pipeline, side: int, frames: int, **options: Any) -> dict[str, float]:
         """A clip, after a few frames that warm up: seconds to the first frame and for each later one, and memory.
         Graphs of clips before it are dropped, so that memory is that of one size."""
         if isinstance(pipeline.run_networks, Captured):
             pipeline.run_networks.reset()
-            self.tidy()
+            clear()
         steps = {"steps": 2} if self.quick else {}
         chosen = replace(GenerateOptions(num_frames=frames, width=side, height=side), **options | steps)
         text, started = any_text(pipeline.model), time.perf_counter()
@@ -248,7 +244,7 @@ def length(card: Card, figures: Figures) -> Figures:
 def peer(card: Card, figures: Figures) -> Figures:
     """ModelScope's UNet in diffusers on the same card, captured too: a clip of 16 frames in 50 steps, VAE included."""
     card.shared = None
-    card.tidy()
+    clear()
     if not has_modelscope():
         raise ValueError("diffusers is not installed")
     if card.quick:

@@ -10,7 +10,6 @@ Writes `benchmarks/results/training.json`; what it holds of other parts is kept.
 """
 
 import argparse
-import gc
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ STARTED = time.monotonic()
 import numpy as np
 import torch
 from accelerate import Accelerator
-from result_files import ROOT, Figures, Limits, card_or_quick, parser_of, run_parts
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, parser_of, run_parts
 
 from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
@@ -253,13 +252,6 @@ def wait() -> None:
     """For the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def clear() -> None:
-    """Memory that nothing uses goes back to the device."""
-    gc.collect()  # graphs hold what they compute in, and lie in circles of references
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -392,6 +392,21 @@ def reload(page: "Page") -> None:
     page.wait_for_function(f"() => app.graph.nodes.some(node => node.type == '{SAMPLER}')")
 
 
+def found_again(page: "Page", seed: int) -> bool:
+    """Whether graph and run are there again after loading the page anew in the middle of a run, which is then
+    cancelled."""
+    set_widgets(page, SAMPLER, frames=400, seed=seed)
+    before = page.evaluate(GRAPH)
+    start(page)
+    wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
+    reload(page)
+    wait_for(page, "state == 'running' && pictures >= 1")
+    intact = page.evaluate(GRAPH) == before
+    cancel(page)
+    wait_for(page, "state == 'stopped'")
+    return intact
+
+
 def picture(page: "Page", name: str) -> Path:
     """A screenshot, kept in `build/screenshots`."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

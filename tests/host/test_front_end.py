@@ -107,16 +107,7 @@ def test_a_run_is_watched_scrubbed_cancelled_and_found_again(
     assert len(page.locator(".artv-live-line").get_attribute("points").split()) == 12
     keep(page, shown, host, "finished")
 
-    front_end.set_widgets(page, SAMPLER, frames=400, seed=next(SEEDS))
-    long = page.evaluate(front_end.GRAPH)
-    front_end.start(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
-    keep(page, shown, host, "running")
-    front_end.reload(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1")
-    assert page.evaluate(front_end.GRAPH) == long
-    front_end.cancel(page)
-    front_end.wait_for(page, "state == 'stopped'")
+    assert front_end.found_again(page, next(SEEDS))
     assert page.locator(".artv-live-status").inner_text().startswith("Stopped at frame")
     front_end.show_node(page, SAMPLER)
     keep(page, shown, host, "cancelled")
