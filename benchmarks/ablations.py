@@ -22,22 +22,17 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
 import quality_pictures as pictures
-from result_files import Limits, commit, kept_parts, run_parts
+import torch
+from result_files import ROOT, Limits, commit, kept_parts, parser_of, run_parts
 from tables import as_table, put_tables
+from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.config import ARTVConfig
@@ -118,7 +113,7 @@ LIMITS |= {"drift": {"against drift: runs": ("at least", 9)}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of training and of sampling")
     parser.add_argument("--names", nargs="+", choices=[*VARIANTS, *SAMPLED], help="of variants; default: all")
     parser.add_argument("--again", action="store_true", help="also the runs that the result file has")

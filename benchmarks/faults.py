@@ -23,15 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+from result_files import ROOT, Figures, Limits, needed_hosts, parser_of, run_parts, succeeded
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Figures, Limits, run_parts
-
 from artv_core.checkpoint import shipped_checkpoint
-from artv_core.commands.comfyui_server import Host, Result, Server, find_hosts
+from artv_core.commands.comfyui_server import Host, Result, Server
 from artv_core.run.journal import JournalReader
 from artv_core.run.journal_folder import FOLDER
 from artv_core.run.journal_list import list_journals
@@ -62,15 +58,13 @@ LIMITS: Limits = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seed", type=int, default=0)
     run_parts(parser, RESULT, LIMITS, measure)
 
 
 def measure(part: str, args: argparse.Namespace) -> Figures:
     """A part's figures; each gives the values of its bars in their order."""
-    if part != "kill" and not find_hosts():
-        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
     figures, values = {"kill": kill, "comfyui": comfyui, "prompts": prompts}[part](args.seed, args.quick)
     return {"seed": args.seed} | figures | {"bars": dict(zip(LIMITS[part], values, strict=True))}
 
@@ -158,7 +152,7 @@ def killed(folder: Path, frame: int, seconds: float) -> tuple[int, int]:
 
 
 def comfyui(seed: int, quick: bool) -> tuple[Figures, list[float]]:
-    found = {host.version: kill_and_restart(host, seed, 48 if quick else 200) for host in find_hosts()}
+    found = {host.version: kill_and_restart(host, seed, 48 if quick else 200) for host in needed_hosts()}
     other = sum(not same for host in found.values() for same in host["same"].values())
     return {"hosts": found}, [other, max(host["journaled"] - host["not made again"] for host in found.values())]
 
@@ -197,13 +191,6 @@ def kill_and_restart(host: Host, seed: int, frames: int) -> Figures:
     return found
 
 
-def succeeded(result: Result) -> Result:
-    """The same; ends the benchmark where the prompt failed."""
-    if result.status != "success":
-        raise SystemExit(f"a prompt that should succeed did not: {result.status}, {result.message}")
-    return result
-
-
 def newest(folder: Path, pattern: str) -> bytes:
     """The latest finished file of that kind."""
     finished = [(path.stat().st_mtime_ns, path) for path in folder.glob(pattern) if ".part." not in path.name]
@@ -214,7 +201,7 @@ def newest(folder: Path, pattern: str) -> bytes:
 
 
 def prompts(seed: int, quick: bool) -> tuple[Figures, list[float]]:
-    found = {host.version: run_all(host, seed, *((40, 10) if quick else (500, 50))) for host in find_hosts()}
+    found = {host.version: run_all(host, seed, *((40, 10) if quick else (500, 50))) for host in needed_hosts()}
     odd = [kind for host in found.values() for kind, _ in host["ended otherwise than they should"]]
     values = [min(host["prompts"] for host in found.values()), odd.count("valid"), len(odd) - odd.count("valid")]
     return {"hosts": found}, [*values, max(host["memory grown after warm-up, MB"] for host in found.values())]

@@ -9,28 +9,21 @@ page's memory grows over 1,000 frames. Writes `benchmarks/results/front_end.json
 kept. Needs a Chromium, and `pip install ".[test]"`.
 """
 
-import argparse
 import itertools
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from result_files import ROOT, about, as_bar, commit, needed_hosts, parser_of, read, verdict
 
-from result_files import as_bar, commit, read, verdict
-
-from artv_core.commands.comfyui_server import Host, Server, find_hosts
+from artv_core.commands.comfyui_server import Host, Server
 from tests.host import browser, front_end, timeline_steps, workflow_format
 from tests.host.compare_releases import compare
 from tests.host.front_end import SAMPLER, FrontEnd
@@ -42,8 +35,6 @@ TINY = "tiny (shipped)"
 NEEDS_OTHER_WEIGHTS = {"sdxl_image_to_video"}
 WEIGHTS = {"CheckpointLoaderSimple"}
 """Nodes that a front end may mark, since what they name is not there."""
-NODES_2_SINCE = (1, 37)
-"""Nodes 2.0 of 1.27 show no panels of node packs; what is between was not tried."""
 
 SEEDS = itertools.count(5000)
 """So that no run is one that the host has in its cache, of which there is nothing to see."""
@@ -54,12 +45,12 @@ Part = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--pages", default="", help="only pages whose name holds this")
     args = parser.parse_args()
-    if browser.missing() or not find_hosts():
-        parser.exit(2, (browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder") + "\n")
+    if browser.missing():
+        raise SystemExit(browser.missing())
     for part in args.parts:
         for name, (host, page) in pages().items():
             if args.pages in name and (part in EVERYWHERE or page == FrontEnd()):
@@ -72,13 +63,10 @@ def main() -> None:
 def pages() -> dict[str, tuple[Host, FrontEnd]]:
     """All there are, by name."""
     found = {}
-    for host in find_hosts():
+    for host in needed_hosts():
         for page in (FrontEnd(own, nodes_2) for own in (True, False) for nodes_2 in (False, True)):
-            if not page.own and front_end.newest_root() is None:
-                continue
-            version = front_end.version(page, host)
-            if not page.nodes_2 or tuple(map(int, version.split(".")[:2])) >= NODES_2_SINCE:
-                kind = "Nodes 2.0" if page.nodes_2 else "classic"
+            if front_end.exists(page, host):
+                kind, version = "Nodes 2.0" if page.nodes_2 else "classic", front_end.version(page, host)
                 found[f"ComfyUI {host.version}, front end {version}, {kind}"] = (host, page)
     return found
 
@@ -88,12 +76,13 @@ def pages() -> dict[str, tuple[Host, FrontEnd]]:
 
 def use(host: Host, shown: FrontEnd) -> Part:
     """What people do; a step that fails ends the benchmark."""
-    with opened(host, shown) as (server, page, faults):
+    with front_end.opened_alone(host, shown) as (server, page, faults):
         workflows = {name: queue_template(server, page, name) for name in workflow_format.names()}
         front_end.open_template(page, "multi_prompt_long_video")
         timeline = timeline_steps.edit(page)
         front_end.picture(page, f"{host.version} {shown.name} timeline")
-        found_again = reload_and_cancel(page)
+        front_end.open_template(page, "text_to_video")
+        found_again = front_end.found_again(page, seed=900)
         found = {"workflows": workflows, "timeline": timeline, "found again after loading the page anew": found_again}
         found["least contrast"] = {theme: least_contrast(page, theme) for theme in ("dark", "light")}
         return found | {"faults": faults.seen}
@@ -119,21 +108,6 @@ def queue_template(server: Server, page: Any, name: str) -> dict[str, Any]:
     return {"opened": not faulty, "queued": True, "first picture at": round(watched.first_picture, 3)} | shown
 
 
-def reload_and_cancel(page: Any) -> bool:
-    """Whether graph and run were there again after loading the page anew in the middle of a run, then cancelled."""
-    front_end.open_template(page, "text_to_video")
-    front_end.set_widgets(page, SAMPLER, frames=400, seed=900)
-    before = page.evaluate(front_end.GRAPH)
-    front_end.start(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
-    front_end.reload(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1")
-    intact = page.evaluate(front_end.GRAPH) == before
-    front_end.cancel(page)
-    front_end.wait_for(page, "state == 'stopped'")
-    return intact
-
-
 def least_contrast(page: Any, theme: str) -> float:
     """Of all texts in our panels, against what is behind them (WCAG 2)."""
     page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
@@ -147,7 +121,7 @@ def least_contrast(page: Any, theme: str) -> float:
 
 def previews(host: Host, shown: FrontEnd) -> Part:
     """Of 16 frames of tiny, the share of the sampler's time that goes to previews, while a page shows them."""
-    with opened(host, shown, TIMING) as (server, page, _):
+    with front_end.opened_alone(host, shown, TIMING) as (server, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.use_checkpoint(page, TINY)
         front_end.show_node(page, SAMPLER)
@@ -169,7 +143,7 @@ def timed_run(server: Server, page: Any, seed: int) -> dict[str, float]:
 
 def memory(host: Host, shown: FrontEnd) -> Part:
     """Of the page over a long run: the script's heap after collecting garbage."""
-    with opened(host, shown) as (_, page, _):
+    with front_end.opened_alone(host, shown) as (_, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.use_checkpoint(page, TINY)
         front_end.set_widgets(page, SAMPLER, frames=LONG_FRAMES, steps=LONG_STEPS, seed=2000)
@@ -179,26 +153,12 @@ def memory(host: Host, shown: FrontEnd) -> Part:
         front_end.start(page)
         for frame in range(SETTLED_FRAME, LONG_FRAMES + 1, SETTLED_FRAME):
             front_end.wait_for(page, f"done >= {frame}", seconds=1800)
-            readings.append({"frame": frame, "heap MB": heap(session)})
+            session.send("HeapProfiler.collectGarbage")
+            heap = round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
+            readings.append({"frame": frame, "heap MB": heap})
         front_end.picture(page, f"{host.version} {shown.name} 1000 frames")
         kept = page.evaluate(f"() => +{front_end.PANELS}[0].dataset.pictures")
         return {"readings": readings, "pictures kept": kept}
-
-
-def heap(session: Any) -> float:
-    session.send("HeapProfiler.collectGarbage")
-    return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 2)
-
-
-@contextmanager
-def opened(host: Host, shown: FrontEnd, *packs: Path) -> Iterator[tuple[Server, Any, front_end.Faults]]:
-    with (
-        tempfile.TemporaryDirectory() as base,
-        Server(host, Path(base), *packs, arguments=shown.arguments) as server,
-        browser.open_browser() as context,
-        front_end.opened(context, server, shown) as (page, faults),
-    ):
-        yield server, page, faults
 
 
 # What people see first
@@ -206,7 +166,7 @@ def opened(host: Host, shown: FrontEnd, *packs: Path) -> Iterator[tuple[Server, 
 
 def widgets(host: Host, shown: FrontEnd) -> Part:
     """The inputs that the sampler of the first template shows by default."""
-    with opened(host, shown) as (_, page, _):
+    with front_end.opened_alone(host, shown) as (_, page, _):
         front_end.open_template(page, "text_to_video")
         front_end.show_node(page, SAMPLER)
         page.wait_for_timeout(2000)
@@ -251,13 +211,8 @@ def write(part: str, page: str, found: Part) -> None:
     """Into the file, beside what is there."""
     parts = read(RESULT).get("parts", {})
     parts.setdefault(part, {})[page] = found
-    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores for server and browser"
-    about = {"command": "python benchmarks/front_end.py", "machine": machine}
-    RESULT.write_text(json.dumps(about | {"bars": bars(parts), "parts": parts}, indent=1, ensure_ascii=False) + "\n")
-
-
-def all_opened(workflows: Iterable[Part]) -> bool:
-    return all(one["opened"] for one in workflows)
+    made = about(RESULT) | {"bars": bars(parts), "parts": parts}
+    RESULT.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
 
 
 def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
@@ -267,14 +222,15 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     heaps = [[reading["heap MB"] for reading in page["readings"]] for page in parts.get("memory", {}).values()]
     contrasts = [value for page in used for value in page["least contrast"].values()]
     firsts = [one["first picture at"] for page in used for one in page["workflows"].values() if one["queued"]]
+    opened = itemgetter("opened")
     held = {
-        "all workflows opened from the template browser": lambda page: all_opened(page["workflows"].values()),
+        "all workflows opened from the template browser": lambda page: all(map(opened, page["workflows"].values())),
         "the timeline edited by mouse, keyboard and text": lambda page: all(page["timeline"].values()),
         "a run found again after loading, and cancelled": lambda page: page["found again after loading the page anew"],
     }
     pages = {name: sum(map(holds, used)) if used else None for name, holds in held.items()}
     faults, grown = [len(page["faults"]) for page in used], [round(heap[-1] - heap[0], 2) for heap in heaps]
-    opened, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
+    found, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
     few = [len(page["shown"]) for name, page in parts.get("widgets", {}).items() if name.startswith("ComfyUI 0.33")]
     kept = list(parts.get("releases", {}).values())
     same, all_kept = sum(one["same"] for one in kept), sum(one["workflows"] for one in kept)
@@ -285,7 +241,7 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     first = as_bar("use: latest first picture, share of the frames", max(firsts, default=None), "at most", 0.5)
     cost, heap = "cost: share of the run's time for previews, 16 frames of tiny", "cost: MB of the page's heap grown"
     return [
-        *(opened, first, edited, again),
+        *(found, first, edited, again),
         as_bar("use: errors from this pack on any page", sum(faults) if used else None, "at most", 0),
         as_bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), "at least", 4.5),
         as_bar(cost, max(shares, default=None), "at most", 0.04),

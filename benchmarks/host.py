@@ -2,7 +2,7 @@
 
 server  the shipped text-to-video workflow on a server of each host found: of the sampler node's time, the share that
         went by outside `artv_core`; which nodes run again for the same prompt, and another seed
-gpu     only with `--gpu`, and then alone: sampling inside the first host on its card, under dynamic VRAM and without,
+gpu     only where it is named (`--parts gpu`): sampling inside the first host on its card, with dynamic VRAM and not,
         beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four branches; the same
         with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process of its own.
         `--seconds` is the deadline of all. With `--quick` the code is tried with `tiny` on whatever there is.
@@ -11,11 +11,9 @@ Figures are written to `benchmarks/results/host.json` as they come.
 """
 
 import argparse
-import copy
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,13 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import ROOT, Figures, Limits, card_or_quick, needed_hosts, parser_of, read, run_parts, succeeded
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from result_files import Figures, Limits, read, run_parts
-
-from artv_core.commands.comfyui_server import PACK, Graph, Host, Server, find_hosts
+from artv_core.commands.comfyui_server import PACK, Graph, Host, Server
+from tests.host.random_graphs import shipped
 
 RESULT = ROOT / "benchmarks/results/host.json"
 TIMING = ROOT / "tests/host/artv_timing"
@@ -48,29 +43,18 @@ LIMITS: Limits = {
 
 
 def main() -> None:
-    if "--gpu" in sys.argv:
-        sys.argv[sys.argv.index("--gpu") : sys.argv.index("--gpu") + 1] = ["--parts", "gpu"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=115.0, help="deadline of the part gpu (default: 115)")
-    run_parts(parser, RESULT, LIMITS, measure, asked_for=("gpu",))
-
-
-def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
-    """A part's figures."""
-    hosts = find_hosts()
-    if not hosts:
-        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
-    if part == "gpu":
-        return gpu(hosts[0], args.quick, args.seconds)
-    return server(hosts, args.quick)
+    measure = {"server": server, "gpu": gpu}
+    run_parts(parser, RESULT, LIMITS, lambda part, args: measure[part](args), asked_for=("gpu",))
 
 
 # A real server
 
 
-def server(hosts: list[Host], quick: bool) -> Figures:
+def server(args: argparse.Namespace) -> Figures:
     """Every host found; of the bars, the host that costs most."""
-    measured = {host.version: measure_host(host, 1 if quick else 5) for host in hosts}
+    measured = {host.version: measure_host(host, 1 if args.quick else 5) for host in needed_hosts()}
     shares = [values["share outside the core"] for values in measured.values()]
     bars = {WITH: max(share["previews"] for share in shares), WITHOUT: max(share["no preview"] for share in shares)}
     return {"hosts": measured, "bars": bars}
@@ -78,24 +62,13 @@ def server(hosts: list[Host], quick: bool) -> Figures:
 
 def measure_host(host: Host, repeats: int) -> Figures:
     """One host. The first run, which also loads everything, is not counted."""
-    shipped = json.loads((ROOT / "workflows/api/text_to_video.json").read_text())
-    loader = next(part for part in shipped.values() if part["class_type"] == "ARTVLoader")
-    loader["inputs"]["checkpoint"] = "tiny (shipped)"  # the faster the model, the larger the share
-    sampler = next(key for key, part in shipped.items() if part["class_type"] == SAMPLER)
-    bare = copy.deepcopy(shipped)
-    del bare[sampler]["inputs"]["vae"]
-
-    def with_seed(graph: Graph, seed: int) -> Graph:
-        return graph | {sampler: graph[sampler] | {"inputs": graph[sampler]["inputs"] | {"seed": seed}}}
-
     with tempfile.TemporaryDirectory() as base, Server(host, Path(base), TIMING) as comfyui:
         comfyui.get("/artv_timing")
-        run(comfyui, shipped)
-        with_previews = [run(comfyui, with_seed(shipped, 100 + number)) for number in range(repeats)]
-        without = [run(comfyui, with_seed(bare, 200 + number)) for number in range(repeats)]
-        again = comfyui.run(with_seed(bare, 200 + repeats - 1))
-        reseeded = comfyui.run(with_seed(bare, 300))
-    kinds = {key: part["class_type"] for key, part in shipped.items()}
+        run(comfyui, shipped(previews=True))
+        with_previews = [run(comfyui, shipped(previews=True, seed=100 + number)) for number in range(repeats)]
+        without = [run(comfyui, shipped(seed=200 + number)) for number in range(repeats)]
+        again, reseeded = (comfyui.run(shipped(seed=seed)) for seed in (200 + repeats - 1, 300))
+    kinds = {key: part["class_type"] for key, part in shipped().items()}
     return {
         "share outside the core": {"no preview": outside_core(without), "previews": outside_core(with_previews)},
         "ran again for the same prompt": [kinds[key] for key in again.executed],
@@ -105,9 +78,7 @@ def measure_host(host: Host, repeats: int) -> Figures:
 
 def run(comfyui: Server, graph: Graph) -> dict[str, float]:
     """Queue it; seconds of its parts."""
-    result = comfyui.run(graph)
-    if result.status != "success":
-        raise SystemExit(f"the workflow failed: {result.message}")
+    succeeded(comfyui.run(graph))
     return comfyui.get("/artv_timing")
 
 
@@ -120,12 +91,12 @@ def outside_core(runs: list[dict[str, float]]) -> float:
 # Inside the host
 
 
-def gpu(host: Host, quick: bool, seconds: float) -> Iterator[Figures]:
+def gpu(args: argparse.Namespace) -> Iterator[Figures]:
     """Figures and bars, more of them each time."""
-    if not torch.cuda.is_available() and not quick:
-        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    card_or_quick(args.quick)
+    host, quick = needed_hosts()[0], args.quick
     kinds = [kind for kind in KINDS if kind == "plain" or has_dynamic_vram(host)]
-    end = time.monotonic() + (600 if quick else seconds)
+    end = time.monotonic() + (600 if quick else args.seconds)
     figures: Figures = {"host": host.version, "torch": torch.__version__, "bars": {}}
     with tempfile.TemporaryDirectory() as base:
         for place, kind in enumerate(kinds):

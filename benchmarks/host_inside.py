@@ -7,6 +7,7 @@ import asyncio
 import importlib.util
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -203,14 +204,9 @@ def _sample(card: Card) -> dict[str, Any]:
 
 def listen(said: list[str]) -> None:
     """Keep what the pack logs about CUDA graphs from now on."""
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "CUDA graphs" in record.getMessage():
-                said.append(record.getMessage())
-
-    logging.getLogger().addHandler(Listener())
-    logging.getLogger().setLevel(logging.INFO)
+    listener = logging.Handler()
+    listener.emit = lambda record: said.extend(re.findall(".*CUDA graphs.*", record.getMessage()))  # type: ignore[method-assign]
+    logging.basicConfig(level=logging.INFO, handlers=[listener, *logging.getLogger().handlers], force=True)
 
 
 def _core(card: Card) -> dict[str, Any]:
@@ -250,9 +246,8 @@ def _lora(card: Card) -> dict[str, Any]:
     plain = card.host.sample(model, card.positive, **short)
     changed, _, report = card.host.nodes["ARTVLoRA"].execute(model, "random.safetensors", 1.0, 1.0).args
     made, seconds = card.timed(lambda: card.host.sample(changed, card.positive, **short))
-    torch.save(
-        made.float().cpu(), card.host.base / f"lora_{card.host.memory}.pt"
-    )  # to be compared with the other kind's
+    kept = card.host.base / f"lora_{card.host.memory}.pt"  # to be compared with the other kind's
+    torch.save(made.float().cpu(), kept)
     return {
         "patcher": type(changed).__name__,
         "report": report.splitlines()[0],

@@ -10,13 +10,10 @@ Memory is read from after frame 100 to after the last. Writes `benchmarks/result
 other parts is kept. Give it a quiet machine, or at least `OMP_NUM_THREADS=1`.
 """
 
-import argparse
 import gc
 import json
 import multiprocessing
 import os
-import platform
-import sys
 import tempfile
 import time
 from array import array
@@ -28,13 +25,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+from result_files import ROOT, Figures, about, as_bar, commit, needed_hosts, parser_of, read, succeeded, verdict
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from result_files import Figures, as_bar, commit, read, verdict
-
-from artv_core.commands.comfyui_server import Graph, Host, Server, find_hosts
+from artv_core.commands.comfyui_server import Host, Server
 from artv_core.media import VideoWriter
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.drift import DriftLog, DriftMeter
@@ -42,6 +35,7 @@ from artv_core.run.journal_file import SUFFIX, JournalReader
 from artv_core.run.journal_folder import FOLDER
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import Recording
+from tests.host.random_graphs import shipped
 
 RESULT = ROOT / "benchmarks/results/long_video.json"
 PROMPT = "a large red circle moving right on a blue background"
@@ -59,7 +53,7 @@ Parts = Iterator[tuple[str, Figures, list[Figures]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_FRAMES} frames, nothing written")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
@@ -77,11 +71,9 @@ def keep(name: str, figures: Figures, bars: list[Figures]) -> None:
     """Write this part in place of what the file has of it."""
     kept, now = read(RESULT), commit()
     others = [bar for bar in kept.get("bars", []) if not bar["name"].startswith(f"{name}: ")]
-    about = {"command": "python benchmarks/long_video.py", "commit": now, "frames": FRAMES, "steps": STEPS}
-    threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
-    about["machine"] = f"{platform.machine()}, {platform.system()}, CPU, {threads} threads"
+    made = about(RESULT) | {"frames": FRAMES, "steps": STEPS}
     parts = kept.get("parts", {}) | {name: {"commit": now} | figures}
-    RESULT.write_text(json.dumps(about | {"bars": others + bars, "parts": parts}, indent=1) + "\n")
+    RESULT.write_text(json.dumps(made | {"bars": others + bars, "parts": parts}, indent=1) + "\n")
 
 
 # Readings
@@ -220,7 +212,7 @@ def clock(run: Iterator[int]) -> tuple[float, float]:
 
 def run_hosts(frames: int) -> Parts:
     """Each as soon as it is measured, for it takes long."""
-    for host in find_hosts():
+    for host in needed_hosts():
         name = f"ComfyUI {host.version}, Decode to Video"
         stages, own = run_host(host, frames)
         yield name, {"MB of LATENT and MASK": own} | stages, bars(name, stages, own)
@@ -229,7 +221,7 @@ def run_hosts(frames: int) -> Parts:
 def run_host(host: Host, frames: int) -> tuple[dict[str, Figures], float]:
     """A server of its own, read from outside when it tells of its progress; a short video warms it up."""
     with tempfile.TemporaryDirectory() as base, Server(host, Path(base)) as server:
-        kinds = {key: part["class_type"] for key, part in workflow(frames, 1).items()}
+        kinds = {key: part["class_type"] for key, part in shipped().items()}
         traces: dict[str, Trace] = {}
 
         def note(result: Any) -> None:
@@ -237,26 +229,12 @@ def run_host(host: Host, frames: int) -> tuple[dict[str, Figures], float]:
             traces.setdefault(kinds[node], Trace(server._process.pid)).note(value * frames / total)
 
         for length, seed, on_progress in ((EARLY, 2, None), (frames, 1, note)):
-            result = server.run(workflow(length, seed), on_progress)
-            if result.status != "success":
-                raise SystemExit(f"the workflow failed: {result.message}")
+            succeeded(server.run(shipped(frames=length, seed=seed, steps=STEPS), on_progress))
         with JournalReader(next((Path(base) / "output" / FOLDER).glob(f"*{SUFFIX}"))) as journal:
             batch, channels, height, width = journal.header.shape
     names = {"ARTVMaskedDiffusionSampler": "sampling", "ARTVDecodeVideo": "decoding"}
     own = round(frames * 4 * batch * (channels + 1) * height * width / 1e6, 2)  # float32
     return {names[kind]: trace.figures(frames) for kind, trace in traces.items()}, own
-
-
-def workflow(frames: int, seed: int) -> Graph:
-    """The shipped text to video, with `tiny` and without previews."""
-    graph = json.loads((ROOT / "workflows/api/text_to_video.json").read_text())
-    next(part for part in graph.values() if part["class_type"] == "ARTVLoader")["inputs"]["checkpoint"] = (
-        "tiny (shipped)"
-    )
-    inputs = next(part["inputs"] for part in graph.values() if part["class_type"] == "ARTVMaskedDiffusionSampler")
-    inputs |= {"frames": frames, "steps": STEPS, "seed": seed}
-    del inputs["vae"]
-    return graph
 
 
 PARTS: dict[str, Callable[[int], Parts]] = {"core": run_core, "turns": run_turns, "comfyui": run_hosts}

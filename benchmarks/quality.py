@@ -10,23 +10,17 @@ first 12 prompts to `docs/quality/`. `--part` does one part of it (the seconds w
 wrote is kept.
 """
 
-import argparse
 import json
-import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import quality_pictures as pictures
-from result_files import as_bar, commit
+import torch
+from quality_pictures import missed, written
+from result_files import ROOT, about, as_bar, parser_of
 from tables import as_table, put_tables
+from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.media import contact_sheet
@@ -65,7 +59,7 @@ FEWER_PROMPTS = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
     parser.add_argument("--part", choices=("all", "table", "long", "sizes", "masks", "speed"), default="all")
@@ -83,7 +77,7 @@ def main() -> None:
             parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")
         section = pictures.measure(model, args, overrides, seconds_per_frame)
         if not args.quick:
-            write_section(section, about(model, args.seed, overrides), path)
+            write_section(section, settings(model, args.seed, overrides), path)
         return
     if args.part == "masks":
         parser.error("--part masks is for the world of pictures; give --checkpoint small")
@@ -100,7 +94,7 @@ def main() -> None:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
     if not args.quick:
-        whole = kept_result(about(model, args.seed, overrides)) | result
+        whole = kept_result(settings(model, args.seed, overrides)) | result
         RESULT.write_text(json.dumps(whole, indent=1) + "\n")
         if "bars" in whole and path == resolve_checkpoint("tiny"):
             for text in (ROOT / "docs/measurements.md", path.with_suffix(".md")):
@@ -113,12 +107,12 @@ def is_of_pictures(model: ARTV) -> bool:
     return bool(words) and words <= set(picture_vocabulary())
 
 
-def write_section(found: dict[str, Any], about: dict[str, Any], checkpoint: Path) -> None:
+def write_section(found: dict[str, Any], told: dict[str, Any], checkpoint: Path) -> None:
     """What was found of a checkpoint of the world of pictures: into the result file, and into the documents."""
-    result, name = json.loads(RESULT.read_text()), about["checkpoint"]
+    result, name = json.loads(RESULT.read_text()), told["checkpoint"]
     sections, short = result.setdefault("world of pictures", {}), name.partition("-v")[0]
-    about["command"] += f" --checkpoint {short}"
-    sections[name] = pictures.as_section(sections.get(name, {}), found, about)
+    told["command"] += f" --checkpoint {short}"
+    sections[name] = pictures.as_section(sections.get(name, {}), found, told)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     if checkpoint.parent.name == "checkpoints" and "columns" in sections[name]:
         for text in (ROOT / "docs/measurements.md", checkpoint.with_suffix(".md")):
@@ -130,8 +124,8 @@ def markdown(result: dict[str, Any]) -> str:
     rows: dict[str, list[str]] = {}
     for bar in result["bars"]:
         name, (limit, least) = bar["name"], bar["limit"].rsplit(" ", 1)
-        others = [written(name, result[kind].get(name)) for kind in ("true clips", FROZEN)]
-        value = written(name, bar["value"]) + pictures.missed(bar)
+        others = [written(name, result[kind].get(name), none="") for kind in ("true clips", FROZEN)]
+        value = written(name, bar["value"]) + missed(bar)
         rows[name] = [f"{limit} {written(name, float(least))}", value, *others]
     reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
     reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
@@ -139,36 +133,21 @@ def markdown(result: dict[str, Any]) -> str:
         shown = ", ".join(f"{key} {written(key, value)}" for key, value in values.items() if key != "prompts")
         rows[f"{name}, {values['prompts']} prompts"] = ["reported", shown, "", ""]
     for name, speed in result.get("seconds per frame", {}).items():
-        value = f"{speed['value']:.2f}{pictures.missed(speed)}"
+        value = f"{speed['value']:.2f}{missed(speed)}"
         rows[f"seconds per frame at {name}, {speed['on']}"] = [f"at most {speed['limit']:g}", value, "", ""]
     return as_table(["bar", result["checkpoint"], "true clips", FROZEN], rows)
 
 
-def written(measure: str, value: float | None) -> str:
-    """Shares as per cent; drift (of 255) and sharpness (a ratio) as numbers."""
-    if value is None:
-        return ""
-    return f"{value:.2f}" if "drift" in measure or "sharpness" in measure else f"{value:.0%}"
-
-
-def about(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+def settings(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """What was measured, and where."""
-    return {
-        "command": "python benchmarks/quality.py",
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
-        "checkpoint": model.config.name,
-        "seed": seed,
-        "overrides": overrides,
-    }
+    return about(RESULT) | {"checkpoint": model.config.name, "seed": seed, "overrides": overrides}
 
 
-def kept_result(about: dict[str, Any]) -> dict[str, Any]:
+def kept_result(told: dict[str, Any]) -> dict[str, Any]:
     """What the file holds of this checkpoint under these settings, or the beginning of it."""
     kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    same = all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
     others = {key: kept[key] for key in ("world of pictures",) if key in kept}
-    return (kept if same else others) | about
+    return (kept if pictures.measured_alike(kept, told) else others) | told
 
 
 def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:

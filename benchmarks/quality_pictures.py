@@ -163,10 +163,13 @@ def mistakes(watched: Watched) -> dict[str, dict[str, int]]:
 def as_section(kept: dict[str, Any], found: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     """What the result file says of the checkpoint `about` names: `found`, and of `kept` what was measured the same way
     before."""
-    same = all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
-    parts = (kept if same else {}) | found
+    parts = (kept if measured_alike(kept, about) else {}) | found
     others = {key: parts[key] for key in parts if key not in {*about, "bars"}}
     return about | {"bars": bars(parts, about["checkpoint"])} | others
+
+
+def measured_alike(kept: dict[str, Any], about: dict[str, Any]) -> bool:
+    return all(kept.get(key) == about[key] for key in ("checkpoint", "seed", "overrides"))
 
 
 def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -209,10 +212,10 @@ def measures(columns: dict[str, dict[str, Any]]) -> list[str]:
     return [*BARS, *(name for name in names if name not in BARS)]
 
 
-def written(measure: str, value: float | None) -> str:
+def written(measure: str, value: float | None, none: str = "not measured") -> str:
     """Shares as per cent; drift (of 255), texture and sharpness (ratios) as numbers."""
     if value is None:
-        return "not measured"
+        return none
     ratio = any(word in measure for word in ("drift", "texture", "sharpness", "detail"))
     return f"{value:.2f}" if ratio else f"{value:.0%}"
 

@@ -4,19 +4,67 @@ Bars and parts of the file that the benchmark no longer measures stay as they ar
 """
 
 import argparse
+import gc
 import json
+import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from artv_core.commands.comfyui_server import Host, Result
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+"""So that benchmarks, all of which import this, find the package and what tests share."""
 
 Limits = dict[str, dict[str, tuple[str, float]]]
 """Part -> bar -> ("at least" or "at most", limit)."""
 Figures = dict[str, Any]
+
+
+def parser_of(described: str | None) -> argparse.ArgumentParser:
+    """For a benchmark that says in its docstring what it does."""
+    return argparse.ArgumentParser(description=described, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def needed_hosts() -> "list[Host]":
+    """Every ComfyUI that is found; ends the benchmark where there is none."""
+    from artv_core.commands.comfyui_server import find_hosts
+
+    hosts = find_hosts()
+    if not hosts:
+        raise SystemExit("no ComfyUI found: set COMFYUI_PATH to its folder")
+    return hosts
+
+
+def card_or_quick(quick: bool) -> str:
+    """The name of the GPU, or "CPU" for a quick look; ends the benchmark where there is none."""
+    import torch
+
+    if not torch.cuda.is_available() and not quick:
+        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def clear() -> None:
+    """Memory that nothing uses goes back to the device."""
+    import torch
+
+    gc.collect()  # graphs hold what they compute in, and lie in circles of references
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def succeeded(result: "Result") -> "Result":
+    """The same; ends the benchmark where the prompt failed."""
+    if result.status != "success":
+        raise SystemExit(f"a prompt that should succeed did not: {result.status}, {result.message}")
+    return result
 
 
 def run_parts(
@@ -35,23 +83,23 @@ def run_parts(
     parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
     parser.add_argument("--parts", nargs="+", choices=list(limits), default=usual)
     args = parser.parse_args()
-    command, parts = f"python benchmarks/{result.stem}.py", {} if args.quick else kept_parts(result)
+    parts = {} if args.quick else kept_parts(result)
     for name in args.parts:
         print(name, flush=True)
         started, found = time.monotonic(), measure(name, args)
         for figures in [found] if isinstance(found, dict) else found:
-            about = {"commit": commit(), "minutes": round((time.monotonic() - started) / 60, 1)}
-            parts[name] = ({} if "runs" in figures else about) | figures  # runs say it one by one
+            made = {"commit": commit(), "minutes": round((time.monotonic() - started) / 60, 1)}
+            parts[name] = ({} if "runs" in figures else made) | figures  # runs say it one by one
             if not args.quick:
                 parts = kept_parts(result) | {name: parts[name]}  # other parts may have been run meanwhile
-                result.write_text(json.dumps(as_result(command, limits, parts, read(result)), indent=1) + "\n")
-    for bar in as_result(command, limits, parts, {})["bars"]:
+                result.write_text(json.dumps(as_result(result, limits, parts, read(result)), indent=1) + "\n")
+    for bar in as_result(result, limits, parts, {})["bars"]:
         value = "" if bar["value"] is None else f"{bar['value']:.4g}"
         print(f"{bar['name']:90} {value:>10}   {bar['limit']:16} {verdict(bar)}")
     return args
 
 
-def as_result(command: str, limits: Limits, parts: dict[str, Figures], before: Figures) -> Figures:
+def as_result(result: Path, limits: Limits, parts: dict[str, Figures], before: Figures) -> Figures:
     """`parts` by name, each with its values under "bars"; a bar without a value was not measured. Bars of the result
     `before` that `limits` does not name are kept."""
     bars = [
@@ -60,13 +108,15 @@ def as_result(command: str, limits: Limits, parts: dict[str, Figures], before: F
         for bar, limit in named.items()
     ]
     names = {bar["name"] for bar in bars}
-    return {
-        "command": command,
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, on the CPU",
-        "bars": bars + [bar for bar in before.get("bars", []) if bar["name"] not in names],
-        "parts": parts,
-    }
+    bars += [bar for bar in before.get("bars", []) if bar["name"] not in names]
+    return about(result) | {"bars": bars, "parts": parts}
+
+
+def about(result: Path) -> Figures:
+    """What is measured, and where."""
+    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    threads = f" of which {limit} are used" if (limit := os.environ.get("OMP_NUM_THREADS")) else ""
+    return {"command": f"python benchmarks/{result.stem}.py", "commit": commit(), "machine": machine + threads}
 
 
 def as_bar(name: str, value: float | None, kind: str, limit: float) -> Figures:

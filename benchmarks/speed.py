@@ -12,21 +12,15 @@ quiet machine. For one machine's own figures there is `artv bench`; for what a s
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Figures, Limits, kept_parts, run_parts
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, kept_parts, parser_of, run_parts
 from tables import as_table, put_tables
+from torch import Tensor
 
 from artv_core.bench.measure import peak_megabytes, times_of_frames
 from artv_core.bench.peers import PeerCase, has_modelscope, measure_modelscope
@@ -71,26 +65,20 @@ LIMITS: Limits = {"tiny": {RATE: ("at least", 3)}, "gpu": GPU_LIMITS}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=230.0, help="that the part gpu may take; default: %(default)g")
-    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=("gpu",))
+    measure = {"tiny": tiny, "gpu": gpu}
+    args = run_parts(parser, RESULT, LIMITS, lambda part, args: measure[part](args), asked_for=("gpu",))
     if not args.quick:
         put_tables(DOCUMENT, {"gpu": gpu_table(kept_parts(RESULT)["gpu"])})
 
 
-def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
-    """A part's figures."""
-    if part == "gpu":
-        return gpu(args.quick, args.seconds)
-    return tiny(args.quick)
-
-
-def tiny(quick: bool) -> Figures:
+def tiny(args: argparse.Namespace) -> Figures:
     """Processor seconds per frame, image included, in turns in one process, with the recommended settings."""
     torch.set_num_threads(1)
     plain, pipeline = load_checkpoint(resolve_checkpoint("tiny")), Pipeline.from_checkpoint("tiny")
     text = TextTrack([TextSegment(0, plain.encode_text([PROMPT])[0])])
-    rounds, frames = (1, 3) if quick else (5, 8)
+    rounds, frames = (1, 3) if args.quick else (5, 8)
     options = GenerateOptions(num_frames=frames, seed=1)
 
     @torch.no_grad()
@@ -113,11 +101,9 @@ def tiny(quick: bool) -> Figures:
 # On a GPU
 
 
-def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
+def gpu(args: argparse.Namespace) -> Iterator[Figures]:
     """Figures and bars, more of them each time."""
-    card, deadline = Card(quick), time.monotonic() + seconds
-    if not card.on_cuda and not quick:
-        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
+    card, deadline = Card(args.quick), time.monotonic() + args.seconds
     figures: Figures = {"device": card.name, "torch": torch.__version__, "left out": [], "bars": {}}
     for name, needed, section in SECTIONS:
         if time.monotonic() + needed > deadline:
@@ -133,7 +119,7 @@ def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
             figures[name] = found | {"took": round(time.monotonic() - started, 1)}
         print(f"  {name}: {figures[name]}", flush=True)
         yield figures
-        card.tidy()
+        clear()
     yield figures
 
 
@@ -143,7 +129,7 @@ class Card:
     def __init__(self, quick: bool) -> None:
         self.quick, self.device = quick, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.on_cuda = self.device.type == "cuda"
-        self.name = torch.cuda.get_device_name(self.device) if self.on_cuda else "CPU"
+        self.name = card_or_quick(quick)
         self.sides, self.large = ((64,), 64) if quick else ((256, 512, 768), 512)
         self.shared: Pipeline | None = None
 
@@ -157,16 +143,12 @@ class Card:
             self.shared = make_pipeline(model)
         return self.shared
 
-    def tidy(self) -> None:
-        if self.on_cuda:
-            torch.cuda.empty_cache()
-
     def clip(self, pipeline: Pipeline, side: int, frames: int, **options: Any) -> dict[str, float]:
         """A clip, after a few frames that warm up: seconds to the first frame and for each later one, and memory.
         Graphs of clips before it are dropped, so that memory is that of one size."""
         if isinstance(pipeline.run_networks, Captured):
             pipeline.run_networks.reset()
-            self.tidy()
+            clear()
         steps = {"steps": 2} if self.quick else {}
         chosen = replace(GenerateOptions(num_frames=frames, width=side, height=side), **options | steps)
         text, started = any_text(pipeline.model), time.perf_counter()
@@ -262,7 +244,7 @@ def length(card: Card, figures: Figures) -> Figures:
 def peer(card: Card, figures: Figures) -> Figures:
     """ModelScope's UNet in diffusers on the same card, captured too: a clip of 16 frames in 50 steps, VAE included."""
     card.shared = None
-    card.tidy()
+    clear()
     if not has_modelscope():
         raise ValueError("diffusers is not installed")
     if card.quick:

@@ -7,22 +7,16 @@ the video's rate says. Writes `benchmarks/results/steering.json`. Give it a quie
 and writes nothing.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 import psutil
+from result_files import ROOT, Figures, Limits, parser_of, run_parts
 from websockets.sync.client import ClientConnection, connect
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from result_files import Figures, Limits, run_parts
 
 from artv_core.play.server import PICTURE
 
@@ -43,8 +37,7 @@ LIMITS: Limits = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    run_parts(parser, RESULT, LIMITS, lambda part, args: run_play(QUICK_SECONDS if args.quick else SECONDS))
+    run_parts(parser_of(__doc__), RESULT, LIMITS, lambda part, args: run_play(QUICK_SECONDS if args.quick else SECONDS))
 
 
 def run_play(seconds: float) -> Figures:

@@ -1,7 +1,6 @@
 """How fast training is: `python benchmarks/training.py [--quick] [--parts NAME ...]`.
 
-resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: on a card samples a
-          second, in one run; on a CPU samples for each second that cores were busy
+resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: samples a second
 gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also how
           long data is waited for. Weights are random (no public file is needed) and latents are made up: the
           arithmetic is the same. FSDP needs two GPUs and is not measured.
@@ -11,23 +10,18 @@ Writes `benchmarks/results/training.json`; what it holds of other parts is kept.
 """
 
 import argparse
-import gc
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 STARTED = time.monotonic()
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from result_files import Figures, Limits, run_parts
+from accelerate import Accelerator
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, parser_of, run_parts
 
 from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
@@ -50,44 +44,30 @@ LIMITS: Limits = {
     "gpu": {
         "GPU, sd21-adapter at 256x256: MFU": ("at least", 0.25),
         "GPU, sd21 at 256x256: MFU": ("at least", 0.25),
-        "GPU, FSDP: largest relative difference of losses": ("at most", 1e-4),
         WAITED: ("at most", 0.05),
     },
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=110, help="for the part gpu, imports included (default: 110)")
-    run_parts(parser, RESULT, LIMITS, measure, asked_for=("gpu",))
-
-
-def measure(part: str, args: argparse.Namespace) -> Figures | Iterator[Figures]:
-    """A part's figures."""
-    if part == "gpu":
-        return gpu(args.quick, args.seconds - (time.monotonic() - STARTED))
-    with tempfile.TemporaryDirectory() as folder:
-        return resident(Path(folder), args.quick)
+    measure = {"resident": resident, "gpu": gpu}
+    run_parts(parser, RESULT, LIMITS, lambda part, args: measure[part](args), asked_for=("gpu",))
 
 
 # The resident loop
 
 CLIPS = 2048
-CPU_ROWS = ((64, 64), (128, 64))
-"""(side, batch size) that a CPU is timed at, for information."""
 
 
-def resident(folder: Path, quick: bool) -> Figures:
+def resident(args: argparse.Namespace) -> Figures:
     """Both loops' samples a second at `configs/small.toml`."""
-    if PartialState(cpu=not torch.cuda.is_available()).device.type == "cuda":
-        rates = both(folder, 128, 512, warm=6, steps=10 if quick else 40)
-        bars = {RATIO: rates["ratio"]}
-        return {"card": torch.cuda.get_device_name(), "128x128, batch 512": rates, "bars": bars}
-    figures: Figures = {"GPU": "not measured: there was no card; on one both loops are timed in one run", "bars": {}}
-    for side, batch in CPU_ROWS[: 1 if quick else None]:
-        rates = both(folder, side, 8 if quick else batch, warm=1, steps=1 if quick else 3, clock=time.process_time)
-        figures[f"CPU, {side}x{side}, batch {batch}: samples for each busy second of a core"] = rates
-    return figures
+    card = card_or_quick(args.quick)
+    side, batch, warm = (128, 512, 6) if torch.cuda.is_available() else (64, 8, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = both(Path(folder), side, batch, warm, steps=warm if args.quick else 40)
+    return {"card": card, f"{side}x{side}, batch {batch}": rates, "bars": {RATIO: rates["ratio"]}}
 
 
 def begun(side: int, batch: int) -> DiffusionTraining:
@@ -103,9 +83,7 @@ def begun(side: int, batch: int) -> DiffusionTraining:
     return DiffusionTraining(config, model.train(), synthetic_clips(config, clips))
 
 
-def both(
-    folder: Path, side: int, batch: int, warm: int, steps: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
+def both(folder: Path, side: int, batch: int, warm: int, steps: int) -> dict[str, float]:
     """Samples a second of either loop, its drawing of samples included, one after the other."""
     rates = {}
     for name, loop in (("usual", Training), ("resident", ResidentTraining)):
@@ -115,10 +93,10 @@ def both(
         for step in range(warm + steps):
             if step == warm:
                 wait()
-                started = clock()
+                started = time.perf_counter()
             training.step(step, next(batches)[1])
         wait()
-        rates[name] = round(steps * batch / (clock() - started), 1)
+        rates[name] = round(steps * batch / (time.perf_counter() - started), 1)
         del training, stage, batches
         clear()
     return rates | {"ratio": round(rates["resident"] / rates["usual"], 2)}
@@ -149,13 +127,10 @@ ROWS = {
 """What matters most comes first: time may run out."""
 
 
-def gpu(quick: bool, seconds: float) -> Iterator[Figures]:
-    """A table for each configuration within `seconds`, with one row more each time."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type != "cuda" and not quick:
-        raise SystemExit("there is no GPU here; --quick tries the code on the CPU")
-    end, names = time.monotonic() + seconds, ("tiny",) if quick else ("sd21-adapter", "sd21")
-    card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+def gpu(args: argparse.Namespace) -> Iterator[Figures]:
+    """A table for each configuration within `args.seconds`, with one row more each time."""
+    card, device = card_or_quick(args.quick), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    end, names = STARTED + args.seconds, ("tiny",) if args.quick else ("sd21-adapter", "sd21")
     figures: Figures = {"device": card, "torch": torch.__version__, "tables": {}, "left out": [], "bars": {}}
     for name in names:
         training, left = configured_stage(name, device), end - time.monotonic()
@@ -192,7 +167,8 @@ def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
     """Figures of `STEPS` steps."""
     device = training.accelerator.device
     prepared(training, chosen)
-    batch = [batch_of(training, chosen.batch)]
+    batch = training.stage.samples.batch(0, range(chosen.batch))
+    batch = [batch.pin_memory() if device.type == "cuda" else batch]
     for step in range(WARM):
         training.step(step, batch)
     wait()
@@ -272,22 +248,10 @@ def configured_stage(name: str, device: torch.device) -> Training:
     return Training(stage, Accelerator(mixed_precision="bf16", cpu=device.type == "cpu"), Path())
 
 
-def batch_of(training: Training, size: int) -> Any:
-    batch = training.stage.samples.batch(0, range(size))
-    return batch.pin_memory() if training.accelerator.device.type == "cuda" else batch
-
-
 def wait() -> None:
     """For the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def clear() -> None:
-    """Memory that nothing uses goes back to the device."""
-    gc.collect()  # graphs hold what they compute in, and lie in circles of references
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

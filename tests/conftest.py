@@ -136,15 +136,28 @@ def counted_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def uncounted() -> Iterator[None]:
-    """As `counted_once`, where nothing reads the MFU: nothing is counted."""
+@contextmanager
+def nothing_counted() -> Iterator[None]:
     from artv_core.training import loop
     from artv_core.training.diffusion import DiffusionTraining
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DiffusionTraining, "flops_per_sample", lambda stage: 1.0)
         patch.setattr(loop, "peak_flops", lambda device, half: (1.0, "not measured"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def uncounted() -> Iterator[None]:
+    """As `counted_once`, where nothing reads the MFU: nothing is counted."""
+    with nothing_counted():
+        yield
+
+
+@pytest.fixture
+def uncounted_here() -> Iterator[None]:
+    """As `uncounted`, for one test of a module where others are counted."""
+    with nothing_counted():
         yield
 
 

@@ -25,13 +25,13 @@ def untrained(seed: int = 0) -> ARTV:
     return model
 
 
-def smallest_config(num_res_blocks: int = 1) -> ARTVConfig:
+def smallest_config(num_res_blocks: int = 1, attention_levels: tuple[int, ...] = (0,)) -> ARTVConfig:
     """`tiny` with networks of one level and one block."""
     config, networks = preset("tiny"), {}
     for name in ("noise", "mask"):
         network = getattr(config, name)
         sizes = {"model_channels": 32, "head_channels": 16, "channel_mult": (1,), "num_res_blocks": num_res_blocks}
-        unet = replace(network.unet, **sizes, attention_levels=(0,), norm_groups=8)
+        unet = replace(network.unet, **sizes, attention_levels=attention_levels, norm_groups=8)
         networks[name] = replace(network, unet=unet)
     return replace(config, **networks)
 
@@ -44,11 +44,11 @@ def smallest(text: bool = True) -> ARTV:
     return model
 
 
-def quickest() -> ARTV:
-    """As `smallest`, without blocks on the way in, as no file may have it: each kind of layer is there, and is compiled
-    in half the time. It has no text encoder."""
+def quickest(text: bool = False) -> ARTV:
+    """As `smallest`, without blocks on the way in, as no file may have it, and with attention in the middle alone: each
+    kind of layer is there, and is compiled in half the time."""
     torch.manual_seed(0)
-    model = ARTV(smallest_config(num_res_blocks=0), text=False).eval().requires_grad_(False)
+    model = ARTV(smallest_config(num_res_blocks=0, attention_levels=()), text=text).eval().requires_grad_(False)
     _fill_zeros(model)
     return model
 

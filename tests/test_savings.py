@@ -39,11 +39,11 @@ def text_of(model: ARTV, *starts: int) -> TextTrack:
     ("mix_mode", "batch", "levels"), [("after_guidance", 1, (50, 30)), ("every_branch", 2, (0, 0))]
 )
 def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tuple[int, int]):
-    """Float64, 8 frames of the shipped model."""
+    """Float64, 5 frames of the shipped model."""
     model = load_checkpoint(resolve_checkpoint("tiny")).double()
     options = replace(
         PAPER,
-        num_frames=8,
+        num_frames=5,
         height=32,
         width=32,
         steps=2,
@@ -53,11 +53,11 @@ def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tu
         reference_noise_level=levels[0],
         anchor_noise_level=levels[1],
     )
-    text = text_of(model, 0, 5)
+    text = text_of(model, 0, 3)
     ours = torch.stack([frame.latent for frame in frames_of(model, text, options, anchor=FIRST)])
     plain = torch.stack(list(naive_frames(model, text, options)))
     assert ours.dtype == torch.float64
-    assert ours.shape == (8, batch, 4, 4, 4)
+    assert ours.shape == (5, batch, 4, 4, 4)
     assert relative_error(ours, plain) < 1e-9
     assert relative_error(ours[1:], plain[:-1]) > 0.01, "the frames differ from one another"
 
@@ -146,7 +146,7 @@ def test_work_of_a_clip_of_the_paper():
 @pytest.mark.parametrize("changes", [{}, {"reuse_every": 2}])
 def test_work_of_few_frames_is_counted_as_a_whole(changes: dict):
     options = replace(PAPER, num_frames=4, height=32, width=32, steps=2, **changes)
-    config = smallest_config()
+    config = smallest_config(num_res_blocks=0)
     with torch.device("meta"):
         model = ARTV(config, vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])

@@ -31,7 +31,7 @@ from artv_core.training.state import RunState, saved_steps
 from artv_core.training.synthetic_clips import LatentClips
 from tests.counted import counted_calls
 from tests.device_waits import DeviceWaits, resident_tensors
-from tests.models import smallest
+from tests.models import quickest
 from tests.tape import Tapes
 
 pytestmark = pytest.mark.usefixtures("uncounted")
@@ -48,7 +48,7 @@ STAGE = DiffusionStage(
 def stage(coverage: bool = False, **changes) -> DiffusionTraining:
     """The stage "diffusion" of a tiny network on six clips of noise."""
     torch.manual_seed(0)
-    model, config = smallest().train(), TrainConfig(seed=5, diffusion=replace(STAGE, **changes))
+    model, config = quickest(text=True).train(), TrainConfig(seed=5, diffusion=replace(STAGE, **changes))
     latents = torch.randn(6, FRAMES, 4, 8, 8).half()
     covered = torch.randint(0, 256, (6, FRAMES, 8, 8), dtype=torch.uint8) if coverage else None
     clips = LatentClips(latents, tuple(sample_clip(0, index).caption for index in range(6)), coverage=covered)
@@ -321,7 +321,7 @@ def test_weights_cast_at_once_give_the_gradients_of_autocast(tmp_path: Path):
     training = begun(tmp_path, made)
     optimizer, found = training.inner_optimizer, []
     assert isinstance(training.passes, HalfPasses)
-    assert len(training.passes.names) > 300
+    assert len(training.passes.names) > 150
     usual = Passes(training.module, training.accelerator.backward)
     for passes in (training.passes, usual):
         optimizer.zero_grad()
@@ -406,12 +406,12 @@ def test_either_loop_goes_on_from_the_others_state(tmp_path: Path, optimizer: st
     """With moments, averages and counts: the next step on equal gradients is the same."""
     for first, second in ((Training, ResidentTraining), (ResidentTraining, Training)):
         folder = tmp_path / first.__name__
-        trained(stage(steps=3, optimizer=optimizer), folder, first)
+        trained(stage(steps=2, optimizer=optimizer), folder, first)
         made = stage(optimizer=optimizer)
         other = second(made, make_accelerator(made.config, folder / "diffusion"), folder / "diffusion")
-        assert other.resume() == 3
+        assert other.resume() == 2
         again = first(stage(optimizer=optimizer), other.accelerator, folder / "diffusion")
-        assert again.resume() == 3
+        assert again.resume() == 2
         mine, theirs = (tensors_of(training.state) for training in (other, again))
         assert mine.keys() == theirs.keys()
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []

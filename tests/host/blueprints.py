@@ -5,11 +5,9 @@ folds all nodes into a subgraph and puts the settings that people need on its ou
 """
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from artv_core.commands.comfyui_server import PACK, Server, find_hosts
+from artv_core.commands.comfyui_server import PACK, find_hosts
 
 from . import browser, front_end, workflow_format
 
@@ -129,12 +127,7 @@ def make(page: Any, name: str) -> dict[str, Any]:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        browser.open_browser() as context,
-        Server(find_hosts()[0], Path(folder)) as server,
-        front_end.opened(context, server, front_end.FrontEnd()) as (page, _),
-    ):
+    with front_end.opened_alone(find_hosts()[0], front_end.FrontEnd()) as (_, page, _):
         for name in BLUEPRINTS:
             made = make(page, name)
             (FOLDER / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, ConsoleMessage, Error, Page, Response
 
 NEWEST = "comfyui-frontend-package"
+NODES_2_SINCE = (1, 37)
+"""Nodes 2.0 of 1.27 show no panels of node packs; what is between was not tried."""
 NODES_2 = "Comfy.VueNodes.Enabled"
 SCREENSHOTS = PACK / "build" / "screenshots"
 SAMPLER = "ARTVMaskedDiffusionSampler"
@@ -126,6 +128,13 @@ def version(front_end: FrontEnd, host: Host) -> str:
     return subprocess.run([host.python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def exists(front_end: FrontEnd, host: Host) -> bool:
+    """Whether it is installed, and has Nodes 2.0 that show panels where they are asked for."""
+    if not front_end.own and newest_root() is None:
+        return False
+    return not front_end.nodes_2 or tuple(map(int, version(front_end, host).split(".")[:2])) >= NODES_2_SINCE
+
+
 # Faults
 
 
@@ -175,6 +184,20 @@ def opened(
         page.close()
 
 
+@contextmanager
+def opened_alone(
+    host: Host, front_end: FrontEnd, *packs: Path, **settings: Any
+) -> Iterator[tuple[Server, Any, Faults]]:
+    """A page with a server and a browser of its own."""
+    with (
+        tempfile.TemporaryDirectory() as base,
+        Server(host, Path(base), *packs, arguments=front_end.arguments) as server,
+        browser.open_browser() as context,
+        opened(context, server, front_end, **settings) as (page, faults),
+    ):
+        yield server, page, faults
+
+
 def open_template(page: "Page", name: str) -> None:
     """By the template browser."""
     page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
@@ -183,6 +206,21 @@ def open_template(page: "Page", name: str) -> None:
     page.wait_for_function(
         "(types) => types.every(type => app.graph.nodes.some(node => node.type == type))",
         arg=sorted({node["type"] for node in workflow_format.read_ui(name)["nodes"]}),
+    )
+
+
+def load_template(page: "Page", name: str) -> None:
+    """What the template browser does once a template is chosen in it. Drawing that browser takes seconds."""
+    page.evaluate(
+        """async ([folder, title]) => {
+            const file = `/api/workflow_templates/${folder}/${encodeURIComponent(title)}.json`
+            const workflow = await (await fetch(file)).json()
+            await app.loadGraphData(workflow, true, true, title, {openSource: "template"})
+        }""",
+        [LINKED_AS, workflow_format.TITLES[name]],
+    )
+    page.wait_for_function(
+        "(count) => app.graph.nodes.length == count", arg=len(workflow_format.read_ui(name)["nodes"])
     )
 
 
@@ -354,6 +392,21 @@ def reload(page: "Page") -> None:
     page.wait_for_function(f"() => app.graph.nodes.some(node => node.type == '{SAMPLER}')")
 
 
+def found_again(page: "Page", seed: int) -> bool:
+    """Whether graph and run are there again after loading the page anew in the middle of a run, which is then
+    cancelled."""
+    set_widgets(page, SAMPLER, frames=400, seed=seed)
+    before = page.evaluate(GRAPH)
+    start(page)
+    wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
+    reload(page)
+    wait_for(page, "state == 'running' && pictures >= 1")
+    intact = page.evaluate(GRAPH) == before
+    cancel(page)
+    wait_for(page, "state == 'stopped'")
+    return intact
+
+
 def picture(page: "Page", name: str) -> Path:
     """A screenshot, kept in `build/screenshots`."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -442,12 +495,7 @@ def main() -> None:
     hosts = find_hosts()
     if not hosts or browser.missing():
         raise SystemExit(browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder")
-    with (
-        tempfile.TemporaryDirectory() as base,
-        Server(hosts[0], Path(base)) as server,
-        browser.open_browser() as context,
-        opened(context, server, FrontEnd(), **{"Comfy.Minimap.Visible": False}) as (page, _),
-    ):
+    with opened_alone(hosts[0], FrontEnd(), **{"Comfy.Minimap.Visible": False}) as (_, page, _):
         write_pictures(page)
 
 

@@ -1,16 +1,29 @@
-"""Random graphs of all kinds, and how each must end: for `benchmarks/faults.py`, which queues hundreds of them."""
+"""Graphs that benchmarks queue: random ones of all kinds, and how each must end, for `benchmarks/faults.py`, which
+queues hundreds of them; and the shipped text to video."""
 
+import json
 import random
 from collections.abc import Callable
 from typing import Any
 
-from artv_core.commands.comfyui_server import Graph
+from artv_core.commands.comfyui_server import PACK, Graph
 
 from .graphs import node, text_to_video, with_video
 
 PROMPT = "a large red circle moving right fast on a blue background"
 SHIPPED = "tiny (shipped)"
 VIDEO_INPUTS = {"vae": ["loader", 2], "fps": 8.0, "format": "mp4", "upscale": 1}
+
+
+def shipped(previews: bool = False, **sampler: object) -> Graph:
+    """The shipped text to video with `tiny`: the faster the model, the larger the share of everything else."""
+    graph = json.loads((PACK / "workflows/api/text_to_video.json").read_text())
+    parts = {part["class_type"]: part["inputs"] for part in graph.values()}
+    parts["ARTVLoader"]["checkpoint"] = SHIPPED
+    parts["ARTVMaskedDiffusionSampler"] |= sampler
+    if not previews:
+        del parts["ARTVMaskedDiffusionSampler"]["vae"]
+    return graph
 
 
 def streamed(frames: int, **sampler: object) -> Graph:

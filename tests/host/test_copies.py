@@ -142,7 +142,7 @@ def test_the_panel_says_it_and_shows_the_frames(beside: Copied, checkpoint: str)
     used, others = told(server)
     shown: Any
     with browser.open_browser() as context, front_end.opened(context, server, FrontEnd()) as (shown, faults):
-        front_end.open_template(shown, "text_to_video")
+        front_end.load_template(shown, "text_to_video")
         front_end.use_checkpoint(shown, checkpoint)
         front_end.set_widgets(shown, SAMPLER, frames=3)
         front_end.show_node(shown, SAMPLER)

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing(
 
 OWN, OWN_2 = FrontEnd(), FrontEnd(nodes_2=True)
 NEWEST, NEWEST_2 = FrontEnd(own=False), FrontEnd(own=False, nodes_2=True)
-FIRST_WITH_NODES_2 = 37  # of 1.x, that was looked at; 1.27 shows no panels in them
 SEEDS = count(7000)
 """Newer hosts keep the results of many prompts."""
 NOISE, SCHEDULER = "ARTVNoiseAugment", "ARTVMultiPromptScheduler"
@@ -60,9 +59,8 @@ def watched_page(
     request: pytest.FixtureRequest, context: Any, host: Host
 ) -> Iterator[tuple[Any, FrontEnd, front_end.Faults]]:
     """A page for all tests of a front end, with what goes wrong on it: opening one takes seconds."""
-    minor = int(front_end.version(request.param, host).split(".")[1])
-    if request.param.nodes_2 and minor < FIRST_WITH_NODES_2:
-        pytest.skip(f"front end 1.{minor} has no Nodes 2.0 with panels")
+    if not front_end.exists(request.param, host):
+        pytest.skip(NO_NEWEST if front_end.newest_root() is None else "this front end has no Nodes 2.0 with panels")
     server = request.getfixturevalue("server" if request.param.own else "newest_server")
     with front_end.opened(context, server, request.param) as (page, faults):
         yield page, request.param, faults
@@ -109,16 +107,7 @@ def test_a_run_is_watched_scrubbed_cancelled_and_found_again(
     assert len(page.locator(".artv-live-line").get_attribute("points").split()) == 12
     keep(page, shown, host, "finished")
 
-    front_end.set_widgets(page, SAMPLER, frames=400, seed=next(SEEDS))
-    long = page.evaluate(front_end.GRAPH)
-    front_end.start(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
-    keep(page, shown, host, "running")
-    front_end.reload(page)
-    front_end.wait_for(page, "state == 'running' && pictures >= 1")
-    assert page.evaluate(front_end.GRAPH) == long
-    front_end.cancel(page)
-    front_end.wait_for(page, "state == 'stopped'")
+    assert front_end.found_again(page, next(SEEDS))
     assert page.locator(".artv-live-status").inner_text().startswith("Stopped at frame")
     front_end.show_node(page, SAMPLER)
     keep(page, shown, host, "cancelled")
@@ -129,7 +118,7 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
 ) -> None:
     page, shown = opened
     seed = next(SEEDS)
-    front_end.open_template(page, "text_to_video")
+    front_end.load_template(page, "text_to_video")
     front_end.use_checkpoint(page, checkpoint)
     front_end.show_node(page, SAMPLER)
     run = partial(run_with, page)
@@ -260,7 +249,7 @@ def test_a_run_is_directed_from_the_panel_and_the_timeline_keeps_it(
     page, shown = opened
     if not shown.own:
         pytest.skip("the controls are the pack's own; one front end of each kind is enough")
-    front_end.open_template(page, "multi_prompt_long_video")
+    front_end.load_template(page, "multi_prompt_long_video")
     front_end.use_checkpoint(page, checkpoint)
     front_end.set_widgets(page, SCHEDULER, text='"0": "a red circle moving right on a green background"')
     front_end.set_widgets(page, SAMPLER, frames=400, seed=next(SEEDS))

@@ -191,7 +191,7 @@ ADD_KEYFRAME = """() => {
 @pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 def test_the_panel_shows_a_keyframe_in_the_middle(server: Server, host: Host, checkpoint: str) -> None:
     with browser.open_browser() as context, front_end.opened(context, server, FrontEnd()) as (page, faults):
-        front_end.open_template(page, "text_to_video")
+        front_end.load_template(page, "text_to_video")
         front_end.use_checkpoint(page, checkpoint)
         page.evaluate(ADD_KEYFRAME)
         front_end.set_widgets(page, front_end.SAMPLER, frames=8, seed=9100)
