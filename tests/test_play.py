@@ -1,6 +1,7 @@
 """`artv play`: what is said is soon obeyed, nothing that is sent stops it, and what was played can be made again."""
 
 import asyncio
+import dataclasses
 import json
 import queue
 import shlex
@@ -21,10 +22,14 @@ from websockets.sync.client import ClientConnection, connect
 
 from artv_core import cli
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
+from artv_core.method.generate import GenerateOptions
+from artv_core.play import trial
 from artv_core.play.answers import MAX_BYTES
 from artv_core.play.pace import Pace
+from artv_core.play.pictures import encoded
 from artv_core.play.server import PICTURE, PlayServer
 from artv_core.play.session import Session
+from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
 from artv_core.run.journal_file import JournalReader
 from artv_core.run.journal_folder import FOLDER, newest_first
@@ -139,6 +144,55 @@ def test_what_is_said_counts_from_the_frame_after_the_one_that_is_made(pipeline:
             assert made <= start <= made_by_now + 1
         turn = page.ask(do="turn", direction="left")
         assert (turn["to"], turn["text"]) == ("turn", "a large yellow square moving left")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pictures_are_the_same_whether_they_are_decoded_beside_or_not(pipeline: Pipeline, tmp_path: Path, threads: int):
+    with threads_of_torch(threads):
+        assert decodes_beside(pipeline) == (threads == 1)
+        with player(pipeline, tmp_path) as page:
+            page.until(lambda: len(page.frames) >= 5)
+        options = dataclasses.replace(page.session.run.request.options, num_frames=5)
+        expected = [encoded(frame.image[0], frame.index) for frame in pipeline.frames(PROMPT, options)]
+    assert page.frames[:5] == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_picture_that_cannot_be_decoded_ends_the_video(pipeline: Pipeline, tmp_path: Path, threads: int, monkeypatch):
+    broken = Pipeline(pipeline.model, pipeline.run_networks)
+
+    def decode(frame):
+        if frame.index == 3:
+            raise ValueError("no picture of this one")
+        return pipeline.decode(frame)
+
+    monkeypatch.setattr(broken, "decode", decode)
+    with threads_of_torch(threads), player(broken, tmp_path) as page:
+        page.until(lambda: page.told.get("status", {}).get("failed"))
+        assert page.status["failed"] == "no picture of this one"
+        assert len(page.frames) == 3
+
+
+def test_the_trial_takes_one_thread_unless_all_are_much_faster(pipeline: Pipeline, monkeypatch):
+    def seconds(_pipeline, request):
+        assert request.options.steps == FEWEST_STEPS
+        return iter([9.0, took[torch.get_num_threads()]])
+
+    options = GenerateOptions(steps=12, seed=1).resolved(pipeline.model.config)
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    with threads_of_torch(2):
+        for took, threads in (({1: 0.11, 2: 0.1}, 1), ({1: 0.15, 2: 0.1}, 2), ({2: 3.0}, 2)):
+            found = tried(pipeline, PROMPT, options)
+            assert (found.threads, found.steps, found.seconds) == (threads, FEWEST_STEPS, took[threads])
+            assert torch.get_num_threads() == 2
+    monkeypatch.undo()
+    assert 0 < tried(pipeline, PROMPT, options).seconds < SECONDS
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.01, 12), (0.05, 8), (0.1, 4), (3.0, 4)])
+def test_steps_that_fit_leave_a_fifth_of_the_time(seconds: float, steps: int):
+    assert Trial(1, 4, seconds).fitting_steps(8.0, 12) == steps
+    assert Trial(1, 2, seconds).fitting_steps(8.0, 2) == 2
 
 
 def test_the_maker_stays_a_few_frames_ahead(pipeline: Pipeline, tmp_path: Path):
