@@ -8,9 +8,8 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from artv_core import cli
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
@@ -27,7 +25,7 @@ from artv_core.play import trial
 from artv_core.play.answers import MAX_BYTES
 from artv_core.play.pace import Pace
 from artv_core.play.pictures import encoded
-from artv_core.play.server import PICTURE, PlayServer
+from artv_core.play.server import PlayServer
 from artv_core.play.session import Session
 from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
@@ -37,61 +35,14 @@ from artv_core.run.pipeline import Pipeline, load_latents
 from artv_core.run.steering import is_unfinished
 from tests.forked import COMMAND, COMMANDS, python_with
 from tests.host.browser import missing, open_browser
+from tests.played import QUICK, SECONDS, Player, frames_lost_or_other, killed_at_random, opened
 
-QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32"]
 PROMPT = "a large red circle moving right on a blue background"
-SECONDS = 120
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline.from_checkpoint("tiny")
-
-
-@dataclass
-class Player:
-    """A page without a browser: it shows each picture at once, and says so."""
-
-    session: Session
-    socket: ClientConnection
-    frames: list[bytes] = field(default_factory=list)
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
-    count: int = 0
-    shows: bool = True
-
-    def send(self, **message: Any) -> None:
-        self.socket.send(json.dumps(message))
-
-    def step(self) -> dict[str, Any] | None:
-        """Take one message."""
-        message = self.socket.recv(timeout=SECONDS)
-        self.count += 1
-        if isinstance(message, bytes):
-            index, take = PICTURE.unpack_from(message)
-            self.frames[index:] = [message[PICTURE.size :]]
-            if self.shows:
-                self.send(do="shown", index=index, take=take)
-            return None
-        self.told[json.loads(message)["kind"]] = heard = json.loads(message)
-        return heard
-
-    def until(self, met: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not met():
-            assert time.monotonic() < end
-            self.step()
-
-    def ask(self, **message: Any) -> dict[str, Any]:
-        """Send a message, and take messages up to its answer."""
-        self.send(**message)
-        while True:
-            heard = self.step()
-            if heard is not None and heard["kind"] == "answer":
-                return heard
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return self.told["status"]
 
 
 def arguments(folder: Path, *more: str) -> Any:
@@ -125,11 +76,6 @@ def played(pipeline: Pipeline, folder: Path, *more: str, leave: float = SECONDS)
 def player(pipeline: Pipeline, folder: Path, *more: str) -> Iterator[Player]:
     with played(pipeline, folder, *more, leave=0.2) as (session, address), opened(address) as socket:
         yield Player(session, socket)
-
-
-def opened(address: str, origin: str | None = None, **headers: str) -> ClientConnection:
-    where = address.replace("http", "ws") + "socket"
-    return connect(where, origin=origin or address.rstrip("/"), additional_headers=headers, compression=None)  # type: ignore[arg-type]
 
 
 def test_what_is_said_counts_from_the_frame_after_the_one_that_is_made(pipeline: Pipeline, tmp_path: Path):
@@ -405,6 +351,13 @@ def test_the_command_goes_on_where_it_was_ended_or_killed(tmp_path: Path):
     last = run_until(tmp_path, -1, signal.SIGINT, "--prompt", PROMPT, "--seed", "5", *QUICK)
     last = run_until(tmp_path, last, signal.SIGKILL, "--resume")
     run_until(tmp_path, last, signal.SIGTERM, "--resume")
+
+
+def test_a_process_killed_at_random_moments_goes_on_with_the_same_frames(pipeline: Pipeline, tmp_path: Path):
+    """Real processes and SIGKILL, with words and steps back; `benchmarks/steering.py` does it ten times."""
+    seen = killed_at_random(tmp_path, kills=2)
+    assert len(seen) > 6
+    assert frames_lost_or_other(pipeline, tmp_path, seen) == (0, 0)
 
 
 def run_until(folder: Path, before: int, number: int, *words: str) -> int:
