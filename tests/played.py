@@ -59,8 +59,8 @@ class Player:
     def see(self, index: int, picture: bytes) -> None:
         self.frames[index:] = [picture]
 
-    def until(self, met: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
+    def until(self, met: Callable[[], Any], seconds: float = SECONDS) -> None:
+        end = time.monotonic() + seconds
         while not met():
             assert time.monotonic() < end
             self.step()
