@@ -1,15 +1,15 @@
 """`artv play`: what is said is soon obeyed, nothing that is sent stops it, and what was played can be made again."""
 
 import asyncio
+import dataclasses
 import json
 import queue
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 import torch
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from artv_core import cli
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
+from artv_core.method.generate import GenerateOptions
+from artv_core.play import trial
 from artv_core.play.answers import MAX_BYTES
 from artv_core.play.pace import Pace
-from artv_core.play.server import PICTURE, PlayServer
+from artv_core.play.pictures import encoded
+from artv_core.play.server import PlayServer
 from artv_core.play.session import Session
+from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
 from artv_core.run.journal_file import JournalReader
 from artv_core.run.journal_folder import FOLDER, newest_first
@@ -32,61 +35,14 @@ from artv_core.run.pipeline import Pipeline, load_latents
 from artv_core.run.steering import is_unfinished
 from tests.forked import COMMAND, COMMANDS, python_with
 from tests.host.browser import missing, open_browser
+from tests.played import QUICK, SECONDS, Player, frames_lost_or_other, killed_at_random, opened
 
-QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32"]
 PROMPT = "a large red circle moving right on a blue background"
-SECONDS = 120
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline.from_checkpoint("tiny")
-
-
-@dataclass
-class Player:
-    """A page without a browser: it shows each picture at once, and says so."""
-
-    session: Session
-    socket: ClientConnection
-    frames: list[bytes] = field(default_factory=list)
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
-    count: int = 0
-    shows: bool = True
-
-    def send(self, **message: Any) -> None:
-        self.socket.send(json.dumps(message))
-
-    def step(self) -> dict[str, Any] | None:
-        """Take one message."""
-        message = self.socket.recv(timeout=SECONDS)
-        self.count += 1
-        if isinstance(message, bytes):
-            index, take = PICTURE.unpack_from(message)
-            self.frames[index:] = [message[PICTURE.size :]]
-            if self.shows:
-                self.send(do="shown", index=index, take=take)
-            return None
-        self.told[json.loads(message)["kind"]] = heard = json.loads(message)
-        return heard
-
-    def until(self, met: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not met():
-            assert time.monotonic() < end
-            self.step()
-
-    def ask(self, **message: Any) -> dict[str, Any]:
-        """Send a message, and take messages up to its answer."""
-        self.send(**message)
-        while True:
-            heard = self.step()
-            if heard is not None and heard["kind"] == "answer":
-                return heard
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return self.told["status"]
 
 
 def arguments(folder: Path, *more: str) -> Any:
@@ -122,11 +78,6 @@ def player(pipeline: Pipeline, folder: Path, *more: str) -> Iterator[Player]:
         yield Player(session, socket)
 
 
-def opened(address: str, origin: str | None = None, **headers: str) -> ClientConnection:
-    where = address.replace("http", "ws") + "socket"
-    return connect(where, origin=origin or address.rstrip("/"), additional_headers=headers, compression=None)  # type: ignore[arg-type]
-
-
 def test_what_is_said_counts_from_the_frame_after_the_one_that_is_made(pipeline: Pipeline, tmp_path: Path):
     with player(pipeline, tmp_path) as page:
         page.until(lambda: len(page.frames) > 3)
@@ -139,6 +90,55 @@ def test_what_is_said_counts_from_the_frame_after_the_one_that_is_made(pipeline:
             assert made <= start <= made_by_now + 1
         turn = page.ask(do="turn", direction="left")
         assert (turn["to"], turn["text"]) == ("turn", "a large yellow square moving left")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pictures_are_the_same_whether_they_are_decoded_beside_or_not(pipeline: Pipeline, tmp_path: Path, threads: int):
+    with threads_of_torch(threads):
+        assert decodes_beside(pipeline) == (threads == 1)
+        with player(pipeline, tmp_path) as page:
+            page.until(lambda: len(page.frames) >= 5)
+        options = dataclasses.replace(page.session.run.request.options, num_frames=5)
+        expected = [encoded(frame.image[0], frame.index) for frame in pipeline.frames(PROMPT, options)]
+    assert page.frames[:5] == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_picture_that_cannot_be_decoded_ends_the_video(pipeline: Pipeline, tmp_path: Path, threads: int, monkeypatch):
+    broken = Pipeline(pipeline.model, pipeline.run_networks)
+
+    def decode(frame):
+        if frame.index == 3:
+            raise ValueError("no picture of this one")
+        return pipeline.decode(frame)
+
+    monkeypatch.setattr(broken, "decode", decode)
+    with threads_of_torch(threads), player(broken, tmp_path) as page:
+        page.until(lambda: page.told.get("status", {}).get("failed"))
+        assert page.status["failed"] == "no picture of this one"
+        assert len(page.frames) == 3
+
+
+def test_the_trial_takes_one_thread_unless_all_are_much_faster(pipeline: Pipeline, monkeypatch):
+    def seconds(_pipeline, request):
+        assert request.options.steps == FEWEST_STEPS
+        return iter([9.0, took[torch.get_num_threads()]])
+
+    options = GenerateOptions(steps=12, seed=1).resolved(pipeline.model.config)
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    with threads_of_torch(2):
+        for took, threads in (({1: 0.11, 2: 0.1}, 1), ({1: 0.15, 2: 0.1}, 2), ({2: 3.0}, 2)):
+            found = tried(pipeline, PROMPT, options)
+            assert (found.threads, found.steps, found.seconds) == (threads, FEWEST_STEPS, took[threads])
+            assert torch.get_num_threads() == 2
+    monkeypatch.undo()
+    assert 0 < tried(pipeline, PROMPT, options).seconds < SECONDS
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.01, 12), (0.05, 8), (0.1, 4), (3.0, 2)])
+def test_steps_that_fit_leave_a_fifth_of_the_time(seconds: float, steps: int):
+    assert Trial(1, 4, seconds).fitting_steps(8.0, 12) == steps
+    assert Trial(1, 2, seconds).fitting_steps(8.0, 2) == 2
 
 
 def test_the_maker_stays_a_few_frames_ahead(pipeline: Pipeline, tmp_path: Path):
@@ -351,6 +351,13 @@ def test_the_command_goes_on_where_it_was_ended_or_killed(tmp_path: Path):
     last = run_until(tmp_path, -1, signal.SIGINT, "--prompt", PROMPT, "--seed", "5", *QUICK)
     last = run_until(tmp_path, last, signal.SIGKILL, "--resume")
     run_until(tmp_path, last, signal.SIGTERM, "--resume")
+
+
+def test_a_process_killed_at_random_moments_goes_on_with_the_same_frames(pipeline: Pipeline, tmp_path: Path):
+    """Real processes and SIGKILL, with words and steps back; `benchmarks/steering.py` does it ten times."""
+    seen = killed_at_random(tmp_path, kills=2)
+    assert len(seen) > 6
+    assert frames_lost_or_other(pipeline, tmp_path, seen) == (0, 0)
 
 
 def run_until(folder: Path, before: int, number: int, *words: str) -> int:

@@ -9,7 +9,6 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from ..run.steering import SteeredRun
 
 CHECKPOINT = "tiny"
-FEWEST_STEPS = 2
-"""Fewer are not chosen by themselves: the pictures suffer."""
-
-TRIAL_FRAMES, TRIAL_SECONDS = 8, 2.0
 
 
 def add_command(commands: Any) -> None:
@@ -53,7 +48,7 @@ def add_command(commands: Any) -> None:
     group = parser.add_argument_group(
         "how to make it",
         "Settings that you leave out are those that the checkpoint recommends. Only --steps is as many as this "
-        f"computer makes in real time, from {FEWEST_STEPS} to those that the checkpoint recommends.",
+        "computer makes in real time, from 2 to those that the checkpoint recommends.",
     )
     add_look_options(group)
     add_speed_options(parser)
@@ -66,6 +61,7 @@ def run_play(args: argparse.Namespace) -> int:
     """Open the page and make the video, until Ctrl-C or until the page is gone for some time."""
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
     from ..play.session import Session
+    from ..play.trial import FEWEST_STEPS, threads_of_torch, tried
 
     if not 0 <= args.port < 2**16:
         raise ValueError(f"--port is {args.port}; accepted are 0 (any free one) to {2**16 - 1}")
@@ -78,13 +74,16 @@ def run_play(args: argparse.Namespace) -> int:
     options = play_options(args, config)
     pipeline = load_pipeline(args)
     warn_of_words(pipeline, [args.prompt])
+    trial = tried(pipeline, args.prompt, options)
     if args.steps is None:
-        usual, options = options.steps, real_time(pipeline, options, args.prompt)
-        say(f"{options.steps} of {usual} steps a frame, as many as this computer makes in real time (--steps)")
-        args.steps, args.first_frame_steps = options.steps, options.first_frame_steps
-    run = make_run(pipeline, options, args)
-    session = Session(pipeline, run, args.output, partial(repeat_command, args), resumed=args.resume)
-    return _serve(session, args)
+        args.steps = trial.fitting_steps(config.fps, options.steps or FEWEST_STEPS)
+        args.first_frame_steps = options.first_frame_steps or options.steps
+        say(f"{args.steps} of {options.steps} steps a frame, as many as this computer makes in real time (--steps)")
+        options = play_options(args, config)
+    with threads_of_torch(trial.threads):
+        run = make_run(pipeline, options, args)
+        session = Session(pipeline, run, args.output, partial(repeat_command, args), resumed=args.resume)
+        return _serve(session, args)
 
 
 def play_options(args: argparse.Namespace, config: ARTVConfig) -> GenerateOptions:
@@ -118,23 +117,6 @@ def make_run(pipeline: Pipeline, options: GenerateOptions, args: argparse.Namesp
     run = SteeredRun(pipeline.model, request, recording)
     run.always_kept = True
     return run
-
-
-def real_time(pipeline: Pipeline, options: GenerateOptions, prompt: str) -> GenerateOptions:
-    """The options with as many steps as leave a fifth of the time that a frame is shown, at least `FEWEST_STEPS` and at
-    most those of `options`."""
-    import dataclasses
-    import time
-
-    times = [time.perf_counter()]
-    for _ in pipeline.frames(prompt, dataclasses.replace(options, num_frames=TRIAL_FRAMES)):
-        times.append(time.perf_counter())
-        if len(times) > 3 and times[-1] - times[0] > TRIAL_SECONDS:
-            break
-    fastest = min(later - earlier for earlier, later in pairwise(times[1:]))  # the first one is made in another way
-    usual = options.steps or FEWEST_STEPS
-    fitting = int(usual * 0.8 / pipeline.model.config.fps / fastest)
-    return dataclasses.replace(options, steps=max(min(FEWEST_STEPS, usual), min(usual, fitting)))
 
 
 def _check_same(pipeline: Pipeline, request: Any, recording: Any, journal: Path) -> None:

@@ -1,7 +1,7 @@
 """One video that is made while it is watched and directed. Not in the paper.
 
 A thread makes the frames. It stays a few frames ahead of what is shown, so that what is said is soon seen. In the time
-that is left it saves what was played.
+that is left it saves what was played. If PyTorch uses one thread, another one decodes a frame while the next is made.
 """
 
 import dataclasses
@@ -9,9 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..method.frames import Frame
 from ..method.generate import MAX_SEED, seeds_at
@@ -21,6 +25,7 @@ from ..run.steering import SteeredRun
 from .pace import Pace
 from .pictures import Picture, encoded
 from .saving import Take, save_take
+from .trial import decodes_beside
 from .words import turned
 
 BACK_SECONDS = 2.0
@@ -53,6 +58,7 @@ class Session:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="artv play", daemon=True)
         self._pictures: deque[Picture] = deque()
+        self._showing: Future[None] | None = None
         self._number = self._take = 0
         self._made = self._position = -1  # indices of the last frame that was made, and of the last that was shown
         self._begin = 0  # the first frame that is shown: a run that goes on begins with its last frame
@@ -205,44 +211,62 @@ class Session:
     # The thread
 
     def _work(self) -> None:
-        try:
-            self._make()
-        except Exception as error:  # whatever it is: the page says so, and `failure` has it
-            with self._change():
-                self.failure = error
+        self._noting(self._make)
         while self._wait(lambda: False):
             pass
 
+    def _noting(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # whatever it is: the page says so, and `failure` has it
+            with self._change():
+                self.failure = error
+
     def _make(self) -> None:
-        with closing(self.run.frames()) as frames:
-            while True:
+        beside = ThreadPoolExecutor(1) if decodes_beside(self.pipeline) else None
+        with closing(self.run.frames()) as frames, beside or nullcontext():
+            while self.failure is None:
                 began = time.perf_counter()
-                frame = next(frames, None)
+                with torch.inference_mode():
+                    frame = next(frames, None)
                 if frame is None:
                     return
                 if frame.index >= self._begin:
-                    self._take_in(frame, began)
+                    self._take_in(frame, time.perf_counter() - began, beside)
                     if not self._wait(self._may_go_on):
                         break
             if self.ended:
                 next(frames, None)  # so that the run is known to have come to its end
 
-    def _take_in(self, frame: Frame, began: float) -> None:
+    def _take_in(self, frame: Frame, seconds: float, beside: ThreadPoolExecutor | None) -> None:
         """Let a frame be shown, unless it was made before a step back that is not taken yet."""
-        data = encoded(self.pipeline.decode(frame).image[0], frame.index)
-        seconds = time.perf_counter() - began
         with self._change():
             if self._back is not None and frame.index != self._back:
                 return
-            if frame.index > self._begin:  # the first one is made in another way, and all is slower then
-                self.pace.made(seconds)
             self._back = None
-            self._made, self._number = frame.index, self._number + 1
-            self._pictures.append(Picture(self._number, self._take, frame.index, data))
+            self._made, take = frame.index, self._take
+        if beside is None:
+            self._show(frame, take, seconds, beside=False)
+        else:
+            if self._showing is not None:
+                self._showing.result()  # so that not more than one waits
+            self._showing = beside.submit(self._noting, partial(self._show, frame, take, seconds, beside=True))
         self._save_for(0 if self.pace.keeps_up else seconds * SAVING_SHARE)
 
+    def _show(self, frame: Frame, take: int, seconds: float, beside: bool) -> None:
+        """Decode a frame that was made in some seconds, for the page."""
+        began = time.perf_counter()
+        data = encoded(self.pipeline.decode(frame).image[0], frame.index)
+        own = time.perf_counter() - began
+        with self._change():
+            if frame.index > self._begin:  # the first one is made in another way, and all is slower then
+                self.pace.made(max(seconds, own) if beside else seconds + own)
+            if take == self._take:
+                self._number += 1
+                self._pictures.append(Picture(self._number, take, frame.index, data))
+
     def _may_go_on(self) -> bool:
-        if self._back is not None:
+        if self._back is not None or self.failure is not None:
             return True
         return not (self._paused or self.ended) and self._made - self._position < self.pace.ahead
 

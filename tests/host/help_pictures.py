@@ -1,7 +1,8 @@
 """`python -m tests.host.help_pictures` makes the pictures of the nodes' help pages, `js/docs/NODE/node.jpg`.
 
-Each is the node in ComfyUI's own page, cut out of a screenshot; loader, sampler and decoder are shown after a run. With
-names of nodes it makes only theirs. Needs a ComfyUI, PyPI's `playwright`, and a Chromium of the system.
+Each is the node in ComfyUI's own page, cut out of a screenshot; loader and decoder are shown after a run, the sampler
+in the midst of one, paused. With names of nodes it makes only theirs. Needs a ComfyUI, PyPI's `playwright`, and a
+Chromium of the system.
 """
 
 import io
@@ -53,7 +54,10 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 """What nodes shown alone have in their widgets."""
 
-AFTER_A_RUN = ("ARTVLoader", "ARTVMaskedDiffusionSampler", "ARTVDecodeVideo", "ARTVStepMasks")
+SAMPLER = "ARTVMaskedDiffusionSampler"
+AFTER_A_RUN = ("ARTVLoader", "ARTVDecodeVideo", "ARTVStepMasks")
+PANEL = "document.querySelector('[data-state=running]')"
+PAUSED_AT = 6
 
 LIKE_NEW = """(types) => {
     for (const node of app.graph.nodes.filter(node => types.includes(node.type))) {
@@ -114,6 +118,17 @@ def _save(image: Image.Image, path: Path, quality: int) -> bool:
     return True
 
 
+def pause_a_run(page: Any) -> None:
+    """multi_prompt_long_video, whose prompts can be changed while it runs, paused after some frames."""
+    browser.load(page, workflow_format.read_ui("multi_prompt_long_video"), "multi_prompt_long_video")
+    page.evaluate(LIKE_NEW, [SAMPLER])
+    browser.run(page)
+    enough = f"() => {PANEL}?.dataset.done >= {PAUSED_AT} && {PANEL}.dataset.pictures >= 2"
+    page.wait_for_function(enough, timeout=browser.RUN_SECONDS * 1000)
+    page.evaluate("() => document.querySelector('[data-state=running] .artv-steer-pause').click()")
+    page.wait_for_function("() => document.querySelector('.artv-steer-pause[aria-pressed=true]')")
+
+
 def run_graph(page: Any) -> None:
     """text_to_video with previews, a journal and the masks of one frame, until its video is shown."""
     workflow = workflow_format.read_ui("text_to_video")
@@ -139,14 +154,17 @@ def run_graph(page: Any) -> None:
         }"""
     )
     browser.run(page)
-    page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth >= 256)")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('video')].some(video => video.videoWidth >= 256)",
+        timeout=browser.RUN_SECONDS * 1000,
+    )
 
 
 def main(names: list[str]) -> None:
     hosts = find_hosts()
     if not hosts or browser.missing():
         raise SystemExit(browser.missing() or "no ComfyUI found: set COMFYUI_PATH to its folder")
-    wanted = names or [*AFTER_A_RUN, *VALUES]
+    wanted = names or [SAMPLER, *AFTER_A_RUN, *VALUES]
     base = Path(tempfile.mkdtemp())
     server = Server(hosts[0], base)
     for folder, name in (("loras", "watercolour.safetensors"), ("artv", "sd15_adapter.safetensors")):
@@ -157,6 +175,10 @@ def main(names: list[str]) -> None:
         page = browser.open_page(context, server)
         page.set_viewport_size({"width": 1600, "height": 1900})
         page.wait_for_function("() => app.graph.nodes.length > 0")  # the host's own first graph
+        if SAMPLER in wanted:
+            pause_a_run(page)
+            take(page, SAMPLER)
+            server.interrupt()
         if set(wanted) & {*AFTER_A_RUN, "ARTVLoadJournal", "ARTVJournals"}:
             run_graph(page)
         for type_ in filter(wanted.__contains__, AFTER_A_RUN):
