@@ -11,7 +11,6 @@ as long as the video's rate says. Writes `benchmarks/results/steering.json`. `pl
 parts count, or measure CPU time. `--quick` takes a little of each and writes nothing.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,10 @@ from statistics import median
 
 import psutil
 from result_files import ROOT, Figures, Limits, parser_of, run_parts
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from artv_core.commands.comfyui_server import Server, find_hosts
 from artv_core.method.generate import GenerateOptions, VideoRequest
-from artv_core.play.server import PICTURE
 from artv_core.play.trial import threads_of_torch
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import record_frames
@@ -35,14 +33,13 @@ from artv_core.run.steering import SteeredRun
 from tests.host.conftest import FAULTS
 from tests.host.steered import Driver, graph, made
 from tests.played import QUICK, Player, frames_lost_or_other, killed_at_random, process_of
+from tests.watched import PROMPTS, Watch
 from tests.work import count_each
 
 RESULT = ROOT / "benchmarks/results/steering.json"
-SECONDS, QUICK_SECONDS, SAY_EVERY = 300.0, 20.0, 10.0
+SECONDS, QUICK_SECONDS = 300.0, 20.0
 FIRST_SECOND, TOLERANCE = 1.0, 0.02  # frames may be late in the first; a clock of this page is not more exact
 WARM_SECONDS, NEAR_SECONDS = 10.0, 5.0  # memory: the median over the second, from the first on and at the end
-WAYS, THINGS = ("left", "up", "right", "down"), ("red circle", "green star", "yellow square", "white triangle")
-PROMPTS = [f"a large {thing} moving {way} on a blue background" for thing in THINGS for way in WAYS]
 TINY, LONGEST = "tiny (shipped)", 1800.0
 LIMITS: Limits = {
     "play": {
@@ -96,70 +93,21 @@ def run_play(quick: bool) -> Figures:
                 watched = Watch(socket, psutil.Process(process.pid))
                 watched.watch(seconds)
             process.terminate()
-        return watched.figures(seconds)
+        return figures(watched, seconds)
 
 
-class Watch:
-    """A page that shows frames by its clock, says prompts, and reads the memory of the process."""
-
-    def __init__(self, socket: ClientConnection, process: psutil.Process) -> None:
-        self.socket, self.process = socket, process
-        self.there = self.shown = -1
-        self.status: Figures = {"made": 0}
-        self.steps, self.cpu_seconds = 0, 0.0
-        self.starts: list[int] = []  # of the prompts
-        self.said: list[int] = []  # the frame that was being made
-        self.delays: list[tuple[float, float]] = []  # (when, seconds late) of each frame
-        self.memory: list[tuple[float, float]] = []  # (when, MB)
-
-    def watch(self, seconds: float) -> None:
-        period, began, due = 1 / 8, 0.0, 0.0
-        spent = sum(self.process.cpu_times()[:2])
-        while not began or time.monotonic() - began < seconds:
-            self.hear(due)
-            now = time.monotonic()
-            if self.shown == self.there or now < due:
-                continue
-            began, due = (began, due) if began else (now, now)
-            self.delays.append((now - began, now - due))
-            due = due + period if now - due < period else now + period
-            self.shown += 1
-            self.send(do="shown", index=self.shown, take=0)
-            self.memory.append((now - began, self.process.memory_info().rss / 1e6))
-            if now - began > SAY_EVERY * (len(self.said) + 1):
-                self.send(do="say", text=PROMPTS[len(self.said) % len(PROMPTS)])
-                self.said.append(self.status["made"])
-        self.cpu_seconds = sum(self.process.cpu_times()[:2]) - spent
-
-    def hear(self, due: float) -> None:
-        """Take a message, and wait for one until the next frame is due."""
-        try:
-            message = self.socket.recv(None if self.shown == self.there else max(0.001, due - time.monotonic()))
-        except TimeoutError:
-            return
-        if isinstance(message, bytes):
-            self.there, _ = PICTURE.unpack_from(message)
-            return
-        heard = json.loads(message)
-        self.status = heard if heard["kind"] == "status" else self.status
-        self.steps = heard.get("steps", self.steps)
-        self.starts = [start for start, _ in heard.get("prompts", [])] or self.starts
-
-    def send(self, **message: object) -> None:
-        self.socket.send(json.dumps(message))
-
-    def figures(self, seconds: float) -> Figures:
-        late = [delay for when, delay in self.delays if when > FIRST_SECOND and delay > TOLERANCE]
-        early = [value for when, value in self.memory if WARM_SECONDS <= when < WARM_SECONDS + NEAR_SECONDS]
-        end = [value for when, value in self.memory if when > self.memory[-1][0] - NEAR_SECONDS]
-        obeyed = [start - made for made, start in zip(self.said, self.starts[1:], strict=False)]
-        minutes, grown = round(seconds / 60, 2), round(median(end) - median(early), 2)
-        bars = values_of("play", minutes, len(late), grown, max(obeyed, default=None))
-        seen = {"frames": self.shown + 1, "latest, seconds": round(max(late, default=0.0), 3)}
-        more = {"frames a second that it makes": self.status.get("rate"), "prompts said": len(self.said)}
-        cost = {"steps": self.steps, "CPU ms a frame": round(1000 * self.cpu_seconds / (self.shown + 1), 1)}
-        alone = round(1000 * median(cpu_seconds(self.steps)), 1)
-        return {**bars, **seen, **more, **cost, "CPU ms a frame of the pipeline alone": alone}
+def figures(watched: Watch, seconds: float) -> Figures:
+    late = [delay for when, delay in watched.delays if when > FIRST_SECOND and delay > TOLERANCE]
+    early = [value for when, value in watched.memory if WARM_SECONDS <= when < WARM_SECONDS + NEAR_SECONDS]
+    end = [value for when, value in watched.memory if when > watched.memory[-1][0] - NEAR_SECONDS]
+    obeyed = [start - made for made, start in zip(watched.said, watched.starts[1:], strict=False)]
+    minutes, grown = round(seconds / 60, 2), round(median(end) - median(early), 2)
+    bars = values_of("play", minutes, len(late), grown, max(obeyed, default=None))
+    seen = {"frames": watched.shown + 1, "latest, seconds": round(max(late, default=0.0), 3)}
+    more = {"frames a second that it makes": watched.status.get("rate"), "prompts said": len(watched.said)}
+    cost = {"steps": watched.steps, "CPU ms a frame": round(1000 * watched.cpu_seconds / (watched.shown + 1), 1)}
+    alone = round(1000 * median(cpu_seconds(watched.steps)), 1)
+    return {**bars, **seen, **more, **cost, "CPU ms a frame of the pipeline alone": alone}
 
 
 def cpu_seconds(steps: int, count: int = 40) -> list[float]:
