@@ -136,7 +136,8 @@ class ScheduleConfig:
 class SamplingConfig:
     """Recommended settings, used as defaults by the nodes and the command line. Noise levels are integer time steps.
 
-    `first_frame_guidance` is the text scale for a frame without references (the first frame of text-to-video).
+    `first_frame_guidance` is the text scale for a frame without references (the first frame of text-to-video), and
+    `first_frame_steps` the number of steps for it; 0: as many as for the others.
     """
 
     sampler: str = "dpmpp_2s_ancestral"
@@ -148,6 +149,7 @@ class SamplingConfig:
     first_frame_guidance: float = 7.5
     reference_noise_level: int = 200
     anchor_noise_level: int = 200
+    first_frame_steps: int = later(0)
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,8 @@ def _tiny() -> ARTVConfig:
         schedule=ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=0.02, prediction="v"),
         sampling=SamplingConfig(
             sampler="dpmpp_2m",
-            steps=12,
+            steps=4,
+            first_frame_steps=12,
             guidance_text=1.0,
             first_frame_guidance=3.0,
             reference_noise_level=50,

@@ -54,6 +54,7 @@ RESULT = ROOT / "benchmarks/results/ablations.json"
 DOCUMENT = ROOT / "docs/evidence.md"
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES, EPS = ("full", "no mask network"), "eps"
 PAPERS_LOSS = {"weight_cap": 0.0, "detail_weight": 0.0, "uniform_share": 1.0}
 FORMS = {
@@ -142,7 +143,7 @@ def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 continue
             trained = trained_file("full" if name in SAMPLED else name, seed, budget, args.work)
             options = GenerateOptions(seed=seed, **SAMPLED.get(name, {}))
-            found = MEASURED[part](load_checkpoint(trained), prompts, frames, options)
+            found = MEASURED[part](load_checkpoint(trained, device=DEVICE), prompts, frames, options)
             print(f"  {key}: {json.dumps(found['measured'])}", flush=True)
             kept = kept if args.quick else kept_parts(RESULT).get(part, {})  # others may have been run meanwhile
             runs = kept.get("runs", {}) | {key: {"conditions": conditions, "commit": commit()} | found}
@@ -176,6 +177,7 @@ def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
     rates = {"muon_learning_rate": 1e-3, "learning_rate": 3e-4} if budget.start_from else {}
     length = {"steps": steps, "warmup_steps": steps // 10, "decay_steps": 2 * steps // 5, "sheet_every": 10 * steps}
     chosen = {"batch_size": budget.batch_size, "sheet_rows": 1, "sheet_columns": 2, "ema_decay": 0.998}
+    chosen |= {"resident": DEVICE == "cuda"}
     words = "-".join([*map(str, asdict(budget).values()), name.replace(",", ""), f"seed {seed}"]).replace(" ", "-")
     changed = {"world": budget.world, "latents": budget.latents, "overrides": overrides}
     config = replace(base, name=words.replace("--", "-from-nothing-"), seed=seed, **changed)
@@ -225,7 +227,7 @@ def textured(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -
     clips = detailed.detailed_clips(prompts)
     true = render(clips, frames, *model.config.size)
     videos, masks = gone_on(model, clips, true, frames, options)
-    through = torch.stack([model.decode_latents(model.encode_images(video)) for video in true[:8]])
+    through = torch.stack([model.decode_latents(model.encode_images(video.to(DEVICE))).cpu() for video in true[:8]])
     kept = {"mask where the object never was near": detailed.copied(masks, clips, frames)}
     return {
         "measured": rounded(detailed.scene_kept(videos, clips) | kept),
@@ -237,7 +239,7 @@ def gone_on(
     model: ARTV, clips: Sequence[Clip], true: Tensor, frames: int, options: GenerateOptions
 ) -> tuple[Tensor, list[Tensor]]:
     """Videos that go on from the first two of the `true` frames, and their masks."""
-    given = [model.encode_images(true[:, index]) for index in range(GIVEN)]
+    given = [model.encode_images(true[:, index].to(model.noise.device)) for index in range(GIVEN)]
     options = replace(options, num_frames=frames, batch_size=len(clips))
     made = list(rollout_frames(model, [clip.caption for clip in clips], options, given))
     return decoded(model, made), [frame.mask.cpu() for frame in made if frame.mask is not None]

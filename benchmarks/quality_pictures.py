@@ -90,7 +90,8 @@ def measure_table(
     """The table of the bars, the same of what it must tell from each other, and the mistakes by name."""
     every = picture_prompts(model.config.vocabulary)
     prompts, frames = (every[:BATCH], 16) if quick else (every, frames)
-    judge, world = load_judge(JUDGE), PictureWorld()
+    device = model.noise.device
+    judge, world = load_judge(JUDGE).to(device), PictureWorld()
     recording = None if quick else Recording(folder / model.config.name)
     captions = [prompt.caption for prompt in prompts]
     watched = watch(judge, make_videos(model, captions, frames, seed, overrides, recording), prompts)

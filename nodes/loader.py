@@ -116,9 +116,10 @@ def about(model: Any) -> str:
     """A few lines for the user about an `ARTV` that `loading.load_model` loaded."""
     config = model.config
     (height, width), sampling = config.size, config.sampling
+    first = f" ({sampling.first_frame_steps} for the first frame)" if sampling.first_frame_steps else ""
     lines = [
         f"{config.name}: {width}x{height} pixels, {config.fps:g} frames per second",
-        f"recommended: {sampling.steps} steps of {sampling.sampler}, cfg {sampling.guidance_text:g} "
+        f"recommended: {sampling.steps} steps of {sampling.sampler}{first}, cfg {sampling.guidance_text:g} "
         f"(first frame {sampling.first_frame_guidance:g}), noise levels {sampling.reference_noise_level} and "
         f"{sampling.anchor_noise_level}",
     ]

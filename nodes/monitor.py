@@ -100,7 +100,8 @@ class Monitor:
 
     def step(self, frame_index: int, info: StepInfo) -> None:
         """Call after each step. Stops if the user interrupted; moves the progress bar, but not too often."""
-        self._advance((frame_index - self._given) * self._steps + info.step + 1)
+        share = (info.step + 1) / info.num_steps  # a first frame may have more steps than the others
+        self._advance((frame_index - self._given) * self._steps + round(self._steps * share))
 
     def finished(self, frame: Frame, reading: DriftReading, image: Tensor | None = None) -> None:
         """Call after each frame, with the drift of the first video, and with `image` [1, 3, H, W] if it was decoded

@@ -1,16 +1,17 @@
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from artv_core.config import preset
+from artv_core.config import ARTVConfig, preset
 from artv_core.method import generate
 from artv_core.method.frames import AnchorPolicy, Frame, FrameBuffer
 from artv_core.method.generate import GenerateOptions, take_frame
-from artv_core.method.samplers import SAMPLERS, num_evaluations
+from artv_core.method.samplers import SAMPLERS, StepInfo, num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.attention import CrossAttention
@@ -82,6 +83,38 @@ def test_a_shorter_run_is_the_start_of_a_longer_one(model):
     longer = latents(make(model, options(6)))
     assert torch.equal(longer[:2], latents(make(model, options(2))))
     assert torch.equal(longer[:5], latents(make(model, options(5))))
+
+
+def test_the_first_frame_may_have_more_steps_than_the_others(model):
+    seen: list[tuple[int, int]] = []
+
+    def note(frame: int, info: StepInfo) -> None:
+        seen.append((frame, info.num_steps))
+
+    make(model, options(3, steps=2, first_frame_steps=5), on_step=note)
+    assert seen == [(0, 5)] * 5 + [(1, 2)] * 2 + [(2, 2)] * 2
+
+
+def test_recommended_steps_of_the_first_frame_go_with_the_recommended_steps(model):
+    config = replace(model.config, sampling=replace(model.config.sampling, steps=4, first_frame_steps=8))
+    steps = [
+        (chosen.steps, chosen.first_frame_steps)
+        for chosen in (
+            GenerateOptions().resolved(config),
+            GenerateOptions(steps=6).resolved(config),
+            GenerateOptions(first_frame_steps=3).resolved(config),
+            GenerateOptions().resolved(config).resolved(config),
+        )
+    ]
+    assert steps == [(4, 8), (6, 0), (4, 3), (4, 8)]
+    with pytest.raises(ValueError, match="num_steps is 5000"):
+        GenerateOptions(first_frame_steps=5000).resolved(config)
+
+
+def test_a_model_without_steps_for_the_first_frame_is_written_as_before(model):
+    assert "first_frame_steps" not in model.config.to_json()
+    config = replace(model.config, sampling=replace(model.config.sampling, first_frame_steps=8))
+    assert ARTVConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize("kind", ["segment", "first", "rolling", "none"])

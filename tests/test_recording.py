@@ -167,6 +167,7 @@ CHANGES: dict[str, Callable[[GenerateOptions], GenerateOptions]] = {
         "reuse_blocks": 2,
         "guidance_interval": (0.5, 1.0),
         "history_guidance": 1.5,
+        "first_frame_steps": 4,
     }.items()
 }
 
@@ -195,6 +196,12 @@ def test_the_level_of_history_guidance_counts_where_that_is_on(model):
     off, on = ([options(history_guidance=scale, history_noise_level=level) for level in (50, 100)] for scale in (1, 2))
     assert digests(model, settings=off[0]) == digests(model, settings=off[1])
     assert digests(model, settings=on[0])[0] != digests(model, settings=on[1])[0]
+
+
+def test_steps_of_the_first_frame_count_where_they_are_set(model):
+    """Not set, the digests are those of releases that did not have the option."""
+    assert digests(model, settings=options(first_frame_steps=0)) == digests(model, settings=options())
+    assert digests(model, settings=options(first_frame_steps=4))[0] != digests(model, settings=options())[0]
 
 
 def test_the_same_inputs_have_the_same_digests(model):

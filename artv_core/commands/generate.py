@@ -192,6 +192,7 @@ def sampling_options(
         seed=seed,
         batch_size=batch,
         steps=args.steps,
+        first_frame_steps=args.first_frame_steps,
         sampler=args.sampler,
         guidance_references=args.cfg_references,
         guidance_anchor=args.cfg_anchor,

@@ -90,6 +90,12 @@ def add_look_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--width", type=int, metavar="W", help="width in pixels")
     group.add_argument("--height", type=int, metavar="H", help="height in pixels")
     group.add_argument("--steps", type=int, metavar="S", help="denoising steps for each frame")
+    group.add_argument(
+        "--first-frame-steps",
+        type=int,
+        metavar="S",
+        help="denoising steps for the first frame, which has no frame to start from; 0: as many as the others",
+    )
     group.add_argument("--sampler", metavar="NAME", help="euler, euler_ancestral, dpmpp_2m, dpmpp_2s_ancestral or ddim")
     group.add_argument(
         "--cfg-references",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..run.steering import SteeredRun
 
 CHECKPOINT = "tiny"
-FEWEST_STEPS = 4
+FEWEST_STEPS = 2
 """Fewer are not chosen by themselves: the pictures suffer."""
 
 TRIAL_FRAMES, TRIAL_SECONDS = 8, 2.0
@@ -81,7 +81,7 @@ def run_play(args: argparse.Namespace) -> int:
     if args.steps is None:
         usual, options = options.steps, real_time(pipeline, options, args.prompt)
         say(f"{options.steps} of {usual} steps a frame, as many as this computer makes in real time (--steps)")
-        args.steps = options.steps
+        args.steps, args.first_frame_steps = options.steps, options.first_frame_steps
     run = make_run(pipeline, options, args)
     session = Session(pipeline, run, args.output, partial(repeat_command, args), resumed=args.resume)
     return _serve(session, args)

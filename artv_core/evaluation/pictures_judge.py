@@ -155,10 +155,12 @@ def _cells(height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def see(judge: Judge, videos: Tensor, batch: int = 64) -> Seen:
-    """What the judge sees in videos [N, T, 3, H, W] in [0, 1], on the CPU."""
-    frames = videos.flatten(0, 1)
-    parts = [judge(_resized(part.float().clamp(0, 1))).read() for part in frames.split(batch)]
-    whole = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Seen)}
+    """What the judge sees in videos [N, T, 3, H, W] in [0, 1]. It looks on its own device; the result is on the CPU."""
+    parts, device = [], judge.size.weight.device
+    for part in videos.flatten(0, 1).split(batch):
+        with device:
+            parts.append(judge(_resized(part.to(device).float().clamp(0, 1))).read())
+    whole = {field.name: torch.cat([getattr(part, field.name).cpu() for part in parts]) for field in fields(Seen)}
     return Seen(**{name: values.unflatten(0, videos.shape[:2]) for name, values in whole.items()})
 
 

@@ -37,8 +37,10 @@ class GenerateOptions:
 
     `num_frames` includes given frames; 0 means no end. `height` and `width` are in pixels. `eta` is the share of fresh
     noise in stochastic samplers. `first_frame_guidance` is the text scale for a frame without references, whatever
-    `guidance_text` is; a `guidance_text` that changes from frame to frame is not in the paper. Video b of a batch has
-    seed `seed + b`. `use_mask=False` leaves out the mask network.
+    `guidance_text` is; a `guidance_text` that changes from frame to frame is not in the paper. `first_frame_steps` is
+    the number of steps for such a frame, 0 for as many as the others have; the recommended number goes with the
+    recommended `steps` (not in the paper). Video b of a batch has seed `seed + b`. `use_mask=False` leaves out the mask
+    network.
 
     Not in the paper, and off by default: `redo` has (first frame, seed) pairs, ascending: from each of these frames on,
     its seed replaces the earlier one. `adain_strength` moves each new latent's statistics toward the anchor's
@@ -53,6 +55,7 @@ class GenerateOptions:
     seed: int = 0
     batch_size: int = 1
     steps: int | None = None
+    first_frame_steps: int | None = None
     sampler: str | None = None
     spacing: str = "uniform"
     eta: float | None = None
@@ -85,6 +88,8 @@ class GenerateOptions:
             "width": config.size[1],
             **{name: getattr(config.sampling, name) for name in vars(config.sampling)},
         }
+        if self.steps is not None:
+            recommended["first_frame_steps"] = 0
         filled = {name: value for name, value in recommended.items() if getattr(self, name, 0) is None}
         if self.eta is None and self.sampler == "ddim":
             filled["eta"] = 0.0  # what people mean by DDIM; the recommended eta is for the recommended sampler
@@ -271,7 +276,7 @@ def sample_frame(
         if request.on_step is not None:
             request.on_step(index, replace(info, mask=denoiser.mask))
 
-    sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
+    sigmas = _sigmas(schedule, options, is_first=inputs.reference_latent is None)
     seeds, like = seeds_at(options, index), inputs.anchor.latents
     start = torch.stack([normal(tuple(like.shape[1:]), seeded_generator(seed, index, "initial")) for seed in seeds])
     x = to_device(start, like.device, like.dtype) * float(sigmas[0])
@@ -288,10 +293,21 @@ def sample_frame(
 
 
 def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> Levels:
-    """The noise levels of a frame's evaluations. They are the same for every frame."""
-    sigmas = schedule.sampling_sigmas(options.steps or 1, options.spacing)
-    evaluated = evaluated_sigmas(options.sampler or "", sigmas, options.eta or 0.0)
+    """The noise levels of all evaluations, those of a first frame and those of the others."""
+    evaluated = [
+        sigma
+        for is_first in (True, False)
+        for sigma in evaluated_sigmas(
+            options.sampler or "", _sigmas(schedule, options, is_first=is_first), options.eta or 0.0
+        )
+    ]
     return Levels(schedule, dtype_of(model), model.noise.device, evaluated)
+
+
+def _sigmas(schedule: NoiseSchedule, options: GenerateOptions, *, is_first: bool) -> Tensor:
+    """The noise levels of the steps of a frame. `is_first`: it has no references."""
+    steps = (is_first and options.first_frame_steps) or options.steps or 1
+    return schedule.sampling_sigmas(steps, options.spacing)
 
 
 def _scales(inputs: FrameInputs, options: GenerateOptions, frame: int) -> GuidanceScales:
@@ -341,7 +357,8 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
         if getattr(options, name) < 0:
             raise ValueError(f"{name} is {getattr(options, name)}; it must be 0 or more")
     get_sampler(options.sampler or "")
-    NoiseSchedule(config.schedule).sampling_sigmas(options.steps or 0, options.spacing)
+    for steps in (options.steps or 0, options.first_frame_steps or options.steps or 0):
+        NoiseSchedule(config.schedule).sampling_sigmas(steps, options.spacing)
     if not 0 <= options.adain_strength <= 1:
         raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
     _ = options.shortcuts

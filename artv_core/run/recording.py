@@ -156,6 +156,8 @@ class FrameDigests:
         settings = {name: value for name, value in vars(options).items() if name not in _BY_FRAME}
         if options.history_guidance == 1:  # it is then without effect, and earlier releases did not have it
             del settings["history_guidance"], settings["history_noise_level"]
+        if not options.first_frame_steps:  # as above
+            del settings["first_frame_steps"]
         if isinstance(options.guidance_text, tuple):
             settings["guidance_text"] = "by frame"  # a single scale stays, as in journals of earlier releases
         shared = {

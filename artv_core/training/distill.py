@@ -152,7 +152,8 @@ def student_sampling(teacher: SamplingConfig, evaluations: int) -> SamplingConfi
     """The settings that a student's checkpoint recommends: its evaluations, without guidance and fresh noise, at the
     noise levels of its teacher."""
     plain: dict[str, Any] = {"guidance_references": 1.0, "guidance_anchor": 1.0, "guidance_text": 1.0}
-    return replace(teacher, sampler="euler", steps=evaluations, eta=0.0, first_frame_guidance=1.0, **plain)
+    plain |= {"first_frame_guidance": 1.0, "first_frame_steps": 0}
+    return replace(teacher, sampler="euler", steps=evaluations, eta=0.0, **plain)
 
 
 def exported_model(config: TrainConfig) -> ARTVConfig:

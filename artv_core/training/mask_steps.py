@@ -29,11 +29,12 @@ def mask_by_step(model: ARTV, clips: Sequence[Clip], timesteps: Sequence[int]) -
         raise ValueError(f"{model.config.name} has no mask network, so there is no mask to measure")
     frames = render(clips, 3, *model.config.size)
     still = unchanged_cells(frames[:, 1], frames[:, 2], model.config.vae.factor) > 0
-    latents = [model.encode_images(frames[:, index]) for index in range(3)]
+    latents = [model.encode_images(frames[:, index].to(model.noise.device)) for index in range(3)]
     schedule, target = NoiseSchedule(model.config.schedule), latents[2]
     inputs = _inputs(model, schedule, [clip.caption for clip in clips], latents)
     denoiser = frame_denoiser(schedule, Conditioners.of(model), inputs, GuidanceScales())
     noise = torch.stack([normal(tuple(target.shape[1:]), seeded_generator(0, clip)) for clip in range(len(clips))])
+    noise, still = noise.to(target), still.to(target.device)
     found = {}
     for timestep in timesteps:
         sigma = schedule.sigmas[timestep]

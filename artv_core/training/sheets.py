@@ -11,11 +11,13 @@ from torchvision.utils import save_image
 
 from ..data.clips import BrokenClip, ClipSource
 from ..media import contact_sheet, mask_frames
+from ..method.denoiser import run_networks
 from ..method.frames import Frame
 from ..method.generate import GenerateOptions, VideoRequest, generate_frames
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..run.recording import Recording, record_frames
+from ..speed.graphs import Captured
 from ..synthetic.pictures.scenes import captions
 from ..synthetic.reading import score_clip, summarise
 from ..synthetic.shapes import VALIDATION_SEED, Clip, sample_clip
@@ -43,8 +45,9 @@ def rollout_frames(
     recording: Recording | None = None,
 ) -> Iterator[Frame]:
     """The frames of `rollout` with their masks, each as soon as it is made."""
-    track = TextTrack([TextSegment(0, model.encode_text(captions))])
-    request = VideoRequest(track, options.resolved(model.config))
+    track, device = TextTrack([TextSegment(0, model.encode_text(captions))]), model.noise.device
+    way = Captured(device) if device.type == "cuda" else run_networks
+    request = VideoRequest(track, options.resolved(model.config), run_networks=way)
     return record_frames(model, request, recording, tuple(given))
 
 
