@@ -40,6 +40,7 @@ from tests.host.random_graphs import shipped
 RESULT = ROOT / "benchmarks/results/long_video.json"
 PROMPT = "a large red circle moving right on a blue background"
 FRAMES, QUICK_FRAMES, STEPS = 10_000, 400, 2
+USUAL: dict[str, Any] = {"steps": STEPS}
 EARLY = 100
 """Memory must not grow any more after this number of frames. A figure is the median of as many readings."""
 SPAN, BLOCK = 1000, 50
@@ -140,19 +141,19 @@ def bars(name: str, stages: dict[str, Figures], own: float | None = None) -> lis
 # The core
 
 
-def run_core(frames: int) -> Parts:
+def run_core(frames: int, options: dict[str, Any] = USUAL) -> Parts:
     """In a child, so that nothing else is in its memory."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        stages = {"streaming": pool.submit(stream_core, frames).result()}
+        stages = {"streaming": pool.submit(stream_core, frames, options).result()}
     yield "core", stages, bars("core", stages)
 
 
-def stream_core(frames: int) -> Figures:
+def stream_core(frames: int, options: dict[str, Any]) -> Figures:
     """Each frame is made, journaled, decoded, written, measured, and forgotten, in this process."""
     trace, meter, pipeline = Trace(os.getpid()), DriftMeter(), Pipeline.from_checkpoint("tiny")
-    options = GenerateOptions(num_frames=frames, steps=STEPS)
+    chosen = GenerateOptions(num_frames=frames, **options)
     with tempfile.TemporaryDirectory() as folder:
-        made = pipeline.frames(PROMPT, options, recording=Recording(Path(folder)))
+        made = pipeline.frames(PROMPT, chosen, recording=Recording(Path(folder)))
         for finished in streamed(made, Path(folder), meter):
             if finished in (EARLY, frames - EARLY):
                 gc.collect()

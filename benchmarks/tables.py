@@ -17,6 +17,7 @@ TABLES = {
     "front end": ("front_end",),
     "steering": ("steering",),
     "speed": ("speed",),
+    "few evaluations": ("student",),
     "evidence": ("ablations",),
 }
 """By name in the document: the results whose bars they show."""

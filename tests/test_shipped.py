@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from artv_core.checkpoint import describe_checkpoint, load_checkpoint, shipped_checkpoint
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, part_of_weight, shipped_checkpoint
 from artv_core.commands import demo_clips
 from artv_core.media import read_video
 from artv_core.method.generate import GenerateOptions
@@ -17,6 +17,7 @@ from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.quality import Rollout, quality_clips, read_rollout, survival
 from artv_core.synthetic.reading import angle_between, median_motion, shifts
 from artv_core.synthetic.shapes import DIRECTIONS, render, sample_clip
+from artv_core.training.distill import student_sampling
 from artv_core.training.vae import unchanged_cells
 from tests.forked import COMMAND, COMMANDS, python_with
 
@@ -77,6 +78,17 @@ def test_the_image_starts_its_video(demo: Path):
     image = torch.frombuffer(bytearray(Image.open(demo / "image.png").tobytes()), dtype=torch.uint8)
     image = image.view(64, 64, 3).permute(2, 0, 1).float() / 255
     assert (first - image).abs().mean() < 0.05
+
+
+def test_tiny_fast_is_a_student_of_tiny():
+    """Its settings are those of a student of two evaluations; what was not trained is as in `tiny`."""
+    fast, tiny = (load_checkpoint(shipped_checkpoint(name)) for name in ("tiny-fast", "tiny"))
+    assert fast.config == replace(
+        tiny.config, name="tiny-fast-v1", sampling=student_sampling(tiny.config.sampling, evaluations=2)
+    )
+    kept, others = fast.state_dict(), tiny.state_dict()
+    differing = {part_of_weight(name) for name in kept if not torch.equal(kept[name], others[name])}
+    assert differing == {"unet", "branches", "mask"}
 
 
 def test_the_sheet_has_a_row_for_each_clip(demo: Path):
