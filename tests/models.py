@@ -36,10 +36,10 @@ def smallest_config(num_res_blocks: int = 1) -> ARTVConfig:
     return replace(config, **networks)
 
 
-def smallest(text: bool = True) -> ARTV:
+def smallest(text: bool = True, num_res_blocks: int = 1) -> ARTV:
     """As `untrained`, of one level and one block: quick to compile."""
     torch.manual_seed(0)
-    model = ARTV(smallest_config(), text=text).eval().requires_grad_(False)
+    model = ARTV(smallest_config(num_res_blocks), text=text).eval().requires_grad_(False)
     _fill_zeros(model)
     return model
 
@@ -47,10 +47,7 @@ def smallest(text: bool = True) -> ARTV:
 def quickest() -> ARTV:
     """As `smallest`, without blocks on the way in, as no file may have it: each kind of layer is there, and is compiled
     in half the time. It has no text encoder."""
-    torch.manual_seed(0)
-    model = ARTV(smallest_config(num_res_blocks=0), text=False).eval().requires_grad_(False)
-    _fill_zeros(model)
-    return model
+    return smallest(text=False, num_res_blocks=0)
 
 
 def frames_of(
