@@ -1,7 +1,10 @@
 """Few-step students: what a step should predict, whose guidance is in it, and that runs go on to the bit."""
 
 import os
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,20 +21,21 @@ from artv_core.method.noise_schedule import NoiseSchedule
 from artv_core.method.samplers import dpmpp_2m, evaluated_sigmas
 from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import sample_clip
+from artv_core.training import resident
 from artv_core.training.config import DistillStage, TrainConfig, read_config
-from artv_core.training.distill import DistillTraining, student_sampling
+from artv_core.training.distill import DistillTraining, exported_model, load_teacher, student_sampling
 from artv_core.training.loop import Training, run_stage
 from artv_core.training.processes import make_accelerator
-from artv_core.training.resident import ResidentTraining
+from artv_core.training.resident import ResidentTraining, unused_parameters
 from artv_core.training.run import _source, run
-from artv_core.training.start import synthetic_clips
+from artv_core.training.start import starting_model, synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips
 from artv_core.training.teacher import CHAIN, Level, Teacher, goal, guidance_table, student_steps
 from tests.device_waits import DeviceWaits, resident_tensors
 from tests.models import smallest
 from tests.tape import Tapes
 
-pytestmark = pytest.mark.usefixtures("uncounted")
+pytestmark = pytest.mark.usefixtures("uncounted", "all_used")
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
 
@@ -44,19 +48,33 @@ STAGE = DistillStage(
 )  # fmt: skip
 
 
-def guided() -> ARTV:
-    model = smallest()
-    model.config = replace(model.config, sampling=GUIDED)
+@pytest.fixture(scope="module")
+def all_used() -> Iterator[None]:
+    """What no loss depends on is not looked for in each test: there is nothing, as one test says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resident, "unused_parameters", lambda stage: [])
+        yield
+
+
+@cache
+def made_once(num_res_blocks: int) -> ARTV:
+    return smallest(num_res_blocks=num_res_blocks)
+
+
+def small(sampling: SamplingConfig | None = None, num_res_blocks: int = 0) -> ARTV:
+    """Without blocks on the way in, as no file may have it, unless there is to be a file."""
+    model = deepcopy(made_once(num_res_blocks))
+    model.config = replace(model.config, sampling=sampling or model.config.sampling)
     return model
 
 
 def stage(**changes) -> DistillTraining:
     """A student of two evaluations, on six clips of noise."""
     torch.manual_seed(0)
-    model, config = smallest().train(), TrainConfig(seed=5, distill=replace(STAGE, **changes))
+    model, config = small().train(), TrainConfig(seed=5, distill=replace(STAGE, **changes))
     clips = LatentClips(torch.randn(6, 6, 4, 8, 8).half(), tuple(sample_clip(0, index).caption for index in range(6)))
     config = config.as_student
-    made = DistillTraining(config, model, synthetic_clips(config, clips), guided())
+    made = DistillTraining(config, model, synthetic_clips(config, clips), small(GUIDED))
     made.sheet = lambda *_: {}  # type: ignore[method-assign]
     return made
 
@@ -136,7 +154,7 @@ def test_coefficients_sum_to_one_and_plain_guidance_needs_one_branch():
 @pytest.mark.parametrize("has_anchor", [False, True])
 def test_the_teacher_denoises_as_sampling_does(has_reference: bool, has_anchor: bool):
     """Guided and masked, a frame with references and one without side by side."""
-    model = guided()
+    model = small(GUIDED)
     context = torch.randn(1, *model.null_context.shape)
     references, anchor, last, x = (torch.randn(1, size, 8, 8) for size in (8, 4, 4, 4))
     references, last = references * has_reference, last * has_reference
@@ -189,7 +207,7 @@ def test_the_student_comes_nearer_to_its_teacher():
     arguments = made.arguments(made.samples.batch(0, range(4)), CPU)
     optimizer = torch.optim.Adam([p for p in made.module.parameters() if p.requires_grad], 2e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         loss, _ = made.module(*arguments)
         optimizer.zero_grad()
         loss.backward()
@@ -200,7 +218,7 @@ def test_the_student_comes_nearer_to_its_teacher():
 
 def test_a_student_of_one_step_for_each_of_the_teachers_has_nothing_to_learn():
     made = stage(evaluations=3, substeps=1, error_share=0.0)
-    made.module.teacher = Teacher(smallest_unguided())
+    made.module.teacher = Teacher(small(student_sampling(GUIDED, 3)))
     loss, _ = made.module(*made.arguments(made.samples.batch(0, range(4)), CPU))
     made.module.auxiliary_share = 0.0
     masked, _ = made.module(*made.arguments(made.samples.batch(0, range(4)), CPU))
@@ -213,12 +231,6 @@ def test_a_frame_counts_by_the_root_of_its_error():
     sizes = torch.tensor([made.module._size(error[None].square()) for error in errors])
     torch.testing.assert_close(sizes, torch.tensor([1e-8 / (2 * floor), 0.0312, 3.99]), rtol=1e-3, atol=1e-7)
     assert made.module._size(errors.square()).item() == pytest.approx(sizes.mean().item())
-
-
-def smallest_unguided() -> ARTV:
-    model = smallest()
-    model.config = replace(model.config, sampling=student_sampling(GUIDED, 3))
-    return model
 
 
 def test_the_student_sees_errors_and_the_teacher_does_not():
@@ -237,6 +249,10 @@ def test_the_student_sees_errors_and_the_teacher_does_not():
     assert int(made.module.bank.written) == 6 + int(has_reference.sum())
 
 
+def test_each_weight_is_trained():
+    assert unused_parameters(stage()) == []
+
+
 def test_the_teacher_is_beside_the_module_and_goes_where_it_goes():
     made = stage()
     held = {id(parameter) for network in made.module.teacher.parts for parameter in network.parameters()}
@@ -248,22 +264,32 @@ def test_the_teacher_is_beside_the_module_and_goes_where_it_goes():
     assert made.module.teacher.table.is_meta
 
 
+def trained(
+    folder: Path, steps: int, loop: type[Training], capture: type[Tapes] | None = None, resume: bool = False
+) -> dict[str, Tensor]:
+    """The weights after a run, which leaves the teacher as it is."""
+    on_card = loop is ResidentTraining
+    precision, substeps = ("bf16", 2) if on_card else ("no", 1)
+    made = stage(steps=steps, substeps=substeps, resident=on_card, mixed_precision=precision, optimizer="muon")
+    before = [parameter.clone() for network in made.module.teacher.parts for parameter in network.parameters()]
+    result = dict(run_stage(made, folder, resume, capture and capture(), loop=loop).state_dict())
+    after = [parameter for network in made.module.teacher.parts for parameter in network.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    return result
+
+
+@pytest.fixture(scope="module")
+def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Training]], dict[str, Tensor]]:
+    """The weights after four steps, which are not captured."""
+    return cache(lambda loop: trained(tmp_path_factory.mktemp("whole"), 4, loop))
+
+
 @pytest.mark.parametrize(("loop", "capture"), [(Training, None), (Training, Tapes), (ResidentTraining, Tapes)])
-def test_a_run_goes_on_to_the_bit(tmp_path: Path, loop: type[Training], capture):
-    """Captured or not, in one go or in two: the same weights. The teacher stays as it is."""
-    resident = loop is ResidentTraining
-
-    def trained(folder: Path, steps: int, capture=None, resume: bool = False) -> dict[str, Tensor]:
-        made = stage(steps=steps, resident=resident, mixed_precision="bf16" if resident else "no", optimizer="muon")
-        before = [parameter.clone() for network in made.module.teacher.parts for parameter in network.parameters()]
-        result = dict(run_stage(made, folder, resume, capture and capture(), loop=loop).state_dict())
-        after = [parameter for network in made.module.teacher.parts for parameter in network.parameters()]
-        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
-        return result
-
-    whole = trained(tmp_path / "whole", 4)
-    trained(tmp_path / "parts", 2, capture)
-    parts = trained(tmp_path / "parts", 4, capture, resume=True)
+def test_a_run_goes_on_to_the_bit(tmp_path: Path, in_one_go: Callable, loop: type[Training], capture):
+    """Captured or not, in one go or in two: the same weights."""
+    whole = in_one_go(loop)
+    trained(tmp_path, 2, loop, capture)
+    parts = trained(tmp_path, 4, loop, capture, resume=True)
     start = dict(stage().module.state_dict())
     assert whole.keys() == parts.keys() == start.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
@@ -273,7 +299,7 @@ def test_a_run_goes_on_to_the_bit(tmp_path: Path, loop: type[Training], capture)
 def test_a_whole_step_is_captured_and_waits_for_nothing(tmp_path: Path):
     made = stage(resident=True, micro_batch=2)
     training = ResidentTraining(made, make_accelerator(made.config, tmp_path), tmp_path, Tapes())
-    for step in range(3):
+    for step in range(2):
         training.step(step, [])
     assert training.whole.captured
     made = stage(resident=True)
@@ -283,7 +309,7 @@ def test_a_whole_step_is_captured_and_waits_for_nothing(tmp_path: Path):
         made.model, training.module, *teacher.parts, teacher.null_context, teacher.table, resident_tensors(training)
     )
     with waits:
-        for step in range(3):
+        for step in range(2):
             training.step(step, [])
     assert waits.where == []
 
@@ -298,7 +324,7 @@ def changed(teacher: Path | str, **changes) -> list[str]:
     settings = {
         "name": "student", "distill.teacher": teacher, "vae.start_from": teacher, "vae.steps": 0, "latents.clips": 4,
         "latents.frames": 4, "distill.steps": 2, "distill.batch_size": 2, "distill.sheet_rows": 1,
-        "distill.sheet_columns": 2, "distill.evaluations": 2, "distill.resident": "false",
+        "distill.sheet_columns": 2, "distill.evaluations": 2, "distill.substeps": 2, "distill.resident": "false",
     }  # fmt: skip
     settings |= {name.replace("__", "."): value for name, value in changes.items()}
     return [SMALLEST, *(f"{name}={value}" for name, value in settings.items())]
@@ -307,16 +333,15 @@ def changed(teacher: Path | str, **changes) -> list[str]:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_checkpoint(guided(), path)
+    save_checkpoint(small(GUIDED, num_res_blocks=1), path)
     return path
 
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "tiny-student.toml"
 
 
-@pytest.mark.parametrize("resident", ["false", "true"])
-def test_a_run_makes_a_checkpoint_that_recommends_its_few_steps(tmp_path: Path, teacher: Path, resident: str):
-    config = read_config(CONFIG, changed(teacher, distill__resident=resident))
+def test_a_run_makes_a_checkpoint_that_recommends_its_few_steps(tmp_path: Path, teacher: Path):
+    config = read_config(CONFIG, changed(teacher))
     assert config.stages == ("vae", "latents", "distill", "export")
     run(config, str(tmp_path))
     made = tmp_path / "student" / "student.safetensors"
@@ -332,20 +357,24 @@ def test_a_run_makes_a_checkpoint_that_recommends_its_few_steps(tmp_path: Path, 
         not torch.equal(p, q) for p, q in zip(student.noise.parameters(), source.noise.parameters(), strict=True)
     )
     assert list((tmp_path / "student" / "distill").glob("sheet-*.png"))
-    further = changed(made, name="further", distill__teacher=teacher, vae__start_from=teacher, distill__start_from=made)
-    run(read_config(CONFIG, [*further, "distill.evaluations=1"]), str(tmp_path))
-    assert describe_checkpoint(tmp_path / "further" / "further.safetensors").config.sampling.steps == 1
+    further = changed(teacher, distill__start_from=made, distill__evaluations=1)
+    going_on = read_config(CONFIG, further).as_student
+    begins = starting_model(going_on).noise.state_dict()
+    assert all(torch.equal(tensor, begins[name]) for name, tensor in student.noise.state_dict().items())
+    assert exported_model(going_on).sampling.steps == 1
 
 
 def test_a_student_of_an_adapter_is_a_file_of_what_was_trained(tmp_path: Path, teacher: Path):
-    config = read_config(CONFIG, changed(teacher, distill__train='["branches", "mask"]'))
+    """In the loop on the card, which the run above does not use."""
+    config = read_config(CONFIG, changed(teacher, distill__train='["branches", "mask"]', distill__resident="true"))
     run(config, str(tmp_path))
     made = tmp_path / "student" / "student.safetensors"
     assert open_tensor_file(made).metadata["artv_parts"] == "branches,mask"
     assert open_tensor_file(made).metadata["artv_base"] == teacher.name
     student, source = load_checkpoint(made, base=teacher), load_checkpoint(teacher)
     assert student.config.sampling == student_sampling(GUIDED, 2)
-    same = {name: torch.equal(tensor, source.state_dict()[name]) for name, tensor in student.state_dict().items()}
+    before = source.state_dict()
+    same = {name: torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items()}
     assert all(same[name] for name in same if part_of_weight(name) == "unet")
     assert not all(same[name] for name in same if part_of_weight(name) == "branches")
     going_on = replace(config.as_student, base="sd.safetensors")
@@ -359,7 +388,7 @@ def test_a_student_of_an_adapter_is_a_file_of_what_was_trained(tmp_path: Path, t
         ({"distill__teacher": "nobody"}, "no such checkpoint: nobody"),
         ({"distill__evaluations": 0}, "distill.evaluations: got 0, at least 1 is needed"),
         ({"distill__substeps": 0}, "distill.substeps: got 0, at least 1 is needed"),
-        ({"distill__evaluations": 400}, "got 400 evaluations of 3 substeps; together they can be at most 1000"),
+        ({"distill__evaluations": 501}, "got 501 evaluations of 2 substeps; together they can be at most 1000"),
         ({"distill__error_floor": 0}, "error_floor: got 0"),
         ({"distill__train": '["text"]'}, "accepted are unet, branches, mask"),
         ({"distill__rollout_share": 0.1}, "rollout_share: got 0.1, only 0 is accepted; use error_share"),
@@ -373,24 +402,22 @@ def test_wrong_settings_are_named(teacher: Path, changes: dict, message: str):
         read_config(CONFIG, changed(teacher, **changes))
 
 
-def test_another_kind_of_teacher_is_refused(tmp_path: Path, teacher: Path):
-    config = read_config(CONFIG, changed("tiny", distill__start_from=teacher))
-    run(config, str(tmp_path), ["vae", "latents"])
+def test_another_kind_of_teacher_is_refused(teacher: Path):
+    config = read_config(CONFIG, changed("tiny", distill__start_from=teacher)).as_student
     with pytest.raises(ValueError, match=r"tiny-v3.*its noise is configured differently; name another teacher"):
-        run(config, str(tmp_path), ["distill"])
+        load_teacher(config, starting_model(config))
 
 
 def test_a_teacher_that_reads_otherwise_is_refused(tmp_path: Path, teacher: Path):
-    other, model = tmp_path / "other.safetensors", guided()
+    other, model = tmp_path / "other.safetensors", small(GUIDED, num_res_blocks=1)
     model.null_context += 1
     assert model.text is not None
     model.text.model.ln_final.bias.data += 1
     model.update_null_context()
     save_checkpoint(model, other)
-    config = read_config(CONFIG, changed(teacher, distill__start_from=other))
-    run(config, str(tmp_path), ["vae", "latents"])
+    config = read_config(CONFIG, changed(teacher, distill__start_from=other)).as_student
     with pytest.raises(ValueError, match=r"cannot teach .*other.*: their text encoders differ"):
-        run(config, str(tmp_path), ["distill"])
+        load_teacher(config, starting_model(config))
 
 
 def test_a_run_without_a_teacher_has_no_such_stage(tmp_path: Path):
