@@ -207,7 +207,7 @@ def test_the_student_comes_nearer_to_its_teacher():
     arguments = made.arguments(made.samples.batch(0, range(4)), CPU)
     optimizer = torch.optim.Adam([p for p in made.module.parameters() if p.requires_grad], 2e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(12):
         loss, _ = made.module(*arguments)
         optimizer.zero_grad()
         loss.backward()
