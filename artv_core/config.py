@@ -135,9 +135,7 @@ class ScheduleConfig:
 @dataclass(frozen=True)
 class SamplingConfig:
     """Recommended settings, used as defaults by the nodes and the command line. Noise levels are integer time steps.
-
-    `first_frame_guidance` is the text scale for a frame without references (the first frame of text-to-video), and
-    `first_frame_steps` the number of steps for it; 0: as many as for the others.
+    `first_frame_guidance` (text scale) and `first_frame_steps` (0: `steps`) are for a frame without references.
     """
 
     sampler: str = "dpmpp_2s_ancestral"
