@@ -87,7 +87,7 @@ class CheckpointPanel {
     }
     return element("div", { class: "artv-checkpoint-row", onclick: take, onkeydown: take },
       element("span", {}, label(name)),
-      element("span", {}, name === "size" ? this.facts.size.join(" x ") : shown(this.facts.recommended[name])),
+      element("span", {}, recommendedValue(name, this.facts)),
       element("span"),
     )
   }
@@ -157,6 +157,13 @@ function factList(facts) {
 function warning(part, facts) {
   const base = facts.trained_on ? text("checkpoint.baseNamed", { base: facts.trained_on }) : text("checkpoint.base")
   return element("p", { class: "artv-checkpoint-warning" }, text(`checkpoint.missing.${part}`, { base }))
+}
+
+/** What the checkpoint recommends for a setting, as text. The first frame may have another number of steps. */
+function recommendedValue(name, { size, recommended, first_frame_steps: first }) {
+  if (name === "size") return size.join(" x ")
+  const value = shown(recommended[name])
+  return name === "steps" && first !== recommended.steps ? text("checkpoint.stepsAndFirst", { steps: value, first }) : value
 }
 
 function listItem(row, first) {

@@ -18,7 +18,7 @@ export class SteerControls {
     this.vocabulary = ""
     this.field = element("input", {
       type: "text", class: "artv-steer-prompt", maxlength: MOST_CHARACTERS, placeholder: text("steer.prompt"),
-      "aria-label": text("steer.prompt"), onkeydown: (event) => this.key(event),
+      "aria-label": text("steer.prompt"), onkeydown: (event) => this.key(event), oninput: () => this.complain(),
     })
     this.words = element("select", {
       class: "artv-steer-words", title: text("steer.words"), "aria-label": text("steer.words"), onchange: () => this.addWord(),
@@ -78,7 +78,7 @@ export class SteerControls {
 
   async say() {
     const said = this.field.value
-    if (!said.trim()) return this.tell(text("steer.empty"))
+    if (!said.trim()) return this.complain(text("steer.empty"))
     if (await this.send({ say: said })) this.field.value = this.field.value === said ? "" : this.field.value
   }
 
@@ -91,10 +91,16 @@ export class SteerControls {
   async send(question) {
     const answer = await ask("steer", { run: this.run.id, ...question }).catch((error) => error)
     const refused = answer instanceof Error
-    this.problem = refused ? answer.message : undefined
-    this.root.classList.toggle("artv-steer-refused", refused)
-    this.tell(this.problem ?? stateOf(answer))
+    this.complain(refused ? answer.message : undefined)
+    if (!refused) this.tell(stateOf(answer))
     return !refused
+  }
+
+  /** Say what is wrong, until something is typed or sent; undefined: nothing is. */
+  complain(problem) {
+    this.problem = problem
+    this.root.classList.toggle("artv-steer-refused", problem !== undefined)
+    if (problem !== undefined) this.tell(problem)
   }
 
   tell(line) {

@@ -39,9 +39,9 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
         "vocabulary": list(config.vocabulary),
         "trained_on": summary.base,
         "missing": [part for part in PARTS if part not in held],
+        "first_frame_steps": sampling.first_frame_steps or sampling.steps,
         "recommended": {
             "steps": sampling.steps,
-            "first_frame_steps": sampling.first_frame_steps or sampling.steps,
             "sampler_name": sampling.sampler,
             "cfg": sampling.guidance_text,
             "cfg_references": sampling.guidance_references,

@@ -185,6 +185,7 @@ def test_the_panel_shows_the_files_figures(panel: Any) -> None:
     rows = [row.split("\n") for row in panel.locator(f"{ROW}:not(.artv-checkpoint-wide)").all_inner_texts()]
     recommended = {"size": "128 x 128", **checkpoint_facts(summary)["recommended"]}
     shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in recommended.items()}
+    shown["steps"] += f" (first frame {config.sampling.first_frame_steps})"
     assert {name: value for name, value, _ in rows} == shown
     assert {told for _, _, told in rows} == {"in use"}
 
