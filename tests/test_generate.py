@@ -112,9 +112,10 @@ def test_recommended_steps_of_the_first_frame_go_with_the_recommended_steps(mode
 
 
 def test_a_model_without_steps_for_the_first_frame_is_written_as_before(model):
-    assert "first_frame_steps" not in model.config.to_json()
-    config = replace(model.config, sampling=replace(model.config.sampling, first_frame_steps=8))
-    assert ARTVConfig.from_json(config.to_json()) == config
+    for steps in (0, 8):
+        config = replace(model.config, sampling=replace(model.config.sampling, first_frame_steps=steps))
+        assert ("first_frame_steps" in config.to_json()) == (steps > 0)
+        assert ARTVConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize("kind", ["segment", "first", "rolling", "none"])
