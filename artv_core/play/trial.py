@@ -15,8 +15,8 @@ from ..run.pipeline import Pipeline
 FEWEST_STEPS = 2
 """Fewer are not chosen by themselves: the pictures suffer."""
 
-ROOM = 0.8
-"""The share of the time that a frame is shown in which it must be made."""
+ROOM = 0.65
+"""The share of the time that a frame is shown in which it must be made. The rest is for frames that take longer."""
 
 ONE_IS_ENOUGH = 1.2
 """One thread is taken if a frame takes at most this much longer with it. Threads that wait for each other lose many
