@@ -112,7 +112,7 @@ def process_of(folder: Path, *words: object) -> Iterator[tuple[Fork, ClientConne
 
 
 def killed_at_random(folder: Path, kills: int, seed: int = 0) -> dict[int, bytes]:
-    """Play with words and steps back, SIGKILL the process at a random moment, and go on, so many times. Returns the
+    """Play with words and steps back, SIGKILL the process at a random moment, and go on, `kills` times. Returns the
     pictures that were played. Raises AssertionError if one that comes again is another one."""
     rng, seen = random.Random(seed), dict[int, bytes]()
     for number in range(kills + 1):

@@ -54,12 +54,12 @@ def test_latents_are_those_of_the_formulas(mix_mode: str, batch: int, levels: tu
         anchor_noise_level=levels[1],
     )
     text = text_of(model, 0, 3)
-    ours = torch.stack([frame.latent for frame in frames_of(model, text, options, anchor=FIRST)])
+    own = torch.stack([frame.latent for frame in frames_of(model, text, options, anchor=FIRST)])
     plain = torch.stack(list(naive_frames(model, text, options)))
-    assert ours.dtype == torch.float64
-    assert ours.shape == (5, batch, 4, 4, 4)
-    assert relative_error(ours, plain) < 1e-9
-    assert relative_error(ours[1:], plain[:-1]) > 0.01, "the frames differ from one another"
+    assert own.dtype == torch.float64
+    assert own.shape == (5, batch, 4, 4, 4)
+    assert relative_error(own, plain) < 1e-9
+    assert relative_error(own[1:], plain[:-1]) > 0.01, "the frames differ from one another"
 
 
 @pytest.mark.parametrize("attention_levels", [(0, 1, 2), (1, 2), ()])
@@ -135,10 +135,10 @@ def test_texts_that_fade_into_one_another_are_each_taken():
 def test_work_of_a_clip_of_the_paper():
     """16 frames at 64x64 latents, four branches: at most 75% of the work of the formulas as they are said. 5 steps
     instead of the paper's 25, which change the share of work by little: `benchmarks/speed.py` counts all."""
-    ours, frame = video_work(preset("sd21"), replace(PAPER, num_frames=16, height=512, width=512, steps=5))
+    own, frame = video_work(preset("sd21"), replace(PAPER, num_frames=16, height=512, width=512, steps=5))
     evaluations = 16 * num_evaluations("dpmpp_2s_ancestral", 5)
-    assert ours.flops <= 0.75 * naive_work(preset("sd21"), (64, 64)).flops * 4 * evaluations
-    assert ours.network_calls <= 2 * evaluations
+    assert own.flops <= 0.75 * naive_work(preset("sd21"), (64, 64)).flops * 4 * evaluations
+    assert own.network_calls <= 2 * evaluations
     assert frame.network_calls == 2 * evaluations // 16
     assert 0 < frame.kernels < 200_000
 

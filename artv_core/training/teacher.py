@@ -56,8 +56,8 @@ class StudentStep(NamedTuple):
 
 
 def student_steps(schedule: NoiseSchedule, evaluations: int, substeps: int) -> list[StudentStep]:
-    """The steps of a frame, at the levels that `NoiseSchedule.sampling_sigmas` gives a student of so many
-    `evaluations`, each with `substeps` levels of the teacher.
+    """The steps of a frame, at the levels that `NoiseSchedule.sampling_sigmas` gives a student of this
+    number of `evaluations`, each with `substeps` levels of the teacher.
 
     The teacher's levels are evenly spaced time steps between those of the student; after the student's last one they
     go on to the first time step.

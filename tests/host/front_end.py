@@ -393,7 +393,7 @@ def reload(page: "Page") -> None:
 
 
 def found_again(page: "Page", seed: int) -> bool:
-    """Whether graph and run are there again after loading the page anew in the middle of a run, which is then
+    """Whether graph and run are there again after loading the page again in the middle of a run, which is then
     cancelled."""
     set_widgets(page, SAMPLER, frames=400, seed=seed)
     before = page.evaluate(GRAPH)
