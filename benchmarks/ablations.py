@@ -73,7 +73,7 @@ AGAINST_DRIFT = ("full", "error recycling", *SAMPLED)
 COMPARED = {"drift": AGAINST_DRIFT, "pictures": (*NAMES, "error recycling")}
 WORLD_SEED, TIMES = 3, (999, 519, 199, 39, 0)
 """The seed of the clips, which all runs share; time steps at which masks are measured."""
-PROMPTS, FRAMES, GIVEN = 32, 64, 2
+PROMPTS, PICTURE_PROMPTS, FRAMES, GIVEN = 32, 64, 64, 2
 FINITE, CPU_SECONDS = "share of runs whose videos stay finite", "CPU seconds per frame"
 LONG_PROMPTS, LONG_FRAMES = 16, {"static": 1000, "static-continued": 1000, "static-detailed": 64, "drift": 1000}
 
@@ -127,7 +127,7 @@ def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The part, with one run more each time."""
     budget, names = BUDGETS[part], COMPARED.get(part, tuple(FORMS) if part in STATIC else NAMES)
     prompts, frames = (LONG_PROMPTS, LONG_FRAMES[part]) if part in LONG_FRAMES else (PROMPTS, FRAMES)
-    prompts *= 1 + (part == "pictures")
+    prompts = PICTURE_PROMPTS if part == "pictures" else prompts
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if args.quick:
         budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))

@@ -97,7 +97,7 @@ def steps_of_frame(patcher: Any, made: FrameRequest, samples: Tensor, frame: int
     """Make a frame again, exactly as the sampler made it: in a batch of the same size, for rounding depends on that.
     `samples` [T, C, h, w] are the latents of the video in the host's scale."""
     model, options = patcher.model, made.request.options
-    count = counter(options.steps or 1)
+    count = counter(options.steps_of(is_first=frame == 0))
     infos: list[StepInfo] = []
 
     def note(_: int, info: StepInfo) -> None:

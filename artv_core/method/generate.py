@@ -81,6 +81,10 @@ class GenerateOptions:
         """The options that skip work. Raises ValueError if one is out of range."""
         return Shortcuts(self.reuse_every, self.reuse_blocks, self.guidance_interval)
 
+    def steps_of(self, *, is_first: bool) -> int:
+        """The number of steps of a frame. `is_first`: it has no references. The options must be resolved."""
+        return (is_first and self.first_frame_steps) or self.steps or 1
+
     def resolved(self, config: ARTVConfig) -> "GenerateOptions":
         """A copy in which the checkpoint's recommendations replace None. Raises ValueError on options out of range."""
         recommended = {
@@ -306,8 +310,7 @@ def _levels(model: ARTV, schedule: NoiseSchedule, options: GenerateOptions) -> L
 
 def _sigmas(schedule: NoiseSchedule, options: GenerateOptions, *, is_first: bool) -> Tensor:
     """The noise levels of the steps of a frame. `is_first`: it has no references."""
-    steps = (is_first and options.first_frame_steps) or options.steps or 1
-    return schedule.sampling_sigmas(steps, options.spacing)
+    return schedule.sampling_sigmas(options.steps_of(is_first=is_first), options.spacing)
 
 
 def _scales(inputs: FrameInputs, options: GenerateOptions, frame: int) -> GuidanceScales:
