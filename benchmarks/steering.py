@@ -25,6 +25,7 @@ from websockets.sync.client import connect
 
 from artv_core.commands.comfyui_server import Server, find_hosts
 from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.play.pace import short_collections
 from artv_core.play.trial import threads_of_torch
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import record_frames
@@ -91,7 +92,8 @@ def run_play(quick: bool) -> Figures:
             where = origin.replace("http", "ws") + "/socket"
             with connect(where, origin=origin, compression=None) as socket:  # type: ignore[arg-type]
                 watched = Watch(socket, psutil.Process(process.pid))
-                watched.watch(seconds)
+                with short_collections():  # as in a page, nothing pauses here
+                    watched.watch(seconds)
             process.terminate()
         return figures(watched, seconds)
 

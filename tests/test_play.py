@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import json
 import queue
 import shlex
@@ -19,6 +20,7 @@ import torch
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from artv_core import cli
+from artv_core.commands import play
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
 from artv_core.method.generate import GenerateOptions
 from artv_core.play import trial
@@ -464,6 +466,23 @@ def test_slower_models_are_further_ahead(seconds: float, ahead: int, keeps_up: b
         pace.made(seconds)
     assert (pace.ahead, pace.keeps_up) == (ahead, keeps_up)
     assert pace.rate == pytest.approx(1 / seconds)
+
+
+def test_the_garbage_collector_does_not_pause_a_video(pipeline: Pipeline, tmp_path: Path, monkeypatch):
+    """What was there when the video began is left out of collections, and looked at again after it."""
+    left: list[int] = []
+
+    def serve(session: Session, args: Any) -> int:
+        left.append(len(gc.get_objects()))
+        return 0
+
+    monkeypatch.setattr(play, "_serve", serve)
+    monkeypatch.setattr(play, "load_pipeline", lambda args: pipeline)
+    before = len(gc.get_objects())
+    assert run_play(arguments(tmp_path, *QUICK)) == 0
+    assert left[0] < before / 10
+    assert len(gc.get_objects()) > before / 2
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())

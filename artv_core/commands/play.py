@@ -60,6 +60,7 @@ def add_command(commands: Any) -> None:
 def run_play(args: argparse.Namespace) -> int:
     """Open the page and make the video, until Ctrl-C or until the page is gone for some time."""
     from ..checkpoint import describe_checkpoint, resolve_checkpoint
+    from ..play.pace import short_collections
     from ..play.session import Session
     from ..play.trial import FEWEST_STEPS, threads_of_torch, tried
 
@@ -80,7 +81,7 @@ def run_play(args: argparse.Namespace) -> int:
         args.first_frame_steps = options.first_frame_steps or options.steps
         say(f"{args.steps} of {options.steps} steps a frame, as many as this computer makes in real time (--steps)")
         options = play_options(args, config)
-    with threads_of_torch(trial.threads):
+    with threads_of_torch(trial.threads), short_collections():
         run = make_run(pipeline, options, args)
         session = Session(pipeline, run, args.output, partial(repeat_command, args), resumed=args.resume)
         return _serve(session, args)

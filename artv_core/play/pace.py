@@ -1,7 +1,10 @@
 """How fast frames are made, and how many of them to make ahead of the one that is shown. Not in the paper."""
 
+import gc
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LEAST_AHEAD = 2
 MOST_AHEAD_SECONDS = 0.5
@@ -39,3 +42,15 @@ class Pace:
         if not self._seconds:
             return self.most_ahead
         return min(self.most_ahead, max(LEAST_AHEAD, 1 + math.ceil(2 * max(self._seconds) * self.fps)))
+
+
+@contextmanager
+def short_collections() -> Iterator[None]:
+    """Python's garbage collector looks through all objects now and then. With PyTorch loaded, that takes longer than
+    some frames are shown. In here it leaves out what is there already."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
