@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
-    from .method.generate import GenerateOptions, VideoRequest, generate_frames
+    from .method.generate import VideoRequest, generate_frames
+    from .method.options import GenerateOptions
     from .run.pipeline import Pipeline
 
 __all__ = [

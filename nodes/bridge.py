@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.frames import AnchorPolicy, Frame
-from ..artv_core.method.generate import GenerateOptions, VideoRequest, as_batch, check_keyframes
+from ..artv_core.method.generate import VideoRequest, as_batch, check_keyframes
+from ..artv_core.method.options import GenerateOptions
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.method.frames import AnchorPolicy
-from ..artv_core.method.generate import NoiseLevel
+from ..artv_core.method.options import NoiseLevel
 from ..artv_core.prompts.numbers import whole_numbers_by_frame
 from . import bridge
 from .automatic import Automatic

@@ -12,7 +12,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..artv_core.method.generate import GenerateOptions, check_redo
+from ..artv_core.method.options import GenerateOptions, check_redo
 from ..artv_core.run.journal_file import JournalReader
 from ..artv_core.run.journal_folder import FOLDER
 from ..artv_core.run.journal_list import journal_table, list_journals, readable_size, remove_journal

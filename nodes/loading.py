@@ -13,7 +13,7 @@ from torch import nn
 
 from ..artv_core.checkpoint import CheckpointSummary, describe_checkpoint, load_checkpoint
 from ..artv_core.config import ARTVConfig
-from ..artv_core.method.generate import GenerateOptions
+from ..artv_core.method.options import GenerateOptions
 from ..artv_core.models.artv import ARTV
 from ..artv_core.run.recording import weights_digest
 from ..artv_core.speed.compiled import Compiled

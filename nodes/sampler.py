@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..artv_core.config import ARTVConfig, VAEConfig
 from ..artv_core.method.denoiser import Shortcuts
-from ..artv_core.method.generate import GenerateOptions
 from ..artv_core.method.image_size import MAX_SIDE, check_side
 from ..artv_core.method.noise_schedule import SPACINGS
+from ..artv_core.method.options import GenerateOptions
 from ..artv_core.method.samplers import SAMPLERS
 from . import bridge
 from .automatic import Automatic, advanced

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..artv_core.method.generate import GenerateOptions, GuidanceScale
+from ..artv_core.method.options import GenerateOptions, GuidanceScale
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.prompts.numbers import numbers_by_frame, numbers_by_prompt
 from . import bridge

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..artv_core.config import ARTVConfig
 from ..artv_core.method.denoiser import FrameTask, NetworkResult, Reuse, RunNetworks, run_networks
-from ..artv_core.method.generate import GenerateOptions
+from ..artv_core.method.options import GenerateOptions
 from ..artv_core.models.artv import ARTV
 from ..artv_core.models.fused import fuse, unfuse
 from ..artv_core.run.recording import tensor_digest

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoint import load_checkpoint, resolve_checkpoint
 from ..config import preset
-from ..method.generate import GenerateOptions
+from ..method.options import GenerateOptions
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..run.pipeline import DecodedFrame, Pipeline, make_pipeline

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..bench.measure import Row
     from ..config import ARTVConfig
-    from ..method.generate import GenerateOptions
+    from ..method.options import GenerateOptions
 
 USUAL = ("plain", "reuse 2")
 
@@ -107,7 +107,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace, width: int, height: int) -> GenerateOptions:
-    from ..method.generate import GenerateOptions
+    from ..method.options import GenerateOptions
 
     return GenerateOptions(
         num_frames=args.frames,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..config import ARTVConfig
 from ..files.partial_file import replacing
 from ..media import contact_sheet
-from ..method.generate import GenerateOptions
+from ..method.options import GenerateOptions
 from ..models.known_words import unknown_words
 from ..run.job import Job
 from ..run.pipeline import DecodedFrame

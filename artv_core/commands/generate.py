@@ -13,7 +13,7 @@ from .options import add_model_options, check_seed, load_pipeline, print_paths, 
 
 if TYPE_CHECKING:
     from ..config import ARTVConfig
-    from ..method.generate import GenerateOptions, GuidanceScale
+    from ..method.options import GenerateOptions, GuidanceScale
     from ..run.pipeline import SavedLatents
 
 MAX_BATCH = 256
@@ -175,7 +175,7 @@ def sampling_options(
 ) -> GenerateOptions:
     """The options that the arguments name, resolved. Without `--frames` there are `usual_frames`; `saved` are frames to
     continue from. Raises ValueError on options out of range."""
-    from ..method.generate import GenerateOptions
+    from ..method.options import GenerateOptions
     from ..run.pipeline import like_saved
     from ..run.recording import parse_redo
 

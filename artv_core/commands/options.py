@@ -45,7 +45,7 @@ def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = "small 
 
 def check_seed(seed: int, batch: int) -> None:
     """Raises ValueError unless the seeds of all videos of the batch are valid."""
-    from ..method.generate import MAX_SEED
+    from ..method.options import MAX_SEED
 
     if not 0 <= seed <= MAX_SEED + 1 - batch:
         raise ValueError(f"--seed is {seed}; accepted are 0 to {MAX_SEED + 1 - batch}")

@@ -19,7 +19,7 @@ from .play_settings import KEPT_AS, check_resumed, repeat_command, usual_values,
 
 if TYPE_CHECKING:
     from ..config import ARTVConfig
-    from ..method.generate import GenerateOptions
+    from ..method.options import GenerateOptions
     from ..play.session import Session
     from ..run.pipeline import Pipeline
     from ..run.steering import SteeredRun

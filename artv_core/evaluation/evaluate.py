@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..data.sources import Entry
 from ..files.partial_file import check_writable, replacing
 from ..files.terminal import say
-from ..method.generate import GenerateOptions
+from ..method.options import GenerateOptions
 from ..run.drift import DriftReading, plot_path, write_drift
 from ..run.pipeline import Pipeline, pick_device
 from .distances import clip_similarity, frechet_distance, inception_score

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files.partial_file import replacing
 from ..media import VideoWriter
-from ..method.generate import GenerateOptions
+from ..method.options import GenerateOptions
 from ..models.prompt_weights import escape_parentheses
 from ..run.pipeline import Pipeline
 from .first_frames import read_first_frame

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.partial_file import replacing
-from ..method.generate import GenerateOptions
+from ..method.options import GenerateOptions
 from ..prompts.prompt_schedule import PromptSchedule, PromptSegment
 from ..run.job import Job
 from ..run.journal_file import JournalReader

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..method.frames import Frame
-from ..method.generate import MAX_SEED, seeds_at
+from ..method.options import MAX_SEED, seeds_at
 from ..run.journal import Journal
 from ..run.pipeline import Pipeline
 from ..run.steering import SteeredRun

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..method.generate import GenerateOptions, VideoRequest, generate_frames
+from ..method.generate import VideoRequest, generate_frames
+from ..method.options import GenerateOptions
 from ..run.pipeline import Pipeline
 
 FEWEST_STEPS = 2

@@ -14,7 +14,7 @@ from ..files.terminal import version
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..method.generate import GenerateOptions
+    from ..method.options import GenerateOptions
 
 
 @dataclass(frozen=True)

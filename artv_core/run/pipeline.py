@@ -14,7 +14,8 @@ from ..files.finite import NotFiniteError, is_finite
 from ..files.tensor_file import open_tensor_file, write_tensor_file
 from ..method.denoiser import RunNetworks, run_networks
 from ..method.frames import AnchorPolicy, Frame
-from ..method.generate import MAX_SEED, GenerateOptions, StepCallback, VideoRequest, as_batch, check_keyframes
+from ..method.generate import StepCallback, VideoRequest, as_batch, check_keyframes
+from ..method.options import MAX_SEED, GenerateOptions
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..models.attention import SelfAttention

@@ -21,17 +21,8 @@ from torch import Tensor
 from ..config import ARTVConfig
 from ..method.denoiser import RunNetworks
 from ..method.frames import AnchorPolicy, Frame
-from ..method.generate import (
-    GenerateOptions,
-    VideoRequest,
-    as_batch,
-    check_keyframes,
-    generate_frames,
-    latent_shape,
-    level_at,
-    scale_at,
-    seeds_at,
-)
+from ..method.generate import VideoRequest, as_batch, check_keyframes, generate_frames, latent_shape
+from ..method.options import GenerateOptions, level_at, scale_at, seeds_at
 from ..models.artv import ARTV
 from .finite_frames import checked, finite_only
 from .journal import Journal, journaled, open_journal

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..files.partial_file import replacing
 from ..method.frames import Frame
-from ..method.generate import MAX_SEED, VideoRequest, check_redo, generate_frames
+from ..method.generate import VideoRequest, generate_frames
+from ..method.options import MAX_SEED, check_redo
 from ..method.text_track import TextTrack
 from ..models.artv import ARTV
 from .finite_frames import finite_only

@@ -4,7 +4,8 @@ import torch
 
 from ..config import preset
 from ..method.denoiser import run_networks
-from ..method.generate import GenerateOptions, VideoRequest, generate_frames
+from ..method.generate import VideoRequest, generate_frames
+from ..method.options import GenerateOptions
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from .graphs import Captured, CudaGraphs

@@ -13,7 +13,8 @@ from ..data.clips import BrokenClip, ClipSource
 from ..media import contact_sheet, mask_frames
 from ..method.denoiser import run_networks
 from ..method.frames import Frame
-from ..method.generate import GenerateOptions, VideoRequest, generate_frames
+from ..method.generate import VideoRequest, generate_frames
+from ..method.options import GenerateOptions
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..run.recording import Recording, record_frames
