@@ -134,9 +134,9 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Recommended settings, used as defaults by the nodes and the command line. Noise levels are integer time steps.
-    `first_frame_guidance` (text scale) and `first_frame_steps` (0: `steps`) are for a frame without references.
-    """
+    """Recommended settings, used as defaults by the nodes and the command line; see `GenerateOptions`. Noise levels are
+    integer time steps. `first_frame_guidance` (text scale) and `first_frame_steps` (0: `steps`) are for a frame without
+    references."""
 
     sampler: str = "dpmpp_2s_ancestral"
     steps: int = 25
@@ -148,6 +148,7 @@ class SamplingConfig:
     reference_noise_level: int = 200
     anchor_noise_level: int = 200
     first_frame_steps: int = later(0)
+    return_to_anchor: float = later(0.0)
 
 
 @dataclass(frozen=True)
@@ -361,7 +362,7 @@ def _small() -> ARTVConfig:
         mask=network(channels=32, blocks=1, heads=16, out_channels=1, anchor=48),
         vae=VAEConfig(kind="taesd", latent_channels=8, scale=1.0),
         text=TextConfig(width=64, layers=3, heads=4, context_length=32, layer="last"),
-        sampling=replace(tiny.sampling, reference_noise_level=30, anchor_noise_level=30),
+        sampling=replace(tiny.sampling, reference_noise_level=30, anchor_noise_level=30, return_to_anchor=0.15),
         size=(128, 128),
     )
 
@@ -371,7 +372,6 @@ def _sd21() -> ARTVConfig:
     mask_unet = UNetConfig(model_channels=160, out_channels=1, head_channels=32)
     return ARTVConfig(
         name="sd21",
-        noise=NetworkConfig(),
         mask=NetworkConfig(unet=mask_unet, anchor=AnchorConfig(width=256)),
     )
 

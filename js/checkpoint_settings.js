@@ -4,11 +4,12 @@ import { AUTO, isAuto } from "./automatic_text.js"
 import { SAMPLER, sourceOf } from "./connections.js"
 import { isWired, widgetOf } from "./page.js"
 
+const ANCHOR = "ARTVAnchorFrame"
 const NOISE = "ARTVNoiseAugment"
 const OPTIONS = "ARTVSamplingOptions"
 /** The sampler's input for each of these nodes, and the start of the keys of what is said of it. */
-const WIRED_TO = { [NOISE]: "noise_augment", [OPTIONS]: "options" }
-const SPEAKERS = { [SAMPLER]: "sampler", [NOISE]: "noise", [OPTIONS]: "options" }
+const WIRED_TO = { [ANCHOR]: "anchor", [NOISE]: "noise_augment", [OPTIONS]: "options" }
+const SPEAKERS = { [SAMPLER]: "sampler", [ANCHOR]: "anchor", [NOISE]: "noise", [OPTIONS]: "options" }
 /** The sampler's inputs for pictures, which decide on the size if it is automatic. */
 const PICTURES = ["references", "keyframes"]
 
@@ -27,6 +28,7 @@ export const SETTINGS = [
   { name: "reference_level", of: NOISE, takes: { reference_level: AUTO, reference_levels: "" } },
   { name: "anchor_level", of: NOISE, takes: { anchor_level: AUTO, anchor_levels: "" } },
   { name: "eta", of: OPTIONS, takes: { eta: AUTO } },
+  { name: "return_to_anchor", of: ANCHOR, takes: { return_to_anchor: AUTO } },
 ]
 
 /**

@@ -8,10 +8,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artv_core.method.frames import AnchorPolicy
-from ..artv_core.method.options import NoiseLevel
+from ..artv_core.method.options import MAX_REACH, NoiseLevel
 from ..artv_core.prompts.numbers import whole_numbers_by_frame
 from . import bridge
-from .automatic import Automatic
+from .automatic import Automatic, advanced
 from .checks import verdict
 from .types import ARTVAnchor, ARTVNoise
 
@@ -31,14 +31,16 @@ POLICIES = {
 @dataclass(frozen=True)
 class AnchorSettings:
     """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale, or [P, C, h, w] with `per_prompt`, one
-    for each prompt; `strength` multiplies its cfg; `adain_strength` is `GenerateOptions.adain_strength`."""
+    for each prompt; `strength` multiplies its cfg; the last two are those of `GenerateOptions`, where None is the
+    checkpoint's recommendation."""
 
     kind: str = "segment"
     window: int = 10
     latent: Tensor | None = None
     strength: float = 1.0
-    adain_strength: float = 0.0
     per_prompt: bool = False
+    adain_strength: float = 0.0
+    return_to_anchor: float | None = None
 
     def policy(self) -> AnchorPolicy:
         """The core's policy, with latents in the host's scale."""
@@ -53,6 +55,17 @@ class NoiseSettings:
 
     references: NoiseLevel | None = None
     anchor: NoiseLevel | None = None
+
+
+RETURN = Automatic(
+    "return_to_anchor",
+    "Reduces drift of the background: what stands still becomes the anchor's again where both look nearly the same. "
+    "The number says how alike they must be. 0: off, as in the paper; 0.15 works well. auto: what the checkpoint "
+    "recommends.",
+    zero=True,
+    most=MAX_REACH,
+    shows="return_to_anchor",
+)
 
 
 class ARTVAnchorFrame(io.ComfyNode):
@@ -74,7 +87,13 @@ class ARTVAnchorFrame(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, policy: str, strength: float, window: int, latent: dict | None = None, adain_strength: float = 0.0
+        cls,
+        policy: str,
+        strength: float,
+        window: int,
+        latent: dict | None = None,
+        adain_strength: float = 0.0,
+        return_to_anchor: Any = None,
     ) -> io.NodeOutput:
         """Collect the settings. The sampler checks them, because it knows the model."""
         if policy not in POLICIES:  # older hosts do not check menu values
@@ -86,7 +105,13 @@ class ARTVAnchorFrame(io.ComfyNode):
                 raise ValueError(f"the policy is {policy!r}, but no latent is connected; connect one from VAE Encode")
             read = bridge.latent_samples if per_prompt else bridge.one_latent
             samples = read(latent, "the anchor's latent")
-        return io.NodeOutput(AnchorSettings(kind, window, samples, strength, adain_strength, per_prompt))
+        reach = RETURN.read(return_to_anchor)
+        return io.NodeOutput(AnchorSettings(kind, window, samples, strength, per_prompt, adain_strength, reach))
+
+    @classmethod
+    def validate_inputs(cls, return_to_anchor: Any = None) -> bool | str:
+        """Check what was typed."""
+        return verdict(RETURN.check, return_to_anchor)
 
 
 def _anchor_inputs() -> list[io.Input]:
@@ -131,6 +156,7 @@ def _anchor_inputs() -> list[io.Input]:
             tooltip="Reduces colour drift: pulls the colours and contrast of each frame toward the "
             "anchor's. 0: off, as in the paper; 1: all the way.",
         ),
+        advanced(RETURN.input(optional=True)),
     ]
 
 

@@ -201,6 +201,7 @@ def _options(
         use_mask=use_mask,
         redo=journal.redo,
         adain_strength=anchor.adain_strength,
+        return_to_anchor=anchor.return_to_anchor,
         reuse_every=shortcuts.reuse_every,
         reuse_blocks=shortcuts.reuse_blocks,
         guidance_interval=shortcuts.guidance_interval,

@@ -168,6 +168,7 @@ CHANGES: dict[str, Callable[[GenerateOptions], GenerateOptions]] = {
         "guidance_interval": (0.5, 1.0),
         "history_guidance": 1.5,
         "first_frame_steps": 4,
+        "return_to_anchor": 0.2,
     }.items()
 }
 

@@ -50,6 +50,7 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
             "reference_level": sampling.reference_noise_level,
             "anchor_level": sampling.anchor_noise_level,
             "eta": sampling.eta,
+            "return_to_anchor": sampling.return_to_anchor,
         },
     }
 

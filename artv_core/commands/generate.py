@@ -203,6 +203,7 @@ def sampling_options(
         use_mask=not args.no_mask,
         redo=parse_redo("\n".join(args.redo)),
         adain_strength=args.adain,
+        return_to_anchor=args.return_to_anchor,
         reuse_every=args.reuse_every,
         reuse_blocks=args.reuse_blocks,
         guidance_interval=tuple(args.guidance_interval),

@@ -127,6 +127,13 @@ def add_look_options(group: argparse._ArgumentGroup) -> None:
         metavar="X",
         help="reduce drift: pull each frame's colours and contrast toward the anchor's, 0 (off, the default) to 1",
     )
+    group.add_argument(
+        "--return-to-anchor",
+        type=float,
+        metavar="X",
+        help="reduce drift: what stands still takes the anchor's value where it is nearer to it than X, 0 (off) to 1 "
+        "(default: the checkpoint's recommendation)",
+    )
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:

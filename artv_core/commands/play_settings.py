@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 SHARED = (
     *("base", "device", "dtype", "width", "height", "sampler", "cfg_references", "cfg_anchor", "cfg_text"),
-    *("first_frame_steps", "cfg_first", "noise_level", "no_mask", "adain", "compile", "graph", "fp8", "taesd"),
-    *("reuse_every", "reuse_blocks", "guidance_interval"),
+    *("first_frame_steps", "cfg_first", "noise_level", "no_mask", "adain", "return_to_anchor", "compile", "graph"),
+    *("fp8", "taesd", "reuse_every", "reuse_blocks", "guidance_interval"),
 )
 """Options that `artv generate` has too, with the same defaults."""
 

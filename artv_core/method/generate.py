@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.artv import ARTV
 from .conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser, noised
 from .denoiser import GuidanceScales, Levels, RunNetworks, run_networks
-from .drift_correction import match_statistics
+from .drift_correction import match_statistics, return_to_anchor
 from .frames import AnchorPolicy, Frame, FrameBuffer
 from .noise_schedule import NoiseSchedule
 from .options import GenerateOptions, level_at, scale_at, seeds_at
@@ -82,6 +82,8 @@ def generate_frames(model: ARTV, request: VideoRequest, given: Iterable[Tensor] 
         latent, mask = sample_frame(conditioners, schedule, inputs, index, request, levels)
         if options.adain_strength:
             latent = match_statistics(latent, buffer.anchor(), options.adain_strength)
+        if options.return_to_anchor:
+            latent = return_to_anchor(latent, mask, buffer.anchor(), options.return_to_anchor)
         buffer.append(latent)
         yield Frame(index, latent, mask)
 

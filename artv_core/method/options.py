@@ -18,6 +18,7 @@ GuidanceScale = float | tuple[tuple[int, float], ...]
 """A guidance scale: one for all frames, or (first frame, scale) pairs, ascending from frame 0."""
 
 MAX_SEED = 2**64 - 1
+MAX_REACH = 1.0
 GUIDANCE = ("guidance_references", "guidance_anchor", "guidance_text", "first_frame_guidance", "history_guidance")
 
 
@@ -30,7 +31,8 @@ class GenerateOptions:
     `guidance_text` is; a `guidance_text` that changes from frame to frame is not in the paper. `first_frame_steps` is
     the number of steps for such a frame, 0 for as many as the others have; the recommended number goes with the
     recommended `steps` (not in the paper). Video b of a batch has seed `seed + b`. `use_mask=False` leaves out the mask
-    network.
+    network. `return_to_anchor` is how near to the anchor a copied cell must be to take the anchor's value
+    (`drift_correction.return_to_anchor`; 0 is off; not in the paper).
 
     Not in the paper, and off by default: `redo` has (first frame, seed) pairs, ascending: from each of these frames on,
     its seed replaces the earlier one. `adain_strength` moves each new latent's statistics toward the anchor's
@@ -56,6 +58,7 @@ class GenerateOptions:
     first_frame_guidance: float | None = None
     reference_noise_level: NoiseLevel | None = None
     anchor_noise_level: NoiseLevel | None = None
+    return_to_anchor: float | None = None
     history_guidance: float = 1.0
     history_noise_level: int = 100
     mix_mode: str = "after_guidance"
@@ -134,6 +137,9 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
         NoiseSchedule(config.schedule).sampling_sigmas(steps, options.spacing)
     if not 0 <= options.adain_strength <= 1:
         raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
+    reach = options.return_to_anchor or 0.0
+    if not 0 <= reach <= MAX_REACH:
+        raise ValueError(f"return_to_anchor is {reach:g}; accepted are 0 (off) to {MAX_REACH:g}")
     _ = options.shortcuts
     check_redo(options.redo, options.batch_size)
     for name in ("reference_noise_level", "anchor_noise_level", "history_noise_level"):

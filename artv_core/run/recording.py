@@ -149,6 +149,8 @@ class FrameDigests:
             del settings["history_guidance"], settings["history_noise_level"]
         if not options.first_frame_steps:  # as above
             del settings["first_frame_steps"]
+        if not options.return_to_anchor:  # as above
+            del settings["return_to_anchor"]
         if isinstance(options.guidance_text, tuple):
             settings["guidance_text"] = "by frame"  # a single scale stays, as in journals of earlier releases
         shared = {

@@ -420,6 +420,7 @@ def _kinds_of_video(nodes: dict, text: list) -> dict:
         "rolling anchor": anchor("rolling window"),
         "no anchor": anchor("none"),
         "statistics of the anchor": anchor("first frame", adain_strength=0.4),
+        "back to the anchor": anchor("first frame", return_to_anchor=0.5),
         "anchor per prompt": {"text": prompts} | anchor("given image per prompt", latent=pictures),
         "noise levels": {"noise_augment": nodes["ARTVNoiseAugment"].execute(**levels).args[0]},
         "redo": {"journal": redo},

@@ -27,6 +27,11 @@ def lasting(frames: str) -> Graph:
     return graph
 
 
+def returning(reach: float) -> Graph:
+    settings = {"policy": "first frame", "strength": 1.0, "window": 10, "return_to_anchor": reach}
+    return with_part("anchor", "ARTVAnchorFrame", **settings)
+
+
 def redo(text: str) -> Graph:
     return with_part("journal", "ARTVJournalSettings", mode="off", start_over=False, redo=text)
 
@@ -44,6 +49,7 @@ REFUSED = {
     "no number": (text_to_video(cfg="much"), "sample", "cfg is 'much'; give a number, or auto for what the checkpoint"),
     "too large": (text_to_video(cfg_anchor=101), "sample", "cfg_anchor is 101; give 100 at most, or auto"),
     "noise level": (noise(anchor_level="some"), "part", "anchor_level is 'some'; give a number, or auto"),
+    "return to the anchor": (returning(1.5), "part", "return_to_anchor is 1.5; give 1 at most, or auto"),
     "length": (lasting("x"), "schedule", "num_frames is 'x'; give a number, or auto for"),
     "empty schedule": (scheduled(" "), "schedule", "contains no prompt"),
     "schedule that begins late": (scheduled("3: a fox"), "schedule", "it must start at frame 0"),

@@ -82,7 +82,7 @@ def test_the_pages_own_reader_of_messages_finds_no_syntax_in_the_nodes_texts(lan
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_settings_are_called_as_on_the_nodes(language: str) -> None:
     nodes = read(language, "nodeDefs")
-    givers = ("ARTVMaskedDiffusionSampler", "ARTVNoiseAugment", "ARTVSamplingOptions")
+    givers = ("ARTVMaskedDiffusionSampler", "ARTVNoiseAugment", "ARTVSamplingOptions", "ARTVAnchorFrame")
     inputs = {name: spec for giver in givers for name, spec in nodes[giver]["inputs"].items()}
     settings = read(language, "main")["artv"]["checkpoint"]["settings"]
     assert settings == {name: inputs[name]["name"] for name in settings}

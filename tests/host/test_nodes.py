@@ -239,6 +239,18 @@ def test_anchor_policies(server: Server, core: Pipeline, policy: str, kind: str)
     assert (saved_latents(server) - expected).abs().max() < 1e-4
 
 
+def test_return_to_anchor(server: Server, core: Pipeline) -> None:
+    """A number counts as it is; auto is what the checkpoint recommends, here none."""
+    for typed, reach in ((0.5, 0.5), ("auto", None)):
+        graph = text_to_video(PROMPT, anchor=["anchor", 0]) | {
+            "anchor": node("ARTVAnchorFrame", policy="first frame", strength=1.0, window=2, return_to_anchor=typed),
+        }
+        assert server.run(graph).status == "success"
+        expected = core_latents(core, PROMPT, AnchorPolicy("first"), return_to_anchor=reach)
+        assert (saved_latents(server) - expected).abs().max() < 1e-4
+    assert (expected - core_latents(core, PROMPT, AnchorPolicy("first"), return_to_anchor=0.5)).abs().max() > 1e-3
+
+
 def test_noise_levels_by_frame(server: Server, core: Pipeline) -> None:
     graph = text_to_video(PROMPT, noise_augment=["noise", 0]) | {
         "noise": node("ARTVNoiseAugment", reference_level=-1, anchor_level=3, reference_levels="0: 5\n2: 40")
