@@ -156,12 +156,14 @@ def trained_file(name: str, seed: int, budget: Budget, work: Path) -> Path:
     """The checkpoint of one run, trained as far as it is not yet."""
     config, data = run_config(name, seed, budget, work), clips_of(budget, work)
     folder = work / config.name
+    if (made := folder / f"{config.name}.safetensors").is_file():
+        return made
     folder.mkdir(parents=True, exist_ok=True)
     for shared in ("vae.safetensors", "latents.safetensors"):
         if not (folder / shared).exists():
             os.link(data / shared, folder / shared)
     train(config, str(work), ["diffusion", "export"], resume=True)
-    return folder / f"{config.name}.safetensors"
+    return made
 
 
 def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
