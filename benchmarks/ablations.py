@@ -1,11 +1,8 @@
 """What the mask network is worth: `python benchmarks/ablations.py [--parts NAME ...] [--seeds N ...]`.
 
-`tiny` with its mask network and without, gone on with from the shipped checkpoint: the same clips, steps and draws.
-
-detailed  fine textures and many objects, where copying should matter: 32 videos that go on from two true frames
-
-Only where named. First both forms of static noise, with the usual share of the noise network's own error in the loss
-and with the masked error alone. `tiny` predicts eps, with the paper's loss: plain error of eps, uniform time steps.
+Runs that are compared have the same clips, steps and draws. Parts, all for hours, so only where they are named: first
+both forms of static noise, with the usual share of the noise network's own error in the loss and with the masked error
+alone. `tiny` predicts eps, with the paper's loss: plain error of eps, uniform time steps.
 
 static            from nothing: mask by time step; drift of videos that go on from two true frames
 static-continued  the same, from one checkpoint: the shipped one, trained on to predict eps, with a new mask network
@@ -13,9 +10,8 @@ static-detailed   as static-continued, in the detailed world
 drift             against drift: error recycling in training, history guidance in sampling, and neither
 pictures          `small`: with its mask network, without, and with error recycling in training (for a GPU)
 
-Puts its runs into `benchmarks/results/ablations.json` (its other parts are history), and writes the tables of
-`docs/evidence.md` that show runs. An interrupted training goes on where it stopped (`runs/ablations`). A run that the
-file has is not made again, unless `--again`.
+Also writes the tables of `docs/evidence.md` that show runs. An interrupted training goes on where it stopped
+(`runs/ablations`). A run that the result file has is not made again, unless `--again`.
 """
 
 import argparse
@@ -73,9 +69,12 @@ AGAINST_DRIFT = ("full", "error recycling", *SAMPLED)
 COMPARED = {"drift": AGAINST_DRIFT, "pictures": (*NAMES, "error recycling")}
 WORLD_SEED, TIMES = 3, (999, 519, 199, 39, 0)
 """The seed of the clips, which all runs share; time steps at which masks are measured."""
-PROMPTS, PICTURE_PROMPTS, FRAMES, GIVEN = 32, 64, 64, 2
+GIVEN = 2
+"""Frames that a video goes on from."""
 FINITE, CPU_SECONDS = "share of runs whose videos stay finite", "CPU seconds per frame"
-LONG_PROMPTS, LONG_FRAMES = 16, {"static": 1000, "static-continued": 1000, "static-detailed": 64, "drift": 1000}
+SHOWN = {"static": (16, 1000), "static-continued": (16, 1000), "static-detailed": (16, 64), "drift": (16, 1000)}
+SHOWN |= {"pictures": (64, 64)}
+"""Prompts and frames of the videos that are measured."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,6 @@ class Budget:
 
 
 BUDGETS = {
-    "detailed": Budget(world="detailed", vae_steps=1500),
     "static": Budget(steps=1500, clips=2500, start_from=""),
     "static-continued": Budget(steps=500, clips=2500, start_from=EPS),
     "static-detailed": Budget(steps=500, clips=2500, world="detailed", vae_steps=1500, start_from=EPS),
@@ -118,7 +116,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", choices=[*VARIANTS, *SAMPLED], help="of variants; default: all")
     parser.add_argument("--again", action="store_true", help="also the runs that the result file has")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/ablations", help="where models are kept")
-    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=(*LONG_FRAMES, "pictures"))
+    args = run_parts(parser, RESULT, LIMITS, measure, asked_for=tuple(LIMITS))
     if not args.quick:
         put_tables(DOCUMENT, tables(kept_parts(RESULT)))
 
@@ -126,8 +124,7 @@ def main() -> None:
 def measure(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The part, with one run more each time."""
     budget, names = BUDGETS[part], COMPARED.get(part, tuple(FORMS) if part in STATIC else NAMES)
-    prompts, frames = (LONG_PROMPTS, LONG_FRAMES[part]) if part in LONG_FRAMES else (PROMPTS, FRAMES)
-    prompts = PICTURE_PROMPTS if part == "pictures" else prompts
+    prompts, frames = SHOWN[part]
     kept = {} if args.quick else kept_parts(RESULT).get(part, {})
     if args.quick:
         budget = replace(budget, steps=2, batch_size=4, clips=4, vae_steps=min(2, budget.vae_steps))
@@ -159,12 +156,14 @@ def trained_file(name: str, seed: int, budget: Budget, work: Path) -> Path:
     """The checkpoint of one run, trained as far as it is not yet."""
     config, data = run_config(name, seed, budget, work), clips_of(budget, work)
     folder = work / config.name
+    if (made := folder / f"{config.name}.safetensors").is_file():
+        return made
     folder.mkdir(parents=True, exist_ok=True)
     for shared in ("vae.safetensors", "latents.safetensors"):
         if not (folder / shared).exists():
             os.link(data / shared, folder / shared)
     train(config, str(work), ["diffusion", "export"], resume=True)
-    return folder / f"{config.name}.safetensors"
+    return made
 
 
 def run_config(name: str, seed: int, budget: Budget, work: Path) -> TrainConfig:
@@ -227,20 +226,6 @@ def clips_of(budget: Budget, work: Path) -> Path:
     return work / name
 
 
-@torch.no_grad()
-def textured(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
-    """What is left of a known scene, beside what the autoencoder alone would keep of it."""
-    clips = detailed.detailed_clips(prompts)
-    true = render(clips, frames, *model.config.size)
-    videos, masks = gone_on(model, clips, true, frames, options)
-    through = torch.stack([model.decode_latents(model.encode_images(video.to(DEVICE))).cpu() for video in true[:8]])
-    kept = {"mask where the object never was near": detailed.copied(masks, clips, frames)}
-    return {
-        "measured": rounded(detailed.scene_kept(videos, clips) | kept),
-        "true frames through the autoencoder": rounded(detailed.scene_kept(through, clips[:8])),
-    }
-
-
 def gone_on(
     model: ARTV, clips: Sequence[Clip], true: Tensor, frames: int, options: GenerateOptions
 ) -> tuple[Tensor, list[Tensor]]:
@@ -272,14 +257,22 @@ def held(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> di
     return {"measured": rounded(table)}
 
 
+@torch.no_grad()
 def held_textured(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
-    """The same masks in the detailed world, and what is left of its scenes."""
-    table = masks(model, detailed.detailed_clips(2 * prompts))
+    """The same masks in the detailed world, and what is left of a known scene, beside what the autoencoder alone would
+    keep of it."""
+    clips, table = detailed.detailed_clips(prompts), masks(model, detailed.detailed_clips(2 * prompts))
+    true = render(clips, frames, *model.config.size)
     try:
-        found = textured(model, prompts, frames, options)
+        videos, found = gone_on(model, clips, true, frames, options)
     except NotFiniteError:
         return {"measured": rounded(table | {FINITE: 0.0})}
-    return found | {"measured": rounded(table | {FINITE: 1.0}) | found["measured"]}
+    through = torch.stack([model.decode_latents(model.encode_images(video.to(DEVICE))).cpu() for video in true[:8]])
+    table |= {FINITE: 1.0, "mask where the object never was near": detailed.copied(found, clips, frames)}
+    return {
+        "measured": rounded(table | detailed.scene_kept(videos, clips)),
+        "true frames through the autoencoder": rounded(detailed.scene_kept(through, clips[:8])),
+    }
 
 
 def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
@@ -296,7 +289,7 @@ def seen_pictures(model: ARTV, prompts: int, frames: int, options: GenerateOptio
     return {"measured": pictures.table_of(pictures.watch(judge, videos, asked), true)}
 
 
-MEASURED = {"detailed": textured, "static-detailed": held_textured, "pictures": seen_pictures}
+MEASURED = {"static-detailed": held_textured, "pictures": seen_pictures}
 MEASURED |= dict.fromkeys(("static", "static-continued", "drift"), held)
 
 

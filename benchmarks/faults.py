@@ -4,8 +4,7 @@ kill      `artv generate` killed at random moments, then the same command again
 comfyui   ComfyUI killed in the middle of a 200-frame prompt, started, and given the same prompt
 prompts   500 prompts through one ComfyUI: valid, refused, failing and interrupted ones
 
-Writes `benchmarks/results/faults.json`; what it holds of other parts is kept. The parts with ComfyUI use every one in
-$COMFYUI_PATH, else ~/comfy/ComfyUI. `--quick` does a little of each part and writes nothing. Strange files are tried by
+The parts with ComfyUI use every one in $COMFYUI_PATH, else ~/comfy/ComfyUI. Strange files are tried by
 `tests/test_fuzz.py`.
 """
 
@@ -22,17 +21,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import av
+import psutil
 from result_files import ROOT, Figures, Limits, needed_hosts, parser_of, run_parts, succeeded
 from safetensors.torch import load_file
 
 from artv_core.checkpoint import shipped_checkpoint
 from artv_core.commands.comfyui_server import Host, Result, Server
-from artv_core.run.journal import JournalReader
-from artv_core.run.journal_folder import FOLDER
-from artv_core.run.journal_list import list_journals
 from tests.host.graphs import node
 from tests.host.random_graphs import KINDS, PROMPT, streamed
+from tests.killed import journaled, killed
 
 RESULT = ROOT / "benchmarks/results/faults.json"
 ROW = "prompts in a row"
@@ -67,15 +64,6 @@ def measure(part: str, args: argparse.Namespace) -> Figures:
     """A part's figures; each gives the values of its bars in their order."""
     figures, values = {"kill": kill, "comfyui": comfyui, "prompts": prompts}[part](args.seed, args.quick)
     return {"seed": args.seed} | figures | {"bars": dict(zip(LIMITS[part], values, strict=True))}
-
-
-def journaled(folder: Path) -> int:
-    """Sound frames in the journal there is."""
-    counts = [0]
-    for info in list_journals(folder / FOLDER):
-        with JournalReader(info.path) as reader:
-            counts.append(reader.count_sound())
-    return max(counts)
 
 
 # artv generate
@@ -117,7 +105,9 @@ def kill(seed: int, quick: bool) -> tuple[Figures, list[float]]:
         frame_seconds = (time.monotonic() - started) / FRAMES
         for number in range(2 if quick else 25):
             (folder := Path(base) / str(number)).mkdir()
-            kept, lacking = killed(folder, rng.randrange(FRAMES - 1), rng.uniform(0, frame_seconds))
+            kept, lacking = killed(
+                start(folder), folder / VIDEO, rng.randrange(FRAMES - 1), rng.uniform(0, frame_seconds)
+            )
             found = re.search(r"continuing from frame (\d+)", generate(folder))
             same = [one == other for one, other in zip(results(folder), results(whole), strict=True)]
             again = kept - (int(found[1]) if found else 0)
@@ -126,26 +116,6 @@ def kill(seed: int, quick: bool) -> tuple[Figures, list[float]]:
     other = [sum(not trial["same latents and video"][place] for trial in trials) for place in (0, 1)]
     most = [max(trial[name] for trial in trials) for name in ("again", "lacking")]
     return {"frames": FRAMES, "trials": trials}, [len(trials), *other, *most]
-
-
-def killed(folder: Path, frame: int, seconds: float) -> tuple[int, int]:
-    """How many frames the journal has after the kill, and how many of them the growing video cannot show."""
-    process = start(folder)
-    while max((info.num_frames for info in list_journals(folder / FOLDER)), default=-1) < frame:
-        if process.poll() is not None:
-            raise SystemExit(f"the run ended before frame {frame}")
-        time.sleep(0.01)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    kept, readable, whole = journaled(folder), 0, folder / VIDEO
-    try:
-        with av.open(str(whole if whole.is_file() else folder / "out.part.mp4")) as container:
-            for _ in container.decode(video=0):
-                readable += 1
-    except (OSError, av.FFmpegError):
-        pass  # up to where it cannot be read
-    return kept, max(0, kept - readable)
 
 
 # ComfyUI
@@ -226,8 +196,7 @@ def run_all(host: Host, seed: int, count: int, warm_up: int) -> Figures:
                     odd.append((name, f"{number}: {result.status}, {result.message[:300]}"))
                     print("  {}, {}".format(*odd[-1]), flush=True)
                 if number % 10 == 0:
-                    status = Path(f"/proc/{server._process.pid}/status").read_text()
-                    memory[number] = round(int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024, 1)
+                    memory[number] = round(psutil.Process(server._process.pid).memory_info().rss / 2**20, 1)
                     print(f"  ComfyUI {host.version}, prompt {number}: {memory[number]} MB", flush=True)
     grown = max(value for number, value in memory.items() if number >= warm_up) - memory[warm_up]
     return {

@@ -11,21 +11,16 @@ kept. Needs a Chromium, and `pip install ".[test]"`.
 
 import itertools
 import json
-import os
-import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from result_files import ROOT, about, as_bar, commit, needed_hosts, parser_of, read, verdict
+from result_files import ROOT, about, as_bar, commit, needed_hosts, parser_of, read, verdict, with_earlier
 
 from artv_core.commands.comfyui_server import Host, Server
 from tests.host import browser, front_end, timeline_steps, workflow_format
-from tests.host.compare_releases import compare
 from tests.host.front_end import SAMPLER, FrontEnd
 
 RESULT = ROOT / "benchmarks/results/front_end.json"
@@ -53,7 +48,7 @@ def main() -> None:
         raise SystemExit(browser.missing())
     for part in args.parts:
         for name, (host, page) in pages().items():
-            if args.pages in name and (part in EVERYWHERE or page == FrontEnd()):
+            if args.pages in name and (part == EVERYWHERE or page == FrontEnd()):
                 print(f"{part}: {name}", flush=True)
                 write(part, name, PARTS[part](host, page) | {"commit": commit()})
     for bar in read(RESULT)["bars"]:
@@ -161,47 +156,13 @@ def memory(host: Host, shown: FrontEnd) -> Part:
         return {"readings": readings, "pictures kept": kept}
 
 
-# What people see first
-
-
-def widgets(host: Host, shown: FrontEnd) -> Part:
-    """The inputs that the sampler of the first template shows by default."""
-    with front_end.opened_alone(host, shown) as (_, page, _):
-        front_end.open_template(page, "text_to_video")
-        front_end.show_node(page, SAMPLER)
-        page.wait_for_timeout(2000)
-        front_end.picture(page, f"{host.version} {shown.name} inputs")
-        return {"shown": front_end.visible_inputs(page, SAMPLER)}
-
-
-# Earlier releases
-
-
-def earlier(host: Host, shown: FrontEnd) -> Part:
-    """Their workflows, on the pack before and the present one. No page is needed for that."""
-    return compare(host)
-
-
-def adapted(host: Host, _: FrontEnd) -> Part:
-    """The tests of a Stable Diffusion model of the graph: a video of native nodes and three of this pack, and parity
-    with the loader. No page is needed for that."""
-    command = [sys.executable, "-m", "pytest", "tests/host/test_adapt.py", "-q", "-p", "no:cacheprovider"]
-    surroundings = os.environ | {"COMFYUI_PATH": str(host.root)}
-    said = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False).stdout
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", said)}
-    return {"passed": counts.pop("passed", 0), "other": counts}
-
-
 PARTS: dict[str, Callable[[Host, FrontEnd], Part]] = {
     "use": use,
     "previews": previews,
     "memory": memory,
-    "widgets": widgets,
-    "releases": earlier,
-    "adapted": adapted,
 }
-EVERYWHERE = ("use", "widgets")
-"""Parts that run on all pages, not only on the host's own in the classic canvas."""
+EVERYWHERE = "use"
+"""The part that runs on all pages, not only on the host's own in the classic canvas."""
 
 
 # Results
@@ -209,9 +170,10 @@ EVERYWHERE = ("use", "widgets")
 
 def write(part: str, page: str, found: Part) -> None:
     """Into the file, beside what is there."""
-    parts = read(RESULT).get("parts", {})
+    kept = read(RESULT)
+    parts = kept.get("parts", {})
     parts.setdefault(part, {})[page] = found
-    made = about(RESULT) | {"bars": bars(parts), "parts": parts}
+    made = about(RESULT) | {"bars": with_earlier(bars(parts), kept), "parts": parts}
     RESULT.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -231,13 +193,9 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
     pages = {name: sum(map(holds, used)) if used else None for name, holds in held.items()}
     faults, grown = [len(page["faults"]) for page in used], [round(heap[-1] - heap[0], 2) for heap in heaps]
     found, edited, again = (as_bar(f"use: pages with {name}", pages[name], "at least", len(used)) for name in pages)
-    few = [len(page["shown"]) for name, page in parts.get("widgets", {}).items() if name.startswith("ComfyUI 0.33")]
-    kept = list(parts.get("releases", {}).values())
-    same, all_kept = sum(one["same"] for one in kept), sum(one["workflows"] for one in kept)
     opens = [one for page in used for one in page["workflows"].values() if "zoom" in one]
     over = sum(len(one["overlapping"]) for one in opens) if opens else None
     zoom = min((one["zoom"] for one in opens), default=None)
-    sound = [one for one in parts.get("adapted", {}).values() if one["passed"] and not one["other"].get("failed")]
     first = as_bar("use: latest first picture, share of the frames", max(firsts, default=None), "at most", 0.5)
     cost, heap = "cost: share of the run's time for previews, 16 frames of tiny", "cost: MB of the page's heap grown"
     return [
@@ -245,11 +203,8 @@ def bars(parts: dict[str, dict[str, Part]]) -> list[dict[str, Any]]:
         as_bar("use: errors from this pack on any page", sum(faults) if used else None, "at most", 0),
         as_bar("use: least contrast in the panels, light and dark", min(contrasts, default=None), "at least", 4.5),
         as_bar(cost, max(shares, default=None), "at most", 0.04),
-        as_bar("widgets: shown by default on the sampler, ComfyUI 0.33.0", max(few, default=None), "at most", 6),
         as_bar("templates: least zoom in a window of 1600x1000", zoom, "at least", 0.6),
         as_bar("templates: nodes on one another after a run", over, "at most", 0),
-        as_bar("adapted: hosts on which all tests pass", len(sound) or None, "at least", 3),
-        as_bar("releases: workflows that give the frames they gave", same if kept else None, "at least", all_kept or 1),
         as_bar(f"{heap} from frame {SETTLED_FRAME} to {LONG_FRAMES}", max(grown, default=None), "at most", 2.0),
     ]
 

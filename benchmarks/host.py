@@ -1,13 +1,11 @@
 """What the host costs: `python benchmarks/host.py`, with ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI.
 
 server  the shipped text-to-video workflow on a server of each host found: of the sampler node's time, the share that
-        went by outside `artv_core`; which nodes run again for the same prompt, and another seed
+        went by outside `artv_core`
 gpu     only where it is named (`--parts gpu`): sampling inside the first host on its card, with dynamic VRAM and not,
         beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four branches; the same
         with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process of its own.
-        `--seconds` is the deadline of all. With `--quick` the code is tried with `tiny` on whatever there is.
-
-Figures are written to `benchmarks/results/host.json` as they come.
+        `--seconds` is the deadline of all. With `--quick` the code is tried with `tiny`.
 """
 
 import argparse
@@ -67,13 +65,7 @@ def measure_host(host: Host, repeats: int) -> Figures:
         run(comfyui, shipped(previews=True))
         with_previews = [run(comfyui, shipped(previews=True, seed=100 + number)) for number in range(repeats)]
         without = [run(comfyui, shipped(seed=200 + number)) for number in range(repeats)]
-        again, reseeded = (comfyui.run(shipped(seed=seed)) for seed in (200 + repeats - 1, 300))
-    kinds = {key: part["class_type"] for key, part in shipped().items()}
-    return {
-        "share outside the core": {"no preview": outside_core(without), "previews": outside_core(with_previews)},
-        "ran again for the same prompt": [kinds[key] for key in again.executed],
-        "ran again for another seed": [kinds[key] for key in reseeded.executed],
-    }
+    return {"share outside the core": {"no preview": outside_core(without), "previews": outside_core(with_previews)}}
 
 
 def run(comfyui: Server, graph: Graph) -> dict[str, float]:
@@ -94,14 +86,14 @@ def outside_core(runs: list[dict[str, float]]) -> float:
 def gpu(args: argparse.Namespace) -> Iterator[Figures]:
     """Figures and bars, more of them each time."""
     card_or_quick(args.quick)
-    host, quick = needed_hosts()[0], args.quick
+    host, quick, on_card = needed_hosts()[0], args.quick, torch.cuda.is_available()
     kinds = [kind for kind in KINDS if kind == "plain" or has_dynamic_vram(host)]
     end = time.monotonic() + (600 if quick else args.seconds)
     figures: Figures = {"host": host.version, "torch": torch.__version__, "bars": {}}
     with tempfile.TemporaryDirectory() as base:
         for place, kind in enumerate(kinds):
             share = (end - time.monotonic()) / (len(kinds) - place)
-            found = run_inside(host, Path(base), kind, share + 5, quick=quick, seconds=share)
+            found = run_inside(host, Path(base), kind, share + 5, quick=quick, seconds=share, on_card=on_card)
             node, core = found.get("sampled", {}).get("seconds of the node"), found.get("core", {}).get("seconds")
             bars = {TIMES[kind]: node / core if node and core else None}
             bars[FULL[kind]] = found.get("full card", {}).get("difference")

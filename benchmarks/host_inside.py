@@ -8,14 +8,14 @@ import importlib.util
 import json
 import logging
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from result_files import run_sections
 
 STARTED = time.monotonic()
 FREE = 4_000_000_000
@@ -27,18 +27,19 @@ FOUR = {"cfg": 7.5, "cfg_references": 1.3, "cfg_anchor": 1.6, "cfg_first_frame":
 
 def main(memory: str, pack: str, base: str, result: str, settings: str) -> None:
     global torch
-    host = Host(memory, pack, base)
+    chosen = SimpleNamespace(**json.loads(settings))
+    host = Host(memory, pack, base, chosen.on_card)
     import torch  # only now: the host sets it up
 
     with torch.inference_mode():
-        gpu(host, Path(result), SimpleNamespace(**json.loads(settings)))
+        gpu(host, Path(result), chosen)
 
 
 class Host:
     """The host's nodes and its memory management, in this process."""
 
-    def __init__(self, memory: str, pack: str, base: str) -> None:
-        self.on_card, self.base, self.memory = has_card(), Path(base), memory
+    def __init__(self, memory: str, pack: str, base: str, on_card: bool) -> None:
+        self.on_card, self.base, self.memory = on_card, Path(base), memory
         options = [] if self.on_card else ["--cpu"]
         if memory == "plain" and "disable-dynamic-vram" in Path("comfy/cli_args.py").read_text(encoding="utf-8"):
             options.append("--disable-dynamic-vram")
@@ -60,42 +61,25 @@ class Host:
         self.nodes = _nodes_of(pack)
 
     def _load_as_used(self) -> None:
-        """As the host's `main.py`. On a CPU its layers are made without weights, as on a card."""
+        """As the `main.py` of 0.33.0. On a CPU its layers are made without weights, as on a card."""
         import comfy_aimdo.control as control
 
-        try:
-            control.init(simple_vram_headroom=None, nvml_pressure=True)  # before what follows, which binds to it
-        except TypeError:
-            control.init()
+        control.init(simple_vram_headroom=None, nvml_pressure=True)  # before what follows, which binds to it
         import comfy.memory_management
         import comfy.model_management
         import comfy.model_patcher as patchers
 
         if self.on_card:
-            if not self._take_over(control, comfy.model_management.get_all_torch_devices()):
+            devices = comfy.model_management.get_all_torch_devices()
+            if not control.init_devices((device.index, 0) for device in devices):
                 raise SystemExit("the host's dynamic VRAM cannot be used here")
             patchers.CoreModelPatcher = patchers.ModelPatcherDynamic
         comfy.memory_management.aimdo_enabled = True
-
-    def _take_over(self, control: Any, devices: Any) -> bool:
-        from comfy.cli_args import args
-
-        headroom = int(getattr(args, "vram_headroom", 0) * 2**30)
-        try:
-            return bool(control.init_devices((device.index, headroom) for device in devices))
-        except TypeError:
-            return bool(control.init_devices(device.index for device in devices))
 
     def sample(self, model: Any, positive: Any, **changed: Any) -> Any:
         settings = {"seed": 7, "videos": 1, "scheduler": "uniform", "use_mask": True} | changed
         sampler = self.nodes["ARTVMaskedDiffusionSampler"]
         return sampler.execute(model=model, positive=positive, **settings).args[0][0]["samples"]
-
-
-def has_card() -> bool:
-    """Asked without torch, which a host sets up before it is imported."""
-    command = shutil.which("nvidia-smi")
-    return command is not None and subprocess.run([command, "-L"], capture_output=True).stdout != b""
 
 
 def _nodes_of(pack: str) -> dict[str, Any]:
@@ -116,17 +100,8 @@ def core(name: str) -> Any:
 def gpu(host: Host, result: Path, settings: Any) -> None:
     """The sections, in order of importance; each one's figures are written as they come."""
     card = Card(host, settings)
-    figures: dict[str, Any] = {"device": card.name, "left out": []}
-    for name, needed, section in SECTIONS:
-        if time.monotonic() + needed * (not settings.quick) > STARTED + settings.seconds:
-            figures["left out"].append(name)
-            continue
-        began = time.monotonic()
-        try:
-            found = section(card)
-        except (RuntimeError, ValueError, AssertionError) as error:  # the other sections still count
-            found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-        figures[name] = found | {"took": round(time.monotonic() - began, 1)}
+    sections = [(name, needed, lambda _, section=section: section(card)) for name, needed, section in SECTIONS]
+    for figures in run_sections(sections, {"device": card.name}, STARTED + settings.seconds):
         result.write_text(json.dumps(figures, indent=1))
 
 

@@ -1,23 +1,22 @@
-"""Whether memory and time stay level over a long video: `python benchmarks/long_video.py`.
+"""Whether memory and time stay level over a long video: `python benchmarks/long_video.py [--quick] [--parts NAME ...]`.
 
 10,000 frames of the shipped checkpoint, two steps a frame:
 
-core     each frame journaled, decoded, written to a growing file, measured, forgotten, in a process of its own
-turns    frames after 9,000 and frames after 100 in turns, so that what else the machine does hits both
-comfyui  text to video with Decode to Video on a server of each ComfyUI found ($COMFYUI_PATH or ~/comfy/ComfyUI)
+core            each frame journaled, decoded, written to a growing file, measured, forgotten, in a process of its own
+core, in turns  frames after 9,000 and frames after 100 in turns, so that what else the machine does hits both
+ComfyUI ...     text to video with Decode to Video on a server of each ComfyUI found ($COMFYUI_PATH or ~/comfy/ComfyUI)
 
-Memory is read from after frame 100 to after the last. Writes `benchmarks/results/long_video.json`; what it holds of
-other parts is kept. Give it a quiet machine, or at least `OMP_NUM_THREADS=1`.
+Memory is read from after frame 100 to after the last. Give it a quiet machine, or at least `OMP_NUM_THREADS=1`.
 """
 
+import argparse
 import gc
-import json
 import multiprocessing
 import os
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -25,14 +24,12 @@ from typing import Any
 
 import numpy as np
 import psutil
-from result_files import ROOT, Figures, about, as_bar, commit, needed_hosts, parser_of, read, succeeded, verdict
+from result_files import ROOT, Figures, Limits, parser_of, run_parts, succeeded
 
-from artv_core.commands.comfyui_server import Host, Server
+from artv_core.commands.comfyui_server import Host, Server, find_hosts
 from artv_core.media import VideoWriter
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.drift import DriftLog, DriftMeter
-from artv_core.run.journal_file import SUFFIX, JournalReader
-from artv_core.run.journal_folder import FOLDER
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import Recording
 from tests.host.random_graphs import shipped
@@ -46,35 +43,48 @@ EARLY = 100
 SPAN, BLOCK = 1000, 50
 """How many frames are timed at the start (from frame `EARLY` on) and at the end, in blocks: of a process that is read
 from outside no single frame is timed."""
-MEMORY_BAR, TIME_BAR = 20.0, 1.05
-TURNS = 500
+TURNS, QUICK_TURNS = 500, 20
 """Of one late and one early frame each."""
-Parts = Iterator[tuple[str, Figures, list[Figures]]]
-"""Name, figures and bars of each part."""
+LATENT_AND_MASK = FRAMES * 4 * (4 + 1) * 8 * 8 / 1e6
+"""MB that a host keeps of them: float32 numbers of four channels and one, 8x8 cells a frame."""
+
+CORE, IN_TURNS = "core", "core, in turns"
+HOSTS = {f"ComfyUI {host.version}, Decode to Video": host for host in find_hosts()}
+STAGES = {"ARTVMaskedDiffusionSampler": "sampling", "ARTVDecodeVideo": "decoding"}
+MEMORY, TIME = ("at most", 20.0), ("at most", 1.05)
+
+
+def limits_of(part: str, *stages: str) -> dict[str, tuple[str, float]]:
+    """The bars of `level`. A part of several stages runs in a host."""
+    grown, within = f"{part}: MB grown from frame {EARLY} to the end", " and of ".join(stages)
+    memory = {grown: MEMORY}
+    if len(stages) > 1:
+        allowed = f"{grown} (limit: {MEMORY[1]:g} plus LATENT and MASK)"
+        memory = {allowed: ("at most", MEMORY[1] + LATENT_AND_MASK), f"{grown} of {within}": MEMORY}
+    times = (f"{part}: seconds per frame of {stage}, last {SPAN} over first {SPAN}" for stage in stages)
+    return memory | dict.fromkeys(times, TIME)
+
+
+LIMITS: Limits = {
+    CORE: limits_of(CORE, "streaming"),
+    IN_TURNS: {f"{IN_TURNS}: seconds per frame after 9,000 frames over after {EARLY}": TIME},
+    **{part: limits_of(part, *STAGES.values()) for part in HOSTS},
+}
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FRAMES} frames, nothing written")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    args = parser.parse_args()
+    run_parts(parser_of(__doc__), RESULT, LIMITS, measure)
+
+
+def measure(part: str, args: argparse.Namespace) -> Figures:
     frames = QUICK_FRAMES if args.quick else FRAMES
-    for part in args.parts:
-        for name, figures, bars in PARTS[part](frames):
-            print(f"\n{name}: {json.dumps(figures, indent=1)}")
-            if not args.quick:
-                keep(name, figures, bars)
-            for bar in bars:
-                print(f"{bar['name']:90} {bar['value']!s:>8}  {bar['limit']:13}  {verdict(bar)}", flush=True)
-
-
-def keep(name: str, figures: Figures, bars: list[Figures]) -> None:
-    """Write this part in place of what the file has of it."""
-    kept, now = read(RESULT), commit()
-    others = [bar for bar in kept.get("bars", []) if not bar["name"].startswith(f"{name}: ")]
-    made = about(RESULT) | {"frames": FRAMES, "steps": STEPS}
-    parts = kept.get("parts", {}) | {name: {"commit": now} | figures}
-    RESULT.write_text(json.dumps(made | {"bars": others + bars, "parts": parts}, indent=1) + "\n")
+    if part == IN_TURNS:
+        figures = run_turns(frames, QUICK_TURNS if args.quick else TURNS)
+        found, values = {"late and early frames": figures}, [figures["wall, late over early"]]
+    else:
+        found = run_host(HOSTS[part], frames) if part in HOSTS else run_core(frames)
+        values = level(found)
+    return {"frames": frames, "steps": STEPS} | found | {"bars": dict(zip(LIMITS[part], values, strict=True))}
 
 
 # Readings
@@ -123,29 +133,21 @@ def grown(stages: dict[str, Figures]) -> float:
     return round(max(part[kind]["end"] - first[kind][str(EARLY)] for part in stages.values() for kind in kinds), 2)
 
 
-def bars(name: str, stages: dict[str, Figures], own: float | None = None) -> list[Figures]:
-    """`own`: the MB of LATENT and MASK, which are there in a host, and which the bar allows for."""
-    allowed = "" if own is None else f" (limit: {MEMORY_BAR:g} plus LATENT and MASK)"
-    limit = round(MEMORY_BAR + (own or 0.0), 2)
-    found = [as_bar(f"{name}: MB grown from frame {EARLY} to the end{allowed}", grown(stages), "at most", limit)]
-    if own is not None:  # without what the next stage needs for itself, such as an encoder
-        within = round(sum(grown({stage: figures}) for stage, figures in stages.items()), 2)
-        text = f"{name}: MB grown from frame {EARLY} to the end of {' and of '.join(stages)}"
-        found.append(as_bar(text, within, "at most", MEMORY_BAR))
-    for stage, figures in stages.items():
-        text = f"{name}: seconds per frame of {stage}, last {SPAN} over first {SPAN}"
-        found.append(as_bar(text, figures["medians, last over first"], "at most", TIME_BAR))
-    return found
+def level(stages: dict[str, Figures]) -> list[float]:
+    """The values of `limits_of`. Of several stages also what they grow without what the next one needs for itself, such
+    as an encoder."""
+    within = round(sum(grown({stage: figures}) for stage, figures in stages.items()), 2)
+    memory = [grown(stages), within] if len(stages) > 1 else [grown(stages)]
+    return memory + [figures["medians, last over first"] for figures in stages.values()]
 
 
 # The core
 
 
-def run_core(frames: int, options: dict[str, Any] = USUAL) -> Parts:
+def run_core(frames: int, options: dict[str, Any] = USUAL) -> dict[str, Figures]:
     """In a child, so that nothing else is in its memory."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        stages = {"streaming": pool.submit(stream_core, frames, options).result()}
-    yield "core", stages, bars("core", stages)
+        return {"streaming": pool.submit(stream_core, frames, options).result()}
 
 
 def stream_core(frames: int, options: dict[str, Any]) -> Figures:
@@ -172,22 +174,19 @@ def streamed(made: Generator[Any, None, None], folder: Path, meter: DriftMeter) 
             yield frame.index + 1
 
 
-def run_turns(frames: int) -> Parts:
+def run_turns(frames: int, turns: int) -> Figures:
     """Frames from `frames` - `SPAN` on of one run and from `EARLY` on of another, made in turns. The frames before are
     given ones, so that they need not be sampled; they go through journal, decoder and writer like the others."""
     late = frames - SPAN if frames > 2 * SPAN else frames // 2
     pipeline, times = Pipeline.from_checkpoint("tiny"), []
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         runs = {"late": goes_on(pipeline, Path(one), late), "early": goes_on(pipeline, Path(other), EARLY)}
-        for turn in range(TURNS):
+        for turn in range(turns):
             clocked = {name: clock(runs[name]) for name in (list(runs) if turn % 2 else list(runs)[::-1])}
             times.append([clocked["late"], clocked["early"]])
     medians = np.median(np.array(times), axis=0)  # [late or early, clock]
     wall, processor = (round(float(ratio), 4) for ratio in medians[0] / medians[1])
-    figures = {"wall, late over early": wall, "processor, late over early": processor, "late": late, "turns": TURNS}
-    name = "core, in turns"
-    text = f"{name}: seconds per frame after 9,000 frames over after {EARLY}"
-    yield name, {"late and early frames": figures}, [as_bar(text, wall, "at most", TIME_BAR)]
+    return {"wall, late over early": wall, "processor, late over early": processor, "late": late, "turns": turns}
 
 
 def goes_on(pipeline: Pipeline, folder: Path, given: int) -> Iterator[int]:
@@ -211,15 +210,7 @@ def clock(run: Iterator[int]) -> tuple[float, float]:
 # ComfyUI
 
 
-def run_hosts(frames: int) -> Parts:
-    """Each as soon as it is measured, for it takes long."""
-    for host in needed_hosts():
-        name = f"ComfyUI {host.version}, Decode to Video"
-        stages, own = run_host(host, frames)
-        yield name, {"MB of LATENT and MASK": own} | stages, bars(name, stages, own)
-
-
-def run_host(host: Host, frames: int) -> tuple[dict[str, Figures], float]:
+def run_host(host: Host, frames: int) -> dict[str, Figures]:
     """A server of its own, read from outside when it tells of its progress; a short video warms it up."""
     with tempfile.TemporaryDirectory() as base, Server(host, Path(base)) as server:
         kinds = {key: part["class_type"] for key, part in shipped().items()}
@@ -231,14 +222,7 @@ def run_host(host: Host, frames: int) -> tuple[dict[str, Figures], float]:
 
         for length, seed, on_progress in ((EARLY, 2, None), (frames, 1, note)):
             succeeded(server.run(shipped(frames=length, seed=seed, steps=STEPS), on_progress))
-        with JournalReader(next((Path(base) / "output" / FOLDER).glob(f"*{SUFFIX}"))) as journal:
-            batch, channels, height, width = journal.header.shape
-    names = {"ARTVMaskedDiffusionSampler": "sampling", "ARTVDecodeVideo": "decoding"}
-    own = round(frames * 4 * batch * (channels + 1) * height * width / 1e6, 2)  # float32
-    return {names[kind]: trace.figures(frames) for kind, trace in traces.items()}, own
-
-
-PARTS: dict[str, Callable[[int], Parts]] = {"core": run_core, "turns": run_turns, "comfyui": run_hosts}
+    return {STAGES[kind]: trace.figures(frames) for kind, trace in traces.items()}
 
 
 if __name__ == "__main__":

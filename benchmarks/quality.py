@@ -3,8 +3,7 @@
 The table is that of the world whose words the checkpoint knows: of coloured shapes as below, or of pictures (named
 things in places: `quality_pictures.py`, in a section of the result file under the checkpoint's name).
 
-Prints the table beside true clips and beside a video that repeats its first frame, then what holds over hundreds of
-frames, and at other sizes than the checkpoint was trained at, then seconds per frame. Writes
+Prints the table beside true clips and beside a video that repeats its first frame, then seconds per frame. Writes
 `benchmarks/results/quality.json`, the tables of `docs/measurements.md` and of the model card, and contact sheets of the
 first 12 prompts to `docs/quality/`. `--part` does one part of it (the seconds want a quiet machine); what the others
 wrote is kept.
@@ -17,7 +16,7 @@ from typing import Any
 
 import quality_pictures as pictures
 import torch
-from quality_pictures import missed, written
+from quality_pictures import missed, rows_of, written
 from result_files import ROOT, about, as_bar, parser_of
 from tables import as_table, put_tables
 from torch import Tensor
@@ -28,41 +27,38 @@ from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.pictures.names import vocabulary as picture_vocabulary
-from artv_core.synthetic.quality import direction, from_text, holding, quality_clips, read_rollout, survival
+from artv_core.synthetic.quality import direction, from_text, quality_clips, read_rollout
 from artv_core.synthetic.shapes import Clip, render
 from artv_core.training.sheets import rollout
 
 RESULT = ROOT / "benchmarks/results/quality.json"
 
-BARS: dict[str, tuple[float, str]] = {
-    "background colour": (0.95, "at least"),
-    "object colour": (0.90, "at least"),
-    "shape kind": (0.75, "at least"),
-    "direction from two true frames": (0.90, "at least"),
-    "direction from one true frame and text": (0.75, "at least"),
-    "direction from text": (0.75, "at least"),
-    "object there at frame 15": (0.95, "at least"),
-    "object there at frame 63": (0.85, "at least"),
-    "background drift at frame 63": (2.0, "at most"),
-    "sharpness at frame 63 over frame 1": (0.8, "at least"),
-    "direction at frames 48-63": (0.70, "at least"),
-    "speed at frames 48-63": (0.70, "at least"),
+BARS: dict[str, tuple[str, float]] = {
+    "background colour": ("at least", 0.95),
+    "object colour": ("at least", 0.90),
+    "shape kind": ("at least", 0.75),
+    "direction from two true frames": ("at least", 0.90),
+    "direction from one true frame and text": ("at least", 0.75),
+    "direction from text": ("at least", 0.75),
+    "object there at frame 15": ("at least", 0.95),
+    "object there at frame 63": ("at least", 0.85),
+    "background drift at frame 63": ("at most", 2.0),
+    "sharpness at frame 63 over frame 1": ("at least", 0.8),
+    "direction at frames 48-63": ("at least", 0.70),
+    "speed at frames 48-63": ("at least", 0.70),
 }
 
 SPEED_BARS = {64: 1.0, 128: 2.0}
 """Seconds per frame by side in pixels, on two CPU cores."""
 
 FROZEN = "frozen first frame"
-SIZE_FACTORS = (1.5, 2.0)
-FEWER_PROMPTS = 16
-"""For what is reported and has no bar."""
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
-    parser.add_argument("--part", choices=("all", "table", "long", "sizes", "masks", "speed"), default="all")
+    parser.add_argument("--part", choices=("all", "table", "speed"), default="all")
     parser.add_argument("--frames", type=int, default=pictures.FRAMES, help="of a video, in the world of pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -79,17 +75,9 @@ def main() -> None:
         if not args.quick:
             write_section(section, settings(model, args.seed, overrides), path)
         return
-    if args.part == "masks":
-        parser.error("--part masks is for the world of pictures; give --checkpoint small")
     result: dict[str, Any] = {}
     if args.part in ("table", "all"):
         result |= measure_table(model, args.quick, args.seed, overrides)
-    if args.part in ("long", "all") and not args.quick:
-        result["long"] = measure_other(model, args.seed, {"256 frames": {"num_frames": 256}}, overrides)
-    if args.part in ("sizes", "all") and not args.quick:
-        sizes = [[round(side * factor) for side in model.config.size] for factor in SIZE_FACTORS]
-        names = {f"{width}x{height}": {"height": height, "width": width} for height, width in sizes}
-        result["other sizes"] = measure_other(model, args.seed, names, overrides)
     if args.part in ("speed", "all") and not args.quick:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
@@ -121,12 +109,9 @@ def write_section(found: dict[str, Any], told: dict[str, Any], checkpoint: Path)
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as the tables of docs/measurements.md and of the model card."""
-    rows: dict[str, list[str]] = {}
-    for bar in result["bars"]:
-        name, (limit, least) = bar["name"], bar["limit"].rsplit(" ", 1)
-        others = [written(name, result[kind].get(name), none="") for kind in ("true clips", FROZEN)]
-        value = written(name, bar["value"]) + missed(bar)
-        rows[name] = [f"{limit} {written(name, float(least))}", value, *others]
+    columns = {result["checkpoint"]: {bar["name"]: bar["value"] for bar in result["bars"]}}
+    columns |= {name: result[name] for name in ("true clips", FROZEN)}
+    rows = rows_of([bar["name"] for bar in result["bars"]], columns, result["bars"], none="")
     reported = {f"over {name}": values for name, values in result.get("long", {}).items()}
     reported |= {f"at {name}": values for name, values in result.get("other sizes", {}).items()}
     for name, values in reported.items():
@@ -135,7 +120,7 @@ def markdown(result: dict[str, Any]) -> str:
     for name, speed in result.get("seconds per frame", {}).items():
         value = f"{speed['value']:.2f}{missed(speed)}"
         rows[f"seconds per frame at {name}, {speed['on']}"] = [f"at most {speed['limit']:g}", value, "", ""]
-    return as_table(["bar", result["checkpoint"], "true clips", FROZEN], rows)
+    return as_table(["bar", *columns], rows)
 
 
 def settings(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -159,30 +144,12 @@ def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]
     frozen = from_text(read_rollout(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1)), clips)
     if not quick:
         save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}.png")
-    bars = [as_bar(name, round(table[name], 4), kind, limit) for name, (limit, kind) in BARS.items() if name in table]
+    bars = [as_bar(name, round(table[name], 4), *limit) for name, limit in BARS.items() if name in table]
     known = {"true clips": true, FROZEN: frozen}
     others = {name: {key: round(value, 4) for key, value in column.items()} for name, column in known.items()}
     result = {"prompts": count, "bars": bars} | others
     print(markdown({"checkpoint": model.config.name} | result))
     return result
-
-
-def measure_other(model: ARTV, seed: int, names: dict[str, dict[str, int]], overrides: dict) -> dict[str, Any]:
-    """What holds at other lengths and sizes, with no setting changed; writes a sheet of each."""
-    usual = {"num_frames": 64, "batch_size": FEWER_PROMPTS, "seed": seed} | overrides
-    return {name: measure_held(model, GenerateOptions(**usual | options), name) for name, options in names.items()}
-
-
-def measure_held(model: ARTV, options: GenerateOptions, name: str) -> dict[str, Any]:
-    """What videos from text hold until their last frame; writes their sheet."""
-    clips = quality_clips(options.batch_size)
-    with torch.no_grad():
-        videos = rollout(model, [clip.caption for clip in clips], options)
-    read = read_rollout(videos)
-    table = {"object there at frame 15": survival(read, clips, 15)} | holding(read, clips, options.num_frames - 1)
-    print(f"\n{name}, {len(clips)} prompts: " + ", ".join(f"{key} {value:.3f}" for key, value in table.items()))
-    save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}-{name.replace(' ', '-')}.png")
-    return {"prompts": len(clips)} | {key: round(value, 4) for key, value in table.items()}
 
 
 def measure_speed(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 and one that blurs from frame to frame, both of which a sound table must fail.
 
 Videos are journaled in `runs/quality/`, a few prompts at a time: a run that was stopped goes on, and one with more
-frames goes on from one with fewer. Also draws contact sheets, a moving picture, and what the mask network copies.
+frames goes on from one with fewer. Also draws a contact sheet and a moving picture.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,19 @@ from artv_core.evaluation.pictures_judge import Seen, load_judge, named
 from artv_core.evaluation.pictures_motion import told_motions
 from artv_core.evaluation.pictures_prompts import PicturePrompt, picture_prompts, true_scenes
 from artv_core.evaluation.pictures_training import blurred
-from artv_core.media import contact_sheet, mask_frames, wrapped
+from artv_core.media import contact_sheet, wrapped
 from artv_core.method.generate import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.recording import Recording
 from artv_core.synthetic.pictures.names import PLACES, THINGS
 from artv_core.synthetic.pictures.world import PictureWorld
-from artv_core.training.sheets import decoded, rollout, rollout_frames
+from artv_core.training.sheets import rollout
 
 ROOT = Path(__file__).resolve().parent.parent
 SHEETS = ROOT / "docs/quality"
 JUDGE = ROOT / "benchmarks/judge.safetensors"
 VIDEOS = ROOT / "runs/quality"
-PARTS = ("all", "table", "masks", "speed")
+PARTS = ("all", "table", "speed")
 FRAMES = 64
 MOVING_FRAMES = 32
 BATCH = 8
@@ -62,12 +62,6 @@ TRUE, FROZEN, BLURRING = "true clips", "frozen first frame", "blurring"
 DETAIL = "fine detail of places at frame 0 over true ones"
 BLUR = 1.5
 """Pixels: the Gaussian that the last frame of a blurring video is blurred with."""
-COPIED = (
-    "a red apple moving right slowly on a brick wall",
-    "a rabbit moving right slowly in a green meadow",
-    "a sailboat moving left slowly on a sea with waves",
-)
-"""Prompts before whose places of fine detail it is drawn what the mask network copies."""
 
 
 def measure(
@@ -77,8 +71,6 @@ def measure(
     section: dict[str, Any] = {}
     if args.part in ("table", "all"):
         section |= measure_table(model, args.quick, args.frames, args.seed, overrides)
-    if args.part in ("masks", "all") and not args.quick:
-        section["copied"] = save_masks(model, SHEETS / f"{model.config.name}-masks.jpg")
     if args.part in ("speed", "all") and not args.quick:
         section[SECONDS] = seconds_per_frame(model, picture_prompts(model.config.vocabulary)[0].caption, overrides)
     return section
@@ -150,12 +142,10 @@ def make_videos(
 
 def mistakes(watched: Watched) -> dict[str, dict[str, int]]:
     """What was taken for what, the twelve most common first."""
-    last = watched.videos.shape[1] - 1
     found = {}
-    for frame in (0, 15, 63):
-        if frame <= last:
-            found[f"things at frame {frame}"] = pictures.confusions(watched, frame)
-            found[f"places at frame {frame}"] = pictures.place_confusions(watched, frame)
+    for frame in (frame for frame in (0, 15, 63) if frame < watched.videos.shape[1]):
+        found[f"things at frame {frame}"] = pictures.confusions(watched, frame)
+        found[f"places at frame {frame}"] = pictures.place_confusions(watched, frame)
     found["motions at frames 0-15"] = pictures.motion_confusions(watched, 0)
     return {name: dict(list(counts.items())[:12]) for name, counts in found.items()}
 
@@ -183,33 +173,37 @@ def bars(parts: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def markdown(section: dict[str, Any]) -> str:
     """The section as the table of docs/measurements.md and of the model card."""
-    columns, limits = section["columns"], {bar["name"]: bar for bar in section["bars"]}
-    rows: dict[str, list[str]] = {}
-    for measure in measures(columns):
-        bar = limits.get(measure)
-        cells = [written(measure, column.get(measure)) for column in columns.values()]
-        rows[measure] = [_limit(measure, bar), cells[0] + missed(bar), *cells[1:]]
-    bar = limits[SECONDS]
-    value = "not measured" if bar["value"] is None else f"{bar['value']:.2f}{missed(bar)}"
+    columns, seconds = section["columns"], next(bar for bar in section["bars"] if bar["name"] == SECONDS)
+    others = (name for column in columns.values() for name in column)
+    rows = rows_of(dict.fromkeys([*BARS, *others]), columns, section["bars"])
+    value = "not measured" if seconds["value"] is None else f"{seconds['value']:.2f}{missed(seconds)}"
     rows[SECONDS] = ["at most 1", value, *[""] * (len(columns) - 1)]
     return as_table(["bar", *columns], rows)
+
+
+def rows_of(
+    names: Iterable[str],
+    columns: dict[str, dict[str, Any]],
+    bars: list[dict[str, Any]],
+    none: str = "not measured",
+) -> dict[str, list[str]]:
+    """By measure: its limit, the first column with what was missed, and the other columns."""
+    limits, rows = {bar["name"]: bar for bar in bars}, {}
+    for name in names:
+        first, *others = (written(name, column.get(name), none) for column in columns.values())
+        rows[name] = [limit_of(name, limits.get(name)), first + missed(limits.get(name)), *others]
+    return rows
 
 
 def missed(bar: dict[str, Any] | None) -> str:
     return " (missed)" if bar and bar["value"] is not None and not bar["holds"] else ""
 
 
-def _limit(measure: str, bar: dict[str, Any] | None) -> str:
+def limit_of(measure: str, bar: dict[str, Any] | None) -> str:
     if bar is None:
         return "reported"
     kind, limit = bar["limit"].rsplit(" ", 1)
     return f"{kind} {written(measure, float(limit))}"
-
-
-def measures(columns: dict[str, dict[str, Any]]) -> list[str]:
-    """Those with bars first, then what else was measured."""
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    return [*BARS, *(name for name in names if name not in BARS)]
 
 
 def written(measure: str, value: float | None, none: str = "not measured") -> str:
@@ -258,19 +252,3 @@ def _page(frames: Sequence[Any], captions: Sequence[str]) -> Image.Image:
         page.paste(Image.fromarray(frame), (x, y))
         draw.multiline_text((x, y + height + 1), "\n".join(wrapped(caption, font, width)), "black", font, spacing=2)
     return page
-
-
-@torch.no_grad()
-def save_masks(model: ARTV, path: Path, captions: Sequence[str] = COPIED) -> dict[str, float]:
-    """Draw one video of each caption with its masks, white where the last frame is copied, and return by caption the
-    mean share that was copied after the first frame."""
-    frames = list(rollout_frames(model, list(captions), GenerateOptions(num_frames=16, batch_size=len(captions))))
-    images, none = decoded(model, frames), torch.zeros(len(captions), 1, 1, 1)  # the first frame has no mask
-    found = [mask_frames(none if frame.mask is None else frame.mask.cpu(), *images.shape[-2:]) for frame in frames]
-    rows, shares = [], {}
-    for caption, video, mask in zip(captions, images, torch.stack(found, dim=1), strict=True):
-        rows += [(caption, video), ("its mask: white is copied from the last frame", mask)]
-        shares[caption] = round(mask[1:].mean().item(), 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(rows, columns=8).save(path, quality=90)
-    return shares

@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 Limits = dict[str, dict[str, tuple[str, float]]]
 """Part -> bar -> ("at least" or "at most", limit)."""
 Figures = dict[str, Any]
+Section = tuple[str, float, Callable[[Figures], Figures]]
+"""Name, seconds that it may take, and what measures it, given the figures so far."""
 
 
 def parser_of(described: str | None) -> argparse.ArgumentParser:
@@ -76,12 +78,14 @@ def run_parts(
 ) -> argparse.Namespace:
     """The whole of such a benchmark: `measure(part, args)` for each part wanted, the result file, the bars printed.
     A part may yield its figures, more of them each time; the file then has what there is so far. Parts in `asked_for`
-    are only run where they are named. Adds `--parts` and `--quick`, with which nothing is written. Returns what
-    was parsed.
+    are only run where they are named. Adds `--parts` and `--quick`, and says what they do. Returns what was parsed.
     """
     usual = [name for name in limits if name not in asked_for]
-    parser.add_argument("--quick", action="store_true", help="a little of each part, nothing written")
-    parser.add_argument("--parts", nargs="+", choices=list(limits), default=usual)
+    parser.epilog = f"Writes {result.name} in benchmarks/results; what it holds of other parts is kept."
+    parser.add_argument("--quick", action="store_true", help="a little of each part on any machine, nothing written")
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(limits), default=usual, help=f"default: {', '.join(usual) or 'none'}"
+    )
     args = parser.parse_args()
     parts = {} if args.quick else kept_parts(result)
     for name in args.parts:
@@ -99,17 +103,42 @@ def run_parts(
     return args
 
 
+def run_sections(sections: Sequence[Section], figures: Figures, deadline: float) -> Iterator[Figures]:
+    """Into `figures` goes what each section finds, its bars among those of all; yields them, with one section more each
+    time. A section that would not end before the `deadline` (of `time.monotonic`) is left out."""
+    left_out, bars = figures.setdefault("left out", []), figures.setdefault("bars", {})
+    for name, needed, section in sections:
+        if time.monotonic() + needed > deadline:
+            left_out.append(name)
+            continue
+        started = time.monotonic()
+        try:
+            found = section(figures)
+        except (RuntimeError, ValueError, AssertionError) as error:  # the other sections still count
+            found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+        bars |= found.pop("bars", {})
+        figures[name] = found | {"took": round(time.monotonic() - started, 1)}
+        print(f"  {name}: {figures[name]}", flush=True)
+        yield figures
+    yield figures
+
+
 def as_result(result: Path, limits: Limits, parts: dict[str, Figures], before: Figures) -> Figures:
     """`parts` by name, each with its values under "bars"; a bar without a value was not measured. Bars of the result
-    `before` that `limits` does not name are kept."""
+    `before` are kept where `limits` does not name them, and their values where a part does not say its own."""
+    earlier = {bar["name"]: bar["value"] for bar in before.get("bars", [])}
     bars = [
-        as_bar(bar, parts.get(part, {}).get("bars", {}).get(bar), *limit)
+        as_bar(bar, parts.get(part, {}).get("bars", earlier).get(bar), *limit)
         for part, named in limits.items()
         for bar, limit in named.items()
     ]
+    return about(result) | {"bars": with_earlier(bars, before), "parts": parts}
+
+
+def with_earlier(bars: list[Figures], before: Figures) -> list[Figures]:
+    """These, then other bars of the result `before`."""
     names = {bar["name"] for bar in bars}
-    bars += [bar for bar in before.get("bars", []) if bar["name"] not in names]
-    return about(result) | {"bars": bars, "parts": parts}
+    return bars + [bar for bar in before.get("bars", []) if bar["name"] not in names]
 
 
 def about(result: Path) -> Figures:

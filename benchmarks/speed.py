@@ -4,25 +4,26 @@ tiny  frames per second of the shipped model, against the formulas as they stand
 gpu   frames at 256, 512 and 768 pixels against the fused floor, ModelScope's UNet on the same card, memory, and `tiny`.
       The floors are for one H200: the time that a frame's arithmetic and memory traffic would take at that card's
       peaks, with all layers fused. Weights are random; the arithmetic is the same. Sections run in order of importance;
-      one that would not end within `--seconds` is left out. `--quick` tries the code with `tiny` on whatever there is
+      one that would not end within `--seconds` is left out. `--quick` tries the code with `tiny`
 
-Writes `benchmarks/results/speed.json` and the table of `docs/speed.md`; what is there of other parts is kept. Give it a
-quiet machine. For one machine's own figures there is `artv bench`; for what a shortcut costs in quality,
-`quality.py --set`. That nothing shared changes a frame, and how much work it saves, is in `tests/test_savings.py`.
+Also writes the table of `docs/speed.md`. Give it a quiet machine. For one machine's own figures there is `artv bench`;
+for what a shortcut costs in quality, `quality.py --set`. That nothing shared changes a frame, and how much work it
+saves, is in `tests/test_savings.py`.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
-from result_files import ROOT, Figures, Limits, card_or_quick, clear, kept_parts, parser_of, run_parts
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, kept_parts, parser_of, run_parts, run_sections
 from tables import as_table, put_tables
 from torch import Tensor
 
-from artv_core.bench.measure import peak_megabytes, times_of_frames
+from artv_core.bench.measure import measure_video
 from artv_core.bench.peers import PeerCase, has_modelscope, measure_modelscope
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
@@ -104,23 +105,10 @@ def tiny(args: argparse.Namespace) -> Figures:
 def gpu(args: argparse.Namespace) -> Iterator[Figures]:
     """Figures and bars, more of them each time."""
     card, deadline = Card(args.quick), time.monotonic() + args.seconds
-    figures: Figures = {"device": card.name, "torch": torch.__version__, "left out": [], "bars": {}}
-    for name, needed, section in SECTIONS:
-        if time.monotonic() + needed > deadline:
-            figures["left out"].append(name)
-            continue
-        started = time.monotonic()
-        try:
-            found = section(card, figures)
-        except (RuntimeError, ValueError) as error:  # the other sections still count
-            figures[name] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-        else:
-            figures["bars"] |= found.pop("bars", {})
-            figures[name] = found | {"took": round(time.monotonic() - started, 1)}
-        print(f"  {name}: {figures[name]}", flush=True)
+    sections = [(name, needed, partial(section, card)) for name, needed, section in SECTIONS]
+    for figures in run_sections(sections, {"device": card.name, "torch": torch.__version__}, deadline):
         yield figures
         clear()
-    yield figures
 
 
 class Card:
@@ -143,7 +131,7 @@ class Card:
             self.shared = make_pipeline(model)
         return self.shared
 
-    def clip(self, pipeline: Pipeline, side: int, frames: int, **options: Any) -> dict[str, float]:
+    def clip(self, pipeline: Pipeline, side: int, frames: int, **options: Any) -> Figures:
         """A clip, after a few frames that warm up: seconds to the first frame and for each later one, and memory.
         Graphs of clips before it are dropped, so that memory is that of one size."""
         if isinstance(pipeline.run_networks, Captured):
@@ -151,19 +139,8 @@ class Card:
             clear()
         steps = {"steps": 2} if self.quick else {}
         chosen = replace(GenerateOptions(num_frames=frames, width=side, height=side), **options | steps)
-        text, started = any_text(pipeline.model), time.perf_counter()
-        times_of_frames(pipeline.frames(text, replace(chosen, num_frames=3, steps=2)))
-        found = {"warm_up": time.perf_counter() - started}
-        if self.on_cuda:
-            torch.cuda.reset_peak_memory_stats(self.device)
-        first, last = times_of_frames(pipeline.frames(text, chosen))
-        found |= {"first_frame": first, "per_frame": (last - first) / max(1, frames - 1), "clip": last}
-        return found | {"peak_mb": peak_megabytes(self.device)}
-
-
-def any_text(model: ARTV) -> TextTrack:
-    context = torch.randn(model.null_context.shape, generator=torch.Generator().manual_seed(0))
-    return TextTrack([TextSegment(0, context.to(model.null_context))])
+        row = measure_video("clip", pipeline, chosen, replace(chosen, num_frames=3, steps=2))
+        return asdict(row) | {"clip": row.first_frame + row.per_frame * (frames - 1)}
 
 
 def agreement(card: Card, figures: Figures) -> Figures:
@@ -218,12 +195,6 @@ def frames(card: Card, figures: Figures) -> Figures:
     return found | {"bars": bars}
 
 
-def eager(card: Card, figures: Figures) -> Figures:
-    """The same without graphs, for comparison."""
-    pipeline = Pipeline(card.pipeline().model)
-    return {str(side): card.clip(pipeline, side, 2, **STEPS, **FOUR) for side in card.sides[1:] or card.sides}
-
-
 def two_branches(card: Card, figures: Figures) -> Figures:
     """A clip as ModelScope's UNet makes it: 16 frames, two branches; with two evaluations a step and with one."""
     return {
@@ -267,16 +238,13 @@ def compiled(card: Card, figures: Figures) -> Figures:
     return {str(side): row, "bars": bars}
 
 
-Section = Callable[[Card, Figures], Figures]
-
-SECTIONS: list[tuple[str, float, Section]] = [
+SECTIONS: list[tuple[str, float, Callable[[Card, Figures], Figures]]] = [
     ("agreement", 15, agreement),
     ("tiny", 15, tiny_on_card),
     ("four branches", 25, frames),
     ("two branches", 20, two_branches),
     ("memory by length", 15, length),
     ("ModelScope's UNet", 35, peer),
-    ("four branches, eager", 20, eager),
     ("compiled", 160, compiled),
 ]
 """Name, seconds that it may take, and what it is."""

@@ -7,8 +7,7 @@ unused    what steering costs a run that is not steered
 host      prompts said to runs in a ComfyUI over HTTP
 
 In `play`, a prompt is said every ten seconds. A frame is late if it is not there when the frame before it was shown for
-as long as the video's rate says. Writes `benchmarks/results/steering.json`. `play` needs a quiet machine; the other
-parts count, or measure CPU time. `--quick` takes a little of each and writes nothing.
+as long as the video's rate says. `play` needs a quiet machine; the other parts count, or measure CPU time.
 """
 
 import subprocess

@@ -3,10 +3,7 @@
 resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: samples a second
 gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also how
           long data is waited for. Weights are random (no public file is needed) and latents are made up: the
-          arithmetic is the same. FSDP needs two GPUs and is not measured.
-
-Writes `benchmarks/results/training.json`; what it holds of other parts is kept. The part `gpu` writes after each row.
-`--quick` does a little of each part, with `tiny` on whatever device there is, and writes nothing.
+          arithmetic is the same (with `--quick`, that of `tiny`). FSDP needs two GPUs and is not measured.
 """
 
 import argparse
@@ -14,20 +11,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 STARTED = time.monotonic()
 import numpy as np
 import torch
 from accelerate import Accelerator
-from result_files import ROOT, Figures, Limits, card_or_quick, clear, parser_of, run_parts
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, parser_of, run_parts, run_sections
 
 from artv_core.models.artv import ARTV
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
 from artv_core.training.loop import Training
-from artv_core.training.norms import keep_norms_in_bfloat16
 from artv_core.training.passes import Passes, make_passes
 from artv_core.training.processes import make_accelerator
 from artv_core.training.resident import ResidentTraining
@@ -106,65 +102,47 @@ def both(folder: Path, side: int, batch: int, warm: int, steps: int) -> dict[str
 
 STEPS, WARM = 8, 3
 LARGEST = 64
+ROW_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured;
-    whether norms are float32, as autocast has them."""
+    """One way to train: samples in a step; whether blocks are computed again on the way back; plain is not captured."""
 
     batch: int
     checkpointing: bool = False
     plain: bool = False
-    float_norms: bool = False
+
+    def __str__(self) -> str:
+        said = f"batch {self.batch}", self.checkpointing * "gradient checkpointing", self.plain * "not captured"
+        return ", ".join(filter(None, said))
 
 
 ROWS = {
-    "sd21-adapter": [Row(32), Row(64), Row(32, float_norms=True), Row(16), Row(16, plain=True), Row(64, True)],
+    "sd21-adapter": [Row(32), Row(64), Row(16), Row(16, plain=True), Row(64, checkpointing=True)],
     "sd21": [Row(32), Row(64), Row(16), Row(64, checkpointing=True), Row(16, plain=True)],
-    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True), Row(1, float_norms=True)],
+    "tiny": [Row(2), Row(1, checkpointing=True), Row(1, plain=True)],
 }
 """What matters most comes first: time may run out."""
 
 
 def gpu(args: argparse.Namespace) -> Iterator[Figures]:
-    """A table for each configuration within `args.seconds`, with one row more each time."""
+    """Of each configuration as many rows as there is time for, which all share alike."""
     card, device = card_or_quick(args.quick), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     end, names = STARTED + args.seconds, ("tiny",) if args.quick else ("sd21-adapter", "sd21")
-    figures: Figures = {"device": card, "torch": torch.__version__, "tables": {}, "left out": [], "bars": {}}
-    for name in names:
-        training, left = configured_stage(name, device), end - time.monotonic()
-        yield from table(name, training, figures, end if name == names[-1] else end - left / 2)
-        if name == names[-1] and end - time.monotonic() > 25 and figures["tables"][name]:
-            waited(name, training, figures)
-        del training
+    figures: Figures = {"device": card, "torch": torch.__version__}
+    for place, name in enumerate(names):
+        training = configured_stage(name, device)
+        sections = [(f"{name}, {row}", ROW_SECONDS, partial(measured, name, training, row)) for row in ROWS[name]]
+        sections += [(f"{name}, waiting", 2 * ROW_SECONDS, partial(waited, name, training))]
+        left = (end - time.monotonic()) / (len(names) - place)
+        yield from run_sections(sections, figures, time.monotonic() + left)
+        del training, sections
         clear()
-    yield figures
 
 
-def table(name: str, training: Training, figures: Figures, end: float) -> Iterator[Figures]:
-    """The configuration's rows, as long as there is time. The best MFU is its bar."""
-    flops, longest, rows = training.stage_flops, 12.0, figures["tables"].setdefault(name, [])
-    for chosen in ROWS[name]:
-        if end - time.monotonic() < 1.2 * longest:
-            figures["left out"].append(f"{name}: {chosen}")
-            continue
-        started = time.monotonic()
-        try:
-            rows.append(measured(training, chosen, flops))
-        except torch.cuda.OutOfMemoryError:
-            rows.append({**asdict(chosen), "out of memory": True})
-        training.passes = Passes(training.module, training.accelerator.backward)
-        clear()
-        print(f"  {name}: {rows[-1]}", flush=True)
-        if name != "tiny":
-            figures["bars"][f"GPU, {name} at 256x256: MFU"] = max(row.get("mfu", 0.0) for row in rows)
-        longest = max(1.0, time.monotonic() - started)
-        yield figures
-
-
-def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
-    """Figures of `STEPS` steps."""
+def measured(name: str, training: Training, chosen: Row, figures: Figures) -> Figures:
+    """Figures of `STEPS` steps. The best MFU of all rows is the configuration's bar."""
     device = training.accelerator.device
     prepared(training, chosen)
     batch = training.stage.samples.batch(0, range(chosen.batch))
@@ -181,6 +159,7 @@ def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
     wait()
     seconds = (time.perf_counter() - started) / STEPS
     peak, _ = peak_flops(device, half=True)
+    mfu, bar = round(chosen.batch * training.stage_flops / seconds / peak, 4), f"GPU, {name} at 256x256: MFU"
     return {
         **asdict(chosen),
         "captured": getattr(training.passes, "graphs", 0),
@@ -188,7 +167,8 @@ def measured(training: Training, chosen: Row, flops: float) -> dict[str, Any]:
         "milliseconds": round(1000 * seconds, 1),
         "milliseconds until the host had launched it": round(1000 * launched, 1),
         "memory_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if device.type == "cuda" else 0.0,
-        "mfu": round(chosen.batch * flops / seconds / peak, 4),
+        "mfu": mfu,
+        "bars": {bar: max(mfu, figures["bars"].get(bar, 0.0))},
     }
 
 
@@ -196,17 +176,16 @@ def prepared(training: Training, chosen: Row) -> None:
     """No gradients and no graphs of the rows before."""
     for network in (training.stage.model.noise, training.stage.model.mask):
         network.gradient_checkpointing = chosen.checkpointing
-        keep_norms_in_bfloat16(network, not chosen.float_norms)
-    plain = Passes(training.module, training.accelerator.backward)
-    plain.begin()
-    training.passes = plain if chosen.plain else make_passes(training.accelerator, training.module, training.config)
+    training.passes = Passes(training.module, training.accelerator.backward)
+    training.passes.begin()
     clear()
+    if not chosen.plain:
+        training.passes = make_passes(training.accelerator, training.module, training.config)
 
 
-def waited(name: str, training: Training, figures: Figures) -> None:
+def waited(name: str, training: Training, figures: Figures) -> Figures:
     """Share of 20 steps, made in the configuration's best way, for which the device waits for data."""
-    row = max(figures["tables"][name], key=lambda row: row.get("mfu", 0.0))
-    chosen = Row(row["batch"], row["checkpointing"], row["plain"], row["float_norms"])
+    chosen = max(ROWS[name], key=lambda row: figures.get(f"{name}, {row}", {}).get("mfu", 0.0))
     prepared(training, chosen)
     workers = 8 if training.accelerator.device.type == "cuda" else 0
     training.config = replace(training.config, batch_size=chosen.batch, micro_batch=0, steps=24, workers=workers)
@@ -217,9 +196,8 @@ def waited(name: str, training: Training, figures: Figures) -> None:
         waiting += seconds if training.idle() and step >= 4 else 0.0
         training.step(step, batch)
     wait()
-    figures["waited"] = round(waiting / (time.perf_counter() - started), 4)
-    if name == "sd21":
-        figures["bars"][WAITED] = figures["waited"]
+    share = round(waiting / (time.perf_counter() - started), 4)
+    return {"share": share, "bars": {WAITED: share} if name == "sd21" else {}}
 
 
 class PreparedClips(LatentClips):

@@ -30,7 +30,7 @@ from tests.test_savings import text_of
 
 CPU = torch.device("cpu")
 OPTIONS = GenerateOptions(
-    num_frames=16,
+    num_frames=6,
     height=32,
     width=40,
     steps=3,
@@ -91,7 +91,7 @@ def latents(model: ARTV, text: TextTrack, options: GenerateOptions, way: Any = r
 )
 def test_replayed_frames_are_the_plain_ones_to_the_bit(model, changes):
     options = replace(OPTIONS, **changes)
-    text = text_of(model, 0, 3, 9)  # the text changes twice
+    text = text_of(model, 0, 2, 4)  # the text changes twice
     captured = Captured(CPU, graphs=Tape())
     assert torch.equal(latents(model, text, options, captured), latents(model, text, options))
 

@@ -210,9 +210,9 @@ def test_round_trip_is_exact_in_float32(model: ARTV, path: Path) -> None:
 
 def test_round_trip_in_float16(model: ARTV, tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "half.safetensors")
-    loaded = load_checkpoint(tmp_path / "half.safetensors")
+    loaded = load_checkpoint(tmp_path / "half.safetensors").state_dict()
     for key, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[key], tensor.half().float())
+        assert torch.equal(loaded[key], tensor.half().float())
     halves = load_checkpoint(tmp_path / "half.safetensors", dtype=torch.float16)
     assert {parameter.dtype for parameter in halves.parameters()} == {torch.float16}
 

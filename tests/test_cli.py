@@ -34,6 +34,7 @@ from artv_core.run.drift import read_drift_csv
 from artv_core.run.journal_list import list_journals
 from artv_core.synthetic.shapes import vocabulary
 from tests.forked import COMMAND, COMMANDS, Fork, python_with
+from tests.killed import killed
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "1", "--sampler", "euler", "--width", "32", "--height", "32", "--device", "cpu"]
@@ -431,15 +432,11 @@ LONG = ["--frames", 40, "--seed", 3]
 def test_a_killed_process_goes_on_and_its_video_is_that_of_an_uninterrupted_one(checkpoint, tmp_path, capsys):
     words = ["generate", "a red circle", "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, *QUICK, *LONG]
     running = fork(*words)
-    while not (done := [j for j in list_journals(tmp_path / "artv_journals") if j.num_frames > 5]):
-        assert running.poll() is None
-        time.sleep(0.02)  # the other process needs the time
-    running.kill()
-    running.communicate()
+    kept, _ = killed(running, tmp_path / "out.mp4", frames=6)
     assert not (tmp_path / "out.mp4").exists()
     assert generate(checkpoint, tmp_path / "out.mp4", *LONG) == 0
     said = capsys.readouterr().err
-    assert int(re.findall(r"continuing from frame (\d+)", said)[0]) >= done[0].num_frames
+    assert int(re.findall(r"continuing from frame (\d+)", said)[0]) == kept
     assert generate(checkpoint, tmp_path / "whole.mp4", *LONG, "--no-journal") == 0
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 

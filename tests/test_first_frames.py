@@ -17,7 +17,7 @@ from tests.clip_files import clip_model
 from tests.test_evaluate import PretendC3D, PretendI3D
 
 BLUE, ORANGE = (0.13, 0.30, 0.86), (0.98, 0.55, 0.08)
-QUICK = ("--size", "32x32", "--steps", "1", "--sampler", "euler")
+QUICK = ("--checkpoint", "tiny", "--size", "32x32", "--steps", "1", "--sampler", "euler")
 
 
 def write_video(path: Path, color: Sequence[float], frames: int = 16) -> Path:

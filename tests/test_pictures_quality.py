@@ -276,8 +276,9 @@ def test_training_goes_on_as_if_it_had_not_been_stopped(
     with pytest.raises(KeyboardInterrupt):
         train_judge(world, None, options, tmp_path / "state.pt", stop)
     again = train_judge(world, None, options, tmp_path / "state.pt")
+    found = again.state_dict()
     for name, value in whole.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+        assert torch.equal(value, found[name]), name
 
 
 def test_training_frames_show_what_their_labels_say(world: PictureWorld):

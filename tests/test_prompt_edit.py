@@ -273,7 +273,7 @@ def check_random_edit(dice: random.Random) -> None:
 def test_any_edit_of_any_text_reads_as_wanted_and_loses_no_comment():
     hypothesis = pytest.importorskip("hypothesis")
 
-    @hypothesis.settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
     @hypothesis.given(hypothesis.strategies.randoms(use_true_random=False))
     def edit(dice):
         check_random_edit(dice)
@@ -300,12 +300,12 @@ def test_most_random_texts_are_schedules_and_most_edits_keep_their_style():
 
 
 def test_the_work_of_a_long_schedule_grows_with_its_length():
-    text = "\n".join(f"# {frame}\n{frame}: prompt {frame}" for frame in range(20_000))
-    wanted = [WantedPrompt(frame or None, frame, f"prompt {frame}") for frame in range(20_000)]
+    text = "\n".join(f"# {frame}\n{frame}: prompt {frame}" for frame in range(5000))
+    wanted = [WantedPrompt(frame or None, frame, f"prompt {frame}") for frame in range(5000)]
     with counted_calls() as calls:
         changed = rewrite_schedule(text, wanted, **SETTINGS)
-    assert calls.number < 1000 * 20_000
-    assert changed.count("#") == 20_000
+    assert calls.number < 1000 * 5000
+    assert changed.count("#") == 5000
 
 
 # What cannot be

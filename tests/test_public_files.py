@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -46,11 +47,34 @@ def usual() -> Tensors:
         return public_tensors(SMALL_SD, 3)
 
 
-@pytest.fixture
-def part(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What was trained alone; it needs a base."""
-    save_checkpoint(ARTV(SMALL_SD), tmp_path / "part.safetensors", parts=("branches", "mask"), base="sd.safetensors")
-    return tmp_path / "part.safetensors"
+    path = tmp_path_factory.mktemp("part") / "part.safetensors"
+    save_checkpoint(ARTV(SMALL_SD, vae=False), path, parts=("branches", "mask"), base="sd.safetensors")
+    return path
+
+
+class Read(NamedTuple):
+    """All that is read of a public file."""
+
+    filled: ARTV
+    base: ARTV
+    parts: dict[str, Tensors]
+    told: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def plain(usual: Tensors, part: Path, tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """Of the file under its usual names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artv, "AutoencoderKL", functools.partial(AutoencoderKL, channels=8, norm_groups=8))
+        return read(saved(tmp_path_factory.mktemp("plain") / "plain.safetensors", usual), part)
+
+
+def read(path: Path, part: Path) -> Read:
+    parts = {name: read_part(part, name, base=path) for name in ("vae", "text")}
+    return Read(filled(path), load_checkpoint(part, base=path), parts, parts_in(path))
 
 
 def saved(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
@@ -109,13 +133,15 @@ SAME: dict[str, Callable[[Tensors], Tensors]] = {
 
 
 @pytest.mark.parametrize("change", SAME.values(), ids=SAME)
-def test_the_same_weights_under_other_names_and_shapes(change, usual: Tensors, part: Path, tmp_path: Path) -> None:
-    plain, other = saved(tmp_path / "a.safetensors", usual), saved(tmp_path / "b.safetensors", change(usual))
-    assert same(filled(other), filled(plain))
-    assert same(load_checkpoint(part, base=other), load_checkpoint(part, base=plain))
-    assert parts_in(other) == parts_in(plain)
-    for name in ("vae", "text"):
-        wanted, got = read_part(part, name, base=plain), read_part(part, name, base=other)
+def test_the_same_weights_under_other_names_and_shapes(
+    change, usual: Tensors, plain: Read, part: Path, tmp_path: Path
+) -> None:
+    other = read(saved(tmp_path / "other.safetensors", change(usual)), part)
+    assert same(other.filled, plain.filled)
+    assert same(other.base, plain.base)
+    assert other.told == plain.told
+    for name, wanted in plain.parts.items():
+        got = other.parts[name]
         assert all(torch.equal(got[key], tensor) for key, tensor in wanted.items())
         assert not [key for key in got.keys() - wanted.keys() if not key.endswith("position_ids")]
 

@@ -62,7 +62,7 @@ def test_a_frozen_video_fails(videos: Tensor):
 
 
 def test_what_goes_wrong_is_seen(videos: Tensor):
-    clips = quality_clips(48)
+    clips, videos = quality_clips(16), videos[:16]
     backwards = read_rollout(videos.flip(1))
     assert direction(backwards, clips, 0, 16) == 0
     faded = read_rollout(videos * torch.linspace(1, 0.8, 24)[:, None, None, None])

@@ -1,6 +1,7 @@
 """Runs with a journal: frames equal those of a run without, and any input that decides a frame decides its digest."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,10 +180,22 @@ def test_every_option_but_the_length_is_tried():
     }
 
 
+@pytest.fixture(scope="module")
+def two_frames(model: ARTV, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("journal")
+    assert Run(model, folder, options(2)).found == [0]
+    return folder
+
+
 @pytest.mark.parametrize("name", CHANGES)
-def test_no_frame_of_other_settings_is_taken(model, tmp_path, name):
-    Run(model, tmp_path, options(2))
-    assert Run(model, tmp_path, CHANGES[name](options(2))).found == [0]
+def test_no_frame_of_other_settings_is_taken(model, two_frames, tmp_path, name):
+    folder = shutil.copytree(two_frames, tmp_path / "journal")
+    assert Run(model, folder, CHANGES[name](options(2))).found == [0]
+
+
+def test_frames_of_the_same_settings_are_taken(model, two_frames, tmp_path):
+    folder = shutil.copytree(two_frames, tmp_path / "journal")
+    assert Run(model, folder, options(2)).found == [2]
 
 
 def digests(model: ARTV, track: TextTrack | None = None, settings: GenerateOptions | None = None, **inputs):

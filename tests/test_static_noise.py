@@ -1,6 +1,8 @@
 """Both forms of static noise (Eq. 6): sampling and training against the formulas written out, and the checkpoint's
 setting from file to frame."""
 
+import copy
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +106,12 @@ class Fixed(nn.Module):
         return self.output
 
 
+@functools.cache
+def untouched() -> ARTV:
+    """For many losses, which change none of its networks."""
+    return smallest(text=False)
+
+
 def loss_of(form: str, prediction: str, share: float, step: int, present: Tensor) -> tuple[float, Tensor, Tensor]:
     """The loss, the masked eps by the formulas, and the noise network's eps, on random inputs."""
     schedule = schedule_of(form, prediction)
@@ -111,7 +119,7 @@ def loss_of(form: str, prediction: str, share: float, step: int, present: Tensor
     target, noise = random(2, 4, 5, 5, seed=4), random(2, 4, 5, 5, seed=5)
     times = torch.full((2,), step)
     a, s = schedule.scales(times, dtype=torch.float64)
-    model = smallest(text=False)
+    model = copy.copy(untouched())
     model.config = replace(model.config, schedule=ScheduleConfig(prediction=prediction, static_noise=form))
     module = MaskedDiffusionLoss(model, DiffusionStage(auxiliary_share=share, weight_cap=0.0, train=("unet",)))
     module.noise, module.mask = Fixed(output), Fixed(logits)

@@ -144,8 +144,9 @@ def test_what_comes_of_it_is_one_whole_file(trained: Path):
     )
     assert facts.get("base", "tiny") == "tiny"
     shipped, ours = load_checkpoint_of_tiny(), load_checkpoint(trained / "mine.safetensors")
+    own = ours.require_vae().state_dict()
     for name, tensor in shipped.require_vae().state_dict().items():
-        assert torch.equal(tensor, ours.require_vae().state_dict()[name]), name
+        assert torch.equal(tensor, own[name]), name
 
 
 def load_checkpoint_of_tiny() -> ARTV:
@@ -374,10 +375,10 @@ def test_exactly_the_named_parts_are_trained(
         assert summary.parts == ("branches", "mask")
         assert summary.base == "public.safetensors"
         model = load_checkpoint(file, base=base)
-        start = starting_model(config)
-        for name, tensor in start.noise.diffusion_model.state_dict().items():
+        found = model.noise.diffusion_model.state_dict()
+        for name, tensor in starting_model(config).noise.diffusion_model.state_dict().items():
             if part_of_weight(f"noise.diffusion_model.{name}") == "unet":
-                assert torch.equal(model.noise.diffusion_model.state_dict()[name], tensor), name
+                assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.usefixtures("uncounted_here")

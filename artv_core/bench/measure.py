@@ -61,16 +61,20 @@ def measure_case(case: Case) -> Row:
     """Make the video of a case twice: a few frames to warm up, then all of them."""
     pipeline, variant = _pipeline(case), VARIANTS[case.variant]
     options = replace(case.options, **dict(variant.options)).resolved(pipeline.model.config)
-    text = _any_text(pipeline.model)
-    started = time.perf_counter()
-    times_of_frames(pipeline.frames(text, replace(options, num_frames=min(WARM_UP_FRAMES, options.num_frames))))
-    warm_up = time.perf_counter() - started
+    return measure_video(case.variant, pipeline, options, replace(options, num_frames=WARM_UP_FRAMES))
+
+
+def measure_video(name: str, pipeline: Pipeline, options: GenerateOptions, warm_up: GenerateOptions) -> Row:
+    """Make a video of any prompt, after one that warms up and is no longer."""
+    text, started = _any_text(pipeline.model), time.perf_counter()
+    frames = min(warm_up.num_frames, options.num_frames)
+    times_of_frames(pipeline.frames(text, replace(warm_up, num_frames=frames)))
+    warmed_up = time.perf_counter() - started
     if pipeline.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(pipeline.device)
     first, last = times_of_frames(pipeline.frames(text, options))
-    later = max(1, options.num_frames - 1)
-    size = f"{options.width}x{options.height}"
-    return Row(case.variant, size, warm_up, first, (last - first) / later, peak_megabytes(pipeline.device))
+    later, size = max(1, options.num_frames - 1), f"{options.width}x{options.height}"
+    return Row(name, size, warmed_up, first, (last - first) / later, peak_megabytes(pipeline.device))
 
 
 def peak_megabytes(device: torch.device) -> float:

@@ -19,16 +19,14 @@ def adapt_plain(nodes: dict, checkpoint: str, base: Path, files: tuple[str, str]
     loaded, its_clip, its_vae = nodes["ARTVLoader"].execute(*files).args[:3]
     shared = _shared(model, adapted)
     text = host._text(clip)
-    made, expected = (host._sample(nodes, patcher, text=text) for patcher in (adapted, loaded))
-    on = host._sample(nodes, adapted, text=text, references={"samples": vae.encode(vae.decode(made[:2]))})
-    with_its_clip = host._sample(nodes, loaded, text=host._text(its_clip))
+    made, expected = (_sample(nodes, patcher, text) for patcher in (adapted, loaded))
+    on = _sample(nodes, adapted, text, frames=3, references={"samples": vae.encode(vae.decode(made))})
     return {
         "digests": _digests(adapted, loaded),
         "text": host._difference(text[0][0], host._text(its_clip)[0][0]),
         "latents": host._difference(made, expected),
-        "with the loader's CLIP": host._difference(made, with_its_clip),
         "images": host._difference(vae.decode(made), its_vae.decode(expected)),
-        "went on": bool(torch.isfinite(on).all()) and len(on) == len(made),
+        "went on": bool(torch.isfinite(on).all()) and len(on) == len(made) + 1,
         "size": float(made.abs().max()),
         "shared": [shared, _shared(model, adapted)],
         "patcher": type(adapted).__name__,
@@ -53,14 +51,14 @@ def adapt_loras(nodes: dict, checkpoint: str, base: Path) -> dict:
     name, strength, _ = LORAS[1]
     stacked = nodes["ARTVLoRA"].execute(_adapt(nodes, first[0]), name, strength, 0.0).args[0]
     text = host._text(both[1])
-    made, expected, on_top = (host._sample(nodes, patcher, text=text) for patcher in (adapted, loaded, stacked))
+    made, expected, on_top = (_sample(nodes, patcher, text) for patcher in (adapted, loaded, stacked))
     return {
         "digests": _digests(adapted, loaded),
         "digests, stacked": _digests(adapted, stacked),
         "text": host._difference(text[0][0], host._text(its_clip)[0][0]),
         "latents": host._difference(made, expected),
         "stacked": host._difference(made, on_top),
-        "changed": host._difference(made, host._sample(nodes, _adapt(nodes, model), text=text)),
+        "changed": host._difference(made, _sample(nodes, _adapt(nodes, model), text)),
         "about": about.splitlines()[-1],
         "shared": _shared(model, adapted),
     }
@@ -75,16 +73,17 @@ def adapt_between_runs(nodes: dict, checkpoint: str, base: Path) -> dict:
     before = _native_sample(patched, text)
     in_place = bool(patched.backup)
     adapted = [_adapt(nodes, one) for one in (patched, model)]
-    made = [host._sample(nodes, one, text=text) for one in adapted]
+    made = [_sample(nodes, one, text) for one in adapted]
     after = _native_sample(patched, text)
     plain = _native_sample(model, text)
     patched.detach()
     patched.weight_inplace_update = True  # as nodes of other packs may set it
     _native_sample(patched, text)
-    made.append(host._sample(nodes, _adapt(nodes, patched), text=text))
+    made.append(_sample(nodes, _adapt(nodes, patched), text))
     fresh = _native()[0]
     again = [_adapt(nodes, one) for one in (_with_lora(fresh, clip, *LORAS[0])[0], fresh)]
-    expected = [host._sample(nodes, one, text=text) for one in (*again, again[0])]
+    with_lora, without = (_sample(nodes, one, text) for one in again)
+    expected = [with_lora, without, with_lora]
     return {
         "in place": in_place,
         "adapted": [host._difference(*both) for both in zip(made, expected, strict=True)],
@@ -158,7 +157,7 @@ def adapt_again(nodes: dict, checkpoint: str, base: Path) -> dict:
         "kind": type(again).__name__,
     }
     if not dynamic:  # on a CPU, a patcher of dynamic VRAM applies no LoRA to large weights
-        found["difference"] = host._difference(*(host._sample(nodes, one, text=text) for one in (adapted, again)))
+        found["difference"] = host._difference(*(_sample(nodes, one, text) for one in (adapted, again)))
     return found
 
 
@@ -172,7 +171,7 @@ def adapt_stored_smaller(nodes: dict, checkpoint: str, base: Path) -> dict:
     small = comfy.sd.load_diffusion_model(path, model_options={"dtype": torch.float8_e4m3fn})
     adapted = _adapt(nodes, small)
     text = host._text(clip)
-    usual, made = (host._sample(nodes, one, text=text) for one in (_adapt(nodes, model), adapted))
+    usual, made = (_sample(nodes, one, text) for one in (_adapt(nodes, model), adapted))
     networks = adapted.model.noise
     return {
         "types": [
@@ -191,14 +190,19 @@ def adapt_traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     from torch._dynamo.utils import counters
 
     adapting = host._module("adapting")
-    adapting.Compiled = partial(adapting.Compiled, backend="aot_eager")
+    adapting.Compiled = partial(adapting.Compiled, backend="eager")
     model, clip, _ = _native()
     graph, text = _with_lora(model, clip, *LORAS[0])[0], host._text(clip)
-    usual, made = (host._sample(nodes, _adapt(nodes, graph, compile=on), text=text) for on in (False, True))
+    usual, made = (_sample(nodes, _adapt(nodes, graph, compile=on), text) for on in (False, True))
     return [host._difference(made, usual) / float(usual.abs().max()), sum(counters["graph_break"].values())]
 
 
 # Parts
+
+
+def _sample(nodes: dict, model: Any, text: Any, frames: int = 2, **changed: Any) -> torch.Tensor:
+    """Two frames: the second one has references."""
+    return host._sample(nodes, model, text=text, frames=frames, **changed)
 
 
 def _native(name: str = BASE) -> tuple:

@@ -4,7 +4,7 @@
 
 Runs each workflow in `tests/host/releases` twice in one ComfyUI: with the pack as it was at REVISION, and with the
 present one. Compares the latents of all samplers to the bit. `--shorter 8` makes videos of an eighth of their length.
-`python benchmarks/front_end.py --parts releases` does the same and keeps the result. Needs a ComfyUI.
+Needs a ComfyUI.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """One server of each host for the whole session. Without a host the tests here are skipped, and say so.
 
-Modules that say `LAZY_TOO = True` also run on each host that has lazily made layers (dynamic VRAM), with them.
+Tests that a module names in `LAZY_TOO` also run on each host that has lazily made layers (dynamic VRAM): those in
+which weights are loaded, cast or changed.
 """
 
 import functools
@@ -27,13 +28,13 @@ class LazyHost(Host):
     """A host whose layers have no weights until they are loaded."""
 
 
-def _makes_lazy_layers(host: Host) -> bool:
+def makes_lazy_layers(host: Host) -> bool:
     place = host.root / "comfy" / "memory_management.py"
     return place.is_file() and "aimdo_enabled" in place.read_text(encoding="utf-8")
 
 
 HOSTS = find_hosts()
-LAZY_HOSTS = [LazyHost(host.root) for host in HOSTS if _makes_lazy_layers(host)]
+LAZY_HOSTS = [LazyHost(host.root) for host in HOSTS if makes_lazy_layers(host)]
 NO_HOST = "no ComfyUI found: set COMFYUI_PATH to its folder to run these tests"
 FAULTS = Path(__file__).parent / "artv_faults"
 LAZY_LAYERS = Path(__file__).parent / "artv_lazy_layers"
@@ -41,7 +42,8 @@ LAZY_LAYERS = Path(__file__).parent / "artv_lazy_layers"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "host" in metafunc.fixturenames:
-        hosts = HOSTS + (LAZY_HOSTS if getattr(metafunc.module, "LAZY_TOO", False) else [])
+        lazy_too = metafunc.function.__name__ in getattr(metafunc.module, "LAZY_TOO", ())
+        hosts = HOSTS + (LAZY_HOSTS if lazy_too else [])
         params = hosts or [pytest.param(None, marks=pytest.mark.skip(NO_HOST))]
         ids = [f"ComfyUI-{host.version}" + "-lazy" * is_lazy(host) for host in hosts] or ["ComfyUI"]
         metafunc.parametrize("host", params, ids=ids, scope="session")

@@ -104,27 +104,27 @@ def partial(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     ]
 
 
-def compiled(nodes: dict, checkpoint: str, base: Path) -> list[float]:
+def compiled(nodes: dict, checkpoint: str, base: Path, frames: int = 1) -> list[float]:
     """Samples as it is, then compiled, without and with a patch: the two greatest differences, how many graphs there
-    are, and at how many places they break."""
+    are, and at how many places they break. One frame, since compiling kernels for the others takes as long again."""
     from torch._dynamo.utils import counters
 
     plain, clip, _ = _load(nodes, checkpoint)
     fast, *_ = _load(nodes, checkpoint, compile=True)
     differences = [
-        _difference(_sample(nodes, patch(plain), clip), _sample(nodes, patch(fast), clip))
+        _difference(*(_sample(nodes, patch(model), clip, frames=frames) for model in (plain, fast)))
         for patch in (lambda model: model, _patched)
     ]
     return [*differences, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())]
 
 
 def traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
-    """As `compiled`, but what was traced runs as it is: no kernels are made, which takes most of the time."""
+    """As `compiled` for several frames, but what was traced runs as it is: no kernels are made."""
     from functools import partial
 
     loading = _module("loading")
     loading.Compiled = partial(loading.Compiled, backend="aot_eager")
-    return compiled(nodes, checkpoint, base)
+    return compiled(nodes, checkpoint, base, frames=3)
 
 
 def sampled(nodes: dict, checkpoint: str, base: Path) -> dict:

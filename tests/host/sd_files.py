@@ -43,7 +43,7 @@ def _small(config: ARTVConfig, prediction: str) -> ARTVConfig:
         config,
         noise=replace(config.noise, unet=replace(config.noise.unet, **small)),
         mask=replace(config.mask, unet=replace(config.mask.unet, model_channels=64, norm_groups=8, **small)),
-        size=(64, 64),
+        size=(32, 32),
         schedule=replace(config.schedule, prediction=prediction),
         name=f"small {config.name}",
     )

@@ -17,10 +17,17 @@ from artv_core.media import read_video
 from tests.models import write_public_base
 
 from . import sd_files
-from .conftest import InProcess, is_lazy
+from .conftest import InProcess, is_lazy, makes_lazy_layers
 from .graphs import SAMPLER_DEFAULTS, node
 
-LAZY_TOO = True
+LAZY_TOO = (
+    "test_the_result_is_the_loaders_and_weights_are_shared",
+    "test_loras_of_the_graph_are_carried_over",
+    "test_weights_come_back_from_a_card_without_a_copy",
+    "test_hooks_and_other_devices_get_a_second_copy",
+    "test_compiled",
+    "test_a_graph_of_native_nodes_makes_a_video",
+)
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +90,6 @@ def check_equal(found: dict[str, Any]) -> None:
     assert found["digests"] == 1, "a journal of ARTV Loader goes on"
     assert found["latents"] == 0
     assert found["text"] == 0
-    assert found["with the loader's CLIP"] == 0
     assert found["images"] == 0
     assert found["went on"]
     assert found["size"] > 0.1
@@ -108,8 +114,6 @@ def test_loras_of_the_graph_are_carried_over(in_process: InProcess, host: Host, 
 
 
 def test_the_hosts_own_runs_and_ours_do_not_disturb_each_other(in_process: InProcess, host: Host, base: Path) -> None:
-    if is_lazy(host):
-        pytest.skip("ComfyUI's own sampler cannot run a float16 file with lazy layers on a CPU")
     found = in_process(host, "adapt_between_runs", base)
     print(found)
     assert found["in place"], "the host has patched weights when the model is adapted"
@@ -142,8 +146,6 @@ def test_hooks_and_other_devices_get_a_second_copy(in_process: InProcess, host: 
 
 
 def test_weights_of_8_bits(in_process: InProcess, host: Host, base: Path) -> None:
-    if is_lazy(host):
-        pytest.skip("with lazy layers on a CPU, ComfyUI keeps the types of the file")
     found = in_process(host, "adapt_stored_smaller", base)
     print(found)
     assert found["types"][0] == "torch.float8_e4m3fn"
@@ -154,6 +156,8 @@ def test_weights_of_8_bits(in_process: InProcess, host: Host, base: Path) -> Non
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++) to compile with")
 def test_compiled(in_process: InProcess, host: Host, base: Path) -> None:
+    if makes_lazy_layers(host) and not is_lazy(host):
+        pytest.skip("tracing takes long, and this host is checked with its lazy layers")
     difference, breaks = in_process(host, "adapt_traced", base)
     assert difference < 1e-4
     assert breaks == 0
@@ -173,7 +177,7 @@ def test_what_does_not_fit_is_one_clear_sentence(in_process: InProcess, host: Ho
             assert part in said[name], (name, said[name])
     assert all("\n" not in said[name] and len(said[name]) < 400 for name in REFUSED)
     for name in ("v for v", "whole"):
-        assert said[name].startswith("small sd15: 64x64 pixels")
+        assert said[name].startswith("small sd15: 32x32 pixels")
         assert "not used" not in said[name]
 
 
@@ -248,7 +252,7 @@ def test_a_graph_of_native_nodes_makes_a_video(own_server: Server) -> None:
     result = own_server.run(own_graph())
     assert result.status == "success", result.message
     made = read_video(max((own_server.base / "output" / "video").glob("own*.mp4")))
-    assert made.shape == (3, 3, 64, 64)
+    assert made.shape == (3, 3, 32, 32)
     assert made.float().std() > 1
     assert "4 weights are changed by LoRAs or other patches" in result.outputs["about"]["text"][0]
 

@@ -39,6 +39,14 @@ def context() -> Iterator[Any]:
         yield context
 
 
+@pytest.fixture(scope="module")
+def page(context: Any, server: Server) -> Iterator[Any]:
+    """One for several tests, which load their own graphs: opening it takes seconds."""
+    page = browser.open_page(context, server)
+    yield page
+    page.close()
+
+
 def text_to_video(
     checkpoint: str, frames: int = 16, width: int | str = "auto", height: int | str = "auto"
 ) -> dict[str, Any]:
@@ -69,8 +77,7 @@ def test_templates_are_found_and_open(context: Any, server: Server) -> None:
     page.close()
 
 
-def test_every_template_opens_readable_with_nothing_missing(context: Any, server: Server) -> None:
-    page = browser.open_page(context, server)
+def test_every_template_opens_readable_with_nothing_missing(page: Any, server: Server) -> None:
     for name in workflow_format.names():
         front_end.load_template(page, name)
         page.wait_for_timeout(1000)  # in which newer front ends look for files
@@ -79,7 +86,6 @@ def test_every_template_opens_readable_with_nothing_missing(context: Any, server
         faulty = {node["type"] for node in browser.laid_out(page) if node["faulty"]}
         assert faulty <= set(needed), name
         assert browser.zoom(page) >= LEAST_ZOOM, name
-    page.close()
 
 
 def add_by_search(page: Any, name: str) -> None:
@@ -140,21 +146,18 @@ def test_blueprints_are_found_in_the_search_for_nodes_and_run(context: Any, serv
         assert not faults.seen
 
 
-def test_workflows_open_as_their_api_twins_with_no_node_on_another(context: Any, server: Server) -> None:
-    page = browser.open_page(context, server)
+def test_workflows_open_as_their_api_twins_with_no_node_on_another(page: Any, server: Server) -> None:
     for name in workflow_format.names():
         browser.load(page, workflow_format.read_ui(name), name)
         queued, twin = browser.exported(page), workflow_format.read_api(name)
         known = workflow_format.known_inputs
         assert known(queued, twin) == known(twin, queued), name
         assert not browser.overlapping(browser.laid_out(page)), name
-    page.close()
 
 
 def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped(
-    context: Any, server: Server, checkpoint: str
+    page: Any, server: Server, checkpoint: str
 ) -> None:
-    page = browser.open_page(context, server)
     browser.load(page, text_to_video(checkpoint, frames=2), "two frames")
     before, graph = browser.laid_out(page), browser.exported(page)
     browser.run(page)
@@ -168,14 +171,11 @@ def test_run_shows_frames_and_the_video_which_brings_the_graph_back_when_dropped
     browser.drop(page, address)
     page.wait_for_function("(count) => app.graph.nodes.length == count", arg=len(after))
     assert browser.exported(page) == graph
-    page.close()
 
 
-def test_a_fault_is_told_on_the_page(context: Any, server: Server, checkpoint: str) -> None:
-    page = browser.open_page(context, server)
+def test_a_fault_is_told_on_the_page(page: Any, server: Server, checkpoint: str) -> None:
     browser.load(page, text_to_video(checkpoint, width=72, height=68), "fault")
     front_end.show_node(page, front_end.SAMPLER)
     browser.run(page)
     front_end.wait_for(page, "state == 'refused'")
     assert front_end.status(page) == "Nothing was made | height is 68; it must be a positive multiple of 8, such as 64"
-    page.close()

@@ -28,6 +28,19 @@ ADD_NOISE = f"""() => {{
     noise.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "noise_augment"))
 }}"""
 TOO_HIGH = "height is 68; it must be a positive multiple of 8, such as 64"
+ADD_KEYFRAME = """() => {
+    const add = (type, values) => {
+        const node = LiteGraph.createNode(type)
+        app.graph.add(node)
+        for (const [name, value] of Object.entries(values)) node.widgets.find(one => one.name == name).value = value
+        return node
+    }
+    const sampler = app.graph.nodes.find(node => node.type == "ARTVMaskedDiffusionSampler")
+    const empty = add("EmptyLatentImage", {width: 64, height: 64, batch_size: 1})
+    const keyframes = add("ARTVKeyframes", {positions: "4"})
+    empty.connect(0, keyframes, 0)
+    keyframes.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "keyframes"))
+}"""
 PANELS = {
     SAMPLER: "artv-live",
     "ARTVMultiPromptScheduler": "artv-timeline",
@@ -76,6 +89,12 @@ def opened(watched_page: tuple[Any, FrontEnd, front_end.Faults]) -> Iterator[tup
     assert faults.seen == []
 
 
+def only_on(shown: FrontEnd, *pages: FrontEnd) -> None:
+    """For what is the pack's own, and takes long: the other pages run the same code."""
+    if shown not in pages:
+        pytest.skip(f"checked on: {', '.join(page.name for page in pages)}")
+
+
 def keep(page: Any, shown: FrontEnd, host: Host, what: str) -> None:
     front_end.picture(page, f"{host.version} {shown.name} {what}")
 
@@ -117,6 +136,7 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     opened: tuple[Any, FrontEnd], host: Host, checkpoint: str
 ) -> None:
     page, shown = opened
+    only_on(shown, OWN, NEWEST_2)
     seed = next(SEEDS)
     front_end.load_template(page, "text_to_video")
     front_end.use_checkpoint(page, checkpoint)
@@ -203,41 +223,64 @@ def test_a_timeline_is_edited_by_mouse_keyboard_and_text(opened: tuple[Any, Fron
     keep(page, shown, host, "timeline")
 
 
+def test_the_panel_shows_a_keyframe_in_the_middle(opened: tuple[Any, FrontEnd], host: Host, checkpoint: str) -> None:
+    page, shown = opened
+    only_on(shown, OWN)
+    front_end.load_template(page, "text_to_video")
+    front_end.use_checkpoint(page, checkpoint)
+    page.evaluate(ADD_KEYFRAME)
+    front_end.set_widgets(page, SAMPLER, frames=8, seed=next(SEEDS))
+    front_end.show_node(page, SAMPLER)
+    front_end.watch_run(page, frames=8)
+    assert page.locator(".artv-live-status").inner_text() == "Finished: 8 frames"
+    front_end.wait_for(page, "pictures == 8")
+    page.locator(".artv-live-switch input").check()
+    for frame, has_mask in ((3, True), (4, False), (5, True)):
+        page.get_by_label("Frame", exact=True).fill(str(frame))
+        assert page.locator(".artv-live-stage").get_attribute("data-frame") == str(frame)
+        assert page.locator(".artv-live-mask").is_visible() == has_mask
+    assert len(page.locator(".artv-live-line").get_attribute("points").split()) == 8
+    keep(page, shown, host, "keyframes")
+
+
 def test_a_page_opened_later_finds_the_run_in_the_same_browser_only(
-    context: Any, server: Server, checkpoint: str
+    opened: tuple[Any, FrontEnd], context: Any, server: Server, checkpoint: str
 ) -> None:
+    page, shown = opened
+    only_on(shown, OWN)
     workflow = workflow_format.read_ui("text_to_video")
-    with front_end.opened(context, server, OWN) as (page, _):
-        browser.load(page, workflow, "text_to_video")
-        front_end.use_checkpoint(page, checkpoint)
-        front_end.set_widgets(page, SAMPLER, frames=4, seed=next(SEEDS))
-        front_end.watch_run(page, frames=4)
+    browser.load(page, workflow, "text_to_video")
+    front_end.use_checkpoint(page, checkpoint)
+    front_end.set_widgets(page, SAMPLER, frames=4, seed=next(SEEDS))
+    front_end.watch_run(page, frames=4)
     other_browser = "localStorage.removeItem('ARTV.runs')"
     for script, state in (("", "finished"), (other_browser, "empty")):
         page = browser.open_page(context, server, listen=lambda page, script=script: page.add_init_script(script))
         browser.load(page, workflow, "text_to_video")
-        page.wait_for_timeout(2000)
+        if state == "empty":
+            page.wait_for_timeout(1000)  # in which a run would be found
         front_end.wait_for(page, f"state == '{state}'", seconds=10)
         page.close()
 
 
-def test_what_a_page_keeps_of_a_run_has_bounds(context: Any, server: Server) -> None:
-    with front_end.opened(context, server, OWN) as (page, _):
-        kept = page.evaluate(
-            """async (pack) => {
-                const {LiveRun} = await import(`/extensions/${pack}/live_run.js`)
-                const run = new LiveRun("x")
-                for (let index = 0; index < 5000; index++)
-                    run.take({pictures: [{index, jpeg: null, mask: null}], readings: [[index, 0, 1, 0]]})
-                run.take({pictures: [{index: 4999, jpeg: "AAAA", mask: null}], readings: []})
-                const {items} = run.pictures
-                const gaps = items.slice(1).map((one, place) => one.index - items[place].index)
-                return {count: items.length, readings: run.readings.items.length, first: items[0].index,
-                    last: items.at(-1).index, replaced: !!items.at(-1).jpeg, gap: Math.max(...gaps),
-                    at: run.at(items[7].index + 1).index - items[7].index}
-            }""",
-            LINKED_AS,
-        )
+def test_what_a_page_keeps_of_a_run_has_bounds(opened: tuple[Any, FrontEnd]) -> None:
+    page, shown = opened
+    only_on(shown, OWN)
+    kept = page.evaluate(
+        """async (pack) => {
+            const {LiveRun} = await import(`/extensions/${pack}/live_run.js`)
+            const run = new LiveRun("x")
+            for (let index = 0; index < 5000; index++)
+                run.take({pictures: [{index, jpeg: null, mask: null}], readings: [[index, 0, 1, 0]]})
+            run.take({pictures: [{index: 4999, jpeg: "AAAA", mask: null}], readings: []})
+            const {items} = run.pictures
+            const gaps = items.slice(1).map((one, place) => one.index - items[place].index)
+            return {count: items.length, readings: run.readings.items.length, first: items[0].index,
+                last: items.at(-1).index, replaced: !!items.at(-1).jpeg, gap: Math.max(...gaps),
+                at: run.at(items[7].index + 1).index - items[7].index}
+        }""",
+        LINKED_AS,
+    )
     assert kept.pop("gap") <= 4 * 5000 / 120
     assert kept == {"count": 120, "readings": 480, "first": 0, "last": 4999, "replaced": True, "at": 0}
 
@@ -247,8 +290,7 @@ def test_a_run_is_directed_from_the_panel_and_the_timeline_keeps_it(
 ) -> None:
     """Another prompt by Enter, paused, taken back, stopped; queued again with the timeline as it has grown."""
     page, shown = opened
-    if not shown.own:
-        pytest.skip("the controls are the pack's own; one front end of each kind is enough")
+    only_on(shown, OWN)
     front_end.load_template(page, "multi_prompt_long_video")
     front_end.use_checkpoint(page, checkpoint)
     front_end.set_widgets(page, SCHEDULER, text='"0": "a red circle moving right on a green background"')
@@ -282,7 +324,8 @@ def test_a_run_is_directed_from_the_panel_and_the_timeline_keeps_it(
 
 def test_the_timeline_grows_by_what_is_said_and_by_no_more(opened: tuple[Any, FrontEnd]) -> None:
     """As pure values: a step back takes back what was said for the frames that are dropped."""
-    page, _ = opened
+    page, shown = opened
+    only_on(shown, OWN)
     grown = f"""async ([schedule, before, said]) => {{
         const {{steered}} = await import("/extensions/{LINKED_AS}/timeline_edits.js")
         const {{prompts, end}} = steered(schedule, before, said)

@@ -74,8 +74,9 @@ def test_pictures_are_small_and_whole(server: Server, nodes: dict[str, Any]) -> 
 
 
 @pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
-@pytest.mark.parametrize(("locale", "heading"), [("en", "Example"), ("zh", "示例"), ("fr", "Example")])
+@pytest.mark.parametrize(("locale", "heading"), [("zh", "示例"), ("fr", "Example")])
 def test_help_opens_in_the_page_and_shows_the_picture(server: Server, locale: str, heading: str) -> None:
+    """In a language that it has, and in one in which the page falls back to English."""
     server.post("/settings", {"Comfy.Locale": locale})
     try:
         _open_help(server, heading)

@@ -11,19 +11,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint
-from artv_core.commands.comfyui_server import Graph, Host, Server
+from artv_core.commands.comfyui_server import Graph, Server
 from artv_core.media import read_image, read_video
 from artv_core.method.frames import AnchorPolicy
 from artv_core.method.generate import GenerateOptions
 from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 
-from . import browser, front_end
-from .front_end import FrontEnd
 from .graphs import STEPS, node, text_to_video
 from .test_nodes import scheduled
 
-LAZY_TOO = True
+LAZY_TOO = ("test_keyframes_are_the_cores",)
 PROMPT = "a red circle moving right"
 PROMPTS = "0: a red circle\n3: a blue star"
 COLOURS = ((200, 40, 40), (40, 60, 200))
@@ -171,42 +169,6 @@ def test_a_page_that_watches_gets_every_frame(server: Server, pictures: list[Pat
     last = [picture for message in messages for picture in message["pictures"]][-1]
     assert (last["index"], last["mask"]) == (5, None)
     assert result.progress[-1][1:] == (6 * STEPS, 6 * STEPS)
-
-
-ADD_KEYFRAME = """() => {
-    const add = (type, values) => {
-        const node = LiteGraph.createNode(type)
-        app.graph.add(node)
-        for (const [name, value] of Object.entries(values)) node.widgets.find(one => one.name == name).value = value
-        return node
-    }
-    const sampler = app.graph.nodes.find(node => node.type == "ARTVMaskedDiffusionSampler")
-    const empty = add("EmptyLatentImage", {width: 64, height: 64, batch_size: 1})
-    const keyframes = add("ARTVKeyframes", {positions: "4"})
-    empty.connect(0, keyframes, 0)
-    keyframes.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "keyframes"))
-}"""
-
-
-@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
-def test_the_panel_shows_a_keyframe_in_the_middle(server: Server, host: Host, checkpoint: str) -> None:
-    with browser.open_browser() as context, front_end.opened(context, server, FrontEnd()) as (page, faults):
-        front_end.load_template(page, "text_to_video")
-        front_end.use_checkpoint(page, checkpoint)
-        page.evaluate(ADD_KEYFRAME)
-        front_end.set_widgets(page, front_end.SAMPLER, frames=8, seed=9100)
-        front_end.show_node(page, front_end.SAMPLER)
-        front_end.watch_run(page, frames=8)
-        assert page.locator(".artv-live-status").inner_text() == "Finished: 8 frames"
-        front_end.wait_for(page, "pictures == 8")
-        page.locator(".artv-live-switch input").check()
-        for frame, has_mask in ((3, True), (4, False), (5, True)):
-            page.get_by_label("Frame", exact=True).fill(str(frame))
-            assert page.locator(".artv-live-stage").get_attribute("data-frame") == str(frame)
-            assert page.locator(".artv-live-mask").is_visible() == has_mask
-        assert len(page.locator(".artv-live-line").get_attribute("points").split()) == 8
-        front_end.picture(page, f"{host.version} keyframes")
-        assert faults.seen == []
 
 
 def test_a_stream_has_the_keyframes(server: Server, pictures: list[Path]) -> None:

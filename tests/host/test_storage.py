@@ -15,7 +15,11 @@ from tests.models import smallest
 from .conftest import InProcess, checkpoint_in, is_lazy, save_random_model
 from .graphs import STEPS
 
-LAZY_TOO = True
+LAZY_TOO = (
+    "test_weights_stored_smaller",
+    "test_results_are_equal_when_hardly_any_weight_is_loaded",
+    "test_results_are_equal_when_compiled",
+)
 PROMPT = "a red circle moving right"
 
 
@@ -53,9 +57,11 @@ def test_results_are_equal_when_hardly_any_weight_is_loaded(in_process: InProces
 def test_results_are_equal_when_compiled(in_process: InProcess, host: Host, tmp_path: Path) -> None:
     """With and without a patch; one graph for the first frame and one for the others, whole with the host's layers.
 
-    Lazy layers make another graph only if tracing them fails, so for them no kernels are compiled.
+    Lazy layers make another graph only if tracing them fails, so for them no kernels are compiled; and for the others
+    those of the first frame alone.
     """
     save_checkpoint(smallest(), checkpoint_in(tmp_path))
-    *differences, graphs, breaks = in_process(host, "traced" if is_lazy(host) else "compiled", tmp_path)
-    assert [difference < 1e-3 for difference in differences] == [True, True], differences
-    assert (graphs, breaks) == (2, 0)
+    for check, graphs in ({"traced": 2} if is_lazy(host) else {"traced": 2, "compiled": 1}).items():
+        *differences, found, breaks = in_process(host, check, tmp_path)
+        assert [difference < 1e-3 for difference in differences] == [True, True], differences
+        assert (found, breaks) == (graphs, 0)

@@ -19,8 +19,8 @@ from . import workflow_format
 # Those of the demo are run by test_demo.py, and checked for the same.
 ELSEWHERE = {*workflow_format.NEEDS_A_FILE, *demo_comfyui.WORKFLOWS}
 RUNNABLE = [name for name in workflow_format.names() if name not in ELSEWHERE]
-STEPS = 4
-"""A third of what the templates take, for time. The demo's are run as they are."""
+STEPS = 2
+"""Fewer than the templates take, for time. The demo's are run as they are."""
 
 
 def read_frames(path: Any) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """A pack for `benchmarks/host.py` and `front_end.py` only: it times the ARTV nodes from inside the host.
 
 `GET /artv_timing` gives seconds since the last asking: for each node its `execute`, and of the sampler's how much went
-by in `artv_core.run.recording.record_frames` (less what that spent in the node's own callback), and how much in showing
+by in `SteeredRun.frames` of the core (less what that spent in the node's own callback), and how much in showing
 frames: decoding, packing and telling ("previews"), and sending what was told ("sending", in the server's own thread).
 """
 
@@ -37,22 +37,24 @@ def timed_node(node: type) -> None:
 
 
 def timed_core(bridge) -> None:
-    record_frames = bridge.record_frames
+    class Timed(bridge.SteeredRun):
+        def __init__(self, model, request, *more) -> None:
+            def step(*info):
+                with clocked("callback"):
+                    request.on_step(*info)
 
-    def timed(model, request, *more):
-        def step(*info):
-            with clocked("callback"):
-                request.on_step(*info)
+            super().__init__(model, dataclasses.replace(request, on_step=step), *more)
 
-        frames = record_frames(model, dataclasses.replace(request, on_step=step), *more)
-        while True:
-            with clocked("core"):
-                frame = next(frames, None)
-            if frame is None:
-                return
-            yield frame
+        def frames(self):
+            frames = super().frames()
+            while True:
+                with clocked("core"):
+                    frame = next(frames, None)
+                if frame is None:
+                    return
+                yield frame
 
-    bridge.record_frames = timed
+    bridge.SteeredRun = Timed
 
 
 def timed_previews(monitor) -> None:
