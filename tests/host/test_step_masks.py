@@ -42,7 +42,7 @@ def test_every_frame_can_be_made_again_to_the_bit(in_process: InProcess, host: H
     save_checkpoint(in_another_scale(), checkpoint_in(tmp_path))
     found = in_process(host, "frames_again", tmp_path)
     assert "the model is not the one that made the latent" in found.pop("patched model")
-    assert len(found) == 14
+    assert len(found) == 15
     for name, video in found.items():
         refused = [frame for frame, _ in video["refused"]]
         assert refused == REFUSED.get(name, []), name
