@@ -174,13 +174,15 @@ def streamed(made: Generator[Any, None, None], folder: Path, meter: DriftMeter) 
             yield frame.index + 1
 
 
-def run_turns(frames: int, turns: int) -> Figures:
-    """Frames from `frames` - `SPAN` on of one run and from `EARLY` on of another, made in turns. The frames before are
-    given ones, so that they need not be sampled; they go through journal, decoder and writer like the others."""
-    late = frames - SPAN if frames > 2 * SPAN else frames // 2
+def run_turns(frames: int, turns: int, chosen: dict[str, Any] = USUAL) -> Figures:
+    """The last frames of one run (from `frames` - `SPAN` on, of a short one from `frames` - `EARLY` on) and those from
+    `EARLY` on of another, made in turns. The frames before are given ones, so that they need not be sampled; they go
+    through journal, decoder and writer like the others."""
+    late = frames - (SPAN if frames > 2 * SPAN else EARLY)
     pipeline, times = Pipeline.from_checkpoint("tiny"), []
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        runs = {"late": goes_on(pipeline, Path(one), late), "early": goes_on(pipeline, Path(other), EARLY)}
+        runs = {"late": goes_on(pipeline, Path(one), late, chosen)}
+        runs["early"] = goes_on(pipeline, Path(other), EARLY, chosen)
         for turn in range(turns):
             clocked = {name: clock(runs[name]) for name in (list(runs) if turn % 2 else list(runs)[::-1])}
             times.append([clocked["late"], clocked["early"]])
@@ -189,10 +191,10 @@ def run_turns(frames: int, turns: int) -> Figures:
     return {"wall, late over early": wall, "processor, late over early": processor, "late": late, "turns": turns}
 
 
-def goes_on(pipeline: Pipeline, folder: Path, given: int) -> Iterator[int]:
+def goes_on(pipeline: Pipeline, folder: Path, given: int, chosen: dict[str, Any]) -> Iterator[int]:
     """A run that was given this number of frames, at the first frame that it makes."""
-    first = next(iter(pipeline.frames(PROMPT, GenerateOptions(num_frames=1, steps=STEPS)))).latent
-    options = GenerateOptions(num_frames=0, steps=STEPS)
+    first = next(iter(pipeline.frames(PROMPT, GenerateOptions(num_frames=1, **chosen)))).latent
+    options = GenerateOptions(num_frames=0, **chosen)
     made = pipeline.frames(PROMPT, options, given=[first] * given, recording=Recording(folder))
     run = streamed(made, folder, DriftMeter())
     while next(run) < given + 5:

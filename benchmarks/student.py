@@ -144,8 +144,9 @@ def long(quick: bool) -> Iterator[Figures]:
     yield found
     if not quick:
         stages = long_video.run_core(frames, few(4))
-        level = dict(zip(LEVEL, long_video.level(stages), strict=True))
-        yield found | stages | {"bars": found["bars"] | named(level)}
+        turns = long_video.run_turns(frames, long_video.TURNS, few(4))  # so that both are slowed by what else runs
+        level = dict(zip(LEVEL, (long_video.grown(stages), turns["wall, late over early"]), strict=True))
+        yield found | stages | {"in turns": turns, "bars": found["bars"] | named(level)}
 
 
 def what_is_left(found: dict[str, float]) -> dict[str, float]:
