@@ -33,7 +33,7 @@ from torch import Tensor
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.config import ARTVConfig
 from artv_core.files.finite import NotFiniteError
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.synthetic import detailed, quality
 from artv_core.synthetic.shapes import Clip, render

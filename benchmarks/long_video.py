@@ -28,7 +28,7 @@ from result_files import ROOT, Figures, Limits, parser_of, run_parts, succeeded
 
 from artv_core.commands.comfyui_server import Host, Server, find_hosts
 from artv_core.media import VideoWriter
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.drift import DriftLog, DriftMeter
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import Recording

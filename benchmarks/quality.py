@@ -23,7 +23,7 @@ from torch import Tensor
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.media import contact_sheet
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.pictures.names import vocabulary as picture_vocabulary

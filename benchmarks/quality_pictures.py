@@ -25,7 +25,7 @@ from artv_core.evaluation.pictures_motion import told_motions
 from artv_core.evaluation.pictures_prompts import PicturePrompt, picture_prompts, true_scenes
 from artv_core.evaluation.pictures_training import blurred
 from artv_core.media import contact_sheet, wrapped
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.run.recording import Recording
 from artv_core.synthetic.pictures.names import PLACES, THINGS

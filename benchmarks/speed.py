@@ -27,7 +27,7 @@ from artv_core.bench.measure import measure_video
 from artv_core.bench.peers import PeerCase, has_modelscope, measure_modelscope
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline, make_pipeline

@@ -23,7 +23,8 @@ from result_files import ROOT, Figures, Limits, parser_of, run_parts
 from websockets.sync.client import connect
 
 from artv_core.commands.comfyui_server import Server, find_hosts
-from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.method.generate import VideoRequest
+from artv_core.method.options import GenerateOptions
 from artv_core.play.pace import short_collections
 from artv_core.play.trial import threads_of_torch
 from artv_core.run.pipeline import Pipeline

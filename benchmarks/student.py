@@ -23,7 +23,7 @@ from speed import FOUR, PROMPT, STEPS, Card
 from artv_core.bench.measure import times_of_frames
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.quality import Rollout, holding, quality_clips, read_rollout
 from artv_core.training.sheets import rollout

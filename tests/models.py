@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from artv_core.checkpoint import file_key, part_of_weight
 from artv_core.config import ARTVConfig, preset
 from artv_core.method.frames import Frame
-from artv_core.method.generate import GenerateOptions, VideoRequest, generate_frames
+from artv_core.method.generate import VideoRequest, generate_frames
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 

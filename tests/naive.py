@@ -10,8 +10,9 @@ from torch import Tensor
 from artv_core.config import ARTVConfig
 from artv_core.method.conditioning import noised
 from artv_core.method.denoiser import mix
-from artv_core.method.generate import GenerateOptions, latent_shape, level_at, seeds_at
+from artv_core.method.generate import latent_shape
 from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.options import GenerateOptions, level_at, seeds_at
 from artv_core.method.randomness import normal, seeded_generator
 from artv_core.method.samplers import gaussian_noise, get_sampler
 from artv_core.method.text_track import TextTrack

@@ -11,7 +11,7 @@ import torch
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.files.finite import NotFiniteError
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.synthetic.detailed import copied, detailed_clips, never_near
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from artv_core.checkpoint import load_taesd_decoder
 from artv_core.cli import build_parser, main
 from artv_core.config import preset
 from artv_core.method.denoiser import run_networks
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.speed.compiled import Compiled, check_compiler, one_behind
 from artv_core.speed.fp8_weights import FP8, StoredLayer, store_fp8

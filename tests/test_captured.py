@@ -14,7 +14,8 @@ import torch
 
 from artv_core.method import transfer
 from artv_core.method.denoiser import at_once, run_networks
-from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.method.generate import VideoRequest
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline, make_pipeline

@@ -16,8 +16,8 @@ from artv_core.config import SamplingConfig, preset
 from artv_core.files.tensor_file import open_tensor_file
 from artv_core.method.conditioning import Conditioners, FrameInputs, NoisedLatents, frame_denoiser
 from artv_core.method.denoiser import GuidanceScales, guidance_branches
-from artv_core.method.generate import GenerateOptions
 from artv_core.method.noise_schedule import NoiseSchedule
+from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import dpmpp_2m, evaluated_sigmas
 from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import sample_clip

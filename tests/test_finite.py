@@ -16,7 +16,8 @@ from artv_core.files.finite import NotFiniteError, is_finite
 from artv_core.media import VideoWriter, contact_sheet
 from artv_core.method import transfer
 from artv_core.method.frames import Frame
-from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.method.generate import VideoRequest
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.run import finite_frames
 from artv_core.run.finite_frames import finite_only

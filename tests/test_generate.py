@@ -10,7 +10,8 @@ from torch.utils.hooks import RemovableHandle
 from artv_core.config import ARTVConfig, preset
 from artv_core.method import generate
 from artv_core.method.frames import AnchorPolicy, Frame, FrameBuffer
-from artv_core.method.generate import GenerateOptions, take_frame
+from artv_core.method.generate import take_frame
+from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import SAMPLERS, StepInfo, num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV

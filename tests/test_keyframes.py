@@ -8,7 +8,8 @@ from torch import Tensor
 
 from artv_core.method import generate
 from artv_core.method.frames import AnchorPolicy, Frame, FrameBuffer
-from artv_core.method.generate import GenerateOptions, VideoRequest, check_keyframes, generate_frames
+from artv_core.method.generate import VideoRequest, check_keyframes, generate_frames
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline

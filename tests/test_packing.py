@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import weights_digest
 from artv_core.speed.packed_weights import PackedConv2d, PackedLayer, PackedLinear, can_pack, pack_weights

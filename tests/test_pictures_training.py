@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import ARTVConfig, preset
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import make_pipeline
 from artv_core.synthetic.pictures.names import is_held_out, vocabulary
 from artv_core.synthetic.pictures.scenes import captions

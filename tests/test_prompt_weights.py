@@ -11,7 +11,7 @@ import torch
 from artv_core.commands.options import warn_of_words
 from artv_core.evaluation.making import make_videos
 from artv_core.evaluation.prompt_sets import Prompt
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.prompt_weights import escape_parentheses, read_weights, without_weights

@@ -11,7 +11,7 @@ from artv_core.checkpoint import load_checkpoint, resolve_checkpoint
 from artv_core.config import preset
 from artv_core.method.denoiser import Shortcuts, _Reused
 from artv_core.method.frames import AnchorPolicy
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV

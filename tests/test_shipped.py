@@ -11,7 +11,7 @@ from PIL import Image
 from artv_core.checkpoint import describe_checkpoint, load_checkpoint, part_of_weight, shipped_checkpoint
 from artv_core.commands import demo_clips
 from artv_core.media import read_video
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.models.known_words import unknown_words
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.quality import Rollout, quality_clips, read_rollout, survival

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from artv_core.method.frames import AnchorPolicy, Frame
-from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.method.generate import VideoRequest
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.journal_folder import newest_first

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from artv_core.media import StepTile, step_sheet
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import SAMPLERS, StepInfo
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline

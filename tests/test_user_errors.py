@@ -10,7 +10,8 @@ from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.commands import info
 from artv_core.config import preset
 from artv_core.files.user_errors import Remedy, UserError
-from artv_core.method.generate import GenerateOptions, VideoRequest
+from artv_core.method.generate import VideoRequest
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from tests.models import untrained
 from tests.pack import pack_module

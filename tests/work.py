@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from artv_core.config import ARTVConfig
 from artv_core.method.denoiser import Shortcuts
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from artv_core.commands.comfyui_server import Graph, Result, Server
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.drift import DriftMeter, DriftReading, drift_table, read_drift_csv
 from artv_core.run.pipeline import DecodedFrame, Pipeline
 

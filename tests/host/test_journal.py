@@ -12,7 +12,7 @@ from torch import Tensor
 
 from artv_core.commands.comfyui_server import Graph, Result, Server
 from artv_core.media import read_video
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 

@@ -14,7 +14,7 @@ from artv_core.checkpoint import load_checkpoint
 from artv_core.commands.comfyui_server import Graph, Server
 from artv_core.media import read_image, read_video
 from artv_core.method.frames import AnchorPolicy
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.commands.comfyui_server import Host, Server
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 
 from .conftest import InProcess, checkpoint_in, is_lazy, random_model, save_random_model

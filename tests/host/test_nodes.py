@@ -14,7 +14,7 @@ from torch import Tensor
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.commands.comfyui_server import Result, Server
 from artv_core.method.frames import AnchorPolicy
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from artv_core.checkpoint import save_checkpoint
 from artv_core.commands.comfyui_server import Server
 from artv_core.config import ARTVConfig, preset
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.models.artv import ARTV
 from artv_core.models.unet import UNet
 from artv_core.run.pipeline import Pipeline

@@ -8,7 +8,7 @@ import torch
 
 from artv_core.checkpoint import save_checkpoint
 from artv_core.commands.comfyui_server import Host
-from artv_core.method.generate import GenerateOptions
+from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from tests.models import smallest
 
