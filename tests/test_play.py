@@ -347,6 +347,25 @@ def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipelin
         assert reader.num_records > made
 
 
+def test_a_step_back_before_the_frame_that_a_run_goes_on_from_is_shown(pipeline: Pipeline, tmp_path: Path):
+    """Frames before that one are read, not shown, unless a step back makes them again."""
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 20)
+    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
+    run = make_run(pipeline, play_options(again, pipeline.model.config), again)
+    session, end = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True), time.monotonic() + SECONDS
+    session.start()
+    while session.made < 20 and time.monotonic() < end:
+        time.sleep(0.01)
+    frame = session.back()
+    assert 1 <= frame < 20
+    while not session.pictures_after(0) and time.monotonic() < end:
+        time.sleep(0.01)
+    session.close(SECONDS)
+    assert session.pictures_after(0)[0].index == frame
+    assert session.made <= frame + session.pace.most_ahead + 1
+
+
 def test_the_command_goes_on_where_it_was_ended_or_killed(tmp_path: Path):
     """Real processes: by Ctrl-C, killed, and as services are ended."""
     last = run_until(tmp_path, -1, signal.SIGINT, "--prompt", PROMPT, "--seed", "5", *QUICK)

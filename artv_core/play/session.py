@@ -137,7 +137,7 @@ class Session:
             seed = (self.run.steering.seed + 1) % (MAX_SEED + 1)
             self._back = self.run.steering.back_to(frame, seed, self.text)
             self._take += 1
-            self._position = min(self._position, frame - 1)
+            self._position, self._begin = min(self._position, frame - 1), min(self._begin, frame)
             self._pictures.clear()
             return frame
 
