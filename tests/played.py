@@ -66,11 +66,11 @@ class Player:
             self.step()
 
     def ask(self, **message: Any) -> dict[str, Any]:
-        """Send a message, and take messages up to its answer."""
+        """Send a message, and take messages up to its answer. Others that were sent before may be answered first."""
         self.send(**message)
         while True:
             heard = self.step()
-            if heard is not None and heard["kind"] == "answer":
+            if heard is not None and heard["kind"] == "answer" and heard["to"] in (message["do"], "message"):
                 return heard
 
     @property

@@ -161,16 +161,17 @@ class _Viewer:
 
     async def _tell_news(self) -> None:
         self.news.clear()
-        answers, self._answers = self._answers, {}
         await self._send_new("prompts", {"prompts": self.session.prompts()})
         await self._send_new("status", self.session.status())
-        for picture in self.session.pictures_after(self._number):
-            await self.socket.send(PICTURE.pack(picture.index, picture.take) + picture.data)
-            self._number = picture.number
+        pictures = self.session.pictures_after(self._number)
+        answers, self._answers = self._answers, {}  # so that a step back is answered before its pictures come
         for answered in answers.values():
             if "text" in answered:
                 answered["advice"] = advice(self.session.pipeline.model, answered["text"])
             await self._send("answer", answered)
+        for picture in pictures:
+            await self.socket.send(PICTURE.pack(picture.index, picture.take) + picture.data)
+            self._number = picture.number
 
     async def _send_new(self, kind: str, content: dict[str, Any]) -> None:
         if self._told.get(kind) != content:
