@@ -61,7 +61,7 @@ def newest_server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Itera
         pytest.skip(f"{host.python} lacks what {host.root} requires: {', '.join(host.missing())}")
     if front_end.newest_root() is None:
         pytest.skip(NO_NEWEST)
-    without_previews = ("--preview-method", "none")  # the host's default: ours do not depend on it
+    without_previews = ("--preview-method", "none")  # the host's default: the pack's previews do not depend on it
     arguments = (*NEWEST.arguments, *without_previews)
     with Server(host, tmp_path_factory.mktemp("newest"), arguments=arguments) as server:
         yield server
