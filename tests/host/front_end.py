@@ -140,7 +140,7 @@ def exists(front_end: FrontEnd, host: Host) -> bool:
 
 @dataclass
 class Faults:
-    """What went wrong on a page and is the pack's fault: uncaught exceptions, console errors, requests that were refused."""
+    """What was the fault of the pack on a page: uncaught exceptions, console errors, requests that were refused."""
 
     seen: list[str] = field(default_factory=list)
 
