@@ -253,7 +253,8 @@ def test_bad_input_is_answered_and_nothing_stops(pipeline: Pipeline, tmp_path: P
         assert unknown["advice"] == ["tiny-v3 does not know these words and ignores them: grey, sqare (square?)"]
         assert "ignored: " in page.ask(do="check", text="red circle " * 60)["advice"][0]
         page.shows = True
-        page.send(do="shown", index=0, take=0)
+        if page.frames:
+            page.send(do="shown", index=len(page.frames) - 1, take=0)  # none waits to be shown, so more are made
         page.until(lambda: len(page.frames) > 8)
         with suppress(ConnectionClosed):
             page.socket.send("x" * (MAX_BYTES + 1))
