@@ -152,6 +152,7 @@ def test_workflows_open_as_their_api_twins_with_no_node_on_another(page: Any, se
         queued, twin = browser.exported(page), workflow_format.read_api(name)
         known = workflow_format.known_inputs
         assert known(queued, twin) == known(twin, queued), name
+        front_end.wait_until_drawn(page)  # nodes get their size when they are drawn
         assert not browser.overlapping(browser.laid_out(page)), name
 
 

@@ -2,8 +2,10 @@
 
 import sys
 import time
+import weakref
 
 import torch
+from server import PromptServer
 
 # The nodes must do without what the host does not bring; here it may be installed beside it all the same.
 for missing in ("open_clip", "diffusers", "k_diffusion"):
@@ -35,7 +37,8 @@ class ARTVTestOutOfMemory:
 
 
 class ARTVTestSlow:
-    """Passes a model on; each of its evaluations now takes `seconds` longer."""
+    """Passes a model on; each of its evaluations takes `seconds` longer in a prompt that has this node. The host keeps
+    the model for other prompts."""
 
     CATEGORY = "ARTV/tests"
     FUNCTION = "execute"
@@ -46,8 +49,20 @@ class ARTVTestSlow:
         return {"required": {"model": ("ARTV_MODEL",), "seconds": ("FLOAT", {"default": 0.2})}}
 
     def execute(self, model, seconds):
-        model.model.noise.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+        network = model.model.noise
+        if network not in SLOW:
+            SLOW.add(network)
+            network.register_forward_pre_hook(lambda *_: time.sleep(asked_seconds()))
         return (model,)
+
+
+SLOW = weakref.WeakSet()
+
+
+def asked_seconds():
+    """Of the nodes `ARTVTestSlow` of the prompt that runs."""
+    ((_, _, graph, *_),) = PromptServer.instance.prompt_queue.currently_running.values()
+    return sum(node["inputs"]["seconds"] for node in graph.values() if node["class_type"] == "ARTVTestSlow")
 
 
 class ARTVTestWideText:
