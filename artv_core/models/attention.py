@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import UNetConfig
@@ -204,12 +203,15 @@ class GatedLinear(nn.Module):
         return gelu_gate(self.proj(x), self.may_fuse, self.may_train_fused)
 
 
+# These four run in every layer. `einops.rearrange` would take longer than the copy itself where cells are few.
+
+
 def _to_cells(x: Tensor) -> Tensor:
-    return rearrange(x, "b c h w -> b (h w) c")
+    return x.flatten(2).transpose(1, 2)
 
 
 def _to_map(cells: Tensor, height: int) -> Tensor:
-    return rearrange(cells, "b (h w) c -> b c h w", h=height)
+    return cells.transpose(1, 2).unflatten(2, (height, -1))
 
 
 def _lie_in(joined: Tensor, layers: Sequence[Any]) -> bool:
@@ -220,13 +222,13 @@ def _lie_in(joined: Tensor, layers: Sequence[Any]) -> bool:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, tokens, heads * d] -> [B, heads, tokens, d]."""
-    return rearrange(x, "b n (heads d) -> b heads n d", heads=heads)
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def attend(queries: Tensor, keys_values: KeysValues) -> Tensor:
     """Scaled dot-product attention. Queries, keys and values have split heads; the output is joined, [B, tokens,
     heads * d]."""
-    return rearrange(_attended(queries, *keys_values), "b heads n d -> b n (heads d)")
+    return _attended(queries, *keys_values).transpose(1, 2).flatten(2)
 
 
 def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
