@@ -3,6 +3,7 @@
 This is done once per frame. The denoising steps only read the result.
 """
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -78,14 +79,15 @@ class FrameInputs:
 class Conditioner:
     """Computes a network's conditions for each frame, and shares work between frames and branches. Not in the paper.
 
-    It keeps the results for blank references and for the blank anchor, and the keys and values of a text while
-    `FrameInputs` has the same tensor object for it. The network's weights must not change meanwhile.
+    It keeps the results for blank references, for the blank anchor and for noise levels, and the keys and values of a
+    text while `FrameInputs` has the same tensor object for it. The network's weights must not change meanwhile.
     """
 
     def __init__(self, network: FrameNetwork) -> None:
         self.network = network
         self._blank_references, self._blank_anchor = _Recent[list[Tensor]](1), _Recent[list[KeysValues]](1)
         self._texts, self._text_of_branches = _Recent[list[KeysValues]](4), _Recent[list[KeysValues]](2)
+        self._embedded_levels = _Recent[Tensor](2)
 
     def conditions(self, inputs: FrameInputs, branches: Sequence[Branch]) -> FrameConditions:
         """The conditions of K `branches` as one batch [K * B], for the latents of B videos."""
@@ -147,8 +149,11 @@ class Conditioner:
         return self.network.reference_adapter(latents.to(self.network.dtype))
 
     def _levels(self, pairs: Sequence[tuple[int, int]], videos: int) -> Tensor:
-        levels = to_device(torch.tensor(pairs).repeat_interleave(videos, dim=0), self.network.device)
-        return self.network.diffusion_model.embed_levels(levels[:, 0], levels[:, 1], self.network.dtype)
+        def embedded() -> Tensor:
+            levels = to_device(torch.tensor(pairs).repeat_interleave(videos, dim=0), self.network.device)
+            return self.network.diffusion_model.embed_levels(levels[:, 0], levels[:, 1], self.network.dtype)
+
+        return self._embedded_levels.get((*itertools.chain(*pairs), videos), embedded)
 
 
 class Conditioners(NamedTuple):
