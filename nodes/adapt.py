@@ -37,12 +37,16 @@ class ARTVAdaptModel(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=model_files.adapter_names(),
-                    tooltip="The ARTV file, from models/artv. Only what it adds to Stable Diffusion is used.",
+                    tooltip="An ARTV file from models/artv that was trained on such a model. The shipped ones do not "
+                    "fit. Only what it adds to Stable Diffusion is used.",
                 ),
                 *speed_inputs(),
             ],
             outputs=[
-                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),
+                ARTVModel.Output(
+                    display_name="model",
+                    tooltip="For the Masked Diffusion Sampler, ARTV LoRA, ARTV Fit Image and ARTV Step Masks.",
+                ),
                 io.String.Output(
                     display_name="about",
                     tooltip="The model's size, frame rate and recommended settings, how many weights LoRAs change, and "

@@ -234,8 +234,8 @@ LEVELS = {
     for one in (
         _level(
             "reference_level",
-            "How much noise to add to the previous frames, as a diffusion time step (0: none; 999: most). Higher: "
-            "fewer small errors build up. auto: what the checkpoint recommends.",
+            "How much noise to add to the previous frames: 0 is none, 999 the most, 20 to 100 is usual. More noise "
+            "keeps small errors from building up, but lets details change. auto: what the checkpoint recommends.",
         ),
         _level("anchor_level", "The same for the anchor frame. 0: none. auto: what the checkpoint recommends."),
     )

@@ -37,7 +37,7 @@ class ARTVDecodeVideo(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."),
+                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader, or of your own graph with ARTV Adapt Model."),
                 *video_file_inputs(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file, for any node that takes a video.")],

@@ -37,7 +37,7 @@ class ARTVDriftReadout(io.ComfyNode):
             hidden=[io.Hidden.prompt],
             inputs=[
                 io.Latent.Input("latent", tooltip="The frames, from the Masked Diffusion Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."),
+                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader, or of your own graph with ARTV Adapt Model."),
                 io.Mask.Input(
                     "mask",
                     optional=True,

@@ -136,7 +136,8 @@ class ARTVLoadJournal(io.ComfyNode):
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="What was copied from the previous frame, at latent resolution: 1 is copied, 0 is new.",
+                    tooltip="What was copied from the previous frame, as a small mask with one value for each cell: 1 "
+                    "is copied, 0 is new.",
                 ),
                 io.String.Output(display_name="about", tooltip="What the journal contains. Show it with Preview Any."),
             ],

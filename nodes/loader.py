@@ -49,7 +49,10 @@ class ARTVLoader(io.ComfyNode):
                 *speed_inputs(),
             ],
             outputs=[
-                ARTVModel.Output(display_name="model", tooltip="For the Masked Diffusion Sampler and ARTV LoRA."),
+                ARTVModel.Output(
+                    display_name="model",
+                    tooltip="For the Masked Diffusion Sampler, ARTV LoRA, ARTV Fit Image and ARTV Step Masks.",
+                ),
                 io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and the Multi-Prompt Scheduler."),
                 io.Vae.Output(display_name="vae", tooltip="For VAE Encode, VAE Decode and Decode to Video."),
                 io.String.Output(

@@ -74,8 +74,8 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="What was copied from the previous frame, at latent resolution: 1 is copied, 0 "
-                    "is new. It is 0 for the first frame and for frames you gave.",
+                    tooltip="What was copied from the previous frame, as a small mask with one value for each cell: 1 "
+                    "is copied, 0 is new. It is 0 for the first frame and for frames you gave.",
                 ),
                 io.String.Output(
                     display_name="drift",
@@ -298,7 +298,8 @@ def _size_and_seed() -> list[io.Input]:
             default=16,
             min=1,
             max=1_000_000,
-            tooltip="Length of the whole video in frames, references included. Long videos need hardly more memory.",
+            tooltip="Length of the whole video in frames, with those connected to references. Long videos need hardly "
+            "more memory.",
         ),
         AUTOMATIC["width"].input(),
         AUTOMATIC["height"].input(),
@@ -381,7 +382,9 @@ AUTOMATIC = {
         _side("height"),
         Automatic(
             "steps",
-            "Denoising steps for each frame. More steps take longer. auto: what the checkpoint recommends.",
+            "Denoising steps for each frame; more take longer. auto: what the checkpoint recommends, which may be "
+            "more steps for the first frame. A number that you type counts for the first frame too: with few steps it "
+            "looks worse.",
             whole=True,
             most=1000,
             shows="steps",

@@ -115,8 +115,8 @@ def _inputs() -> list[io.Input]:
             "mix_mode",
             options=list(MIX_MODES),
             default=next(iter(MIX_MODES)),
-            tooltip="When copied parts are mixed in. 'after guidance': once, at the end of each step. 'every branch': "
-            "before guidance, as the paper's formulas say; makes a difference only if a cfg is not 1.",
+            tooltip="When copied parts are mixed in. Leave it at 'after guidance'. 'every branch' follows the paper's "
+            "formulas exactly; you see a difference only if a cfg is not 1.",
         ),
     ]
 

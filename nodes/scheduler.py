@@ -108,14 +108,18 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
 def _texts() -> list[io.Input]:
     """Inputs for the prompts and their encoder."""
     return [
-        io.Clip.Input("clip", tooltip="The CLIP from ARTV Loader; it encodes the prompts."),
+        io.Clip.Input(
+            "clip",
+            tooltip="Encodes the prompts. Take the CLIP from ARTV Loader, or of your own graph with ARTV Adapt Model.",
+        ),
         io.String.Input(
             "text",
             default=EXAMPLE,
             multiline=True,
             dynamic_prompts=False,
-            tooltip='Prompts with the frame each one starts at, and a colon: "0": "a fox", "24": "a fox asleep". '
-            "Or ranges, [0s-3s: a fox] [3s-6s: a fox asleep], or one prompt per line.",
+            tooltip='Prompts with the frame each one starts at, and a colon: "0": "a fox in a forest", "24": "a fox '
+            'standing still". Or ranges, [0s-3s: a fox in a forest] [3s-6s: a fox standing still], or one '
+            "prompt per line.",
         ),
         _around("pre_text", "before"),
         _around("app_text", "after"),

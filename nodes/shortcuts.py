@@ -44,8 +44,8 @@ class ARTVShortcutSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where guidance (cfg) stops. Sampling goes from 1 (pure noise) down to 0 (finished image); "
-                    "0: guidance until the end.",
+                    tooltip="Where cfg ends. Sampling counts down from 1 (pure noise) to 0 (finished image), so this "
+                    "is the smaller number. 0: cfg until the end.",
                 ),
                 io.Float.Input(
                     "guidance_to",
@@ -53,8 +53,8 @@ class ARTVShortcutSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where guidance (cfg) starts. 1: from the start of sampling. Steps without guidance take "
-                    "as little as a quarter of the work.",
+                    tooltip="Where cfg begins, counted down from 1. 1: from the start of sampling. Steps without cfg "
+                    "take as little as a quarter of the work.",
                 ),
             ],
             outputs=[ARTVShortcuts.Output(display_name="shortcuts", tooltip="For the sampler's shortcuts input.")],

@@ -50,7 +50,10 @@ class ARTVStreamVideo(io.ComfyNode):
             description="Writes the video while it is sampled, so you can watch it grow: NAME.part.mp4 "
             "becomes NAME.mp4 after the last frame. If the run stops, the part file stays.",
             search_aliases=["artv", "stream", "live", "mp4", "mkv", "save video", "while sampling"],
-            inputs=[io.Vae.Input("vae", tooltip="The VAE from ARTV Loader."), *video_file_inputs()],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE from ARTV Loader, or of your own graph with ARTV Adapt Model."),
+                *video_file_inputs(),
+            ],
             outputs=[ARTVStream.Output(display_name="stream", tooltip="For the sampler's stream input.")],
         )
 

@@ -43,7 +43,7 @@ function connect() {
 function say() {
   const text = field.value.trim()
   const most = about?.most_characters ?? 2000
-  if (!text) return note("say", "The prompt is empty. Write what is to be seen next.", "problem")
+  if (!text) return note("say", "The prompt is empty. Write what the video should show next.", "problem")
   if (text.length > most) return note("say", `The prompt has ${text.length} characters; it can have ${most}.`, "problem")
   edited = false
   send({ do: "say", text })

@@ -21,7 +21,7 @@ def checked_prompt(text: str) -> str:
     """The prompt without spaces around it. Raises ValueError if it is empty, too long, or has weights out of range."""
     text = text.strip()
     if not text:
-        raise ValueError("the prompt is empty; write what is to be seen next")
+        raise ValueError("the prompt is empty; write what the video should show next")
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"the prompt has {len(text)} characters; accepted are up to {MAX_CHARACTERS}")
     read_weights(text)

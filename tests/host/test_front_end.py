@@ -303,7 +303,7 @@ def test_a_run_is_directed_from_the_panel_and_the_timeline_keeps_it(
     assert field.input_value() == "blue"
     field.fill("")
     field.press("Enter")
-    page.get_by_text("Write what is to be seen next.").wait_for()
+    page.get_by_text("Write what the video should show next.").wait_for()
     field.fill("a blue square moving up on a green background")
     field.press("Enter")
     page.wait_for_function(f"() => {TEXT}.includes('a blue square moving up')")
