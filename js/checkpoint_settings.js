@@ -19,7 +19,13 @@ const PICTURES = ["references", "keyframes"]
  */
 export const SETTINGS = [
   { name: "size", of: SAMPLER, takes: { width: AUTO, height: AUTO }, first: true },
-  { name: "steps", of: SAMPLER, takes: { steps: AUTO }, first: true },
+  {
+    name: "steps",
+    of: SAMPLER,
+    takes: { steps: AUTO },
+    also: [{ of: OPTIONS, takes: { first_frame_steps: AUTO } }],
+    first: true,
+  },
   { name: "sampler_name", of: SAMPLER, takes: { sampler_name: "recommended" } },
   { name: "cfg", of: SAMPLER, takes: { cfg: AUTO }, also: [{ of: OPTIONS, takes: { cfg_by_frame: "" } }] },
   { name: "cfg_references", of: SAMPLER, takes: { cfg_references: AUTO } },

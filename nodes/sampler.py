@@ -383,8 +383,8 @@ AUTOMATIC = {
         Automatic(
             "steps",
             "Denoising steps for each frame; more take longer. auto: what the checkpoint recommends, which may be "
-            "more steps for the first frame. A number that you type counts for the first frame too: with few steps it "
-            "looks worse.",
+            "more steps for the first frame. A number that you type counts for the first frame too, unless ARTV "
+            "Sampling Options says another.",
             whole=True,
             most=1000,
             shows="steps",

@@ -23,6 +23,13 @@ ETA = Automatic(
     zero=True,
     shows="eta",
 )
+FIRST_FRAME_STEPS = Automatic(
+    "first_frame_steps",
+    "Denoising steps for the first frame alone. It has no earlier frame to start from, so it needs more. auto: as many "
+    "as the others if you typed steps into the sampler, else what the checkpoint recommends.",
+    whole=True,
+    most=1000,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class SamplingOptions:
     mix_mode: str | None = None
     cfg_by_frame: GuidanceScale | None = None
     cfg_by_prompt: tuple[float, ...] = ()
+    first_frame_steps: int | None = None
 
     def applied(self, options: GenerateOptions) -> GenerateOptions:
         """The sampler's options with what was set here in their place."""
@@ -43,6 +51,7 @@ class SamplingOptions:
             s_noise=options.s_noise if self.s_noise is None else self.s_noise,
             mix_mode=self.mix_mode or options.mix_mode,
             guidance_text=options.guidance_text if self.cfg_by_frame is None else self.cfg_by_frame,
+            first_frame_steps=self.first_frame_steps or options.first_frame_steps,
         )
 
     def for_prompts(self, options: GenerateOptions, texts: TextTrack) -> GenerateOptions:
@@ -70,25 +79,34 @@ class ARTVSamplingOptions(io.ComfyNode):
             display_name="ARTV Sampling Options",
             category="ARTV",
             description="More settings for the sampler: guidance that changes from prompt to prompt or from frame to "
-            "frame, how much noise the steps add, and how copied parts are mixed in.",
+            "frame, how much noise the steps add, how copied parts are mixed in, and more steps for the first frame.",
             search_aliases=["artv", "eta", "s_noise", "cfg schedule", "guidance schedule", "ancestral"],
             inputs=_inputs(),
             outputs=[ARTVOptions.Output(display_name="options", tooltip="For the sampler's options input.")],
         )
 
     @classmethod
-    def validate_inputs(cls, eta: Any = None, cfg_by_frame: str | None = None) -> bool | str:
-        """Check eta and the guidance by frame."""
-        told = verdict(ETA.check, eta)
-        return verdict(_guidance, cfg_by_frame) if told is True else told
+    def validate_inputs(
+        cls, eta: Any = None, cfg_by_frame: str | None = None, first_frame_steps: Any = None
+    ) -> bool | str:
+        """Check eta, the steps and the guidance by frame."""
+        told = (
+            verdict(ETA.check, eta),
+            verdict(FIRST_FRAME_STEPS.check, first_frame_steps),
+            verdict(_guidance, cfg_by_frame),
+        )
+        return next((one for one in told if one is not True), True)
 
     @classmethod
-    def execute(cls, cfg_by_frame: str, eta: Any, s_noise: float, mix_mode: str) -> io.NodeOutput:
+    def execute(
+        cls, cfg_by_frame: str, eta: Any, s_noise: float, mix_mode: str, first_frame_steps: Any = None
+    ) -> io.NodeOutput:
         """Collect the settings."""
         if mix_mode not in MIX_MODES:  # older hosts do not check menu values
             raise ValueError(f"there is no mix_mode {mix_mode!r}; there are: {', '.join(MIX_MODES)}")
         by_frame, by_prompt = _guidance(cfg_by_frame)
-        return io.NodeOutput(SamplingOptions(ETA.read(eta), s_noise, MIX_MODES[mix_mode], by_frame, by_prompt))
+        first = FIRST_FRAME_STEPS.whole_number(first_frame_steps)
+        return io.NodeOutput(SamplingOptions(ETA.read(eta), s_noise, MIX_MODES[mix_mode], by_frame, by_prompt, first))
 
 
 def _inputs() -> list[io.Input]:
@@ -118,6 +136,7 @@ def _inputs() -> list[io.Input]:
             tooltip="When copied parts are mixed in. Leave it at 'after guidance'. 'every branch' follows the paper's "
             "formulas exactly; you see a difference only if a cfg is not 1.",
         ),
+        FIRST_FRAME_STEPS.input(optional=True),  # earlier releases did not have it
     ]
 
 

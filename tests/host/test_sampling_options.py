@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from artv_core.commands.comfyui_server import Graph, Server
 
@@ -10,7 +12,13 @@ from .graphs import node, text_to_video
 from .releases import made
 
 GUIDED = {"frames": 4, "cfg": 3.0, "cfg_first_frame": 1.5, "sampler_name": "euler_ancestral"}
-DEFAULTS = {"cfg_by_frame": "", "eta": "auto", "s_noise": 1.0, "mix_mode": "after guidance"}
+DEFAULTS = {
+    "cfg_by_frame": "",
+    "eta": "auto",
+    "s_noise": 1.0,
+    "mix_mode": "after guidance",
+    "first_frame_steps": "auto",
+}
 
 
 def with_options(graph: Graph | None = None, **options: Any) -> Graph:
@@ -39,11 +47,44 @@ def test_as_it_comes_it_changes_nothing(server: Server, plain: dict[str, str]) -
 
 @pytest.mark.parametrize(
     "changed",
-    [{"eta": 0}, {"eta": "0.5"}, {"s_noise": 0.5}, {"mix_mode": "every branch"}, {"cfg_by_frame": "0: 3\n3: 5"}],
+    [
+        {"eta": 0},
+        {"eta": "0.5"},
+        {"s_noise": 0.5},
+        {"mix_mode": "every branch"},
+        {"cfg_by_frame": "0: 3\n3: 5"},
+        {"first_frame_steps": 3},
+    ],
     ids=str,
 )
 def test_each_setting_changes_the_frames(server: Server, plain: dict[str, str], changed: dict[str, Any]) -> None:
     assert made(server, with_options(**changed)) != plain
+
+
+def test_a_graph_of_an_earlier_release_lacks_the_steps_of_the_first_frame(
+    server: Server, plain: dict[str, str]
+) -> None:
+    graph = with_options()
+    del graph["options"]["inputs"]["first_frame_steps"]
+    assert made(server, graph) == plain
+
+
+def test_the_first_frame_alone_gets_its_steps(server: Server) -> None:
+    """Its latent is that of a video in which all frames have as many."""
+    few, more = ({"frames": 2, "seed": 3, "steps": steps} for steps in (1, 3))
+    own = with_options(text_to_video(**few), first_frame_steps="3")
+    frames, all_more, all_few = (
+        latents_of(server, graph) for graph in (own, text_to_video(**more), text_to_video(**few))
+    )
+    assert torch.equal(frames[0], all_more[0])
+    assert not torch.equal(frames[0], all_few[0])
+    assert not torch.equal(frames[1], all_more[1])
+
+
+def latents_of(server: Server, graph: Graph) -> torch.Tensor:
+    result = server.run(graph)
+    assert result.status == "success", result.message
+    return load_file(server.output_file(result.outputs["save"]["latents"][0]))["latent_tensor"]
 
 
 def test_guidance_by_frame_takes_the_place_of_cfg(server: Server, plain: dict[str, str]) -> None:
@@ -72,6 +113,7 @@ def test_as_many_numbers_as_prompts_are_needed(server: Server) -> None:
         ({"eta": "lots"}, "eta is 'lots'; give a number, or auto for what the checkpoint recommends"),
         ({"cfg_by_frame": "0: 3\n24: much"}, "cfg_by_frame contains 'much'; give a frame and a number on each line"),
         ({"cfg_by_frame": "8: 3"}, "it must start at frame 0"),
+        ({"first_frame_steps": 2000}, "first_frame_steps is 2000; give 1000 at most, or auto"),
     ],
 )
 def test_faults_are_told_at_the_node_before_anything_runs(
