@@ -14,11 +14,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from artv_core import cli
+from artv_core.commands.options import load_pipeline
 from artv_core.commands.play import make_run, play_options, resumed
 from artv_core.method.generate import generate_frames
+from artv_core.play.pace import short_collections
 from artv_core.play.pictures import encoded
 from artv_core.play.server import PICTURE
 from artv_core.play.session import Session
+from artv_core.play.trial import threads_of_torch
 from artv_core.run.journal_file import JournalReader
 from artv_core.run.journal_folder import FOLDER, newest_first
 from artv_core.run.pipeline import Pipeline
@@ -97,6 +100,30 @@ class Listener(Player):
         first = self.ask(do="back").get("frame", 1 + max(self.seen))
         for index in [index for index in self.seen if index >= first]:
             del self.seen[index]
+
+
+def rate_of_play(folder: Path, frames: int, *words: str, warm: int = 20) -> float:
+    """Frames a second that `artv play` makes with one thread of PyTorch after the first `warm` ones, if each is shown
+    as soon as it is there. Its journal and the pictures for the page are made too."""
+    args = cli.build_parser().parse_args(["play", "--output", str(folder), "--frames", str(frames), *words])
+    pipeline, times = load_pipeline(args), list[float]()
+    with threads_of_torch(1), short_collections():
+        run = make_run(pipeline, play_options(args, pipeline.model.config), args)
+        session = Session(pipeline, run, folder, lambda *_: "")
+
+        def show() -> None:
+            pictures = session.pictures_after(len(times))
+            times.extend(time.perf_counter() for _ in pictures)
+            if pictures:
+                session.shown(pictures[-1].index, 0)
+
+        session.on_change = show
+        session.start()
+        while len(times) < frames:
+            assert session.failure is None
+            time.sleep(0.1)
+        session.close()
+    return (frames - 1 - warm) / (times[-1] - times[warm])
 
 
 @contextmanager

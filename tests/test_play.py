@@ -37,7 +37,15 @@ from artv_core.run.pipeline import Pipeline, load_latents
 from artv_core.run.steering import is_unfinished
 from tests.forked import COMMAND, COMMANDS, python_with
 from tests.host.browser import missing, open_browser
-from tests.played import QUICK, SECONDS, Player, frames_lost_or_other, killed_at_random, opened
+from tests.played import (
+    QUICK,
+    SECONDS,
+    Player,
+    frames_lost_or_other,
+    killed_at_random,
+    opened,
+    rate_of_play,
+)
 
 PROMPT = "a large red circle moving right on a blue background"
 
@@ -213,6 +221,13 @@ def test_what_was_played_is_made_again_to_the_bit(
     assert len(kept) > 7
     assert "--redo" in command
     assert Path(again[-1]).read_bytes() == video.read_bytes()
+
+
+def test_its_rate_can_be_measured_without_a_page(tmp_path: Path):
+    rate = rate_of_play(tmp_path, 12, *QUICK, "--prompt", PROMPT, "--seed", "5", warm=2)
+    assert 1 < rate < 1000
+    with JournalReader(newest_first(tmp_path / FOLDER)[0]) as reader:
+        assert len(list(reader.frames())) == 12
 
 
 BAD = [
