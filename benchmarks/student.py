@@ -29,7 +29,6 @@ from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.synthetic.quality import Rollout, holding, quality_clips, read_rollout
 from artv_core.training.sheets import rollout
-from tests.played import rate_of_play
 from tests.work import video_work
 
 RESULT = ROOT / "benchmarks/results/student.json"
@@ -119,6 +118,8 @@ def table_bars(columns: dict[str, dict[str, float]]) -> Figures:
 
 def speed(quick: bool) -> Figures:
     """Wall-clock seconds per later frame, image included, in turns in one process; ratios are medians of rounds."""
+    from tests.played import rate_of_play  # on a card nothing is played, and what that needs may be missing
+
     pipelines = {name: Pipeline.from_checkpoint(name) for name in ("tiny", "tiny-fast")}
     rounds, frames = (1, 3) if quick else (7, 25)
     times: dict[str, list[float]] = {name: [] for name in WAYS}

@@ -19,10 +19,10 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
 PACK = Path(__file__).resolve().parents[2]
 """This repository, if the package is inside one. Without `nodes/` in it there are no nodes to link into a host."""
@@ -179,6 +179,8 @@ class Server:
         """Queue an API-format prompt and listen until it is over. `on_progress` is called on progress and can interrupt
         the run. With `watch` the sampler reports its frames as it does to ComfyUI's page, instead of sending the host's
         previews."""
+        from websockets.sync.client import connect
+
         client = secrets.token_hex(8)
         with connect(f"ws://{ADDRESS}:{self.port}/ws?clientId={client}", max_size=None) as socket:
             if watch:
@@ -201,7 +203,7 @@ class Server:
         """The server's log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def _listen(self, socket: ClientConnection, prompt: str, on_progress: Callable[[Result], None] | None) -> Result:
+    def _listen(self, socket: "ClientConnection", prompt: str, on_progress: Callable[[Result], None] | None) -> Result:
         result = Result()
         while True:
             payload = self._receive(socket)
@@ -218,7 +220,9 @@ class Server:
             if result.status:
                 return result
 
-    def _receive(self, socket: ClientConnection) -> str | bytes:
+    def _receive(self, socket: "ClientConnection") -> str | bytes:
+        from websockets.exceptions import ConnectionClosed
+
         try:
             return socket.recv(PROMPT_SECONDS)
         except ConnectionClosed:
