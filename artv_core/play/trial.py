@@ -18,7 +18,7 @@ FEWEST_STEPS = 2
 
 ROOM = 0.55
 """The share of the time that a frame is shown in which it must be made. The rest is for frames that take longer: the
-trial sees the fastest of a few, and in five minutes they take a fifth more. With 0.65, one of 2,404 frames came late."""
+trial sees the fastest of a few, and in five minutes they take a fifth more. With 0.65, 1 of 2,404 frames was late."""
 
 ONE_IS_ENOUGH = 1.2
 """One thread is taken if a frame takes at most this much longer with it. Threads that wait for each other lose many
