@@ -29,16 +29,16 @@ def test_convolutions(options: dict, dtype: torch.dtype):
     assert torch.equal(packed.state_dict()["weight"], layer.weight)
 
 
-@pytest.mark.parametrize(("fewest", "all_rows"), [(0, {1, 5, 12, 14}), (10_000, {12, 14}), (10**6, set())])
+@pytest.mark.parametrize(("fewest", "packed_rows"), [(0, {1, 5, 12, 14}), (10_000, {12, 14}), (10**6, set())])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.inference_mode()
-def test_linear_layers(bias: bool, fewest: int, all_rows: set[int]):
+def test_linear_layers(bias: bool, fewest: int, packed_rows: set[int]):
     layer = nn.Linear(24, 40, bias=bias)
     packed = PackedLinear(layer, fewest)
     for shape in ((24,), (5, 24), (2, 7, 24), (3, 2, 2, 24), (5, 24)):
         x = torch.randn(shape)
         torch.testing.assert_close(packed(x), layer(x), rtol=1e-5, atol=1e-5)
-        assert packed.weight.is_mkldnn == (x.numel() // 24 in all_rows)
+        assert packed.weight.is_mkldnn == (x.numel() // 24 in packed_rows)
     assert packed.state_dict().keys() == layer.state_dict().keys()
     assert all(torch.equal(tensor, layer.state_dict()[name]) for name, tensor in packed.state_dict().items())
 
