@@ -203,7 +203,7 @@ class GatedLinear(nn.Module):
         return gelu_gate(self.proj(x), self.may_fuse, self.may_train_fused)
 
 
-# Shapes change in every layer, so without `einops.rearrange`: where cells are few, it takes longer than the copy itself.
+# Shapes change in every layer, so without einops: where cells are few, it takes longer than the copy itself.
 
 
 def _to_cells(x: Tensor) -> Tensor:
