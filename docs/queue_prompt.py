@@ -13,7 +13,8 @@ import aiohttp
 
 
 async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
-    """Print the files that come of it; one line and exit code 1 where nothing does."""
+    """Print the files that it makes. If ComfyUI refuses the graph, or a node fails, or the run is interrupted, print
+    the reason and exit with code 1."""
     client = uuid.uuid4().hex
     prompt = json.loads(Path(workflow).read_text(encoding="utf-8"))
     async with (
@@ -38,8 +39,11 @@ async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
                     print(f"{file['type']}/{file['subfolder']}/{file['filename']}")
             elif event["type"] == "execution_error":
                 sys.exit(f"{data['node_type']}: {data['exception_message'].strip()}")
-            elif event["type"] in ("execution_success", "execution_interrupted"):
+            elif event["type"] == "execution_interrupted":
+                sys.exit("interrupted")
+            elif event["type"] == "execution_success":
                 return
+    sys.exit("ComfyUI closed the connection")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 /**
  * Text boxes that say "auto", or "auto (4)" once it is known what the checkpoint recommends. People type numbers over
- * it. Saved and queued is "auto" or the number. Workflows from earlier releases have 0 or -1 there, which become "auto".
+ * the word. The page saves and queues "auto" or the number. Workflows from earlier releases have 0 or -1 there, which become "auto".
  */
 
 import { tidied } from "./automatic_text.js"
@@ -76,8 +76,8 @@ class Boxes {
   }
 
   /**
-   * What a box means, as it is saved and queued: the word for "auto", or a number. `strange` stands for what is neither:
-   * what was there before is saved, but what was typed is queued, so that the server says what is wrong.
+   * What a box means, as it is saved and queued: the word for "auto", or a number. If the text is neither, this is
+   * `strange`: the value before when it is saved, and the typed text when it is queued, so that the server reports it.
    */
   plain({ widget, spec, kept }, strange, round) {
     const meant = widget.value === kept ? kept : (tidied(widget.value, spec, round) ?? strange)
@@ -114,7 +114,7 @@ class Boxes {
     }
   }
 
-  /** Keep what was typed; whether it is new. What is neither a number nor "auto" is told, and what was there before comes back. */
+  /** Keep what was typed, and return whether it is new. If it is neither a number nor "auto", say so and show the value before. */
   take(box) {
     const { widget, spec, kept } = box
     if (widget.value === kept) return false

@@ -50,7 +50,7 @@ class ARTVAdaptModel(io.ComfyNode):
                 io.String.Output(
                     display_name="about",
                     tooltip="The model's size, frame rate and recommended settings, how many weights LoRAs change, and "
-                    "what has no effect. Show it with Preview Any.",
+                    "what has no effect. Show it with Preview as Text.",
                 ),
             ],
         )

@@ -59,9 +59,9 @@ class NoiseSettings:
 
 RETURN = Automatic(
     "return_to_anchor",
-    "Reduces drift of the background: what stands still becomes the anchor's again where both look nearly the same. "
-    "The number says how alike they must be. 0: off, as in the paper; 0.15 works well. auto: what the checkpoint "
-    "recommends.",
+    "Reduces drift of the background: where a still part looks nearly like the anchor, it takes the anchor's exact "
+    "value again. The number says how much the two may differ. 0: off, as in the paper; 0.15 works well. auto: what "
+    "the checkpoint recommends.",
     zero=True,
     most=MAX_REACH,
     shows="return_to_anchor",

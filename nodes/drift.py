@@ -60,7 +60,7 @@ class ARTVDriftReadout(io.ComfyNode):
             outputs=[
                 io.String.Output(
                     display_name="table",
-                    tooltip="The measurements of twelve evenly spaced frames. Show it with Preview Any.",
+                    tooltip="The measurements of twelve evenly spaced frames. Show it with Preview as Text.",
                 ),
                 io.Image.Output(display_name="plot", tooltip="All measurements, plotted over the frames."),
                 io.String.Output(display_name="csv_file", tooltip="Path of the CSV file, inside the output folder."),

@@ -38,8 +38,8 @@ class ARTVFitImage(io.ComfyNode):
             node_id="ARTVFitImage",
             display_name="ARTV Fit Image",
             category="ARTV",
-            description="Makes a picture as large as the videos of the checkpoint: scales it, and cuts off what sticks "
-            "out on two sides. Put it between Load Image and VAE Encode.",
+            description="Gives a picture the size of the checkpoint's videos: scales it, and cuts off what is too wide "
+            "or too high. Put it between Load Image and VAE Encode.",
             search_aliases=["artv", "resize", "scale image", "crop", "upscale image", "image to video", "first frame"],
             inputs=[
                 ARTVModel.Input("model", tooltip="The model of the video, from ARTV Loader or ARTV Adapt Model."),

@@ -85,7 +85,7 @@ class ARTVJournalSettings(io.ComfyNode):
                     "redo",
                     default="",
                     multiline=True,
-                    tooltip="Makes frames again with another seed, one change a line: '120: 7' means seed 7 "
+                    tooltip="Makes frames again with another seed: '120: 7' means seed 7 "
                     "from frame 120 on. Earlier frames come from the journal.",
                 ),
             ],
@@ -136,10 +136,12 @@ class ARTVLoadJournal(io.ComfyNode):
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="What was copied from the previous frame, as a small mask with one value for each cell: 1 "
-                    "is copied, 0 is new.",
+                    tooltip="What was copied from the previous frame, as a small mask with one value for each cell "
+                    "(8x8 pixels): 1 is copied, 0 is new.",
                 ),
-                io.String.Output(display_name="about", tooltip="What the journal contains. Show it with Preview Any."),
+                io.String.Output(
+                    display_name="about", tooltip="What the journal contains. Show it with Preview as Text."
+                ),
             ],
         )
 
@@ -200,7 +202,7 @@ class ARTVJournals(io.ComfyNode):
             outputs=[
                 io.String.Output(
                     display_name="list",
-                    tooltip="Name, frames, size, time and prompts of each saved run. Show it with Preview Any.",
+                    tooltip="Name, frames, size, time and prompts of each saved run. Show it with Preview as Text.",
                 )
             ],
         )

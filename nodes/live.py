@@ -311,7 +311,7 @@ def run_for(question: dict[str, Any]) -> Run:
 def _client(question: dict[str, Any]) -> str:
     client = question.get("client_id")
     if not isinstance(client, str) or client not in PromptServer.instance.sockets:
-        raise ValueError("client_id is not known; give the id of an open socket")
+        raise ValueError("client_id is not known; open the web socket /ws?clientId=ID first, and give that ID")
     return client
 
 

@@ -58,7 +58,7 @@ class ARTVLoader(io.ComfyNode):
                 io.String.Output(
                     display_name="about",
                     tooltip="The model's size, frame rate, recommended settings and the words it knows. Show "
-                    "it with Preview Any.",
+                    "it with Preview as Text.",
                 ),
             ],
         )

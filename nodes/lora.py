@@ -61,7 +61,7 @@ class ARTVLoRA(io.ComfyNode):
                 io.Clip.Output(display_name="clip", tooltip="The changed CLIP, if one was connected."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="How many weights changed, and which ones did not fit. Show it with Preview Any.",
+                    tooltip="How many weights changed, and which ones did not fit. Show it with Preview as Text.",
                 ),
             ],
         )

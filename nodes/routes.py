@@ -33,11 +33,11 @@ def _handler(answer: Answer) -> Callable[[web.Request], Any]:
 
 async def _question(request: web.Request) -> dict[str, Any]:
     if (request.content_length or 0) > MAX_QUESTION_BYTES:
-        raise ValueError(f"the question has {request.content_length} bytes; accepted are up to {MAX_QUESTION_BYTES}")
+        raise ValueError(f"the request has {request.content_length} bytes; accepted are up to {MAX_QUESTION_BYTES}")
     try:
         question = json.loads(await request.read())
     except (ValueError, RecursionError):
-        raise ValueError("the question is not JSON") from None
+        raise ValueError("the request is not JSON; send a JSON object") from None
     if not isinstance(question, dict):
-        raise ValueError("the question is not a JSON object")
+        raise ValueError("the request is not a JSON object; send one, even an empty {}")
     return question

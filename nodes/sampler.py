@@ -74,17 +74,18 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
                 io.Mask.Output(
                     display_name="copy_mask",
                     is_output_list=True,
-                    tooltip="What was copied from the previous frame, as a small mask with one value for each cell: 1 "
-                    "is copied, 0 is new. It is 0 for the first frame and for frames you gave.",
+                    tooltip="What was copied from the previous frame, as a small mask with one value for each cell "
+                    "(8x8 pixels): 1 is copied, 0 is new. It is 0 for the first frame and for frames you gave.",
                 ),
                 io.String.Output(
                     display_name="drift",
                     is_output_list=True,
-                    tooltip="How far the frames drift from the first one, as a table. Show it with Preview Any.",
+                    tooltip="How far the frames drift from the first one, as a table. Show it with Preview as Text.",
                 ),
                 io.String.Output(
                     display_name="journal",
-                    tooltip="Which journal saves the frames, and how many it already had. Show it with Preview Any.",
+                    tooltip="Which journal saves the frames, and how many it already had. Show it with Preview as "
+                    "Text.",
                 ),
             ],
         )
@@ -275,7 +276,7 @@ def _settings_wires() -> list[io.Input]:
         ARTVShortcuts.Input(
             "shortcuts",
             optional=True,
-            tooltip="From Shortcuts: faster frames at a small cost in quality. Unconnected: full quality.",
+            tooltip="From Shortcuts: faster frames that cost some quality. Unconnected: full quality.",
         ),
         ARTVKeyframes.Input(
             "keyframes",
@@ -382,9 +383,9 @@ AUTOMATIC = {
         _side("height"),
         Automatic(
             "steps",
-            "Denoising steps for each frame; more take longer. auto: what the checkpoint recommends, which may be "
-            "more steps for the first frame. A number that you type counts for the first frame too, unless ARTV "
-            "Sampling Options says another.",
+            "Denoising steps for each frame; more take longer. auto: what the checkpoint recommends, often with more "
+            "steps for the first frame. If you type a number, the first frame gets that number too; ARTV Sampling "
+            "Options can give it more.",
             whole=True,
             most=1000,
             shows="steps",

@@ -116,8 +116,8 @@ def _inputs() -> list[io.Input]:
             default="",
             multiline=True,
             dynamic_prompts=False,
-            tooltip="How strongly frames follow the text, in place of the sampler's cfg. A number on each line: one "
-            "for each prompt. Or with frames: '0: 3' and '24: 6' mean 3 from frame 0, 6 from frame 24 on. Empty: cfg.",
+            tooltip="How strongly frames follow the text, in place of the sampler's cfg. One number on each line, one "
+            "for each prompt. Or name frames: '0: 3' and '24: 6' mean 3 from frame 0, 6 from frame 24 on. Empty: cfg.",
         ),
         ETA.input(),
         io.Float.Input(

@@ -18,7 +18,7 @@ class ARTVShortcutSettings(io.ComfyNode):
             node_id="ARTVShortcutSettings",
             display_name="ARTV Shortcuts",
             category="ARTV",
-            description="Speeds up sampling at a small cost in quality: some steps reuse parts of the network's "
+            description="Speeds up sampling and costs some quality: some steps reuse parts of the network's "
             "work, or leave out guidance.",
             search_aliases=["artv", "speed", "faster", "deepcache", "guidance interval"],
             inputs=[

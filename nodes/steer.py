@@ -68,7 +68,9 @@ def steered_track(
         (context, _), *others = clip.encode_from_tokens_scheduled(clip.tokenize(surrounded(text, *around)))
         after_encoding()
         if others:
-            raise ValueError("the prompt makes several texts of one, which cannot be said during a run")
+            raise ValueError(
+                "this CLIP changes while a frame is sampled (scheduled hooks), so its prompts stay; use one without"
+            )
         return context
 
     prompts = [(start, note.text) for start, note in zip(starts, notes, strict=True)]

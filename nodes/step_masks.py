@@ -59,8 +59,8 @@ class ARTVStepMasks(io.ComfyNode):
             outputs=[
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="One small mask for each step, with one value for each cell: 1 is copied, 0 is new. Their "
-                    "mean is the frame's copy_mask.",
+                    tooltip="One small mask for each step, with one value for each cell (8x8 pixels): 1 is copied, 0 "
+                    "is new. Their mean is the frame's copy_mask.",
                 ),
                 io.Image.Output(
                     display_name="sheet",

@@ -686,7 +686,7 @@ def test_frames_of_another_size_cannot_be_gone_on_from(checkpoint, tmp_path, cap
     assert generate(checkpoint, tmp_path / "b.mp4", "--frames", 2, "--continue-from", saved) == 2
     assert "--frames is 2 and includes the 2 given" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--batch", 2, "--continue-from", saved) == 2
-    assert "contains 1 videos" in one_line(capsys)
+    assert "contains 1 videos; leave --batch out" in one_line(capsys)
     assert generate(checkpoint, tmp_path / "b.mp4", "--continue-from", checkpoint) == 2
     assert "does not contain latents" in one_line(capsys)
 

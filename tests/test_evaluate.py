@@ -406,7 +406,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
         (["--i3d", "x.pt"], "--i3d is for FVD, which compares with true videos; give --true DIR"),
         (["--true", "t", "--i3d", "x.pt", "--frames", "4"], "an I3D needs 10 or more"),
         (["--c3d", "x.pt", "--frames", "12"], "--frames is 12, and a C3D takes 16; give --frames 16"),
-        (["--drift", "a.png"], "--drift is a.png, which the plot will be called; give a name that ends in .csv"),
+        (["--drift", "a.png"], "--drift is a.png, but that is the name of the plot; give a name that ends in .csv"),
         (["--frames", "1"], "--frames is 1; give 2 or more"),
         (["--fps", "nan"], "--fps is nan"),
         (["--size", "4x4"], "--size is '4x4'; give width x height in pixels, 8 to 16384 each"),

@@ -54,7 +54,7 @@ def test_files_are_found_by_name_or_in_the_folder_of_a_class(tmp_path: Path):
         find_first_frames(tmp_path, names("Archery-2"))
     with pytest.raises(ValueError, match=r"no first frame for Bowling-1: give an image or a video of that name"):
         find_first_frames(tmp_path, names("video7", "Bowling-1"))
-    with pytest.raises(ValueError, match="which is no folder"):
+    with pytest.raises(ValueError, match="which is not a folder"):
         find_first_frames(tmp_path / "none", names("a"))
 
 

@@ -288,14 +288,15 @@ def test_long_videos_are_journaled_by_themselves(num_frames, wanted):
 # Redo
 
 
-def test_redo_is_read_line_by_line():
+def test_redo_is_read_by_lines_and_commas():
     assert parse_redo("") == ()
     assert parse_redo(" 12 : 7 \n\n120:99\n") == ((12, 7), (120, 99))
+    assert parse_redo("48: 7, 56: 9,\n60: 1") == ((48, 7), (56, 9), (60, 1))
 
 
 @pytest.mark.parametrize("written", ["12", "12:", ":7", "a: 7", "12: -7", "1.5: 7", "12: 7: 9", "9" * 100, "²: 7"])
 def test_redo_that_will_not_do_is_one_line(written):
-    with pytest.raises(ValueError, match="give a frame and a seed on each line"):
+    with pytest.raises(ValueError, match="give a frame and a seed, as in 120: 7"):
         parse_redo(written)
 
 

@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
         "--comfyui",
         type=Path,
         metavar="DIR",
-        help="the ComfyUI to use; default: $COMFYUI_PATH, the ComfyUI around this folder, or ~/comfy/ComfyUI",
+        help="the ComfyUI to use; default: $COMFYUI_PATH, a ComfyUI folder that contains this one, or ~/comfy/ComfyUI",
     )
     parser.add_argument("--no-comfyui", action="store_true", help="do not use ComfyUI")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -166,7 +166,10 @@ def _saved_frames(args: argparse.Namespace) -> SavedLatents | None:
     is_journal = args.continue_from.suffix == SUFFIX
     saved = load_journal(args.continue_from) if is_journal else load_latents(args.continue_from)
     if args.batch not in (None, saved.latents.shape[1]):
-        raise ValueError(f"--batch is {args.batch}, but {args.continue_from} contains {saved.latents.shape[1]} videos")
+        raise ValueError(
+            f"--batch is {args.batch}, but {args.continue_from} contains {saved.latents.shape[1]} "
+            "videos; leave --batch out"
+        )
     return saved
 
 

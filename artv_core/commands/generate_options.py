@@ -89,30 +89,21 @@ def add_look_options(group: argparse._ArgumentGroup) -> None:
     """Add the options that decide how every frame is sampled."""
     group.add_argument("--width", type=int, metavar="W", help="width in pixels")
     group.add_argument("--height", type=int, metavar="H", help="height in pixels")
-    group.add_argument("--steps", type=int, metavar="S", help="denoising steps for each frame")
+    group.add_argument(
+        "--steps",
+        type=int,
+        metavar="S",
+        help="denoising steps for each frame; for the first one too, unless --first-frame-steps says otherwise",
+    )
     group.add_argument(
         "--first-frame-steps",
         type=int,
         metavar="S",
-        help="denoising steps for the first frame, which has no frame to start from; 0: as many as the others",
+        help="denoising steps for the first frame, which has no frame to start from; 0: as many as the others. "
+        "Default: 0 with --steps, else what the checkpoint recommends",
     )
     group.add_argument("--sampler", metavar="NAME", help="euler, euler_ancestral, dpmpp_2m, dpmpp_2s_ancestral or ddim")
-    group.add_argument(
-        "--cfg-references",
-        type=float,
-        metavar="X",
-        help="how strongly frames follow the previous frames (guidance scale); 1: as trained",
-    )
-    group.add_argument(
-        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor; 1: as trained"
-    )
-    group.add_argument(
-        "--cfg-text",
-        metavar="X",
-        help="how strongly frames follow the text; 1: as trained; '0: 3, 24: 6' means 3 from frame 0 and 6 from "
-        "frame 24 on",
-    )
-    group.add_argument("--cfg-first", type=float, metavar="X", help="the same for a first frame made from text")
+    _add_guidance_options(group)
     group.add_argument(
         "--noise-level",
         type=int,
@@ -131,8 +122,29 @@ def add_look_options(group: argparse._ArgumentGroup) -> None:
         "--return-to-anchor",
         type=float,
         metavar="X",
-        help="reduce drift: what stands still takes the anchor's value where it is nearer to it than X, 0 (off) to 1 "
-        "(default: the checkpoint's recommendation)",
+        help="reduce drift: still parts of a frame get the anchor's value if they differ from it by less than X, 0 "
+        "(off) to 1 (default: the checkpoint's recommendation)",
+    )
+
+
+def _add_guidance_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cfg-references",
+        type=float,
+        metavar="X",
+        help="how strongly frames follow the previous frames (guidance scale); 1: as trained",
+    )
+    group.add_argument(
+        "--cfg-anchor", type=float, metavar="X", help="how strongly frames follow the anchor; 1: as trained"
+    )
+    group.add_argument(
+        "--cfg-text",
+        metavar="X",
+        help="how strongly frames follow the text; 1: as trained; '0: 3, 24: 6' means 3 from frame 0 and 6 from "
+        "frame 24 on",
+    )
+    group.add_argument(
+        "--cfg-first", type=float, metavar="X", help="--cfg-text for a first frame that is made from text"
     )
 
 
@@ -217,7 +229,7 @@ def _add_journal_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "journal",
         "Saves every finished frame, so that a stopped run continues when you run the same "
-        "command again. By default for videos of more than 32 frames, in the folder "
+        "command again. Without these options, videos of more than 32 frames have one, in the folder "
         "artv_journals beside the output.",
     )
     group.add_argument(

@@ -102,5 +102,5 @@ def _advice(summary: CheckpointSummary) -> dict[str, str]:
         "making frames": named,
         "copying from the previous frame": "it has no mask network; frames are made without one",
         "images in and out": f"it has no VAE; {named}, or give and take latents",
-        "text prompts": f"it has no text encoder; {named}, or give a context",
+        "text prompts": f"it has no text encoder; {named}",
     }

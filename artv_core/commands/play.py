@@ -47,8 +47,8 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--no-browser", action="store_true", help="only print the page's address")
     group = parser.add_argument_group(
         "how to make it",
-        "Settings that you leave out are those that the checkpoint recommends. Only --steps is as many as this "
-        "computer makes in real time, from 2 to those that the checkpoint recommends.",
+        "Settings that you leave out have the values that the checkpoint recommends. Only --steps is different: it is "
+        "what this computer makes in real time, from 2 up to the recommended number.",
     )
     add_look_options(group)
     add_speed_options(parser)
@@ -126,7 +126,10 @@ def _check_same(pipeline: Pipeline, request: Any, recording: Any, journal: Path)
 
     with JournalReader(journal) as reader:
         if reader.header.run != FrameDigests(pipeline.model, request, (), recording.weights).common:
-            raise ValueError(f"{journal} cannot go on: its model or this computer's way of computing has changed")
+            raise ValueError(
+                f"{journal} cannot go on: the checkpoint, --device, --dtype or the computer is another one than then; "
+                "use what that run used, or start a new one without --resume"
+            )
 
 
 def resumed(args: argparse.Namespace) -> argparse.Namespace:

@@ -54,7 +54,7 @@ def videos_of(source: str | Path) -> list[Entry]:
         return list_entries(source)[0]
     found = [path for path in sorted(folder.rglob("*")) if is_video(path.name) and not path.name.startswith(".")]
     if not found:
-        raise ValueError(f"no videos found in {folder}")
+        raise ValueError(f"no videos found in {folder}; give a folder with video files")
     return [Entry(path, None, _text_beside(path), label=path.relative_to(folder).as_posix()) for path in found]
 
 

@@ -31,7 +31,7 @@ def find_first_frames(folder: str | Path, prompts: Sequence[Prompt]) -> list[Pat
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"--first-frames is {root}, which is no folder")
+        raise ValueError(f"--first-frames is {root}, which is not a folder; give a folder of images or videos")
     files, kept = _by_name(root), dict[Path, list[Path]]()
     return [_find(root, name, files, kept) for name, _ in prompts]
 

@@ -51,11 +51,13 @@ class EvaluateOptions:
         if self.c3d and self.frames != C3D_FRAMES:
             raise ValueError(f"--frames is {self.frames}, and a C3D takes {C3D_FRAMES}; give --frames {C3D_FRAMES}")
         if self.drift and self.drift.suffix.lower() == ".png":
-            raise ValueError(f"--drift is {self.drift}, which the plot will be called; give a name that ends in .csv")
+            raise ValueError(
+                f"--drift is {self.drift}, but that is the name of the plot; give a name that ends in .csv"
+            )
         if self.first_frames is not None and self.prompts is None:
-            raise ValueError("--first-frames says what videos begin with that are made; give --prompts too")
+            raise ValueError("--first-frames is for videos that this command makes; give --prompts too")
         if self.count is not None and self.prompts is None:
-            raise ValueError("--count says how many videos are made; give --prompts too, or leave it out")
+            raise ValueError("--count is for videos that this command makes; give --prompts too, or leave it out")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--size",
         metavar="WxH",
-        help="size in pixels that all videos are scaled and cropped to; default: the first video's",
+        help="size in pixels that all videos are scaled and cropped to, and at which --prompts makes them; default: "
+        "the checkpoint's for made videos, else the first video's",
     )
     _add_making(parser)
     parser.add_argument("--report", type=Path, metavar="F.json", help="also write the results to a file")
@@ -111,12 +114,17 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     making.add_argument(
         "--first-frames",
         metavar="DIR",
-        help="begin each video with a given image: a folder with an image or a video (its first frame) of each "
-        "prompt's name, or with a folder of them for each class of UCF-101",
+        help="begin each video with a given image. DIR has a file for each prompt, with the name of the prompt's "
+        "video: an image, or a video, whose first frame is taken. For ucf101 it can have a folder of them for each "
+        "class instead",
     )
     making.add_argument("--count", type=int, metavar="N", help="how many videos to make; default: one for each prompt")
     making.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the first video; default: %(default)s"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of the first video, and of the choice of MSR-VTT captions; default: %(default)s",
     )
     making.add_argument("--steps", type=int, metavar="S", help="denoising steps; default: the checkpoint's")
     making.add_argument("--sampler", metavar="NAME", help="default: the checkpoint's")

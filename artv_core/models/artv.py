@@ -99,7 +99,7 @@ class ARTV(nn.Module):
     def require_text(self) -> TextEncoder:
         """The text encoder. Raises ValueError if there is none."""
         if self.text is None:
-            raise UserError("this checkpoint has no text encoder", Remedy.BASE, after=", or give a context")
+            raise UserError("this checkpoint has no text encoder", Remedy.BASE, after=", or give encoded text")
         return self.text
 
     def require_vae(self) -> TAESD | AutoencoderKL:

@@ -1,4 +1,5 @@
-"""A UNet with the modules that condition it on frames. The noise network and the mask network each are one of these."""
+"""A UNet with the modules that condition it on frames. The noise network and the mask network are two of
+them."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -150,7 +150,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="X",
-        help="with CUDA; 0.5: two workers share a GPU; default: 1",
+        help="GPUs for each worker, with CUDA; 0.5: two workers share one; default: 1",
     )
 
 

@@ -1,7 +1,7 @@
 """Step 2: facts and scores of every entry, stored in files, so that no entry is scored twice.
 
 Workers write files of a few entries each. These are gathered into shards of thousands, each with an index beside it
-(keys, and where their records begin), so that ten million clips are about a thousand files, and starting reads no
+(keys, and where their records begin), so that ten million clips are about 2,400 files, and starting reads no
 record.
 
 An entry's key is a hash of its name, caption and seconds, and of its file's size and time. Records are found by key, so

@@ -20,11 +20,11 @@ def read_prompt_file(
     except OSError as error:
         raise ValueError(f"cannot read prompt file {path}: {(error.strerror or str(error)).lower()}") from None
     if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"prompt file {path} is larger than {MAX_FILE_BYTES} bytes")
+        raise ValueError(f"prompt file {path} is larger than {MAX_FILE_BYTES} bytes; split it")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"prompt file {path} is not UTF-8 text") from None
+        raise ValueError(f"prompt file {path} is not UTF-8 text; save it as UTF-8") from None
     schedule = parse_prompt_schedule(text, segment_frames=segment_frames, fps=fps, name=str(path))
     if warn is not None and (warning := schedule.warning()):
         warn(f"{path}, {warning}")

@@ -1,4 +1,5 @@
-"""Texts that are read as prompts but were probably meant as times: `16; a blue square`. They are told, not refused."""
+"""Texts that are read as prompts but were probably meant as times: `16; a blue square`. The
+user is warned of them; they are not refused."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator

@@ -60,7 +60,9 @@ class Pipeline:
         self.model, self.run_networks, self.taesd = model, run_networks, taesd
         channels = model.config.vae.latent_channels
         if taesd is not None and channels != TAESD_CHANNELS:
-            raise ValueError(f"TAESD decodes latents of {TAESD_CHANNELS} channels, this model's have {channels}")
+            raise ValueError(
+                f"TAESD decodes latents of {TAESD_CHANNELS} channels, this model's have {channels}; leave it out"
+            )
 
     @classmethod
     def from_checkpoint(
@@ -272,7 +274,7 @@ def load_latents(path: str | Path) -> SavedLatents:
         raise ValueError(f"{path} does not contain latents of frames; expected a file that save_latents wrote")
     latents = next(tensor.clone() for _, tensor in file.read(["latents"]))
     if not all(torch.isfinite(part).all() for part in latents.flatten().split(2**20)):
-        raise ValueError(f"{path} contains latents that are infinite or not a number")
+        raise ValueError(f"{path} contains latents that are infinite or not a number; choose another file")
     return SavedLatents(latents, int(seed), made_with)
 
 
@@ -282,10 +284,10 @@ def load_journal(path: str | Path) -> SavedLatents:
         latents = [frame.latent for frame in journal.frames()]
         about = journal.header.about
     if not latents:
-        raise ValueError(f"{path} contains no frame yet")
+        raise ValueError(f"{path} contains no frame yet; wait for its first frame, or choose another journal")
     stacked = torch.stack(latents)
     if not torch.isfinite(stacked).all():
-        raise ValueError(f"{path} contains latents that are infinite or not a number")
+        raise ValueError(f"{path} contains latents that are infinite or not a number; choose another file")
     seed, settings = about.get("seed"), about.get("settings")
     sound_seed = seed if type(seed) is int and 0 <= seed <= MAX_SEED else 0
     return SavedLatents(stacked, sound_seed, settings if isinstance(settings, str) else "")

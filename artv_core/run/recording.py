@@ -56,14 +56,16 @@ def wants_journal(num_frames: int) -> bool:
 
 
 def parse_redo(text: str) -> tuple[tuple[int, int], ...]:
-    """`GenerateOptions.redo` from text with lines such as `120: 7`: seed 7 from frame 120 on. Raises ValueError on any
-    other line."""
+    """`GenerateOptions.redo` from text such as `120: 7, 140: 8`, with commas or lines: seed 7 from frame 120 on, 8 from
+    frame 140 on. Raises ValueError on anything else."""
     pairs = []
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in filter(None, map(str.strip, text.replace(",", "\n").splitlines())):
         start, _, seed = map(str.strip, line.partition(":"))
         if len(line) > _LONGEST_REDO or not (_is_number(start) and _is_number(seed)):
             line = line[:_LONGEST_REDO]
-            raise ValueError(f"redo has the line {line!r}; give a frame and a seed on each line, as in 120: 7")
+            raise ValueError(
+                f"redo has {line!r}; give a frame and a seed, as in 120: 7, and commas or lines between several"
+            )
         pairs.append((int(start), int(seed)))
     return tuple(pairs)
 

@@ -156,7 +156,10 @@ class FixedTrack(SteeredTrack):
 
     def say(self, text: str) -> None:
         """Raises ValueError."""
-        raise ValueError("the prompts of this run cannot be changed while it goes on")
+        raise ValueError(
+            "the prompts of this run cannot be changed while it goes on; that needs prompts from a prompt schedule, "
+            "and one anchor for all of them"
+        )
 
     def take_back(self, frame: int) -> None:
         """Nothing was said."""

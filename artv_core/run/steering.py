@@ -1,7 +1,7 @@
 """Steers a video while it is made: new prompts, pause, stop, and steps back to take another way. Not in the paper.
 
-What was done is a prompt schedule and a list of seeds (`SteeredRun.schedule`, `SteeredRun.redo`), which make the same
-frames again. With a journal it is kept beside that, so a run that was interrupted goes on with it.
+A prompt schedule and a list of seeds say what was done (`SteeredRun.schedule`, `SteeredRun.redo`); they make the same
+frames again. If the run has a journal, they are saved in a file beside it, so an interrupted run goes on with them.
 """
 
 import json

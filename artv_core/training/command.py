@@ -17,7 +17,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="stop this many minutes after the command started, with a checkpoint of the weights "
         "so far; the same command with --resume continues",
     )
-    parser.add_argument("--base", help="checkpoint to start training from (in the configuration: base)")
+    parser.add_argument(
+        "--base",
+        help="Stable Diffusion checkpoint with the VAE and the text encoder, and for sd21 and sd15 the UNet (in the "
+        "configuration: base)",
+    )
     parser.add_argument("--data", help="clips to train on (in the configuration: data.path)")
     parser.add_argument(
         "--set",
@@ -30,7 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages",
         default="",
-        help="comma-separated stages to run: vae, latents, decoder, diffusion, distill, export (default: the run's)",
+        help="comma-separated stages to run: vae, latents, decoder, diffusion, distill, export (default: all that the "
+        "configuration has)",
     )
 
 

@@ -1,5 +1,5 @@
-"""Stage "distill": trains a student that makes a frame in a few evaluations of one branch, as its teacher does with
-guidance and many.
+"""Stage "distill": trains a student to make, with a few evaluations of one branch, the frames that its teacher makes
+with guidance and many evaluations.
 
 From noise the student makes whole frames in its own few steps, and in each of them it learns to end where the teacher
 would have ended from the same latent (`teacher.goal`). So it sees the latents that it will see when it is used, its own

@@ -1,8 +1,8 @@
 """The training loop of every stage, on Hugging Face Accelerate. A stage brings samples, a module and a loss.
 
-Randomness belongs to the sample, not to the process: sample `index` of step `step` is drawn from its own stream. So a
-run sees the same samples on any number of processes, and on a CPU a resumed run gives the same result as one that never
-stopped.
+Randomness belongs to the sample, not to the process: sample `index` of step `step` is drawn with its own generator. So
+a run sees the same samples on any number of processes, and on a CPU a resumed run gives the same result as one that
+never stopped.
 """
 
 import time

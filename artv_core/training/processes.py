@@ -29,7 +29,10 @@ def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
         cpu=not torch.cuda.is_available(),
     )
     if config.batch_size % accelerator.num_processes:
-        raise ValueError(f"batch_size {config.batch_size} cannot be shared among {accelerator.num_processes} processes")
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be divided among {accelerator.num_processes} processes; make it a "
+            f"multiple of {accelerator.num_processes}"
+        )
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator.init_trackers("tensorboard")

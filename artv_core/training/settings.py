@@ -16,6 +16,9 @@ class LoopConfig:
     "muon". Muon updates the matrices and kernels inside the networks at `muon_learning_rate`, and AdamW updates the
     rest at `learning_rate`.
 
+    `weight_decay` is AdamW's and Muon's. `gradient_clip` bounds the gradients' norm (0: no bound). Every `save_minutes`
+    the state is written, and every `sheet_every` steps a sheet. `mixed_precision` is "no", "bf16" or "fp16".
+
     `ema_decay` 0 keeps no averaged weights; `ema_device` "cpu" keeps them in main memory. `graph`: on one CUDA device,
     capture the forward and backward pass as CUDA graphs, one for each shape of micro-batch. `log_every`: steps between
     two entries in the log, each with means of the loss and other scalars. `workers`: processes that read ahead, for
@@ -51,6 +54,8 @@ class VAEStage(LoopConfig):
     decoded. `crop_share`: share of the steps that see crops of `crop` pixels around the object instead of whole frames,
     as many as cost the same; nearly all of the error is there. `still_weight`: weight of the loss on latents that
     change where the picture does not. It needs a second frame of each clip, which makes a step 1.5 times as expensive.
+    `edge_weight`: weight of the error of differences between neighbouring pixels. `moment_weight`: weight of the loss
+    that keeps latents at mean 0 and variance 1.
 
     `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
     """
@@ -84,7 +89,8 @@ class DataConfig:
     `path`: a folder of videos with a caption beside each, a CSV or JSONL list, WebDataset shards, or a folder written
     by `artv prepare`. `bucket_multiple`: videos roughly keep their aspect ratio, in sizes of about the training size's
     area whose sides are multiples of this; 0 crops all videos to the training size. `held_out`: number of clips that
-    are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8.
+    are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8. `fps`:
+    frames per second that are taken from a video.
     `window`: number of groups (shards or files) whose clips are shuffled together.
     """
 
@@ -114,6 +120,9 @@ class DiffusionStage(LoopConfig):
     loss. `uniform_share` of the samples draw their time step uniformly; the others draw a log-normal noise-to-signal
     ratio (Karras et al., 2022) with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A
     first frame can be any frame of its clip; in `beginning_share` of the cases it is the clip's first.
+    `drop_references`, `drop_anchor` and `drop_text` are the shares of samples that leave that condition out, each drawn
+    independently. The mask network starts with a bias of `mask_bias` before its sigmoid, so it copies little at
+    first.
 
     Not in the paper: in `rollout_share` of the samples the references are frames made by the networks in their current
     state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame. In

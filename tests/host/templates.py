@@ -104,10 +104,10 @@ TEMPLATES = {
         gap=NARROW_GAP,
     ),
     "keyframes": Template(
-        """Your own pictures in the video.
-- The video shows your pictures at frames 0 and 16 and goes on from each.
-- The folded samplers draw these. For your own, use Load Image and ARTV Fit Image.
-- Change positions, and let a prompt start at each.""",
+        """Two pictures in one video, at frames 0 and 16.
+- The video goes on from each. Here the folded samplers draw them.
+- For your own, put Load Image and ARTV Fit Image in their place.
+- To move one, change its positions, and start a prompt there.""",
         [["1", "5"], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3", NOTE], ["4"]],
         gap=NARROW_GAP,
         folded=["6", "14"],
@@ -115,8 +115,8 @@ TEMPLATES = {
     "long_video_watched": Template(
         """Watch it grow.
 - While it runs, open output/video/long_video_watched_*.part.mp4 in a player.
-- Cancel it, or close ComfyUI, and queue it again: it continues.
-- redo: 40: 7 makes all from frame 40 again, with seed 7.""",
+- Cancel it, or restart ComfyUI, and queue it again: it continues.
+- 40: 7 in redo of ARTV Journal makes frame 40 and later ones again, with seed 7.""",
         [["1", NOTE, "4"], ["2", "5"], ["3"], ["6", "7"]],
     ),
     "see_the_masks": Template(
@@ -129,7 +129,7 @@ TEMPLATES = {
     "compare_anchor_mask_noise": Template(
         """One seed, four ways.
 - As recommended, and without anchor, mask or noise.
-- This small model differs little at first: make more frames.
+- The four look nearly the same at first: raise frames in all.
 - Unfold a sampler to see its settings.""",
         [["1", "2", NOTE], ["3"], [START, "5", "6", "10", "11", "8"], ["4", "7"], ["12", "9"]],
         folded=["6", "11", "8"],

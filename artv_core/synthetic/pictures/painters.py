@@ -1,4 +1,4 @@
-"""Paints the places: each painter makes one picture, another one for each state of its random numbers."""
+"""Paints the places: each painter makes a picture that depends on the state of its random numbers."""
 
 import math
 from collections.abc import Callable
