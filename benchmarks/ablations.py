@@ -30,7 +30,7 @@ from result_files import ROOT, Limits, commit, kept_parts, parser_of, run_parts
 from tables import as_table, put_tables
 from torch import Tensor
 
-from artv_core.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, resolve_checkpoint, save_checkpoint
 from artv_core.config import ARTVConfig
 from artv_core.files.finite import NotFiniteError
 from artv_core.method.options import GenerateOptions
@@ -198,13 +198,14 @@ def starting_file(wanted: ARTVConfig, budget: Budget, work: Path) -> str:
     start = resolve_checkpoint("tiny" if budget.start_from == EPS else budget.start_from)
     if budget.start_from == EPS:
         start = trained_file(EPS, 0, replace(budget, start_from="tiny", steps=5 * budget.steps // 2), work)
-    model = load_checkpoint(start)
-    if (model.config.mask, model.config.schedule) == (wanted.mask, wanted.schedule):
+    config = describe_checkpoint(start).config
+    if (config.mask, config.schedule) == (wanted.mask, wanted.schedule):
         return str(start)
     words = start.stem, wanted.schedule.prediction, wanted.schedule.static_noise, "new" if wanted.mask else "no", "mask"
     path = work / f"{'-'.join(words)}.safetensors"
     if not path.is_file():
-        model.config = replace(model.config, mask=wanted.mask, schedule=wanted.schedule)
+        model = load_checkpoint(start)
+        model.config = replace(config, mask=wanted.mask, schedule=wanted.schedule)
         torch.manual_seed(WORLD_SEED)
         new = ARTV(model.config, vae=False, text=False)
         start_mask(new, DiffusionStage())

@@ -103,6 +103,13 @@ def pytest_collection() -> Iterator[None]:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def earlier_files_stay() -> None:
+    """What earlier files of tests imported is not searched for garbage again either."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # or libraries in C complain at the end that their objects were left
 

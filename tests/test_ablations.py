@@ -23,13 +23,19 @@ from tables import marker_of  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("uncounted")
 
-SMALL = Budget(steps=2, batch_size=4, clips=4, frames=4)
+SMALL = Budget(steps=2, batch_size=2, clips=4, frames=4)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs are kept that share their clips."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.mark.parametrize("name", ablations.NAMES)
-def test_runs_go_on_from_the_shipped_checkpoint_with_and_without_its_mask(tmp_path: Path, name: str):
+def test_runs_go_on_from_the_shipped_checkpoint_with_and_without_its_mask(work: Path, name: str):
     """Two steps change little; the network that is left out is the only difference."""
-    model = load_checkpoint(ablations.trained_file(name, 1, SMALL, tmp_path))
+    model = load_checkpoint(ablations.trained_file(name, 1, SMALL, work))
     assert (model.mask is None) == (name == "no mask network")
     shipped = load_checkpoint(resolve_checkpoint("tiny"), without=("mask",) if model.mask is None else ())
     there = dict(model.named_parameters())
@@ -45,10 +51,10 @@ def test_seeds_differ_in_all_but_their_clips(tmp_path: Path):
 
 
 @pytest.mark.parametrize("start", ["", ablations.EPS])
-def test_runs_of_both_forms_differ_in_form_and_share_alone(tmp_path: Path, start: str):
+def test_runs_of_both_forms_differ_in_form_and_share_alone(work: Path, start: str):
     """From nothing or from one checkpoint, with the paper's loss; the part's masks and drift are measured."""
     budget = replace(SMALL, start_from=start)
-    configs = [ablations.run_config(name, 0, budget, tmp_path) for name in ablations.FORMS]
+    configs = [ablations.run_config(name, 0, budget, work) for name in ablations.FORMS]
     kinds = [(config.model.schedule.static_noise, config.diffusion.auxiliary_share) for config in configs]
     assert kinds == [("exact", 0.25), ("exact", 0), ("subtracted", 0.25), ("subtracted", 0)]
     shared = {"prediction": "eps", "weight_cap": 0, "uniform_share": 1, "detail_weight": 0}

@@ -90,9 +90,17 @@ def model() -> ARTV:
     return randomised(ARTV(SMALL), seed=0)
 
 
+@pytest.fixture(scope="module")
+def whole(model: ARTV, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "small.safetensors"
+    save_checkpoint(model, path, dtype=torch.float32)
+    return path.read_bytes()
+
+
 @pytest.fixture
-def path(model: ARTV, tmp_path: Path) -> Path:
-    save_checkpoint(model, tmp_path / "small.safetensors", dtype=torch.float32)
+def path(whole: bytes, tmp_path: Path) -> Path:
+    """The model in a file of the test's own."""
+    (tmp_path / "small.safetensors").write_bytes(whole)
     return tmp_path / "small.safetensors"
 
 
@@ -733,8 +741,9 @@ def test_weights_that_do_not_fit_the_type_are_not_saved(path: Path, tmp_path: Pa
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_permissions_follow_the_umask(path: Path) -> None:
-    reference = path.with_name("reference")
+def test_permissions_follow_the_umask(model: ARTV, tmp_path: Path) -> None:
+    path, reference = tmp_path / "small.safetensors", tmp_path / "reference"
+    save_checkpoint(model, path)
     reference.touch()
     assert path.stat().st_mode == reference.stat().st_mode
 

@@ -84,7 +84,8 @@ def load_checkpoint(
     sources = given | _choose_sources(file, held, base_file, [part for part in wanted if part not in given], config.vae)
 
     # Use plain layers: a host's layers may have no tensors before they are loaded.
-    expected = expected_tensors(build_empty(file, config, sources, nn))
+    plain = build_empty(file, config, sources, nn)
+    expected = expected_tensors(plain)
     check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     check_host_scale(file, config)
     state: dict[str, Tensor] = {}
@@ -93,7 +94,7 @@ def load_checkpoint(
             state |= {slot.model_key: tensor.detach() for slot, tensor in read_slots(source, slots)}
         else:
             _read_into(state, source, slots, device, dtype)
-    model = build_empty(file, config, sources, operations)
+    model = plain if operations is nn else build_empty(file, config, sources, operations)
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
