@@ -19,6 +19,7 @@ from ..files.partial_file import one_line
 from ..files.tensor_file import Reader, TensorFile, open_tensor_file
 from ..files.user_errors import Remedy, UserError
 from ..models.artv import ARTV
+from ..models.hollow import hollow
 from ..models.taesd import TAESD
 from .checking import (
     build_empty,
@@ -84,7 +85,8 @@ def load_checkpoint(
     sources = given | _choose_sources(file, held, base_file, [part for part in wanted if part not in given], config.vae)
 
     # Use plain layers: a host's layers may have no tensors before they are loaded.
-    expected = expected_tensors(build_empty(file, config, sources, nn))
+    plain = build_empty(file, config, sources, nn)
+    expected = expected_tensors(plain)
     check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     check_host_scale(file, config)
     state: dict[str, Tensor] = {}
@@ -93,7 +95,7 @@ def load_checkpoint(
             state |= {slot.model_key: tensor.detach() for slot, tensor in read_slots(source, slots)}
         else:
             _read_into(state, source, slots, device, dtype)
-    model = build_empty(file, config, sources, operations)
+    model = plain if operations is nn else build_empty(file, config, sources, operations)
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
@@ -278,7 +280,7 @@ def load_taesd_decoder(
     [B, 3, 8h, 8w], not clamped. The file may have the keys of `taesd_decoder.safetensors`, of diffusers or of ARTV.
     Raises ValueError on any other file."""
     file = open_tensor_file(path)
-    with torch.device("meta"):
+    with hollow():
         decoder = TAESD().taesd_decoder
     expected = {key: tuple(tensor.shape) for key, tensor in decoder.state_dict().items()}
     named = {key: layer for key in file.tensors if (layer := _taesd_decoder_key(key)) is not None}
