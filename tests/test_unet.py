@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from artv_core.config import AdapterConfig, AnchorConfig, NetworkConfig, UNetConfig, preset
 from artv_core.models.attention import attend
@@ -21,6 +22,7 @@ BRANCHES = ("anchor_to_", "_level_embed.")
 SMALL = UNetConfig(model_channels=32, head_channels=16, context_dim=24, norm_groups=8)
 SMALL_SD1 = replace(SMALL, num_heads=4, linear_projections=False)
 SMALL_NETWORK = NetworkConfig(SMALL, AdapterConfig(), AnchorConfig(patch_size=2, grid=3, width=20))
+TWO_LEVELS = replace(SMALL_NETWORK, unet=replace(SMALL, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(0,)))
 FAMILIES = {"sd2": SMALL_NETWORK, "sd1": replace(SMALL_NETWORK, unet=SMALL_SD1)}
 
 
@@ -139,6 +141,23 @@ def test_anchor_branch_only_adds_keys():
     assert all(any(branch in key for branch in BRANCHES) for key in added)
 
 
+def test_hollow_networks_have_shapes_and_no_random_numbers():
+    seen = set()
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            seen.add(operation._schema.name)
+            return operation(*args, **(kwargs or {}))
+
+    with Operations(), hollow():
+        network = FrameNetwork(TWO_LEVELS)
+    assert "aten::empty" in seen
+    assert not [name for name in seen if "uniform" in name or "normal" in name]
+    tensors, plain = network.state_dict(), FrameNetwork(TWO_LEVELS).state_dict()
+    assert all(tensor.is_meta for tensor in tensors.values())
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {n: t.shape for n, t in plain.items()}
+
+
 CONFIGS = {
     "sd2": SMALL,
     "sd1": SMALL_SD1,
@@ -252,9 +271,6 @@ BRANCH_INPUTS = {
 }
 
 
-TWO_LEVELS = replace(SMALL_NETWORK, unet=replace(SMALL, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(0,)))
-
-
 @pytest.mark.parametrize("branch", BRANCH_INPUTS)
 @torch.no_grad()
 def test_each_branch_once_filled_reads_its_own_input_alone(branch):
@@ -301,7 +317,7 @@ def test_a_new_network_learns(role):
 TRAINED = {"everything": "", "branches": ("reference_adapter", "anchor_", "_level_embed")}
 
 
-@pytest.mark.parametrize(("family", "trained"), zip(FAMILIES, TRAINED, strict=True))
+@pytest.mark.parametrize(("family", "trained"), list(zip(FAMILIES, TRAINED, strict=True)))
 def test_checkpointing_changes_no_bit_of_outputs_and_gradients(family, trained):
     network = FrameNetwork(FAMILIES[family]).double()
     fill(network)
