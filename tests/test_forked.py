@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import COMMAND, ROOT, python_with
+from tests.forked import COMMAND, COMMANDS, ROOT, python_with
 
 SAYS = (
     "import atexit, os, sys; atexit.register(print, 'ended');print(sys.argv, os.getcwd(), os.environ['WHO'], __name__);"
@@ -51,7 +51,7 @@ def test_forks_run_at_once_and_take_signals() -> None:
 
 
 def test_the_package_is_there_already_and_no_thread_was_lost() -> None:
-    python = python_with("artv_core.run.pipeline")
+    python = python_with(*COMMANDS)
     assert python.run("import sys; print('torch' in sys.modules)").stdout == "True\n"
     assert python.run(COMMAND, "--version").stdout.startswith("artv ")
     if sys.platform == "linux":
