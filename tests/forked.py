@@ -26,7 +26,7 @@ from typing import IO, Any
 ROOT = Path(__file__).parent.parent
 COMMAND = "import sys; from artv_core.cli import main; sys.exit(main())"
 """What `python -m artv_core.cli` runs."""
-COMMANDS = ("artv_core.cli", "artv_core.run.execute", "artv_core.run.pipeline", "open_clip")
+COMMANDS = ("artv_core.cli", "artv_core.run.execute", "artv_core.run.pipeline", "artv_core.media", "tests.tokenizer")
 """What commands that sample import."""
 
 

@@ -37,10 +37,10 @@ def smallest_config(num_res_blocks: int = 1, attention_levels: tuple[int, ...] =
     return replace(config, **networks)
 
 
-def smallest(text: bool = True, num_res_blocks: int = 1) -> ARTV:
-    """As `untrained`, of one level and one block: quick to compile."""
+def smallest(text: bool = True, num_res_blocks: int = 1, **changes: Any) -> ARTV:
+    """As `untrained`, of one level and one block: quick to compile. `changes` are of its configuration."""
     torch.manual_seed(0)
-    model = ARTV(smallest_config(num_res_blocks), text=text).eval().requires_grad_(False)
+    model = ARTV(replace(smallest_config(num_res_blocks), **changes), text=text).eval().requires_grad_(False)
     _fill_zeros(model)
     return model
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from artv_core.bench import measure
 from artv_core.bench.variants import VARIANTS
-from artv_core.checkpoint import load_taesd_decoder
+from artv_core.checkpoint import load_taesd_decoder, save_checkpoint
 from artv_core.cli import build_parser, main
 from artv_core.config import preset
 from artv_core.method.denoiser import run_networks
@@ -19,11 +19,16 @@ from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.speed.compiled import Compiled, check_compiler, one_behind
 from artv_core.speed.fp8_weights import FP8, StoredLayer, store_fp8
-from tests.models import quickest
+from tests.models import quickest, smallest
 from tests.test_savings import text_of
 from tests.test_unet import relative_error
 
 PROMPT = "a red circle moving left on a blue background"
+
+
+@pytest.fixture(scope="module")
+def plain() -> Pipeline:
+    return Pipeline.from_checkpoint("tiny")
 
 
 # Compiled
@@ -133,13 +138,13 @@ def test_weights_of_8_bits_are_near_and_take_a_quarter():
     assert not any(isinstance(layer, StoredLayer) for layer in store_fp8(nn.Sequential(nn.Linear(4, 4))))
 
 
-def test_frames_from_8_bit_weights_are_like_the_others():
-    plain, stored = (Pipeline.from_checkpoint("tiny", fp8=fp8) for fp8 in (False, True))
+def test_frames_from_8_bit_weights_are_like_the_others(plain):
+    stored = Pipeline.from_checkpoint("tiny", fp8=True)
     size = {
         id(pipeline): sum(t.nbytes for t in pipeline.model.noise.state_dict().values()) for pipeline in (plain, stored)
     }
     assert size[id(stored)] < 0.3 * size[id(plain)]
-    options = GenerateOptions(num_frames=2, seed=3)
+    options = GenerateOptions(num_frames=2, seed=3, steps=4)
     for got, expected in zip(stored.frames(PROMPT, options), plain.frames(PROMPT, options), strict=True):
         assert 0 < float((got.image - expected.image).abs().mean()) < 0.03
 
@@ -155,11 +160,10 @@ def public_names(kind: str, key: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["public", "diffusers", "ours"])
-def test_frames_are_decoded_by_the_taesd_that_is_given(tmp_path, kind):
+def test_frames_are_decoded_by_the_taesd_that_is_given(plain, tmp_path, kind):
     """The shipped model's own decoder has TAESD's layout, so that the same images must come out."""
     from artv_core.models.taesd import TAESD
 
-    plain = Pipeline.from_checkpoint("tiny")
     vae = plain.model.vae
     assert isinstance(vae, TAESD)
     file = tmp_path / "taesd.safetensors"
@@ -169,7 +173,7 @@ def test_frames_are_decoded_by_the_taesd_that_is_given(tmp_path, kind):
     fast = Pipeline.from_checkpoint("tiny", taesd=file)
     assert fast.taesd is not None
     fast.model.vae = None
-    options = GenerateOptions(num_frames=2, steps=2, height=32, width=32)
+    options = GenerateOptions(num_frames=2, steps=1, height=32, width=32)
     for got, expected in zip(fast.frames(PROMPT, options), plain.frames(PROMPT, options), strict=True):
         torch.testing.assert_close(got.image, expected.image, rtol=0, atol=1e-4)
 
@@ -205,8 +209,9 @@ def test_bench_measures_each_size_and_way(tmp_path, capsys, monkeypatch):
         return own_process(run, case) if len(seen) == 1 else run(case)
 
     monkeypatch.setattr(measure, "measured", measured)
-    file = tmp_path / "bench.json"
-    sizes = ["--checkpoint", "tiny", "--sizes", "32x32", "48x32", "--frames", "2", "--steps", "1"]
+    file, checkpoint = tmp_path / "bench.json", tmp_path / "smallest.safetensors"
+    save_checkpoint(smallest(), checkpoint)
+    sizes = ["--checkpoint", str(checkpoint), "--sizes", "32x32", "48x32", "--frames", "2", "--steps", "1"]
     assert main(["bench", *sizes, "--variants", "plain", "fp8", "--json", str(file), "--device", "cpu"]) == 0
     rows = json.loads(file.read_text())["rows"]
     assert [(row["size"], row["name"]) for row in rows] == [

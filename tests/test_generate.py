@@ -17,18 +17,18 @@ from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.models.attention import CrossAttention
 from artv_core.run.pipeline import Pipeline, load_latents, pick_device, save_latents
-from tests.models import frames_of, untrained
+from tests.models import frames_of, smallest
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
-    return untrained()
+    return smallest()
 
 
 @pytest.fixture(scope="module")
 def exact() -> ARTV:
     """In float64, where batches of different sizes agree whatever kernels a processor has."""
-    return untrained().double()
+    return smallest().double()
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +320,7 @@ def test_guidance_may_change_from_frame_to_frame(model):
 )
 def test_a_still_scene_stays_still_where_the_mask_is_one(count, scales):
     """Each frame follows from those before it in the same way, so a long video is made with one guidance only."""
-    model = untrained()
+    model = smallest()
     nn.init.constant_(model.mask.diffusion_model.out[2].bias, 50.0)
     nn.init.zeros_(model.mask.diffusion_model.out[2].weight)
     still = model.encode_images(images())

@@ -17,7 +17,7 @@ from artv_core.method.frames import Frame
 from artv_core.run.journal import Journal, journaled, open_journal
 from artv_core.run.journal_file import MAX_HEADER, SUFFIX, JournalReader
 from artv_core.run.journal_list import journal_table, list_journals, remove_journal
-from tests.forked import python_with
+from tests.forked import COMMANDS, python_with
 
 SHAPE = (2, 4, 3, 5)
 
@@ -320,7 +320,7 @@ KILLED_WHILE_WRITING = """
 
 @pytest.mark.parametrize("at", [0, 1, 30, 300])
 def test_a_process_that_dies_while_it_writes_loses_that_frame_only(tmp_path, at):
-    ran = python_with("artv_core.run.pipeline").run(textwrap.dedent(KILLED_WHILE_WRITING), tmp_path, at)
+    ran = python_with(*COMMANDS).run(textwrap.dedent(KILLED_WHILE_WRITING), tmp_path, at)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     with opened(tmp_path) as journal:
         assert journal.found == 2

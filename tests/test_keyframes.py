@@ -15,12 +15,12 @@ from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
 from artv_core.run.recording import FrameDigests, Recording, record_frames
 from tests.models import quick_options as options
-from tests.models import untrained
+from tests.models import smallest
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
-    return untrained()
+    return smallest()
 
 
 def picture(seed: int) -> Tensor:

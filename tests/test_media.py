@@ -14,7 +14,7 @@ from PIL import Image
 
 from artv_core.files.partial_file import check_writable
 from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video, writing
-from tests.forked import python_with
+from tests.forked import COMMANDS, python_with
 
 
 def smooth(count: int = 6, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -360,7 +360,7 @@ for index in range(7):
         writer.append(torch.full((3, 64, 64), index / 10))
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    child = python_with("artv_core.run.pipeline").run(program)
+    child = python_with(*COMMANDS).run(program)
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert sorted(os.listdir(tmp_path)) == ["a.part.mkv", "a.part.mp4"]
     for name in os.listdir(tmp_path):

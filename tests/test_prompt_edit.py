@@ -273,7 +273,7 @@ def check_random_edit(dice: random.Random) -> None:
 def test_any_edit_of_any_text_reads_as_wanted_and_loses_no_comment():
     hypothesis = pytest.importorskip("hypothesis")
 
-    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @hypothesis.given(hypothesis.strategies.randoms(use_true_random=False))
     def edit(dice):
         check_random_edit(dice)

@@ -407,12 +407,12 @@ def test_no_text_is_read_slowly(start, piece):
 
 
 def test_the_work_of_many_prompts_grows_with_their_number():
-    text = "\n".join(f'"{frame}": "a fox",' for frame in range(40_000))
+    text = "\n".join(f'"{frame}": "a fox",' for frame in range(10_000))
     with counted_calls() as calls:
         schedule = parse_prompt_schedule(text, segment_frames=1)
-    assert len(schedule.segments) == 40_000
+    assert len(schedule.segments) == 10_000
     assert parse_prompt_schedule(schedule.canonical(), segment_frames=1) == schedule
-    assert calls.number < 150 * 40_000
+    assert calls.number < 150 * 10_000
 
 
 # There and back
@@ -446,7 +446,7 @@ def test_what_is_written_is_read_as_it_was():
     texts = (strategies.text() | awkward).map(str.strip).filter(lambda text: text and "--neg" not in text)
     lengths = strategies.integers(1, 10**6)
 
-    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         strategies.lists(strategies.tuples(lengths, texts), min_size=1, max_size=5), strategies.booleans()
     )

@@ -25,12 +25,12 @@ from artv_core.run.recording import (
     weights_digest,
 )
 from tests.models import quick_options as options
-from tests.models import untrained
+from tests.models import smallest
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
-    return untrained()
+    return smallest()
 
 
 def text(model: ARTV, *starts: int, last: str = "") -> TextTrack:
@@ -220,7 +220,7 @@ def test_steps_of_the_first_frame_count_where_they_are_set(model):
 
 
 def test_the_same_inputs_have_the_same_digests(model):
-    assert digests(model) == digests(untrained(), text(model))
+    assert digests(model) == digests(smallest(), text(model))
     assert digests(model, settings=options(100)) == digests(model)
 
 
@@ -247,12 +247,12 @@ def test_a_levels_change_counts_from_its_frame_on(model):
 
 
 def test_one_changed_weight_changes_the_digest():
-    one, other = untrained(), untrained()
+    one, other = smallest(), smallest()
     assert weights_digest(one) == weights_digest(other)
     with torch.no_grad():
         next(other.mask.parameters()).view(-1)[0] += 1e-3  # type: ignore[union-attr]
     assert weights_digest(one) != weights_digest(other)
-    assert weights_digest(untrained().to(torch.bfloat16)) != weights_digest(one)
+    assert weights_digest(smallest().to(torch.bfloat16)) != weights_digest(one)
 
 
 def test_a_run_that_stops_early_leaves_its_journal_to_the_next(model, tmp_path):

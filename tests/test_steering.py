@@ -19,14 +19,14 @@ from artv_core.run.journal_folder import newest_first
 from artv_core.run.recording import Recording, record_frames
 from artv_core.run.steered_track import MAX_CHARACTERS, FixedTrack, SteeredTrack
 from artv_core.run.steering import SIDECAR, SteeredRun, is_unfinished
-from tests.models import untrained
+from tests.models import smallest
 
 BEGIN = [(0, "a red circle moving right")]
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
-    return untrained()
+    return smallest()
 
 
 def options(model: ARTV, num_frames: int = 8, **changes) -> GenerateOptions:

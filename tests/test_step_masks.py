@@ -11,12 +11,12 @@ from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import SAMPLERS, StepInfo
 from artv_core.models.artv import ARTV
 from artv_core.run.pipeline import Pipeline
-from tests.models import untrained
+from tests.models import smallest
 
 
 @pytest.fixture(scope="module")
 def model() -> ARTV:
-    return untrained()
+    return smallest()
 
 
 def steps_of(model: ARTV, **changes) -> tuple[list, dict[int, list[StepInfo]]]:
@@ -46,7 +46,7 @@ def test_the_masks_of_the_steps_average_to_the_frames_mask(model, sampler):
 def test_the_mask_is_that_of_the_denoised_latent(model):
     """With a mask of 1 everywhere, the denoised latent is the frame before."""
     with torch.no_grad():
-        copying = untrained()
+        copying = smallest()
         out = copying.mask.diffusion_model.out[-1]
         out.weight.zero_()
         out.bias.fill_(1e4)

@@ -47,7 +47,7 @@ def test_a_video_of_such_a_name_is_made_and_its_path_printed(tmp_path, monkeypat
     path = tmp_path / f"{name}.mp4"
     drift = ["--drift", str(tmp_path / f"{name}.csv"), "--mask-video", str(tmp_path / f"{name}-mask.mp4")]
     words = ["generate", "a large red circle", "--checkpoint", "tiny", "--frames", "2", "--steps", "1", "-o", str(path)]
-    assert main([*words, *drift]) == 0
+    assert main([*words, *drift, "--width", "32", "--height", "32"]) == 0
     assert path.is_file()
     assert shown(out).splitlines()[0] == escaped(str(path), encoding)
 

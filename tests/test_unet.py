@@ -1,5 +1,6 @@
 """The UNet is Stable Diffusion's, 2.1 or 1.5, to the key and to 1e-5, and its branches are closed until trained."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -9,9 +10,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from artv_core.config import AdapterConfig, AnchorConfig, NetworkConfig, UNetConfig, preset
 from artv_core.models.attention import attend
+from artv_core.models.hollow import hollow
 from artv_core.models.network import FrameNetwork
 from artv_core.models.unet import UNet
 
@@ -19,6 +22,7 @@ BRANCHES = ("anchor_to_", "_level_embed.")
 SMALL = UNetConfig(model_channels=32, head_channels=16, context_dim=24, norm_groups=8)
 SMALL_SD1 = replace(SMALL, num_heads=4, linear_projections=False)
 SMALL_NETWORK = NetworkConfig(SMALL, AdapterConfig(), AnchorConfig(patch_size=2, grid=3, width=20))
+TWO_LEVELS = replace(SMALL_NETWORK, unet=replace(SMALL, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(0,)))
 FAMILIES = {"sd2": SMALL_NETWORK, "sd1": replace(SMALL_NETWORK, unet=SMALL_SD1)}
 
 
@@ -137,6 +141,23 @@ def test_anchor_branch_only_adds_keys():
     assert all(any(branch in key for branch in BRANCHES) for key in added)
 
 
+def test_hollow_networks_have_shapes_and_no_random_numbers():
+    seen = set()
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            seen.add(operation._schema.name)
+            return operation(*args, **(kwargs or {}))
+
+    with Operations(), hollow():
+        network = FrameNetwork(TWO_LEVELS)
+    assert "aten::empty" in seen
+    assert not [name for name in seen if "uniform" in name or "normal" in name]
+    tensors, plain = network.state_dict(), FrameNetwork(TWO_LEVELS).state_dict()
+    assert all(tensor.is_meta for tensor in tensors.values())
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {n: t.shape for n, t in plain.items()}
+
+
 CONFIGS = {
     "sd2": SMALL,
     "sd1": SMALL_SD1,
@@ -147,14 +168,24 @@ CONFIGS = {
 }  # fmt: skip
 
 
+@functools.cache
+@torch.no_grad()
+def both_unets(name: str) -> tuple[UNet, UNet2DConditionModel]:
+    """Ours and diffusers', with the same weights."""
+    config = CONFIGS[name]
+    with hollow():
+        ours, theirs = UNet(config), diffusers_unet(config)
+    fill(ours.to_empty(device="cpu"))
+    theirs.load_state_dict(to_diffusers(ours.state_dict(), config), assign=True)
+    return ours, theirs.eval()
+
+
 @pytest.mark.parametrize("size", [(8, 16), (7, 9), (5, 3)])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_parity_with_diffusers(name, size):
     config = CONFIGS[name]
-    ours, theirs = UNet(config), diffusers_unet(config)
-    fill(ours)
-    theirs.load_state_dict(to_diffusers(ours.state_dict(), config))
+    ours, theirs = both_unets(name)
     x, context = torch.randn(3, config.in_channels, *size), torch.randn(3, 6, config.context_dim)
     timesteps = torch.tensor([0.0, 501.25, 999.0])
     expected = theirs(x, timesteps, context).sample
@@ -166,9 +197,7 @@ def test_parity_with_diffusers(name, size):
 @torch.no_grad()
 def test_adapter_features_enter_at_the_end_of_each_level():
     # Diffusers adds T2I-Adapter features at the same places, so the two must agree.
-    ours, theirs = UNet(SMALL), diffusers_unet(SMALL)
-    fill(ours)
-    theirs.load_state_dict(to_diffusers(ours.state_dict(), SMALL))
+    ours, theirs = both_unets("sd2")
     x, context, timesteps = torch.randn(1, 4, 16, 16), torch.randn(1, 6, 24), torch.tensor([400.0])
     features = [torch.randn(1, channels, 16 >> level, 16 >> level) for level, channels in enumerate((32, 64, 128, 128))]
     expected = theirs(x, timesteps, context, down_intrablock_additional_residuals=list(features)).sample
@@ -245,11 +274,11 @@ BRANCH_INPUTS = {
 @pytest.mark.parametrize("branch", BRANCH_INPUTS)
 @torch.no_grad()
 def test_each_branch_once_filled_reads_its_own_input_alone(branch):
-    network, plain = FrameNetwork(SMALL_NETWORK), UNet(SMALL)
+    network, plain = FrameNetwork(TWO_LEVELS), UNet(TWO_LEVELS.unet)
     fill(plain)
     network.diffusion_model.load_state_dict(plain.state_dict(), strict=False)
     fill(network, only=branch)
-    given, others = inputs(SMALL_NETWORK), inputs(SMALL_NETWORK, seed=1)
+    given, others = inputs(TWO_LEVELS), inputs(TWO_LEVELS, seed=1)
     before = run(network, given)
     for name in BRANCH_INPUTS.values():
         after = run(network, {**given, name: others[name]})
@@ -288,8 +317,7 @@ def test_a_new_network_learns(role):
 TRAINED = {"everything": "", "branches": ("reference_adapter", "anchor_", "_level_embed")}
 
 
-@pytest.mark.parametrize("trained", TRAINED)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "trained"), list(zip(FAMILIES, TRAINED, strict=True)))
 def test_checkpointing_changes_no_bit_of_outputs_and_gradients(family, trained):
     network = FrameNetwork(FAMILIES[family]).double()
     fill(network)

@@ -17,6 +17,7 @@ from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import num_evaluations
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
+from artv_core.models.hollow import hollow
 from tests.models import frames_of
 
 
@@ -80,7 +81,7 @@ def video_work(config: ARTVConfig, options: GenerateOptions) -> tuple[Work, Work
     options = options.resolved(config)
     if options.num_frames < 3:
         raise ValueError(f"number of frames is {options.num_frames}; give 3 or more")
-    with torch.device("meta"):
+    with hollow():
         model = ARTV(config, vae=False, text=False).eval()
         text = TextTrack([TextSegment(0, torch.zeros_like(model.null_context))])
 

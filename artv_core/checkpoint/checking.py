@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import ARTVConfig
@@ -14,6 +13,7 @@ from ..files.finite import is_finite
 from ..files.partial_file import one_line
 from ..files.tensor_file import Reader, TensorFile, open_tensor_file
 from ..models.artv import ARTV
+from ..models.hollow import hollow
 from .names import PARTS, Slot, as_named_in, file_key, host_scale, last_block, part_of, parts_held
 from .public_files import (
     PUBLIC_SD_EXTRAS,
@@ -131,7 +131,7 @@ def build_empty(file: TensorFile, config: ARTVConfig, parts: Collection[str], op
     """The model on the meta device, without memory for its weights. The file's tensors become its weights. Raises
     ValueError if the configuration describes an invalid network."""
     try:
-        with torch.device("meta"):
+        with hollow():
             return ARTV(config, mask="mask" in parts, vae="vae" in parts, text="text" in parts, operations=operations)
     except (ValueError, RuntimeError, ArithmeticError, TypeError, IndexError) as error:
         why = one_line(str(error))

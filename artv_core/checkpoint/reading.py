@@ -19,6 +19,7 @@ from ..files.partial_file import one_line
 from ..files.tensor_file import Reader, TensorFile, open_tensor_file
 from ..files.user_errors import Remedy, UserError
 from ..models.artv import ARTV
+from ..models.hollow import hollow
 from ..models.taesd import TAESD
 from .checking import (
     build_empty,
@@ -279,7 +280,7 @@ def load_taesd_decoder(
     [B, 3, 8h, 8w], not clamped. The file may have the keys of `taesd_decoder.safetensors`, of diffusers or of ARTV.
     Raises ValueError on any other file."""
     file = open_tensor_file(path)
-    with torch.device("meta"):
+    with hollow():
         decoder = TAESD().taesd_decoder
     expected = {key: tuple(tensor.shape) for key, tensor in decoder.state_dict().items()}
     named = {key: layer for key in file.tensors if (layer := _taesd_decoder_key(key)) is not None}

@@ -174,9 +174,10 @@ def _from_stable_diffusion(name: str, base: Path) -> ARTV:
     from ..checkpoint import initialise_from_stable_diffusion
     from ..config import preset
     from ..models.artv import ARTV
+    from ..models.hollow import hollow
 
     config = preset(name)
-    with torch.device("meta"):
+    with hollow():
         model = ARTV(config, mask=False)
     for module in (model.vae, model.text):
         assert module is not None

@@ -16,6 +16,7 @@ from ..method.denoiser import mix
 from ..method.noise_schedule import static_x0, x0_from_prediction
 from ..models.artv import ARTV
 from ..models.attention import CrossAttention
+from ..models.hollow import hollow
 from ..models.network import FrameNetwork
 from .config import DiffusionStage, TrainConfig
 from .error_bank import ErrorBank
@@ -251,7 +252,7 @@ class DiffusionTraining(Stage):
 
     def empty_module(self) -> MaskedDiffusionLoss:
         """The same networks on the meta device, with the same parts to be trained."""
-        with torch.device("meta"):
+        with hollow():
             model = ARTV(self.model.config, mask=self.model.mask is not None, vae=False)
             choose_trained(model, self.config.train)
             return self.make_module(model)
@@ -305,7 +306,7 @@ def store_frozen(model: ARTV, mixed_precision: str) -> None:
 
 def with_networks(model: ARTV, trained: MaskedDiffusionLoss) -> ARTV:
     """A model for sampling: the trained networks and text encoder together with the other parts of `model`."""
-    with torch.device("meta"):
+    with hollow():
         result = ARTV(model.config, mask=False, vae=False, text=False)
     result.noise, result.mask, result.vae = trained.noise, trained.mask, model.vae
     result.text = model.text if trained.text is None else trained.text

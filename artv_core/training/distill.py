@@ -17,6 +17,7 @@ from ..checkpoint import describe_checkpoint, load_checkpoint, resolve_checkpoin
 from ..config import ARTVConfig, SamplingConfig
 from ..method.noise_schedule import NoiseSchedule
 from ..models.artv import ARTV
+from ..models.hollow import hollow
 from ..models.network import FrameNetwork
 from .config import DistillStage, TrainConfig
 from .diffusion import DiffusionTraining, MaskedDiffusionLoss, meta_arguments, store_frozen
@@ -144,7 +145,7 @@ class DistillTraining(DiffusionTraining):
 
 def _hollow(model: ARTV) -> ARTV:
     """The same networks without numbers, on the meta device."""
-    with torch.device("meta"):
+    with hollow():
         return ARTV(model.config, mask=model.mask is not None, vae=False, text=False)
 
 

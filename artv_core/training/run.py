@@ -19,6 +19,7 @@ from ..checkpoint import PARTS, part_of_weight, resolve_checkpoint, save_checkpo
 from ..checkpoint.info import parts_in
 from ..files.tensor_file import write_tensor_file
 from ..models.artv import ARTV
+from ..models.hollow import hollow
 from ..models.taesd import TAESD
 from ..speed.device_limits import check_training_precision
 from .config import TrainConfig
@@ -192,7 +193,7 @@ def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tens
     if whole:
         model = starting_model(config)
     else:
-        with torch.device("meta"):
+        with hollow():
             model = ARTV(config.model)
     model.config = exported_model(config)
     _check_complete(trained, model, config, folder)

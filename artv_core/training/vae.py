@@ -15,6 +15,7 @@ from torchvision.utils import save_image
 
 from ..checkpoint import load_checkpoint, resolve_checkpoint
 from ..method.randomness import normal, seeded_generator
+from ..models.hollow import hollow
 from ..models.taesd import TAESD, ResidualBlock
 from .config import TrainConfig, VAEStage
 from .loop import Stage
@@ -136,7 +137,7 @@ class VAETraining(Stage):
 
     def empty_module(self) -> AutoencoderLoss:
         """An autoencoder like this one on the meta device."""
-        with torch.device("meta"):
+        with hollow():
             return AutoencoderLoss(TAESD(latent_channels=self.latent_channels), self.config)
 
     def sheet(self, averaged: nn.Module, step: int, folder: Path) -> Mapping[str, float]:
