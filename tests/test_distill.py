@@ -1,7 +1,7 @@
 """Few-step students: what a step should predict, whose guidance is in it, and that runs go on to the bit."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -21,7 +21,6 @@ from artv_core.method.options import GenerateOptions
 from artv_core.method.samplers import dpmpp_2m, evaluated_sigmas
 from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import sample_clip
-from artv_core.training import resident
 from artv_core.training.config import DistillStage, TrainConfig, read_config
 from artv_core.training.distill import DistillTraining, exported_model, load_teacher, student_sampling
 from artv_core.training.loop import Training, run_stage
@@ -46,14 +45,6 @@ STAGE = DistillStage(
     teacher="tiny", evaluations=2, substeps=2, steps=4, batch_size=4, ema_decay=0.9, warmup_steps=2, sheet_every=1000,
     save_minutes=1e9, error_share=0.7, error_bank=6, detail_weight=1.0,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def all_used() -> Iterator[None]:
-    """What no loss depends on is not looked for in each test: there is nothing, as one test says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resident, "unused_parameters", lambda stage: [])
-        yield
 
 
 @cache
@@ -284,7 +275,7 @@ def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Traini
     return cache(lambda loop: trained(tmp_path_factory.mktemp("whole"), 4, loop))
 
 
-@pytest.mark.parametrize(("loop", "capture"), [(Training, None), (Training, Tapes), (ResidentTraining, Tapes)])
+@pytest.mark.parametrize(("loop", "capture"), [(Training, Tapes), (ResidentTraining, Tapes)])
 def test_a_run_goes_on_to_the_bit(tmp_path: Path, in_one_go: Callable, loop: type[Training], capture):
     """Captured or not, in one go or in two: the same weights."""
     whole = in_one_go(loop)

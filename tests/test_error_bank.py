@@ -23,7 +23,7 @@ from tests.device_waits import DeviceWaits, resident_tensors
 from tests.models import smallest
 from tests.tape import Tapes
 
-pytestmark = pytest.mark.usefixtures("uncounted")
+pytestmark = pytest.mark.usefixtures("uncounted", "all_used")
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared
 

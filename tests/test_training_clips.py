@@ -47,6 +47,20 @@ CLIPS = """
 name = "mine"
 preset = "tiny"
 base = "tiny"
+[overrides.noise.unet]
+model_channels = 32
+channel_mult = [1]
+num_res_blocks = 1
+attention_levels = [0]
+head_channels = 16
+norm_groups = 8
+[overrides.mask.unet]
+model_channels = 16
+channel_mult = [1]
+num_res_blocks = 1
+attention_levels = [0]
+head_channels = 8
+norm_groups = 8
 [data]
 path = "{clips}"
 bucket_multiple = 0

@@ -21,7 +21,7 @@ from ..data.order import ClipOrder, fitting_held_out, hold_out
 from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepared
 from ..data.videos import open_videos
 from ..files.tensor_file import open_tensor_file
-from ..models.artv import ARTV
+from ..models.artv import ARTV, build_vae
 from .config import FITTING, TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips
@@ -36,7 +36,12 @@ def starting_model(config: TrainConfig) -> ARTV:
     torch.manual_seed(config.seed)
     if config.diffusion.start_from:
         return _going_on(config)
-    model = ARTV(config.model)
+    from_base = bool(config.base) and config.model.vae.kind == "kl"
+    model = ARTV(config.model, vae=not from_base)
+    if from_base:  # drawing 84 million random weights that the base replaces takes a second
+        with torch.device("meta"):
+            model.vae = build_vae(config.model.vae)
+        model.vae.to_empty(device="cpu")
     start_mask(model, config.diffusion)
     if config.base:
         _fill(
