@@ -681,7 +681,7 @@ run.run(config.read_config(sys.argv[1]), sys.argv[2], ["diffusion"], resume=True
 
 def two_processes(*words: object) -> str:
     """What both print, started with the variables that torchrun sets, without torchrun, which takes seconds to start;
-    `test_evaluate.py` starts two by torchrun itself."""
+    `test_evaluate.py` starts two by the launcher of torchrun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

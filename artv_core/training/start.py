@@ -22,6 +22,7 @@ from ..data.prepared import PreparedClips, fingerprint, is_prepared, open_prepar
 from ..data.videos import open_videos
 from ..files.tensor_file import open_tensor_file
 from ..models.artv import ARTV, build_vae
+from ..models.hollow import hollow
 from .config import FITTING, TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips
@@ -39,7 +40,7 @@ def starting_model(config: TrainConfig) -> ARTV:
     from_base = bool(config.base) and config.model.vae.kind == "kl"
     model = ARTV(config.model, vae=not from_base)
     if from_base:  # drawing 84 million random weights that the base replaces takes a second
-        with torch.device("meta"):
+        with hollow():
             model.vae = build_vae(config.model.vae)
         model.vae.to_empty(device="cpu")
     start_mask(model, config.diffusion)
