@@ -6,6 +6,7 @@ which weights are loaded, cast or changed.
 
 import functools
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -90,8 +91,10 @@ def server(
     if host not in started:
         base = tmp_path_factory.mktemp("comfyui")
         server = Server(host, base, FAULTS, *[LAZY_LAYERS] * is_lazy(host))
-        for name in ("test", "other", "slow"):
-            save_random_model(base / "models" / "artv" / f"{name}.safetensors")
+        folder = base / "models" / "artv"
+        save_random_model(folder / "test.safetensors")
+        for name in ("other", "slow"):
+            shutil.copyfile(folder / "test.safetensors", folder / f"{name}.safetensors")
         started[host] = running.enter_context(server)
     return started[host]
 
@@ -127,18 +130,18 @@ def checkpoint_in(base: Path) -> Path:
 class HostProcess:
     """A process of a host that has imported it, and makes checks of `in_process.py` in processes forked from it."""
 
-    def __init__(self, host: Host, layers: str) -> None:
+    def __init__(self, host: Host) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="artv_in_process_")
         place = Path(self._folder.name)
         self._base, self._log = place / "base", place / "log"
         self._base.symlink_to(place, target_is_directory=True)
         script = Path(__file__).parent / "in_process.py"
-        command = [host.python, str(script), layers, str(PACK), str(self._base)]
+        command = [host.python, str(script), str(PACK), str(self._base)]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=host.root, stderr=log, **pipes)
 
-    def make(self, check: str, base: Path, options: dict[str, Any]) -> Any:
+    def make(self, check: str, base: Path, layers: str, options: dict[str, Any]) -> Any:
         """What the check finds."""
         self._base.unlink()
         self._base.symlink_to(base, target_is_directory=True)
@@ -146,9 +149,8 @@ class HostProcess:
         said = self._log.stat().st_size
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(
-            json.dumps({"check": check, "found": str(found), "options": options}), file=self._process.stdin, flush=True
-        )
+        asked = {"check": check, "found": str(found), "layers": layers, "options": options}
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
         answer = next((line for line in self._process.stdout if line.startswith("done ")), "it ended")
         assert answer == "done 0\n", self._log.read_bytes()[said:].decode(errors="replace")[-3000:]
         return json.loads(found.read_text(encoding="utf-8"))
@@ -163,26 +165,26 @@ InProcess = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def processes() -> Iterator[dict[tuple[Host, str], HostProcess]]:
-    """One for each host and kind of layers, kept until the session ends: starting one takes longer than most checks."""
-    started: dict[tuple[Host, str], HostProcess] = {}
+def processes() -> Iterator[dict[Host, HostProcess]]:
+    """One for each host, kept until the session ends: starting one takes longer than most checks."""
+    started: dict[Host, HostProcess] = {}
     yield started
     for process in started.values():
         process.stop()
 
 
 @pytest.fixture(scope="session")
-def in_process(processes: dict[tuple[Host, str], HostProcess]) -> InProcess:
+def in_process(processes: dict[Host, HostProcess]) -> InProcess:
     """What `in_process.py` finds, by default with the layers that the host is to be tested with."""
 
     def find(host: Host, check: str, base: Path, layers: str | None = None, **options: Any) -> Any:
         skip_without(host)
         layers = layers or ("lazy" if is_lazy(host) else "plain")
-        key = (Host(host.root), layers)
+        key = Host(host.root)
         if key not in processes:
-            processes[key] = HostProcess(host, layers)
+            processes[key] = HostProcess(host)
         try:
-            return processes[key].make(check, base, options)
+            return processes[key].make(check, base, layers, options)
         except BaseException:
             processes.pop(key).stop()  # where the check was cut off, it would answer the next one
             raise

@@ -33,7 +33,7 @@ NODES_2 = "Comfy.VueNodes.Enabled"
 SCREENSHOTS = PACK / "build" / "screenshots"
 SAMPLER = "ARTVMaskedDiffusionSampler"
 REGISTRY = "https://api.comfy.org/"  # where newer front ends look up a node's pack; not reachable from here
-SIDE_PANEL = "Toggle properties panel"
+SIDE_PANEL, SIDE_PANEL_ID = "Toggle properties panel", "properties-panel"
 
 # In Nodes 2.0 a panel that is out of sight may be in no document.
 # The sampler of the longest video comes first: others draw its first picture.
@@ -79,6 +79,7 @@ READABLE = """(selector) => {
         .filter(part => part.getClientRects().length && !part.disabled && said(part))
         .map(part => [said(part), contrast(part), parseFloat(getComputedStyle(part).fontSize)])
 }"""
+NO_DIALOG = "() => [...document.querySelectorAll('[role=dialog]')].every(one => !one.getClientRects().length)"
 GRAPH = "() => JSON.stringify(app.graph.serialize().nodes.map(node => [node.type, node.widgets_values]))"
 
 
@@ -184,6 +185,12 @@ def opened(
         page.close()
 
 
+def switch(page: "Page", nodes_2: bool) -> None:
+    """To Nodes 2.0 or to the classic canvas, as the page's settings do it at once."""
+    page.evaluate("([name, on]) => app.extensionManager.setting.set(name, on)", [NODES_2, nodes_2])
+    page.wait_for_function("(on) => !!LiteGraph.vueNodesMode == on", arg=nodes_2)
+
+
 @contextmanager
 def opened_alone(
     host: Host, front_end: FrontEnd, *packs: Path, **settings: Any
@@ -232,6 +239,22 @@ def set_widgets(page: "Page", kind: str, **values: Any) -> None:
                 node.widgets.find(widget => widget.name == name).value = value
         })""",
         [kind, values],
+    )
+
+
+def slow_down(page: "Page", seconds: float = 0.1) -> None:
+    """Each evaluation of the sampler's model takes that much longer, so that a run lasts while a page is slow. Needs
+    the nodes of `artv_faults`."""
+    page.evaluate(
+        """([kind, seconds]) => {
+            const [loader, sampler] = ["ARTVLoader", kind].map(type => app.graph.nodes.find(node => node.type == type))
+            const slow = LiteGraph.createNode("ARTVTestSlow")
+            app.graph.add(slow)
+            slow.widgets.find(widget => widget.name == "seconds").value = seconds
+            loader.connect(0, slow, 0)
+            slow.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "model"))
+        }""",
+        [SAMPLER, seconds],
     )
 
 
@@ -325,7 +348,8 @@ def look_at_side_panel(page: "Page", kind: str) -> bool:
     if not toggle.count():
         return False
     toggle.first.click()
-    page.wait_for_timeout(1500)
+    page.get_by_test_id(SIDE_PANEL_ID).wait_for()
+    wait_until_drawn(page)
     toggle.first.click()
     wait_until_drawn(page)
     page.evaluate("() => app.canvas.deselectAll()")
@@ -369,7 +393,7 @@ def wait_for(page: "Page", condition: str, seconds: float = browser.RUN_SECONDS)
 def watch_run(page: "Page", frames: int) -> Watched:
     """Press Run and look at the first sampler's panel until all are finished."""
     start(page)
-    page.wait_for_function(f"() => {PANELS}.some(panel => panel.dataset.state == 'running')")
+    page.wait_for_function("() => artvSeen.some(([state]) => state == 'running')")
     wait_for(page, "state == 'finished'")
     return Watched([tuple(one) for one in page.evaluate("() => artvSeen")], frames)
 
@@ -377,7 +401,8 @@ def watch_run(page: "Page", frames: int) -> Watched:
 def dismiss(page: "Page") -> None:
     """Older front ends open a dialog on every fault."""
     page.keyboard.press("Escape")
-    page.wait_for_timeout(500)
+    wait_until_drawn(page)
+    page.wait_for_function(NO_DIALOG)
 
 
 def cancel(page: "Page") -> None:

@@ -1,5 +1,5 @@
-"""Run by a host's Python, in its folder, without its server: `in_process.py LAYERS PACK BASE`. It imports the host
-once, for that takes most of the time, and reads checks from its input, one a line: `{"check", "found", "options"}`.
+"""Run by a host's Python, in its folder, without its server: `in_process.py PACK BASE`. It imports the host once, for
+that takes most of the time, and reads checks from its input, one a line: `{"check", "found", "layers", "options"}`.
 
 Each check is made in a process of its own, forked from this one, and what it found goes to the file `found`, as JSON;
 then a line "done CODE" is printed. Checks are the functions below whose names have no underscore. `options` are
@@ -7,7 +7,7 @@ changes to the host's command line for this check. Checks of ARTV Adapt Model ar
 
 BASE is the host's base folder, the same for all checks: who asks makes it a link to the check's own folder.
 
-LAYERS is how the host keeps weights: `plain`; `lazy`, its layers have none until they are loaded (dynamic VRAM); or
+`layers` is how the host keeps weights: `plain`; `lazy`, its layers have none until they are loaded (dynamic VRAM); or
 `dynamic`, its patchers are those of dynamic VRAM too, which otherwise want a card. On a CPU those load and sample, but
 apply no patches to large weights, for that is the work of the host's library for cards.
 """
@@ -38,14 +38,16 @@ PATCHED = "noise.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.
 CHECKPOINT = "test.safetensors"
 
 
-def main(layers: str, pack: str, base: str) -> None:
+def main(pack: str, base: str) -> None:
     sys.argv = ["main.py", "--cpu", "--base-directory", base]
     sys.path.insert(0, ".")
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    if layers != "plain":
-        _make_lazy(layers == "dynamic")
+    if importlib.util.find_spec("comfy_aimdo"):
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()  # before what follows, which binds to it; used by none but lazy layers
     import utils.install_util  # noqa: F401 (before another module of that name comes in)
     from server import PromptServer
 
@@ -79,6 +81,8 @@ def _make(asked: dict, nodes: dict, base: Path) -> None:
     for name, value in asked["options"].items():
         assert hasattr(comfy.cli_args.args, name), f"the host has no option {name}"
         setattr(comfy.cli_args.args, name, value)
+    if asked["layers"] != "plain":
+        _make_lazy(asked["layers"] == "dynamic")
     with torch.inference_mode():
         found = _check(asked["check"])(nodes, CHECKPOINT, base)
     Path(asked["found"]).write_text(json.dumps(found), encoding="utf-8")
@@ -123,7 +127,7 @@ def traced(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     from functools import partial
 
     loading = _module("loading")
-    loading.Compiled = partial(loading.Compiled, backend="aot_eager")
+    loading.Compiled = partial(loading.Compiled, backend="eager")
     return compiled(nodes, checkpoint, base, frames=3)
 
 
@@ -562,9 +566,6 @@ def _read(one, value):
 
 
 def _make_lazy(with_patchers: bool) -> None:
-    import comfy_aimdo.control
-
-    comfy_aimdo.control.init()  # before what follows, which binds to it
     import comfy.memory_management
     import comfy.model_patcher
     import comfy.ops

@@ -176,8 +176,8 @@ def _options_of(pack: Path, graphs: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as base:
         (Path(base) / "graphs.json").write_text(json.dumps(graphs), encoding="utf-8")
         found = Path(base) / "found.json"
-        asked = json.dumps({"check": "options_of", "found": str(found), "options": {}})
-        command = [host.python, str(script), "plain", str(pack), base]
+        asked = json.dumps({"check": "options_of", "found": str(found), "layers": "plain", "options": {}})
+        command = [host.python, str(script), str(pack), base]
         subprocess.run(command, cwd=host.root, input=asked + "\n", text=True, check=True, capture_output=True)
         return json.loads(found.read_text(encoding="utf-8"))
 

@@ -20,6 +20,8 @@ NO_BROWSER = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing(
 SAMPLER = "ARTVMaskedDiffusionSampler"
 AUTOMATIC = ("width", "height", "steps", "cfg", "cfg_references", "cfg_anchor", "cfg_first_frame")
 MOST_VISIBLE = 6
+TWO_LOOKS = 550
+"""Milliseconds in which the pack's scripts look twice at what is on the page."""
 
 # Reading
 
@@ -127,21 +129,27 @@ INTO_A_SUBGRAPH = f"""() => {{
 }}"""
 
 
-@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
-def page(server: Server, request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "Nodes 2.0" and not server.host.version.startswith("0.33"):
-        pytest.skip("the Nodes 2.0 of this ComfyUI show no advanced inputs")
-    server.post("/settings", {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"})
+@pytest.fixture(scope="module")
+def opened(server: Server) -> Iterator[Any]:
+    """A page for all tests: opening one takes seconds."""
     with browser.open_browser() as context:
         page = browser.open_page(context, server)
-        page.nodes_2 = request.param == "Nodes 2.0"
         page.errors = []
         page.on(
             "console", lambda one: page.errors.append(f"{one.text} {one.location}") if one.type == "error" else None
         )
         page.on("pageerror", lambda error: page.errors.append(str(error.stack)))
         yield page
-    server.post("/settings", {"Comfy.VueNodes.Enabled": False})
+    server.post("/settings", {front_end.NODES_2: False})
+
+
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+def page(opened: Any, server: Server, request: pytest.FixtureRequest) -> Any:
+    if request.param == "Nodes 2.0" and not server.host.version.startswith("0.33"):
+        pytest.skip("the Nodes 2.0 of this ComfyUI show no advanced inputs")
+    opened.nodes_2 = request.param == "Nodes 2.0"
+    front_end.switch(opened, opened.nodes_2)
+    return opened
 
 
 def open_workflow(page: Any, **sampler: Any) -> None:
@@ -154,7 +162,7 @@ def open_workflow(page: Any, **sampler: Any) -> None:
     browser.load(page, workflow, "automatic")
     page.wait_for_function(f"() => ({VALUES})().steps != 'auto'", timeout=15_000)
     page.evaluate(PLACE, "none")
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(TWO_LOOKS)
 
 
 def recommended() -> dict[str, str]:
@@ -170,8 +178,8 @@ def text_box(page: Any, name: str) -> Any:
     return page.locator("[data-node-id='3']").get_by_label(name, exact=True).first
 
 
-def type_over(page: Any, name: str, text: str) -> None:
-    """Click on a widget, type, and press Enter (classic) or Tab."""
+def type_over(page: Any, name: str, text: str, then: str) -> None:
+    """Click on a widget, type, and press Enter (classic) or Tab, until the widget has the value `then`."""
     if page.nodes_2:
         automatic = text_box(page, name).input_value().startswith("auto")
         text_box(page, name).click(click_count=1 if automatic else 3)  # "auto" is selected by one click
@@ -179,12 +187,13 @@ def type_over(page: Any, name: str, text: str) -> None:
             page.keyboard.press("Delete")
     else:
         page.mouse.click(*page.evaluate(PLACE, name))
-        page.wait_for_timeout(400)
+        page.wait_for_function("() => ['INPUT', 'TEXTAREA'].includes(document.activeElement?.tagName)")
         page.keyboard.press("Control+a")
         page.keyboard.press("Delete")
     page.keyboard.type(text)
     page.keyboard.press("Tab" if page.nodes_2 else "Enter")
-    page.wait_for_timeout(700)
+    front_end.wait_until_drawn(page)
+    page.wait_for_function(f"([name, value]) => ({VALUES})()[name] == value", arg=[name, then], timeout=15_000)
 
 
 @NO_BROWSER
@@ -199,7 +208,7 @@ def test_few_inputs_are_shown_and_the_rest_on_demand(page: Any) -> None:
     else:
         page.mouse.click(*page.evaluate(PLACE, "none"), button="right")
         page.get_by_text("Show Advanced", exact=True).click()
-    page.wait_for_timeout(800)
+    page.wait_for_function(f"(type) => ({front_end.VISIBLE})(type).includes('use_mask')", arg=SAMPLER)
     keep(page, "all")
     shown = front_end.visible_inputs(page, SAMPLER)
     assert {"videos", "steps", "cfg_references", "cfg_anchor", "cfg_first_frame", "sampler_name", "scheduler"} <= {
@@ -234,25 +243,23 @@ def test_values_of_earlier_releases_become_auto_or_stay(page: Any) -> None:
 @NO_BROWSER
 def test_typing_over_it_counts_and_clearing_brings_auto_back(page: Any) -> None:
     open_workflow(page)
-    type_over(page, "cfg", "2,5")
-    assert page.evaluate(VALUES)["cfg"] == "2.5"
+    type_over(page, "cfg", "2,5", then="2.5")
     assert browser.exported(page)["3"]["inputs"]["cfg"] == 2.5
-    type_over(page, "width", "100")
-    assert page.evaluate(VALUES)["width"] == "104", "a multiple of 8"
+    type_over(page, "width", "100", then="104")  # a multiple of 8
     page.get_by_text("width is 104 now: a multiple of 8, as the model needs. You typed 100.").first.wait_for()
-    type_over(page, "width", "wide")
+    type_over(page, "width", "wide", then="104")  # what was there
     page.get_by_text('width is "wide". Type a number, or auto.').first.wait_for()
     assert page.evaluate(VALUES)["width"] == "104", "what was there"
-    type_over(page, "width", "")
-    assert page.evaluate(VALUES)["width"] == recommended()["width"]
+    type_over(page, "width", "", then=recommended()["width"])
     assert page.evaluate(UNDO_TO, ["width", "104"]), "the page may also have kept what stood there while it was typed"
 
 
 @NO_BROWSER
-def test_what_was_typed_is_queued(page: Any, server: Server) -> None:
+def test_what_was_typed_is_queued(page: Any, server: Server, checkpoint: str) -> None:
     open_workflow(page)
+    front_end.use_checkpoint(page, checkpoint)
     front_end.set_widgets(page, SAMPLER, frames=2, seed=101 + page.nodes_2)
-    type_over(page, "cfg", "1.5")
+    type_over(page, "cfg", "1.5", then="1.5")
     browser.run(page)
     front_end.wait_for(page, "state == 'finished' && done == 2")
     while any(server.get("/queue").values()):  # what comes after the sampler
@@ -303,7 +310,7 @@ def test_a_subgraph_means_the_same(page: Any) -> None:
     open_workflow(page, steps=5)
     before = browser.exported(page)["3"]["inputs"]
     page.evaluate(INTO_A_SUBGRAPH)
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(TWO_LOOKS)
     (inside,) = [part["inputs"] for part in browser.exported(page).values() if part["class_type"] == SAMPLER]
     assert {name: inside[name] for name in AUTOMATIC} == {name: before[name] for name in AUTOMATIC}
 

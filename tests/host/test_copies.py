@@ -13,6 +13,7 @@ from artv_core.commands.comfyui_server import LINKED_AS, PACK, Host, Server
 from . import browser, front_end, workflow_format
 from .conftest import skip_without
 from .front_end import SAMPLER, FrontEnd
+from .graphs import STEPS
 
 Copied = tuple[Server, dict[Path, str]]
 """A server, and the copies' folders with what the page calls them."""
@@ -100,10 +101,10 @@ def test_only_the_copy_in_use_serves_scripts_and_it_tells_of_its_runs(several: C
     server, _ = several
     used, _ = told(server)
     assert scripts(server) == [f"/extensions/{used.name}/live.js"]
-    graph = workflow_format.read_api("text_to_video")
+    graph = workflow_format.with_tiny(workflow_format.read_api("text_to_video"))
     for node in graph.values():
         if node["class_type"] == SAMPLER:
-            node["inputs"]["frames"] = 2
+            node["inputs"] |= {"frames": 2, "steps": STEPS}
     result = server.run(graph, watch=True)
     assert result.status == "success", result.message
     assert result.live[-1]["state"] == "finished"
@@ -144,7 +145,7 @@ def test_the_panel_says_it_and_shows_the_frames(beside: Copied, checkpoint: str)
     with browser.open_browser() as context, front_end.opened(context, server, FrontEnd()) as (shown, faults):
         front_end.load_template(shown, "text_to_video")
         front_end.use_checkpoint(shown, checkpoint)
-        front_end.set_widgets(shown, SAMPLER, frames=3)
+        front_end.set_widgets(shown, SAMPLER, frames=3, steps=STEPS)
         front_end.show_node(shown, SAMPLER)
         line = shown.locator(".artv-live-copies")
         line.wait_for()

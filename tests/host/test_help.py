@@ -7,6 +7,7 @@ in every language. So one file serves English and all languages that have no pag
 import io
 import json
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,14 @@ DOCS = PACK / "js" / "docs"
 LANGUAGES = {"en": ("{}.md", "## Example"), "zh": ("{}/zh.md", "## 示例")}
 """Where a node's page is, and the heading of its example."""
 
+# Then the page loads its graph again, which must not come after what a test does.
+SET_LOCALE = """async (locale) => {
+    const {setting} = app.extensionManager
+    if (setting.get("Comfy.Locale") == locale) return
+    const before = app.graph.nodes[0]
+    await setting.set("Comfy.Locale", locale)
+    while (app.graph.nodes[0] == before) await new Promise(requestAnimationFrame)
+}"""
 SELECT = """(type) => {
     app.graph.clear()
     const node = LiteGraph.createNode(type)
@@ -73,26 +82,27 @@ def test_pictures_are_small_and_whole(server: Server, nodes: dict[str, Any]) -> 
         assert 400 <= image.width <= 700, name
 
 
-@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
-@pytest.mark.parametrize(("locale", "heading"), [("zh", "示例"), ("fr", "Example")])
-def test_help_opens_in_the_page_and_shows_the_picture(server: Server, locale: str, heading: str) -> None:
-    """In a language that it has, and in one in which the page falls back to English."""
-    server.post("/settings", {"Comfy.Locale": locale})
-    try:
-        _open_help(server, heading)
-    finally:
-        server.post("/settings", {"Comfy.Locale": "en"})
-
-
-def _open_help(server: Server, heading: str) -> None:
+@pytest.fixture(scope="module")
+def page(server: Server) -> Iterator[Any]:
+    """Loaded in Chinese."""
+    server.post("/settings", {"Comfy.Locale": "zh"})
     with browser.open_browser() as context:
         page = browser.open_page(context, server)
         page.wait_for_function("() => app.graph.nodes.length > 0")  # the host's own first graph
-        for name in ("ARTVLoader", "ARTVMaskedDiffusionSampler"):
-            page.evaluate(SELECT, name)
-            page.get_by_test_id("info-button").click()
-            page.get_by_role("heading", name=heading).wait_for()
-            page.wait_for_function(
-                "(name) => document.querySelector(`img[src$='docs/${name}/node.jpg']`)?.naturalWidth > 0", arg=name
-            )
-            page.get_by_test_id("info-button").click()
+        yield page
+    server.post("/settings", {"Comfy.Locale": "en"})
+
+
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+@pytest.mark.parametrize(("locale", "heading"), [("zh", "示例"), ("fr", "Example")])
+def test_help_opens_in_the_page_and_shows_the_picture(page: Any, locale: str, heading: str) -> None:
+    """In a language that it has, and in one in which the page falls back to English."""
+    page.evaluate(SET_LOCALE, locale)
+    for name in ("ARTVLoader", "ARTVMaskedDiffusionSampler"):
+        page.evaluate(SELECT, name)
+        page.get_by_test_id("info-button").click()
+        page.get_by_role("heading", name=heading).wait_for()
+        page.wait_for_function(
+            "(name) => document.querySelector(`img[src$='docs/${name}/node.jpg']`)?.naturalWidth > 0", arg=name
+        )
+        page.get_by_test_id("info-button").click()

@@ -114,11 +114,9 @@ def partial(server: Server) -> Iterator[str]:
     path.unlink()
 
 
-@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
-def page(server: Server, partial: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "Nodes 2.0" and server.host.version.startswith("0.3."):
-        pytest.skip("the Nodes 2.0 of this ComfyUI show no extension's widgets")
-    server.post("/settings", {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"})
+@pytest.fixture(scope="module")
+def opened(server: Server, partial: str) -> Iterator[Any]:
+    """A page for all tests: opening one takes seconds."""
     with browser.open_browser() as context:
         page = browser.open_page(context, server)
         page.errors = []
@@ -128,7 +126,15 @@ def page(server: Server, partial: str, request: pytest.FixtureRequest) -> Iterat
         page.on("pageerror", lambda error: page.errors.append(str(error.stack)))
         page.wait_for_function("() => app.graph.nodes.length > 0")  # the host's own first graph
         yield page
-    server.post("/settings", {"Comfy.VueNodes.Enabled": False})
+    server.post("/settings", {front_end.NODES_2: False})
+
+
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+def page(opened: Any, server: Server, request: pytest.FixtureRequest) -> Any:
+    if request.param == "Nodes 2.0" and server.host.version.startswith("0.3."):
+        pytest.skip("the Nodes 2.0 of this ComfyUI show no extension's widgets")
+    front_end.switch(opened, request.param == "Nodes 2.0")
+    return opened
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from artv_core.checkpoint import save_checkpoint
 from artv_core.commands.comfyui_server import Server
+from tests.models import smallest
 
-from .conftest import save_random_model
 from .graphs import node
 
 NAMES = ["lower.safetensors", "UPPER.SAFETENSORS", "Mixed.SafeTensors", "short.sft", "SHORT.SFT", "folder/inner.sft"]
@@ -28,7 +29,7 @@ def server(server: Server) -> Iterator[Server]:
     """With the same files, of an untrained model, for each menu; afterwards they are gone."""
     base = server.base
     whole = base / "whole"
-    save_random_model(whole)
+    save_checkpoint(smallest(), whole)
     for folder in FOLDERS:
         for name in (*NAMES, "other.bin", "named.safetensors/within.sft"):
             place(base, folder, name).hardlink_to(whole)
