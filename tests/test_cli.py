@@ -563,7 +563,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
     [
         (["--frames", "-3"], "--frames is -3; give 1 or more, or 0 to continue until stopped"),
         (["--frames", "0", "--save-latents", "l"], "--frames 0 and --save-latents exclude each other"),
-        (["--redo", "12"], "redo has the line '12'; give a frame and a seed"),
+        (["--redo", "12"], "redo has '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
         (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
         (["--no-journal", "--start-over"], "--no-journal and --start-over cannot be used together"),
