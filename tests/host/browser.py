@@ -28,7 +28,7 @@ FLAGS = [
 ]
 # A machine of two cores that draws a page in software takes its time.
 PAGE_SECONDS = 90
-RUN_SECONDS = 540
+RUN_SECONDS = 240
 
 # The page restores its last graph after the nodes are known; its spinner goes when that is done.
 LOADED = """() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.ARTVLoader)

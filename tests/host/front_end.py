@@ -384,10 +384,14 @@ def widen(page: "Page", kind: str, by: float) -> None:
 
 
 def wait_for(page: "Page", condition: str, seconds: float = browser.RUN_SECONDS) -> None:
-    """`condition` is of `state`, `done` and `pictures` as all samplers' panels show them at some time from now on."""
-    page.wait_for_function(
-        f"() => {PANELS}.every(({{dataset: {{state, done, pictures}}}}) => {condition})", timeout=seconds * 1000
-    )
+    """`condition` is of `state`, `done` and `pictures` as all samplers' panels show them at some time from now on.
+    Raises AssertionError with what they showed last if they never do."""
+    met = f"() => {PANELS}.every(({{dataset: {{state, done, pictures}}}}) => {condition})"
+    try:
+        page.wait_for_function(met, timeout=seconds * 1000)
+    except Exception as error:
+        shown = page.evaluate(f"() => [{PANELS}.map(panel => ({{...panel.dataset}})), window.artvSeen?.slice(-5)]")
+        raise AssertionError(f"never {condition}: {shown}, {status(page)}") from error
 
 
 def watch_run(page: "Page", frames: int) -> Watched:

@@ -178,7 +178,7 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     run("cached", height=0)
     assert front_end.status(page) == "Nothing changed: the 6 frames of an earlier run"
 
-    front_end.set_widgets(page, SAMPLER, frames=400)
+    front_end.set_widgets(page, SAMPLER, frames=4000)
     front_end.start(page)
     front_end.wait_for(page, "state == 'running' && pictures >= 1 && done >= 3")
     front_end.cancel(page)
