@@ -171,7 +171,7 @@ CONFIGS = {
 @functools.cache
 @torch.no_grad()
 def both_unets(name: str) -> tuple[UNet, UNet2DConditionModel]:
-    """Ours and diffusers', with the same weights."""
+    """This project's network and diffusers', with the same weights."""
     config = CONFIGS[name]
     with hollow():
         ours, theirs = UNet(config), diffusers_unet(config)
