@@ -38,11 +38,21 @@ from artv_core.checkpoint import describe_checkpoint, load_checkpoint, read_part
 from artv_core.commands import comfyui_server as comfyui
 from artv_core.commands import demo, demo_comfyui, generate, play
 from artv_core.commands.info import info_lines
-from artv_core.config import AdapterConfig, AnchorConfig, ARTVConfig, NetworkConfig, TextConfig, UNetConfig, VAEConfig
+from artv_core.config import (
+    AdapterConfig,
+    AnchorConfig,
+    ARTVConfig,
+    NetworkConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+    preset,
+)
 from artv_core.evaluation import evaluate as evaluation_run
 from artv_core.files.tensor_file import open_tensor_file
 from artv_core.method.frames import Frame
 from artv_core.models.artv import ARTV
+from artv_core.models.text import TextEncoder
 from artv_core.prepare import run as prepare_run
 from artv_core.prompts.grammar import MAX_CHARACTERS, parse_prompt_schedule, parse_prompts
 from artv_core.prompts.prompt_file import read_prompt_file
@@ -481,8 +491,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def prepare_checkpoint(folder: Path) -> None:
-    import open_clip  # noqa: F401 (what a text encoder is built with: it is large, and loaded when first needed)
-
+    TextEncoder(preset("tiny").text)  # the first one imports what is large
     (folder / "small.safetensors").write_bytes(whole_checkpoint())
     (folder / "branches.safetensors").write_bytes(whole_checkpoint("branches"))
 

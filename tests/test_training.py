@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 # Bit-for-bit claims hold on a CPU; a GPU's backward passes are not deterministic, and two processes want two of them.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-TRAINING = ("artv_core.training.run", "open_clip")
+TRAINING = ("artv_core.training.run", "tests.tokenizer")
 """What a process that trains imports."""
 
 UNMEASURED = """

@@ -1,6 +1,6 @@
-"""Makes the tokenizer of prompts, which takes long, when it is imported: for `tests/forked.py`."""
+"""Makes the tokenizer of prompts and a text encoder, which takes long, when it is imported: for `tests/forked.py`."""
 
 from artv_core.config import preset
-from artv_core.models.text import tokenize
+from artv_core.models.text import TextEncoder
 
-tokenize([""], preset("tiny").text)
+TextEncoder(preset("tiny").text).tokenize([""])

@@ -1,10 +1,14 @@
 """CLIP's text transformer, with the keys of Stable Diffusion 2 and the vocabulary of both 1 and 2 (open_clip's).
 
-open_clip is imported only where it is used: the import takes seconds, and inside a host it may not be needed at all.
+Of open_clip, two modules are imported, and only where they are used: inside a host they may not be needed at all.
 """
 
+import importlib.util
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -86,20 +90,19 @@ def _count_tokens(word: str) -> int:
 
 
 def _build_transformer(config: TextConfig) -> Any:
-    from open_clip.transformer import QuickGELU, TextTransformer
-
     if config.width % config.heads:
         raise ValueError(f"text encoder: width {config.width} is not a multiple of its {config.heads} heads")
     if config.layer == "penultimate" and config.layers < 2:
         raise ValueError('text encoder: layer "penultimate" needs at least two layers')
-    model = TextTransformer(
+    transformer = _open_clip("transformer")
+    model = transformer.TextTransformer(
         context_length=config.context_length,
         vocab_size=VOCABULARY_SIZE,
         width=config.width,
         heads=config.heads,
         layers=config.layers,
         output_dim=config.width,
-        act_layer=QuickGELU if config.activation == "quick_gelu" else nn.GELU,
+        act_layer=transformer.QuickGELU if config.activation == "quick_gelu" else nn.GELU,
     )
     # Only the pooled output uses the projection. The mask is computed on use, so that the module can be built on the
     # meta device: a buffer outside the state dict would be lost there.
@@ -110,9 +113,19 @@ def _build_transformer(config: TextConfig) -> Any:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
+    return _open_clip("tokenizer").SimpleTokenizer()
 
-    return SimpleTokenizer()
+
+def _open_clip(module: str) -> ModuleType:
+    """`open_clip.<module>` without the package around it, which would import timm, transformers and more: seconds."""
+    package = "artv_open_clip"
+    if (found := importlib.util.find_spec("open_clip")) is None:
+        raise ModuleNotFoundError("open_clip is missing; install the package open_clip_torch", name="open_clip")
+    if package not in sys.modules:
+        spec = ModuleSpec(package, None, is_package=True)
+        spec.submodule_search_locations = found.submodule_search_locations
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{package}.{module}")
 
 
 def _causal_mask(length: int, like: Tensor) -> Tensor:
