@@ -28,7 +28,7 @@ from .frame_request import FrameRecord, FrameRequest
 from .images import Decoder
 from .live import Run
 from .loading import load_model as load_model  # callers outside the pack look for it here
-from .monitor import Decode, Monitor
+from .monitor import Decode, Monitor, failures_told
 from .prompt_track import Conditioning, read_texts
 from .size_advice import size_advice
 from .steer import steered_track, steering_told
@@ -151,7 +151,7 @@ def sample(
     policy.check_segments(len(texts.track.starts))
     collector = _Collector(options, model.config)
     run = _run(options, model.config, workflow, given=bool(len(given) or placed))
-    with Evaluations(patcher, options) as evaluations:
+    with failures_told(run), Evaluations(patcher, options) as evaluations:
         shown = _decoder(model.config, vae, evaluations)
         monitor = Monitor(run, len(given), options.steps or 1, shown, frozenset(placed))
         weights = run_weights(patcher)

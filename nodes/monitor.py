@@ -4,7 +4,8 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,26 @@ MAX_PENDING = 16
 
 Decode = Callable[[Tensor], Tensor]
 """Decodes the core's latents [T, C, h, w] to images [T, 3, H, W] in [0, 1]."""
+
+
+@contextmanager
+def failures_told(run: Run) -> Iterator[None]:
+    """What ends a run before its first frame, such as weights that do not fit into memory, is told as well."""
+    try:
+        yield
+    except BaseException as error:
+        if run.state == "running":
+            _tell_end(run, error)
+        raise
+
+
+def _tell_end(run: Run, error: BaseException | None) -> None:
+    if error is None:
+        run.tell("finished")
+    elif isinstance(error, memory.InterruptProcessingException | GeneratorExit):
+        run.tell("stopped")
+    else:
+        run.tell("failed", told(error) or type(error).__name__)
 
 
 @dataclass(frozen=True)
@@ -84,12 +105,7 @@ class Monitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: Any) -> None:
-        if kind is None:
-            self.run.tell("finished")
-        elif issubclass(kind, memory.InterruptProcessingException | GeneratorExit):
-            self.run.tell("stopped")
-        else:
-            self.run.tell("failed", (error and told(error)) or kind.__name__)
+        _tell_end(self.run, error)
 
     def opened(self, journal: Journal) -> None:
         """Call before the first frame, because some frames may exist already."""

@@ -68,9 +68,7 @@ def steered_track(
         (context, _), *others = clip.encode_from_tokens_scheduled(clip.tokenize(surrounded(text, *around)))
         after_encoding()
         if others:
-            raise ValueError(
-                "this CLIP changes while a frame is sampled (scheduled hooks), so its prompts stay; use one without"
-            )
+            raise ValueError("the prompts cannot be changed: this CLIP has scheduled hooks; use a CLIP without them")
         return context
 
     prompts = [(start, note.text) for start, note in zip(starts, notes, strict=True)]
@@ -132,8 +130,10 @@ def answer_steer(question: dict[str, Any]) -> dict[str, Any]:
     """
     run = run_for(question)
     steered = run.steered
-    if steered is None or run.state != "running":
-        raise ValueError("the run has ended; queue it again to go on")
+    if run.state != "running":
+        raise ValueError("the run has ended; queue it again to make another")
+    if steered is None:
+        raise ValueError("the run is still loading; try again when `steering` in its messages is not empty")
     text, back, seed = _of_type(question, "say", str), _of_type(question, "back", int), _of_type(question, "seed", int)
     if seed is not None and back is None:
         raise ValueError("seed is given without back; give the number of frames to go back, too")

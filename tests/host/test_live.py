@@ -330,6 +330,22 @@ def test_a_run_that_fails_says_so(server: Server) -> None:
     assert "\n" not in result.live[-1]["problem"]
 
 
+def test_a_run_whose_weights_cannot_be_loaded_says_so(server: Server) -> None:
+    failing = graph(seed=4011, model=["full", 0]) | {"full": node("ARTVTestNoRoom", model=["loader", 0])}
+    with client(server, "loading") as socket:
+        server.post("/artv/live", {"client_id": "loading"})
+        server.post("/prompt", {"prompt": failing, "client_id": "loading"})
+        messages = [live(socket)]
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            server.post("/artv/steer", {"run": messages[0]["run"], "pause": True})
+        assert "still loading" in json.load(refusal.value)["error"]
+        while messages[-1]["state"] == "running":
+            messages.append(live(socket))
+    assert {message["done"] for message in messages} == {0}
+    assert messages[-1]["state"] == "failed"
+    assert "memory" in messages[-1]["problem"]
+
+
 @pytest.mark.parametrize("runs", [7, ["one", 7], ["x"] * 65])
 def test_runs_are_named_by_a_list_of_ids(server: Server, runs: Any) -> None:
     with client(server, "names"), pytest.raises(urllib.error.HTTPError) as refusal:

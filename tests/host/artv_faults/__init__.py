@@ -4,6 +4,7 @@ import sys
 import time
 import weakref
 
+import comfy.model_management as memory
 import torch
 from server import PromptServer
 
@@ -33,6 +34,33 @@ class ARTVTestOutOfMemory:
                 raise torch.cuda.OutOfMemoryError("out of memory (injected by a test)")
 
         handle = model.model.noise.register_forward_pre_hook(count)
+        return (model,)
+
+
+class ARTVTestNoRoom:
+    ""
+
+    """Passes a model on; the next time the host loads it, that takes a second and fails: there is no room for it."""
+
+    CATEGORY = "ARTV/tests"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("ARTV_MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 (the host's name)
+        return {"required": {"model": ("ARTV_MODEL",)}}
+
+    def execute(self, model):
+        load = memory.load_models_gpu
+
+        def refuse(models, *more, **options):
+            if not any(one.model is model.model for one in models):
+                return load(models, *more, **options)
+            memory.load_models_gpu = load
+            time.sleep(1)
+            raise torch.cuda.OutOfMemoryError("out of memory (injected by a test)")
+
+        memory.load_models_gpu = refuse
         return (model,)
 
 
@@ -105,6 +133,7 @@ class ARTVTestPlotLibrary:
 
 
 NODE_CLASS_MAPPINGS = {
+    "ARTVTestNoRoom": ARTVTestNoRoom,
     "ARTVTestOutOfMemory": ARTVTestOutOfMemory,
     "ARTVTestPlotLibrary": ARTVTestPlotLibrary,
     "ARTVTestSlow": ARTVTestSlow,
