@@ -230,7 +230,7 @@ def test_bench_measures_each_size_and_way(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--sizes", "big"], "--sizes is 'big'; give width x height in pixels"),
-        (["--sizes", "33x32"], "width is 33; it must be a positive multiple of 8, such as 32"),
+        (["--sizes", "33x32"], "width is 33; accepted are multiples of 8 up to 16384, such as 32"),
         (["--frames", "1"], "--frames is 1; give 2 or more"),
         (["--variants", "warp"], "invalid choice: 'warp'"),
     ],

@@ -608,7 +608,7 @@ def test_buckets_have_about_the_area_and_are_made_of_multiples() -> None:
         2,
         0,
     ]
-    with pytest.raises(ValueError, match="60x64 is not made of multiples of 8"):
+    with pytest.raises(ValueError, match="60x64: both sides must be multiples of 8"):
         make_buckets((64, 60), 8)
     with pytest.raises(ValueError, match="128x32 is longer than 2 to 1"):
         make_buckets((32, 128), 8)

@@ -108,7 +108,9 @@ def test_recommended_steps_of_the_first_frame_go_with_the_recommended_steps(mode
         )
     ]
     assert steps == [(4, 8), (6, 0), (4, 3), (4, 8)]
-    with pytest.raises(ValueError, match="num_steps is 5000"):
+    with pytest.raises(
+        ValueError, match=r"first_frame_steps is 5000; accepted are 0 \(as many as the others\) to 1000"
+    ):
         GenerateOptions(first_frame_steps=5000).resolved(config)
 
 
@@ -375,13 +377,13 @@ def test_one_image_serves_a_batch(pipeline):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 0}, "height is 0; it must be a positive multiple of 8, such as 8"),
+        ({"height": 0}, "height is 0; accepted are multiples of 8 up to 16384, such as 8"),
         ({"width": 65}, "width is 65; .* such as 64"),
         ({"width": -8}, "width is -8"),
         ({"width": 10**20}, "such as 16384"),
         ({"num_frames": -1}, "number of frames is -1"),
-        ({"steps": 0}, "num_steps is 0"),
-        ({"steps": 1001}, "num_steps is 1001"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 1001}, "steps is 1001"),
         ({"batch_size": 0}, "batch size is 0"),
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"reference_noise_level": 1000}, "reference_noise_level is 1000"),

@@ -26,6 +26,8 @@ def test_what_is_no_size_is_one_line_that_names_the_option(text: str):
     ("side", "nearest"), [(0, 8), (-8, 8), (60, 64), (68, 64), (16_385, 16_384), (16_392, 16_384), (10**9, 16_384)]
 )
 def test_a_side_that_is_no_multiple_is_one_line_with_one_that_is(side: int, nearest: int):
-    with pytest.raises(ValueError, match=f"^height is {side}; it must be a positive multiple of 8, such as {nearest}$"):
+    with pytest.raises(
+        ValueError, match=f"^height is {side}; accepted are multiples of 8 up to 16384, such as {nearest}$"
+    ):
         check_side("height", side, 8)
     check_side("height", nearest, 8)

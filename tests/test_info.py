@@ -63,5 +63,5 @@ def test_missing_is_what_neither_the_file_nor_its_base_holds(partial: Path, publ
 def test_parts_of_a_base(public: Path, tmp_path: Path) -> None:
     assert parts_in(shipped_checkpoint("tiny")) == tuple(PARTS)
     assert parts_in(public) == ("unet", "text")
-    with pytest.raises(ValueError, match="no such checkpoint"):
+    with pytest.raises(ValueError, match="no such file"):
         parts_in(tmp_path / "none.safetensors")

@@ -554,7 +554,7 @@ def test_the_page_in_a_browser(pipeline: Pipeline, tmp_path: Path):
         page.keyboard.press("Escape")
         assert field.input_value() == "a grey star rs moving left"
         page.keyboard.press("s")
-        notes.get_by_text("with its schedule beside it").wait_for()
+        notes.get_by_text("with its prompts beside it").wait_for()
         page.locator("#prompt").fill("a" * 10_000)
         page.keyboard.press("Enter")
         notes.get_by_text("The prompt has 10000 characters; it can have 2000").wait_for()

@@ -14,7 +14,7 @@ from ..run.pipeline import pick_device
 from .comfyui_server import PACK, Graph, Host, Result, Server
 
 WORKFLOWS = ("text_to_video", "image_to_video", "multi_prompt_long_video")
-"""The workflows that need only the shipped weights."""
+"""The workflows that the demo queues. They need only the shipped weights."""
 
 
 def obstacle(host: Host) -> str | None:

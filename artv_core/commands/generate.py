@@ -144,7 +144,8 @@ def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, st
     from ..prompts.prompt_file import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
-        raise ValueError("give either a PROMPT or --prompts FILE")
+        found = "no prompt was given" if args.prompt is None else "a PROMPT and --prompts were both given"
+        raise ValueError(f"{found}; give one of the two: a PROMPT or --prompts FILE")
     if args.prompts is not None:
         prompts = read_prompt_file(
             args.prompts, config.segment_frames, config.fps, lambda line: say(f"warning: {line}")

@@ -71,7 +71,11 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to make it")
     group.add_argument(
-        "--frames", type=int, metavar="N", help="length of the video in frames, including given ones; 0: until stopped"
+        "--frames",
+        type=int,
+        metavar="N",
+        help="length of the video in frames, including given ones; 0: until stopped; default: one segment (16 frames "
+        "with small and tiny) from the last prompt, keyframe or given frame on",
     )
     group.add_argument("--seed", type=int, help="default: 0, or the seed of the frames to continue from")
     group.add_argument("--batch", type=int, metavar="N", help="N videos, with seeds counting up (OUT-0.mp4, OUT-1.mp4)")
@@ -108,7 +112,7 @@ def add_look_options(group: argparse._ArgumentGroup) -> None:
         "--noise-level",
         type=int,
         metavar="N",
-        help="how much noise to add to the previous frames and the anchor, as a time step",
+        help="how much noise to add to the previous frames and the anchor: 0 (none) to 999; 20 to 100 is usual",
     )
     group.add_argument("--no-mask", action="store_true", help="do not use the mask network")
     group.add_argument(

@@ -31,7 +31,7 @@ MODEL_DEFAULTS = {
 }
 
 
-def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = "small (default) or tiny") -> None:
+def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = "small (default), tiny or tiny-fast") -> None:
     """Add the options for the networks and the device. `checkpoint` names the shipped checkpoints in the help."""
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", metavar="F", help=f"a file, or a shipped checkpoint: {checkpoint}")
@@ -55,7 +55,7 @@ def check_installed(*packages: str, extra: str) -> None:
     """Raises ValueError, naming the missing packages of an `extra`."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise ValueError(f"{', '.join(missing)} is not installed; pip install 'comfyui-artv[{extra}]'")
+        raise ValueError(f"not installed: {', '.join(missing)}; in the folder of ARTV, run: pip install '.[{extra}]'")
 
 
 def load_pipeline(args: argparse.Namespace) -> Pipeline:

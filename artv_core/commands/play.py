@@ -32,8 +32,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "play",
         help="direct a video while it is made, in a page of your browser",
-        description="Makes a video frame by frame and shows it in a page at once. What you say in the page counts from "
-        "the next frame on. Ctrl-C ends it; every frame is kept, and --resume goes on.",
+        description="Makes a video frame by frame and shows it in a page at once. What you say in the page takes "
+        "effect from the next frame on. Ctrl-C ends it; every frame is kept, and --resume goes on.",
         allow_abbrev=False,
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what to show first; default: a prompt that the model knows")
@@ -127,8 +127,8 @@ def _check_same(pipeline: Pipeline, request: Any, recording: Any, journal: Path)
     with JournalReader(journal) as reader:
         if reader.header.run != FrameDigests(pipeline.model, request, (), recording.weights).common:
             raise ValueError(
-                f"{journal} cannot go on: the checkpoint, --device, --dtype or the computer is another one than then; "
-                "use what that run used, or start a new one without --resume"
+                f"{journal} cannot go on: the checkpoint, --device, --dtype or the computer has changed since; use the "
+                "same ones, or start a new run without --resume"
             )
 
 
@@ -143,7 +143,7 @@ def resumed(args: argparse.Namespace) -> argparse.Namespace:
         if words is None:
             continue
         if not is_unfinished(journal):
-            raise ValueError(f"the newest run in {args.output} came to its end; start one without --resume")
+            raise ValueError(f"the newest run in {args.output} is finished; start a new one without --resume")
         again = args.parser.parse_args(words)
         for name in ("output", "resume", "port", "no_browser"):
             setattr(again, name, getattr(args, name))

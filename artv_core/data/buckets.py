@@ -18,10 +18,11 @@ def make_buckets(size: tuple[int, int], multiple: int = 64, longest_ratio: float
     """
     height, width = size
     if multiple < 1 or min(size) < 1 or height % multiple or width % multiple:
-        raise ValueError(f"size {width}x{height} is not made of multiples of {multiple}; accepted are sizes that are")
+        raise ValueError(f"size {width}x{height}: both sides must be multiples of {multiple}")
     if not max(size) / min(size) <= longest_ratio:
         raise ValueError(
-            f"size {width}x{height} is longer than {longest_ratio:g} to 1; raise longest_ratio or change it"
+            f"size {width}x{height} is longer than {longest_ratio:g} to 1; choose a squarer size, or crop all clips to "
+            "one size (--one-size; in training, data.bucket_multiple = 0)"
         )
     cells = (height // multiple) * (width // multiple)
     sizes = {(cells // columns, columns) for columns in range(1, cells + 1)}

@@ -172,7 +172,7 @@ def _check_node(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise ValueError(broken_link(path) or f"no such checkpoint: {path}") from None
+        raise ValueError(broken_link(path) or f"no such file: {path}; give the path of a safetensors file") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {reason(error)}") from None
     if not stat.S_ISREG(status.st_mode):

@@ -63,7 +63,7 @@ class GuidanceScales:
 
 @dataclass(frozen=True)
 class Branch:
-    """Which conditions one evaluation of the noise network gets. The other conditions are blank. `noisier`: the
+    """Which conditions the noise network gets in one branch of guidance. The other conditions are blank. `noisier`: the
     references have the noise of history guidance."""
 
     references: bool
@@ -75,7 +75,7 @@ class Branch:
 def guidance_branches(
     scales: GuidanceScales, has_references: bool, has_anchor: bool, has_text: bool
 ) -> list[tuple[Branch, float]]:
-    """The evaluations that Eq. 8 needs, each with its coefficient. The coefficients sum to 1.
+    """The branches that Eq. 8 needs, each with its coefficient. The coefficients sum to 1.
 
     Conditions are added one by one in the order references, anchor, text, and each step of this chain has its scale
     (the nesting is not in the paper). So a branch's coefficient is the scale of the condition that it adds (1 for the

@@ -24,4 +24,4 @@ def check_side(name: str, side: int, factor: int) -> None:
     """Raises ValueError unless `side` (pixels) is a positive multiple of `factor` and at most `MAX_SIDE`."""
     if not factor <= side <= MAX_SIDE or side % factor:
         nearest = max(1, round(min(max(side, 0), MAX_SIDE) / factor)) * factor
-        raise ValueError(f"{name} is {side}; it must be a positive multiple of {factor}, such as {nearest}")
+        raise ValueError(f"{name} is {side}; accepted are multiples of {factor} up to {MAX_SIDE}, such as {nearest}")

@@ -26,19 +26,21 @@ GUIDANCE = ("guidance_references", "guidance_anchor", "guidance_text", "first_fr
 class GenerateOptions:
     """How to sample. None means the value that the checkpoint recommends.
 
-    `num_frames` includes given frames; 0 means no end. `height` and `width` are in pixels. `eta` is the share of fresh
-    noise in stochastic samplers. `first_frame_guidance` is the text scale for a frame without references, whatever
-    `guidance_text` is; a `guidance_text` that changes from frame to frame is not in the paper. `first_frame_steps` is
-    the number of steps for such a frame, 0 for as many as the others have; the recommended number goes with the
-    recommended `steps` (not in the paper). Video b of a batch has seed `seed + b`. `use_mask=False` leaves out the mask
-    network. `return_to_anchor` is how near to the anchor a copied cell must be to take the anchor's value
-    (`drift_correction.return_to_anchor`; 0 is off; not in the paper).
+    `num_frames` includes given frames; 0 means no end. `height` and `width` are in pixels. `spacing` is "uniform" or
+    "karras" (`NoiseSchedule.sampling_sigmas`), `mix_mode` "after_guidance" or "every_branch" (`MaskedDenoiser`). `eta`
+    is the share of fresh noise in stochastic samplers, and `s_noise` multiplies it. Noise levels are time steps.
+    `first_frame_guidance` is the text scale for a frame without references, whatever `guidance_text` is; a
+    `guidance_text` that changes from frame to frame is not in the paper. `first_frame_steps` is the number of steps for
+    such a frame, 0 for as many as the others have; the recommended number goes with the recommended `steps` (not in the
+    paper). Video b of a batch has seed `seed + b`. `use_mask=False` leaves out the mask network. `return_to_anchor` is
+    how near to the anchor a copied cell must be to take the anchor's value (`drift_correction.return_to_anchor`; 0 is
+    off; not in the paper).
 
     Not in the paper, and off by default: `redo` has (first frame, seed) pairs, ascending: from each of these frames on,
     its seed replaces the earlier one. `adain_strength` moves each new latent's statistics toward the anchor's
     (`match_statistics`). `reuse_every`, `reuse_blocks` and `guidance_interval` trade quality for speed (`Shortcuts`).
     `history_guidance` above 1 guides away from what the model makes with references noised to `history_noise_level`; it
-    costs one evaluation more in each step.
+    costs one branch more in each evaluation.
     """
 
     num_frames: int = 16
@@ -133,8 +135,13 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
         if getattr(options, name) < 0:
             raise ValueError(f"{name} is {getattr(options, name)}; it must be 0 or more")
     get_sampler(options.sampler or "")
-    for steps in (options.steps or 0, options.first_frame_steps or options.steps or 0):
-        NoiseSchedule(config.schedule).sampling_sigmas(steps, options.spacing)
+    schedule = NoiseSchedule(config.schedule)
+    for name, least, few in (("steps", 1, ""), ("first_frame_steps", 0, " (as many as the others)")):
+        steps = getattr(options, name) or 0
+        if not least <= steps <= schedule.num_timesteps:
+            raise ValueError(f"{name} is {steps}; accepted are {least}{few} to {schedule.num_timesteps}")
+        schedule.sampling_sigmas(steps or 1, options.spacing)
+
     if not 0 <= options.adain_strength <= 1:
         raise ValueError(f"adain_strength is {options.adain_strength}; accepted are 0 (off) to 1")
     reach = options.return_to_anchor or 0.0
@@ -153,7 +160,7 @@ def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
         raise ValueError(f"redo names frames {starts}; give 1 or more, each later than the one before it")
     for start, seed in redo:
         if not 0 <= seed <= MAX_SEED + 1 - batch_size:
-            raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED}")
+            raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED + 1 - batch_size}")
 
 
 def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:

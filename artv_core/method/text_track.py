@@ -53,8 +53,8 @@ class TextSegment:
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
-            frames = f"frames {self.start} to {self.end} (left out)"
-            raise ValueError(f"a prompt lasts for {frames}; its start must be 0 or more, its end after its start")
+            lasts = f"starts at frame {self.start} and ends before frame {self.end}"
+            raise ValueError(f"a prompt {lasts}; give a start of 0 or more, and an end after the start")
         if not 1 / MAX_WEIGHT <= self.weight <= MAX_WEIGHT:
             raise ValueError(f"a prompt has weight {self.weight}; accepted are {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
         if min(self.fade_in, self.fade_out) < 0:

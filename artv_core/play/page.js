@@ -155,7 +155,7 @@ function showSaved() {
   const saved = status.saved
   if (!saved) return
   if (saved.problem) note("save", sentence(saved.problem), "problem")
-  else if (saved.finished) note("save", `Saved ${saved.of} frames: ${saved.name}, with its schedule beside it (.txt).`, "good")
+  else if (saved.finished) note("save", `Saved ${saved.of} frames: ${saved.name}, with its prompts beside it (.txt).`, "good")
   else note("save", `Saving: ${saved.done} of ${saved.of} frames.`, "good")
 }
 
@@ -177,7 +177,7 @@ function showStrip() {
 }
 
 function newPart() {
-  const part = element("li", {}, element("button", { type: "button", title: "Take this prompt into the field" },
+  const part = element("li", {}, element("button", { type: "button", title: "Copy this prompt into the prompt field" },
     element("b"), element("span"), element("i")))
   part.firstElementChild.addEventListener("click", () => {
     field.value = part.querySelector("span").textContent

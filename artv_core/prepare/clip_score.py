@@ -124,7 +124,7 @@ def _filled(model: Any, weights: Path, name: str) -> Any:
     file = open_tensor_file(weights)
     wanted = model.state_dict()
     faults = [f"{key} is missing" for key in wanted if key not in file.tensors]
-    faults += [f"{key} is too much" for key in file.tensors if key not in wanted]
+    faults += [f"{key} is not expected" for key in file.tensors if key not in wanted]
     faults += [
         f"{key} is {list(file.tensors[key].shape)} instead of {list(wanted[key].shape)}"
         for key in wanted

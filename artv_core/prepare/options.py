@@ -67,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("VAE and text encoder to encode with")
     group.add_argument(
-        "--checkpoint", metavar="F", help="an ARTV checkpoint: a file, or a shipped checkpoint: small or tiny"
+        "--checkpoint",
+        metavar="F",
+        help="an ARTV checkpoint: a file, or a shipped checkpoint: small, tiny or tiny-fast",
     )
     group.add_argument("--preset", metavar="NAME", help="instead of a checkpoint: sd21 or sd15, with --base")
     group.add_argument("--base", type=Path, metavar="F", help="the Stable Diffusion file with the missing parts")

@@ -77,7 +77,9 @@ class _Run:
         if not options.report_only:
             _check_unchanged(options, settings)
         entries, problems = list_entries(options.source, cache=work / "source")
-        say(f"{len(entries)} clips in {options.source}" + (f", {len(problems)} more without use" if problems else ""))
+        say(
+            f"{len(entries)} clips in {options.source}" + (f"; {len(problems)} more cannot be used" if problems else "")
+        )
         keys = scoring.entry_keys(entries)
         store = self._score(entries, keys, settings["score"])
         if options.report_only or model is None or buckets is None:

@@ -137,11 +137,11 @@ def check_installed(engine: Engine) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            plain = ", or use --engine plain, which does the same in this process" if module == "ray.data" else ""
+            plain = "; or use --engine plain, which does the same in this process" if module == "ray.data" else ""
             name = module.partition(".")[0]
             reason = " ".join(str(error).split())[:120]
             raise ValueError(
-                f"{name} cannot be imported ({reason}): pip install 'comfyui-artv[prepare]'{plain}"
+                f"{name} cannot be imported ({reason}); in the folder of ARTV, run: pip install '.[prepare]'{plain}"
             ) from None
 
 

@@ -48,7 +48,8 @@ def run_job(
                 if stopped.is_set():
                     break
     if progress.count < job.options.num_frames:
-        kept = "; run the same command again to continue" if job.journal else ""
+        again = "the same command without --start-over" if job.start_over else "the same command again"
+        kept = f"; run {again} to continue" if job.journal else ""
         say(f"stopped after {progress.count} of {job.options.num_frames} frames{kept}")
     return progress.count
 

@@ -61,7 +61,7 @@ def journal_table(journals: Sequence[JournalInfo]) -> str:
     if not journals:
         return "no journals"
     total = sum(journal.num_bytes for journal in journals)
-    lines = [f"{len(journals)} journals, {readable_size(total)}"]
+    lines = [f"{len(journals)} journal{'s' * (len(journals) > 1)}, {readable_size(total)}"]
     for journal in journals:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(journal.modified))
         what = ", ".join(

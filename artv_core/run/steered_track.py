@@ -151,18 +151,18 @@ class FixedTrack(SteeredTrack):
 
     @property
     def can_say(self) -> bool:
-        """No."""
+        """Always false."""
         return False
 
     def say(self, text: str) -> None:
-        """Raises ValueError."""
+        """Raises ValueError, because these prompts cannot be changed."""
         raise ValueError(
             "the prompts of this run cannot be changed while it goes on; that needs prompts from a prompt schedule, "
             "and one anchor for all of them"
         )
 
     def take_back(self, frame: int) -> None:
-        """Nothing was said."""
+        """Does nothing, because nothing can be said."""
 
     def restore(self, said: Sequence[tuple[int, str]]) -> None:
-        """Nothing was said."""
+        """Does nothing, because nothing can be said."""

@@ -103,8 +103,9 @@ class Steering:
         with self._changed:
             most = self._count - self._first
             if frames < 1 or frames > most:
-                has = f"1 to {most} are there to drop" if most > 0 else "there is none to drop yet"
-                raise ValueError(f"cannot go back {frames} frames: {has}; the first {self._first} stay")
+                has = f"accepted are 1 to {most}" if most > 0 else "none can be dropped yet; wait for the next one"
+                stay = "frame 0 stays" if self._first == 1 else f"frames 0 to {self._first - 1} stay"
+                raise ValueError(f"cannot go back {frames} frames: {has} ({stay})")
             if seed is not None and not 0 <= seed <= MAX_SEED:
                 raise ValueError(f"the seed is {seed}; accepted are 0 to {MAX_SEED}")
             if after is not None and not self.track.can_say:

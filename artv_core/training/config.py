@@ -222,7 +222,9 @@ def _check_distill(config: TrainConfig, model: ARTVConfig, path: str) -> None:
     if not stage.error_floor > 0:
         raise ValueError(f"{path}.error_floor: got {stage.error_floor}, accepted are numbers above 0")
     if "text" in stage.train:
-        raise ValueError(f'{path}.train: got "text", accepted are unet, branches, mask: a student reads as its teacher')
+        raise ValueError(
+            f"{path}.train: got text, accepted are unet, branches, mask: it keeps its teacher's text encoder"
+        )
     if stage.rollout_share:
         raise ValueError(f"{path}.rollout_share: got {stage.rollout_share}, only 0 is accepted; use error_share")
     own = (config.vae.start_from, config.vae.steps) != (stage.teacher, 0)

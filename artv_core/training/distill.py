@@ -32,9 +32,9 @@ class StudentLoss(MaskedDiffusionLoss):
     Gradients do not go from one step into the one before it.
 
     The error of a frame is the root of its mean square (pseudo-Huber, as in Song and Dhariwal 2023, arXiv 2310.14189),
-    with weights as in `MaskedDiffusionLoss`. A first frame can be anything that fits the text, and differs a hundred
-    times as much from its goal in squares as a later one, from which a video's drift comes. So each frame counts about
-    as much as another."""
+    with weights as in `MaskedDiffusionLoss`. A first frame can be anything that fits the text, so its squared error is
+    a hundred times that of a later frame. But drift comes from later frames. With the root, each frame counts about as
+    much as another."""
 
     def __init__(self, model: ARTV, stage: DistillStage, teacher: Teacher, steps: Sequence[StudentStep]) -> None:
         super().__init__(model, stage)

@@ -54,7 +54,7 @@ def fitting_loop(config: TrainConfig, clips: Clips) -> type[Training]:
 def _why_not(config: TrainConfig, clips: Clips) -> str:
     stage, device = config.diffusion, PartialState().device
     if not isinstance(clips.source, LatentClips):
-        return "it needs clips that the run makes itself"
+        return "only clips that the run makes itself can be kept there"
     if PartialState().num_processes > 1:
         return "several processes train together"
     if device.type not in ("cuda", "cpu"):

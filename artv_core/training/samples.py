@@ -43,9 +43,9 @@ def draw_sample(
     config: DiffusionStage, rng: random.Random, num_frames: int, num_references: int, ratios: Tensor
 ) -> Draw:
     """One sample's choices from a clip of `num_frames`. A first frame has no references and can be any frame of the
-    clip; in `beginning_share` of the cases it is the clip's first. A second frame sees its one predecessor twice; any
-    other frame sees the last two. The anchor is up to `anchor_window` frames back (paper: 10). `ratios` [steps] is the
-    schedule's noise-to-signal ratio at each time step, ascending.
+    clip but the first; in `beginning_share` of the cases it is the clip's first. A second frame sees its one
+    predecessor twice, and as its anchor; any other frame sees the last two, and an anchor up to `anchor_window` frames
+    back (paper: 10). `ratios` [steps] is the schedule's noise-to-signal ratio at each time step, ascending.
 
     For a sample that uses the model's own frames, the references are true frames further back: the model makes the
     frames from there up to the target.

@@ -52,10 +52,10 @@ class LoopConfig:
 class VAEStage(LoopConfig):
     """The autoencoder's settings. `latent_noise`: standard deviation of the noise added to the latents before they are
     decoded. `crop_share`: share of the steps that see crops of `crop` pixels around the object instead of whole frames,
-    as many as cost the same; nearly all of the error is there. `still_weight`: weight of the loss on latents that
-    change where the picture does not. It needs a second frame of each clip, which makes a step 1.5 times as expensive.
-    `edge_weight`: weight of the error of differences between neighbouring pixels. `moment_weight`: weight of the loss
-    that keeps latents at mean 0 and variance 1.
+    where nearly all of the error is; such a step has as many more crops as cost the same. `still_weight`: weight of the
+    loss on latents that change where the picture does not. It needs a second frame of each clip, which makes a step 1.5
+    times as expensive. `edge_weight`: weight of the error of differences between neighbouring pixels. `moment_weight`:
+    weight of the loss that keeps latents at mean 0 and variance 1.
 
     `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
     """
@@ -71,9 +71,10 @@ class VAEStage(LoopConfig):
 @dataclass(frozen=True)
 class LatentsStage:
     """The clips that are rendered and encoded once, for the diffusion stage to draw from. `seed` is the world's seed;
-    None uses the run's. Set it so that runs with different seeds see the same clips. `motion_weights`, for the world of
-    pictures only, is a TOML table of how many times as often as usual clips show a motion (`"spinning fast" = 3.0`);
-    motions that are not named count 1."""
+    None uses the run's. Set it so that runs with different seeds see the same clips. There are `clips` clips of
+    `frames` frames; `batch_size` of them are encoded at a time. `motion_weights`, for the world of pictures only, is a
+    TOML table of how many times as often as usual clips show a motion (`"spinning fast" = 3.0`); motions that are not
+    named count 1."""
 
     clips: int = 4096
     frames: int = 12
@@ -90,8 +91,8 @@ class DataConfig:
     by `artv prepare`. `bucket_multiple`: videos roughly keep their aspect ratio, in sizes of about the training size's
     area whose sides are multiples of this; 0 crops all videos to the training size. `held_out`: number of clips that
     are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8. `fps`:
-    frames per second that are taken from a video.
-    `window`: number of groups (shards or files) whose clips are shuffled together.
+    frames per second that are taken from a video. `min_frames`: shorter clips are left out. `window`: number of groups
+    (shards or files) whose clips are shuffled together.
     """
 
     path: str = ""
@@ -111,18 +112,19 @@ class DiffusionStage(LoopConfig):
     reference adapter and the branches for the anchor and the noise levels), "mask", "text". The other parts stay as
     they are, in half precision if training uses it.
 
-    `first_share` of the samples are first frames (no references), `second_share` are second frames (both references
-    equal). `auxiliary_share` of the loss is the noise network's own error, the rest is the masked error; the paper
-    trains on the masked error alone (0). `weight_cap` bounds the loss's weight (0: no bound, which is the plain error
-    of eps or v); `min_snr_gamma` above 0 uses min-SNR weighting instead (Hang et al. 2023, arXiv 2303.09556). Cells
-    that differ from most of their frame weigh up to `1 + detail_weight` times as much. Cells that cannot be copied from
-    the last frame weigh up to `1 + change_weight` times as much as others, while each frame keeps its share of the
-    loss. `uniform_share` of the samples draw their time step uniformly; the others draw a log-normal noise-to-signal
-    ratio (Karras et al., 2022) with median `ratio_median` and standard deviation `ratio_spread` in the logarithm. A
-    first frame can be any frame of its clip; in `beginning_share` of the cases it is the clip's first.
-    `drop_references`, `drop_anchor` and `drop_text` are the shares of samples that leave that condition out, each drawn
-    independently. The mask network starts with a bias of `mask_bias` before its sigmoid, so it copies little at
-    first.
+    `first_share` of the samples are first frames (no references), `second_share` are second frames (both references and
+    the anchor are the frame before). `auxiliary_share` of the loss is the noise network's own error, the rest is the
+    masked error; the paper trains on the masked error alone (0). `weight_cap` bounds the loss's weight (0: no bound,
+    which is the plain error of eps or v); `min_snr_gamma` above 0 uses min-SNR weighting instead (Hang et al. 2023,
+    arXiv 2303.09556). Cells that differ from most of their frame weigh up to `1 + detail_weight` times as much. Cells
+    that cannot be copied from the last frame weigh up to `1 + change_weight` times as much as others, while each frame
+    keeps its share of the loss. `uniform_share` of the samples draw their time step uniformly; the others draw a
+    log-normal noise-to-signal ratio (Karras et al., 2022) with median `ratio_median` and standard deviation
+    `ratio_spread` in the logarithm. A first frame can be any frame of its clip but the first; in `beginning_share` of
+    the cases it is the clip's first. The anchor is at most `anchor_window` frames back. References and anchor get noise
+    levels from 0 to `max_noise_level`. `drop_references`, `drop_anchor` and `drop_text` are the shares of samples that
+    leave that condition out, each drawn independently. The mask network starts with a bias of `mask_bias` before its
+    sigmoid, so it copies little at first.
 
     Not in the paper: in `rollout_share` of the samples the references are frames made by the networks in their current
     state, `rollout_frames` of them with `rollout_steps` denoising steps each. The target is still the true frame. In
@@ -132,7 +134,7 @@ class DiffusionStage(LoopConfig):
     `resident`: if the run makes its own clips, keep their latents in the device's memory and draw a whole step's
     samples there. On one CUDA device the whole step, with optimiser and average, becomes one CUDA graph. The samples of
     a step then differ from those drawn on the host, but have the same distribution. If this is not possible, the run
-    says why and continues without it.
+    says why and continues without it. `gradient_checkpointing` saves memory and makes a step slower.
 
     Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
     each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor.

@@ -39,7 +39,7 @@ class AutoencoderLoss(nn.Module):
     def forward(
         self, images: Tensor, latent_noise: Tensor, later: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images `[B, 3, H, W]` in [0, 1], noise `[B, 4, H/8, W/8]`, later frames shaped like images -> (loss,
+        """Images `[B, 3, H, W]` in [0, 1], noise `[B, C, H/8, W/8]`, later frames shaped like images -> (loss,
         scalars)."""
         latents = self.vae.encode(images).float()
         decoded = self.vae.decode_raw(latents + latent_noise).float()

@@ -76,7 +76,7 @@ TEMPLATES = {
     "text_to_video": Template(
         """Change the prompt and press Run.
 - The model knows 131 things in 18 places; ARTV Loader lists its words.
-- Things move (left slowly, up right fast, ...), bounce, pulse, swing, or stand still.
+- Things are moving (left slowly, up right fast, ...), bouncing, pulsing, spinning, swinging, or standing still.
 - Change seed for another video, frames for a longer one.""",
         [["1", NOTE], [START, "2"], ["3"], ["4"]],
     ),
@@ -106,7 +106,7 @@ TEMPLATES = {
     "keyframes": Template(
         """Two pictures in one video, at frames 0 and 16.
 - The video goes on from each. Here the folded samplers draw them.
-- For your own, put Load Image and ARTV Fit Image in their place.
+- For your own, put Load Image and ARTV Fit Image in place of First picture and Second picture.
 - To move one, change its positions, and start a prompt there.""",
         [["1", "5"], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3", NOTE], ["4"]],
         gap=NARROW_GAP,
@@ -129,7 +129,7 @@ TEMPLATES = {
     "compare_anchor_mask_noise": Template(
         """One seed, four ways.
 - As recommended, and without anchor, mask or noise.
-- The four look nearly the same at first: raise frames in all.
+- The four look nearly the same at first: unfold the samplers and raise frames in all four.
 - Unfold a sampler to see its settings.""",
         [["1", "2", NOTE], ["3"], [START, "5", "6", "10", "11", "8"], ["4", "7"], ["12", "9"]],
         folded=["6", "11", "8"],

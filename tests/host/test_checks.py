@@ -42,8 +42,8 @@ def guided(start: float, end: float) -> Graph:
 
 
 REFUSED = {
-    "width": (text_to_video(width=60), "sample", "width is 60; it must be a positive multiple of 8, such as 64"),
-    "height": (text_to_video(height=68), "sample", "height is 68; it must be a positive multiple of 8, such as 64"),
+    "width": (text_to_video(width=60), "sample", "width is 60; accepted are multiples of 8 up to 16384, such as 64"),
+    "height": (text_to_video(height=68), "sample", "height is 68; accepted are multiples of 8 up to 16384, such as 64"),
     "side too long": (text_to_video(width=16_392), "sample", "width is 16392; give 16384 at most, or auto"),
     "half a step": (text_to_video(steps="2.5"), "sample", "steps is 2.5; give a whole number, or auto for what the"),
     "no number": (text_to_video(cfg="much"), "sample", "cfg is 'much'; give a number, or auto for what the checkpoint"),
@@ -82,7 +82,7 @@ def test_what_widgets_show_is_refused_at_their_node_in_one_line(
 WIRED: dict[str, tuple[Graph, str]] = {
     "height": (
         text_to_video(height=["number", 0]) | {"number": node("PrimitiveInt", value=68)},
-        "height is 68; it must be a positive multiple of 8, such as 64",
+        "height is 68; accepted are multiples of 8 up to 16384, such as 64",
     ),
     "schedule": (scheduled(["words", 0]) | {"words": node("PrimitiveString", value=" ")}, "contains no prompt"),
 }

@@ -32,7 +32,7 @@ ADD_NOISE = f"""() => {{
     app.graph.add(noise)
     noise.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "noise_augment"))
 }}"""
-TOO_HIGH = "height is 68; it must be a positive multiple of 8, such as 64"
+TOO_HIGH = "height is 68; accepted are multiples of 8 up to 16384, such as 64"
 ADD_KEYFRAME = """() => {
     const add = (type, values) => {
         const node = LiteGraph.createNode(type)

@@ -216,7 +216,7 @@ def test_journals_are_listed_and_removed_by_name(server: Server) -> None:
     said = listed(f"{names[0]}\n../precious.artvj\n")
     assert f"{names[0]} was removed" in said
     assert "../precious.artvj is not there" in said
-    assert "1 journals, " in said
+    assert "1 journal, " in said
     assert outside.exists()
     outside.unlink()
     assert [journal.path.name for journal in list_journals(folder(server))] == names[1:]

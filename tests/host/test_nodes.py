@@ -174,7 +174,7 @@ def test_a_picture_of_any_size_is_made_to_fit(server: Server, core: Pipeline) ->
     assert saved_latents(server).shape[-2:] == (16, 12)
     graph["fit"]["inputs"]["width"] = 100
     refused = server.run(graph)
-    assert "width is 100; it must be a positive multiple of 8, such as 96" in refused.message
+    assert "width is 100; accepted are multiples of 8 up to 16384, such as 96" in refused.message
 
 
 def scheduled(text: str, **sampler) -> dict:
