@@ -1,8 +1,8 @@
 """What the mask network is worth: `python benchmarks/ablations.py [--parts NAME ...] [--seeds N ...]`.
 
-Runs that are compared have the same clips, steps and draws. Parts, all for hours, so only where they are named: first
-both forms of static noise, with the usual share of the noise network's own error in the loss and with the masked error
-alone. `tiny` predicts eps, with the paper's loss: plain error of eps, uniform time steps.
+Runs that are compared have the same clips, steps and draws. Parts take hours, so only those you name are run. The
+parts `static...` train both forms of static noise, each with the usual share of the noise network's own error in
+the loss, and with the masked error alone. In them `tiny` predicts eps, with the paper's loss.
 
 static            from nothing: mask by time step; drift of videos that go on from two true frames
 static-continued  the same, from one checkpoint: the shipped one, trained on to predict eps, with a new mask network
@@ -45,8 +45,6 @@ from artv_core.training.sheets import decoded, rollout_frames
 
 RESULT = ROOT / "benchmarks/results/ablations.json"
 DOCUMENT = ROOT / "docs/evidence.md"
-
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES, EPS = ("full", "no mask network"), "eps"
 PAPERS_LOSS = {"weight_cap": 0.0, "detail_weight": 0.0, "uniform_share": 1.0}
@@ -296,10 +294,10 @@ MEASURED |= dict.fromkeys(("static", "static-continued", "drift"), held)
 
 def tables(parts: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """Of all parts that are runs alone, those of earlier benchmarks too."""
-    return {name: runs_table(part) for name, part in parts.items() if "runs" in part and name != "long"}
+    return {name: runs_table(part, name) for name, part in parts.items() if "runs" in part and name != "long"}
 
 
-def runs_table(part: Mapping[str, Any]) -> str:
+def runs_table(part: Mapping[str, Any], name: str) -> str:
     """Mean over the seeds, and the largest distance of a seed from it."""
     groups: dict[str, list[dict[str, float | None]]] = {}
     for key, run in part["runs"].items():
@@ -307,7 +305,8 @@ def runs_table(part: Mapping[str, Any]) -> str:
     header = [f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})" for name, runs in groups.items()]
     measures = dict.fromkeys(name for runs in groups.values() for run in runs for name in run)
     rows = {name: [spread([run.get(name) for run in runs]) for runs in groups.values()] for name in measures}
-    said = {"training": part.get("budget"), "measured on": f"{part['prompts']} prompts, {part['frames']} frames"}
+    some = f" for 64 frames, {max(2, part['prompts'] // 8)} for" if MEASURED.get(name) is held else ","
+    said = {"training": part.get("budget"), "measured on": f"{part['prompts']} prompts{some} {part['frames']} frames"}
     return as_table(header, rows | {what: [text] * len(groups) for what, text in said.items() if text})
 
 

@@ -91,7 +91,7 @@ def generate(folder: Path) -> str:
 
 
 def results(folder: Path) -> tuple[bytes, bytes]:
-    """The bits of the latents, for their file's header comes in any order, and the video."""
+    """The bytes of the latents (not of their file, whose header has no fixed order) and of the video."""
     return load_file(folder / LATENTS)["latents"].numpy().tobytes(), (folder / VIDEO).read_bytes()
 
 

@@ -1,12 +1,12 @@
 """The front end in a real browser: `python benchmarks/front_end.py`.
 
-On each page (the own front end of every ComfyUI found at $COMFYUI_PATH or ~/comfy/ComfyUI, and the newest
+On each page (the front end of every ComfyUI found at $COMFYUI_PATH or ~/comfy/ComfyUI, and the newest
 `comfyui-frontend-package`; nodes in the classic canvas, and as elements where the front end offers that): every shipped
 workflow is opened from the template browser, queued and watched; the timeline is edited; a run is found again after the
-page was loaded anew, and cancelled. Then, on one page: which share of the run's time goes to previews, and whether the
-page's memory grows over 1,000 frames. Writes `benchmarks/results/front_end.json` and screenshots to
-`build/screenshots`. `--parts` does some of it, `--pages` only those whose name holds the text; what others wrote is
-kept. Needs a Chromium, and `pip install ".[test]"`.
+page was reloaded, and cancelled. Then, on one page: what share of the run's time previews take, and whether the page's
+memory grows over 1,000 frames. Writes `benchmarks/results/front_end.json` and screenshots to `build/screenshots`.
+`--parts` runs only some parts, `--pages` only pages whose name contains the text; results of the others are kept. Needs
+a Chromium, and `pip install ".[test]"`.
 """
 
 import itertools

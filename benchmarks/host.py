@@ -1,11 +1,11 @@
 """What the host costs: `python benchmarks/host.py`, with ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI.
 
-server  the shipped text-to-video workflow on a server of each host found: of the sampler node's time, the share that
-        went by outside `artv_core`
-gpu     only where it is named (`--parts gpu`): sampling inside the first host on its card, with dynamic VRAM and not,
-        beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four branches; the same
-        with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process of its own.
-        `--seconds` is the deadline of all. With `--quick` the code is tried with `tiny`.
+server  queues the shipped text-to-video workflow on each ComfyUI found, and gives the share of the sampler node's
+        time that is spent outside `artv_core`
+gpu     only where it is named (`--parts gpu`): sampling inside the first ComfyUI on its GPU, with and without
+        dynamic VRAM, beside the core alone. Random weights of SD 2.1's size, 512x512, 25 steps of 2S with four
+        branches; the same with a LoRA, and with 4 GB free on the card. Each kind of memory management has a process
+        of its own. All of it must end within `--seconds`. With `--quick` the code is tried with `tiny`.
 """
 
 import argparse

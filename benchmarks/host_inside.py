@@ -121,7 +121,7 @@ class Card:
         self.said: list[str] = []
 
     def load(self, **switches: bool) -> Any:
-        """The large model anew; the one before is given up."""
+        """Load the large model again, after dropping the one before."""
         self.give_up()
         self.model = self.host.nodes["ARTVLoader"].execute("large.safetensors", "none", **switches).args[0]
         width, length = self.model.model.config.text.width, self.model.model.config.text.context_length
@@ -135,7 +135,7 @@ class Card:
         self.memory.soft_empty_cache()
 
     def timed(self, run: Callable[[], Any]) -> tuple[Any, float]:
-        """What it gives, and its seconds on the device."""
+        """The result of `run()`, and the seconds it took."""
         wait = torch.cuda.synchronize if self.host.on_card else bool
         wait()
         began, made = time.perf_counter(), run()

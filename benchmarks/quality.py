@@ -164,7 +164,7 @@ def measure_speed(model: ARTV, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds_per_frame(model: ARTV, caption: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Of one video, made as `artv generate` makes it, from prompt to picture: the middle of three."""
+    """Seconds per frame of one video, made as `artv generate` makes it: the median of three."""
     pipeline, seconds = Pipeline(model), []
     for _ in range(3):
         started = time.monotonic()

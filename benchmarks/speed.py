@@ -257,6 +257,7 @@ def gpu_table(part: Figures) -> str:
         for name, row in part.get(section, {}).items():
             if isinstance(row, dict):
                 side = f"{name}x{name}" if name.isdecimal() else name
+                side += ", 512x512" * (section == "two branches")
                 seconds = [readable(row[what]) for what in ("warm_up", "first_frame", "per_frame")]
                 rows[f"{section}, {side}"] = [*seconds, f"{row['peak_mb'] / 1000:.2f}"]
     if "clip" in (peer := part.get("ModelScope's UNet", {})):

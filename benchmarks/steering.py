@@ -113,7 +113,7 @@ def figures(watched: Watch, seconds: float) -> Figures:
 
 
 def cpu_seconds(steps: int, count: int = 40) -> list[float]:
-    """Of frames of `tiny` with their pictures, made by one thread and nothing else."""
+    """Seconds of processor time for each frame of `tiny`, image included, on one thread."""
     options = GenerateOptions(num_frames=count, steps=steps, seed=1)
     with threads_of_torch(1):
         times = [time.process_time() for _ in Pipeline.from_checkpoint("tiny").frames(PROMPTS[0], options)]

@@ -1,6 +1,6 @@
 """The tables of docs/measurements.md: `python benchmarks/tables.py` writes them again from the result files.
 
-A table stands under its marker, between text by hand. Other documents have such tables too (`put_tables`).
+A table stands under its marker, between hand-written text. Other documents have such tables too (`put_tables`).
 """
 
 import json

@@ -2,7 +2,7 @@
 
 resident  the loop whose clips lie on the device (`diffusion.resident`) beside the usual one: samples a second
 gpu       `sd21-adapter` and `sd21` on a GPU: steps per second, memory, MFU. If time is left of `--seconds`, also how
-          long data is waited for. Weights are random (no public file is needed) and latents are made up: the
+          long the GPU waits for data. Weights are random (no public file is needed) and latents are made up: the
           arithmetic is the same (with `--quick`, that of `tiny`). FSDP needs two GPUs and is not measured.
 """
 
@@ -127,7 +127,7 @@ ROWS = {
 
 
 def gpu(args: argparse.Namespace) -> Iterator[Figures]:
-    """Of each configuration as many rows as there is time for, which all share alike."""
+    """Measure as many rows of each configuration as time allows; each configuration gets an equal share."""
     card, device = card_or_quick(args.quick), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     end, names = STARTED + args.seconds, ("tiny",) if args.quick else ("sd21-adapter", "sd21")
     figures: Figures = {"device": card, "torch": torch.__version__}
@@ -173,7 +173,7 @@ def measured(name: str, training: Training, chosen: Row, figures: Figures) -> Fi
 
 
 def prepared(training: Training, chosen: Row) -> None:
-    """No gradients and no graphs of the rows before."""
+    """Prepare a row: drop gradients and graphs of earlier rows."""
     for network in (training.stage.model.noise, training.stage.model.mask):
         network.gradient_checkpointing = chosen.checkpointing
     training.passes = Passes(training.module, training.accelerator.backward)
@@ -227,7 +227,7 @@ def configured_stage(name: str, device: torch.device) -> Training:
 
 
 def wait() -> None:
-    """For the device."""
+    """Wait until the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -13,8 +13,8 @@ import aiohttp
 
 
 async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
-    """Print the files that it makes. If ComfyUI refuses the graph, or a node fails, or the run is interrupted, print
-    the reason and exit with code 1."""
+    """Queue the workflow, and print the files that ComfyUI makes. If ComfyUI refuses the graph, or a node fails, or the
+    run is interrupted, print the reason and exit with code 1."""
     client = uuid.uuid4().hex
     prompt = json.loads(Path(workflow).read_text(encoding="utf-8"))
     async with (
@@ -36,7 +36,7 @@ async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
                 print(f"node {data['node']}: {data['value']} of {data['max']}", file=sys.stderr)
             elif event["type"] == "executed":
                 for file in data["output"].get("images", []):
-                    print(f"{file['type']}/{file['subfolder']}/{file['filename']}")
+                    print("/".join(filter(None, (file["type"], file["subfolder"], file["filename"]))))
             elif event["type"] == "execution_error":
                 sys.exit(f"{data['node_type']}: {data['exception_message'].strip()}")
             elif event["type"] == "execution_interrupted":
@@ -47,4 +47,9 @@ async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(queue(*sys.argv[1:]))
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    try:
+        asyncio.run(queue(*sys.argv[1:]))
+    except aiohttp.ClientConnectionError as error:
+        sys.exit(f"cannot reach ComfyUI: {error}; start it, or give its address")

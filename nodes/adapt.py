@@ -45,7 +45,7 @@ class ARTVAdaptModel(io.ComfyNode):
             outputs=[
                 ARTVModel.Output(
                     display_name="model",
-                    tooltip="For the Masked Diffusion Sampler, ARTV LoRA, ARTV Fit Image and ARTV Step Masks.",
+                    tooltip="For ARTV Masked Diffusion Sampler, ARTV LoRA, ARTV Fit Image and ARTV Step Masks.",
                 ),
                 io.String.Output(
                     display_name="about",

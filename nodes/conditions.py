@@ -144,7 +144,7 @@ def _anchor_inputs() -> list[io.Input]:
             "latent",
             optional=True,
             tooltip="For 'given image': the latent of one image, from VAE Encode. For 'given image per prompt': "
-            "a batch, in the order of the prompts. It must have the size of the video.",
+            "a batch, in the order of the prompts. It must have the size of the video: use ARTV Fit Image first.",
         ),
         io.Float.Input(
             "adain_strength",

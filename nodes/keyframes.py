@@ -28,7 +28,8 @@ class ARTVKeyframes(io.ComfyNode):
             inputs=[
                 io.Latent.Input(
                     "latent",
-                    tooltip="The pictures, as one batch from VAE Encode, of the size of the video.",
+                    tooltip="The pictures, as one batch from VAE Encode. Scale them to the video's size with ARTV Fit "
+                    "Image first.",
                 ),
                 io.String.Input(
                     "positions",
@@ -39,7 +40,7 @@ class ARTVKeyframes(io.ComfyNode):
                 KeyframesType.Input(
                     "keyframes",
                     optional=True,
-                    tooltip="From another Keyframes node: its pictures are added, so each picture can be loaded alone.",
+                    tooltip="From another ARTV Keyframes: its pictures are added, so each picture can be loaded alone.",
                 ),
             ],
             outputs=[KeyframesType.Output(display_name="keyframes", tooltip="For the sampler's keyframes input.")],

@@ -51,10 +51,10 @@ class ARTVLoader(io.ComfyNode):
             outputs=[
                 ARTVModel.Output(
                     display_name="model",
-                    tooltip="For the Masked Diffusion Sampler, ARTV LoRA, ARTV Fit Image and ARTV Step Masks.",
+                    tooltip="For ARTV Masked Diffusion Sampler, ARTV LoRA, ARTV Fit Image and ARTV Step Masks.",
                 ),
                 io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and the Multi-Prompt Scheduler."),
-                io.Vae.Output(display_name="vae", tooltip="For VAE Encode, VAE Decode and Decode to Video."),
+                io.Vae.Output(display_name="vae", tooltip="For VAE Encode, VAE Decode and ARTV Decode to Video."),
                 io.String.Output(
                     display_name="about",
                     tooltip="The model's size, frame rate, recommended settings and the words it knows. Show "

@@ -249,13 +249,13 @@ def _settings_wires() -> list[io.Input]:
         ARTVAnchor.Input(
             "anchor",
             optional=True,
-            tooltip="From Anchor Frame: the frame that keeps the scene consistent. Unconnected: the last "
+            tooltip="From ARTV Anchor Frame: the frame that keeps the scene consistent. Unconnected: the last "
             "frame of the previous prompt, or the first frame.",
         ),
         ARTVNoise.Input(
             "noise_augment",
             optional=True,
-            tooltip="From Noise Augment. Unconnected: what the checkpoint recommends.",
+            tooltip="From ARTV Noise Augment. Unconnected: what the checkpoint recommends.",
         ),
         io.Vae.Input(
             "vae",
@@ -265,29 +265,30 @@ def _settings_wires() -> list[io.Input]:
         ARTVJournal.Input(
             "journal",
             optional=True,
-            tooltip="From Journal. Unconnected: videos of more than 32 frames are saved while they are "
+            tooltip="From ARTV Journal. Unconnected: videos of more than 32 frames are saved while they are "
             "made, and continue when you queue them again after a stop.",
         ),
         ARTVStream.Input(
             "stream",
             optional=True,
-            tooltip="From Stream to Video: writes a video file while sampling. Unconnected: no file is written.",
+            tooltip="From ARTV Stream to Video: writes a video file while sampling. Unconnected: no file is written.",
         ),
         ARTVShortcuts.Input(
             "shortcuts",
             optional=True,
-            tooltip="From Shortcuts: faster frames that cost some quality. Unconnected: full quality.",
+            tooltip="From ARTV Shortcuts: faster frames that cost some quality. Unconnected: full quality.",
         ),
         ARTVKeyframes.Input(
             "keyframes",
             optional=True,
-            tooltip="From Keyframes: your own pictures at chosen frames. The video goes on from each. "
+            tooltip="From ARTV Keyframes: your own pictures at chosen frames. The video goes on from each. "
             "Unconnected: all frames are made.",
         ),
         ARTVOptions.Input(
             "options",
             optional=True,
-            tooltip="From Sampling Options: cfg by prompt or by frame, noise of the steps. Unconnected: as usual.",
+            tooltip="From ARTV Sampling Options: cfg by prompt or by frame, noise of the steps, more steps for the "
+            "first frame. Unconnected: the settings of this node.",
         ),
     ]
 
@@ -353,7 +354,7 @@ def _sampling() -> list[io.Input]:
             io.Boolean.Input(
                 "use_mask",
                 default=True,
-                tooltip="Copies still parts of the picture from the previous frame. Off: every frame is drawn "
+                tooltip="Copies the parts that do not move from the previous frame. Off: every frame is drawn "
                 "as a whole.",
             )
         ),

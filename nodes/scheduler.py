@@ -59,7 +59,7 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
                 io.String.Output(
                     display_name="schedule",
                     tooltip="The prompts as they were understood, one per line with the frame it starts at, "
-                    "without the text before and after every prompt. This node can read it back.",
+                    "without the text before and after every prompt. You can paste it into the text box.",
                 ),
             ],
         )
@@ -147,7 +147,8 @@ def _frames() -> list[io.Input]:
             default=0,
             min=0,
             max=MAX_FRAME,
-            tooltip="Number of frames over which each prompt fades in while the one before fades out. 0: a hard cut.",
+            tooltip="Number of frames over which each prompt fades in while the one before fades out. 0: the prompt "
+            "changes at once.",
         ),
         io.Float.Input(
             "fps",
