@@ -125,7 +125,7 @@ def test_the_mask_is_read_where_the_object_never_comes():
 def test_tables_show_all_that_was_measured():
     runs = {f"full, seed {seed}": {"measured": {"drift": 1.0 * seed, "there": None}} for seed in (1, 2)}
     runs["no mask network, seed 1"] = {"measured": {"drift": 5.0}}
-    lines = ablations.runs_table({"budget": "2 steps", "prompts": 3, "frames": 4, "runs": runs}).splitlines()
+    lines = ablations.runs_table({"budget": "2 steps", "prompts": 3, "frames": 4, "runs": runs}, "far").splitlines()
     assert lines[0] == "| measure | full (2 seeds) | no mask network (1 seed) |"
     assert "| drift | 1.5 ± 0.5 | 5 |" in lines
     assert all(line.count("|") == 4 for line in lines)

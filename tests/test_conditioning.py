@@ -116,8 +116,8 @@ def test_a_frame_without_entries_goes_on_with_the_text_before():
     [
         ({"range": (1, 4)}, "must start at frame 0"),
         ({"weight": 0}, "must start at frame 0"),
-        ({"range": (0, 0)}, "its end after its start"),
-        ({"range": (-1, 4)}, "start must be 0 or more"),
+        ({"range": (0, 0)}, "an end after the start"),
+        ({"range": (-1, 4)}, "give a start of 0 or more"),
         ({"range": 4}, "artv_range is 4; it must be two whole numbers"),
         ({"range": (0,)}, "artv_range"),
         ({"range": (None, 4)}, "artv_range"),

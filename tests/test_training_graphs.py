@@ -93,7 +93,7 @@ def autoencoder(config: TrainConfig) -> VAETraining:
     """Frames and crops in turn: two shapes of unlike size."""
     stage = replace(config.vae, batch_size=2, crop=16, crop_share=0.5, still_weight=0.5, log_every=1)
     stage = replace(stage, mixed_precision="bf16", steps=6, optimizer="muon")
-    return VAETraining(replace(config, preset="tiny", overrides={}, vae=stage))
+    return VAETraining(replace(config, preset="tiny", overrides={"size": (32, 32)}, vae=stage))
 
 
 def trained(stage: Stage, folder: Path, capture: Capture | None = None, resume: bool = False) -> dict[str, Tensor]:
