@@ -366,7 +366,7 @@ def test_several_processes_give_the_same(judged: tuple[Path, list[str]], tmp_pat
     expected = json.loads((root / "report.json").read_text())["figures"]
     moved = [str(tmp_path / "videos") if word == str(root / "videos") else word for word in command]
     moved[-1] = str(tmp_path / "report.json")
-    ran = python_with(*COMMANDS).run(LAUNCH, *moved, timeout=280)
+    ran = python_with(*COMMANDS, "open_clip", "torchmetrics.image.fid").run(LAUNCH, *moved, timeout=280)
     assert ran.returncode == 0, ran.stderr[-3000:]
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]
     assert figures["FVD"] == pytest.approx(expected["FVD"], rel=1e-3)
