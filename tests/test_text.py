@@ -1,5 +1,6 @@
 """The text encoder against transformers' CLIPTextModel on the same random weights; its tokens against open_clip's."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from artv_core.config import TextConfig, preset
 from artv_core.models.text import TextEncoder
+from tests.forked import COMMANDS, python_with
 
 SMALL = TextConfig(width=32, layers=3, heads=4, context_length=16, layer="last")
 
@@ -100,6 +102,17 @@ def test_a_token_sees_only_what_comes_before_it(encoder: TextEncoder) -> None:
 def test_gradients_reach_the_embedding(encoder: TextEncoder) -> None:
     encoder(encoder.tokenize(["red"])).sum().backward()
     assert encoder.model.token_embedding.weight.grad is not None
+
+
+def test_of_open_clip_only_what_is_used_is_imported() -> None:
+    ran = python_with(*COMMANDS).run("import sys; print({'open_clip', 'timm', 'transformers'} & set(sys.modules))")
+    assert (ran.stdout, ran.stderr) == ("set()\n", "")
+
+
+def test_a_missing_open_clip_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)  # as Python marks what cannot be imported
+    with pytest.raises(ModuleNotFoundError, match=r"^open_clip is missing; install the package open_clip_torch$"):
+        TextEncoder(preset("tiny").text)
 
 
 def test_tokens_equal_open_clip_at_77() -> None:
