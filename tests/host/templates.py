@@ -33,7 +33,7 @@ SIZES = {
     "CLIPTextEncode": (340, 170),
     "ARTVMultiPromptScheduler": (430, 720),
     "ARTVMaskedDiffusionSampler": (380, 800),
-    "ARTVAnchorFrame": (300, 150),
+    "ARTVAnchorFrame": (300, 196),
     "ARTVNoiseAugment": (300, 330),
     "ARTVJournalSettings": (300, 170),
     "ARTVStreamVideo": (300, 180),

@@ -42,9 +42,8 @@ def context() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page(context: Any, server: Server) -> Iterator[Any]:
     """One for several tests, which load their own graphs: opening it takes seconds."""
-    page = browser.open_page(context, server)
-    yield page
-    page.close()
+    with front_end.opened(context, server, front_end.FrontEnd()) as (page, _):
+        yield page
 
 
 def text_to_video(
@@ -153,6 +152,17 @@ def test_workflows_open_as_their_api_twins_with_no_node_on_another(page: Any, se
         known = workflow_format.known_inputs
         assert known(queued, twin) == known(twin, queued), name
         assert not lying_on_another(page), name
+
+
+def test_no_node_lies_on_another_in_nodes_2(page: Any, server: Server) -> None:
+    """Nodes are higher there."""
+    if not front_end.exists(front_end.FrontEnd(nodes_2=True), server.host):
+        pytest.skip("this front end has no Nodes 2.0 that shows panels of node packs")
+    front_end.switch(page, nodes_2=True)
+    for name in workflow_format.names():
+        browser.load(page, workflow_format.read_ui(name), name)
+        assert not lying_on_another(page), name
+    front_end.switch(page, nodes_2=False)
 
 
 def lying_on_another(page: Any) -> list[tuple[str, str]]:
