@@ -108,7 +108,7 @@ TEMPLATES = {
 - The video goes on from each. Here the folded samplers draw them.
 - For your own, put Load Image and ARTV Fit Image in place of First picture and Second picture.
 - To move one, change its positions, and start a prompt there.""",
-        [["1", "5"], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3", NOTE], ["4"]],
+        [["1", "5", NOTE], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
         gap=NARROW_GAP,
         folded=["6", "14"],
     ),

@@ -16,7 +16,8 @@ SEARCHES = 8
 STEPS = 2
 """Of a frame, where it does not matter what is seen in it."""
 FOUND_FIRST = """(name) => {
-    const shown = [...document.querySelectorAll("[role=option]")].filter(option => option.getClientRects().length)
+    const shown = [...document.querySelectorAll("[role=option]")]
+        .filter(option => option.getClientRects().length && option.textContent)
     return shown.length && shown[0].textContent.includes(name)
 }"""
 FRAMES = {"Text to Video (ARTV)": 4, "Image to Video (ARTV)": 4, "Several Prompts to Video (ARTV)": 33}
@@ -159,10 +160,12 @@ def test_no_node_lies_on_another_in_nodes_2(page: Any, server: Server) -> None:
     if not front_end.exists(front_end.FrontEnd(nodes_2=True), server.host):
         pytest.skip("this front end has no Nodes 2.0 that shows panels of node packs")
     front_end.switch(page, nodes_2=True)
-    for name in workflow_format.names():
-        browser.load(page, workflow_format.read_ui(name), name)
-        assert not lying_on_another(page), name
-    front_end.switch(page, nodes_2=False)
+    try:
+        for name in workflow_format.names():
+            browser.load(page, workflow_format.read_ui(name), name)
+            assert not lying_on_another(page), (name, browser.laid_out(page))
+    finally:
+        front_end.switch(page, nodes_2=False)
 
 
 def lying_on_another(page: Any) -> list[tuple[str, str]]:
