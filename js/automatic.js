@@ -142,7 +142,7 @@ export function numbersFor(node) {
   const facts = factsFor(samplers)
   const tables = facts.map((one) => one && { width: one.size[0], height: one.size[1], ...one.recommended })
   const numbers = agreed(tables)
-  if (samplers.some((sampler) => isWired(sampler, "references"))) {
+  if (samplers.some((sampler) => isWired(sampler, "references") || isWired(sampler, "keyframes"))) {
     delete numbers.width
     delete numbers.height
   }

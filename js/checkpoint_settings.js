@@ -56,8 +56,8 @@ export function stateOf(one, samplers, facts) {
   return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
 }
 
-function isRecommended(widget, one, { size, recommended }) {
-  const value = { width: size[0], height: size[1] }[widget.name] ?? recommended[one.name]
+function isRecommended(widget, one, { size, recommended, first_frame_steps }) {
+  const value = { width: size[0], height: size[1], first_frame_steps }[widget.name] ?? recommended[one.name]
   return widget.value === value || Number(widget.value) === value
 }
 

@@ -32,9 +32,9 @@ def load_model(
     """The noise and mask networks of a checkpoint as the host's model patcher; its `model` is the `ARTV`.
 
     The host chooses where the weights are, in which type they are stored and in which type they are computed. VAE and
-    text encoder use the host's own classes. `compiled` is a `speed.compiled.Compiled`; `graph` says whether evaluations
-    may be captured. With `disable_dynamic` the patcher is a plain one, which the host requests if weights must stay in
-    place. Raises ValueError as `Compiled` and `load_checkpoint` do.
+    text encoder use the host's own classes. `compiled` says whether to compile the networks, `graph` whether
+    evaluations may be captured. With `disable_dynamic` the patcher is a plain one, which the host requests if weights
+    must stay in place. Raises ValueError as `Compiled` and `load_checkpoint` do.
     """
     device, offload = memory.get_torch_device(), memory.unet_offload_device()
     way = Compiled(device, graph=graph) if compiled else None

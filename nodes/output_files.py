@@ -224,7 +224,7 @@ def video_suffix(format: str) -> str:
     """The ending for a menu entry, such as `.mp4` for `mp4`. Raises ValueError for an unknown entry, because older
     hosts do not check menu values."""
     if f".{format}" not in CONTAINERS:
-        raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS)}")
+        raise ValueError(f"there is no format {format!r}; there are: {', '.join(CONTAINERS).replace('.', '')}")
     return f".{format}"
 
 

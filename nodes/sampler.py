@@ -364,8 +364,8 @@ def _sampling() -> list[io.Input]:
 def _side(name: str) -> Automatic:
     return Automatic(
         name,
-        f"{name.capitalize()} of the video in pixels, a multiple of {FACTOR}. auto: the {name} of the references, or "
-        "what the checkpoint recommends.",
+        f"{name.capitalize()} of the video in pixels, a multiple of {FACTOR}. auto: the {name} of the references or, "
+        "without them, of the keyframes; else what the checkpoint recommends.",
         whole=True,
         most=MAX_SIDE,
         step=FACTOR,

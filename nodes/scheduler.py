@@ -90,7 +90,10 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Read the text, encode each prompt once, and note to which frames it applies."""
         if clip is None:
-            raise ValueError("the clip input is empty: the checkpoint it comes from has no text encoder")
+            raise ValueError(
+                "the clip input is empty, because the checkpoint it comes from has no text encoder; choose its base in "
+                "the menu 'base' of ARTV Loader, or connect another CLIP"
+            )
         schedule = _read(text, segment_frames, fps, num_frames)
         if warning := schedule.warning():
             logger.warning("ARTV Multi-Prompt Scheduler: %s", warning)

@@ -28,7 +28,7 @@ FPS, QUALITY, MAX_BYTES = 8, 55, 600_000
 FIRST = "a medium green triangle moving right on a white background"
 THEN = "a medium red square moving left on a white background"
 SIZE, STILL_SIZE = (560, 580), (1000, 700)
-WORDS = ["play", "--no-browser", "--seed", "7", "--steps", "6", "--prompt", FIRST]
+WORDS = ["play", "--no-browser", "--seed", "7", "--steps", "4", "--first-frame-steps", "12", "--prompt", FIRST]
 
 
 def main() -> None:

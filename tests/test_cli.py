@@ -588,6 +588,8 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--fps", "nan"], "frame rate is nan"),
         (["--upscale", "0"], "upscale is 0"),
         (["--cfg-text", "inf"], "guidance_text is inf"),
+        (["--cfg-text", "abc"], "--cfg-text is 'abc'; give a number, or frames from 0 on with numbers, as in"),
+        (["--cfg-text", "8: 3"], "--cfg-text is '8: 3'; give a number, or frames from 0 on"),
         (["--noise-level", "1000"], "noise_level is 1000; accepted are 0 (clean) to 999"),
         (["--noise-level", "-1"], "noise_level is -1"),
         (["--anchor", "last"], "argument --anchor: invalid choice: 'last'"),

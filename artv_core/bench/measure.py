@@ -65,7 +65,7 @@ def measure_case(case: Case) -> Row:
 
 
 def measure_video(name: str, pipeline: Pipeline, options: GenerateOptions, warm_up: GenerateOptions) -> Row:
-    """Make a video of any prompt, after one that warms up and is no longer."""
+    """Make a video of any prompt, after another of at most the same length that warms up."""
     text, started = _any_text(pipeline.model), time.perf_counter()
     frames = min(warm_up.num_frames, options.num_frames)
     times_of_frames(pipeline.frames(text, replace(warm_up, num_frames=frames)))

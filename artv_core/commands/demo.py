@@ -62,8 +62,8 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def _demo_host(args: argparse.Namespace) -> Host | None:
-    """The ComfyUI that can run the demo, or None after printing a line that says why there is none. Raises ValueError
-    if the user asked for ComfyUI."""
+    """The ComfyUI that can run the demo, or None. Prints why it is None, unless an option such as --checkpoint rules
+    ComfyUI out. Raises ValueError if the user asked for ComfyUI."""
     from .comfyui_server import find_host
     from .demo_comfyui import obstacle
 
@@ -72,7 +72,8 @@ def _demo_host(args: argparse.Namespace) -> Host | None:
         return None  # these options do not apply to the workflows
     if own:
         raise ValueError(
-            f"--comfyui and --{own[0]} cannot be used together: the workflows say which checkpoint is used"
+            f"--comfyui and --{own[0]} cannot be used together: the workflows say which checkpoint is used, and "
+            "ComfyUI chooses device and precision; leave one out"
         )
     host = find_host(args.comfyui)
     if host is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,10 +225,13 @@ def _text_scale(text: str | None) -> GuidanceScale | None:
 
     if text is None:
         return None
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
+    try:
         return numbers_by_frame(text.replace(",", "\n"), "--cfg-text")
+    except ValueError:
+        accepted = "a number, or frames from 0 on with numbers, as in '0: 3, 24: 6'"
+        raise ValueError(f"--cfg-text is {text[:50]!r}; give {accepted}") from None
 
 
 def _numbered(path: Path, count: int) -> list[Path]:

@@ -37,7 +37,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         "--image",
         type=Path,
         metavar="PNG",
-        help="an image to start from, as frame 0; it is scaled to cover the video's size and its centre is cut out",
+        help="an image to start from, as frame 0; it is scaled to cover the video's size and cropped around its centre",
     )
     group.add_argument(
         "--continue-from",

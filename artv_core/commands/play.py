@@ -40,7 +40,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("artv-play"), metavar="DIR", help="folder for files; default: %(default)s"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the newest interrupted run in the folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the newest run in the folder, if it was interrupted"
+    )
     parser.add_argument("--frames", type=int, metavar="N", help="end after N frames; 0 (default): no end")
     parser.add_argument("--seed", type=int, help="default: a random one")
     parser.add_argument("--port", type=int, default=0, metavar="P", help="port of the page; 0 (default): a free one")
@@ -133,7 +135,8 @@ def _check_same(pipeline: Pipeline, request: Any, recording: Any, journal: Path)
 
 
 def resumed(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments of the newest interrupted run in the folder; its `journal` is among them."""
+    """The arguments of the newest run in the folder; its `journal` is among them. Raises ValueError if that run is
+    finished, or if there is none."""
     from ..run.journal_folder import FOLDER, newest_first
     from ..run.steering import is_unfinished
 

@@ -67,7 +67,7 @@ def probe(entry: Entry) -> ClipFacts:
 def read_frames(entry: Entry, times: Sequence[float], size: tuple[int, int]) -> Tensor:
     """The frames shown at `times`, seconds from the clip's start in any order: [n, 3, H, W] float32 in [0, 1].
 
-    Each is scaled, without aliasing, until it just covers `size` (height, width), and its centre is cut out. A time
+    Each is scaled, without aliasing, until it just covers `size` (height, width), and cropped around its centre. A time
     before the first frame gives the first. Raises BrokenClip, also if the file ends before one of the times.
     """
     wanted = [entry.start + time for time in times]

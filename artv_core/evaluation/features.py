@@ -27,7 +27,7 @@ READINGS = ("shift", "spread", "sharpness", "motion", "distance")
 @dataclass(frozen=True)
 class Reading:
     """How a video is read: `frames` frames, `fps` per second from its start, scaled until they cover `size` (height,
-    width), with the centre cut out."""
+    width), and cropped around the centre."""
 
     frames: int
     fps: float

@@ -129,7 +129,7 @@ def motion_confusions(watched: Watched, start: int) -> dict[str, int]:
 
 def background_drift(watched: Watched, frame: int, passed: bool | None = None) -> float | None:
     """Mean absolute difference (of 255) of the still part between `frame` and frame 0, averaged over videos. `passed`:
-    only that of it where the thing was in a frame between them, or only that where it was in none."""
+    true: only the part where the thing was in some frame up to `frame`; false: only the part where it never was."""
     still = _still(watched, frame)
     if passed is not None:
         never = torch.stack([_away(watched, index) for index in range(frame + 1)]).amin(dim=0)

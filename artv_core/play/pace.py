@@ -37,8 +37,8 @@ class Pace:
 
     @property
     def ahead(self) -> int:
-        """How many frames to make ahead: one more than would be shown while two were made like the slowest of the last
-        ones."""
+        """How many frames to make ahead: one more than are shown in the time that two frames take, if both are as
+        slow as the slowest of the last frames."""
         if not self._seconds:
             return self.most_ahead
         return min(self.most_ahead, max(LEAST_AHEAD, 1 + math.ceil(2 * max(self._seconds) * self.fps)))

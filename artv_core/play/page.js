@@ -136,7 +136,7 @@ function showPaused() {
 function showClock() {
   if (!about || stage.shown < 0) return
   veil("")
-  const total = about.total ? ` of ${about.total}` : ""
+  const total = about.total ? ` (the last is ${about.total - 1})` : ""
   $("clock").textContent = `${time((stage.shown + 1) / about.fps)} · frame ${stage.shown}${total}`
 }
 
@@ -148,7 +148,7 @@ function showPace() {
     text = `This computer makes ${status.rate} frames a second; the video has ${about.fps}. It is shown as fast as it is made.`
   $("pace").textContent = text
   $("pace").className = status.failed ? "problem" : ""
-  $("pace").title = "Fewer steps (artv play --steps) or a smaller size are faster."
+  $("pace").title = "Fewer steps (artv play --steps) or a smaller size (--width, --height) make it faster."
 }
 
 function showSaved() {

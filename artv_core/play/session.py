@@ -33,8 +33,8 @@ SHOWN_PROMPTS = 200
 """How many of the last prompts the page is told."""
 
 SAVING_SHARE = 0.25
-"""A model that cannot keep up has no time left: this share of each frame's time is then for saving. One that can saves
-at least one frame for each that it makes."""
+"""A model that cannot keep up has no time left: this share of each frame's time is then for saving. A model that keeps
+up saves at least one frame for each frame that it makes."""
 
 Repeat = Callable[..., str]
 

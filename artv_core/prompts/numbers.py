@@ -3,6 +3,7 @@
 import re
 
 from .grammar import parse_prompt_schedule
+from .prompt_schedule import PromptScheduleError
 
 _NUMBER = re.compile(r"\d+([.,]\d*)?|[.,]\d+", re.ASCII)
 _WHOLE = re.compile(r"\d+", re.ASCII)
@@ -30,7 +31,12 @@ def numbers_by_prompt(text: str) -> tuple[float, ...] | None:
 
 
 def _words(text: str, name: str, pattern: re.Pattern[str], kind: str, example: str) -> list[tuple[int, str]]:
-    segments = parse_prompt_schedule(text, segment_frames=1, name=name).segments
+    try:
+        segments = parse_prompt_schedule(text, segment_frames=1, name=name).segments
+    except PromptScheduleError as error:
+        where = f"{name}, line {error.line}, column {error.column}"
+        form = f"a frame and {kind} on each line, ascending from frame 0, as in '0: {example}'"
+        raise ValueError(f"{where}: give {form}") from None
     strange = [segment.text for segment in segments if not pattern.fullmatch(segment.text)]
     if strange:
         raise ValueError(

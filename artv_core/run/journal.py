@@ -171,7 +171,7 @@ def open_journal(
         return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), match)
     except OSError as error:
         found = f"cannot keep a journal in {folder}: {reason(error)}"
-        raise UserError(found, Remedy.NO_JOURNAL, before="choose another folder, or ") from None
+        raise UserError(found, Remedy.NO_JOURNAL, before="make that folder writable, or ") from None
 
 
 @dataclass(frozen=True)

@@ -119,12 +119,12 @@ class Pipeline:
     ) -> Generator[DecodedFrame, None, None]:
         """Yield all frames of the video from frame 0 on, each as soon as it is made. Given frames come first, decoded.
 
-        `image` [1 or B, 3, H, W] in [0, 1] is frame 0. Instead, `given` may have the latents of the first frames
-        ([T, C, h, w] or [T, B, C, h, w]), and the video continues from them. With neither, frame 0 is made from text.
+        `image` [1 or B, 3, H, W] in [0, 1] is frame 0. Instead, `given` may have the latents of the first frames ([T,
+        C, h, w] or [T, B, C, h, w]), and the video continues from them. With neither, frame 0 is made from text.
         `keyframes` has latents of frames anywhere else ([C, h, w] or [1 or B, C, h, w]), by frame index
-        (`VideoRequest.keyframes`). `on_step` is called after each denoising step (`StepCallback`). With a `recording`,
-        each frame is stored in a journal, and frames that are already there are not made again.
-        Raises ValueError on input that does not fit, before anything is sampled.
+        (`VideoRequest.keyframes`). `on_step` is called once in each denoising step, after its first evaluation
+        (`StepCallback`). With a `recording`, each frame is stored in a journal, and frames that are already there are
+        not made again. Raises ValueError on input that does not fit, before anything is sampled.
         """
         options = options.resolved(self.model.config)
         latents = list(given) if given is not None else []

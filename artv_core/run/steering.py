@@ -156,8 +156,9 @@ class SteeredRun:
     def __init__(
         self, model: ARTV, request: VideoRequest, recording: Recording | None = None, given: Sequence[Tensor] = ()
     ) -> None:
-        """`given` are as in `record_frames`. Raises ValueError if each prompt has an anchor of its own, for then there
-        is none for a prompt that is said later. With a `FixedTrack` it may."""
+        """`given` are as in `record_frames`. Raises ValueError if each prompt has an anchor of its own, because a
+        prompt that is said later would have none. With a `FixedTrack`, to which nothing can be said, such anchors are
+        accepted."""
         assert isinstance(request.text, SteeredTrack)
         if request.anchor.by_segment and request.text.can_say:
             raise ValueError("a video with one anchor for each prompt cannot be steered; give one anchor for all")

@@ -112,7 +112,7 @@ def test_as_many_numbers_as_prompts_are_needed(server: Server) -> None:
     [
         ({"eta": "lots"}, "eta is 'lots'; give a number, or auto for what the checkpoint recommends"),
         ({"cfg_by_frame": "0: 3\n24: much"}, "cfg_by_frame contains 'much'; give a frame and a number on each line"),
-        ({"cfg_by_frame": "8: 3"}, "it must start at frame 0"),
+        ({"cfg_by_frame": "8: 3"}, "give a frame and a number on each line, ascending from frame 0, as in '0: 7.5'"),
         ({"first_frame_steps": 2000}, "first_frame_steps is 2000; give 1000 at most, or auto"),
     ],
 )
