@@ -243,7 +243,9 @@ def _host_scale(about: Mapping[str, Any], name: str) -> tuple[float, float]:
     scale, shift = about.get("scale"), about.get("shift")
     numbers = [value for value in (scale, shift) if isinstance(value, int | float) and math.isfinite(value)]
     if len(numbers) != 2 or not scale:
-        raise ValueError(f"journal {name} does not say in what scale its latents are; it was not made by ARTV's nodes")
+        raise ValueError(
+            f"journal {name} does not say in what scale its latents are, so it cannot be loaded; choose another journal"
+        )
     return float(numbers[0]), float(numbers[1])
 
 

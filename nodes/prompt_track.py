@@ -51,7 +51,7 @@ def text_track(entries: Iterable[Sequence[Any]]) -> TextTrack:
 
 def _check(name: str, conditioning: Conditioning, width: int) -> None:
     if not conditioning:
-        raise ValueError(f"{name} is empty: it has no prompt for any frame")
+        raise ValueError(f"{name} is empty: it has no prompt for any frame; connect CLIP Text Encode")
     for context, _ in conditioning:
         if context.shape[-1] != width:
             raise ValueError(

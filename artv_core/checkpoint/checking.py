@@ -115,7 +115,7 @@ def check_family(public: TensorFile, config: ARTVConfig, needs: str) -> None:
     if channels not in (None, wanted):
         raise ValueError(
             f"{public.path} is {kind} for another purpose: its UNet takes {channels} channels; "
-            f"{needs.format(f'{needed} with {wanted}')}"
+            f"{needs.format(f'{needed} with {wanted} channels')}"
         )
 
 

@@ -157,7 +157,9 @@ def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
     """Raises ValueError if the frames of `GenerateOptions.redo` do not ascend or a seed is out of range."""
     starts = [start for start, _ in redo]
     if any(start < 1 for start in starts) or any(later <= earlier for earlier, later in pairwise(starts)):
-        raise ValueError(f"redo names frames {starts}; give 1 or more, each later than the one before it")
+        raise ValueError(
+            f"redo names frames {starts}; accepted are frames from 1 on, each later than the one before it"
+        )
     for start, seed in redo:
         if not 0 <= seed <= MAX_SEED + 1 - batch_size:
             raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED + 1 - batch_size}")

@@ -106,7 +106,7 @@ TEMPLATES = {
     "keyframes": Template(
         """Two pictures in one video, at frames 0 and 16.
 - The video goes on from each. Here the folded samplers draw them.
-- For your own, put Load Image and ARTV Fit Image in place of First picture and Second picture.
+- For your own, put Load Image and ARTV Fit Image in place of "First picture (or use Load Image)", and of the second.
 - To move one, change its positions, and start a prompt there.""",
         [["1", "5", NOTE], ["2", "6", "8", "14"], ["7", "10", "12", "9", "11", "13"], ["3"], ["4"]],
         gap=NARROW_GAP,

@@ -56,7 +56,7 @@ REFUSED = {
     "noise levels": (noise(anchor_levels="0: much"), "part", "anchor_levels contains 'much'; give a frame and a whole"),
     "late noise levels": (noise(reference_levels="8: 20"), "part", "each line, ascending from frame 0, as in '0:"),
     "redo": (redo("12"), "part", "redo has '12'; give a frame and a seed, as in 120: 7"),
-    "redo from the start": (redo("0: 7"), "part", "redo names frames [0]; give 1 or more"),
+    "redo from the start": (redo("0: 7"), "part", "redo names frames [0]; accepted are frames from 1 on"),
     "guidance": (
         guided(0.8, 0.2),
         "part",
