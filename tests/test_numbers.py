@@ -25,7 +25,7 @@ def test_one_number_a_line_is_for_the_prompts() -> None:
         ("0: 3\n24: much", "x contains 'much'; give a frame and a number on each line, as in '0: 7.5'"),
         ("0: -1", "x contains '-1'"),
         ("0: nan", "x contains 'nan'"),
-        ("8: 3", "it must start at frame 0"),
+        ("8: 3", "give a frame and a number on each line, ascending from frame 0"),
         ("0: 3\n0: 4", "x, line 2"),
     ],
 )

@@ -46,7 +46,7 @@ def _fields(segment: PromptSegment) -> tuple[int, int | None, str, int, int]:
 
 def _settings(question: Mapping[str, Any]) -> dict[str, Any]:
     fps = question.get("fps")
-    is_number = isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 < fps <= MAX_FRAME
+    is_number = isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 <= fps <= MAX_FRAME
     if not (fps is None or is_number):
         raise ValueError(f"fps is {_kind(fps)}; accepted are numbers above 0 and up to {MAX_FRAME}, and null")
     frames = {
