@@ -223,7 +223,7 @@ def _check_distill(config: TrainConfig, model: ARTVConfig, path: str) -> None:
         raise ValueError(f"{path}.error_floor: got {stage.error_floor}, accepted are numbers above 0")
     if "text" in stage.train:
         raise ValueError(
-            f"{path}.train: got text, accepted are unet, branches, mask: it keeps its teacher's text encoder"
+            f"{path}.train: got text, accepted are unet, branches, mask; the teacher's text encoder is kept"
         )
     if stage.rollout_share:
         raise ValueError(f"{path}.rollout_share: got {stage.rollout_share}, only 0 is accepted; use error_share")
