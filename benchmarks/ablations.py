@@ -276,7 +276,8 @@ def held_textured(model: ARTV, prompts: int, frames: int, options: GenerateOptio
 
 def masks(model: ARTV, clips: Sequence[Clip]) -> dict[str, float]:
     found = mask_by_step(model, clips, TIMES)
-    return {f"mask on {kind} cells at t = {t}": found[t][i] for i, kind in enumerate(("still", "other")) for t in TIMES}
+    kinds = ("mask on still", "mask on other", "best mask on still", "best mask on other")
+    return {f"{kind} cells at t = {t}": found[t][i] for i, kind in enumerate(kinds) for t in TIMES}
 
 
 def seen_pictures(model: ARTV, prompts: int, frames: int, options: GenerateOptions) -> dict[str, Any]:
