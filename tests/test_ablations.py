@@ -89,7 +89,7 @@ def test_videos_that_do_not_stay_finite_are_counted_and_masks_are_kept(monkeypat
         measured = measure(model, 2, 32, GenerateOptions())["measured"]
         assert measured[ablations.FINITE] == 0
         assert measured["mask on still cells at t = 39"] > measured["mask on other cells at t = 39"] > 0
-        assert len(measured) == 2 * len(ablations.TIMES) + 1
+        assert len(measured) == 4 * len(ablations.TIMES) + 1
 
 
 @pytest.mark.parametrize("name", ablations.AGAINST_DRIFT)
