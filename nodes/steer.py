@@ -135,13 +135,13 @@ def answer_steer(question: dict[str, Any]) -> dict[str, Any]:
     if steered is None:
         raise ValueError("the run is still loading; try again when `steering` in its messages is not empty")
     text, back, seed = _of_type(question, "say", str), _of_type(question, "back", int), _of_type(question, "seed", int)
+    pause, stop = _of_type(question, "pause", bool), _of_type(question, "stop", bool)  # read before anything is done
     if seed is not None and back is None:
         raise ValueError("seed is given without back; give the number of frames to go back, too")
     if back is not None:
         steered.steering.back(back, seed, text)
     elif text is not None:
         steered.steering.say(text)
-    pause, stop = _of_type(question, "pause", bool), _of_type(question, "stop", bool)
     if pause is not None:
         (steered.steering.pause if pause else steered.steering.go_on)()
     if stop:

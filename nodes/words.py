@@ -9,7 +9,14 @@ import re
 from typing import Any
 
 from ..artv_core.config import ARTVConfig
-from ..artv_core.models.known_words import MOST_SHOWN, UnknownWord, clipped, unknown_words, words_warning
+from ..artv_core.models.known_words import (
+    MOST_SHOWN,
+    UnknownWord,
+    clipped,
+    unknown_words,
+    without_comments,
+    words_warning,
+)
 from .prompt_track import TEXT_KEY, Conditioning
 
 logger = logging.getLogger(__name__)
@@ -17,7 +24,6 @@ logger = logging.getLogger(__name__)
 MAX_WORDS = 10_000
 MAX_TEXTS = 50_000
 _EMBEDDING = re.compile(r"embedding:\S+")
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
 def warn_of_words(config: ARTVConfig, *prompts: Conditioning | None) -> dict[str, Any] | None:
@@ -36,7 +42,7 @@ def answer_words(question: dict[str, Any]) -> dict[str, Any]:
     """`POST /artv/words {texts, vocabulary}`: which words of the texts are not in the vocabulary of a model. Returns
     what `_told` does. Texts are as in the page's boxes: comments, which the page takes out of them, do not count."""
     texts, vocabulary = _strings(question, "texts", MAX_TEXTS), _strings(question, "vocabulary", MAX_WORDS)
-    return _told(_unknown([_COMMENT.sub(" ", text) for text in texts], vocabulary))
+    return _told(_unknown([without_comments(text) for text in texts], vocabulary))
 
 
 def _unknown(texts: list[str], vocabulary: list[str] | tuple[str, ...]) -> list[UnknownWord]:

@@ -1,11 +1,14 @@
 """Words that a model with a closed vocabulary does not know, and what is said of them."""
 
+import re
 import time
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as strings
 
-from artv_core.models.known_words import MOST_SHOWN, UnknownWord, unknown_words, words_warning
+from artv_core.models.known_words import MOST_SHOWN, UnknownWord, unknown_words, without_comments, words_warning
 from artv_core.synthetic.pictures.names import vocabulary as named_things
 from artv_core.synthetic.shapes import vocabulary as shapes
 
@@ -88,3 +91,19 @@ def test_long_texts_take_no_time() -> None:
     vocabulary = [f"{one}{other}" for one in named_things() for other in named_things()[:50]]
     assert len(unknown_words([" ".join(words)], vocabulary)) > 0.99 * len(words)
     assert time.perf_counter() - start < 5
+
+
+@given(strings.text(alphabet="/*\na ", max_size=30))
+def test_comments_are_those_of_the_page(text: str) -> None:
+    assert without_comments(text) == re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
+
+
+def test_comments_that_nothing_closes_are_not_searched_for() -> None:
+    """Or thousands of them would take minutes, in which the server answers nobody."""
+
+    class Unsearched(str):
+        def find(self, *_: object) -> int:
+            raise AssertionError("the rest of the text is searched")
+
+    text = "/* a " * 1000
+    assert without_comments(Unsearched(text)) == text

@@ -268,6 +268,7 @@ def test_a_paused_run_takes_a_step_back(model: ARTV):
         (" \n", "the prompt is empty"),
         ("a" * 10_000, f"the prompt has 10000 characters; accepted are up to {MAX_CHARACTERS}"),
         ("(fox:1e9)", "weight"),
+        ("a cat \ud83d", "half of a character"),
     ],
 )
 def test_a_prompt_that_will_not_do_is_refused_and_nothing_stops(model: ARTV, text: str, message: str):

@@ -17,6 +17,7 @@ MOST_LETTERS = 24
 _CLOSE, _PARTLY = 0.75, 0.65
 _CANDIDATES = 5
 _ENDINGS = re.compile(r"(?<=[^\W\d_])['\u2019](?:s|t|re|ve|m|ll|d)\b")  # tokens of their own
+_COMMENT_BEGINS = re.compile(r"/[*/]")
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 
@@ -32,6 +33,30 @@ def words_of(text: str) -> list[str]:
     with suppress(ValueError):  # whoever encodes the text tells what is wrong with its weights
         text = without_weights(text)
     return _WORD.findall(_ENDINGS.sub(" ", text.lower()))
+
+
+def without_comments(text: str) -> str:
+    """The text with a space for each comment, `/* */` or `//` to the end of the line, as ComfyUI's page removes them.
+
+    Takes time in proportion to the text. One pattern for both kinds would search all the rest at each `/*` that nothing
+    closes.
+    """
+    kept, at, begin = [], 0, 0
+    last_close = text.rfind("*/")
+    while found := _COMMENT_BEGINS.search(text, begin):
+        if found[0] == "/*" and last_close < found.end():
+            begin = found.start() + 1
+            continue
+        kept.append(text[at : found.start()])
+        at = begin = _comment_end(text, found)
+    return " ".join([*kept, text[at:]])
+
+
+def _comment_end(text: str, begin: re.Match[str]) -> int:
+    if begin[0] == "/*":
+        return text.find("*/", begin.end()) + 2
+    line_end = text.find("\n", begin.end())
+    return len(text) if line_end < 0 else line_end
 
 
 def unknown_words(texts: Iterable[str], vocabulary: Sequence[str]) -> list[UnknownWord]:

@@ -18,12 +18,15 @@ Encode = Callable[[str], Tensor]
 
 
 def checked_prompt(text: str) -> str:
-    """The prompt without spaces around it. Raises ValueError if it is empty, too long, or has weights out of range."""
+    """The prompt without spaces around it. Raises ValueError if it is empty, too long, has weights out of range, or
+    has half of a character, which no file can keep."""
     text = text.strip()
     if not text:
         raise ValueError("the prompt is empty; write what the video should show next")
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"the prompt has {len(text)} characters; accepted are up to {MAX_CHARACTERS}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the prompt has half of a character, as of an emoji that was cut; write the character again")
     read_weights(text)
     return text
 

@@ -105,6 +105,8 @@ def test_what_cannot_be_done_is_one_line_and_the_run_goes_on(server: Server) -> 
         ({"back": True}, "back is 'True'; it must be a whole number"),
         ({"seed": 4}, "seed is given without back"),
         ({"pause": "yes"}, "pause is 'yes'; it must be true or false"),
+        ({"say": THEN, "stop": 1}, "stop is '1'; it must be true or false"),
+        ({"say": "a cat \ud83d"}, "half of a character"),
         ({"run": "another"}, "no such run is known"),
         ({"run": None}, "client_id is not known"),
     ]
