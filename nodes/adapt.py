@@ -74,10 +74,10 @@ class ARTVAdaptModel(io.ComfyNode):
         return io.NodeOutput(adapted, about_adapted(adapted))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, **_: Any) -> list[int]:
+    def fingerprint_inputs(cls, checkpoint: str | None, **_: Any) -> list[int]:
         """Makes the host read a file again that was replaced under the same name. Contains no path, because the host
-        saves this and users share what it saves."""
-        return [os.stat(model_files.checkpoint_path(checkpoint)).st_mtime_ns]
+        saves this and users share what it saves. A name that a wire provides is None here."""
+        return [] if checkpoint is None else [os.stat(model_files.checkpoint_path(checkpoint)).st_mtime_ns]
 
 
 def about_adapted(patcher: Any) -> str:

@@ -138,8 +138,8 @@ def sample(
     A value of `options` that is None stands for the checkpoint's recommendation. The latents of an anchor and of
     `keyframes` ([1, C, h, w], by frame) are in the host's scale. `journal` is the folder of journals, and `start_over`
     ignores what is in them. `streams` gets every frame. `workflow` is the id of the graph in the page that is told
-    about the run, and can steer it. `for_prompts` changes the options once the prompts are known. Raises ValueError if
-    inputs do not fit together, and the host's own error when the user interrupts.
+    about the run, and can steer it. `for_prompts` changes the options once the prompts are known, which then stay.
+    Raises ValueError if inputs do not fit together, and the host's own error when the user interrupts.
     """
     model = patcher.model
     given = _given_frames(references, model.config)
@@ -157,7 +157,8 @@ def sample(
         weights = run_weights(patcher)
         run.unknown = warn_of_words(model.config, positive, negative)
         recording = None if journal is None else Recording(journal, start_over, weights, on_open=monitor.opened)
-        track = steered_track(positive, texts.track, evaluations.make_sure, fixed=bool(policy.by_segment))
+        fixed = bool(policy.by_segment) or for_prompts is not None
+        track = steered_track(positive, texts.track, evaluations.make_sure, fixed)
         request = VideoRequest(track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
         steered = SteeredRun(model, request, recording, [as_batch(latent, options, model) for latent in given])
         with steering_told(run, steered, files=streams is not None):

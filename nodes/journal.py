@@ -172,8 +172,10 @@ class ARTVLoadJournal(io.ComfyNode):
         return io.NodeOutput([{"samples": video[:count]} for video in latents], [m[:count] for m in masks], about)
 
     @classmethod
-    def fingerprint_inputs(cls, journal: str, first_frame: int, frames: Any) -> tuple[int, int]:
-        """Makes the host read a journal again when it has grown."""
+    def fingerprint_inputs(cls, journal: str | None, first_frame: int, frames: Any) -> tuple[int, int] | None:
+        """Makes the host read a journal again when it has grown. A name that a wire provides is None here."""
+        if journal is None:
+            return None
         status = os.stat(_path(journal))
         return status.st_mtime_ns, status.st_size
 
@@ -210,11 +212,8 @@ class ARTVJournals(io.ComfyNode):
     @classmethod
     def execute(cls, remove: str) -> io.NodeOutput:
         """Remove what is named, then list what is left."""
-        names, lines = _names(), []
-        for name in filter(None, map(str.strip, remove.splitlines())):
-            if name in names:
-                remove_journal(journal_folder() / name)
-            lines.append(f"{name} was removed" if name in names else f"{name[:100]} is not there")
+        named, names = filter(None, map(str.strip, remove.splitlines())), _names()
+        lines = [_removed(name) if name in names else f"{name[:100]} is not there" for name in dict.fromkeys(named)]
         lines.append(journal_table(list_journals(journal_folder())))
         return io.NodeOutput("\n".join(lines), ui=ui.PreviewText("\n".join(lines)))
 
@@ -222,6 +221,15 @@ class ARTVJournals(io.ComfyNode):
     def fingerprint_inputs(cls, remove: str) -> float:
         """Never the same, because journals change without any change in the graph."""
         return time.time()
+
+
+def _removed(name: str) -> str:
+    """Remove a journal. Returns a line about it: one that stays does not keep the others."""
+    try:
+        remove_journal(journal_folder() / name)
+    except ValueError as error:
+        return f"{name} was not removed: {error}"
+    return f"{name} was removed"
 
 
 def _names() -> list[str]:

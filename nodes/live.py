@@ -128,7 +128,7 @@ class Run:
             self.done = reading.index + 1
             if self.done <= self.known:
                 self._times.clear()
-            self._times.append(time.monotonic())
+            self._times.append(time.monotonic() - self._paused_seconds())
             self.readings.add(reading)
             self._untold[1].add(reading)
             if mask is not None:
@@ -222,6 +222,9 @@ class Run:
             "readings": [list(astuple(reading)) for reading in readings],
             "whole": whole,
         }
+
+    def _paused_seconds(self) -> float:
+        return 0.0 if self.steered is None else self.steered.steering.paused_seconds
 
     def _seconds_per_frame(self) -> float | None:
         made = len(self._times) - 1

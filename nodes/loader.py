@@ -87,10 +87,11 @@ class ARTVLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, vae, about(model.model))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, base: str, compile: bool = False, graph: bool = True) -> list[int]:
+    def fingerprint_inputs(cls, checkpoint: str | None, base: str | None, **_: Any) -> list[int]:
         """Makes the host load a file again that was replaced under the same name. Contains no path, because the host
-        saves this and users share what it saves."""
-        paths = (model_files.checkpoint_path(checkpoint), model_files.base_path(base))
+        saves this and users share what it saves. A name that a wire provides is None here."""
+        finders = ((model_files.checkpoint_path, checkpoint), (model_files.base_path, base))
+        paths = [find(name) for find, name in finders if name is not None]
         return [os.stat(path).st_mtime_ns for path in paths if path]
 
 

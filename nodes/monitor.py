@@ -99,6 +99,7 @@ class Monitor:
         self._budget = Budget(PANEL_SHARE if run.wants_pictures else PREVIEW_SHARE)
         self._pending = Thinned[_Pending](MAX_PENDING)
         self._next_update = self._next_message = 0.0
+        self._saved: int | None = None  # frames in the journal before this run
         self.journal = "no journal is kept"
 
     def __enter__(self) -> "Monitor":
@@ -108,10 +109,13 @@ class Monitor:
         _tell_end(self.run, error)
 
     def opened(self, journal: Journal) -> None:
-        """Call before the first frame, because some frames may exist already."""
-        self.run.known = max(self._given, journal.found)
-        missing = self.run.total - self.run.known
-        self.journal = f"{journal.path.name}: {journal.found} frames were already saved, {missing} had to be made"
+        """Call before the first frame, because some frames may exist already, and after each step back, when the frames
+        that are saved are those of this run."""
+        if self._saved is None:
+            self._saved = journal.found
+            self.run.known = max(self._given, journal.found)
+        missing = self.run.total - max(self._given, self._saved)
+        self.journal = f"{journal.path.name}: {self._saved} frames were already saved, {missing} had to be made"
         logger.info("ARTV journal %s", self.journal)
 
     def step(self, frame_index: int, info: StepInfo) -> None:
@@ -142,6 +146,8 @@ class Monitor:
         """Call after the last frame; a run that was stopped has fewer of them than it was asked for."""
         if self.run.done < self.run.total:
             self.run.total = self.run.done
+            if self._pending.items:
+                self._show(self._total)
             self._bar.update_absolute(self._total, self._total)
 
     def _show(self, done: int) -> None:

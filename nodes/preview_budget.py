@@ -45,11 +45,15 @@ class Thinned(Generic[T]):
         return self.items[place + 1].index - self.items[place - 1].index
 
 
+SHORTEST = 1e-6
+"""Seconds that one item takes at least, because a coarse clock may measure none."""
+
+
 class Budget:
     """Time for extra work: a `share` of all seconds by the `clock` since this was made, minus the time already
     spent."""
 
-    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._share, self._clock, self._started = share, clock, clock()
         self._spent = 0.0
         self._each: float | None = None
@@ -71,4 +75,4 @@ class Budget:
         took = self._clock() - before
         self._spent += took
         self._trials += 1
-        self._each = took / count if self._trials > 1 else None
+        self._each = max(took / count, SHORTEST) if self._trials > 1 else None

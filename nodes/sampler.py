@@ -146,7 +146,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
             model,
             positive,
             chosen,
-            for_prompts=more.for_prompts,
+            for_prompts=more.for_prompts if more.cfg_by_prompt else None,
             negative=negative,
             references=references,
             keyframes=keyframes,

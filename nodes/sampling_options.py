@@ -57,8 +57,6 @@ class SamplingOptions:
     def for_prompts(self, options: GenerateOptions, texts: TextTrack) -> GenerateOptions:
         """The options with a scale for each prompt, if there are any. Raises ValueError if they are more or fewer than
         the prompts."""
-        if not self.cfg_by_prompt:
-            return options
         starts = sorted({segment.start for segment in texts.segments})
         if len(self.cfg_by_prompt) != len(starts):
             raise ValueError(

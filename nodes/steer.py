@@ -55,7 +55,7 @@ def steered_track(
     positive: Conditioning, track: TextTrack, after_encoding: Callable[[], None], fixed: bool = False
 ) -> SteeredTrack:
     """The track of a run that can be steered. `after_encoding` is called after the host's CLIP was used. `fixed`: its
-    prompts stay, because each has an anchor of its own."""
+    prompts stay, because each has an anchor or a guidance scale of its own."""
     found = [options.get(STEER_KEY) for _, options in positive]
     notes = [note for note in found if isinstance(note, Steerable)]
     starts = [options.get(RANGE_KEY, (0, None))[0] for _, options in positive]
@@ -102,8 +102,9 @@ def note_steered(widgets: dict[str, Any]) -> None:
 
 
 def times_steered(widgets: dict[str, Any]) -> int:
-    """How many of the noted runs had these values; it changes what the host finds in its cache."""
-    return sum(all(run.get(name) == value for name, value in widgets.items()) for run in _steered)
+    """How many of the noted runs had these values; it changes what the host finds in its cache. A value of None is not
+    known here, because a wire provides it."""
+    return sum(all(value in (None, run.get(name)) for name, value in widgets.items()) for run in _steered)
 
 
 def told_of(run: SteeredRun) -> dict[str, Any]:

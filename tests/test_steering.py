@@ -259,6 +259,7 @@ def test_a_paused_run_takes_a_step_back(model: ARTV):
             threading.Timer(0.1, lambda: (run.steering.back(2), run.steering.go_on())).start()
     assert run.redo == ((3, 6),)
     assert len(frames) == 6
+    assert run.steering.paused_seconds > 0.09
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class FixedTrack(SteeredTrack):
         """Raises ValueError, because these prompts cannot be changed."""
         raise ValueError(
             "the prompts of this run cannot be changed while it goes on; that needs prompts from a prompt schedule, "
-            "and one anchor for all of them"
+            "none of them with an anchor or a cfg of its own"
         )
 
     def take_back(self, frame: int) -> None:

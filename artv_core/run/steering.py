@@ -6,6 +6,7 @@ frames again. If the run has a journal, they are saved in a file beside it, so a
 
 import json
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -52,6 +53,8 @@ class Steering:
         self._changed = threading.Condition()
         self._paused = self._stopped = False
         self._back: Back | None = None
+        self.paused_seconds = 0.0
+        """How long the run has been paused, all pauses together."""
         self._after_back: str | None = None  # what is said once that step is taken
         self.no_way_back = ""
         """Why no frame can be dropped; "" if it can."""
@@ -132,9 +135,11 @@ class Steering:
         """Called before a frame is made. Waits while the run is paused. Returns a step back that was asked for, or
         None."""
         with self._changed:
+            began = time.monotonic()
             while self._paused and not self._stopped and self._back is None:
                 self._changed.wait(PAUSE_SECONDS)
                 self.while_paused()
+            self.paused_seconds += time.monotonic() - began
             back, self._back = self._back, None
             if back is None or self._stopped:
                 return None
@@ -198,8 +203,8 @@ class SteeredRun:
                 for frame in frames:
                     if frame.index < start:
                         continue  # it is there already; the journal gives all
-                    if self.recording is None:
-                        kept.append(frame.latent)
+                    if self.recording is None and not self.steering.no_way_back:
+                        kept.append(frame.latent.cpu())  # not on the device, where memory would grow with the video
                     self.steering.frame_made(frame.index + 1)
                     yield frame
                     back = self.steering.between_frames()

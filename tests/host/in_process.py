@@ -147,6 +147,32 @@ def sampled(nodes: dict, checkpoint: str, base: Path) -> dict:
     }
 
 
+def wired_names(nodes: dict, checkpoint: str, base: Path) -> list:
+    """What makes the host load files again if a wire provides their names: the host then gives None for them."""
+    return [
+        nodes["ARTVLoader"].fingerprint_inputs(checkpoint=None, base=None),
+        nodes["ARTVAdaptModel"].fingerprint_inputs(checkpoint=None),
+        nodes["ARTVLoadJournal"].fingerprint_inputs(journal=None, first_frame=0, frames="all"),
+    ]
+
+
+def pace(nodes: dict, checkpoint: str, base: Path) -> list[float]:
+    """Seconds per frame that the page is told of a run with a second for each frame, after each of three; then it was
+    paused for 100 seconds."""
+    from types import SimpleNamespace
+
+    live = _module("live")
+    live.time = clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    run, found = live.Run(4, 64, 64, 8.0), []
+    run.steered = SimpleNamespace(steering=SimpleNamespace(paused_seconds=0.0))
+    for frame, pause in enumerate((0.0, 0.0, 100.0)):
+        clock.now += 1 + pause
+        run.steered.steering.paused_seconds += pause
+        run.frame(live.LiveReading(frame, 0.0, 1.0, 0.0), None)
+        found.append(run._seconds_per_frame())
+    return found
+
+
 def stored(nodes: dict, checkpoint: str, base: Path) -> str:
     """Latents, into a file, and in what the model's weights are kept."""
     import torch

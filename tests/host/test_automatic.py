@@ -325,3 +325,8 @@ def keep(page: Any, name: str) -> None:
     kind = "Nodes 2.0" if page.nodes_2 else "classic"
     front_end.SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=front_end.SCREENSHOTS / f"automatic {name}, {kind}.png")
+
+
+def test_a_name_that_a_wire_brings_is_left_to_the_wire(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    """Or the host would warn of a file called None, and load and sample again each time."""
+    assert in_process(host, "wired_names", tmp_path) == [[], [], None]

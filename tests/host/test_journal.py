@@ -13,6 +13,7 @@ from torch import Tensor
 from artv_core.commands.comfyui_server import Graph, Result, Server
 from artv_core.media import read_video
 from artv_core.method.options import GenerateOptions
+from artv_core.run.journal_folder import lock_journal
 from artv_core.run.journal_list import list_journals
 from artv_core.run.pipeline import Pipeline
 
@@ -213,8 +214,13 @@ def test_journals_are_listed_and_removed_by_name(server: Server) -> None:
         return result.outputs["list"]["text"][0]
 
     assert listed("").startswith("2 journals, ")
-    said = listed(f"{names[0]}\n../precious.artvj\n")
-    assert f"{names[0]} was removed" in said
+    lock = lock_journal(folder(server) / names[1])
+    assert lock is not None
+    said = listed(f"{names[1]}\n{names[0]}\n{names[0]}\n../precious.artvj\n")
+    lock.release()
+    assert f"{names[1]} was not removed: " in said
+    assert "is in use" in said
+    assert said.count(f"{names[0]} was removed") == 1
     assert "../precious.artvj is not there" in said
     assert "1 journal, " in said
     assert outside.exists()

@@ -7,6 +7,7 @@ import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
-from artv_core.commands.comfyui_server import ADDRESS, Graph, Result, Server
+from artv_core.commands.comfyui_server import ADDRESS, Graph, Host, Result, Server
 from artv_core.media import read_video
 
+from .conftest import InProcess
 from .graphs import node, text_to_video, with_video
 
 PROMPT = "a red circle moving right"
@@ -234,6 +236,10 @@ def live(socket: ClientConnection) -> dict[str, Any]:
         message = json.loads(payload) if isinstance(payload, str) else {}
         if message.get("type") == "artv.live" and not message["data"]["whole"]:
             return message["data"]
+
+
+def test_pauses_do_not_count_for_the_pace(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    assert in_process(host, "pace", tmp_path) == [1, 1, 1]
 
 
 def test_frames_of_a_journal_are_known_and_say_nothing_of_the_pace(server: Server) -> None:

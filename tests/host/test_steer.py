@@ -34,9 +34,14 @@ def test_what_is_said_is_obeyed_and_its_schedule_makes_the_same_again(server: Se
 
 def test_steps_back_leave_what_was_before_and_can_be_made_again(server: Server) -> None:
     asked = graph()
+    asked["journal"] = node("ARTVJournalSettings", mode="on", start_over=False, redo="")
+    asked["sample"]["inputs"]["journal"] = ["journal", 0]
+    asked["told"] = node("PreviewAny", source=["sample", 3])
     driver = Driver(server, (4, {"back": 2}), (6, {"back": 3, "say": THEN}))
     latents, result = made(server, asked, driver)
     assert not driver.problems
+    assert f"0 frames were already saved, {FRAMES} had to be made" in result.outputs["told"]["text"][0]
+    assert result.live[-1]["known"] == 0
     told = result.live[-1]["steering"]
     assert len(latents) == FRAMES
     assert any(message["whole"] for message in result.live), "pages forget the frames that were dropped"
@@ -52,11 +57,18 @@ def test_a_run_can_be_paused_and_stopped_and_its_frames_are_kept(server: Server)
     assert 5 <= len(latents) < FRAMES
     last = result.live[-1]
     assert (last["state"], last["done"], last["total"]) == ("finished", len(latents), len(latents))
+    shown = [picture["index"] for message in result.live for picture in message["pictures"]]
+    assert shown[-1] == len(latents) - 1
 
 
-def test_a_steered_result_is_not_taken_for_what_its_inputs_make(server: Server) -> None:
+@pytest.mark.parametrize("wired", [False, True])
+def test_a_steered_result_is_not_taken_for_what_its_inputs_make(server: Server, wired: bool) -> None:
     """The host keeps results by their inputs. Queued again as it was, the run is made as it was asked for."""
     asked = graph()
+    if wired:
+        sampler = asked["sample"]["inputs"]
+        asked["seed"] = node("PrimitiveInt", value=sampler["seed"])
+        sampler["seed"] = ["seed", 0]
     steered, _ = made(server, asked, Driver(server, (3, {"say": THEN})))
     usual, result = made(server, asked)
     assert "sample" in result.executed
@@ -149,6 +161,18 @@ def wait_for(socket: ClientConnection, kind: str) -> None:
         assert found != "execution_error"
         if found == kind:
             return
+
+
+def test_prompts_with_a_cfg_each_stay(server: Server) -> None:
+    """Another prompt would need another number, and the same graph would be refused when it is queued again."""
+    asked = graph()
+    asked["more"] = node("ARTVSamplingOptions", cfg_by_frame="3", eta="auto", s_noise=1.0, mix_mode="after guidance")
+    asked["sample"]["inputs"]["options"] = ["more", 0]
+    driver = Driver(server, (2, {"say": THEN}), (2, {"back": 1}))
+    _, result = made(server, asked, driver)
+    assert ["a cfg of its own" in problem for problem in driver.problems] == [True]
+    assert len(driver.answers) == 1
+    assert result.live[-1]["steering"]["can_say"] is False
 
 
 def test_the_one_who_queued_a_run_can_name_it_by_its_prompt(server: Server) -> None:
