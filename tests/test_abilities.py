@@ -55,9 +55,13 @@ def test_a_precision_that_a_device_lacks_is_refused_by_name(monkeypatch):
         for name in ("no", "bf16"):
             check_training_precision(name, device)
     check_training_precision("fp16", CUDA)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # also of cards that emulate it
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     with pytest.raises(ValueError, match='"bf16" needs a newer GPU'):
         check_training_precision("bf16", CUDA)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    check_training_precision("bf16", CUDA)
 
 
 def test_old_cards_are_not_compiled_for_and_mps_has_no_small_floats(monkeypatch):

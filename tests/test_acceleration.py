@@ -116,6 +116,35 @@ def test_each_frame_is_finished_when_the_next_is_begun_but_the_first_at_once():
     assert list(one_behind([], begin, finish)) == []
 
 
+@pytest.mark.parametrize("fails_at", range(4))
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_was_begun_before_an_error_is_finished(fails_at: int, error: type[BaseException]):
+    """So that a video has all frames that were sampled."""
+
+    def frames() -> Iterator[int]:
+        yield from range(fails_at)
+        raise error
+
+    got: list[int] = []
+    with pytest.raises(error):
+        got.extend(one_behind(frames(), int, int))
+    assert got == list(range(fails_at))
+
+
+def test_an_error_while_a_frame_is_finished_finishes_nothing_twice():
+    tried: list[int] = []
+
+    def finish(number: int) -> int:
+        tried.append(number)
+        if number == 1:
+            raise RuntimeError
+        return number
+
+    with pytest.raises(RuntimeError):
+        list(one_behind(range(4), int, finish))
+    assert tried == [0, 1]
+
+
 # 8-bit weights
 
 
@@ -135,6 +164,11 @@ def test_weights_of_8_bits_are_near_and_take_a_quarter():
         assert float(relative[kept].max()) <= 2**-4, "three bits after the point, rounded"
         assert relative_error(stored(x), layer(x)) < 0.05
         assert stored(x.bfloat16().to(x.dtype)).dtype == x.dtype
+        layer.weight[1] *= 1e-2  # to about 1e-7: a float16 still has such numbers, but not their scale
+        stored = store_fp8(nn.Sequential(layer))[0]
+        assert isinstance(stored, StoredLayer)
+        half, single = (stored.plain_weight(dtype)[1].float() for dtype in (torch.float16, torch.float32))
+        assert (half - single).abs().max() <= 2**-25, "half of the smallest float16"
     assert not any(isinstance(layer, StoredLayer) for layer in store_fp8(nn.Sequential(nn.Linear(4, 4))))
 
 

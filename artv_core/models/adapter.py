@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import AdapterConfig, UNetConfig
 from .attention import zeroed
+from .pooling import halved
 
 
 class ReferenceAdapter(nn.Module):
@@ -69,6 +70,6 @@ class AdapterBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, h, w] -> [B, out_channels, h, w]; with `down`, half that size, rounded up."""
         if self.down:
-            x = F.avg_pool2d(x, kernel_size=2, ceil_mode=True)  # rounds as the UNet's strided convolution does
+            x = halved(x)  # rounds as the UNet's strided convolution does
         x = self.in_conv(x)
         return x + self.block2(F.relu(self.block1(x)))

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import AnchorConfig
+from .pooling import pooled_to
 
 
 class AnchorEncoder(nn.Module):
@@ -34,7 +35,7 @@ class AnchorEncoder(nn.Module):
         """Anchor latent [B, C, h, w] of any size -> tokens [B, grid * grid + 1, width]: the cells row by row, then the
         token for the whole latent."""
         patches = self.patches(self._pad(anchor_latent))
-        patches = F.adaptive_avg_pool2d(patches, self.grid)
+        patches = pooled_to(patches, self.grid)
         tokens = rearrange(patches, "b c h w -> b (h w) c")
         tokens = torch.cat([tokens, tokens.mean(dim=1, keepdim=True)], dim=1)
         positions = self.positions(torch.arange(self.num_tokens, device=tokens.device))

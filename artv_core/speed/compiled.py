@@ -75,14 +75,20 @@ def check_compiler(device: torch.device) -> None:
 
 def one_behind(items: Iterable[Item], begin: Callable[[Item], Made], finish: Callable[[Made], Made]) -> Iterator[Made]:
     """Yield `finish(begin(item))` for each item. An item is finished only after the next item has arrived, so that a
-    GPU can work on both in parallel. The first item is finished at once, so that a user sees it early."""
+    GPU can work on both in parallel. The first item is finished at once, so that a user sees it early. If there is no
+    next item because of an error, the last one is finished before the error is raised."""
     begun: list[Made] = []
-    for number, item in enumerate(items):
+    try:
+        for number, item in enumerate(items):
+            before, begun = begun, []
+            yield from map(finish, before)
+            begun = [begin(item)]
+            if number == 0:
+                before, begun = begun, []
+                yield from map(finish, before)
+    except (Exception, KeyboardInterrupt):
         yield from map(finish, begun)
-        begun = [begin(item)]
-        if number == 0:
-            yield from map(finish, begun)
-            begun = []
+        raise
     yield from map(finish, begun)
 
 

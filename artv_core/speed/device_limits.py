@@ -13,6 +13,7 @@ _SIGNS = (
     "does not have support for that dtype",
     "is not supported on",
     "not supported on mps",
+    "implemented on mps",
     "mps framework doesn't support",
     "not compiled with cuda enabled",
     "requires compute capability",
@@ -25,6 +26,7 @@ _SIGNS = (
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _ADVICE = "try float32, turn off compiling and fp8, or use the CPU"
 _OLDEST_COMPILED_FOR = (7, 0)  # Triton's limit
+_OLDEST_WITH_BF16 = (8, 0)
 
 
 def check_training_precision(name: str, device: torch.device) -> None:
@@ -33,8 +35,13 @@ def check_training_precision(name: str, device: torch.device) -> None:
         raise ValueError(
             f'mixed_precision "fp16" needs a CUDA GPU, but the training device is {device.type}; use "bf16" or "no"'
         )
-    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if name == "bf16" and device.type == "cuda" and torch.version.hip is None and _is_before_bf16(device):
         raise ValueError('mixed_precision "bf16" needs a newer GPU than this one; use "fp16" or "no"')
+
+
+def _is_before_bf16(device: torch.device) -> bool:
+    """`torch.cuda.is_bf16_supported` also counts cards that only emulate it."""
+    return torch.cuda.get_device_capability(device) < _OLDEST_WITH_BF16
 
 
 def check_storage(device: torch.device) -> None:

@@ -40,8 +40,9 @@ class StoredLayer(nn.Module):
         self.bias = layer.bias
 
     def plain_weight(self, dtype: torch.dtype) -> Tensor:
-        """The weight in the dtype of the computation."""
-        return self.weight.to(dtype) * self.scale.to(dtype)
+        """The weight in the dtype of the computation. float16 has no number as small as many scales."""
+        wide = torch.float32 if dtype == torch.float16 else dtype
+        return (self.weight.to(wide) * self.scale.to(wide)).to(dtype)
 
 
 class StoredConv2d(StoredLayer):
