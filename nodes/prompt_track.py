@@ -28,8 +28,8 @@ class Texts(NamedTuple):
 def read_texts(positive: Conditioning, negative: Conditioning | None, null_context: Tensor, num_frames: int) -> Texts:
     """The texts of `num_frames` frames, and what stands for no text.
 
-    Raises ValueError if there is no text, for texts of another width, for schedules that begin after the last frame,
-    and for a negative that changes from frame to frame.
+    Raises ValueError if there is no text, for texts of another width, for several texts in one entry, for schedules
+    that begin after the last frame, and for a negative that changes from frame to frame.
     """
     _check("positive", positive, null_context.shape[1])
     _check_starts(positive, num_frames)
@@ -57,6 +57,11 @@ def _check(name: str, conditioning: Conditioning, width: int) -> None:
             raise ValueError(
                 f"{name} comes from a CLIP that is {context.shape[-1]} wide, this model reads text {width} wide; "
                 "use the CLIP that belongs to the model"
+            )
+        if context.shape[0] != 1:
+            raise ValueError(
+                f"{name} has {context.shape[0]} texts in one entry, as of a batch with a text for each frame; give one "
+                "text, or use ARTV Multi-Prompt Scheduler for several"
             )
 
 

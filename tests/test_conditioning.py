@@ -9,7 +9,8 @@ from tests.pack import pack_module
 layout = pack_module("artv_core.method.text_track")
 MAX_WEIGHT, TextSegment, TextTrack = layout.MAX_WEIGHT, layout.TextSegment, layout.TextTrack
 lengthened, mean_context = layout.lengthened, layout.mean_context
-text_track = pack_module("nodes.prompt_track").text_track
+prompt_track = pack_module("nodes.prompt_track")
+text_track = prompt_track.text_track
 
 A, B, C = (torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
 
@@ -165,3 +166,11 @@ def test_means_keep_type_and_batch():
     mean = mean_context([(C.half(), 1.0), (batch, 3.0)])
     assert mean.dtype == torch.float16
     torch.testing.assert_close(mean[1].float(), C / 4 + B * 3 / 4, atol=2e-3, rtol=2e-3)
+
+
+def test_a_batch_of_texts_is_refused_before_anything_is_made():
+    """As some packs give it: a text for each frame in one entry. The prompts of a batch of videos would be others."""
+    batch = [[torch.zeros(16, 5, 8), {}]]
+    for positive, negative, name in (([entry(A)], batch, "negative"), (batch, None, "positive")):
+        with pytest.raises(ValueError, match=f"{name} has 16 texts in one entry, .* use ARTV Multi-Prompt Scheduler"):
+            prompt_track.read_texts(positive, negative, torch.zeros(5, 8), 16)

@@ -392,6 +392,7 @@ def test_one_image_serves_a_batch(pipeline):
         ({"guidance_text": ((2, 1.0),)}, r"guidance_text changes at frames \[2\]; the first must be 0"),
         ({"guidance_text": ()}, r"guidance_text changes at frames \[\]"),
         ({"mix_mode": "stir"}, "unknown mix_mode 'stir'"),
+        ({"reference_noise_level": 3.5}, "reference_noise_level is 3.5; accepted are whole numbers"),
     ],
 )
 def test_options_that_cannot_be_sampled(pipeline, changes, message):
@@ -404,8 +405,14 @@ def test_input_that_does_not_fit(pipeline, tmp_path):
         pipeline.frames("a fox", options(), image=images(), given=torch.zeros(1, 4, 4, 4))
     with pytest.raises(ValueError, match="a given frame's latent is 1x4x4x8, expected 1x4x4x4"):
         pipeline.frames("a fox", options(), given=torch.zeros(1, 4, 4, 8))
+    wide = torch.zeros(1, 4, 4, 8)
+    for anchor in (AnchorPolicy("given", latent=wide), AnchorPolicy("given", by_segment=(wide,))):
+        with pytest.raises(ValueError, match="the anchor's latent is 1x4x4x8, expected 1x4x4x4"):
+            pipeline.frames("a fox", options(), anchor=anchor)
     with pytest.raises(ValueError, match="must start at frame 0"):
         pipeline.frames([(3, "a fox")], options())
+    with pytest.raises(ValueError, match="the prompt from frame 0 on has 2 texts, and there are 3 videos"):
+        pipeline.frames([(0, ["a fox", "a dog"])], options(batch_size=3))
     with pytest.raises(ValueError, match="no such"):
         load_latents(tmp_path / "none.safetensors")
     without_text = ARTV(preset("tiny"), text=False)

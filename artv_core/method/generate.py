@@ -41,10 +41,18 @@ class VideoRequest:
     keyframes: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError unless `options` are resolved and there is an anchor for each prompt or for all."""
+        """Raises ValueError unless `options` are resolved, there is an anchor for each prompt or for all, and each
+        prompt is one text or one for each video."""
         self.anchor.check_segments(len(self.text.starts))
         if None in (self.options.height, self.options.width, self.options.steps, self.options.sampler):
             raise ValueError("the options are not resolved; give options.resolved(model.config)")
+        for segment in self.text.segments:
+            videos = 1 if segment.context.ndim == 2 else len(segment.context)
+            if videos not in (1, self.options.batch_size):
+                raise ValueError(
+                    f"the prompt from frame {segment.start} on has {videos} texts, and there are "
+                    f"{self.options.batch_size} videos; give one text for all, or one for each"
+                )
 
     def begins_shot(self, frame: int) -> bool:
         """Whether a frame is a keyframe, and the frame before it is not."""
@@ -121,12 +129,18 @@ def check_keyframes(positions: Iterable[int], num_given: int, num_frames: int) -
 def as_batch(latent: Tensor, options: GenerateOptions, model: ARTV) -> Tensor:
     """A given frame's latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) as [B, C, h, w] on the model's device.
     `options` must be resolved. Raises ValueError if the latent's size is not that of the video."""
-    shape = latent_shape(model, options)
+    check_latent(latent, options, model, "a given frame's latent")
     latent = latent if latent.ndim == 4 else latent[None]
-    if latent.ndim != 4 or latent.shape[1:] != shape[1:] or latent.shape[0] not in (1, shape[0]):
-        got, wanted = "x".join(map(str, latent.shape)), "x".join(map(str, shape))
-        raise ValueError(f"a given frame's latent is {got}, expected {wanted}; make it the size of the video")
-    return to_device(latent, model.noise.device, dtype_of(model)).expand(shape)
+    return to_device(latent, model.noise.device, dtype_of(model)).expand(latent_shape(model, options))
+
+
+def check_latent(latent: Tensor, options: GenerateOptions, model: ARTV, name: str) -> None:
+    """Raises ValueError if a latent ([C, h, w], [1, C, h, w] or [B, C, h, w]) has not the size of the video. `options`
+    must be resolved."""
+    shape, found = latent_shape(model, options), tuple((latent if latent.ndim == 4 else latent[None]).shape)
+    if found not in (shape, (1, *shape[1:])):
+        got, wanted = "x".join(map(str, found)), "x".join(map(str, shape))
+        raise ValueError(f"{name} is {got}, expected {wanted}; make it the size of the video")
 
 
 def gather_inputs(

@@ -166,6 +166,8 @@ def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
 
 
 def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:
+    if not isinstance(level, int | tuple | list):
+        raise ValueError(f"{name} is {level!r}; accepted are whole numbers, or pairs of a frame and such a number")
     pairs = ((0, level),) if isinstance(level, int) else level
     _check_starts(name, pairs)
     for _, value in pairs:

@@ -14,7 +14,7 @@ from ..files.finite import NotFiniteError, is_finite
 from ..files.tensor_file import open_tensor_file, write_tensor_file
 from ..method.denoiser import RunNetworks, run_networks
 from ..method.frames import AnchorPolicy, Frame
-from ..method.generate import StepCallback, VideoRequest, as_batch, check_keyframes
+from ..method.generate import StepCallback, VideoRequest, as_batch, check_keyframes, check_latent
 from ..method.options import MAX_SEED, GenerateOptions
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
@@ -135,10 +135,13 @@ class Pipeline:
         latents = [as_batch(latent, options, self.model) for latent in latents]
         placed = {index: as_batch(latent, options, self.model) for index, latent in (keyframes or {}).items()}
         check_keyframes(placed, len(latents), options.num_frames)
+        anchor = anchor or AnchorPolicy()
+        for latent in (*([] if anchor.latent is None else [anchor.latent]), *anchor.by_segment):
+            check_latent(latent, options, self.model, "the anchor's latent")
         text, null = self.encode_prompts(prompts), None if negative is None else self._encode_prompt(negative)
         if self.taesd is None:
             self.model.require_vae()
-        request = VideoRequest(text, options, null, anchor or AnchorPolicy(), on_step, self.run_networks, placed)
+        request = VideoRequest(text, options, null, anchor, on_step, self.run_networks, placed)
         return self._decoded(record_frames(self.model, request, recording, latents))
 
     def _decoded(self, frames: Generator[Frame, None, None]) -> Generator[DecodedFrame, None, None]:
