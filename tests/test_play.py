@@ -32,9 +32,9 @@ from artv_core.play.session import Session
 from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
 from artv_core.run.journal_file import JournalReader
-from artv_core.run.journal_folder import FOLDER, newest_first
+from artv_core.run.journal_folder import FOLDER, newest_first, sidecar_path
 from artv_core.run.pipeline import Pipeline, load_latents
-from artv_core.run.steering import is_unfinished
+from artv_core.run.steering import kept_beside
 from tests.forked import COMMAND, COMMANDS, python_with
 from tests.host.browser import missing, open_browser
 from tests.played import (
@@ -57,6 +57,37 @@ def pipeline() -> Pipeline:
 
 def arguments(folder: Path, *more: str) -> Any:
     return cli.build_parser().parse_args(["play", "--prompt", PROMPT, "--seed", "5", "--output", str(folder), *more])
+
+
+def resume_of(folder: Path, *more: str) -> Any:
+    return cli.build_parser().parse_args(["play", "--resume", "--output", str(folder), *more])
+
+
+def is_unfinished(journal: Path) -> bool:
+    kept = kept_beside(journal)
+    return kept is not None and not kept.finished
+
+
+def frames_in(journal: Path) -> int:
+    with JournalReader(journal) as reader:
+        return reader.num_records
+
+
+def played_on(pipeline: Pipeline, folder: Path, *more: str) -> Session:
+    """The session of a run that goes on."""
+    args = resumed(resume_of(folder, *more))
+    run = make_run(pipeline, play_options(args, pipeline.model.config), args)
+    return Session(pipeline, run, folder, lambda job, path: "", resumed=True)
+
+
+def shown_until(session: Session, made: int) -> None:
+    """Show each frame at once until that many are made or the run ends, and close the session."""
+    session.start()
+    end = time.monotonic() + SECONDS
+    while session.made < made and not session.ended and time.monotonic() < end:
+        session.shown(session.made - 1, 0)
+        time.sleep(0.01)
+    session.close(SECONDS)
 
 
 @contextmanager
@@ -288,6 +319,8 @@ def test_a_run_that_has_ended_says_so_and_goes_back(pipeline: Pipeline, tmp_path
         assert 1 <= frame < 6, "by when it is said, some frames are made again"
         assert page.session.failure is None
     assert not is_unfinished(newest_first(tmp_path / FOLDER)[0]), "it came to its end"
+    with pytest.raises(ValueError, match="is finished; start a new one without --resume"):
+        resumed(resume_of(tmp_path))
 
 
 def test_of_a_thousand_messages_a_second_the_last_counts(pipeline: Pipeline, tmp_path: Path):
@@ -347,29 +380,51 @@ def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipelin
     assert page.session.ended is False
     (journal,) = newest_first(folder)
     assert is_unfinished(journal)
-    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
+    again = resumed(resume_of(tmp_path))
     assert (again.prompt, again.seed, again.steps, again.width, again.sampler) == (PROMPT, 5, 1, 32, "euler")
-    run = make_run(pipeline, play_options(again, pipeline.model.config), again)
-    session = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True)
-    session.start()
-    made = page.session.made
-    end = time.monotonic() + SECONDS
-    while session.made < made + 2 and time.monotonic() < end:
-        session.shown(session.made - 1, 0)
-        time.sleep(0.01)
+    made, session = page.session.made, played_on(pipeline, tmp_path)
+    shown_until(session, made + 2)
     assert session.run.track.said == said
-    session.close()
-    with JournalReader(journal) as reader:
-        assert reader.num_records > made
+    assert frames_in(journal) > made
+
+
+def test_a_run_goes_on_with_the_number_of_frames_that_was_said_last(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path, "--frames", "6") as page:
+        page.shows = False
+        page.until(lambda: len(page.frames) == 2)
+    shown_until(played_on(pipeline, tmp_path, "--frames", "0"), 9)
+    (journal,) = newest_first(tmp_path / FOLDER)
+    made = frames_in(journal)
+    assert resumed(resume_of(tmp_path)).frames == 0, "not 6"
+    with pytest.raises(ValueError, match=f"--frames is 8, but the run has {made} frames already; give {made} or more"):
+        resumed(resume_of(tmp_path, "--frames", "8"))
+    assert is_unfinished(journal)
+    shown_until(played_on(pipeline, tmp_path), made + 2)
+    shown_until(played_on(pipeline, tmp_path, "--frames", str(made + 20)), made + 20)
+    assert frames_in(journal) == made + 20
+    assert not is_unfinished(journal)
+
+
+def test_a_journal_of_which_nothing_is_kept_is_not_taken_for_a_finished_run(pipeline: Pipeline, tmp_path: Path):
+    """As if the process was killed between the new journal of a step back and the file beside it."""
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 20)
+        (before,) = newest_first(tmp_path / FOLDER)
+        page.ask(do="back")
+        page.until(lambda: page.status["redo"])
+    after, _ = newest_first(tmp_path / FOLDER)
+    sidecar_path(after).unlink()
+    assert resumed(resume_of(tmp_path)).journal == before
+    sidecar_path(before).unlink()
+    with pytest.raises(ValueError, match="there is no interrupted run in"):
+        resumed(resume_of(tmp_path))
 
 
 def test_a_step_back_before_the_frame_that_a_run_goes_on_from_is_shown(pipeline: Pipeline, tmp_path: Path):
     """Frames before that one are read, not shown, unless a step back makes them again."""
     with player(pipeline, tmp_path) as page:
         page.until(lambda: len(page.frames) > 20)
-    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
-    run = make_run(pipeline, play_options(again, pipeline.model.config), again)
-    session, end = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True), time.monotonic() + SECONDS
+    session, end = played_on(pipeline, tmp_path), time.monotonic() + SECONDS
     session.start()
     while session.made < 20 and time.monotonic() < end:
         time.sleep(0.01)
@@ -409,8 +464,7 @@ def run_until(folder: Path, before: int, number: int, *words: str) -> int:
             page.until(lambda: False)
     _, err = running.communicate()
     (journal,) = newest_first(folder / FOLDER)
-    with JournalReader(journal) as reader:
-        count = reader.num_records
+    count = frames_in(journal)
     assert running.returncode == 130, err
     assert f"{count} frames are kept in {folder}; go on with: artv play --resume --output {folder}" in err
     assert "Traceback" not in err
