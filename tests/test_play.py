@@ -23,8 +23,8 @@ from artv_core import cli
 from artv_core.commands import play
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
 from artv_core.method.options import GenerateOptions
-from artv_core.play import trial
-from artv_core.play.answers import MAX_BYTES
+from artv_core.play import server, trial
+from artv_core.play.answers import MAX_BYTES, answer
 from artv_core.play.pace import Pace
 from artv_core.play.pictures import encoded
 from artv_core.play.server import PlayServer
@@ -623,3 +623,47 @@ def test_the_page_in_a_browser(pipeline: Pipeline, tmp_path: Path):
         assert not faults
     assert list(tmp_path.glob("play-*.mp4"))
     assert session.failure is None
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_page_keeps_a_prompt_that_is_not_taken_and_says_why_it_stands_still(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch
+):
+    def answered(session: Session, message: str | bytes) -> Any:
+        if json.loads(message)["do"] == "say":
+            session.pause(not session.status()["paused"])  # so that the page is told a status before the answer
+        return answer(session, message)
+
+    monkeypatch.setattr(server, "answer", answered)
+    with played(pipeline, tmp_path) as (session, address), open_browser() as context:
+        page = context.new_page()
+        page.goto(address)
+        field, notes, veil = page.locator("#prompt"), page.locator("#notes"), page.locator("#veil")
+        page.wait_for_function("() => /frame [3-9]/.test(document.getElementById('clock').textContent)")
+        for text in ("a fox (bold:1e9)", "a green star"):
+            page.keyboard.press("Enter")
+            page.keyboard.type(text)
+            page.keyboard.press("Enter")
+            if text != "a green star":
+                notes.get_by_text("weight").wait_for()
+                assert field.input_value() == text
+        page.locator("#strip").get_by_text("a green star").wait_for()
+        page.keyboard.press("ArrowLeft")
+        page.locator("#strip").get_by_text("a green star moving left").wait_for()
+        assert field.input_value() == "a green star moving left"
+
+        page.keyboard.press("Space")
+        page.locator("#pause").get_by_text("Go on").wait_for()
+        page.wait_for_timeout(300)  # so that the pictures made ahead are there
+        clock = page.locator("#clock").text_content()
+        with opened(address):
+            veil.get_by_text("This video is shown in another page now").wait_for()
+            page.keyboard.press("Space")
+            page.wait_for_function("(clock) => document.getElementById('clock').textContent !== clock", arg=clock)
+            assert veil.is_visible()
+            page.keyboard.press("Enter")
+            page.keyboard.type("a blue square")
+            page.keyboard.press("Enter")
+            notes.get_by_text("The prompt was not sent, because there is no connection").wait_for()
+            assert field.input_value() == "a blue square"
+        assert session.text == "a green star moving left"
