@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import errno
 import gc
 import json
+import os
 import queue
 import shlex
 import signal
@@ -31,6 +33,7 @@ from artv_core.play.server import PlayServer
 from artv_core.play.session import Session
 from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
+from artv_core.run.journal import Journal
 from artv_core.run.journal_file import JournalReader
 from artv_core.run.journal_folder import FOLDER, newest_first, sidecar_path
 from artv_core.run.pipeline import Pipeline, load_latents
@@ -512,6 +515,38 @@ def test_a_fault_of_the_model_is_told_and_nothing_hangs(tmp_path: Path):
         assert "not a number" in page.status["failed"]
         assert "the video has stopped: " in page.ask(do="say", text="a star")["problem"]
         assert "the video has stopped: " in page.ask(do="back")["problem"]
+
+
+def test_a_full_disk_is_told_with_what_play_can_do(pipeline: Pipeline, tmp_path: Path, monkeypatch):
+    """There is no `--no-journal` here."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 2)
+        monkeypatch.setattr(Journal, "_write", full)
+        page.until(lambda: page.status["failed"])
+        assert page.status["failed"].endswith("run again, or choose another folder (--output)")
+    assert str(page.session.failure) == page.status["failed"], "the command line says the same"
+
+
+def test_the_command_in_the_text_file_suits_the_shell():
+    words = [
+        "artv",
+        "--prompts",
+        r"C:\My videos\play.txt",
+        "--redo",
+        "3:5",
+        r"--base=C:\R&D\sd.safetensors",
+        "-o",
+        r"C:\a.mp4",
+    ]
+    assert command_line(words, windows=True) == (
+        r'artv --prompts "C:\My videos\play.txt" --redo 3:5 "--base=C:\R&D\sd.safetensors" -o C:\a.mp4'
+    )
+    words = ["artv", "--prompts", "/my videos/it's.txt"]
+    assert shlex.split(command_line(words, windows=False)) == words
 
 
 @pytest.mark.parametrize(
