@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from artv_core import cli
 from artv_core.commands import play
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
+from artv_core.commands.play_settings import command_line
 from artv_core.method.options import GenerateOptions
 from artv_core.play import server, trial
 from artv_core.play.answers import MAX_BYTES, answer
