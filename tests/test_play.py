@@ -30,7 +30,7 @@ from artv_core.play import server, trial
 from artv_core.play.answers import MAX_BYTES, answer
 from artv_core.play.pace import Pace
 from artv_core.play.pictures import encoded
-from artv_core.play.server import PlayServer
+from artv_core.play.server import PlayServer, hosts
 from artv_core.play.session import Session
 from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
@@ -183,6 +183,18 @@ def test_the_trial_takes_one_thread_unless_all_are_much_faster(pipeline: Pipelin
 def test_steps_that_fit_leave_time_for_slower_frames(seconds: float, steps: int):
     assert Trial(1, 4, seconds).fitting_steps(8.0, 12) == steps
     assert Trial(1, 2, seconds).fitting_steps(8.0, 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.03, "as many as this computer makes in real time"),
+        (0.125, "as many as this computer makes in real time"),
+        (2.0, "with which this computer makes 0.5 frames a second; the video has 8"),
+    ],
+)
+def test_real_time_is_promised_only_if_it_is_made(seconds: float, words: str):
+    assert Trial(1, 2, seconds).in_words(8.0) == words
 
 
 def test_the_maker_stays_a_few_frames_ahead(pipeline: Pipeline, tmp_path: Path):
@@ -361,6 +373,11 @@ def test_only_its_own_page_is_answered(pipeline: Pipeline, tmp_path: Path):
         localhost = address.replace("127.0.0.1", "localhost")
         with opened(localhost, localhost.rstrip("/")):
             pass
+
+
+def test_browsers_leave_out_the_usual_port():
+    assert hosts(8000) == {"127.0.0.1:8000", "localhost:8000"}
+    assert hosts(80) == {"127.0.0.1:80", "localhost:80", "127.0.0.1", "localhost"}
 
 
 def test_a_page_that_is_opened_later_takes_over(pipeline: Pipeline, tmp_path: Path):

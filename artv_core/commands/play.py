@@ -81,7 +81,7 @@ def run_play(args: argparse.Namespace) -> int:
     if args.steps is None:
         args.steps = trial.fitting_steps(config.fps, options.steps or FEWEST_STEPS)
         args.first_frame_steps = options.first_frame_steps or options.steps
-        say(f"{args.steps} of {options.steps} steps a frame, as many as this computer makes in real time (--steps)")
+        say(f"{args.steps} of {options.steps} steps a frame, {trial.in_words(config.fps)} (--steps)")
         options = play_options(args, config)
     with threads_of_torch(trial.threads), short_collections():
         run = make_run(pipeline, options, args)
