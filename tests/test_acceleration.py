@@ -1,5 +1,7 @@
 """Faster ways give the same frames: compiled, decoded beside the sampling, from 8-bit weights."""
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -233,8 +235,6 @@ def test_variants_are_those_that_the_command_names():
 
 def test_bench_measures_each_size_and_way(tmp_path, capsys, monkeypatch):
     """The first row in a process of its own, which takes seconds to start, the others in this one."""
-    import json
-
     seen: list[measure.Case] = []
     own_process = measure.measured
 
@@ -258,6 +258,33 @@ def test_bench_measures_each_size_and_way(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "frames/s" in shown
     assert len(shown.splitlines()) == 2 + len(rows)
+
+
+def test_bench_keeps_what_was_measured_before_a_failure(tmp_path, monkeypatch):
+    """A number that is not known is null."""
+
+    def measured(_, case):
+        if case.variant == "fp8":
+            raise ValueError("no room")
+        return measure.Row(case.variant, "64x64", 1.0, 0.2, 0.1, float("nan"))
+
+    monkeypatch.setattr(measure, "measured", measured)
+    file = tmp_path / "bench.json"
+    words = ["bench", "--preset", "tiny", "--device", "cpu", "--variants", "plain", "fp8", "--json"]
+    assert main([*words, str(file)]) == 2
+    (row,) = json.loads(file.read_text(), parse_constant=pytest.fail)["rows"]
+    assert (row["name"], row["per_frame"], row["peak_mb"]) == ("plain", 0.1, None)
+
+
+def test_bench_looks_first_whether_it_can_write(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "measured", lambda *_: pytest.fail("it measured"))
+    assert main(["bench", "--preset", "tiny", "--device", "cpu", "--json", str(tmp_path / "none" / "bench.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_measurement_whose_process_dies_is_told_in_one_line():
+    with pytest.raises(ValueError, match="the process that measures was killed, perhaps because memory ran out; try"):
+        measure.measured(os._exit, 9)
 
 
 @pytest.mark.parametrize(

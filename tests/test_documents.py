@@ -1,6 +1,7 @@
-"""What is written for people: the README stays short, and links lead somewhere."""
+"""What is written for people: the README stays short, links lead somewhere, and the package has its notices."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,9 @@ def test_the_readme_is_short():
     readme = (ROOT / "README.md").read_bytes()
     assert len(readme) <= README_BYTES
     assert readme.count(b"<!-- table:") <= 1
+
+
+def test_the_package_has_its_licence_and_its_notices():
+    """A wheel has only the files that are named here."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["license-files"]
+    assert {path.name for pattern in patterns for path in ROOT.glob(pattern)} == {"LICENSE", "NOTICE"}

@@ -1,6 +1,7 @@
 """Values that are infinite or not a number end a run with one line that names the frame or the weight."""
 
 import math
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_the_frame_is_named_and_those_before_it_are_given(value: float) -> None:
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert seen == [0, 1, 2, 3]
+
+
+def test_it_passes_from_one_process_to_another() -> None:
+    again = pickle.loads(pickle.dumps(NotFiniteError(7)))
+    assert isinstance(again, NotFiniteError)
+    assert str(again) == str(NotFiniteError(7))
 
 
 def test_a_journal_ends_before_it(tmp_path: Path) -> None:

@@ -422,7 +422,19 @@ def test_input_that_does_not_fit(pipeline, tmp_path):
 
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
-    for name in ("warp", "cuda:99", "cuda:x", "meta", ""):
+    assert pick_device("cpu:0") == torch.device("cpu:0")
+    for name in (
+        "warp",
+        "cuda:99",
+        "cuda:x",
+        "meta",
+        "",
+        "cpu:",
+        "cpu:00",
+        "cuda:007",
+        "cpu:\u0661",
+        "cuda:" + 5000 * "9",
+    ):
         with pytest.raises(ValueError, match="device"):
             pick_device(name)
 

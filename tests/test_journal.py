@@ -16,6 +16,7 @@ from torch import Tensor
 from artv_core.method.frames import Frame
 from artv_core.run.journal import Journal, journaled, open_journal
 from artv_core.run.journal_file import MAX_HEADER, SUFFIX, JournalReader
+from artv_core.run.journal_folder import sidecar_path
 from artv_core.run.journal_list import journal_table, list_journals, remove_journal
 from tests.forked import COMMANDS, python_with
 
@@ -420,10 +421,11 @@ def test_a_hostile_name_in_a_header_stays_on_its_line(tmp_path):
 
 def test_journals_are_removed_on_request_only(tmp_path):
     path, other = write(tmp_path, 3), write(tmp_path, 2, Inputs("another"))
+    for journal in (path, other):
+        sidecar_path(journal).write_text("{}")
     remove_journal(path)
-    assert not path.exists()
-    assert other.exists()
-    assert [p for p in tmp_path.iterdir() if path.name in p.name] == []
+    assert sorted(tmp_path.glob("[!.]*")) == sorted([other, sidecar_path(other)])
+    assert [p for p in tmp_path.iterdir() if path.stem in p.name] == []
 
 
 def test_a_journal_in_use_is_not_removed(tmp_path):

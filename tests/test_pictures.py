@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -281,6 +282,27 @@ def test_frames_are_the_place_where_no_thing_is(world: PictureWorld) -> None:
     assert torch.equal(images[still], ground[:, None].expand_as(images)[still])
     assert torch.equal(world.render(scenes, frames(24, 3), 48), images)
     assert torch.equal(world.coverage(scenes, frames(24, 3), 48), covered)
+
+
+def test_places_go_on_at_their_borders(world: PictureWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the padding "border", which PyTorch has not everywhere."""
+    scenes, side = draw(world, 24), 160  # larger than the pictures, so that some pixels lie beyond their last ones
+    sample = F.grid_sample
+    at = (2 * torch.arange(side) + 1) / side - 1
+    across = (at / scenes.zoom[:, None] + scenes.shift[:, :1]) * scenes.flip[:, None]
+    down = at / scenes.zoom[:, None] + scenes.shift[:, 1:]
+    grid = torch.stack((across[:, None, :].expand(-1, side, -1), down[:, :, None].expand(-1, -1, side)), dim=-1)
+
+    def sampled(pictures: Tensor, clamped: Tensor, padding_mode: str, align_corners: bool) -> Tensor:
+        assert padding_mode != "border"
+        drawn = sample(pictures, clamped, padding_mode=padding_mode, align_corners=align_corners)
+        expected = sample(pictures, grid, padding_mode="border", align_corners=align_corners)
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=2e-5)
+        assert not torch.allclose(sample(pictures, grid, align_corners=align_corners), expected, atol=0.1)
+        return drawn
+
+    monkeypatch.setattr(F, "grid_sample", sampled)
+    assert world.ground(scenes, side).shape == (24, 3, side, side)
 
 
 def test_things_cover_what_their_pictures_cover(world: PictureWorld) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import errno
 import gc
 import json
+import os
 import queue
 import shlex
 import signal
@@ -22,19 +24,21 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from artv_core import cli
 from artv_core.commands import play
 from artv_core.commands.play import make_run, play_options, repeat_command, resumed, run_play
+from artv_core.commands.play_settings import command_line
 from artv_core.method.options import GenerateOptions
-from artv_core.play import trial
-from artv_core.play.answers import MAX_BYTES
+from artv_core.play import server, trial
+from artv_core.play.answers import MAX_BYTES, answer
 from artv_core.play.pace import Pace
 from artv_core.play.pictures import encoded
-from artv_core.play.server import PlayServer
+from artv_core.play.server import PlayServer, hosts
 from artv_core.play.session import Session
 from artv_core.play.trial import FEWEST_STEPS, Trial, decodes_beside, threads_of_torch, tried
 from artv_core.play.words import grouped, turned
+from artv_core.run.journal import Journal
 from artv_core.run.journal_file import JournalReader
-from artv_core.run.journal_folder import FOLDER, newest_first
+from artv_core.run.journal_folder import FOLDER, newest_first, sidecar_path
 from artv_core.run.pipeline import Pipeline, load_latents
-from artv_core.run.steering import is_unfinished
+from artv_core.run.steering import kept_beside
 from tests.forked import COMMAND, COMMANDS, python_with
 from tests.host.browser import missing, open_browser
 from tests.played import (
@@ -57,6 +61,37 @@ def pipeline() -> Pipeline:
 
 def arguments(folder: Path, *more: str) -> Any:
     return cli.build_parser().parse_args(["play", "--prompt", PROMPT, "--seed", "5", "--output", str(folder), *more])
+
+
+def resume_of(folder: Path, *more: str) -> Any:
+    return cli.build_parser().parse_args(["play", "--resume", "--output", str(folder), *more])
+
+
+def is_unfinished(journal: Path) -> bool:
+    kept = kept_beside(journal)
+    return kept is not None and not kept.finished
+
+
+def frames_in(journal: Path) -> int:
+    with JournalReader(journal) as reader:
+        return reader.num_records
+
+
+def played_on(pipeline: Pipeline, folder: Path, *more: str) -> Session:
+    """The session of a run that goes on."""
+    args = resumed(resume_of(folder, *more))
+    run = make_run(pipeline, play_options(args, pipeline.model.config), args)
+    return Session(pipeline, run, folder, lambda job, path: "", resumed=True)
+
+
+def shown_until(session: Session, made: int) -> None:
+    """Show each frame at once until that many are made or the run ends, and close the session."""
+    session.start()
+    end = time.monotonic() + SECONDS
+    while session.made < made and not session.ended and time.monotonic() < end:
+        session.shown(session.made - 1, 0)
+        time.sleep(0.01)
+    session.close(SECONDS)
 
 
 @contextmanager
@@ -148,6 +183,18 @@ def test_the_trial_takes_one_thread_unless_all_are_much_faster(pipeline: Pipelin
 def test_steps_that_fit_leave_time_for_slower_frames(seconds: float, steps: int):
     assert Trial(1, 4, seconds).fitting_steps(8.0, 12) == steps
     assert Trial(1, 2, seconds).fitting_steps(8.0, 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.03, "as many as this computer makes in real time"),
+        (0.125, "as many as this computer makes in real time"),
+        (2.0, "with which this computer makes 0.5 frames a second; the video has 8"),
+    ],
+)
+def test_real_time_is_promised_only_if_it_is_made(seconds: float, words: str):
+    assert Trial(1, 2, seconds).in_words(8.0) == words
 
 
 def test_the_maker_stays_a_few_frames_ahead(pipeline: Pipeline, tmp_path: Path):
@@ -288,6 +335,8 @@ def test_a_run_that_has_ended_says_so_and_goes_back(pipeline: Pipeline, tmp_path
         assert 1 <= frame < 6, "by when it is said, some frames are made again"
         assert page.session.failure is None
     assert not is_unfinished(newest_first(tmp_path / FOLDER)[0]), "it came to its end"
+    with pytest.raises(ValueError, match="is finished; start a new one without --resume"):
+        resumed(resume_of(tmp_path))
 
 
 def test_of_a_thousand_messages_a_second_the_last_counts(pipeline: Pipeline, tmp_path: Path):
@@ -326,6 +375,11 @@ def test_only_its_own_page_is_answered(pipeline: Pipeline, tmp_path: Path):
             pass
 
 
+def test_browsers_leave_out_the_usual_port():
+    assert hosts(8000) == {"127.0.0.1:8000", "localhost:8000"}
+    assert hosts(80) == {"127.0.0.1:80", "localhost:80", "127.0.0.1", "localhost"}
+
+
 def test_a_page_that_is_opened_later_takes_over(pipeline: Pipeline, tmp_path: Path):
     with played(pipeline, tmp_path, leave=0.2) as (session, address), opened(address) as first:
         page = Player(session, first)
@@ -347,29 +401,51 @@ def test_it_ends_when_the_page_is_gone_and_goes_on_with_resume(pipeline: Pipelin
     assert page.session.ended is False
     (journal,) = newest_first(folder)
     assert is_unfinished(journal)
-    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
+    again = resumed(resume_of(tmp_path))
     assert (again.prompt, again.seed, again.steps, again.width, again.sampler) == (PROMPT, 5, 1, 32, "euler")
-    run = make_run(pipeline, play_options(again, pipeline.model.config), again)
-    session = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True)
-    session.start()
-    made = page.session.made
-    end = time.monotonic() + SECONDS
-    while session.made < made + 2 and time.monotonic() < end:
-        session.shown(session.made - 1, 0)
-        time.sleep(0.01)
+    made, session = page.session.made, played_on(pipeline, tmp_path)
+    shown_until(session, made + 2)
     assert session.run.track.said == said
-    session.close()
-    with JournalReader(journal) as reader:
-        assert reader.num_records > made
+    assert frames_in(journal) > made
+
+
+def test_a_run_goes_on_with_the_number_of_frames_that_was_said_last(pipeline: Pipeline, tmp_path: Path):
+    with player(pipeline, tmp_path, "--frames", "6") as page:
+        page.shows = False
+        page.until(lambda: len(page.frames) == 2)
+    shown_until(played_on(pipeline, tmp_path, "--frames", "0"), 9)
+    (journal,) = newest_first(tmp_path / FOLDER)
+    made = frames_in(journal)
+    assert resumed(resume_of(tmp_path)).frames == 0, "not 6"
+    with pytest.raises(ValueError, match=f"--frames is 8, but the run has {made} frames already; give {made} or more"):
+        resumed(resume_of(tmp_path, "--frames", "8"))
+    assert is_unfinished(journal)
+    shown_until(played_on(pipeline, tmp_path), made + 2)
+    shown_until(played_on(pipeline, tmp_path, "--frames", str(made + 20)), made + 20)
+    assert frames_in(journal) == made + 20
+    assert not is_unfinished(journal)
+
+
+def test_a_journal_of_which_nothing_is_kept_is_not_taken_for_a_finished_run(pipeline: Pipeline, tmp_path: Path):
+    """As if the process was killed between the new journal of a step back and the file beside it."""
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 20)
+        (before,) = newest_first(tmp_path / FOLDER)
+        page.ask(do="back")
+        page.until(lambda: page.status["redo"])
+    after, _ = newest_first(tmp_path / FOLDER)
+    sidecar_path(after).unlink()
+    assert resumed(resume_of(tmp_path)).journal == before
+    sidecar_path(before).unlink()
+    with pytest.raises(ValueError, match="there is no interrupted run in"):
+        resumed(resume_of(tmp_path))
 
 
 def test_a_step_back_before_the_frame_that_a_run_goes_on_from_is_shown(pipeline: Pipeline, tmp_path: Path):
     """Frames before that one are read, not shown, unless a step back makes them again."""
     with player(pipeline, tmp_path) as page:
         page.until(lambda: len(page.frames) > 20)
-    again = resumed(cli.build_parser().parse_args(["play", "--resume", "--output", str(tmp_path)]))
-    run = make_run(pipeline, play_options(again, pipeline.model.config), again)
-    session, end = Session(pipeline, run, tmp_path, lambda job, path: "", resumed=True), time.monotonic() + SECONDS
+    session, end = played_on(pipeline, tmp_path), time.monotonic() + SECONDS
     session.start()
     while session.made < 20 and time.monotonic() < end:
         time.sleep(0.01)
@@ -409,8 +485,7 @@ def run_until(folder: Path, before: int, number: int, *words: str) -> int:
             page.until(lambda: False)
     _, err = running.communicate()
     (journal,) = newest_first(folder / FOLDER)
-    with JournalReader(journal) as reader:
-        count = reader.num_records
+    count = frames_in(journal)
     assert running.returncode == 130, err
     assert f"{count} frames are kept in {folder}; go on with: artv play --resume --output {folder}" in err
     assert "Traceback" not in err
@@ -460,6 +535,38 @@ def test_a_fault_of_the_model_is_told_and_nothing_hangs(tmp_path: Path):
         assert "the video has stopped: " in page.ask(do="back")["problem"]
 
 
+def test_a_full_disk_is_told_with_what_play_can_do(pipeline: Pipeline, tmp_path: Path, monkeypatch):
+    """There is no `--no-journal` here."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with player(pipeline, tmp_path) as page:
+        page.until(lambda: len(page.frames) > 2)
+        monkeypatch.setattr(Journal, "_write", full)
+        page.until(lambda: page.status["failed"])
+        assert page.status["failed"].endswith("run again, or choose another folder (--output)")
+    assert str(page.session.failure) == page.status["failed"], "the command line says the same"
+
+
+def test_the_command_in_the_text_file_suits_the_shell():
+    words = [
+        "artv",
+        "--prompts",
+        r"C:\My videos\play.txt",
+        "--redo",
+        "3:5",
+        r"--base=C:\R&D\sd.safetensors",
+        "-o",
+        r"C:\a.mp4",
+    ]
+    assert command_line(words, windows=True) == (
+        r'artv --prompts "C:\My videos\play.txt" --redo 3:5 "--base=C:\R&D\sd.safetensors" -o C:\a.mp4'
+    )
+    words = ["artv", "--prompts", "/my videos/it's.txt"]
+    assert shlex.split(command_line(words, windows=False)) == words
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -467,6 +574,9 @@ def test_a_fault_of_the_model_is_told_and_nothing_hangs(tmp_path: Path):
         ("a red circle standing still on a blue background", "a red circle moving up on a blue background"),
         ("a fox bouncing in a forest", "a fox moving up in a forest"),
         ("a fox moving down left slowly", "a fox moving up slowly"),
+        ("a fox moving down and right fast", "a fox moving up fast"),
+        ("a fox moving left and up in a forest", "a fox moving up in a forest"),
+        ("a fox moving right and a red circle", "a fox moving up and a red circle"),
         ("a red circle moving", "a red circle moving up"),
         ("a red circle on a blue background", "a red circle moving up on a blue background"),
         ("a fox", "a fox moving up"),
@@ -566,3 +676,47 @@ def test_the_page_in_a_browser(pipeline: Pipeline, tmp_path: Path):
         assert not faults
     assert list(tmp_path.glob("play-*.mp4"))
     assert session.failure is None
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_page_keeps_a_prompt_that_is_not_taken_and_says_why_it_stands_still(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch
+):
+    def answered(session: Session, message: str | bytes) -> Any:
+        if json.loads(message)["do"] == "say":
+            session.pause(not session.status()["paused"])  # so that the page is told a status before the answer
+        return answer(session, message)
+
+    monkeypatch.setattr(server, "answer", answered)
+    with played(pipeline, tmp_path) as (session, address), open_browser() as context:
+        page = context.new_page()
+        page.goto(address)
+        field, notes, veil = page.locator("#prompt"), page.locator("#notes"), page.locator("#veil")
+        page.wait_for_function("() => /frame [3-9]/.test(document.getElementById('clock').textContent)")
+        for text in ("a fox (bold:1e9)", "a green star"):
+            page.keyboard.press("Enter")
+            page.keyboard.type(text)
+            page.keyboard.press("Enter")
+            if text != "a green star":
+                notes.get_by_text("weight").wait_for()
+                assert field.input_value() == text
+        page.locator("#strip").get_by_text("a green star").wait_for()
+        page.keyboard.press("ArrowLeft")
+        page.locator("#strip").get_by_text("a green star moving left").wait_for()
+        assert field.input_value() == "a green star moving left"
+
+        page.keyboard.press("Space")
+        page.locator("#pause").get_by_text("Go on").wait_for()
+        page.wait_for_timeout(300)  # so that the pictures made ahead are there
+        clock = page.locator("#clock").text_content()
+        with opened(address):
+            veil.get_by_text("This video is shown in another page now").wait_for()
+            page.keyboard.press("Space")
+            page.wait_for_function("(clock) => document.getElementById('clock').textContent !== clock", arg=clock)
+            assert veil.is_visible()
+            page.keyboard.press("Enter")
+            page.keyboard.type("a blue square")
+            page.keyboard.press("Enter")
+            notes.get_by_text("The prompt was not sent, because there is no connection").wait_for()
+            assert field.input_value() == "a blue square"
+        assert session.text == "a green star moving left"

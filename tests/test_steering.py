@@ -15,10 +15,10 @@ from artv_core.method.generate import VideoRequest
 from artv_core.method.options import GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
-from artv_core.run.journal_folder import newest_first
+from artv_core.run.journal_folder import SIDECAR, newest_first
 from artv_core.run.recording import Recording, record_frames
 from artv_core.run.steered_track import MAX_CHARACTERS, FixedTrack, SteeredTrack
-from artv_core.run.steering import SIDECAR, SteeredRun, is_unfinished
+from artv_core.run.steering import SteeredRun, kept_beside
 from tests.models import smallest
 
 BEGIN = [(0, "a red circle moving right")]
@@ -340,10 +340,33 @@ def test_whether_a_run_came_to_its_end_is_kept(model: ARTV, tmp_path: Path):
     frames = run.frames()
     next(frames)
     (journal,) = newest_first(tmp_path)
-    assert is_unfinished(journal)
+    begun = kept_beside(journal)
+    assert begun is not None
+    assert (begun.num_frames, begun.finished) == (4, False)
     list(frames)
-    assert not is_unfinished(journal)
-    assert not is_unfinished(tmp_path / "none.artvj")
+    ended = kept_beside(journal)
+    assert ended is not None
+    assert ended.finished
+    assert kept_beside(tmp_path / "none.artvj") is None
+
+
+def test_a_shorter_run_does_not_end_the_longer_one(model: ARTV, tmp_path: Path):
+    """Asked for fewer frames than there are, an interrupted run gives them and can still go on."""
+    run = steered(model, 6, tmp_path)
+    for frame in run.frames():
+        if frame.index == 1:
+            run.steering.say("a blue square")
+        if frame.index == 4:
+            break
+    shorter = steered(model, 3, tmp_path)
+    assert len(list(shorter.frames())) == 3
+    last = steered(model, 6, tmp_path)
+    assert len(list(last.frames())) == 6
+    assert shorter.track.said == last.track.said == run.track.said != []
+    (journal,) = newest_first(tmp_path)
+    kept = kept_beside(journal)
+    assert kept is not None
+    assert kept.finished
 
 
 def test_one_anchor_for_each_prompt_cannot_be_steered(model: ARTV):

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,9 +53,14 @@ class Row:
 
 
 def measured(run: Callable[[Any], Row], case: Any) -> Row:
-    """The result of `run(case)` in a fresh process. Raises the errors of `run`."""
+    """The result of `run(case)` in a fresh process. Raises the errors of `run`, and ValueError if that process dies."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(run, case).result()
+        try:
+            return pool.submit(run, case).result()
+        except BrokenProcessPool:
+            raise ValueError(
+                "the process that measures was killed, perhaps because memory ran out; try a smaller size"
+            ) from None
 
 
 def measure_case(case: Case) -> Row:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench.variants import VARIANTS
+from ..files.partial_file import check_writable, replacing
 from ..method.image_size import parse_size
 from .options import add_model_options
 
@@ -69,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peers", action="store_true", help="also measure one-shot text-to-video (ModelScope's UNet in diffusers)"
     )
-    parser.add_argument("--json", type=Path, metavar="F.json", help="also write the results to a file")
+    parser.add_argument(
+        "--json", type=Path, metavar="F.json", help="also write the results to a file, after each measurement"
+    )
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -87,23 +92,38 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError(f"--frames is {args.frames}; give 2 or more, so that there is a first frame and later ones")
     if args.peers and not has_modelscope():
         raise ValueError("--peers needs the package diffusers: pip install diffusers, or leave it out")
+    if args.json:
+        check_writable(args.json)
     cases = [options for height, width in sizes if (options := _options(args, width, height)).resolved(config)]
     model = f"preset:{args.preset}" if args.preset else str(args.checkpoint or default_name())
     names = list(VARIANTS) if "all" in args.variants else args.variants
-    print(_machine(device, args.dtype))
-    rows: list[Row] = []
+    machine, rows = _machine(device, args.dtype), list[Row]()
+    print(machine)
+
+    def take(row: Row) -> None:
+        rows.append(_shown(row, first=not rows))
+        if args.json:
+            _write(args.json, machine, rows)
+
     for options in cases:
         for name in names:
-            case = Case(model, name, options, str(device), args.dtype, args.base)
-            rows.append(_shown(measured(measure_case, case), first=not rows))
+            take(measured(measure_case, Case(model, name, options, str(device), args.dtype, args.base)))
         if args.peers:
             steps = 50 if device.type == "cuda" else 1
             peer = PeerCase(options.width or 0, options.height or 0, str(device), args.dtype, steps)
-            rows.append(_shown(measured(measure_modelscope, peer), first=not rows))
-    if args.json:
-        found = {"machine": _machine(device, args.dtype), "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+            take(measured(measure_modelscope, peer))
     return 0
+
+
+def _write(file: Path, machine: str, rows: Sequence[Row]) -> None:
+    """Write the results so far. A number that is not known is null: JSON has no NaN."""
+    known = [{name: None if _is_nan(value) else value for name, value in asdict(row).items()} for row in rows]
+    with replacing(file) as path:
+        path.write_text(json.dumps({"machine": machine, "rows": known}, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _options(args: argparse.Namespace, width: int, height: int) -> GenerateOptions:

@@ -81,7 +81,7 @@ def run_play(args: argparse.Namespace) -> int:
     if args.steps is None:
         args.steps = trial.fitting_steps(config.fps, options.steps or FEWEST_STEPS)
         args.first_frame_steps = options.first_frame_steps or options.steps
-        say(f"{args.steps} of {options.steps} steps a frame, as many as this computer makes in real time (--steps)")
+        say(f"{args.steps} of {options.steps} steps a frame, {trial.in_words(config.fps)} (--steps)")
         options = play_options(args, config)
     with threads_of_torch(trial.threads), short_collections():
         run = make_run(pipeline, options, args)
@@ -136,24 +136,37 @@ def _check_same(pipeline: Pipeline, request: Any, recording: Any, journal: Path)
 
 def resumed(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments of the newest run in the folder; its `journal` is among them. Raises ValueError if that run is
-    finished, or if there is none."""
+    finished or longer than the frames that are asked for, or if there is none."""
     from ..run.journal_folder import FOLDER, newest_first
-    from ..run.steering import is_unfinished
+    from ..run.steering import kept_beside
 
     check_resumed(args)
     for journal in newest_first(args.output / FOLDER):
-        words = _kept_words(journal)
-        if words is None:
-            continue
-        if not is_unfinished(journal):
+        words, kept = _kept_words(journal), kept_beside(journal)
+        if words is None or kept is None:
+            continue  # of another command, or of a process that was killed before it made a frame
+        if kept.finished:
             raise ValueError(f"the newest run in {args.output} is finished; start a new one without --resume")
         again = args.parser.parse_args(words)
         for name in ("output", "resume", "port", "no_browser"):
             setattr(again, name, getattr(args, name))
-        again.frames = again.frames if args.frames is None else args.frames
+        wanted = (args.frames, kept.num_frames, again.frames)
+        again.frames = next((frames for frames in wanted if frames is not None), None)
         again.journal = journal
+        _check_not_shorter(again.frames, journal)
         return again
     raise ValueError(f"there is no interrupted run in {args.output}; start one without --resume")
+
+
+def _check_not_shorter(frames: int | None, journal: Path) -> None:
+    from ..run.journal_file import JournalReader
+
+    with JournalReader(journal) as reader:
+        count = reader.num_records
+    if frames and frames < count:
+        raise ValueError(
+            f"--frames is {frames}, but the run has {count} frames already; give {count} or more, or 0 for no end"
+        )
 
 
 def _kept_words(journal: Path) -> list[str] | None:

@@ -4,7 +4,10 @@ journal, from which an interrupted run goes on."""
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +57,17 @@ def repeat_command(args: argparse.Namespace, job: Job, schedule: Path) -> str:
     words = ["--prompts", str(schedule), "--frames", str(options.num_frames), "--seed", str(options.seed), *redo]
     look = ["--checkpoint", args.checkpoint, "--steps", str(options.steps), "--upscale", str(job.upscale)]
     again = video.with_name(f"{video.stem}-again{video.suffix}")
-    return " ".join(shlex.join(["artv", "generate", *words, *look, *_shared(args), "-o", str(again)]).split("\n"))
+    return command_line(["artv", "generate", *words, *look, *_shared(args), "-o", str(again)])
+
+
+def command_line(words: Sequence[str], windows: bool = os.name == "nt") -> str:
+    """The words on one line that can be pasted into a shell: on Windows, into cmd and PowerShell."""
+    line = " ".join(map(_quoted_for_windows, words)) if windows else shlex.join(words)
+    return " ".join(line.split("\n"))
+
+
+def _quoted_for_windows(word: str) -> str:
+    return word if re.fullmatch(r"[\w.:/\\=+-]+", word) else f'"{word}"'  # names of files have no quotes there
 
 
 def _shared(args: argparse.Namespace) -> list[str]:

@@ -3,6 +3,8 @@
 Not in the paper.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,16 @@ class NotFiniteError(ValueError):
 
     def __init__(self, index: int) -> None:
         """`index` is the index of the frame."""
+        self.index = index
         super().__init__(
             f"frame {index} contains values that are infinite or not a number (NaN), so it cannot be shown: the "
             "checkpoint or a LoRA may be damaged, or need more range than float16 has; try bfloat16, float32 or "
             "another file"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that a worker process can hand the error to the one that waits for it."""
+        return type(self), (self.index,)
 
 
 def is_finite(tensor: Tensor) -> bool:

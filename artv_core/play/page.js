@@ -25,8 +25,12 @@ connect()
 
 // What is sent
 
+function connected() {
+  return socket?.readyState === WebSocket.OPEN
+}
+
 function send(message) {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message))
+  if (connected()) socket.send(JSON.stringify(message))
 }
 
 function connect() {
@@ -45,7 +49,8 @@ function say() {
   const most = about?.most_characters ?? 2000
   if (!text) return note("say", "The prompt is empty. Write what the video should show next.", "problem")
   if (text.length > most) return note("say", `The prompt has ${text.length} characters; it can have ${most}.`, "problem")
-  edited = false
+  if (!connected()) return note("say", "The prompt was not sent, because there is no connection to the program.", "problem")
+  edited = true // until it is taken, nothing else comes into the field
   send({ do: "say", text })
   field.blur()
 }
@@ -58,9 +63,7 @@ function pause() {
 }
 
 function turn(direction) {
-  if (!about?.directions) return
-  edited = false
-  send({ do: "turn", direction })
+  if (about?.directions) send({ do: "turn", direction })
 }
 
 // What is heard
@@ -96,11 +99,13 @@ const HEARD = {
   answer: (answered) => {
     const { to, problem, advice = [] } = answered
     if (to === "check" && answered.text !== field.value) return // typed on since
-    if (to === "say" || to === "turn") note("check", "")
+    const isSaid = to === "say" || to === "turn"
+    if (isSaid) note("check", "")
     note(to === "turn" ? "say" : to, problem ? sentence(problem) : advice.map(withStop).join(" "), problem ? "problem" : "advice")
-    if (problem && (to === "say" || to === "turn")) edited = to === "say"
-    if (to === "turn" && !problem) field.value = answered.text
-    if (to !== "back" || problem) return
+    if (problem) return
+    if (to === "turn") field.value = answered.text
+    if (isSaid && field.value.trim() === answered.text) edited = false // else typed on since
+    if (to !== "back") return
     note("say", "") // it was about frames that are dropped
     flash()
   },
@@ -135,7 +140,7 @@ function showPaused() {
 
 function showClock() {
   if (!about || stage.shown < 0) return
-  veil("")
+  if (connected()) veil("") // else it says why there is none; the last pictures are still shown
   const total = about.total ? ` (the last is ${about.total - 1})` : ""
   $("clock").textContent = `${time((stage.shown + 1) / about.fps)} · frame ${stage.shown}${total}`
 }

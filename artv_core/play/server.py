@@ -24,7 +24,7 @@ from .answers import MAX_BYTES, answer
 from .session import BACK_SECONDS, Session
 from .words import advice, grouped, knows_directions
 
-ADDRESS = "127.0.0.1"
+ADDRESS, HTTP_PORT = "127.0.0.1", 80
 SOCKET = "/socket"
 FILES = {
     "/": ("page.html", "text/html"),
@@ -88,7 +88,7 @@ class PlayServer:
             raise ValueError(f"cannot use port {port}: {reason(error)}; choose another --port, or 0") from None
         async with server:
             port = _port_of(server)
-            self._hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+            self._hosts = hosts(port)
             self.session.on_change = lambda: _from_thread(loop, self._wake)
             on_open(f"http://{ADDRESS}:{port}/")
             while not self._stopped.is_set() and (self._viewer is not None or time.monotonic() < self._leave_at):
@@ -180,6 +180,12 @@ class _Viewer:
 
     async def _send(self, kind: str, content: dict[str, Any]) -> None:
         await self.socket.send(json.dumps({"kind": kind, **content}))
+
+
+def hosts(port: int) -> set[str]:
+    """How browsers may call this server. They leave out HTTP's usual port."""
+    names = (ADDRESS, "localhost")
+    return {f"{name}:{port}" for name in names} | (set(names) if port == HTTP_PORT else set())
 
 
 def about(session: Session) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..files.user_errors import Remedy, UserError
 from ..method.frames import Frame
 from ..method.options import MAX_SEED, seeds_at
 from ..run.journal import Journal
@@ -35,6 +36,9 @@ SHOWN_PROMPTS = 200
 SAVING_SHARE = 0.25
 """A model that cannot keep up has no time left: this share of each frame's time is then for saving. A model that keeps
 up saves at least one frame for each frame that it makes."""
+
+WHERE = {Remedy.NO_JOURNAL: "choose another folder (--output)"}
+"""What a user can do about an error: a video that is directed always has a journal."""
 
 Repeat = Callable[..., str]
 
@@ -220,7 +224,7 @@ class Session:
             call()
         except Exception as error:  # whatever it is: the page says so, and `failure` has it
             with self._change():
-                self.failure = error
+                self.failure = ValueError(error.phrased(WHERE)) if isinstance(error, UserError) else error
 
     def _make(self) -> None:
         beside = ThreadPoolExecutor(1) if decodes_beside(self.pipeline) else None

@@ -39,6 +39,13 @@ class Trial:
         """As many steps as can be made in real time, at least `FEWEST_STEPS` and at most `usual`."""
         return max(min(FEWEST_STEPS, usual), min(usual, int(self.steps * ROOM / fps / self.seconds)))
 
+    def in_words(self, fps: float) -> str:
+        """What is to be said of `fitting_steps`."""
+        rate = float(f"{1 / self.seconds:.2g}")
+        if rate >= fps:
+            return "as many as this computer makes in real time"
+        return f"with which this computer makes {rate:g} frames a second; the video has {fps:g}"
+
 
 def tried(pipeline: Pipeline, prompt: str, options: GenerateOptions) -> Trial:
     """Make a few frames with few steps, as a session makes them. `options` must be resolved."""

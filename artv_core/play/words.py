@@ -23,7 +23,8 @@ THINGS = "things"
 _LAST = "small words"
 _MANY = 20
 
-_TURN = re.compile(r"\bmoving(?:\s+(?:up|down)\s+(?:left|right)\b|\s+(?:left|right|up|down)\b)?")
+_WAY = "(?:left|right|up|down)"
+_TURN = re.compile(rf"\bmoving(?:\s+(?:{_WAY}\s+and\s+{_WAY}|(?:up|down)\s+(?:left|right)|{_WAY})\b)?")
 _OTHER_MOTION = re.compile(r"\b(?:standing still|bouncing|circling|pulsing|spinning|swinging)\b")
 _PLACE = re.compile(r"\s+(?:on|before|in|at|with)\s")
 

@@ -11,6 +11,9 @@ from .journal_file import SUFFIX
 FOLDER = "artv_journals"
 """Name of the folder of journals inside a folder of outputs."""
 
+SIDECAR = ".steering.json"
+"""Beside the journal of a steered run: what was said and which seeds were taken, as JSON."""
+
 
 def newest_first(folder: Path) -> list[Path]:
     """The files in a folder with the ending of journals, newest first. Empty if the folder cannot be read."""
@@ -31,6 +34,11 @@ def lock_journal(path: Path) -> FileLock | None:
 def lock_path(path: Path) -> Path:
     """The path of a journal's lock file, a hidden file beside it."""
     return path.with_name(f".{path.name}.lock")
+
+
+def sidecar_path(path: Path) -> Path:
+    """The path of the file beside a journal that says how its run was steered."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + SIDECAR)
 
 
 def sweep(folder: Path) -> None:

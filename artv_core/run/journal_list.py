@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files.partial_file import one_line, reason
 from .journal_file import JournalReader
-from .journal_folder import lock_journal, lock_path, newest_first, remove_quietly
+from .journal_folder import lock_journal, lock_path, newest_first, remove_quietly, sidecar_path
 
 _SHOWN = ("checkpoint", "width", "height", "seed", "prompt")
 
@@ -38,7 +38,8 @@ def list_journals(folder: str | Path) -> list[JournalInfo]:
 
 
 def remove_journal(path: str | Path) -> None:
-    """Remove a journal. Raises ValueError if the file is not a journal, is in use or cannot be removed."""
+    """Remove a journal, and the file beside it that says how its run was steered. Raises ValueError if the file is not
+    a journal, is in use or cannot be removed."""
     with JournalReader(path) as reader:
         path = reader.path
     try:
@@ -49,6 +50,7 @@ def remove_journal(path: str | Path) -> None:
         raise ValueError(f"{path} is in use; stop the run that writes it first")
     try:
         path.unlink()
+        remove_quietly(sidecar_path(path))
     except OSError as error:
         raise ValueError(f"cannot remove {path}: {reason(error)}") from None
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,13 +227,13 @@ def pick_device(name: str) -> torch.device:
     """The device called `name`; "auto" is a GPU if there is one. Raises ValueError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
+    kind, colon, index = name.partition(":")
     present = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }
-    if kind not in present or (index and not index.isdecimal()):
+    if kind not in present or (colon and not re.fullmatch("0|[1-9][0-9]{0,3}", index)):
         raise ValueError(f"unknown device {name!r}; accepted are auto, cpu, cuda, cuda:0 and mps")
     if int(index or 0) >= present[kind]:
         found = ", ".join(f"{kind} ({count})" for kind, count in present.items() if count)

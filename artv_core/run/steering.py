@@ -23,13 +23,10 @@ from ..method.text_track import TextTrack
 from ..models.artv import ARTV
 from .finite_frames import finite_only
 from .journal import Journal
-from .journal_file import SUFFIX, JournalReader
-from .journal_folder import newest_first
+from .journal_file import JournalReader
+from .journal_folder import newest_first, sidecar_path
 from .recording import FrameDigests, Recording, record_frames, tensor_digest
 from .steered_track import SteeredTrack, checked_prompt
-
-SIDECAR = ".steering.json"
-"""Beside a journal: what was said and which seeds were taken, as JSON."""
 
 MAX_SIDECAR_BYTES = 10_000_000
 PAUSE_SECONDS = 0.1
@@ -211,7 +208,7 @@ class SteeredRun:
                     if back is not None or self.steering.stopped:
                         break
             if back is None:
-                self._keep(finished=True)
+                self._keep(finished=self.steering.stopped or not self._has_further_frames())
                 return
             start = back.frame
             del kept[start:]
@@ -245,11 +242,24 @@ class SteeredRun:
 
     def _keep(self, finished: bool = False) -> None:
         """Write what was said and taken beside the journal, before the first frame that depends on it is made."""
-        if self._journal is None or not (self.always_kept or self.was_steered or _sidecar(self._journal).exists()):
+        if self._journal is None or not (self.always_kept or self.was_steered or sidecar_path(self._journal).exists()):
             return
-        done = {"begun_with": self._begun_with(), "said": self.track.said, "redo": self.redo, "finished": finished}
-        with replacing(_sidecar(self._journal)) as path:
+        done = {
+            "begun_with": self._begun_with(),
+            "said": self.track.said,
+            "redo": self.redo,
+            "num_frames": self.request.options.num_frames,
+            "finished": finished,
+        }
+        with replacing(sidecar_path(self._journal)) as path:
             path.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
+
+    def _has_further_frames(self) -> bool:
+        """Whether the journal is of a longer run, which has not come to its end with this one."""
+        if self._journal is None:
+            return False
+        with JournalReader(self._journal) as reader:
+            return reader.num_records > self.request.options.num_frames
 
     def _begun_with(self) -> list[Any]:
         """What the run was asked for, apart from what `FrameDigests.common` covers, as JSON gives it back."""
@@ -262,7 +272,7 @@ class SteeredRun:
             return
         inputs = FrameDigests(self.model, self.request, self.given, self.recording.weights)
         for path in newest_first(self.recording.folder):
-            done = _done(path, inputs.common)
+            done = kept_beside(path, inputs.common)
             if done is not None and done.begun_with == self._begun_with():
                 if not done.finished:
                     self.track.restore(done.said)
@@ -272,29 +282,21 @@ class SteeredRun:
 
 
 @dataclass(frozen=True)
-class _Done:
-    """What is kept beside a journal."""
+class Kept:
+    """What is kept beside a journal. `num_frames` is the length that the run was asked for last, 0 for no end, None in
+    older files. A run that has not `finished` can go on."""
 
     begun_with: list[Any]
     said: tuple[tuple[int, str], ...]
     redo: tuple[tuple[int, int], ...]
+    num_frames: int | None
     finished: bool
 
 
-def is_unfinished(journal: Path) -> bool:
-    """Whether the steered run of a journal did not come to its end, and can go on. False if nothing is kept of it."""
-    done = _done(journal)
-    return done is not None and not done.finished
-
-
-def _sidecar(journal: Path) -> Path:
-    return journal.with_name(journal.name.removesuffix(SUFFIX) + SIDECAR)
-
-
-def _done(journal: Path, common: str | None = None) -> _Done | None:
+def kept_beside(journal: Path, common: str | None = None) -> Kept | None:
     """What is kept beside a journal of a run with these shared inputs (None: any); None if there is nothing that can be
     used."""
-    path = _sidecar(journal)
+    path = sidecar_path(journal)
     with suppress(ValueError, OSError, TypeError, KeyError, RecursionError):
         if not path.is_file() or path.stat().st_size > MAX_SIDECAR_BYTES:
             return None
@@ -305,5 +307,6 @@ def _done(journal: Path, common: str | None = None) -> _Done | None:
         said = tuple((int(frame), checked_prompt(text)) for frame, text in found["said"])
         redo = tuple((int(frame), int(seed)) for frame, seed in found["redo"])
         check_redo(redo)
-        return _Done(list(found["begun_with"]), said, redo, bool(found["finished"]))
+        num_frames = int(found["num_frames"]) if "num_frames" in found else None
+        return Kept(list(found["begun_with"]), said, redo, num_frames, bool(found["finished"]))
     return None

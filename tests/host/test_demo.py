@@ -66,11 +66,16 @@ def queue_prompt(server: Server, graph: Graph, tmp_path: Path) -> subprocess.Com
 
 
 def test_the_documented_script_queues_and_waits(server: Server, tmp_path: Path) -> None:
-    done = queue_prompt(server, with_video(text_to_video(seed=11, vae=["loader", 2])), tmp_path)
+    graph = with_video(text_to_video(seed=11, vae=["loader", 2]))
+    done = queue_prompt(server, graph, tmp_path)
     assert done.returncode == 0, done.stderr
     kind, subfolder, name = done.stdout.strip().split("/")
     assert len(read_video(server.output_file({"type": kind, "subfolder": subfolder, "filename": name}))) == 3
     assert "6 of 6" in done.stderr
+    graph["video"]["inputs"]["filename_prefix"] = "video/again"
+    again = queue_prompt(server, graph, tmp_path)  # ComfyUI reports the other nodes as cached, without an output
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("output/video/again")
 
 
 def test_the_documented_script_says_what_went_wrong(server: Server, tmp_path: Path) -> None:

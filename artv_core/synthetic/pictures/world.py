@@ -146,7 +146,8 @@ class PictureWorld:
         pictures = self._places(size)[self._first_picture[scenes.places] + scenes.picture].float() / 255
         shape = (len(scenes), y.shape[1], x.shape[1])
         grid = torch.stack((across[:, None, :].expand(shape), down[:, :, None].expand(shape)), dim=-1)
-        drawn = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+        edge = 1 - 1 / pictures.shape[-1]  # not padding_mode="border", which PyTorch's MPS lacks before 2.13
+        drawn = F.grid_sample(pictures, grid.clamp(-edge, edge), padding_mode="zeros", align_corners=False)
         return (drawn * light).clamp(0, 1)
 
     def _drawn(self, scenes: Scenes, moved: States, number: int, size: int, x: Tensor, y: Tensor) -> Tensor:
