@@ -16,7 +16,7 @@ from torch import Tensor
 from artv_core.method.frames import Frame
 from artv_core.run.journal import Journal, journaled, open_journal
 from artv_core.run.journal_file import MAX_HEADER, SUFFIX, JournalReader
-from artv_core.run.journal_folder import sidecar_path
+from artv_core.run.journal_folder import newest_first, sidecar_path
 from artv_core.run.journal_list import journal_table, list_journals, remove_journal
 from tests.forked import COMMANDS, python_with
 
@@ -411,6 +411,22 @@ def test_journals_are_listed_with_their_size(tmp_path):
     assert "checkpoint test" in table
     assert journal_table([]) == "no journals"
     assert list_journals(tmp_path / "nowhere") == []
+
+
+def test_a_journal_that_vanishes_while_a_folder_is_read_hides_no_other(tmp_path, monkeypatch):
+    path, gone = write(tmp_path, 3), tmp_path / f"gone{SUFFIX}"
+    gone.touch()
+    is_file = Path.is_file
+
+    def is_file_and_vanishes(self: Path) -> bool:
+        there = is_file(self)
+        if self == gone:
+            gone.unlink(missing_ok=True)
+        return there
+
+    monkeypatch.setattr(Path, "is_file", is_file_and_vanishes)
+    assert newest_first(tmp_path) == [path]
+    assert not gone.exists()
 
 
 def test_a_hostile_name_in_a_header_stays_on_its_line(tmp_path):

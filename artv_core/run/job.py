@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files.partial_file import one_line
 from ..files.terminal import version
 
 if TYPE_CHECKING:
@@ -100,4 +101,4 @@ def changed_settings(job: Job, made_with: str) -> list[str]:
         return []
     now = json.loads(job.settings())
     known = [name for name in now if isinstance(then, dict) and name in then]
-    return [f"{name}: {str(then[name])[:100]} -> {now[name]}" for name in known if then[name] != now[name]]
+    return [f"{name}: {one_line(str(then[name]), 100)} -> {now[name]}" for name in known if then[name] != now[name]]

@@ -17,10 +17,13 @@ SIDECAR = ".steering.json"
 
 def newest_first(folder: Path) -> list[Path]:
     """The files in a folder with the ending of journals, newest first. Empty if the folder cannot be read."""
+    found: list[tuple[int, str, Path]] = []
     with suppress(OSError):
-        paths = [path for path in folder.iterdir() if path.suffix == SUFFIX and path.is_file()]
-        return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    return []
+        for path in folder.iterdir():
+            with suppress(OSError):  # a file that was removed meanwhile hides no other
+                if path.suffix == SUFFIX and path.is_file():
+                    found.append((path.stat().st_mtime_ns, path.name, path))
+    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def lock_journal(path: Path) -> FileLock | None:
