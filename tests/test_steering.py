@@ -1,5 +1,6 @@
 """Steering: what is said counts from the next frame on, and the schedule of what was done makes the same again."""
 
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from artv_core.method.frames import AnchorPolicy, Frame
 from artv_core.method.generate import VideoRequest
-from artv_core.method.options import GenerateOptions
+from artv_core.method.options import MAX_SEED, GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
 from artv_core.run.journal_folder import SIDECAR, newest_first
@@ -40,7 +41,7 @@ def encoder(model: ARTV):
 
 def steered(model: ARTV, num_frames: int = 8, folder: Path | None = None, blend: int = 0, **inputs) -> SteeredRun:
     track = SteeredTrack(inputs.pop("prompts", BEGIN), encoder(model), blend)
-    request = VideoRequest(track, options(model, num_frames), **inputs)
+    request = VideoRequest(track, options(model, num_frames, **inputs.pop("changes", {})), **inputs)
     return SteeredRun(model, request, folder and Recording(folder, weights="of this test"))
 
 
@@ -151,6 +152,33 @@ def test_a_step_back_with_another_text_keeps_the_seed(model: ARTV):
     assert equal(frames, made_again(model, run, 6))
 
 
+@pytest.mark.parametrize("with_journal", [False, True])
+@pytest.mark.parametrize("redo", [((2, 6),), ((2, 7), (4, 6))])
+def test_a_step_back_makes_other_frames_in_a_run_that_began_with_other_seeds(
+    model: ARTV, tmp_path: Path, redo: tuple[tuple[int, int], ...], with_journal: bool
+):
+    run = steered(model, 5, tmp_path if with_journal else None, changes={"redo": redo})
+    frames, dropped = [], []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 3 and not dropped:
+            run.steering.back(1)
+            dropped = list(frames)
+    assert equal(frames[:3], dropped[:3])
+    assert not torch.equal(frames[3], dropped[3])
+
+
+def test_the_next_seed_is_one_that_no_frame_had(model: ARTV):
+    """Also after a lower one, and after the highest."""
+    run = steered(model, 6, changes={"seed": MAX_SEED - 1})
+    steps = iter([None, None, MAX_SEED - 3, None, None])
+    taken = []
+    for frame in run.frames():
+        if frame.index == 4 and len(taken) < 5:
+            run.steering.back(2, seed=next(steps))
+            taken.append(run.steering.seeds[-1])
+    assert taken == [MAX_SEED, 0, MAX_SEED - 3, MAX_SEED - 2, 1]
+
+
 def test_what_is_raised_while_a_run_is_paused_ends_it(model: ARTV):
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -212,7 +240,18 @@ def test_a_finished_run_is_not_gone_on_with(model: ARTV, tmp_path: Path):
     assert again.track.said == []
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"said": [[-1, "x"]]}', "x" * 20, "[" * 100_000])
+def beside(said: str = "[]", redo: str = "[]") -> str:
+    return f'{{"begun_with": %s, "said": {said}, "redo": {redo}, "finished": false}}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", '{"said": [[-1, "x"]]}', "x" * 20, "[" * 100_000),
+        *map(beside, ["[[1, 7]]", '[[1e999, "x"]]', '[[-1, "x"]]', f'[[{2**70}, "x"]]', '[[1.5, "x"]]', "[[1]]", "7"]),
+        *(beside(redo=redo) for redo in ("[[1e999, 7]]", "[[2, 7], [1, 8]]", f"[[1, {2**64}]]", '[[1, "7"]]')),
+    ],
+)
 def test_a_damaged_file_beside_a_journal_is_ignored(model: ARTV, tmp_path: Path, damage: str):
     run = steered(model, 4, tmp_path)
     frames = run.frames()
@@ -221,8 +260,11 @@ def test_a_damaged_file_beside_a_journal_is_ignored(model: ARTV, tmp_path: Path,
     next(frames)
     frames.close()
     (sidecar,) = tmp_path.glob(f"*{SIDECAR}")
-    sidecar.write_text(damage)
-    assert len(list(steered(model, 4, tmp_path).frames())) == 4
+    begun_with = json.dumps(json.loads(sidecar.read_text())["begun_with"])
+    sidecar.write_text(damage.replace("%s", begun_with))
+    again = steered(model, 4, tmp_path)
+    assert len(list(again.frames())) == 4
+    assert (again.track.said, again.redo) == ([], ())
 
 
 def test_pause_stop_and_words_from_another_thread(model: ARTV):
@@ -318,6 +360,8 @@ def test_prompts_that_cannot_be_changed(model: ARTV):
             with pytest.raises(ValueError, match="cannot be changed while it goes on"):
                 run.steering.back(1, text="a blue square")
             run.steering.back(2)
+            with pytest.raises(ValueError, match="cannot be changed while it goes on"):
+                run.steering.say("a blue square")
     settings = replace(options(model, 6), redo=((3, 6),))
     assert equal(frames, [frame.latent for frame in record_frames(model, VideoRequest(track, settings))])
 

@@ -19,7 +19,7 @@ import torch
 
 from ..files.user_errors import Remedy, UserError
 from ..method.frames import Frame
-from ..method.options import MAX_SEED, seeds_at
+from ..method.options import seeds_at
 from ..run.journal import Journal
 from ..run.pipeline import Pipeline
 from ..run.steering import SteeredRun
@@ -138,8 +138,8 @@ class Session:
             frame = max(1, self._position + 1 - round(seconds * self.pace.fps))
             if self._position < 1 or self._made < 1:
                 raise ValueError("there is nothing to go back to yet: the first frame stays")
-            seed = (self.run.steering.seed + 1) % (MAX_SEED + 1)
-            self._back = self.run.steering.back_to(frame, seed, self.text)
+            steering = self.run.steering
+            self._back = steering.back_to(frame, steering.next_seed(), self.text)
             self._take += 1
             self._position, self._begin = min(self._position, frame - 1), min(self._begin, frame)
             self._pictures.clear()
@@ -193,7 +193,7 @@ class Session:
                 "failed": None if self.failure is None else _one_line(self.failure),
                 "text": self.text,
                 "waiting": self.run.track.waiting is not None,
-                "seed": self.run.steering.seed if self._back is not None else seeds_at(options, self._made)[0],
+                "seed": self.run.steering.seeds[-1] if self._back is not None else seeds_at(options, self._made)[0],
                 "redo": [frame for frame, _ in options.redo[-SHOWN_PROMPTS:]],
                 "saved": self._saved,
             }

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..files.partial_file import replacing
 from ..method.frames import Frame
 from ..method.generate import VideoRequest, generate_frames
-from ..method.options import MAX_SEED, check_redo
-from ..method.text_track import TextTrack
+from ..method.options import MAX_SEED, GenerateOptions, check_redo
+from ..method.text_track import FOREVER, TextTrack
 from ..models.artv import ARTV
 from .finite_frames import finite_only
 from .journal import Journal
@@ -43,9 +43,12 @@ class Back:
 class Steering:
     """The controls of one run. All methods can be called from any thread; they take effect between two frames."""
 
-    def __init__(self, track: SteeredTrack, seed: int = 0, first: int = 1) -> None:
-        """`first` is the first frame that can be made again, 1 or more. None of the run's frames have been made."""
-        self.track, self.seed = track, seed
+    def __init__(self, track: SteeredTrack, seeds: Sequence[int] = (0,), first: int = 1) -> None:
+        """`seeds` are those that the run begins with, one or more. `first` is the first frame that can be made again, 1
+        or more. None of the run's frames have been made."""
+        self.track = track
+        self.seeds = list(seeds)
+        """The seeds of all frames, also of dropped ones. The last one was taken last."""
         self._first, self._count = max(1, first), 0
         self._changed = threading.Condition()
         self._paused = self._stopped = False
@@ -71,8 +74,8 @@ class Steering:
     def say(self, text: str) -> None:
         """As `SteeredTrack.say`. After `back`, the text is for the first frame that is made again."""
         with self._changed:
-            if self._back is None:
-                self.track.say(text)
+            if self._back is None or not self.track.can_say:
+                self.track.say(text)  # of a track to which nothing can be said, this raises
             else:
                 self._after_back = checked_prompt(text)
 
@@ -92,7 +95,7 @@ class Steering:
 
     def back(self, frames: int, seed: int | None = None, text: str | None = None) -> int:
         """Drop the last `frames` frames and make others, with another seed, another text, or both. With neither, the
-        seed is the next number. What was said for the dropped frames is forgotten. Returns the first frame that is made
+        seed is `next_seed`. What was said for the dropped frames is forgotten. Returns the first frame that is made
         again.
 
         Raises ValueError if there are not that many frames, or as `SteeredTrack.say`.
@@ -111,12 +114,19 @@ class Steering:
             if after is not None and not self.track.can_say:
                 self.track.say(after)  # raises
             if seed is None and after is None:
-                seed = (self.seed + 1) % (MAX_SEED + 1)
-            self.seed = self.seed if seed is None else seed
+                seed = self.next_seed()
+            self.seeds += [] if seed is None else [seed]
             self._back, self._after_back = Back(self._count - frames, seed), after
             self.track.unsay()  # it was meant for a frame that is dropped
             self._changed.notify_all()
             return self._back.frame
+
+    def next_seed(self) -> int:
+        """The next number after the last seed that no frame of this run has had."""
+        seed = self.seeds[-1]
+        while seed in self.seeds:
+            seed = (seed + 1) % (MAX_SEED + 1)
+        return seed
 
     def back_to(self, frame: int, seed: int | None = None, text: str | None = None) -> int:
         """As `back`, with the first frame that is made again instead of the number of frames to drop."""
@@ -168,7 +178,7 @@ class SteeredRun:
         self.always_kept = False
         """Whether a run that was not steered is kept beside its journal too."""
         self.track = request.text
-        self.steering = Steering(self.track, request.options.seed, len(self.given))
+        self.steering = Steering(self.track, _seeds(request.options), len(self.given))
         self.track.on_change = self._keep
         self._first_seed, self._first_redo = request.options.seed, request.options.redo
         self._first_texts = [[segment.start, tensor_digest(segment.context)] for segment in self.track.segments]
@@ -277,7 +287,7 @@ class SteeredRun:
                 if not done.finished:
                     self.track.restore(done.said)
                     self.request = replace(self.request, options=replace(self.request.options, redo=done.redo))
-                    self.steering.seed = done.redo[-1][1] if done.redo else self.steering.seed
+                    self.steering.seeds = _seeds(self.request.options)
                 return
 
 
@@ -304,9 +314,27 @@ def kept_beside(journal: Path, common: str | None = None) -> Kept | None:
             if common not in (None, reader.header.run):
                 return None
         found = json.loads(path.read_text(encoding="utf-8"))
-        said = tuple((int(frame), checked_prompt(text)) for frame, text in found["said"])
-        redo = tuple((int(frame), int(seed)) for frame, seed in found["redo"])
+        said = tuple((_whole(frame, FOREVER - 1), _prompt(text)) for frame, text in found["said"])
+        redo = tuple((_whole(frame, FOREVER - 1), _whole(seed, MAX_SEED)) for frame, seed in found["redo"])
         check_redo(redo)
         num_frames = int(found["num_frames"]) if "num_frames" in found else None
         return Kept(list(found["begun_with"]), said, redo, num_frames, bool(found["finished"]))
     return None
+
+
+def _whole(number: Any, most: int) -> int:
+    """Raises ValueError if it is not a whole number from 0 to `most`."""
+    if type(number) is not int or not 0 <= number <= most:
+        raise ValueError
+    return number
+
+
+def _prompt(text: Any) -> str:
+    """Raises ValueError if it is not a prompt that can be said."""
+    if not isinstance(text, str):
+        raise ValueError
+    return checked_prompt(text)
+
+
+def _seeds(options: GenerateOptions) -> list[int]:
+    return [options.seed, *(seed for _, seed in options.redo)]
