@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from artv_core.method.frames import Frame
+from artv_core.run import journal as journal_module
 from artv_core.run.journal import Journal, journaled, open_journal
 from artv_core.run.journal_file import MAX_HEADER, SUFFIX, JournalReader
 from artv_core.run.journal_folder import newest_first, sidecar_path
@@ -179,6 +180,44 @@ def test_a_journal_in_use_is_copied_and_not_shared(tmp_path):
             holder.append(frame(3))
     with JournalReader(first) as one, JournalReader(other.path) as two:
         assert one.count_sound() == two.count_sound() == 4
+
+
+@pytest.mark.parametrize(("before", "common_frames"), [(5, 8), (5, 5), (0, 0)])
+def test_frames_that_another_run_adds_before_the_journal_is_locked_are_kept(
+    tmp_path, monkeypatch, before, common_frames
+):
+    """All of them belong to this run, too, or only those that were there before."""
+    first = write(tmp_path, before)
+    whole = write(tmp_path / "other", 8).read_bytes()
+    lock = journal_module.lock_journal
+
+    def lock_later(path: Path):
+        if path == first:
+            first.write_bytes(whole)
+        return lock(path)
+
+    monkeypatch.setattr(journal_module, "lock_journal", lock_later)
+    with opened(tmp_path, Inputs(frames="a" * common_frames + "b" * 20)) as journal:
+        assert (journal.path == first) == (common_frames == 8)
+        assert journal.found == common_frames
+        journal.append(frame(common_frames))
+    with JournalReader(first) as reader:
+        assert reader.count_sound() == (9 if common_frames == 8 else 8)
+    assert lock(first) is not None, "it is free again"
+
+
+def test_a_journal_that_is_removed_before_it_is_locked_is_named(tmp_path, monkeypatch):
+    first = write(tmp_path, 5)
+    lock = journal_module.lock_journal
+
+    def lock_later(path: Path):
+        first.unlink(missing_ok=True)
+        return lock(path)
+
+    monkeypatch.setattr(journal_module, "lock_journal", lock_later)
+    with pytest.raises(ValueError, match="cannot read journal"):
+        opened(tmp_path)
+    assert lock(first) is not None, "it is free again"
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])

@@ -12,7 +12,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -162,12 +162,10 @@ def open_journal(
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         match = None if start_over else _best_match(folder, inputs, num_frames)
-        if match is None:
-            return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), None)
-        is_whole = match.count == match.num_records or match.count == num_frames
-        lock = lock_journal(match.path) if is_whole else None
-        if lock is not None:
-            return Journal(match.path, inputs, match.count, match.digest, lock)
+        if match is not None and match.is_whole:
+            journal = _locked(match.path, inputs, num_frames)
+            if journal is not None:
+                return journal
         return _create(folder, inputs, JournalHeader(inputs.common, _four(shape), about), match)
     except OSError as error:
         found = f"cannot keep a journal in {folder}: {reason(error)}"
@@ -176,12 +174,14 @@ def open_journal(
 
 @dataclass(frozen=True)
 class _Match:
-    """A journal whose first `count` frames belong to the run. `digest` is that of the last of these frames."""
+    """A journal whose first `count` frames belong to the run. `digest` is that of the last of these frames. If it
+    `is_whole`, the run needs no other frames than these, or the journal has no others."""
 
     path: Path
     count: int
     num_records: int
     digest: bytes
+    is_whole: bool
 
 
 def _best_match(folder: Path, inputs: RunInputs, num_frames: int) -> _Match | None:
@@ -203,7 +203,25 @@ def _match(reader: JournalReader, inputs: RunInputs, num_frames: int) -> _Match:
         if expected != found:
             break
         count, digest = count + 1, expected
-    return _Match(reader.path, count, reader.num_records, digest)
+    num_records = reader.num_records
+    return _Match(reader.path, count, num_records, digest, count == num_records or 0 < count == num_frames)
+
+
+def _locked(path: Path, inputs: RunInputs, num_frames: int) -> Journal | None:
+    """A journal that matched, for more frames. None if another process is using it, has removed it, or has added frames
+    that do not belong to the run before it was locked."""
+    lock = lock_journal(path)
+    if lock is None:
+        return None
+    with ExitStack() as held, suppress(ValueError):
+        held.callback(lock.release)
+        with JournalReader(path) as reader:
+            match = _match(reader, inputs, num_frames)
+        if match.is_whole:
+            journal = Journal(path, inputs, match.count, match.digest, lock)
+            held.pop_all()
+            return journal
+    return None
 
 
 def _create(folder: Path, inputs: RunInputs, header: JournalHeader, match: _Match | None) -> Journal:
