@@ -24,12 +24,13 @@ from artv_core.commands import demo, demo_clips
 from artv_core.commands import generate as generate_command
 from artv_core.commands.generate import generate_job
 from artv_core.config import preset
-from artv_core.media import read_image, read_video
+from artv_core.media import read_image, read_video, writing
 from artv_core.models.artv import ARTV
 from artv_core.run import execute
 from artv_core.run import job as jobs
 from artv_core.run import pipeline as pipelines
 from artv_core.run.drift import read_drift_csv
+from artv_core.run.journal import Journal
 from artv_core.run.journal_list import list_journals
 from artv_core.run.recording import JOURNAL_FROM
 from artv_core.synthetic.shapes import vocabulary
@@ -380,6 +381,31 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_frames(usual_ctrl_c, checkp
     assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9) == 130
     assert "stopped after 2 of 9 frames" in capsys.readouterr().err
     assert len(read_video(tmp_path / "out.mp4")) == 2
+
+
+def test_ctrl_c_while_the_files_are_finished_loses_none(usual_ctrl_c, checkpoint, tmp_path, capsys, monkeypatch):
+    """As when the key is held down: once in frame 2, then while the journal is closed and while the video is."""
+
+    def interrupt(self: execute.Progress, frame: int, info: object) -> None:
+        if frame == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted(function):
+        def call(*arguments):
+            signal.raise_signal(signal.SIGINT)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(execute.Progress, "step", interrupt)
+    monkeypatch.setattr(Journal, "close", interrupted(Journal.close))
+    monkeypatch.setattr(writing, "move_index_to_front", interrupted(writing.move_index_to_front))
+    latents = tmp_path / "l.safetensors"
+    kept = ("--save-latents", latents, "--journal", tmp_path / "journals")
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 9, *kept) == 130
+    assert "stopped after 3 of 9 frames" in capsys.readouterr().err
+    assert len(read_video(tmp_path / "out.mp4")) == len(load_file(latents)["latents"]) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_nothing_is_written_or_named_when_stopped_before_the_first_frame(
@@ -749,6 +775,25 @@ def test_a_full_disk_for_latents(checkpoint, little_room, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert re.match(r"artv: cannot write .*(l\.safetensors|out\.mp4): ", lines[-1])
     assert [name for name in os.listdir(folder) if name != "filler"] == []
+
+
+def test_an_output_that_cannot_be_finished_costs_no_other(checkpoint, tmp_path, capsys, monkeypatch):
+    """The first mask video's name is that of a folder when it is finished."""
+
+    def in_the_way(self: execute.Progress, frame: int, info: object) -> None:
+        (tmp_path / "masks-0.mp4").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(execute.Progress, "step", in_the_way)
+    latents, drift = tmp_path / "l.safetensors", tmp_path / "drift.csv"
+    others = ("--mask-video", tmp_path / "masks.mp4", "--save-latents", latents, "--drift", drift)
+    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 3, "--batch", 2, *others) == 2
+    assert re.fullmatch(r"artv: cannot write .*masks-0\.mp4: .*", capsys.readouterr().err.splitlines()[-1])
+    for name in ("out-0.mp4", "out-1.mp4", "masks-1.mp4"):
+        assert len(read_video(tmp_path / name)) == 3
+    assert len(load_file(latents)["latents"]) == 3
+    for number in (0, 1):
+        assert len(read_drift_csv(tmp_path / f"drift-{number}.csv")) == 3
+        assert (tmp_path / f"drift-{number}.png").stat().st_size > 0
 
 
 def test_demo_wants_the_comfyui_that_was_named(tmp_path, capsys):

@@ -30,15 +30,14 @@ def run_job(
 ) -> int:
     """Sample the job and write its files, frame by frame. Returns how many frames were written.
 
-    The first Ctrl-C (or SIGTERM) lets the current frame finish; the second one stops at once. Finished frames are kept.
+    The first Ctrl-C (or SIGTERM) lets the current frame finish; the second one stops at once. Finished frames are kept:
+    while their files are finished, Ctrl-C does nothing.
     """
     progress = Progress(job.options.num_frames, job.num_given, label)
     frames = _frames(pipeline, job, progress)  # first, so that input errors appear before the bar
-    with ExitStack() as stack:
-        stack.enter_context(progress)
-        stopped = stack.enter_context(first_stop_noted())
-        outputs = stack.enter_context(Outputs(job))
-        stack.enter_context(closing(frames))
+    with progress, first_stop_noted() as stopped, ExitStack() as files:
+        outputs = files.enter_context(Outputs(job))
+        files.enter_context(closing(frames))
         with suppress(KeyboardInterrupt):
             for frame in frames:
                 outputs.append(frame)
@@ -47,6 +46,8 @@ def run_job(
                 progress.frame(frame.index)
                 if stopped.is_set():
                     break
+        with _ctrl_c_ignored():
+            files.close()
     if progress.count < job.options.num_frames:
         again = "the same command without --start-over" if job.start_over else "the same command again"
         kept = f"; run {again} to continue" if job.journal else ""
@@ -112,6 +113,18 @@ def first_stop_noted() -> Iterator[threading.Event]:
         yield noted
     finally:
         restore()
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # SIG_IGN would be inherited by processes that are started
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Progress:

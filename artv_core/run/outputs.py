@@ -40,6 +40,8 @@ def output_paths(job: Job) -> list[Path]:
 class Outputs:
     """Context manager that writes a job's frames to its files. Raises ValueError if that fails.
 
+    At the end, an output that cannot be finished stops no other: its error is raised when the others are finished.
+
     Memory does not grow with the length of the video, unless `job.latents` is set: latents are kept until the end.
     """
 
@@ -49,7 +51,6 @@ class Outputs:
         self._writers = _video_writers(job)
         self._readouts = [_DriftReadout(path) for path in job.drift]
         self._latents: list[Tensor] = []
-        self._stack = ExitStack()
 
     def __enter__(self) -> Outputs:
         with ExitStack() as entered:  # exits those already entered if the next one fails
@@ -57,7 +58,7 @@ class Outputs:
                 entered.enter_context(writer)
             for readout in self._readouts:
                 entered.enter_context(readout)
-            self._stack = entered.pop_all()
+            entered.pop_all()
         return self
 
     def append(self, frame: DecodedFrame) -> None:
@@ -74,13 +75,19 @@ class Outputs:
         self.count += 1
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        self._stack.__exit__(kind, *error)
-        if kind is not None or not self.count:
-            return
+        with ExitStack() as last_first:
+            if kind is None and self.count:
+                for readout in self._readouts:
+                    last_first.callback(readout.show)
+                last_first.callback(self._save_latents)
+            for readout in self._readouts:
+                last_first.callback(readout.__exit__, kind, *error)
+            for writer in self._writers:
+                last_first.callback(writer.__exit__, kind, *error)
+
+    def _save_latents(self) -> None:
         if self.job.latents:
             save_latents(self.job.latents, self._latents, self.job.options.seed, self.job.settings())
-        for readout in self._readouts:
-            readout.show()
 
 
 class _DriftReadout:
