@@ -240,8 +240,8 @@ def test_a_finished_run_is_not_gone_on_with(model: ARTV, tmp_path: Path):
     assert again.track.said == []
 
 
-def beside(said: str = "[]", redo: str = "[]") -> str:
-    return f'{{"begun_with": %s, "said": {said}, "redo": {redo}, "finished": false}}'
+def beside(said: str = "[]", redo: str = "[]", num_frames: str = "4") -> str:
+    return f'{{"begun_with": %s, "said": {said}, "redo": {redo}, "num_frames": {num_frames}, "finished": false}}'
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,7 @@ def beside(said: str = "[]", redo: str = "[]") -> str:
         *("", "{", "[]", '{"said": [[-1, "x"]]}', "x" * 20, "[" * 100_000),
         *map(beside, ["[[1, 7]]", '[[1e999, "x"]]', '[[-1, "x"]]', f'[[{2**70}, "x"]]', '[[1.5, "x"]]', "[[1]]", "7"]),
         *(beside(redo=redo) for redo in ("[[1e999, 7]]", "[[2, 7], [1, 8]]", f"[[1, {2**64}]]", '[[1, "7"]]')),
+        *(beside('[[1, "x"]]', num_frames=number) for number in ("1e999", '"4"', "-1")),
     ],
 )
 def test_a_damaged_file_beside_a_journal_is_ignored(model: ARTV, tmp_path: Path, damage: str):

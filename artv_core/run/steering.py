@@ -317,7 +317,7 @@ def kept_beside(journal: Path, common: str | None = None) -> Kept | None:
         said = tuple((_whole(frame, FOREVER - 1), _prompt(text)) for frame, text in found["said"])
         redo = tuple((_whole(frame, FOREVER - 1), _whole(seed, MAX_SEED)) for frame, seed in found["redo"])
         check_redo(redo)
-        num_frames = int(found["num_frames"]) if "num_frames" in found else None
+        num_frames = _whole(found["num_frames"], FOREVER) if "num_frames" in found else None
         return Kept(list(found["begun_with"]), said, redo, num_frames, bool(found["finished"]))
     return None
 
