@@ -35,7 +35,7 @@ async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
             if event["type"] == "progress":
                 print(f"node {data['node']}: {data['value']} of {data['max']}", file=sys.stderr)
             elif event["type"] == "executed":
-                for file in (data["output"] or {}).get("images", []):  # None for a node that was cached
+                for file in (data["output"] or {}).get("images", []):  # None if it is cached and shows nothing
                     print("/".join(filter(None, (file["type"], file["subfolder"], file["filename"]))))
             elif event["type"] == "execution_error":
                 sys.exit(f"{data['node_type']}: {data['exception_message'].strip()}")

@@ -97,7 +97,8 @@ def run_bench(args: argparse.Namespace) -> int:
     cases = [options for height, width in sizes if (options := _options(args, width, height)).resolved(config)]
     model = f"preset:{args.preset}" if args.preset else str(args.checkpoint or default_name())
     names = list(VARIANTS) if "all" in args.variants else args.variants
-    machine, rows = _machine(device, args.dtype), list[Row]()
+    machine = _machine(device, args.dtype)
+    rows: list[Row] = []
     print(machine)
 
     def take(row: Row) -> None:
