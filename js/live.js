@@ -102,8 +102,8 @@ class LivePanel {
     this.root.dataset.done = run?.done ?? 0
     this.root.dataset.pictures = run?.pictures.items.length ?? 0
     this.status.textContent = run ? statusOf(run) : ""
-    this.problem.textContent = run?.problem ?? ""
-    this.problem.hidden = !run?.problem
+    this.problem.textContent = run ? problemOf(run) : ""
+    this.problem.hidden = !this.problem.textContent
     this.sizeAdvice.textContent = run?.sizeAdvice ? adviceOn(run) : ""
     this.sizeAdvice.hidden = !run?.sizeAdvice
     const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
@@ -217,6 +217,10 @@ function statusOf(run) {
   }
   const told = text(`live.${kindOf(run)}`, values)
   return run.videos > 1 ? `${told} · ${text("live.firstOf", run)}` : told
+}
+
+function problemOf({ problem, refusal }) {
+  return [problem, refusal && text("live.notQueued", { problem: refusal })].filter(Boolean).join("\n")
 }
 
 function adviceOn({ width, height, sizeAdvice: { given, made_for: best } }) {
