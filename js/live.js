@@ -1,6 +1,6 @@
 /** The panel in the sampler: the video so far, played in a loop while it is made, with its masks and its drift. */
 
-import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
+import { addPanel, app, ask, element, text, watch, whileInGraph, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 import { textsAt } from "./prompt_texts.js"
 import { SteerControls } from "./steer.js"
@@ -32,16 +32,21 @@ class LivePanel {
     this.playing = true
     this.build()
     addPanel(node, "artv_live", this.root, HEIGHT)
-    this.tellOfCopies()
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
     followWords(node, () => textsAt(node), (found) => this.showWords(found))
+    whileInGraph(node, () => this.start())
+  }
+
+  /** Returns a function that ends it. */
+  start() {
+    this.tellOfCopies()
     const stop = onRuns(() => this.follow())
     this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
-    onRemoved(node, () => {
+    return () => {
       clearTimeout(this.timer)
       stop()
-    })
+    }
   }
 
   build() {

@@ -8,7 +8,7 @@
 
 import { isAuto } from "./automatic_text.js"
 import { samplersOf } from "./connections.js"
-import { addPanel, app, ask, element, isWired, noteChange, onRemoved, setting, text, watch, widgetOf } from "./page.js"
+import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, whileInGraph, widgetOf } from "./page.js"
 import { noteScheduled, textsAround, valueOf } from "./prompt_texts.js"
 import { Actions } from "./timeline_actions.js"
 import { alike, endsOf, same } from "./timeline_edits.js"
@@ -69,9 +69,14 @@ class Timeline {
       this.caution()
     })
     followSteering(this)
-    onRemoved(node, () => this.depart())
-    this.resizes = new ResizeObserver(() => this.draw())
-    this.resizes.observe(this.view.scroller)
+    whileInGraph(node, () => {
+      const resizes = new ResizeObserver(() => this.draw())
+      resizes.observe(this.view.scroller)
+      return () => {
+        resizes.disconnect()
+        this.depart()
+      }
+    })
   }
 
   // State
@@ -277,7 +282,6 @@ class Timeline {
     this.pointer.cancel()
     this.prompt.stopWaiting()
     this.notices.stop()
-    this.resizes.disconnect()
     departed.set(this.node.id, { selected: this.selected, isUndoing: isRecent(this.undoneAt), at: performance.now() })
   }
 

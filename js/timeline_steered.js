@@ -2,16 +2,16 @@
 
 import { samplersOf } from "./connections.js"
 import { onRuns, runOf } from "./live_runs.js"
-import { onRemoved } from "./page.js"
+import { whileInGraph } from "./page.js"
 import { same, steered } from "./timeline_edits.js"
 
 /** Let a timeline take what is said in the runs of its samplers. */
 export function followSteering(timeline) {
   const taken = new Map() // by the run's id, what was said and is in the timeline
-  const stop = onRuns(() => {
+  const takeAll = () => {
     for (const run of samplersOf(timeline.node).map(runOf).filter(Boolean)) take(timeline, run, taken)
-  })
-  onRemoved(timeline.node, stop)
+  }
+  whileInGraph(timeline.node, () => onRuns(takeAll))
 }
 
 /** A run that was over before this page saw it is not taken from: its timeline may have been changed since. */

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from artv_core.commands.comfyui_server import Server
+from artv_core.commands.comfyui_server import LINKED_AS, Server
 
 from . import browser, front_end, workflow_format
 from .front_end import SAMPLER
@@ -32,6 +32,25 @@ DISPATCH = f"""async ([type, detail]) => {{
     api.dispatchEvent(new CustomEvent(type, {{detail}}))
 }}"""
 NEW_ID = "() => { app.graph.id = crypto.randomUUID() }"  # no run of an earlier test belongs to this graph
+# The pack's timers that begin from now on and do not end.
+COUNT_TIMERS = f"""() => {{
+    window.artvTimers = new Set()
+    const [begin, end] = [window.setInterval, window.clearInterval]
+    window.setInterval = (...given) => {{
+        const timer = begin(...given)
+        if (new Error().stack.includes("/extensions/{LINKED_AS}/")) artvTimers.add(timer)
+        return timer
+    }}
+    window.clearInterval = (timer) => {{ artvTimers.delete(timer); end(timer) }}
+    window.artvCountNoMore = () => Object.assign(window, {{setInterval: begin, clearInterval: end}})
+}}"""
+COPY = """() => {
+    window.artvCopies = app.graph.nodes.map(node => node.clone()).filter(copy => copy)
+    artvCopies.forEach(copy => copy.serialize())
+}"""
+ADD_COPIES = "() => artvCopies.forEach(copy => app.graph.add(copy))"
+REMOVE_COPIES = "() => artvCopies.forEach(copy => app.graph.remove(copy))"
+TIMERS = "() => artvTimers.size"
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +165,19 @@ def test_a_run_that_a_new_server_does_not_know_has_ended(page: Any) -> None:
     front_end.wait_for(page, "state == 'stopped'")
     told = "Stopped at frame 8 of 48 | The server was restarted while this run went on."
     assert front_end.status(page) == told
+
+
+def test_a_copy_that_is_in_no_graph_does_nothing(page: Any) -> None:
+    """As the page makes one of each node that is copied to the clipboard."""
+    page.evaluate(COUNT_TIMERS)
+    try:
+        page.evaluate(COPY)
+        page.wait_for_timeout(300)
+        assert page.evaluate(TIMERS) == 0
+        page.evaluate(ADD_COPIES)
+        page.wait_for_timeout(300)
+        assert page.evaluate(TIMERS) > 0
+        page.evaluate(REMOVE_COPIES)
+        assert page.evaluate(TIMERS) == 0
+    finally:
+        page.evaluate("() => artvCountNoMore()")
