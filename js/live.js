@@ -4,6 +4,7 @@ import { addPanel, app, ask, element, text, watch, whileInGraph, widen } from ".
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 import { textsAt } from "./prompt_texts.js"
 import { SteerControls } from "./steer.js"
+import { untaken } from "./timeline_steered.js"
 import { followWords, wordsLine } from "./words.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
@@ -35,6 +36,7 @@ class LivePanel {
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
     followWords(node, () => textsAt(node), (found) => this.showWords(found))
+    watch(node, () => untaken(node), (prompts) => this.showUntaken(prompts))
     whileInGraph(node, () => this.start())
   }
 
@@ -73,8 +75,10 @@ class LivePanel {
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
     this.steer = new SteerControls(this.node)
+    this.prompts = element("textarea", { readonly: true, rows: 3, onfocus: () => this.prompts.select() })
+    this.untaken = element("label", { class: "artv-live-untaken", hidden: true }, text("live.untaken"), this.prompts)
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.copies, this.status, this.problem, this.sizeAdvice, this.steer.root, this.stage, controls, plot, this.drift)
+      this.copies, this.status, this.problem, this.sizeAdvice, this.steer.root, this.untaken, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
     this.stage.before((this.words = element("div", { class: "artv-words", role: "status", hidden: true })))
     this.setPlaying(true)
@@ -125,6 +129,12 @@ class LivePanel {
     this.words.textContent = found?.line ?? wordsLine(this.run?.unknown)
     this.words.title = found?.help ?? ""
     this.words.hidden = !this.words.textContent
+  }
+
+  /** Show prompts that are in no timeline, to be copied; "" if there are none. */
+  showUntaken(prompts) {
+    this.prompts.value = prompts
+    this.untaken.hidden = !prompts
   }
 
   setPlaying(playing) {

@@ -1,5 +1,6 @@
-"""What the sampler's panel shows of a run when something else happens meanwhile: another prompt that is refused, a step
-back, a server that was restarted. The server's messages about the run are sent within the page."""
+"""What the sampler's panel and the timeline show of a run when something else happens meanwhile: another prompt that is
+refused, a step back, a text that cannot be read, a server that was restarted. The server's messages about the run are
+sent within the page."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -11,6 +12,7 @@ from artv_core.commands.comfyui_server import LINKED_AS, Server
 
 from . import browser, front_end, workflow_format
 from .front_end import SAMPLER
+from .timeline_steps import SCHEDULER, Timeline
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
@@ -32,6 +34,12 @@ DISPATCH = f"""async ([type, detail]) => {{
     api.dispatchEvent(new CustomEvent(type, {{detail}}))
 }}"""
 NEW_ID = "() => { app.graph.id = crypto.randomUUID() }"  # no run of an earlier test belongs to this graph
+FEED_TEXT = f"""() => {{
+    const feeder = LiteGraph.createNode("PrimitiveStringMultiline")
+    app.graph.add(feeder)
+    feeder.widgets[0].value = "a fox"
+    feeder.connect(0, {SCHEDULER}, {SCHEDULER}.inputs.findIndex(input => input.name == "text"))
+}}"""
 # The pack's timers that begin from now on and do not end.
 COUNT_TIMERS = f"""() => {{
     window.artvTimers = new Set()
@@ -72,6 +80,16 @@ def page(opened: tuple[Any, front_end.Faults], checkpoint: str) -> Iterator[Any]
     yield from new_graph(page, faults)
 
 
+@pytest.fixture
+def timeline(opened: tuple[Any, front_end.Faults]) -> Iterator[Timeline]:
+    """With the shipped workflow of several prompts, of which there are two now."""
+    page, faults = opened
+    timeline = Timeline(page)
+    timeline.write("0: a\n32: b", "a", "b")
+    for _ in new_graph(page, faults):
+        yield timeline
+
+
 def new_graph(page: Any, faults: front_end.Faults) -> Iterator[Any]:
     page.run_id = f"run {next(RUNS)}"
     page.evaluate(NEW_ID)
@@ -85,6 +103,11 @@ def new_graph(page: Any, faults: front_end.Faults) -> Iterator[Any]:
 def tell(page: Any, **values: Any) -> None:
     """What the server tells of this test's run."""
     page.evaluate(DISPATCH, ["artv.live", {"run": page.run_id, **MESSAGE, **values}])
+
+
+def say(page: Any, *said: tuple[int, str], **values: Any) -> None:
+    """What the server tells once something was said."""
+    tell(page, steering=STEERING | {"said": [list(one) for one in said], **values})
 
 
 def pictures(number: int) -> list[dict[str, Any]]:
@@ -181,3 +204,56 @@ def test_a_copy_that_is_in_no_graph_does_nothing(page: Any) -> None:
         assert page.evaluate(TIMERS) == 0
     finally:
         page.evaluate("() => artvCountNoMore()")
+
+
+def test_what_is_said_while_the_text_cannot_be_read_is_added_later(timeline: Timeline) -> None:
+    page = timeline.page
+    timeline.text_box.fill("0: a\n32: b\n16: c")
+    page.locator(".artv-timeline-notice").get_by_text("ine 3").wait_for()
+    say(page, (20, "new"))
+    page.wait_for_timeout(500)
+    tell(page, state="finished", steering=STEERING | {"said": [[20, "new"]]})
+    timeline.text_box.fill("0: a\n32: b")
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+
+
+def test_what_is_said_is_not_lost_when_the_server_cannot_be_asked(
+    timeline: Timeline, opened: tuple[Any, front_end.Faults]
+) -> None:
+    page = timeline.page
+    page.route("**/artv/schedule", lambda route: route.abort(), times=1)
+    say(page, (20, "new"))
+    page.wait_for_timeout(500)
+    say(page, (20, "new"))
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+    for faults in (opened[1].seen, timeline.faults):
+        faults[:] = [fault for fault in faults if "ERR_FAILED" not in fault]
+
+
+def test_what_is_said_leaves_the_prompt_that_is_being_edited(timeline: Timeline) -> None:
+    page = timeline.page
+    timeline.block(1).click()
+    timeline.press("Enter")
+    say(page, (20, "new"))
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+    page.keyboard.type(" at night")
+    timeline.wait_for_text("0: a\n20: new\n32: b at night")
+    page.keyboard.type(", far")
+    say(page, (20, "new"), (24, "newer"))
+    timeline.wait_for_text("0: a\n20: new\n24: newer\n32: b at night, far")
+    page.keyboard.type(" away")
+    timeline.wait_for_text("0: a\n20: new\n24: newer\n32: b at night, far away")
+
+
+def test_what_is_said_is_shown_for_copying_if_the_text_comes_from_a_node(timeline: Timeline) -> None:
+    page = timeline.page
+    schedule = '"0": "a fox",\n"20": "a hare"'
+    shown = page.locator(".artv-live-untaken")
+    say(page, (20, "new"), schedule=schedule)
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+    page.wait_for_timeout(500)
+    assert not shown.is_visible()
+    page.evaluate(FEED_TEXT)
+    front_end.show_node(page, SAMPLER)
+    shown.wait_for()
+    assert shown.locator("textarea").input_value() == schedule
