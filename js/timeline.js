@@ -260,38 +260,38 @@ class Timeline {
     if (told) this.notices.say(told)
     if (this.isSending) return false
     this.isSending = true
-    const isSettled = await this.send().catch((error) => this.refuse(error))
+    const isSettled = await this.send().catch((error) => void this.refuse(error))
     this.isSending = false
     this.look()
-    return isSettled
+    return !!isSettled
   }
 
-  /** Returns whether the server has answered. Throws an Error if it could not be asked. */
+  /** Returns whether the server has answered what is wanted. Throws an Error if it could not be asked. */
   async send() {
     while (this.wanted) {
       const base = this.base
       const wanted = this.wanted
       this.wanted = null
       const answer = await ask("schedule", { ...base, wanted })
-      if (!same(base, this.question())) return this.giveUp() // the user typed meanwhile
+      if (!same(base, this.question())) {
+        this.wanted = this.base = null // the user typed meanwhile
+        return false
+      }
       if (this.wanted) continue
-      if (answer.error) return !this.refuse(answer.error)
+      if (answer.error) {
+        this.refuse(answer.error)
+        return true
+      }
       this.write(answer.text)
       this.take({ ...base, text: answer.text }, answer)
     }
     return true
   }
 
-  /** Drop what is wanted, so that the text is read again. Returns false. */
-  giveUp() {
-    this.wanted = this.base = null
-    return false
-  }
-
   refuse({ message }) {
+    this.wanted = this.base = null
     this.prompt.keepRefused()
     this.notices.say(message)
-    return this.giveUp()
   }
 
   write(value) {

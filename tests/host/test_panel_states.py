@@ -172,7 +172,7 @@ def test_what_could_not_be_done_is_not_said_of_the_next_run(page: Any, opened: t
     told = page.locator(".artv-steer-told")
     told.get_by_text("no such run is known").wait_for()
     opened[1].seen.clear()  # the page notes that the server refused
-    tell(page, run="another", steering=STEERING | {"paused": True})
+    tell(page, run=f"{page.run_id}, the next", steering=STEERING | {"paused": True})
     told.get_by_text("Paused.", exact=True).wait_for()
     assert "artv-steer-refused" not in page.locator(".artv-steer").get_attribute("class")
 
@@ -182,7 +182,7 @@ def test_a_run_that_a_new_server_does_not_know_has_ended(page: Any) -> None:
     page.evaluate(DISPATCH, ["reconnected", {}])
     page.wait_for_timeout(500)
     assert front_end.status(page) == "Finished: 48 frames"
-    tell(page, run="another")
+    tell(page, run=f"{page.run_id}, cut off")
     front_end.wait_for(page, "state == 'running'")
     page.evaluate(DISPATCH, ["reconnected", {}])
     front_end.wait_for(page, "state == 'stopped'")
