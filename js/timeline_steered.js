@@ -1,6 +1,6 @@
 /** The prompts that are said while a sampler runs become segments of the timeline, so that the video can be made again. */
 
-import { samplersOf } from "./connections.js"
+import { SAMPLER, samplersOf } from "./connections.js"
 import { onRuns, runOf } from "./live_runs.js"
 import { watch, whileInGraph } from "./page.js"
 import { same, steered } from "./timeline_edits.js"
@@ -11,7 +11,7 @@ const timelines = new Set()
 export function followSteering(timeline) {
   const written = new Map() // by the run's id, what was said and is in the timeline
   const takeAll = () => {
-    for (const run of samplersOf(timeline.node).map(runOf).filter(Boolean)) take(timeline, run, written)
+    for (const run of showing(timeline).map(runOf).filter(Boolean)) take(timeline, run, written)
   }
   watch(timeline.node, () => timeline.base, takeAll)
   whileInGraph(timeline.node, () => {
@@ -38,6 +38,11 @@ async function take(timeline, run, written) {
 /** The prompts of a sampler's run as text, if some were said in it and no timeline can take them; else "". */
 export function untaken(sampler) {
   const { said = [], schedule } = runOf(sampler)?.steering ?? {}
-  const isTaken = () => [...timelines].some((one) => one.question() && samplersOf(one.node).includes(sampler))
+  const isTaken = () => [...timelines].some((one) => one.question() && showing(one).includes(sampler))
   return said.length && !isTaken() ? schedule : ""
+}
+
+/** The samplers that show what a timeline says. What one is not to show is not changed while it runs. */
+function showing(timeline) {
+  return samplersOf(timeline.node, SAMPLER, "positive")
 }

@@ -40,6 +40,13 @@ FEED_TEXT = f"""() => {{
     feeder.widgets[0].value = "a fox"
     feeder.connect(0, {SCHEDULER}, {SCHEDULER}.inputs.findIndex(input => input.name == "text"))
 }}"""
+NEGATIVE = f"""() => {{
+    const node = LiteGraph.createNode({SCHEDULER}.type)
+    app.graph.add(node)
+    node.widgets.find(widget => widget.name == "text").value = "0: dark"
+    const sampler = app.graph.nodes.find(node => node.type == "{SAMPLER}")
+    node.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "negative"))
+}}"""
 # The pack's timers that begin from now on and do not end.
 COUNT_TIMERS = f"""() => {{
     window.artvTimers = new Set()
@@ -243,6 +250,17 @@ def test_what_is_said_leaves_the_prompt_that_is_being_edited(timeline: Timeline)
     timeline.wait_for_text("0: a\n20: new\n24: newer\n32: b at night, far")
     page.keyboard.type(" away")
     timeline.wait_for_text("0: a\n20: new\n24: newer\n32: b at night, far away")
+
+
+def test_what_is_said_is_no_part_of_what_not_to_show(timeline: Timeline) -> None:
+    page = timeline.page
+    page.evaluate(NEGATIVE)
+    page.wait_for_function("() => document.querySelectorAll('.artv-timeline-block').length == 3")
+    say(page, (20, "new"))
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+    page.wait_for_timeout(500)
+    kept = page.evaluate("() => app.graph.nodes.at(-1).widgets.find(widget => widget.name == 'text').value")
+    assert kept == "0: dark"
 
 
 def test_what_is_said_is_shown_for_copying_if_the_text_comes_from_a_node(timeline: Timeline) -> None:
