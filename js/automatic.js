@@ -6,7 +6,7 @@
 import { tidied } from "./automatic_text.js"
 import { FIT_IMAGE, SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
 import { factsFor, followFacts } from "./facts.js"
-import { app, isWired, noteChange, onRemoved, setWidget, text, watch, widgetOf } from "./page.js"
+import { app, isWired, noteChange, setWidget, text, watch, whileInGraph, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
 const SHOWN_MILLISECONDS = 6000
@@ -19,7 +19,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass === "ARTVAdaptModel") followFacts(node, () => {}) // it has no panel that would
     const boxes = boxesOf(node)
-    if (boxes.length) known.add(new Boxes(node, boxes))
+    if (boxes.length) new Boxes(node, boxes)
   },
   afterConfigureGraph() {
     for (const boxes of known) if (boxes.node.graph) boxes.tidyOutside()
@@ -49,7 +49,10 @@ class Boxes {
     after(node, "onConfigure", () => this.takeSaved())
     after(node, "onSerialize", (saved) => this.savePlain(saved))
     watch(node, () => boxes.map((box) => this.stateOf(box)), () => this.refresh())
-    onRemoved(node, () => known.delete(this))
+    whileInGraph(node, () => {
+      known.add(this)
+      return () => known.delete(this)
+    })
   }
 
   stateOf(box) {

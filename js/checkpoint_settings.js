@@ -39,26 +39,46 @@ export const SETTINGS = [
 
 /**
  * What the samplers do with a setting. `kind` is "alone" (no sampler is connected), "taken", "same" (set to the
- * recommended value), "wired" (a wire provides the value) or "differs", with the other `values`. `text` is the key of
- * the text to show.
+ * recommended value), "wired" (something else decides, such as a wire) or "differs", with the other `values`. `text` is
+ * the key of the text to show.
  */
 export function stateOf(one, samplers, facts) {
   if (!samplers.length) return { kind: "alone" }
   const found = widgetsOf(one, samplers).filter(({ widget, value }) => !takes(widget.value, value))
   const wired = widgetsOf(one, samplers).some(({ node, widget }) => isWired(node, widget.name))
   const own = found.filter(({ node, widget }) => !isWired(node, widget.name))
-  const others = own.filter(({ widget }) => !isRecommended(widget, one, facts))
+  const others = own.filter(({ node, widget }) => !isRecommended(widget, one, facts) || changesFirst(node, widget, facts))
   const where = SPEAKERS[one.of]
   if (others.some(({ value }) => value === "")) return { kind: "differs", text: "noiseChanges" }
   if (others.length) return { kind: "differs", text: `${where}Has`, values: unique(others.map(({ widget }) => widget.value)) }
   if (wired) return { kind: "wired", text: "wired" }
   if (one.name === "size" && samplers.some(hasPictures)) return { kind: "wired", text: "ofPictures" }
+  if (one.name === "eta" && facts.recommended.eta && samplers.some(hasNoEta)) return { kind: "wired", text: "noEta" }
   return own.length ? { kind: "same", text: `${where}Same` } : { kind: "taken", text: "taken" }
 }
 
 function isRecommended(widget, one, { size, recommended, first_frame_steps }) {
   const value = { width: size[0], height: size[1], first_frame_steps }[widget.name] ?? recommended[one.name]
   return widget.value === value || Number(widget.value) === value
+}
+
+/** Whether the steps typed in a sampler are also those of the first frame, which is to have more. */
+function changesFirst(node, widget, { recommended, first_frame_steps: first }) {
+  if (widget.name !== "steps" || first === recommended.steps) return false
+  const options = optionsOf(node)
+  return !options || (!isWired(options, "first_frame_steps") && takes(widgetOf(options, "first_frame_steps")?.value, AUTO))
+}
+
+/** Whether a sampler takes 0 for an automatic eta, because someone has chosen ddim. */
+function hasNoEta(sampler) {
+  const options = optionsOf(sampler)
+  const isAutomatic = !options || takes(widgetOf(options, "eta")?.value, AUTO)
+  return isAutomatic && !isWired(sampler, "sampler_name") && widgetOf(sampler, "sampler_name")?.value === "ddim"
+}
+
+function optionsOf(sampler) {
+  const options = sourceOf(sampler, WIRED_TO[OPTIONS])
+  return options?.comfyClass === OPTIONS ? options : undefined
 }
 
 function hasPictures(sampler) {

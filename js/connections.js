@@ -7,8 +7,11 @@ export const FIT_IMAGE = "ARTVFitImage"
 const SUBGRAPH_INPUT = -10 // the origin of a link that enters a subgraph
 const SUBGRAPH_OUTPUT = -20 // the target of a link that leaves a subgraph
 
-/** The samplers that a node's first output reaches, through LoRA nodes, reroutes and subgraphs; or nodes of that class. */
-export function samplersOf(source, wanted = SAMPLER) {
+/**
+ * The samplers that a node's first output reaches, through LoRA nodes, reroutes and subgraphs; or nodes of that class.
+ * `input`: only those that it reaches at their input of that name.
+ */
+export function samplersOf(source, wanted = SAMPLER, input = undefined) {
   const type = source.outputs?.[0]?.type
   const found = new Set()
   const seen = new Set()
@@ -19,10 +22,10 @@ export function samplersOf(source, wanted = SAMPLER) {
         continue
       }
       const node = graph.getNodeById(link.target_id)
-      if (!node || seen.has(node)) continue
+      if (node?.comfyClass === wanted && [undefined, node.inputs[link.target_slot].name].includes(input)) found.add(node)
+      if (!node || node.comfyClass === wanted || seen.has(node)) continue
       seen.add(node)
-      if (node.comfyClass === wanted) found.add(node)
-      else if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
+      if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
       else node.outputs?.forEach((output, index) => [type, "*"].includes(output.type) && follow(graph, node.id, index))
     }
   }

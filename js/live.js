@@ -1,9 +1,10 @@
 /** The panel in the sampler: the video so far, played in a loop while it is made, with its masks and its drift. */
 
-import { addPanel, app, ask, element, onRemoved, text, watch, widen } from "./page.js"
+import { addPanel, app, ask, element, text, watch, whileInGraph, widen } from "./page.js"
 import { onRuns, refusal, refuse, rootGraph, runOf } from "./live_runs.js"
 import { textsAt } from "./prompt_texts.js"
 import { SteerControls } from "./steer.js"
+import { untaken } from "./timeline_steered.js"
 import { followWords, wordsLine } from "./words.js"
 
 const NODE = "ARTVMaskedDiffusionSampler"
@@ -32,16 +33,22 @@ class LivePanel {
     this.playing = true
     this.build()
     addPanel(node, "artv_live", this.root, HEIGHT)
-    this.tellOfCopies()
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
     followWords(node, () => textsAt(node), (found) => this.showWords(found))
+    watch(node, () => untaken(node), (prompts) => this.showUntaken(prompts))
+    whileInGraph(node, () => this.start())
+  }
+
+  /** Returns a function that ends it. */
+  start() {
+    this.tellOfCopies()
     const stop = onRuns(() => this.follow())
     this.timer = setTimeout(() => this.tick(), SHORTEST_TICK)
-    onRemoved(node, () => {
+    return () => {
       clearTimeout(this.timer)
       stop()
-    })
+    }
   }
 
   build() {
@@ -68,8 +75,10 @@ class LivePanel {
     plot.append(this.curve, this.marker)
     this.drift = element("div", { class: "artv-live-drift", title: text("live.driftHelp") })
     this.steer = new SteerControls(this.node)
+    this.prompts = element("textarea", { readonly: true, rows: 3, onfocus: () => this.prompts.select() })
+    this.untaken = element("label", { class: "artv-live-untaken", hidden: true }, text("live.untaken"), this.prompts)
     this.root = element("div", { class: "artv-live", role: "group", "aria-label": text("live.title") },
-      this.copies, this.status, this.problem, this.sizeAdvice, this.steer.root, this.stage, controls, plot, this.drift)
+      this.copies, this.status, this.problem, this.sizeAdvice, this.steer.root, this.untaken, this.stage, controls, plot, this.drift)
     this.root.addEventListener("keydown", keepKeys)
     this.stage.before((this.words = element("div", { class: "artv-words", role: "status", hidden: true })))
     this.setPlaying(true)
@@ -102,8 +111,8 @@ class LivePanel {
     this.root.dataset.done = run?.done ?? 0
     this.root.dataset.pictures = run?.pictures.items.length ?? 0
     this.status.textContent = run ? statusOf(run) : ""
-    this.problem.textContent = run?.problem ?? ""
-    this.problem.hidden = !run?.problem
+    this.problem.textContent = run ? problemOf(run) : ""
+    this.problem.hidden = !this.problem.textContent
     this.sizeAdvice.textContent = run?.sizeAdvice ? adviceOn(run) : ""
     this.sizeAdvice.hidden = !run?.sizeAdvice
     const isBlind = run?.blind && run.done > 0 && !run.pictures.items.some((one) => one.jpeg)
@@ -120,6 +129,12 @@ class LivePanel {
     this.words.textContent = found?.line ?? wordsLine(this.run?.unknown)
     this.words.title = found?.help ?? ""
     this.words.hidden = !this.words.textContent
+  }
+
+  /** Show prompts that are in no timeline, to be copied; "" if there are none. */
+  showUntaken(prompts) {
+    this.prompts.value = prompts
+    this.untaken.hidden = !prompts
   }
 
   setPlaying(playing) {
@@ -217,6 +232,10 @@ function statusOf(run) {
   }
   const told = text(`live.${kindOf(run)}`, values)
   return run.videos > 1 ? `${told} · ${text("live.firstOf", run)}` : told
+}
+
+function problemOf({ problem, refusal }) {
+  return [problem, refusal && text("live.notQueued", { problem: refusal })].filter(Boolean).join("\n")
 }
 
 function adviceOn({ width, height, sizeAdvice: { given, made_for: best } }) {

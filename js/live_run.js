@@ -11,6 +11,11 @@ export class LiveRun {
     this.fps = 8
     this.pace = null
     this.cachedFor = undefined // the prompt whose result the host took from this run
+    this.refusal = undefined // why the host queued no other run meanwhile
+    this.clear()
+  }
+
+  clear() {
     this.pictures = new Thinned(MAX_PICTURES)
     this.readings = new Thinned(MAX_READINGS)
   }
@@ -25,6 +30,7 @@ export class LiveRun {
     this.left = message.seconds_left
     this.steering = message.steering // what was said and taken back; see `told_of` in nodes/steer.py
     this.unknown = message.unknown // words that the model does not know, or null
+    if (message.whole) this.clear() // it has all that there is
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))
     for (const [index, shift, sharpness, copied] of message.readings)
       this.readings.add({ index, shift, sharpness, copied })

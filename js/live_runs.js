@@ -3,7 +3,7 @@
  * host's cache came from, and the error if nothing was made.
  */
 
-import { api, app, ask, setting } from "./page.js"
+import { api, app, ask, setting, text } from "./page.js"
 import { LiveRun } from "./live_run.js"
 
 const EVENT = "artv.live"
@@ -84,7 +84,16 @@ function nodeAt(path) {
 async function subscribe() {
   while (!api.clientId) await new Promise((go) => setTimeout(go, 100))
   const question = { client_id: api.clientId, pictures: setting(PICTURES) ?? true, runs: storedRuns() }
-  await ask("live", question).catch(() => {})
+  const before = [...known.values()]
+  const answer = await ask("live", question).catch(() => null)
+  if (answer) endLost(before.filter(({ id }) => !answer.runs.includes(id)))
+}
+
+/** Runs that the server no longer knows have ended with an earlier server. */
+function endLost(lost) {
+  for (const run of lost.filter(({ state }) => state === "running"))
+    Object.assign(run, { state: "stopped", problem: text("live.restarted") })
+  tell()
 }
 
 function storedRuns() {
@@ -108,18 +117,28 @@ function store(id) {
 
 function receive(message) {
   const before = known.get(message.run)
-  const run = before && !message.whole ? before : new LiveRun(message.run)
+  const run = before ?? new LiveRun(message.run)
   run.take(message)
   run.cachedFor = cached.get(run.id)
   latest(known, run.id, run)
   if (!before) store(run.id)
   // Late messages, such as frames that are decoded after the run, do not show an old run again.
-  if (run !== before || runs.get(keyOf(run)) === run) put(run)
+  if (!before || message.whole || run.state === "running" || runs.get(keyOf(run)) === run) put(run)
 }
 
 function put(run) {
   latest(runs, keyOf(run), run)
+  tell()
+}
+
+function tell() {
   for (const listener of listeners) listener()
+}
+
+/** Show that a node made nothing for a prompt. A run of it that goes on stays: it is of another prompt. */
+function putUnmade(values) {
+  const shown = runs.get(keyOf(values))
+  if (shown?.state !== "running") put(Object.assign(new LiveRun(null), values))
 }
 
 /** Add to a map that keeps the latest entries at its end, and at most `MAX_RUNS` of them. */
@@ -145,7 +164,7 @@ async function recall(prompt, nodes) {
     if (shown?.prompt === prompt || (nodes && !nodes.includes(node))) continue
     if (id) latest(cached, id, prompt)
     if (id && shown?.id === id) put(Object.assign(shown, { cachedFor: prompt }))
-    if (!id) put(unmade({ workflow: answer.workflow, node, prompt, state: "cached" }))
+    if (!id) putUnmade({ workflow: answer.workflow, node, prompt, state: "cached" })
   }
 }
 
@@ -165,7 +184,7 @@ async function fail({ prompt_id: prompt, node_id: faulty, exception_message: mes
     const shown = runs.get(keyOf({ workflow: answer.workflow, node }))
     if (id || shown?.prompt === prompt || shown?.cachedFor === prompt) continue
     const problem = said(node, faulty, firstLine(message))
-    put(unmade({ workflow: answer.workflow, node, prompt, state: "refused", problem }))
+    putUnmade({ workflow: answer.workflow, node, prompt, state: "refused", problem })
   }
 }
 
@@ -177,16 +196,21 @@ export function refusal() {
   return faults.map(([path, { errors }]) => [path, errors.map(lineOf)])
 }
 
-/** Show on a sampler, once, what the host refused to run; null if nothing. */
+/** Show on a sampler, once, what the host refused to run; null if nothing. A run that goes on is shown with it. */
 export function refuse(node, faults) {
   const path = pathOf(node)
   const told = JSON.stringify(faults)
   if (!path || refused.get(path) === told) return
   refused.set(path, told)
-  if (!faults) return
-  const lines = faults.flatMap(([faulty, found]) => found.map((line) => said(path, faulty, line)))
-  const problem = [...new Set(lines)].slice(0, MAX_LINES).join("\n")
-  put(unmade({ workflow: rootGraph().id, node: path, prompt: null, state: "refused", problem }))
+  const shown = runOf(node)
+  if (shown) shown.refusal = undefined
+  if (faults) {
+    const lines = faults.flatMap(([faulty, found]) => found.map((line) => said(path, faulty, line)))
+    const problem = [...new Set(lines)].slice(0, MAX_LINES).join("\n")
+    if (shown?.state === "running") shown.refusal = problem
+    else putUnmade({ workflow: rootGraph().id, node: path, prompt: null, state: "refused", problem })
+  }
+  tell()
 }
 
 /** The host's name for a node of the open graph: the reverse of `nodeAt`. */
@@ -196,10 +220,6 @@ function pathOf(node, graph = rootGraph(), before = "") {
     const found = one.subgraph && pathOf(node, one.subgraph, `${before}${one.id}:`)
     if (found) return found
   }
-}
-
-function unmade(values) {
-  return Object.assign(new LiveRun(null), values)
 }
 
 function said(node, faulty, line) {

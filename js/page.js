@@ -111,7 +111,7 @@ export function noteChange() {
 }
 
 /**
- * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, until the node is removed. It is checked
+ * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, while the node is in a graph. It is checked
  * four times a second, because front ends differ in which changes of widgets and wires they report.
  */
 export function watch(node, read, onChange) {
@@ -123,9 +123,28 @@ export function watch(node, read, onChange) {
     before = text
     onChange(value)
   }
-  const timer = setInterval(() => node.graph && !document.hidden && check(), CHECK_MILLISECONDS)
-  onRemoved(node, () => clearInterval(timer))
+  whileInGraph(node, () => {
+    const timer = setInterval(() => node.graph && !document.hidden && check(), CHECK_MILLISECONDS)
+    return () => clearInterval(timer)
+  })
   return check
+}
+
+/**
+ * Call `start` when a node is added to a graph, and what it returns when the node is removed. Some nodes are never added:
+ * to copy a node, the page makes another one and only reads it.
+ */
+export function whileInGraph(node, start) {
+  let stop = node.graph ? start() : undefined
+  const before = node.onAdded
+  node.onAdded = function (...given) {
+    before?.apply(this, given)
+    stop ??= start()
+  }
+  onRemoved(node, () => {
+    stop?.()
+    stop = undefined
+  })
 }
 
 /** Call `action` when a node is removed, after the host's own handler. */

@@ -39,6 +39,7 @@ export class SteerControls {
 
   /** Show the state of a run; undefined for none. */
   show(run) {
+    if (run?.id !== this.run?.id) this.complain(undefined)
     this.run = run
     const { steering } = run ?? {}
     const goesOn = run?.state === "running" && steering !== undefined && "paused" in steering

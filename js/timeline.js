@@ -8,7 +8,7 @@
 
 import { isAuto } from "./automatic_text.js"
 import { samplersOf } from "./connections.js"
-import { addPanel, app, ask, element, isWired, noteChange, onRemoved, setting, text, watch, widgetOf } from "./page.js"
+import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, whileInGraph, widgetOf } from "./page.js"
 import { noteScheduled, textsAround, valueOf } from "./prompt_texts.js"
 import { Actions } from "./timeline_actions.js"
 import { alike, endsOf, same } from "./timeline_edits.js"
@@ -63,30 +63,42 @@ class Timeline {
     this.prompt = new PromptField(this)
     this.view = new View(this)
     addPanel(node, "artv_timeline", this.view.root, LEAST_HEIGHT)
-    watch(node, () => [this.question(), this.videoFrames(), this.lateFrom(), textsAround(node), setting("Comfy.Locale")], () => this.look())
+    const read = () => [this.question() ?? this.unknown(), this.videoFrames(), this.lateFrom(), textsAround(node), setting("Comfy.Locale")]
+    watch(node, read, () => this.look())
     followWords(node, () => this.texts(), (found) => {
       this.words = found
       this.caution()
     })
     followSteering(this)
-    onRemoved(node, () => this.depart())
-    this.resizes = new ResizeObserver(() => this.draw())
-    this.resizes.observe(this.view.scroller)
+    whileInGraph(node, () => {
+      const resizes = new ResizeObserver(() => this.draw())
+      resizes.observe(this.view.scroller)
+      return () => {
+        resizes.disconnect()
+        this.depart()
+      }
+    })
   }
 
   // State
 
-  /** The request to the server, or null if a wire provides the text. */
+  /** The request to the server, or null if the timeline cannot know where prompts start. Unknown settings are left out. */
   question() {
-    if (isWired(this.node, "text")) return null
+    if (this.unknown()) return null
     const asked = { text: String(widgetOf(this.node, "text")?.value ?? "") }
-    for (const name of SETTINGS) asked[name] = widgetOf(this.node, name)?.value
+    for (const name of SETTINGS) asked[name] = valueOf(this.node, name)
     return { ...asked, num_frames: this.chosenFrames() }
   }
 
-  /** The video's length as it is set in this node; 0 for "auto". */
+  /** The input without which there is no timeline, if another node provides it. */
+  unknown() {
+    if (isWired(this.node, "text")) return "text"
+    return valueOf(this.node, "segment_frames") === undefined ? "segment_frames" : undefined
+  }
+
+  /** The video's length as it is set in this node; 0 for "auto", and if it is not known. */
   chosenFrames() {
-    const value = widgetOf(this.node, "num_frames")?.value
+    const value = valueOf(this.node, "num_frames")
     return isAuto(value) ? 0 : Math.max(0, Math.round(Number(value)) || 0)
   }
 
@@ -151,13 +163,18 @@ class Timeline {
     if (this.isSending || (this.base && same(question, this.base) && this.schedule)) return this.draw()
     this.wanted = null
     this.prompt.stopWaiting()
-    if (!question) return this.tell(text("timeline.wired"))
+    if (!question) return this.tell(this.whyUnknown())
     const asked = ++this.asked
     const answer = await ask("schedule", question).catch((error) => error)
     if (asked !== this.asked || !same(question, this.question())) return
     if (answer instanceof Error) this.tell(text("timeline.unreachable", { problem: answer.message }))
     else if (answer.error) this.notices.tellError(answer.error, question.text)
     else this.take(question, answer)
+  }
+
+  whyUnknown() {
+    const name = this.unknown()
+    return name === "text" ? text("timeline.wired") : text("timeline.computed", { name: widgetOf(this.node, name)?.label ?? name })
   }
 
   /** The boxes without a name of their own, which the classic canvas shows, have the inputs' names in the page's language. */
@@ -226,39 +243,55 @@ class Timeline {
 
   // Changing the text
 
-  /** Change the text to `schedule`. The drawing changes at once. Several changes before the reply are sent as one. */
+  get canChange() {
+    return !!this.schedule && !!this.base && !this.view.isLocked
+  }
+
+  /**
+   * Change the text to `schedule`. The drawing changes at once. Several changes before the reply are sent as one. Returns
+   * whether this is settled: the text is changed, or the server has said why not. Otherwise it may be tried again.
+   */
   async change(schedule, selected = this.selected, told = "") {
-    if (!schedule || !this.base || this.view.isLocked) return
+    if (!schedule || !this.canChange) return false
     this.schedule = schedule
     this.selected = selected
     this.wanted = schedule
     this.draw()
     if (told) this.notices.say(told)
-    if (this.isSending) return
+    if (this.isSending) return false
     this.isSending = true
-    await this.send().catch((error) => this.refuse(error))
+    const isSettled = await this.send().catch((error) => void this.refuse(error))
     this.isSending = false
     this.look()
+    return !!isSettled
   }
 
+  /** Returns whether the server has answered what is wanted. Throws an Error if it could not be asked. */
   async send() {
     while (this.wanted) {
       const base = this.base
       const wanted = this.wanted
       this.wanted = null
       const answer = await ask("schedule", { ...base, wanted })
-      if (!same(base, this.question())) return void (this.wanted = this.base = null) // the user typed meanwhile
+      if (!same(base, this.question())) {
+        this.wanted = this.base = null // the user typed meanwhile
+        return false
+      }
       if (this.wanted) continue
-      if (answer.error) throw new Error(answer.error.message)
+      if (answer.error) {
+        this.refuse(answer.error)
+        return true
+      }
       this.write(answer.text)
       this.take({ ...base, text: answer.text }, answer)
     }
+    return true
   }
 
-  refuse(error) {
+  refuse({ message }) {
     this.wanted = this.base = null
     this.prompt.keepRefused()
-    this.notices.say(error.message)
+    this.notices.say(message)
   }
 
   write(value) {
@@ -277,7 +310,6 @@ class Timeline {
     this.pointer.cancel()
     this.prompt.stopWaiting()
     this.notices.stop()
-    this.resizes.disconnect()
     departed.set(this.node.id, { selected: this.selected, isUndoing: isRecent(this.undoneAt), at: performance.now() })
   }
 

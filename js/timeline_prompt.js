@@ -62,6 +62,17 @@ export class PromptField {
     root.dataset.shown = root.value
   }
 
+  /**
+   * Keep what is being written with its prompt in a schedule that gets others. Returns where that prompt is, or the one
+   * that takes its place.
+   */
+  stayIn({ prompts }) {
+    const { start } = this.timeline.schedule.prompts[this.timeline.selected]
+    const index = prompts.findLastIndex((prompt) => prompt.start <= start)
+    this.root.dataset.index = prompts[index].start === start ? index : ""
+    return index
+  }
+
   /** Move the focus to the field. */
   edit() {
     this.root.focus()

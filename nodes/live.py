@@ -250,7 +250,7 @@ _lock = threading.Lock()
 def watch(question: dict[str, Any]) -> dict[str, Any]:
     """`POST /artv/live {client_id, pictures, runs}`: from now on this client receives messages about the runs that it
     queues and those whose ids are in `runs`, with pictures of frames unless `pictures` is false. It is sent at once
-    what is kept of the latest of these runs for each node. Returns how many these are."""
+    what is kept of the latest of these runs for each node. Returns the ids of what it is sent (`runs`)."""
     pictures, named = question.get("pictures", True), _named(question.get("runs", []))
     if not isinstance(pictures, bool):
         raise ValueError(f"pictures is {type(pictures).__name__}; accepted are true and false")
@@ -265,7 +265,7 @@ def watch(question: dict[str, Any]) -> dict[str, Any]:
         runs = {(run.workflow, run.node): run for run in _runs.values() if run.belongs_to(client)}
     for run in runs.values():
         run.tell_all(client)
-    return {"runs": len(runs)}
+    return {"runs": [run.id for run in runs.values()]}
 
 
 def recall(question: dict[str, Any]) -> dict[str, Any]:

@@ -270,6 +270,22 @@ def test_what_differs_is_shown_and_taken_by_keyboard_and_can_be_undone(page: Any
 
 
 @NO_BROWSER
+def test_what_other_settings_change_is_told_too(page: Any, panel: Any) -> None:
+    """Typed steps are also those of the first frame, which should have more; ddim has no noise."""
+    panel.locator(MORE).click()
+    page.evaluate(SET_WIDGET, [SAMPLER, "steps", 4])
+    row = panel.locator(f"{ROW}[role=button]")
+    row.wait_for()
+    assert (state(panel, "steps"), state(panel, "eta")) == ("sampler has 4", "in use")
+    row.click()
+    row.wait_for(state="detached")
+    assert page.evaluate(WIDGETS, SAMPLER)["steps"].startswith("auto")
+    page.evaluate(SET_WIDGET, [SAMPLER, "sampler_name", "ddim"])
+    row.wait_for()
+    assert state(panel, "eta") == "0, as sampler_name is ddim"
+
+
+@NO_BROWSER
 def test_samplers_are_found_behind_reroutes_and_in_subgraphs(page: Any, panel: Any) -> None:
     for step in (BY_REROUTES, INTO_A_SUBGRAPH):
         page.evaluate(step)

@@ -319,6 +319,32 @@ def test_a_wire_instead_of_text_is_said(timeline: Timeline) -> None:
     timeline.page.get_by_text("comes from a connected node").wait_for()
 
 
+FEED = f"""([name, choose]) => {{
+    const node = {SCHEDULER}
+    const types = {{
+        primitive: "PrimitiveFloat",
+        other: Object.keys(LiteGraph.registered_node_types).find(type =>
+            !/^Primitive|^ARTV/.test(type) && LiteGraph.registered_node_types[type].nodeData?.output?.[0] == "INT"),
+    }}
+    const feeder = LiteGraph.createNode(types[choose])
+    app.graph.add(feeder)
+    if (choose == "primitive") feeder.widgets[0].value = 24
+    feeder.connect(0, node, node.inputs.findIndex(input => input.name == name))
+}}"""
+
+
+def test_numbers_from_connected_nodes_count(timeline: Timeline) -> None:
+    """One that the page cannot read is not replaced by the one in the node, which is not used."""
+    timeline.write("[0s-1s: a] [1s-2s: b]", "a", "b")
+    assert "frames 0 to 7" in timeline.names()[0]
+    timeline.page.evaluate(FEED, ["fps", "primitive"])
+    timeline.page.wait_for_function(
+        "() => document.querySelector('.artv-timeline-block').ariaLabel.includes('frames 0 to 23')"
+    )
+    timeline.page.evaluate(FEED, ["segment_frames", "other"])
+    timeline.page.get_by_text("segment_frames comes from a connected node and is known only when").wait_for()
+
+
 def test_without_the_server_the_text_goes_on_working(timeline: Timeline) -> None:
     timeline.page.route("**/artv/schedule", lambda route: route.abort())
     timeline.text_box.fill("0: alone")
