@@ -282,6 +282,32 @@ def test_a_clip_that_breaks_after_it_was_scored(source: Path, prepared: Path, tm
     assert (last["name"], last["reason"]) == ("moving-2.mp4", "broken")
 
 
+def test_finished_clips_stay_while_their_videos_cannot_be_reached(
+    source: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    shutil.copytree(source, clips)  # with times, so that the scores fit
+    shutil.copytree(prepared, output)
+    before = _digests(output)
+    (clips / "sub").rename(tmp_path / "sub")
+    assert main(_command(clips, output)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "has clips of 1 video that cannot be found or read in" in said
+    assert "such as sub/moving-1.mp4; bring them back (is a drive missing?), or add --redo" in said
+    for video in clips.glob("*.mp4"):
+        video.write_bytes(b"")
+    assert main(_command(clips, output)) == 2
+    assert main([*_command(clips, output), "--redo"]) == 2
+    assert "not one clip was kept" in capsys.readouterr().err.splitlines()[-1]
+    assert len(open_prepared(output).index) == 3
+    assert {name: digest for name, digest in _digests(output).items() if name.endswith("tar")} == {
+        name: digest for name, digest in before.items() if name.endswith("tar")
+    }
+    shutil.copytree(tmp_path / "sub", clips / "sub")
+    assert main([*_command(clips, output), "--redo"]) == 0
+    assert len(open_prepared(output).index) == 1
+
+
 def test_clip_scores(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = ["prepare", str(source), str(output), "--report-only", *clip_model(tmp_path), "--clip-frames", "2"]

@@ -135,7 +135,11 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to work")
     group.add_argument("--report-only", action="store_true", help="score and report only, encode nothing")
-    group.add_argument("--redo", action="store_true", help="replace results in OUT that were made with other settings")
+    group.add_argument(
+        "--redo",
+        action="store_true",
+        help="replace results in OUT that were made with other settings, and remove clips whose videos are gone",
+    )
     group.add_argument("--shard-clips", type=int, default=256, metavar="N", help="clips in a shard; default: 256")
     group.add_argument(
         "--engine",
