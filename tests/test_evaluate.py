@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.utils import get_featuresdict_from_dataset
 
+from artv_core.checkpoint import resolve_checkpoint
 from artv_core.cli import main
+from artv_core.commands import evaluate as evaluate_command
+from artv_core.commands.options import load_pipeline
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import Entry
 from artv_core.evaluation.distances import inception_score
@@ -25,10 +30,12 @@ from artv_core.evaluation.features import (
     kept_features,
     videos_of,
 )
+from artv_core.evaluation.making import check_folder, described
 from artv_core.evaluation.networks import C3D, I3D, Clip, Inception
-from artv_core.evaluation.prompt_sets import read_prompts
+from artv_core.evaluation.prompt_sets import Prompt, read_prompts
 from artv_core.media import VideoWriter, read_video
 from artv_core.run.drift import plot_path, read_drift_csv
+from artv_core.run.pipeline import Pipeline
 from tests.clip_files import clip_model
 from tests.forked import COMMANDS, python_with
 
@@ -339,10 +346,75 @@ def test_what_is_there_is_not_made_again(judged: tuple[Path, list[str]], tmp_pat
     assert json.loads((root / "report.json").read_text()) == json.loads(before)
 
 
-def test_videos_of_other_settings_are_not_mixed(judged: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]):
-    _, command = judged
-    assert main([*command, "--seed", "5"]) == 2
-    assert "contains videos made with other settings" in capsys.readouterr().err
+def test_videos_of_other_settings_are_not_mixed(
+    judged: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root, command = judged
+    weights = bytearray(resolve_checkpoint("tiny").read_bytes())
+    weights[-2] ^= 1  # the last bit of a number
+    (tmp_path / "other.safetensors").write_bytes(weights)
+    for words, told in (
+        (["--seed", "5"], "(seed 0 -> 5)"),
+        (["--dtype", "bfloat16"], "(dtype float32 -> bfloat16)"),
+        (["--checkpoint", str(tmp_path / "other.safetensors")], "(checkpoint file "),
+    ):
+        assert main([*command, *words]) == 2
+        assert f"contains videos made with other settings {told}" in capsys.readouterr().err
+    prompts = (root / "prompts.txt").read_text()
+    (root / "prompts.txt").write_text(f"a green ring\n{prompts}")
+    assert main(command) == 2
+    assert "made with other settings (the text or first frame of 00000; " in capsys.readouterr().err
+    (root / "prompts.txt").write_text(prompts)
+
+
+def test_a_folder_goes_on_with_more_prompts_and_with_the_same_first_frames(tmp_path: Path):
+    image, made_with = tmp_path / "a.png", {"seed": 0, "guidance": (3, 4)}
+    image.write_bytes(b"one")
+    few, more = ([Prompt(f"{number:05d}", f"text {number}") for number in range(count)] for count in (1, 2))
+    for prompts in (few, more, few, more):
+        check_folder(tmp_path / "made", made_with, described(prompts, [image] * len(prompts)))
+    image.write_bytes(b"two")
+    with pytest.raises(
+        ValueError, match=r"other settings \(the text or first frame of 00000; .* 00001\); give another"
+    ):
+        check_folder(tmp_path / "made", made_with, described(more, [image] * 2))
+    with pytest.raises(ValueError, match=r"other settings \(the text or first frame of 00001\)"):
+        check_folder(tmp_path / "made", made_with, described([Prompt("00001", "text 1")]))
+    for earlier in ('{"seed": 0, "prompts": "ucf101"}', "", "[]"):
+        (tmp_path / "made/made-with.json").write_text(earlier)
+        with pytest.raises(ValueError, match=r"^[^\n]*does not say which checkpoint file, [^\n]* give another folder"):
+            check_folder(tmp_path / "made", made_with, described(few))
+
+
+def test_only_videos_that_the_prompts_name_are_judged(
+    judged: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root, command = judged
+    few = [*command[: command.index("--i3d")], "--count", "2", "--report", str(tmp_path / "report.json")]
+    assert main(few) == 0
+    assert f"not judged: 2 videos in {root / 'videos'} that these prompts do not name, such as 00002.mp4" in (
+        capsys.readouterr().err
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["figures"]["videos"] == 2
+
+
+def test_made_videos_are_read_at_the_rate_they_are_made_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def quick(args: Namespace) -> Pipeline:
+        pipeline = load_pipeline(args)
+        pipeline.model.config = replace(pipeline.model.config, fps=4.0)
+        return pipeline
+
+    monkeypatch.setattr(evaluate_command, "load_pipeline", quick)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    command = ["evaluate", str(tmp_path / "videos"), "--prompts", str(tmp_path / "prompts.txt"), "--frames", "3"]
+    command += ["--checkpoint", "tiny", "--size", "32x32", "--steps", "1", "--report", str(tmp_path / "report.json")]
+    assert main([*command, "--fps", "8"]) == 2
+    assert "--fps is 8, and tiny-v3 makes 4 frames per second; leave --fps out" in capsys.readouterr().err
+    assert not (tmp_path / "videos").exists()
+    assert main(command) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["read"]["fps"] == 4.0
 
 
 LAUNCH = """
@@ -382,6 +454,13 @@ def test_what_cannot_be_read_is_left_out_by_name(tmp_path: Path, capsys: pytest.
     assert "videos: 2" in told.out
     assert main(["evaluate", str(folder), "--frames", "40"]) == 2
     assert "not one of 3 videos could be read" in capsys.readouterr().err
+
+
+def test_true_videos_of_which_none_can_be_read_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    videos, true = (write_videos(tmp_path / name, 1, 0, frames) for name, frames in (("made", 12), ("true", 4)))
+    assert main(["evaluate", str(videos), "--true", str(true), "--frames", "12"]) == 2
+    told = capsys.readouterr().err
+    assert "not one of 1 true videos could be read; the first: 0.mp4: the video ends at" in told
 
 
 def test_clipsim_without_texts_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
