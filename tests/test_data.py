@@ -666,8 +666,9 @@ def test_a_second_start_reads_no_video_that_has_not_changed(folder: Path, tmp_pa
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
     names, reasons = start()
     assert (names, reasons["broken"]) == (["b.mkv", "d.mp4", "e.mkv"], 2)
-    next((tmp_path / "cache").glob("*.npz")).write_bytes(b"damaged")
-    assert start() == (names, reasons)
+    for damage in (b"damaged", b""):
+        next((tmp_path / "cache").glob("*.npz")).write_bytes(damage)
+        assert start() == (names, reasons)
     with pytest.raises(ValueError, match=r"no clip of .* can be used; 7 clips left out"):
         open_videos(folder, 8, (64, 64), 8, cache=None, min_frames=1000)
 
@@ -769,9 +770,11 @@ class Fragile(Named):
         super().__init__([f"{number}.mp4" for number in range(60)])
         numbers = np.arange(60)
         self.index = ClipIndex(10 + numbers % 10, numbers // 2 % 2, numbers, ((64, 64), (48, 80)))
-        self.broken = broken
+        self.broken, self.wordless = broken, set[int]()
 
     def caption(self, clip: int) -> str:
+        if clip in self.wordless:
+            raise BrokenClip(f"{clip}.mp4: its caption is damaged")
         return f"clip {clip}"
 
     def frames(self, clip: int, positions: list[int]) -> torch.Tensor:
@@ -799,3 +802,11 @@ def test_substitutes_are_long_enough_of_the_same_bucket_and_spread_out() -> None
     fragile.broken = set(range(60))
     with pytest.raises(BrokenClip, match=r"^7.mp4: gone; none of \d+ clips tried in its place can be read either$"):
         RepairedClips(fragile, np.arange(60)).read(7, [15])
+
+
+def test_a_clip_whose_caption_is_damaged_is_replaced() -> None:
+    fragile = Fragile(set())
+    fragile.wordless = {7}
+    reading = RepairedClips(fragile, np.arange(60)).read(7, [5])
+    assert reading.clip != 7
+    assert reading.broken == {7: "7.mp4: its caption is damaged"}

@@ -76,6 +76,16 @@ def test_latents_and_embeddings_are_the_models_own(source: Path, prepared: Path)
         clips.frames(0, [16])
 
 
+def test_a_name_that_is_not_utf_8_comes_back(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    name = os.fsdecode(b"caf\xe9")
+    for ending in ("mp4", "txt"):
+        shutil.copy(source / f"moving-0.{ending}", tmp_path / f"clips/{name}.{ending}")
+    assert main(_command(tmp_path / "clips", tmp_path / "out")) == 0
+    clips = open_prepared(tmp_path / "out")
+    assert clips.name(0) == clips.facts(0)["name"] == f"{name}.mp4"
+
+
 def test_captions_that_are_cut_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "clips", tmp_path / "out"
     source.mkdir()
@@ -334,9 +344,10 @@ def test_a_damaged_dataset_is_named(prepared: Path, tmp_path: Path) -> None:
     os.truncate(output / "shards/clips-000000.tar", 5000)
     with pytest.raises(BrokenClip, match=r"shard .*clips-000000.tar has 5000 bytes, expected"):
         clips.frames(0, [15])
-    (output / "index.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"cannot read .*index.npz"):
-        open_prepared(output)
+    for damage in (b"nothing", b""):
+        (output / "index.npz").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"cannot read .*index.npz"):
+            open_prepared(output)
     (output / "dataset.json").unlink()
     with pytest.raises(ValueError, match="unfinished: run the same artv prepare again"):
         open_prepared(output)

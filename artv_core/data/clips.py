@@ -53,7 +53,7 @@ class ClipSource(Protocol):
         """A unique name by which a person can find the clip: path, member of a shard, seconds."""
 
     def caption(self, clip: int) -> str:
-        """Its caption."""
+        """Its caption. Raises BrokenClip."""
 
     def frames(self, clip: int, positions: Sequence[int]) -> Tensor:
         """The frames at `positions` (any order, repeats allowed): images [n, 3, H, W] in [0, 1] or latents

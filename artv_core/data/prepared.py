@@ -158,7 +158,7 @@ def _columns(records: Sequence[ShardRecord]) -> dict[str, np.ndarray]:
     }
     columns["shard"] = np.repeat(np.arange(len(records), dtype=np.int32), counts)
     columns["bucket"] = np.repeat(np.asarray([record.bucket for record in records], np.int16), counts)
-    names = [name.encode() for record in records for name in record.names]
+    names = [name.encode(errors="surrogateescape") for record in records for name in record.names]
     columns["names"] = np.frombuffer(b"".join(names), np.uint8)
     columns["name_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
     return columns
@@ -221,7 +221,7 @@ class PreparedClips:
     def name(self, clip: int) -> str:
         """The name of the clip's source: path, member, seconds."""
         ends, names = self._columns["name_ends"], self._columns["names"]
-        return names[ends[clip - 1] if clip else 0 : ends[clip]].tobytes().decode()
+        return names[ends[clip - 1] if clip else 0 : ends[clip]].tobytes().decode(errors="surrogateescape")
 
     def caption(self, clip: int) -> str:
         """Its caption. Raises BrokenClip."""
@@ -323,7 +323,7 @@ def _read_index(folder: Path) -> dict[str, np.ndarray]:
             columns = {
                 name: file[name] for name in (*_COLUMNS, "shard", "bucket", "names", "name_ends", "null_context")
             }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"cannot read {path}: {reason}; run the same artv prepare again") from None
     return columns

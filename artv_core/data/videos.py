@@ -255,7 +255,7 @@ def _read_facts(keys: np.ndarray, file: Path | None) -> tuple[_Facts, np.ndarray
             kept = {name: columns[name] for name in ("keys", "duration", "height", "width", "broken", "faults")}
         reasons = kept["faults"].tobytes().decode().split("\n") if len(kept["broken"]) else []
         faults = dict(zip(kept["broken"].tolist(), reasons, strict=True))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return facts, known  # no such file yet, or another kind of file; it will be replaced
     rows = np.minimum(np.searchsorted(kept["keys"], keys), max(0, len(kept["keys"]) - 1))
     known = kept["keys"][rows] == keys if len(kept["keys"]) else known
