@@ -1,5 +1,6 @@
 """Reading clips to train on: what a source holds, the frame shown at a time, the order of clips."""
 
+import errno
 import io
 import json
 import os
@@ -10,7 +11,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -476,6 +479,8 @@ def test_a_csv_that_would_lose_words_is_refused_with_its_line(tmp_path: Path, te
             '{"path": "0.mp4", "caption": "a"}\n{"path": "1.mp4", "text": "b"}',
             r"line 2 has no caption .*rename its text",
         ),
+        ('\n{"path": "0.mp4", "caption": "a \\ud83d"}', r"line 2: caption has half a character \(\\ud83d\); write the"),
+        ('{"path": "\\ud83d.mp4", "caption": "a"}', r"line 1: path has half a character \(\\ud83d\)"),
         ('{"caption": "a"}', r"line 1 has no path \(it has: caption\); needed are path, caption$"),
         ('{"path": "0.mp4", "caption": "a", "caption": "b"}', r"line 1 has caption 2 times; keep one of them"),
     ],
@@ -530,6 +535,22 @@ def test_shards_are_read_by_pattern_folder_and_url(
         ValueError, match=r"no clips found in pipe:.*; 1 not usable, the first: .*cannot fetch pipe:false"
     ):
         list_entries("pipe:false /x/y.tar", tmp_path / "cache")
+
+
+def test_a_shard_that_ends_early_or_is_damaged_is_named(tmp_path: Path) -> None:
+    members = {f"{number}{ending}": b"x" * 700 for number in range(4) for ending in (".mp4", ".txt")}
+    data = write_shard(tmp_path / "whole.tar", members).read_bytes()
+    assert len(list_entries(tmp_path / "whole.tar")[0]) == 4
+    assert list_entries(tmp_path / "whole.tar")[1] == []
+    header = data.index(b"2.mp4")
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    damaged = [data[:header], data[: header + 100], data[: header + 20] + b"?" + data[header + 21 :]]
+    damaged += [data[:header] + bytes(512) + data[header + 512 :], data[:end]]
+    for number, content in enumerate(damaged):
+        path = put(tmp_path / "damaged.tar", content)
+        entries, problems = list_entries(path, tmp_path / f"cache-{number}")
+        assert [entry.member for entry in entries] == [f"{one}.mp4" for one in range(4 if content == data[:end] else 2)]
+        assert problems == ["damaged.tar: the shard ends early; what comes before is used"]
 
 
 def indexed(folder: Path, members: list[tuple[str, bytes]], links: dict[str, str] | None = None) -> tuple[dict, list]:
@@ -671,6 +692,35 @@ def test_a_second_start_reads_no_video_that_has_not_changed(folder: Path, tmp_pa
         assert start() == (names, reasons)
     with pytest.raises(ValueError, match=r"no clip of .* can be used; 7 clips left out"):
         open_videos(folder, 8, (64, 64), 8, cache=None, min_frames=1000)
+
+
+class OnDrive:
+    """Opens videos, but those called `name` only with an error while the drive has a fault."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.fault: int | None = None
+        self._open, self._name = av.open, name
+        monkeypatch.setattr(av, "open", self)
+
+    def __call__(self, file: str, *given: Any, **options: Any) -> Any:
+        if self.fault and self._name in file:
+            raise OSError(self.fault, os.strerror(self.fault))
+        return self._open(file, *given, **options)
+
+
+@pytest.mark.parametrize(("fault", "passes"), [(errno.EIO, True), (errno.EMFILE, True), (errno.EINVAL, False)])
+def test_an_error_that_may_pass_is_no_fact_about_a_video(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, passes: bool
+) -> None:
+    drive = OnDrive(monkeypatch, "a.mp4")
+
+    def broken() -> int:
+        return open_videos(folder, 8, (64, 64), 8, cache=tmp_path / "cache", workers=1)[1].reasons["broken"]
+
+    drive.fault = fault
+    assert broken() == 2
+    drive.fault = None
+    assert broken() == (1 if passes else 2)
 
 
 # The order

@@ -7,8 +7,10 @@ import shutil
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,13 @@ from artv_core.cli import main
 from artv_core.data.clips import BrokenClip
 from artv_core.data.decode import read_frames
 from artv_core.data.prepared import fingerprint, open_prepared
-from artv_core.data.sources import list_entries
+from artv_core.data.sources import Entry, list_entries
 from artv_core.media import VideoWriter
+from artv_core.prepare import encoding, scoring
 from artv_core.prepare import run as running
-from artv_core.prepare import scoring
 from artv_core.prepare.motion import measure_motion
+from artv_core.prepare.options import PrepareOptions, score_settings
+from artv_core.prepare.unchanged import check_unchanged
 from artv_core.synthetic.shapes import Clip, render, sample_clip
 from artv_core.training.config import read_config
 from artv_core.training.start import open_clips, starting_model
@@ -316,6 +320,60 @@ def test_finished_clips_stay_while_their_videos_cannot_be_reached(
     shutil.copytree(tmp_path / "sub", clips / "sub")
     assert main([*_command(clips, output), "--redo"]) == 0
     assert len(open_prepared(output).index) == 1
+
+
+@pytest.mark.parametrize("reader", ["probe", "read_frames"], ids=["while scoring", "while encoding"])
+def test_a_clip_that_a_drive_does_not_give_is_tried_again(
+    source: Path,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reader: str,
+) -> None:
+    output = tmp_path / "out"
+    if reader == "read_frames":
+        shutil.copytree(prepared / "work", output / "work")
+    where = scoring if reader == "probe" else encoding
+    with monkeypatch.context() as patch:
+        patch.setattr(where, reader, _failing(getattr(where, reader), "moving-2.mp4"))
+        assert main(_command(source, output)) == 0
+    assert len(open_prepared(output).index) == 2
+    assert "for a reason that may pass; the same command tries them again" in capsys.readouterr().err
+    last = [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
+    assert {"name": "moving-2.mp4", "reason": "broken", "detail": "it cannot be read (input/output error)"} in last
+    assert main(_command(source, output)) == 0
+    assert "may pass" not in capsys.readouterr().err
+    assert _digests(output) == _digests(prepared)
+
+
+def _failing(read: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def failing(entry: Entry, *given: Any) -> Any:
+        if entry.name == name:
+            raise BrokenClip(f"{name}: it cannot be read (input/output error)", passing=True)
+        return read(entry, *given)
+
+    return failing
+
+
+def test_scores_depend_on_the_precision_and_settings_are_compared_in_full(tmp_path: Path) -> None:
+    def settings(**given: Any) -> dict[str, Any]:
+        return score_settings(PrepareOptions("in", tmp_path, **given), given.get("clip_model"))
+
+    assert settings(dtype="bfloat16") == settings()
+    assert settings(clip_model="a", dtype="bfloat16") != settings(clip_model="a", dtype="float16")
+    assert set(settings(clip_model="a")) == {"cut_threshold", "clip", "clip_frames"}, "scores of earlier releases"
+    put = (
+        {"encode": {"vae": {"fingerprint": "a" * 64, "scale": 1.0}}},
+        {"encode": {"vae": {"fingerprint": "a" * 64, "scale": 2.0}}},
+    )
+    (tmp_path / "work").mkdir()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/clips-000000.tar").touch()
+    (tmp_path / "work/settings.json").write_text(json.dumps(put[0]))
+    check_unchanged(PrepareOptions("in", tmp_path), put[0])
+    with pytest.raises(ValueError, match=r"made with other settings \(vae scale 1.0 -> 2.0\)"):
+        check_unchanged(PrepareOptions("in", tmp_path), put[1])
 
 
 def test_clip_scores(source: Path, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class ShardRecord:
     file each one is.
 
     `rows` has a list for each column: number of frames, byte offsets of the latents and of the embedding, and offset
-    and size of the JSON. `left_out` lists (name, reason) of clips that could not be read.
+    and size of the JSON. `left_out` lists (name, reason) of clips that could not be read; `passing`: one of them
+    because the drive or the system failed.
     """
 
     file: str
@@ -77,6 +78,7 @@ class ShardRecord:
     names: list[str] = field(default_factory=list)
     rows: dict[str, list[int]] = field(default_factory=lambda: {column: [] for column in _COLUMNS})
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    passing: bool = False
 
 
 def write_shard(path: Path, record: ShardRecord, clips: Iterable[ReadyClip]) -> None:

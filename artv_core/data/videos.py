@@ -199,25 +199,25 @@ def _facts(entries: Sequence[Entry], file: Path | None, workers: int) -> _Facts:
                 block = missing[start : start + _BLOCK].tolist()
                 for number, found in zip(block, pool.map(_look_at, [entries[n] for n in block]), strict=True):
                     _note(facts, number, found)
-                    known[number] = True
+                    known[number] = not (isinstance(found, BrokenClip) and found.passing)
                     progress.update()
     finally:
         _write_facts(facts, keys, known, file)
     return facts
 
 
-def _look_at(entry: Entry) -> tuple[float, int, int] | str:
-    """(seconds, height, width), or why it is broken."""
+def _look_at(entry: Entry) -> tuple[float, int, int] | BrokenClip:
+    """(seconds, height, width), or why it is broken, without its name."""
     try:
         found = probe(entry)
     except BrokenClip as error:
-        return str(error).removeprefix(f"{entry.name}: ")
+        return BrokenClip(str(error).removeprefix(f"{entry.name}: "), error.passing)
     return found.duration, found.height, found.width
 
 
-def _note(facts: _Facts, number: int, found: tuple[float, int, int] | str) -> None:
-    if isinstance(found, str):
-        facts.faults[number] = found
+def _note(facts: _Facts, number: int, found: tuple[float, int, int] | BrokenClip) -> None:
+    if isinstance(found, BrokenClip):
+        facts.faults[number] = str(found)
     else:
         facts.duration[number], facts.height[number], facts.width[number] = found
 

@@ -214,7 +214,10 @@ def check(options: PrepareOptions) -> None:
 def score_settings(options: PrepareOptions, clip: str | None) -> dict[str, Any]:
     """What a clip's scores depend on. `clip` identifies the CLIP model by its contents."""
     frames = options.clip_frames if clip else 0
-    return {"cut_threshold": options.cut_threshold, "clip": clip, "clip_frames": frames}
+    settings: dict[str, Any] = {"cut_threshold": options.cut_threshold, "clip": clip, "clip_frames": frames}
+    if clip and options.dtype != "float32":  # the usual one is not noted, so that earlier scores are found
+        settings["dtype"] = options.dtype
+    return settings
 
 
 def select_settings(options: PrepareOptions) -> dict[str, Any]:

@@ -39,6 +39,8 @@ USUAL_FPS = 8.0
 GATHERED_TASKS = 2 * scoring.SHARD // scoring.CHUNK
 """Gather the small files of scores into shards after this many."""
 
+TRIED_AGAIN = "some videos could not be read for a reason that may pass; the same command tries them again"
+
 
 def prepare(options: PrepareOptions) -> int:
     """Run the command. Returns the exit code: 0, or that of a run that was stopped, which keeps its finished pieces.
@@ -113,6 +115,7 @@ class _Run:
         options, work = self.options, self.options.output / "work"
         folder = work / f"scores-{_hash([settings, scoring.VERSION])}"
         _make_ready(folder)
+        scoring.forget_passing(folder)
         scoring.gather_scores(folder)
         tasks = scoring.plan_scores(folder, entries, keys, work / "to-score.jsonl")
         worker = {
@@ -127,8 +130,11 @@ class _Run:
 
         def gather() -> None:
             scoring.gather_scores(folder)
+            scoring.gather_scores(folder / scoring.PASSING)
 
         self._work("scoring", engine, scoring.Scorer, worker, path, tasks, total, gather)
+        if any((folder / scoring.PASSING).glob("*.jsonl")):
+            say(TRIED_AGAIN)
         return scoring.ScoreStore(folder)
 
     def _encode(
@@ -168,7 +174,10 @@ class _Run:
             "fps": fps,
         }
         self._work("encoding", self.engine, encoding.Encoder, worker, path, tasks, len(selection.kept))
-        return [_record(target, key) for target, key in shards]
+        records = [_record(target, key) for target, key in shards]
+        if any(record.passing for record in records):
+            say(TRIED_AGAIN)
+        return records
 
     def _work(
         self,

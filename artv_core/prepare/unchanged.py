@@ -60,5 +60,11 @@ def _file(name: str) -> str:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
-    flat = {name: value for step in settings.values() if isinstance(step, dict) for name, value in step.items()}
-    return {name: json.dumps(value)[:80] for name, value in flat.items()}
+    """Each setting of each step as text, and each part of a setting that has parts. A setting that two steps share is
+    the same in both."""
+    flat: dict[str, str] = {}
+    for step in settings.values():
+        for name, value in step.items() if isinstance(step, dict) else ():
+            parts = {f"{name} {part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
+            flat |= {part: json.dumps(one) for part, one in parts.items()}
+    return flat
