@@ -18,8 +18,10 @@ from artv_core.checkpoint import resolve_checkpoint
 from artv_core.cli import main
 from artv_core.commands import evaluate as evaluate_command
 from artv_core.commands.options import load_pipeline
+from artv_core.data.clips import BrokenClip
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import Entry
+from artv_core.evaluation import features
 from artv_core.evaluation.distances import inception_score
 from artv_core.evaluation.features import (
     READINGS,
@@ -36,7 +38,7 @@ from artv_core.evaluation.prompt_sets import Prompt, read_prompts
 from artv_core.media import VideoWriter, read_video
 from artv_core.run.drift import plot_path, read_drift_csv
 from artv_core.run.pipeline import Pipeline
-from tests.clip_files import clip_model
+from tests.clip_files import clip_model, write_shard
 from tests.forked import COMMANDS, python_with
 
 CPU = torch.device("cpu")
@@ -137,6 +139,8 @@ def test_msrvtt_gives_each_test_video_one_of_its_captions(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "what", "message"),
     [
+        ("\ufeff# nothing", "{file}", "contains no prompt; give one on each line"),
+        ('\ufeff{"videos": 3}', "msrvtt:{file}", "lists 'videos' and 'sentences' are needed"),
         (None, "{file}", "cannot read prompts from .*accepted are ucf101, msrvtt:FILE.json, or a text file"),
         ("# nothing\n\n", "{file}", "contains no prompt; give one on each line"),
         ("[]", "msrvtt:{file}", "lists 'videos' and 'sentences' are needed"),
@@ -167,7 +171,7 @@ def test_frames_are_seen_as_torch_fidelity_sees_them(
     figures = json.loads(report.read_text())["figures"]
     network = FeatureExtractorInceptionV3("it", ["2048", "logits_unbiased"], str(inception))
     ours, kept = [], tmp_path / "artv-features"
-    for entries in map(videos_of, folders):
+    for entries, _ in map(videos_of, folders):
         features, read, _ = kept_features(entries, Inception(inception, CPU), Reading(2, 8.0, (32, 48)), kept)
         assert read == entries
         ours.append({name: torch.cat(each) for name, each in features.items()})
@@ -241,7 +245,7 @@ def test_the_is_on_c3d_is_of_whole_videos(tmp_path: Path, c3d: Path, capsys: pyt
     assert "IS on C3D: mean" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     network = C3D(c3d, CPU)
-    seen = [network(read_frames(entry, [k / 8 for k in range(16)], (32, 48)), "") for entry in videos_of(videos)]
+    seen = [network(read_frames(entry, [k / 8 for k in range(16)], (32, 48)), "") for entry in videos_of(videos)[0]]
     score = inception_score(torch.cat([found["logits"] for found in seen]), splits=10)
     assert score.mean > 1.1
     assert report["figures"]["IS on C3D"] == {"mean": score.mean, "deviation": score.deviation}
@@ -303,7 +307,7 @@ def test_drift_is_told_by_frame_and_drawn_beside_that_of_true_videos(tmp_path: P
     command = ["evaluate", str(videos), "--frames", "12", "--drift", str(readout), "--report", str(tmp_path / "r.json")]
     assert main(command) == 0
     readings = read_drift_csv(readout)
-    each = [Everyday()(read_frames(entry, [k / 8 for k in range(12)], (32, 48)), "") for entry in videos_of(videos)]
+    each = [Everyday()(read_frames(entry, [k / 8 for k in range(12)], (32, 48)), "") for entry in videos_of(videos)[0]]
     by_hand = torch.stack([found["drift"] for found in each])
     assert [reading.index for reading in readings] == list(range(12))
     assert [reading.shift for reading in readings] == pytest.approx(by_hand[:, :, 0].mean(0).tolist(), rel=1e-5)
@@ -322,7 +326,7 @@ def test_clipsim_is_open_clips_mean_cosine(judged: tuple[Path, list[str]]):
     model, weights = (command[command.index(f"--clip-{name}") + 1] for name in ("model", "weights"))
     clip = Clip(model, weights, CPU)
     cosines = []
-    for entry in videos_of(root / "videos"):
+    for entry in videos_of(root / "videos")[0]:
         found = clip(read_frames(entry, [k / 8 for k in range(10)], (32, 32)), entry.caption)
         cosines.append(float((found["frames"] @ found["text"][0]).mean()))
     report = json.loads((root / "report.json").read_text())
@@ -463,6 +467,50 @@ def test_true_videos_of_which_none_can_be_read_are_one_line(tmp_path: Path, caps
     assert "not one of 1 true videos could be read; the first: 0.mp4: the video ends at" in told
 
 
+def test_a_list_is_judged_with_and_without_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_videos(tmp_path / "videos", 2, 0)
+    for columns, rows in (
+        ("path", "videos/0.mp4\nvideos/1.mp4\nvideos/none.mp4\n"),
+        ("path,caption", "videos/0.mp4,a colour\nvideos/1.mp4,\nvideos/none.mp4,a cat\n"),
+    ):
+        (tmp_path / "list.csv").write_text(f"{columns}\n{rows}")
+        assert main(["evaluate", str(tmp_path / "list.csv"), "--frames", "4"]) == 0
+        told = capsys.readouterr()
+        assert "left out: videos/none.mp4: there is no such file" in told.err
+        assert "videos: 2\ntrue videos: 0\nleft out: 1\n" in told.out
+
+
+def test_shards_are_judged_with_and_without_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    videos = write_videos(tmp_path / "videos", 2, 0)
+    members = {f"{number}.mp4": (videos / f"{number}.mp4").read_bytes() for number in range(2)}
+    shard = write_shard(tmp_path / "s.tar", {**members, "1.txt": b"a colour", "2.webp": b""})
+    assert main(["evaluate", str(shard), "--frames", "4"]) == 0
+    told = capsys.readouterr()
+    assert "left out: s.tar/2.webp: it is no kind of video" in told.err
+    assert "videos: 2\ntrue videos: 0\nleft out: 1\n" in told.out
+
+
+def test_an_error_that_may_pass_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entries, _ = videos_of(write_videos(tmp_path / "videos", 2, 0))
+    reading, networks = Reading(4, 8.0, (32, 32)), {"everyday": Everyday()}
+
+    def broken() -> list[str]:
+        keep_features(entries, networks, reading, tmp_path / "kept")
+        return kept_features(entries, networks["everyday"], reading, tmp_path / "kept")[2]
+
+    def failing(entry: Entry, *_: object) -> Tensor:
+        raise BrokenClip(f"{entry.name}: {len(seen)}", passing=entry.name == "0.mp4")
+
+    seen = [0]
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "read_frames", failing)
+        assert broken() == ["0.mp4: 1", "1.mp4: 1"]
+        seen.append(0)
+        assert broken() == ["0.mp4: 2", "1.mp4: 1"]
+    assert broken() == ["1.mp4: 1"]
+    assert not list((tmp_path / "kept").rglob("*.passing"))
+
+
 def test_clipsim_without_texts_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_videos(tmp_path / "videos", 2, 0)
     for text in folder.glob("*.txt"):
@@ -485,7 +533,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
 
     def look(frames: int = 4) -> Tensor:
         reading = Reading(frames, 8.0, (32, 32))
-        entries = videos_of(folder)
+        entries = videos_of(folder)[0]
         keep_features(entries, {"it": Network()}, reading, tmp_path / "kept")
         return kept_features(entries, Network(), reading, tmp_path / "kept")[0]["features"][0]
 
@@ -499,7 +547,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
     shutil.copy(write_videos(tmp_path / "other", 1, 9) / "0.mp4", folder / "0.mp4")
     look()
     assert len(seen) == 4
-    assert common_size(videos_of(folder)) == (32, 48)
+    assert common_size(videos_of(folder)[0]) == (32, 48)
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,13 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
             check_writable(path)
     device = state.device if state.num_processes > 1 else pick_device(options.model.device)
     networks = _networks(options, device)
-    true = videos_of(options.true) if options.true else []
+    true, true_unusable = videos_of(options.true) if options.true else ([], [])
     if options.prompts is None:
-        made, fps = videos_of(options.videos), options.fps or USUAL_FPS
+        (made, unusable), fps = videos_of(options.videos), options.fps or USUAL_FPS
     else:
         prompts, fps = _make(options, state, load_pipeline)
         state.wait_for_everyone()
-        made = _named(prompts, options.videos, tell=state.is_main_process)
+        made, unusable = _named(prompts, options.videos, tell=state.is_main_process), []
     if options.clip and not any(entry.caption for entry in made):
         raise ValueError("CLIPSIM needs a text beside each video (a.mp4, a.txt), and there is none")
     reading = Reading(options.frames, fps, options.size or common_size(made))
@@ -81,7 +81,7 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
         keep_features([*made, *true], networks, reading, folder, share, bar.update)
     state.wait_for_everyone()
     if state.is_main_process:
-        judged = _judged(made, true, networks, reading, folder)
+        judged = _judged(made, true, networks, reading, folder, [*unusable, *true_unusable])
         _show(judged.figures)
         if options.report:
             _write(options, judged.figures, reading)
@@ -149,7 +149,7 @@ def _model_files(model: Any) -> dict[str, str | None]:
 def _named(prompts: Sequence[Prompt], folder: str, *, tell: bool) -> list[Entry]:
     """The videos in `folder` that have the names of these prompts."""
     names = {f"{name}.mp4" for name, _ in prompts}
-    entries = videos_of(folder)
+    entries, _ = videos_of(folder)
     others = [entry.name for entry in entries if entry.label not in names]
     if others and tell:
         count = "1 video" if len(others) == 1 else f"{len(others)} videos"
@@ -169,17 +169,20 @@ def _judged(
     networks: Mapping[str, FeatureNetwork],
     reading: Reading,
     folder: Path,
+    unusable: Sequence[str],
 ) -> Judged:
+    """`unusable` has a line for each thing in the sources that is no video."""
     kept = {name: kept_features(made, network, reading, folder) for name, network in networks.items()}
     theirs = {name: kept_features(true, network, reading, folder) for name, network in networks.items()}
     (drift, read, broken), (_, true_read, true_broken) = kept["everyday"], theirs["everyday"]
-    for line in [*broken, *true_broken]:
+    left_out = [*unusable, *broken, *true_broken]
+    for line in left_out:
         say(f"left out: {line}")
     if not read:
         raise ValueError(f"not one of {len(made)} videos could be read; the first: {broken[0]}")
     if true and not true_read:
         raise ValueError(f"not one of {len(true)} true videos could be read; the first: {true_broken[0]}")
-    figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(broken) + len(true_broken)}
+    figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(left_out)}
     if "inception" in networks:
         judged = _joined(kept["inception"][0])
         figures["IS"] = _inception_score(judged["logits"])
