@@ -8,8 +8,9 @@ import pickle
 import random
 import tarfile
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from artv_core.data import shards
 from artv_core.data.buckets import make_buckets, nearest_bucket
 from artv_core.data.clips import BrokenClip, ClipIndex
 from artv_core.data.decode import count_frames, iterate_frames, probe, read_frames
@@ -721,6 +723,65 @@ def test_an_error_that_may_pass_is_no_fact_about_a_video(
     assert broken() == 2
     drive.fault = None
     assert broken() == (1 if passes else 2)
+
+
+class Interrupted:
+    """An open video that gives one packet after each seek, and then an error of the drive."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def __enter__(self) -> "Interrupted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        yield from islice(self._container.demux(stream), 1)
+        raise av.error.OSError(errno.EIO, "Input/output error")
+
+
+def test_a_video_that_a_drive_gives_in_part_is_not_known_as_cut_off(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = av.open
+
+    def in_part(file: str, **given: Any) -> Any:
+        return Interrupted(opened(file, **given)) if "a.mp4" in file else opened(file, **given)
+
+    def broken() -> int:
+        return open_videos(folder, 8, (64, 64), 8, cache=tmp_path / "cache", workers=1)[1].reasons["broken"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", in_part)
+        with pytest.raises(BrokenClip, match=r"the video ends at .*: it was cut off"):
+            probe(entry(folder / "a.mp4"))
+        assert broken() == 2
+    assert broken() == 1
+
+
+def test_an_error_that_may_pass_is_no_fact_about_a_shard(
+    tmp_path: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "in/s-0.tar", {"a.mp4": video, "a.txt": b"a dog"})
+    write_shard(tmp_path / "in/s-1.tar", {"b.mp4": video, "b.txt": b"a cat"})
+    read = shards._read_caption
+
+    def failing(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+        if member.name == "a.txt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(tar, member)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_read_caption", failing)
+        entries, problems = list_entries(tmp_path / "in", tmp_path / "cache")
+        assert [one.member for one in entries] == ["b.mp4"]
+        assert problems == ["s-0.tar: it cannot be read as a shard (Input/output error)"]
+    assert [one.member for one in list_entries(tmp_path / "in", tmp_path / "cache")[0]] == ["a.mp4", "b.mp4"]
 
 
 # The order
