@@ -1,5 +1,6 @@
 """Reading clips to train on: what a source holds, the frame shown at a time, the order of clips."""
 
+import errno
 import io
 import json
 import os
@@ -7,14 +8,18 @@ import pickle
 import random
 import tarfile
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 
+from artv_core.data import shards
 from artv_core.data.buckets import make_buckets, nearest_bucket
 from artv_core.data.clips import BrokenClip, ClipIndex
 from artv_core.data.decode import count_frames, iterate_frames, probe, read_frames
@@ -476,6 +481,8 @@ def test_a_csv_that_would_lose_words_is_refused_with_its_line(tmp_path: Path, te
             '{"path": "0.mp4", "caption": "a"}\n{"path": "1.mp4", "text": "b"}',
             r"line 2 has no caption .*rename its text",
         ),
+        ('\n{"path": "0.mp4", "caption": "a \\ud83d"}', r"line 2: caption has half a character \(\\ud83d\); write the"),
+        ('{"path": "\\ud83d.mp4", "caption": "a"}', r"line 1: path has half a character \(\\ud83d\)"),
         ('{"caption": "a"}', r"line 1 has no path \(it has: caption\); needed are path, caption$"),
         ('{"path": "0.mp4", "caption": "a", "caption": "b"}', r"line 1 has caption 2 times; keep one of them"),
     ],
@@ -530,6 +537,22 @@ def test_shards_are_read_by_pattern_folder_and_url(
         ValueError, match=r"no clips found in pipe:.*; 1 not usable, the first: .*cannot fetch pipe:false"
     ):
         list_entries("pipe:false /x/y.tar", tmp_path / "cache")
+
+
+def test_a_shard_that_ends_early_or_is_damaged_is_named(tmp_path: Path) -> None:
+    members = {f"{number}{ending}": b"x" * 700 for number in range(4) for ending in (".mp4", ".txt")}
+    data = write_shard(tmp_path / "whole.tar", members).read_bytes()
+    assert len(list_entries(tmp_path / "whole.tar")[0]) == 4
+    assert list_entries(tmp_path / "whole.tar")[1] == []
+    header = data.index(b"2.mp4")
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    damaged = [data[:header], data[: header + 100], data[: header + 20] + b"?" + data[header + 21 :]]
+    damaged += [data[:header] + bytes(512) + data[header + 512 :], data[:end]]
+    for number, content in enumerate(damaged):
+        path = put(tmp_path / "damaged.tar", content)
+        entries, problems = list_entries(path, tmp_path / f"cache-{number}")
+        assert [entry.member for entry in entries] == [f"{one}.mp4" for one in range(4 if content == data[:end] else 2)]
+        assert problems == ["damaged.tar: the shard ends early; what comes before is used"]
 
 
 def indexed(folder: Path, members: list[tuple[str, bytes]], links: dict[str, str] | None = None) -> tuple[dict, list]:
@@ -666,10 +689,99 @@ def test_a_second_start_reads_no_video_that_has_not_changed(folder: Path, tmp_pa
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
     names, reasons = start()
     assert (names, reasons["broken"]) == (["b.mkv", "d.mp4", "e.mkv"], 2)
-    next((tmp_path / "cache").glob("*.npz")).write_bytes(b"damaged")
-    assert start() == (names, reasons)
+    for damage in (b"damaged", b""):
+        next((tmp_path / "cache").glob("*.npz")).write_bytes(damage)
+        assert start() == (names, reasons)
     with pytest.raises(ValueError, match=r"no clip of .* can be used; 7 clips left out"):
         open_videos(folder, 8, (64, 64), 8, cache=None, min_frames=1000)
+
+
+class OnDrive:
+    """Opens videos, but those called `name` only with an error while the drive has a fault."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.fault: int | None = None
+        self._open, self._name = av.open, name
+        monkeypatch.setattr(av, "open", self)
+
+    def __call__(self, file: str, *given: Any, **options: Any) -> Any:
+        if self.fault and self._name in file:
+            raise OSError(self.fault, os.strerror(self.fault))
+        return self._open(file, *given, **options)
+
+
+@pytest.mark.parametrize(("fault", "passes"), [(errno.EIO, True), (errno.EMFILE, True), (errno.EINVAL, False)])
+def test_an_error_that_may_pass_is_no_fact_about_a_video(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, passes: bool
+) -> None:
+    drive = OnDrive(monkeypatch, "a.mp4")
+
+    def broken() -> int:
+        return open_videos(folder, 8, (64, 64), 8, cache=tmp_path / "cache", workers=1)[1].reasons["broken"]
+
+    drive.fault = fault
+    assert broken() == 2
+    drive.fault = None
+    assert broken() == (1 if passes else 2)
+
+
+class Interrupted:
+    """An open video that gives one packet after each seek, and then an error of the drive."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def __enter__(self) -> "Interrupted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        yield from islice(self._container.demux(stream), 1)
+        raise av.error.OSError(errno.EIO, "Input/output error")
+
+
+def test_a_video_that_a_drive_gives_in_part_is_not_known_as_cut_off(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = av.open
+
+    def in_part(file: str, **given: Any) -> Any:
+        return Interrupted(opened(file, **given)) if "a.mp4" in file else opened(file, **given)
+
+    def broken() -> int:
+        return open_videos(folder, 8, (64, 64), 8, cache=tmp_path / "cache", workers=1)[1].reasons["broken"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", in_part)
+        with pytest.raises(BrokenClip, match=r"the video ends at .*: it was cut off"):
+            probe(entry(folder / "a.mp4"))
+        assert broken() == 2
+    assert broken() == 1
+
+
+def test_an_error_that_may_pass_is_no_fact_about_a_shard(
+    tmp_path: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "in/s-0.tar", {"a.mp4": video, "a.txt": b"a dog"})
+    write_shard(tmp_path / "in/s-1.tar", {"b.mp4": video, "b.txt": b"a cat"})
+    read = shards._read_caption
+
+    def failing(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+        if member.name == "a.txt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(tar, member)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_read_caption", failing)
+        entries, problems = list_entries(tmp_path / "in", tmp_path / "cache")
+        assert [one.member for one in entries] == ["b.mp4"]
+        assert problems == ["s-0.tar: it cannot be read as a shard (Input/output error)"]
+    assert [one.member for one in list_entries(tmp_path / "in", tmp_path / "cache")[0]] == ["a.mp4", "b.mp4"]
 
 
 # The order
@@ -769,9 +881,11 @@ class Fragile(Named):
         super().__init__([f"{number}.mp4" for number in range(60)])
         numbers = np.arange(60)
         self.index = ClipIndex(10 + numbers % 10, numbers // 2 % 2, numbers, ((64, 64), (48, 80)))
-        self.broken = broken
+        self.broken, self.wordless = broken, set[int]()
 
     def caption(self, clip: int) -> str:
+        if clip in self.wordless:
+            raise BrokenClip(f"{clip}.mp4: its caption is damaged")
         return f"clip {clip}"
 
     def frames(self, clip: int, positions: list[int]) -> torch.Tensor:
@@ -799,3 +913,11 @@ def test_substitutes_are_long_enough_of_the_same_bucket_and_spread_out() -> None
     fragile.broken = set(range(60))
     with pytest.raises(BrokenClip, match=r"^7.mp4: gone; none of \d+ clips tried in its place can be read either$"):
         RepairedClips(fragile, np.arange(60)).read(7, [15])
+
+
+def test_a_clip_whose_caption_is_damaged_is_replaced() -> None:
+    fragile = Fragile(set())
+    fragile.wordless = {7}
+    reading = RepairedClips(fragile, np.arange(60)).read(7, [5])
+    assert reading.clip != 7
+    assert reading.broken == {7: "7.mp4: its caption is damaged"}

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,14 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.utils import get_featuresdict_from_dataset
 
+from artv_core.checkpoint import resolve_checkpoint
 from artv_core.cli import main
+from artv_core.commands import evaluate as evaluate_command
+from artv_core.commands.options import load_pipeline
+from artv_core.data.clips import BrokenClip
 from artv_core.data.decode import read_frames
 from artv_core.data.sources import Entry
+from artv_core.evaluation import features
 from artv_core.evaluation.distances import inception_score
 from artv_core.evaluation.features import (
     READINGS,
@@ -25,11 +32,13 @@ from artv_core.evaluation.features import (
     kept_features,
     videos_of,
 )
+from artv_core.evaluation.making import check_folder, described
 from artv_core.evaluation.networks import C3D, I3D, Clip, Inception
-from artv_core.evaluation.prompt_sets import read_prompts
+from artv_core.evaluation.prompt_sets import Prompt, read_prompts
 from artv_core.media import VideoWriter, read_video
 from artv_core.run.drift import plot_path, read_drift_csv
-from tests.clip_files import clip_model
+from artv_core.run.pipeline import Pipeline
+from tests.clip_files import clip_model, write_shard
 from tests.forked import COMMANDS, python_with
 
 CPU = torch.device("cpu")
@@ -130,6 +139,8 @@ def test_msrvtt_gives_each_test_video_one_of_its_captions(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "what", "message"),
     [
+        ("\ufeff# nothing", "{file}", "contains no prompt; give one on each line"),
+        ('\ufeff{"videos": 3}', "msrvtt:{file}", "lists 'videos' and 'sentences' are needed"),
         (None, "{file}", "cannot read prompts from .*accepted are ucf101, msrvtt:FILE.json, or a text file"),
         ("# nothing\n\n", "{file}", "contains no prompt; give one on each line"),
         ("[]", "msrvtt:{file}", "lists 'videos' and 'sentences' are needed"),
@@ -160,7 +171,7 @@ def test_frames_are_seen_as_torch_fidelity_sees_them(
     figures = json.loads(report.read_text())["figures"]
     network = FeatureExtractorInceptionV3("it", ["2048", "logits_unbiased"], str(inception))
     ours, kept = [], tmp_path / "artv-features"
-    for entries in map(videos_of, folders):
+    for entries, _ in map(videos_of, folders):
         features, read, _ = kept_features(entries, Inception(inception, CPU), Reading(2, 8.0, (32, 48)), kept)
         assert read == entries
         ours.append({name: torch.cat(each) for name, each in features.items()})
@@ -234,7 +245,7 @@ def test_the_is_on_c3d_is_of_whole_videos(tmp_path: Path, c3d: Path, capsys: pyt
     assert "IS on C3D: mean" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     network = C3D(c3d, CPU)
-    seen = [network(read_frames(entry, [k / 8 for k in range(16)], (32, 48)), "") for entry in videos_of(videos)]
+    seen = [network(read_frames(entry, [k / 8 for k in range(16)], (32, 48)), "") for entry in videos_of(videos)[0]]
     score = inception_score(torch.cat([found["logits"] for found in seen]), splits=10)
     assert score.mean > 1.1
     assert report["figures"]["IS on C3D"] == {"mean": score.mean, "deviation": score.deviation}
@@ -296,7 +307,7 @@ def test_drift_is_told_by_frame_and_drawn_beside_that_of_true_videos(tmp_path: P
     command = ["evaluate", str(videos), "--frames", "12", "--drift", str(readout), "--report", str(tmp_path / "r.json")]
     assert main(command) == 0
     readings = read_drift_csv(readout)
-    each = [Everyday()(read_frames(entry, [k / 8 for k in range(12)], (32, 48)), "") for entry in videos_of(videos)]
+    each = [Everyday()(read_frames(entry, [k / 8 for k in range(12)], (32, 48)), "") for entry in videos_of(videos)[0]]
     by_hand = torch.stack([found["drift"] for found in each])
     assert [reading.index for reading in readings] == list(range(12))
     assert [reading.shift for reading in readings] == pytest.approx(by_hand[:, :, 0].mean(0).tolist(), rel=1e-5)
@@ -315,7 +326,7 @@ def test_clipsim_is_open_clips_mean_cosine(judged: tuple[Path, list[str]]):
     model, weights = (command[command.index(f"--clip-{name}") + 1] for name in ("model", "weights"))
     clip = Clip(model, weights, CPU)
     cosines = []
-    for entry in videos_of(root / "videos"):
+    for entry in videos_of(root / "videos")[0]:
         found = clip(read_frames(entry, [k / 8 for k in range(10)], (32, 32)), entry.caption)
         cosines.append(float((found["frames"] @ found["text"][0]).mean()))
     report = json.loads((root / "report.json").read_text())
@@ -339,10 +350,75 @@ def test_what_is_there_is_not_made_again(judged: tuple[Path, list[str]], tmp_pat
     assert json.loads((root / "report.json").read_text()) == json.loads(before)
 
 
-def test_videos_of_other_settings_are_not_mixed(judged: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]):
-    _, command = judged
-    assert main([*command, "--seed", "5"]) == 2
-    assert "contains videos made with other settings" in capsys.readouterr().err
+def test_videos_of_other_settings_are_not_mixed(
+    judged: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root, command = judged
+    weights = bytearray(resolve_checkpoint("tiny").read_bytes())
+    weights[-2] ^= 1  # the last bit of a number
+    (tmp_path / "other.safetensors").write_bytes(weights)
+    for words, told in (
+        (["--seed", "5"], "(seed 0 -> 5)"),
+        (["--dtype", "bfloat16"], "(dtype float32 -> bfloat16)"),
+        (["--checkpoint", str(tmp_path / "other.safetensors")], "(checkpoint file "),
+    ):
+        assert main([*command, *words]) == 2
+        assert f"contains videos made with other settings {told}" in capsys.readouterr().err
+    prompts = (root / "prompts.txt").read_text()
+    (root / "prompts.txt").write_text(f"a green ring\n{prompts}")
+    assert main(command) == 2
+    assert "made with other settings (the text or first frame of 00000; " in capsys.readouterr().err
+    (root / "prompts.txt").write_text(prompts)
+
+
+def test_a_folder_goes_on_with_more_prompts_and_with_the_same_first_frames(tmp_path: Path):
+    image, made_with = tmp_path / "a.png", {"seed": 0, "guidance": (3, 4)}
+    image.write_bytes(b"one")
+    few, more = ([Prompt(f"{number:05d}", f"text {number}") for number in range(count)] for count in (1, 2))
+    for prompts in (few, more, few, more):
+        check_folder(tmp_path / "made", made_with, described(prompts, [image] * len(prompts)))
+    image.write_bytes(b"two")
+    with pytest.raises(
+        ValueError, match=r"other settings \(the text or first frame of 00000; .* 00001\); give another"
+    ):
+        check_folder(tmp_path / "made", made_with, described(more, [image] * 2))
+    with pytest.raises(ValueError, match=r"other settings \(the text or first frame of 00001\)"):
+        check_folder(tmp_path / "made", made_with, described([Prompt("00001", "text 1")]))
+    for earlier in ('{"seed": 0, "prompts": "ucf101"}', "", "[]"):
+        (tmp_path / "made/made-with.json").write_text(earlier)
+        with pytest.raises(ValueError, match=r"^[^\n]*does not say which checkpoint file, [^\n]* give another folder"):
+            check_folder(tmp_path / "made", made_with, described(few))
+
+
+def test_only_videos_that_the_prompts_name_are_judged(
+    judged: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root, command = judged
+    few = [*command[: command.index("--i3d")], "--count", "2", "--report", str(tmp_path / "report.json")]
+    assert main(few) == 0
+    assert f"not judged: 2 videos in {root / 'videos'} that these prompts do not name, such as 00002.mp4" in (
+        capsys.readouterr().err
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["figures"]["videos"] == 2
+
+
+def test_made_videos_are_read_at_the_rate_they_are_made_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def quick(args: Namespace) -> Pipeline:
+        pipeline = load_pipeline(args)
+        pipeline.model.config = replace(pipeline.model.config, fps=4.0)
+        return pipeline
+
+    monkeypatch.setattr(evaluate_command, "load_pipeline", quick)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    command = ["evaluate", str(tmp_path / "videos"), "--prompts", str(tmp_path / "prompts.txt"), "--frames", "3"]
+    command += ["--checkpoint", "tiny", "--size", "32x32", "--steps", "1", "--report", str(tmp_path / "report.json")]
+    assert main([*command, "--fps", "8"]) == 2
+    assert "--fps is 8, and tiny-v3 makes 4 frames per second; leave --fps out" in capsys.readouterr().err
+    assert not (tmp_path / "videos").exists()
+    assert main(command) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["read"]["fps"] == 4.0
 
 
 LAUNCH = """
@@ -384,6 +460,57 @@ def test_what_cannot_be_read_is_left_out_by_name(tmp_path: Path, capsys: pytest.
     assert "not one of 3 videos could be read" in capsys.readouterr().err
 
 
+def test_true_videos_of_which_none_can_be_read_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    videos, true = (write_videos(tmp_path / name, 1, 0, frames) for name, frames in (("made", 12), ("true", 4)))
+    assert main(["evaluate", str(videos), "--true", str(true), "--frames", "12"]) == 2
+    told = capsys.readouterr().err
+    assert "not one of 1 true videos could be read; the first: 0.mp4: the video ends at" in told
+
+
+def test_a_list_is_judged_with_and_without_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_videos(tmp_path / "videos", 2, 0)
+    for columns, rows in (
+        ("path", "videos/0.mp4\nvideos/1.mp4\nvideos/none.mp4\n"),
+        ("path,caption", "videos/0.mp4,a colour\nvideos/1.mp4,\nvideos/none.mp4,a cat\n"),
+    ):
+        (tmp_path / "list.csv").write_text(f"{columns}\n{rows}")
+        assert main(["evaluate", str(tmp_path / "list.csv"), "--frames", "4"]) == 0
+        told = capsys.readouterr()
+        assert "left out: videos/none.mp4: there is no such file" in told.err
+        assert "videos: 2\ntrue videos: 0\nleft out: 1\n" in told.out
+
+
+def test_shards_are_judged_with_and_without_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    videos = write_videos(tmp_path / "videos", 2, 0)
+    members = {f"{number}.mp4": (videos / f"{number}.mp4").read_bytes() for number in range(2)}
+    shard = write_shard(tmp_path / "s.tar", {**members, "1.txt": b"a colour", "2.webp": b""})
+    assert main(["evaluate", str(shard), "--frames", "4"]) == 0
+    told = capsys.readouterr()
+    assert "left out: s.tar/2.webp: it is no kind of video" in told.err
+    assert "videos: 2\ntrue videos: 0\nleft out: 1\n" in told.out
+
+
+def test_an_error_that_may_pass_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entries, _ = videos_of(write_videos(tmp_path / "videos", 2, 0))
+    reading, networks = Reading(4, 8.0, (32, 32)), {"everyday": Everyday()}
+
+    def broken() -> list[str]:
+        keep_features(entries, networks, reading, tmp_path / "kept")
+        return kept_features(entries, networks["everyday"], reading, tmp_path / "kept")[2]
+
+    def failing(entry: Entry, *_: object) -> Tensor:
+        raise BrokenClip(f"{entry.name}: {len(seen)}", passing=entry.name == "0.mp4")
+
+    seen = [0]
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "read_frames", failing)
+        assert broken() == ["0.mp4: 1", "1.mp4: 1"]
+        seen.append(0)
+        assert broken() == ["0.mp4: 2", "1.mp4: 1"]
+    assert broken() == ["1.mp4: 1"]
+    assert not list((tmp_path / "kept").rglob("*.passing"))
+
+
 def test_clipsim_without_texts_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_videos(tmp_path / "videos", 2, 0)
     for text in folder.glob("*.txt"):
@@ -406,7 +533,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
 
     def look(frames: int = 4) -> Tensor:
         reading = Reading(frames, 8.0, (32, 32))
-        entries = videos_of(folder)
+        entries = videos_of(folder)[0]
         keep_features(entries, {"it": Network()}, reading, tmp_path / "kept")
         return kept_features(entries, Network(), reading, tmp_path / "kept")[0]["features"][0]
 
@@ -420,7 +547,7 @@ def test_features_belong_to_file_text_and_reading(tmp_path: Path):
     shutil.copy(write_videos(tmp_path / "other", 1, 9) / "0.mp4", folder / "0.mp4")
     look()
     assert len(seen) == 4
-    assert common_size(videos_of(folder)) == (32, 48)
+    assert common_size(videos_of(folder)[0]) == (32, 48)
 
 
 @pytest.mark.parametrize(

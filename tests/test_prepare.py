@@ -7,8 +7,10 @@ import shutil
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,13 @@ from artv_core.cli import main
 from artv_core.data.clips import BrokenClip
 from artv_core.data.decode import read_frames
 from artv_core.data.prepared import fingerprint, open_prepared
-from artv_core.data.sources import list_entries
+from artv_core.data.sources import Entry, list_entries
 from artv_core.media import VideoWriter
+from artv_core.prepare import encoding, scoring
 from artv_core.prepare import run as running
-from artv_core.prepare import scoring
 from artv_core.prepare.motion import measure_motion
+from artv_core.prepare.options import PrepareOptions, score_settings
+from artv_core.prepare.unchanged import check_unchanged
 from artv_core.synthetic.shapes import Clip, render, sample_clip
 from artv_core.training.config import read_config
 from artv_core.training.start import open_clips, starting_model
@@ -74,6 +78,16 @@ def test_latents_and_embeddings_are_the_models_own(source: Path, prepared: Path)
     assert torch.equal(copied.frames(1, [3]), clips.frames(1, [3]))
     with pytest.raises(ValueError, match=r"has frames 0 to 15, asked for \[16\]"):
         clips.frames(0, [16])
+
+
+def test_a_name_that_is_not_utf_8_comes_back(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    name = os.fsdecode(b"caf\xe9")
+    for ending in ("mp4", "txt"):
+        shutil.copy(source / f"moving-0.{ending}", tmp_path / f"clips/{name}.{ending}")
+    assert main(_command(tmp_path / "clips", tmp_path / "out")) == 0
+    clips = open_prepared(tmp_path / "out")
+    assert clips.name(0) == clips.facts(0)["name"] == f"{name}.mp4"
 
 
 def test_captions_that_are_cut_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,6 +296,86 @@ def test_a_clip_that_breaks_after_it_was_scored(source: Path, prepared: Path, tm
     assert (last["name"], last["reason"]) == ("moving-2.mp4", "broken")
 
 
+def test_finished_clips_stay_while_their_videos_cannot_be_reached(
+    source: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    shutil.copytree(source, clips)  # with times, so that the scores fit
+    shutil.copytree(prepared, output)
+    before = _digests(output)
+    (clips / "sub").rename(tmp_path / "sub")
+    assert main(_command(clips, output)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "has clips of 1 video that cannot be found or read in" in said
+    assert "such as sub/moving-1.mp4; bring them back (is a drive missing?), or add --redo" in said
+    for video in clips.glob("*.mp4"):
+        video.write_bytes(b"")
+    assert main(_command(clips, output)) == 2
+    assert main([*_command(clips, output), "--redo"]) == 2
+    assert "not one clip was kept" in capsys.readouterr().err.splitlines()[-1]
+    assert len(open_prepared(output).index) == 3
+    assert {name: digest for name, digest in _digests(output).items() if name.endswith("tar")} == {
+        name: digest for name, digest in before.items() if name.endswith("tar")
+    }
+    shutil.copytree(tmp_path / "sub", clips / "sub")
+    assert main([*_command(clips, output), "--redo"]) == 0
+    assert len(open_prepared(output).index) == 1
+
+
+@pytest.mark.parametrize("reader", ["probe", "read_frames"], ids=["while scoring", "while encoding"])
+def test_a_clip_that_a_drive_does_not_give_is_tried_again(
+    source: Path,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reader: str,
+) -> None:
+    output = tmp_path / "out"
+    if reader == "read_frames":
+        shutil.copytree(prepared / "work", output / "work")
+    where = scoring if reader == "probe" else encoding
+    with monkeypatch.context() as patch:
+        patch.setattr(where, reader, _failing(getattr(where, reader), "moving-2.mp4"))
+        assert main(_command(source, output)) == 0
+    assert len(open_prepared(output).index) == 2
+    assert "for a reason that may pass; the same command tries them again" in capsys.readouterr().err
+    last = [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
+    assert {"name": "moving-2.mp4", "reason": "broken", "detail": "it cannot be read (input/output error)"} in last
+    assert main(_command(source, output)) == 0
+    assert "may pass" not in capsys.readouterr().err
+    assert _digests(output) == _digests(prepared)
+
+
+def _failing(read: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def failing(entry: Entry, *given: Any) -> Any:
+        if entry.name == name:
+            raise BrokenClip(f"{name}: it cannot be read (input/output error)", passing=True)
+        return read(entry, *given)
+
+    return failing
+
+
+def test_scores_depend_on_the_precision_and_settings_are_compared_in_full(tmp_path: Path) -> None:
+    def settings(**given: Any) -> dict[str, Any]:
+        return score_settings(PrepareOptions("in", tmp_path, **given), given.get("clip_model"))
+
+    assert settings(dtype="bfloat16") == settings()
+    assert settings(clip_model="a", dtype="bfloat16") != settings(clip_model="a", dtype="float16")
+    assert set(settings(clip_model="a")) == {"cut_threshold", "clip", "clip_frames"}, "scores of earlier releases"
+    put = (
+        {"encode": {"vae": {"fingerprint": "a" * 64, "scale": 1.0}}},
+        {"encode": {"vae": {"fingerprint": "a" * 64, "scale": 2.0}}},
+    )
+    (tmp_path / "work").mkdir()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/clips-000000.tar").touch()
+    (tmp_path / "work/settings.json").write_text(json.dumps(put[0]))
+    check_unchanged(PrepareOptions("in", tmp_path), put[0])
+    with pytest.raises(ValueError, match=r"made with other settings \(vae scale 1.0 -> 2.0\)"):
+        check_unchanged(PrepareOptions("in", tmp_path), put[1])
+
+
 def test_clip_scores(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = ["prepare", str(source), str(output), "--report-only", *clip_model(tmp_path), "--clip-frames", "2"]
@@ -308,9 +402,10 @@ def test_a_damaged_dataset_is_named(prepared: Path, tmp_path: Path) -> None:
     os.truncate(output / "shards/clips-000000.tar", 5000)
     with pytest.raises(BrokenClip, match=r"shard .*clips-000000.tar has 5000 bytes, expected"):
         clips.frames(0, [15])
-    (output / "index.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"cannot read .*index.npz"):
-        open_prepared(output)
+    for damage in (b"nothing", b""):
+        (output / "index.npz").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"cannot read .*index.npz"):
+            open_prepared(output)
     (output / "dataset.json").unlink()
     with pytest.raises(ValueError, match="unfinished: run the same artv prepare again"):
         open_prepared(output)

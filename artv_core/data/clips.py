@@ -3,6 +3,7 @@
 A source is indexed once and can then be read in any order, so that a sample depends only on (seed, step, index).
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,20 @@ from torch import Tensor
 
 
 class BrokenClip(ValueError):  # noqa: N818
-    """A clip cannot be read. The message is one line that names the clip and says why."""
+    """A clip cannot be read. The message is one line that names the clip and says why. `passing`: the drive or the
+    system failed, not the file, so this is not to be stored as a fact about the file."""
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether reading the same file again may succeed: an error of the drive or the system (an input/output error, too
+    many open files, no permission), not of what is in the file."""
+    if isinstance(error, OSError):
+        return error.errno not in (None, errno.EINVAL)  # FFmpeg gives EINVAL for damaged files
+    return isinstance(error, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class ClipSource(Protocol):
         """A unique name by which a person can find the clip: path, member of a shard, seconds."""
 
     def caption(self, clip: int) -> str:
-        """Its caption."""
+        """Its caption. Raises BrokenClip."""
 
     def frames(self, clip: int, positions: Sequence[int]) -> Tensor:
         """The frames at `positions` (any order, repeats allowed): images [n, 3, H, W] in [0, 1] or latents

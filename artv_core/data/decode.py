@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..media.colors import color_options
 from ..method.image_size import MAX_SIDE
-from .clips import BrokenClip
+from .clips import BrokenClip, may_pass
 from .sources import Entry
 
 HELD_SECONDS = 0.5
@@ -110,6 +110,7 @@ class _Video:
     origin: int
     reformatter: Any
     untouched: bool = True  # nothing has been read yet
+    interrupted: bool = False  # the drive or the system failed while packets were read
 
     @property
     def counted(self) -> bool:
@@ -135,6 +136,7 @@ def _opened(entry: Entry) -> Iterator[_Video]:
     import av
     from av.video.reformatter import VideoReformatter
 
+    video = None
     try:
         with av.open(_address(entry), options=_OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")  # not a cover picture
@@ -143,9 +145,11 @@ def _opened(entry: Entry) -> Iterator[_Video]:
             if stream.codec_context is None:
                 raise _ClipError("there is no decoder for its video")
             stream.codec_context.thread_count = 1  # many clips are read in many processes, so one thread each is enough
-            yield _Video(container, stream, float(stream.time_base or 0), stream.start_time or 0, VideoReformatter())
+            video = _Video(container, stream, float(stream.time_base or 0), stream.start_time or 0, VideoReformatter())
+            yield video
     except (_ClipError, OSError, av.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
-        raise BrokenClip(f"{entry.name}: {_reason(error)}") from None
+        passing = may_pass(error) or (video is not None and video.interrupted)
+        raise BrokenClip(f"{entry.name}: {_reason(error)}", passing) from None
 
 
 def _address(entry: Entry) -> str:
@@ -253,8 +257,8 @@ def _packets_from(video: _Video, start: float, last: float) -> list[Any]:
             later += packet.pts > last
             if later > _MAX_REORDERED or (packet.dts is not None and packet.dts > last and not video.counted):
                 break
-    except (av.FFmpegError, EOFError):  # a damaged end; the time stamps tell later whether it was needed
-        pass
+    except (av.FFmpegError, EOFError) as error:  # a damaged end; the time stamps tell later whether it was needed
+        video.interrupted |= may_pass(error)
     return packets
 
 

@@ -40,12 +40,13 @@ folder."""
 Row = tuple[int, dict[str, Any]]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, captioned: bool = True) -> Iterator[Row]:
     """For each row of a list that is not blank: the line that it begins on, and its columns with names in lower case.
+    If not `captioned`, no column `caption` is needed.
 
     Raises ValueError, with the number of the line, if the list is malformed.
     """
-    return READERS[path.suffix.lower()](path)
+    return READERS[path.suffix.lower()](path, COLUMNS[: 2 if captioned else 1])
 
 
 def renaming(column: str, found: Sequence[str] | Mapping[str, Any]) -> str:
@@ -57,7 +58,7 @@ def renaming(column: str, found: Sequence[str] | Mapping[str, Any]) -> str:
 # CSV
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     webvid = _WebVid(path.parent)
     with path.open(encoding="utf-8-sig", newline="") as file:
         # Spaces after commas are common in lists written by hand; without this, quotes after them would count as text.
@@ -67,7 +68,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
             header = [name.strip().lower() for name in next(rows, [])]
             if foreign := webvid.lists(header):
                 header = webvid.as_header(header)
-            columns = _csv_columns(header, path)
+            columns = _csv_columns(header, path, needed)
             line = rows.line_num + 1
             for row in rows:
                 if row:
@@ -81,16 +82,19 @@ def _read_csv(path: Path) -> Iterator[Row]:
             raise ValueError(f"{path} line {line}: {_csv_fault(error)}") from None
 
 
-def _csv_columns(header: Sequence[str], path: Path) -> dict[str, int]:
-    for name in COLUMNS[:2]:
+def _need(columns: Sequence[str]) -> str:
+    return f"needed {'is' if len(columns) == 1 else 'are'} {', '.join(columns)}"
+
+
+def _csv_columns(header: Sequence[str], path: Path, needed: Sequence[str]) -> dict[str, int]:
+    for name in needed:
         if name not in header:
             found = ", ".join(header[:20]) or "nothing"
             advice = renaming(name, header)
             separator = next((sign for sign in (";", "\t", "|") if len(header) == 1 and sign in header[0]), None)
             if separator:
                 advice = f"; separate its cells by commas, not by {separator!r}"
-            needed = ", ".join(COLUMNS[:2])
-            raise ValueError(f"{path} has no column {name} (its first line: {found}); needed are {needed}{advice}")
+            raise ValueError(f"{path} has no column {name} (its first line: {found}); {_need(needed)}{advice}")
     for name in COLUMNS:
         if header.count(name) > 1:
             raise ValueError(f"{path} has {header.count(name)} columns {name}; keep one of them")
@@ -130,7 +134,7 @@ def _csv_fault(error: csv.Error) -> str:
 # JSONL
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _read_jsonl(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     webvid = _WebVid(path.parent)
     with path.open("rb") as file:
         for line, data in enumerate(file, 1):
@@ -143,14 +147,14 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 raise ValueError(f"{where} is not valid JSON: {' '.join(str(error).split())[:200]}") from None
             if not isinstance(row, _Pairs):
                 raise ValueError(f"{where} is a {type(row).__name__}, expected an object: path, caption")
-            yield line, _fields(row, where, webvid)
+            yield line, _fields(row, where, webvid, needed)
 
 
 class _Pairs(list[tuple[str, Any]]):
     """An object's names and values, including repeated names, which a dict would lose."""
 
 
-def _fields(row: Sequence[tuple[str, Any]], where: str, webvid: "_WebVid") -> dict[str, Any]:
+def _fields(row: Sequence[tuple[str, Any]], where: str, webvid: "_WebVid", needed: Sequence[str]) -> dict[str, Any]:
     names = [name.strip().lower() for name, _ in row]
     if foreign := webvid.lists(names):
         names = webvid.as_header(names)
@@ -159,11 +163,11 @@ def _fields(row: Sequence[tuple[str, Any]], where: str, webvid: "_WebVid") -> di
         if count > 1 and name in COLUMNS:
             raise ValueError(f"{where} has {name} {count} times; keep one of them")
     fields = dict(pairs)
-    for name in COLUMNS[:2]:
+    for name in needed:
         advice = renaming(name, fields)
         if name not in fields and (advice or name == "path"):
             found = ", ".join(list(fields)[:20]) or "nothing"
-            raise ValueError(f"{where} has no {name} (it has: {found}); needed are {', '.join(COLUMNS[:2])}{advice}")
+            raise ValueError(f"{where} has no {name} (it has: {found}); {_need(needed)}{advice}")
     return webvid.with_path(fields) if foreign else fields
 
 

@@ -146,10 +146,10 @@ class RepairedClips:
         readable, and a sample must not depend on what the process has read before."""
         try:
             frames, context = self.source.frames(clip, positions), self.source.context(clip)
+            return ClipReading(clip, frames, self.source.caption(clip), context, broken)
         except BrokenClip as error:
             broken[clip] = str(error)
             return None
-        return ClipReading(clip, frames, self.source.caption(clip), context, broken)
 
     def _substitutes(self, clip: int, position: int) -> list[int]:
         """Substitutes in an order that differs from clip to clip, because neighbours often break together."""

@@ -66,7 +66,8 @@ class ShardRecord:
     file each one is.
 
     `rows` has a list for each column: number of frames, byte offsets of the latents and of the embedding, and offset
-    and size of the JSON. `left_out` lists (name, reason) of clips that could not be read.
+    and size of the JSON. `left_out` lists (name, reason) of clips that could not be read; `passing`: one of them
+    because the drive or the system failed.
     """
 
     file: str
@@ -77,6 +78,7 @@ class ShardRecord:
     names: list[str] = field(default_factory=list)
     rows: dict[str, list[int]] = field(default_factory=lambda: {column: [] for column in _COLUMNS})
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    passing: bool = False
 
 
 def write_shard(path: Path, record: ShardRecord, clips: Iterable[ReadyClip]) -> None:
@@ -158,7 +160,7 @@ def _columns(records: Sequence[ShardRecord]) -> dict[str, np.ndarray]:
     }
     columns["shard"] = np.repeat(np.arange(len(records), dtype=np.int32), counts)
     columns["bucket"] = np.repeat(np.asarray([record.bucket for record in records], np.int16), counts)
-    names = [name.encode() for record in records for name in record.names]
+    names = [name.encode(errors="surrogateescape") for record in records for name in record.names]
     columns["names"] = np.frombuffer(b"".join(names), np.uint8)
     columns["name_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
     return columns
@@ -221,7 +223,7 @@ class PreparedClips:
     def name(self, clip: int) -> str:
         """The name of the clip's source: path, member, seconds."""
         ends, names = self._columns["name_ends"], self._columns["names"]
-        return names[ends[clip - 1] if clip else 0 : ends[clip]].tobytes().decode()
+        return names[ends[clip - 1] if clip else 0 : ends[clip]].tobytes().decode(errors="surrogateescape")
 
     def caption(self, clip: int) -> str:
         """Its caption. Raises BrokenClip."""
@@ -323,7 +325,7 @@ def _read_index(folder: Path) -> dict[str, np.ndarray]:
             columns = {
                 name: file[name] for name in (*_COLUMNS, "shard", "bucket", "names", "name_ends", "null_context")
             }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"cannot read {path}: {reason}; run the same artv prepare again") from None
     return columns

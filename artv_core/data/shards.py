@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .clips import may_pass
 from .endings import NO_VIDEO, ends_as_unread, is_video
 from .lists import renaming
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Version of the index; raise it when indexing finds more or other things than before."""
 
 MAX_CAPTION_BYTES = 1 << 20
@@ -25,24 +26,41 @@ CAPTION_ENDINGS = (".txt", ".json")
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")  # members that webdataset ignores
 
 
-def index_shard(path: Path) -> dict[str, list[Any]]:
-    """`clips` (member, offset, size, caption) and `problems` (member, what), both in the shard's order. Raises OSError
-    or TarError if it is not a shard."""
+def index_shard(path: Path, captioned: bool = True) -> dict[str, list[Any]]:
+    """`clips` (member, offset, size, caption) and `problems` (member, what), both in the shard's order. If not
+    `captioned`, a clip may lack a caption; it is then empty. Raises OSError or TarError if it is not a shard."""
     index: dict[str, list[Any]] = {"clips": [], "problems": []}
     with tarfile.open(path, "r:") as tar:
         members: list[tarfile.TarInfo] = []
         try:
             members.extend(member for member in tar if not (member.isdir() or _META_MEMBER.search(member.name)))
-        except (OSError, tarfile.TarError):
+            whole = _ends_here(path, tar.offset)
+        except (OSError, tarfile.TarError) as error:
+            if may_pass(error):
+                raise
+            whole = False
+        if not whole:
             index["problems"].append(("", "the shard ends early; what comes before is used"))
-        length = os.path.getsize(path)
         samples = list(_samples(members))
         loose = {stem: found for sample in samples if not sample.videos for stem, found in sample.captions.items()}
         length = os.path.getsize(path)
-        used = {_add_clip(tar, video, sample, loose, length, index) for sample in samples for video in sample.videos}
+        used = {
+            _add_clip(tar, video, sample, loose, length, captioned, index)
+            for sample in samples
+            for video in sample.videos
+        }
     for sample in samples:
         index["problems"] += [(name, NO_VIDEO) for name in _unread_members(sample, loose, used)]
     return index
+
+
+def _ends_here(path: Path, offset: int) -> bool:
+    """Whether the mark of a tar's end is at `offset`: zeros, and nothing but zeros after them. Python's tarfile also
+    stops, without an error, where a header is damaged or cut off."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        end = file.read(1 << 20)
+    return len(end) >= tarfile.BLOCKSIZE and not any(end)
 
 
 @dataclass
@@ -90,6 +108,7 @@ def _add_clip(
     sample: _Sample,
     loose: dict[str, tarfile.TarInfo],
     length: int,
+    captioned: bool,
     index: dict[str, list[Any]],
 ) -> tarfile.TarInfo | None:
     """Add a clip or a problem to `index`. `loose` are captions of samples without a video. Returns the member that is
@@ -102,7 +121,10 @@ def _add_clip(
             raise ValueError(_lacking(_stem(video.name), sample))
         text = "" if fault else _read_caption(tar, caption)
     except (OSError, ValueError, KeyError, tarfile.TarError, RecursionError) as error:
-        fault = fault or f"its caption cannot be read ({one_line(error)})"
+        if may_pass(error):
+            raise
+        if captioned:
+            fault = fault or f"its caption cannot be read ({one_line(error)})"
     if fault:
         index["problems"].append((video.name, fault))
     else:

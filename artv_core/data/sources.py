@@ -54,7 +54,18 @@ class Entry:
         return f"{name}#{part}" if part else name
 
 
-def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[list[Entry], list[str]]:
+def size_and_time(path: Path) -> tuple[int, int]:
+    """A file's size and the time of its last change in nanoseconds. Missing files count as empty."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def list_entries(
+    source: str | Path, cache: str | Path | None = None, *, captioned: bool = True
+) -> tuple[list[Entry], list[str]]:
     """The entries of a source in a fixed order, and a line for each thing that cannot be used, which begins with its
     name.
 
@@ -62,21 +73,21 @@ def list_entries(source: str | Path, cache: str | Path | None = None) -> tuple[l
     name, and of `.tar` shards. A `.csv` or `.jsonl` with `path` (relative to the list), `caption` and optionally
     `start` and `end`. Shards: one `.tar`, a pattern such as `clips-{0000..0042}.tar`, or URLs of these (also `pipe:`
     commands), which are downloaded into `cache` once. Indexes of shards are stored in `cache` too; without `cache`,
-    downloaded shards go to ~/.cache/artv.
+    downloaded shards go to ~/.cache/artv. If not `captioned`, videos without a caption count too, with an empty one.
 
     Raises ValueError if there is no such source, a list is malformed, or there is not a single clip.
     """
     text = str(source)
     if _is_pattern(text):
-        entries, problems = _from_shards(_expanded(text), cache)
+        entries, problems = _from_shards(_expanded(text), cache, captioned)
         sought = "shards (.tar) with videos and captions (.txt or .json)"
     elif Path(text).is_dir():
-        entries, problems = _from_folder(Path(text), cache)
+        entries, problems = _from_folder(Path(text), cache, captioned)
         sought = f"videos ({', '.join(VIDEO_ENDINGS)}) with a caption beside each (.txt), or shards (.tar)"
     elif not Path(text).is_file():
         raise ValueError(f"there is no source {text}; give a folder, a .csv, a .jsonl, or shards (.tar)")
     elif Path(text).suffix.lower() in READERS:
-        entries, problems = _from_list(Path(text), read_rows(Path(text)))
+        entries, problems = _from_list(Path(text), read_rows(Path(text), captioned), captioned)
         sought = "rows with a path and a caption"
     else:
         raise ValueError(f"cannot read {text} as a source; accepted are a folder, a .csv, a .jsonl, and shards (.tar)")
@@ -103,7 +114,7 @@ def _expanded(text: str) -> list[str]:
 # Folders
 
 
-def _from_folder(root: Path, cache: str | Path | None) -> tuple[list[Entry], list[str]]:
+def _from_folder(root: Path, cache: str | Path | None, captioned: bool) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
     for folder, names, fault in _walk(root):
@@ -115,10 +126,10 @@ def _from_folder(root: Path, cache: str | Path | None) -> tuple[list[Entry], lis
             if name in passed_over:
                 problems.append(f"{label}: {passed_over[name]}")
             elif name.lower().endswith(".tar"):
-                _add_shard(path, label, cache, entries, problems)
+                _add_shard(path, label, cache, captioned, entries, problems)
             elif is_video(name):
                 caption, problem = _sidecar_caption(path)
-                if problem:
+                if problem and captioned:
                     problems.append(f"{label}: {problem}")
                 else:
                     entries.append(Entry(path, None, caption, label=label))
@@ -161,7 +172,7 @@ def _sidecar_caption(video: Path) -> tuple[str, str]:
 # Lists
 
 
-def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]:
+def _from_list(file: Path, rows: Iterable[Row], captioned: bool) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
     last, path, label = "", file, ""
@@ -176,7 +187,7 @@ def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]
         if text != last:  # rows for parts of one video share strings with the row before, to save memory
             last, path, label = text, file.parent / text, os.path.normpath(text).replace(os.sep, "/")
         entry = Entry(path, None, collapsed(caption), start or 0.0, end, label)
-        if entry.caption:
+        if entry.caption or not captioned:
             entries.append(entry)
         else:
             problems.append(f"{entry.name}: its caption is empty ({where})")
@@ -184,9 +195,15 @@ def _from_list(file: Path, rows: Iterable[Row]) -> tuple[list[Entry], list[str]]
 
 
 def _text(value: object, column: str, where: str) -> str:
-    if value is None or isinstance(value, str):
-        return (value or "").strip()
-    raise ValueError(f"{where}: {column} is {str(value)[:40]}, expected text in quotes")
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{where}: {column} is {str(value)[:40]}, expected text in quotes")
+    text = (value or "").strip()
+    try:
+        text.encode(errors="surrogateescape" if column == "path" else "strict")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise ValueError(f"{where}: {column} has half a character ({half}); write the whole character") from None
+    return text
 
 
 def _seconds(value: object, column: str, where: str) -> float | None:
@@ -204,7 +221,7 @@ def _seconds(value: object, column: str, where: str) -> float | None:
 # Shards
 
 
-def _from_shards(urls: Sequence[str], cache: str | Path | None) -> tuple[list[Entry], list[str]]:
+def _from_shards(urls: Sequence[str], cache: str | Path | None, captioned: bool) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems: list[str] = []
     for url, label in zip(urls, _labels(urls), strict=True):
@@ -213,7 +230,7 @@ def _from_shards(urls: Sequence[str], cache: str | Path | None) -> tuple[list[En
         except ValueError as error:
             problems.append(f"{label}: {error}")
         else:
-            _add_shard(path, label, cache, entries, problems)
+            _add_shard(path, label, cache, captioned, entries, problems)
     return _numbered(entries), problems
 
 
@@ -255,9 +272,11 @@ def _fetched_name(url: str) -> str:
     return f"{_digest(url)}-{readable}"
 
 
-def _add_shard(path: Path, label: str, cache: str | Path | None, entries: list[Entry], problems: list[str]) -> None:
+def _add_shard(
+    path: Path, label: str, cache: str | Path | None, captioned: bool, entries: list[Entry], problems: list[str]
+) -> None:
     try:
-        index = _shard_index(path, cache)
+        index = _shard_index(path, cache if captioned else None, captioned)
     except (OSError, tarfile.TarError) as error:
         problems.append(f"{label}: it cannot be read as a shard ({one_line(error)})")
         return
@@ -267,10 +286,10 @@ def _add_shard(path: Path, label: str, cache: str | Path | None, entries: list[E
         problems.append(f"{label}/{member}: {problem}" if member else f"{label}: {problem}")
 
 
-def _shard_index(path: Path, cache: str | Path | None) -> dict[str, list[Any]]:
+def _shard_index(path: Path, cache: str | Path | None, captioned: bool) -> dict[str, list[Any]]:
     """`clips` (member, offset, size, caption) and `problems` (member, what), cached until the shard changes."""
     if cache is None:
-        return index_shard(path)
+        return index_shard(path, captioned)
     status = path.stat()
     folder = Path(cache) / "shards"
     kept = folder / f"{_digest(f'{INDEX_VERSION} {path.absolute()} {status.st_size} {status.st_mtime_ns}')}.json"

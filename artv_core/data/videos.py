@@ -199,25 +199,25 @@ def _facts(entries: Sequence[Entry], file: Path | None, workers: int) -> _Facts:
                 block = missing[start : start + _BLOCK].tolist()
                 for number, found in zip(block, pool.map(_look_at, [entries[n] for n in block]), strict=True):
                     _note(facts, number, found)
-                    known[number] = True
+                    known[number] = not (isinstance(found, BrokenClip) and found.passing)
                     progress.update()
     finally:
         _write_facts(facts, keys, known, file)
     return facts
 
 
-def _look_at(entry: Entry) -> tuple[float, int, int] | str:
-    """(seconds, height, width), or why it is broken."""
+def _look_at(entry: Entry) -> tuple[float, int, int] | BrokenClip:
+    """(seconds, height, width), or why it is broken, without its name."""
     try:
         found = probe(entry)
     except BrokenClip as error:
-        return str(error).removeprefix(f"{entry.name}: ")
+        return BrokenClip(str(error).removeprefix(f"{entry.name}: "), error.passing)
     return found.duration, found.height, found.width
 
 
-def _note(facts: _Facts, number: int, found: tuple[float, int, int] | str) -> None:
-    if isinstance(found, str):
-        facts.faults[number] = found
+def _note(facts: _Facts, number: int, found: tuple[float, int, int] | BrokenClip) -> None:
+    if isinstance(found, BrokenClip):
+        facts.faults[number] = str(found)
     else:
         facts.duration[number], facts.height[number], facts.width[number] = found
 
@@ -255,7 +255,7 @@ def _read_facts(keys: np.ndarray, file: Path | None) -> tuple[_Facts, np.ndarray
             kept = {name: columns[name] for name in ("keys", "duration", "height", "width", "broken", "faults")}
         reasons = kept["faults"].tobytes().decode().split("\n") if len(kept["broken"]) else []
         faults = dict(zip(kept["broken"].tolist(), reasons, strict=True))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return facts, known  # no such file yet, or another kind of file; it will be replaced
     rows = np.minimum(np.searchsorted(kept["keys"], keys), max(0, len(kept["keys"]) - 1))
     known = kept["keys"][rows] == keys if len(kept["keys"]) else known

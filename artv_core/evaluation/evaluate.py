@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoint import resolve_checkpoint
 from ..data.sources import Entry
 from ..files.partial_file import check_writable, replacing
 from ..files.terminal import say
@@ -34,9 +35,9 @@ from .features import (
     videos_of,
 )
 from .first_frames import find_first_frames
-from .making import check_folder, make_videos
+from .making import check_folder, described, file_hash, make_videos
 from .networks import C3D, I3D, Clip, FeatureNetwork, Inception
-from .options import EvaluateOptions
+from .options import USUAL_FPS, EvaluateOptions
 from .prompt_sets import Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -64,21 +65,23 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
             check_writable(path)
     device = state.device if state.num_processes > 1 else pick_device(options.model.device)
     networks = _networks(options, device)
-    true = videos_of(options.true) if options.true else []
-    if options.prompts is not None:
-        _make(options, state, load_pipeline)
-    state.wait_for_everyone()
-    made = videos_of(options.videos)
+    true, true_unusable = videos_of(options.true) if options.true else ([], [])
+    if options.prompts is None:
+        (made, unusable), fps = videos_of(options.videos), options.fps or USUAL_FPS
+    else:
+        prompts, fps = _make(options, state, load_pipeline)
+        state.wait_for_everyone()
+        made, unusable = _named(prompts, options.videos, tell=state.is_main_process), []
     if options.clip and not any(entry.caption for entry in made):
         raise ValueError("CLIPSIM needs a text beside each video (a.mp4, a.txt), and there is none")
-    reading = Reading(options.frames, options.fps, options.size or common_size(made))
+    reading = Reading(options.frames, fps, options.size or common_size(made))
     folder = options.features or Path(options.videos).parent / "artv-features"
     share = (state.process_index, state.num_processes)
     with _progress("features", len([*made, *true][share[0] :: share[1]]), state) as bar:
         keep_features([*made, *true], networks, reading, folder, share, bar.update)
     state.wait_for_everyone()
     if state.is_main_process:
-        judged = _judged(made, true, networks, reading, folder)
+        judged = _judged(made, true, networks, reading, folder, [*unusable, *true_unusable])
         _show(judged.figures)
         if options.report:
             _write(options, judged.figures, reading)
@@ -101,7 +104,10 @@ def _networks(options: EvaluateOptions, device: torch.device) -> dict[str, Featu
     return networks
 
 
-def _make(options: EvaluateOptions, state: PartialState, load_pipeline: Callable[[Any], Pipeline]) -> None:
+def _make(
+    options: EvaluateOptions, state: PartialState, load_pipeline: Callable[[Any], Pipeline]
+) -> tuple[list[Prompt], float]:
+    """Make the videos that are missing. Returns the prompts, and the videos' frames per second."""
     assert options.prompts is not None
     prompts, folder = read_prompts(options.prompts, options.count, options.seed), Path(options.videos)
     _check_names(prompts)
@@ -110,6 +116,10 @@ def _make(options: EvaluateOptions, state: PartialState, load_pipeline: Callable
         options.model.device = str(state.device)
     pipeline = load_pipeline(options.model)
     config = pipeline.model.config
+    if options.fps not in (None, config.fps):
+        raise ValueError(
+            f"--fps is {options.fps:g}, and {config.name} makes {config.fps:g} frames per second; leave --fps out"
+        )
     height, width = options.size or config.size
     wanted = GenerateOptions(
         num_frames=options.frames,
@@ -121,12 +131,30 @@ def _make(options: EvaluateOptions, state: PartialState, load_pipeline: Callable
     )
     settings = wanted.resolved(config)
     if state.is_main_process:
-        given = {} if options.first_frames is None else {"first_frames": options.first_frames}
-        check_folder(folder, {"checkpoint": config.name, "prompts": options.prompts, **given, **asdict(settings)})
+        made_with = {"checkpoint": config.name, **_model_files(options.model), **asdict(settings)}
+        check_folder(folder, made_with, described(prompts, first))
     state.wait_for_everyone()
     share = (state.process_index, state.num_processes)
     with _progress("videos", len(prompts[share[0] :: share[1]]), state) as bar:
         make_videos(pipeline, prompts, replace(settings, batch_size=1), folder, share, bar.update, first)
+    return prompts, float(config.fps)
+
+
+def _model_files(model: Any) -> dict[str, str | None]:
+    """Which weights the arguments name, by contents, and the type they are used in."""
+    files = {"checkpoint file": resolve_checkpoint(model.checkpoint), "base file": model.base}
+    return {name: path and file_hash(Path(path)) for name, path in files.items()} | {"dtype": model.dtype}
+
+
+def _named(prompts: Sequence[Prompt], folder: str, *, tell: bool) -> list[Entry]:
+    """The videos in `folder` that have the names of these prompts."""
+    names = {f"{name}.mp4" for name, _ in prompts}
+    entries, _ = videos_of(folder)
+    others = [entry.name for entry in entries if entry.label not in names]
+    if others and tell:
+        count = "1 video" if len(others) == 1 else f"{len(others)} videos"
+        say(f"not judged: {count} in {folder} that these prompts do not name, such as {others[0]}")
+    return [entry for entry in entries if entry.label in names]
 
 
 def _check_names(prompts: Sequence[Prompt]) -> None:
@@ -141,15 +169,20 @@ def _judged(
     networks: Mapping[str, FeatureNetwork],
     reading: Reading,
     folder: Path,
+    unusable: Sequence[str],
 ) -> Judged:
+    """`unusable` has a line for each thing in the sources that is no video."""
     kept = {name: kept_features(made, network, reading, folder) for name, network in networks.items()}
     theirs = {name: kept_features(true, network, reading, folder) for name, network in networks.items()}
     (drift, read, broken), (_, true_read, true_broken) = kept["everyday"], theirs["everyday"]
-    for line in [*broken, *true_broken]:
+    left_out = [*unusable, *broken, *true_broken]
+    for line in left_out:
         say(f"left out: {line}")
     if not read:
         raise ValueError(f"not one of {len(made)} videos could be read; the first: {broken[0]}")
-    figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(broken) + len(true_broken)}
+    if true and not true_read:
+        raise ValueError(f"not one of {len(true)} true videos could be read; the first: {true_broken[0]}")
+    figures: Figures = {"videos": len(read), "true videos": len(true_read), "left out": len(left_out)}
     if "inception" in networks:
         judged = _joined(kept["inception"][0])
         figures["IS"] = _inception_score(judged["logits"])

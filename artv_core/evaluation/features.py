@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.clips import BrokenClip
 from ..data.decode import probe, read_frames
-from ..data.sources import Entry, is_video, list_entries
+from ..data.sources import Entry, is_video, list_entries, size_and_time
 from ..files.tensor_file import open_tensor_file, write_tensor_file
 from ..run.drift import DriftMeter
 from .networks import FeatureNetwork
@@ -46,16 +46,17 @@ class Everyday:
         return {"drift": torch.tensor([[getattr(reading, name) for name in READINGS] for reading in readings])}
 
 
-def videos_of(source: str | Path) -> list[Entry]:
+def videos_of(source: str | Path) -> tuple[list[Entry], list[str]]:
     """The videos of a folder, with the text beside each (`a.mp4`, `a.txt`) if there is one; for a list or shards, as
-    `list_entries`. Raises ValueError if there is no video."""
+    `list_entries`, with or without captions. Also a line for each thing that cannot be used. Raises ValueError if there
+    is no video."""
     folder = Path(source)
     if not folder.is_dir():
-        return list_entries(source)[0]
+        return list_entries(source, captioned=False)
     found = [path for path in sorted(folder.rglob("*")) if is_video(path.name) and not path.name.startswith(".")]
     if not found:
         raise ValueError(f"no videos found in {folder}; give a folder with video files")
-    return [Entry(path, None, _text_beside(path), label=path.relative_to(folder).as_posix()) for path in found]
+    return [Entry(path, None, _text_beside(path), label=path.relative_to(folder).as_posix()) for path in found], []
 
 
 def keep_features(
@@ -69,7 +70,8 @@ def keep_features(
     """Compute the features that are not in `folder` yet. With `share` (process, processes) each process takes its part
     of the videos.
 
-    For a video that cannot be read or is too short, the reason is kept instead.
+    For a video that cannot be read or is too short, the reason is kept instead, and if that may pass, only until the
+    next time.
     """
     for entry in entries[share[0] :: share[1]]:
         places = {name: _place(folder, entry, network, reading) for name, network in networks.items()}
@@ -77,7 +79,7 @@ def keep_features(
         if missing:
             found = _looked_at(entry, {name: networks[name] for name in missing}, reading)
             for name in missing:
-                _keep(places[name], found if isinstance(found, str) else found[name])
+                _keep(places[name], found if isinstance(found, BrokenClip) else found[name])
         on_done()
 
 
@@ -90,7 +92,8 @@ def kept_features(
     read: list[Entry] = []
     broken: list[str] = []
     for entry in entries:
-        file = open_tensor_file(_place(folder, entry, network, reading))
+        place = _place(folder, entry, network, reading)
+        file = open_tensor_file(place if place.is_file() else _this_time(place))
         if BROKEN in file.metadata:
             broken.append(file.metadata[BROKEN])
             continue
@@ -115,24 +118,31 @@ def common_size(entries: Sequence[Entry]) -> tuple[int, int]:
 
 def _looked_at(
     entry: Entry, networks: Mapping[str, FeatureNetwork], reading: Reading
-) -> dict[str, dict[str, Tensor]] | str:
+) -> dict[str, dict[str, Tensor]] | BrokenClip:
     try:
         frames = read_frames(entry, [index / reading.fps for index in range(reading.frames)], reading.size)
     except BrokenClip as error:
-        return str(error)
+        return error
     return {name: network(frames, entry.caption) for name, network in networks.items()}
 
 
-def _keep(place: Path, found: dict[str, Tensor] | str) -> None:
+def _keep(place: Path, found: dict[str, Tensor] | BrokenClip) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    tensors, metadata = (found, {}) if isinstance(found, dict) else ({}, {BROKEN: found})
-    write_tensor_file(place, tensors, metadata)
+    _this_time(place).unlink(missing_ok=True)
+    if isinstance(found, dict):
+        write_tensor_file(place, found)
+    else:
+        write_tensor_file(_this_time(place) if found.passing else place, {}, {BROKEN: str(found)})
+
+
+def _this_time(place: Path) -> Path:
+    """The file for a reason that may pass."""
+    return place.with_suffix(".passing")
 
 
 def _place(folder: Path, entry: Entry, network: FeatureNetwork, reading: Reading) -> Path:
     """The file's name depends on everything that the features depend on."""
-    state = entry.path.stat()
-    about = [str(entry.path.resolve()), entry.member, entry.start, entry.end, state.st_size, state.st_mtime_ns]
+    about = [str(entry.path.resolve()), entry.member, entry.start, entry.end, *size_and_time(entry.path)]
     text = json.dumps([about, entry.caption, network.identity, asdict(reading)])
     return folder / network.identity / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 

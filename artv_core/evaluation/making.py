@@ -3,10 +3,12 @@ again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..files.partial_file import replacing
 from ..media import VideoWriter
@@ -19,21 +21,66 @@ from .prompt_sets import Prompt
 MADE_WITH = "made-with.json"
 
 
-def check_folder(folder: Path, made_with: dict[str, object]) -> None:
-    """Note in `folder` which settings its videos are made with. Raises ValueError if it contains videos made with other
-    settings, because all would be judged together."""
+def check_folder(folder: Path, made_with: Mapping[str, object], videos: Mapping[str, Mapping[str, str]]) -> None:
+    """Note in `folder` which settings its videos are made with, and what each video is made from (`described`). Raises
+    ValueError if it contains videos that were made with other settings, because all would be judged together, or if one
+    of these videos was made from something else."""
     place = folder / MADE_WITH
-    now = json.dumps(made_with, indent=1, sort_keys=True)
+    now = json.loads(json.dumps(made_with))
+    noted: dict[str, Any] = {}
     if place.is_file():
-        then = place.read_text(encoding="utf-8")
-        if then != now:
+        noted = _noted(place)
+        then = {name: value for name, value in noted.items() if name != "videos"}
+        changes = [
+            f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
+        ]
+        before = noted["videos"]
+        changes += [
+            f"the text or first frame of {name}" for name in videos if before.get(name, videos[name]) != videos[name]
+        ]
+        if changes:
             raise ValueError(
-                f"{folder} contains videos made with other settings ({place} says which); give another folder"
+                f"{folder} contains videos made with other settings ({'; '.join(changes)[:400]}); give another folder"
             )
-        return
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(place) as path:
-        path.write_text(now, encoding="utf-8")
+        text = json.dumps({**now, "videos": {**noted.get("videos", {}), **videos}}, indent=1, sort_keys=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def described(prompts: Sequence[Prompt], first_frames: Sequence[Path] | None = None) -> dict[str, dict[str, str]]:
+    """What each video is made from, by its name: its text, and a hash of the file of its first frame, if that is
+    given. Raises ValueError if a file cannot be read."""
+    if first_frames is None:
+        return {name: {"text": text} for name, text in prompts}
+    hashes = {path: file_hash(path) for path in set(first_frames)}
+    return {
+        name: {"text": text, "first frame": hashes[path]}
+        for (name, text), path in zip(prompts, first_frames, strict=True)
+    }
+
+
+def file_hash(path: Path) -> str:
+    """A hash of the file's contents. Raises ValueError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _noted(place: Path) -> dict[str, Any]:
+    """What `check_folder` noted. Raises ValueError if that was an earlier release."""
+    try:
+        noted = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        noted = None
+    if not isinstance(noted, dict) or not isinstance(noted.get("videos"), dict):
+        raise ValueError(
+            f"{place} does not say which checkpoint file, texts and first frames the videos beside it were made from, "
+            "as in earlier releases; give another folder, or remove that file if all of them are the same as now"
+        )
+    return noted
 
 
 def make_videos(

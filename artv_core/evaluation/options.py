@@ -12,12 +12,14 @@ INCEPTION_FROM = "https://github.com/toshas/torch-fidelity/releases (weights-inc
 I3D_FROM = "the project page of StyleGAN-V (i3d_torchscript.pt)"
 C3D_FROM = "the URL in StyleGAN-V's src/metrics/video_inception_score.py (c3d_ucf101.pt)"
 C3D_FRAMES = 16
+USUAL_FPS = 8.0
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """`videos` is what is judged. With `prompts` it is a folder, and videos that are missing in it are made first, with
-    the model in `model` (arguments as for `artv generate`)."""
+    the model in `model` (arguments as for `artv generate`). `fps` None is the model's rate for such videos, and
+    `USUAL_FPS` for others."""
 
     videos: str
     true: str | None
@@ -25,7 +27,7 @@ class EvaluateOptions:
     first_frames: str | None
     count: int | None
     frames: int
-    fps: float
+    fps: float | None
     size: tuple[int, int] | None
     seed: int
     steps: int | None
@@ -42,7 +44,7 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise ValueError(f"--frames is {self.frames}; give 2 or more")
-        if not 0.01 <= self.fps <= 1000:
+        if self.fps is not None and not 0.01 <= self.fps <= 1000:
             raise ValueError(f"--fps is {self.fps:g}; accepted are 0.01 to 1000 frames per second")
         if self.i3d and self.true is None:
             raise ValueError("--i3d is for FVD, which compares with true videos; give --true DIR")
@@ -78,7 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--frames", type=int, default=16, metavar="N", help="frames of each video; default: %(default)s"
     )
-    reading.add_argument("--fps", type=float, default=8.0, metavar="R", help="frames per second; default: %(default)g")
+    reading.add_argument(
+        "--fps",
+        type=float,
+        metavar="R",
+        help=f"frames per second; default: the checkpoint's for made videos, else {USUAL_FPS:g}",
+    )
     reading.add_argument(
         "--size",
         metavar="WxH",

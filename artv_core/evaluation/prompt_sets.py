@@ -81,7 +81,7 @@ def _one_of(texts: list[str], seed: int, name: str) -> str:
 
 def _lines(path: Path) -> list[Prompt]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         accepted = f"{UCF101}, {MSRVTT}:FILE.json, or a text file with one prompt on each line"
         raise ValueError(f"cannot read prompts from {path} ({_reason(error)}); accepted are {accepted}") from None
@@ -93,7 +93,7 @@ def _lines(path: Path) -> list[Prompt]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the annotations {path}: {_reason(error)}") from None
     return data if isinstance(data, dict) else {}

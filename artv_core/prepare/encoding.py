@@ -121,7 +121,8 @@ def plan_shards(
                 sources = [int(keys[clips.entry[clip]]) for clip in members[start:][: options.shard_clips]]
                 key = _shard_key(settings, size, lines, sources)
                 shards.append((target, key))
-                if read_record(target, key) is None:
+                record = read_record(target, key)
+                if record is None or record.passing:
                     lines[0]["shard"] = {"bucket": bucket, "size": size, "key": key}
                     yield str(target), lines
 
@@ -152,6 +153,7 @@ class Encoder:
                 context = self._context(entry.caption)
             except BrokenClip as error:
                 record.left_out.append((entry.name, str(error).removeprefix(f"{entry.name}: ")))
+                record.passing |= error.passing
                 continue
             yield ReadyClip(latents, context, _facts(entry, line, self.fps))
 

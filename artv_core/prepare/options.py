@@ -135,7 +135,11 @@ def _add_cleaning(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to work")
     group.add_argument("--report-only", action="store_true", help="score and report only, encode nothing")
-    group.add_argument("--redo", action="store_true", help="replace results in OUT that were made with other settings")
+    group.add_argument(
+        "--redo",
+        action="store_true",
+        help="replace results in OUT that were made with other settings, and remove clips whose videos are gone",
+    )
     group.add_argument("--shard-clips", type=int, default=256, metavar="N", help="clips in a shard; default: 256")
     group.add_argument(
         "--engine",
@@ -210,7 +214,10 @@ def check(options: PrepareOptions) -> None:
 def score_settings(options: PrepareOptions, clip: str | None) -> dict[str, Any]:
     """What a clip's scores depend on. `clip` identifies the CLIP model by its contents."""
     frames = options.clip_frames if clip else 0
-    return {"cut_threshold": options.cut_threshold, "clip": clip, "clip_frames": frames}
+    settings: dict[str, Any] = {"cut_threshold": options.cut_threshold, "clip": clip, "clip_frames": frames}
+    if clip and options.dtype != "float32":  # the usual one is not noted, so that earlier scores are found
+        settings["dtype"] = options.dtype
+    return settings
 
 
 def select_settings(options: PrepareOptions) -> dict[str, Any]:

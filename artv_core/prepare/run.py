@@ -30,6 +30,7 @@ from . import encoding, scoring
 from .options import PrepareOptions, score_settings, select_settings
 from .selecting import Selection, clip_entry, drop_line, select
 from .tasks import Engine, Task, check_installed, disconnect, run_tasks, single_threaded
+from .unchanged import check_still_there, check_unchanged
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 USUAL_FPS = 8.0
 GATHERED_TASKS = 2 * scoring.SHARD // scoring.CHUNK
 """Gather the small files of scores into shards after this many."""
+
+TRIED_AGAIN = "some videos could not be read for a reason that may pass; the same command tries them again"
 
 
 def prepare(options: PrepareOptions) -> int:
@@ -75,7 +78,7 @@ class _Run:
         fps = options.fps or (model.config.fps if model else USUAL_FPS)
         settings = self._settings(model, fps)
         if not options.report_only:
-            _check_unchanged(options, settings)
+            check_unchanged(options, settings)
         entries, problems = list_entries(options.source, cache=work / "source")
         say(
             f"{len(entries)} clips in {options.source}" + (f"; {len(problems)} more cannot be used" if problems else "")
@@ -86,7 +89,7 @@ class _Run:
             return self._preview(model, entries, problems, keys, store, fps)
         with replacing(options.output / "dropped.jsonl") as partial, partial.open("w", encoding="utf-8") as dropped:
             selection = select(options, fps, entries, problems, keys, store, dropped)
-            records = self._encode(model, fps, buckets, settings, selection, entries, keys)
+            records = self._encode(model, fps, buckets, settings, selection, entries, keys, store)
             counts = _add_left_out(selection.counts, records, dropped)
         cut = _tell_cut_captions(model, selection, entries, options.output)
         return self._finish(model, fps, buckets, settings, selection, records, counts, cut)
@@ -112,6 +115,7 @@ class _Run:
         options, work = self.options, self.options.output / "work"
         folder = work / f"scores-{_hash([settings, scoring.VERSION])}"
         _make_ready(folder)
+        scoring.forget_passing(folder)
         scoring.gather_scores(folder)
         tasks = scoring.plan_scores(folder, entries, keys, work / "to-score.jsonl")
         worker = {
@@ -126,8 +130,11 @@ class _Run:
 
         def gather() -> None:
             scoring.gather_scores(folder)
+            scoring.gather_scores(folder / scoring.PASSING)
 
         self._work("scoring", engine, scoring.Scorer, worker, path, tasks, total, gather)
+        if any((folder / scoring.PASSING).glob("*.jsonl")):
+            say(TRIED_AGAIN)
         return scoring.ScoreStore(folder)
 
     def _encode(
@@ -139,9 +146,12 @@ class _Run:
         selection: Selection,
         entries: Sequence[Entry],
         keys: np.ndarray,
+        store: scoring.ScoreStore,
     ) -> list[ShardRecord]:
         options, work = self.options, self.options.output / "work"
         folder = options.output / SHARDS
+        if not len(selection.kept):
+            return []  # nothing is removed: perhaps a drive is missing
         _make_ready(folder)
         path = work / "to-encode.jsonl"
         shards, tasks = encoding.plan_shards(
@@ -149,6 +159,8 @@ class _Run:
         )
         names = {target.stem for target, _ in shards}
         stale = [path for path in folder.glob("clips-*") if path.stem not in names]
+        if not options.redo:
+            check_still_there(options, [*stale, *(Path(task.target) for task in tasks)], entries, store.records(keys))
         if tasks or stale:
             # Without these the folder is unfinished until everything fits together again.
             _remove([options.output / MANIFEST, options.output / INDEX, *stale])
@@ -162,7 +174,10 @@ class _Run:
             "fps": fps,
         }
         self._work("encoding", self.engine, encoding.Encoder, worker, path, tasks, len(selection.kept))
-        return [_record(target, key) for target, key in shards]
+        records = [_record(target, key) for target, key in shards]
+        if any(record.passing for record in records):
+            say(TRIED_AGAIN)
+        return records
 
     def _work(
         self,
@@ -271,30 +286,6 @@ def _engine(options: PrepareOptions) -> Engine:
     engine = Engine(name, options.workers, options.ray_address, options.device, options.gpus_per_worker)
     check_installed(engine)
     return engine
-
-
-def _check_unchanged(options: PrepareOptions, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError if shards made with other settings would be replaced without --redo."""
-    try:
-        before = json.loads((options.output / "work/settings.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if options.redo or not any((options.output / SHARDS).glob("clips-*.tar")):
-        return
-    then, now = _flat(before), _flat(settings)
-    changes = [
-        f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
-    ]
-    if changes:
-        raise ValueError(
-            f"{options.output} was made with other settings ({'; '.join(changes)[:400]}): choose another folder, or "
-            "add --redo, which replaces what depends on them and keeps the rest"
-        )
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
-    flat = {name: value for step in settings.values() if isinstance(step, dict) for name, value in step.items()}
-    return {name: json.dumps(value)[:80] for name, value in flat.items()}
 
 
 def _add_left_out(counts: Counter[str], records: Sequence[ShardRecord], dropped: IO[str]) -> Counter[str]:

@@ -4,6 +4,9 @@ Workers write files of a few entries each. These are gathered into shards of tho
 (keys, and where their records begin), so that ten million clips are about 2,400 files, and starting reads no
 record.
 
+Clips that could not be read because the drive or the system failed have records in the folder `passing` inside it, for
+this run only.
+
 An entry's key is a hash of its name, caption and seconds, and of its file's size and time. Records are found by key, so
 adding, removing or reordering clips leaves the scores of the others as they are.
 """
@@ -12,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,7 @@ import numpy as np
 
 from ..data.clips import BrokenClip
 from ..data.decode import probe
-from ..data.sources import Entry
+from ..data.sources import Entry, size_and_time
 from ..files.partial_file import replacing
 from .tasks import Task, write_tasks
 
@@ -39,6 +41,8 @@ SHARD = 8192
 _OUTDATED = b"or not an MP4, MOV, MKV, WebM, AVI or MPEG-TS file"
 """Part of the text in records of earlier releases about kinds of videos that can be read now. These entries are scored
 again."""
+
+PASSING = "passing"
 
 _SHARD_NAME = re.compile(r"shard-(\d+)-[0-9a-f]{16}\.jsonl")
 
@@ -64,11 +68,18 @@ class Scorer:
 
     def make(self, lines: list[dict[str, Any]], target: Path) -> None:
         """Write one record for each line."""
-        records = [json.dumps({"key": line["key"], **self._record(read_entry(line))}) for line in lines]
-        with replacing(target) as partial:
-            partial.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
+        records: dict[bool, list[str]] = {False: [], True: []}
+        for line in lines:
+            record, passing = self._record(read_entry(line))
+            records[passing].append(json.dumps({"key": line["key"], **record}) + "\n")
+        for place, passing in ((target.parent / PASSING / target.name, True), (target, False)):
+            if records[passing]:
+                place.parent.mkdir(exist_ok=True)
+                with replacing(place) as partial:
+                    partial.write_text("".join(records[passing]), encoding="utf-8")
 
-    def _record(self, entry: Entry) -> dict[str, Any]:
+    def _record(self, entry: Entry) -> tuple[dict[str, Any], bool]:
+        """The record, and whether it may be another one next time."""
         from .motion import measure_motion
 
         try:
@@ -85,9 +96,9 @@ class Scorer:
                 for shot in motion.shots
             ]
         except BrokenClip as error:
-            return {"broken": str(error).removeprefix(f"{entry.name}: ")}
+            return {"broken": str(error).removeprefix(f"{entry.name}: ")}, error.passing
         sizes = {"duration": facts.duration, "height": facts.height, "width": facts.width}
-        return {**sizes, "motion": motion.score, "clip": whole, "shots": shots}
+        return {**sizes, "motion": motion.score, "clip": whole, "shots": shots}, False
 
     def _clip_score(self, entry: Entry, start: float, end: float) -> float | None:
         if self.clip is None:
@@ -99,7 +110,7 @@ class ScoreStore:
     """All records in a folder, in shards or in small files, found by key. Only their positions are in memory."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = sorted(folder.glob("*.jsonl"))
+        self.files = sorted([*folder.glob("*.jsonl"), *(folder / PASSING).glob("*.jsonl")])
         keys: list[np.ndarray] = []
         places: list[np.ndarray] = []
         for number, path in enumerate(self.files):
@@ -143,11 +154,17 @@ def entry_keys(entries: Sequence[Entry]) -> np.ndarray:
     for number, entry in enumerate(entries):
         if entry.path not in seen:
             seen.clear()  # parts of one file, and members of one shard, come one after another
-            seen[entry.path] = _size_and_time(entry.path)
+            seen[entry.path] = size_and_time(entry.path)
         told = [entry.name, entry.caption, entry.start, entry.end, *seen[entry.path]]
         digest = hashlib.sha256(json.dumps(told).encode()).digest()
         keys[number] = int.from_bytes(digest[:8], "little")
     return keys
+
+
+def forget_passing(folder: Path) -> None:
+    """Remove the records of clips that the last run could not read because the drive or the system failed."""
+    for path in (folder / PASSING).glob("*"):
+        path.unlink(missing_ok=True)
 
 
 def plan_scores(folder: Path, entries: Sequence[Entry], keys: np.ndarray, path: Path) -> list[Task]:
@@ -255,11 +272,3 @@ def _parsed(path: Path) -> tuple[np.ndarray, np.ndarray]:
         starts.append(start)
         start += len(line)
     return np.array(keys, np.uint64), np.array(starts, np.int64)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
