@@ -45,10 +45,13 @@ STAGE = DiffusionStage(
 )  # fmt: skip
 
 
-def stage(coverage: bool = False, **changes) -> DiffusionTraining:
+def stage(coverage: bool = False, layer: str = "last", **changes) -> DiffusionTraining:
     """The stage "diffusion" of a tiny network on six clips of noise."""
     torch.manual_seed(0)
     model, config = quickest(text=True).train(), TrainConfig(seed=5, diffusion=replace(STAGE, **changes))
+    assert model.text is not None
+    model.text.config = replace(model.config.text, layer=layer)
+    model.config = replace(model.config, text=model.text.config)
     latents = torch.randn(6, FRAMES, 4, 8, 8).half()
     covered = torch.randint(0, 256, (6, FRAMES, 8, 8), dtype=torch.uint8) if coverage else None
     clips = LatentClips(latents, tuple(sample_clip(0, index).caption for index in range(6)), coverage=covered)
@@ -416,6 +419,14 @@ def test_either_loop_goes_on_from_the_others_state(tmp_path: Path, optimizer: st
         assert mine.keys() == theirs.keys()
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
         assert any("exp_avg_sq" in name and tensor.any() for name, tensor in mine.items())
+
+
+@pytest.mark.parametrize("loop", [Training, ResidentTraining])
+def test_a_text_encoder_with_a_block_that_does_not_run_goes_on_from_its_state(tmp_path: Path, loop: type[Training]):
+    whole = trained(stage(layer="penultimate", optimizer="adamw"), tmp_path / "whole", loop)
+    trained(stage(layer="penultimate", optimizer="adamw", steps=3), tmp_path / "parts", loop)
+    resumed = trained(stage(layer="penultimate", optimizer="adamw"), tmp_path / "parts", loop, resume=True)
+    assert_equal(whole, resumed)
 
 
 def tensors_of(state: RunState) -> dict[str, Tensor]:

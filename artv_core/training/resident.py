@@ -250,8 +250,7 @@ def make_capture(accelerator: Accelerator, stage: DiffusionTraining, capture: Ca
 
 
 def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
-    """Trainable weights that no loss depends on, such as a text encoder's last block if the output of the block before
-    is used. Found on the meta device, so nothing is computed."""
+    """Trainable weights that no loss depends on. Found on the meta device, so nothing is computed."""
     empty = stage.empty_module()
     loss, _ = empty(*stage.meta_arguments())
     loss.backward()
