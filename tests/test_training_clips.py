@@ -448,6 +448,8 @@ def test_a_base_of_another_kind_is_refused(base: Path, tmp_path: Path):
         starting_model(configured(tmp_path, text.replace('"sd21"', '"sd15"')))
     with pytest.raises(ValueError, match="its vae is configured differently"):
         starting_model(configured(tmp_path, text, "base=tiny"))
+    with pytest.raises(ValueError, match="as a base gives no UNet"):
+        starting_model(configured(tmp_path, CLIPS.replace("[diffusion]", '[diffusion]\ntrain = ["branches"]')))
 
 
 # Pieces

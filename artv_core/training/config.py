@@ -151,6 +151,8 @@ def _check(config: TrainConfig, path: str) -> None:
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")
     if config.distill.teacher:
         _check_distill(config, model, f"{path}.distill")
+    elif not config.data.path and "unet" not in config.diffusion.train:
+        _check_kept_unet(config, path)
 
 
 def _check_motion_weights(config: TrainConfig, path: str) -> None:
@@ -182,6 +184,19 @@ def _check_data(config: TrainConfig, path: str) -> None:
     for side in config.model.size:
         if side % (multiple or factor):
             raise ValueError(f"{path}: the training size has a side of {side}, not a multiple of {multiple or factor}")
+
+
+def _check_kept_unet(config: TrainConfig, path: str) -> None:
+    """A checkpoint without the UNet has no autoencoder either: both are those of the checkpoint that training started
+    from, or of the base that completes it."""
+    start, vae = config.diffusion.start_from, config.vae
+    sources = [resolve_checkpoint(name) for name in (start, config.base) if name]
+    kept = bool(vae.start_from) and resolve_checkpoint(vae.start_from) in sources
+    if not start or not kept or vae.steps or config.decoder.steps:
+        raise ValueError(
+            f"{path}.diffusion.train: without unet, the UNet and the autoencoder stay as they are; set "
+            "diffusion.start_from and vae.start_from to one checkpoint, and vae.steps and decoder.steps to 0"
+        )
 
 
 SHARES = (
