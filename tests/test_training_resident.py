@@ -406,13 +406,17 @@ def test_a_captured_run_goes_on_from_its_state_to_the_bit(tmp_path: Path, plain:
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_either_loop_goes_on_from_the_others_state(tmp_path: Path, optimizer: str):
-    """With moments, averages and counts: the next step on equal gradients is the same."""
+    """With moments, averages and counts: the next step on equal gradients is the same. A new weight decay is used."""
     for first, second in ((Training, ResidentTraining), (ResidentTraining, Training)):
         folder = tmp_path / first.__name__
         trained(stage(steps=2, optimizer=optimizer), folder, first)
-        made = stage(optimizer=optimizer)
+        made = stage(optimizer=optimizer, weight_decay=0.5)
         other = second(made, make_accelerator(made.config, folder / "diffusion"), folder / "diffusion")
         assert other.resume() == 2
+        groups = other.inner_optimizer.param_groups
+        if isinstance(other, ResidentTraining):
+            groups = [segment.group for segment in other.inner_optimizer.segments]
+        assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
         again = first(stage(optimizer=optimizer), other.accelerator, folder / "diffusion")
         assert again.resume() == 2
         mine, theirs = (tensors_of(training.state) for training in (other, again))
