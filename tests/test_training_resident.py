@@ -340,6 +340,16 @@ def test_weights_cast_at_once_give_the_gradients_of_autocast(tmp_path: Path):
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
 
 
+def test_a_smaller_micro_batch_weighs_less(tmp_path: Path):
+    training, seen = begun(tmp_path, stage(micro_batch=3)), []
+    run = training.passes.run
+    training.passes.run = lambda arguments, parts: (seen.append((len(arguments[0]), parts)), run(arguments, parts))
+    training.step(0, [])
+    assert [number for number, _ in seen] == [3, 1]
+    assert sum(1 / parts for _, parts in seen) == 1
+    assert len({number * parts for number, parts in seen}) == 1
+
+
 def test_norms_may_have_halved_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As on a card, where those of norms are rounded in any case."""
     monkeypatch.setattr(halves, "LAYERS", (*halves.LAYERS, *KINDS.values()))
