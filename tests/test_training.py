@@ -660,6 +660,11 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[overrides]\ncolour = 3", "overrides: unknown field 'colour'"),
         ("[overrides.noise.unet]\nmodel_channels = 33", "not a multiple of"),
         ("[diffusion]\nstart_from = 'nowhere.safetensors'", "no such checkpoint"),
+        ("[vae]\nstart_from = 'small'", "its vae is configured differently; name another vae.start_from"),
+        ("[overrides]\nsize = [100, 64]", "a side of 100, not a multiple of 8"),
+        ("[overrides.text]\nwidth = 64", "text.width 64 differs from noise.unet.context_dim 48"),
+        ("[overrides.vae]\nlatent_channels = 8\n[overrides.noise.unet]\nout_channels = 8", "noise.unet.in_channels 4"),
+        ("threads = -1", "threads: got -1, at least 0"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, message: str):

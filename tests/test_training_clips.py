@@ -555,6 +555,17 @@ def test_a_linear_layer_has_six_operations_for_each_weight():
     assert count_flops(module, (x,)) == 6 * 3 * 8 * 4
 
 
+@pytest.mark.parametrize("name", ["2024-05-01", "7", "true", 'quoted "clips" \\', "[a]"])
+def test_clips_and_base_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(shipped_checkpoint("tiny").read_bytes())
+    (tmp_path / "mine.toml").write_text(CLIPS.format(clips="none"))
+    read = []
+    monkeypatch.setattr(stages, "run", lambda config, *_: read.append(config))
+    assert main(["train", "--config", "mine.toml", "--base", name, "--data", name]) == 0
+    assert [(config.base, config.data.path) for config in read] == [(name, name)]
+
+
 def test_values_of_the_configuration_can_be_given_beside_it(tmp_path: Path):
     changes = ["base=tiny", f"data.path={tmp_path}/my clips", "diffusion.steps=7", 'diffusion.train=["mask"]', "seed=4"]
     config = configured(tmp_path, CLIPS.format(clips="x"), *changes)
