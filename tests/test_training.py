@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from artv_core import cli
-from artv_core.checkpoint import describe_checkpoint, load_checkpoint
+from artv_core.checkpoint import describe_checkpoint, load_checkpoint, save_checkpoint, shipped_checkpoint
 from artv_core.config import preset
 from artv_core.method.noise_schedule import NoiseSchedule
 from artv_core.models.artv import ARTV
@@ -27,7 +27,7 @@ from artv_core.training.diffusion import DiffusionTraining, forget_other_words, 
 from artv_core.training.optimizers import learning_rate_factor, make_optimizer
 from artv_core.training.run import run
 from artv_core.training.samples import ClipSamples, draw_sample
-from artv_core.training.start import synthetic_clips
+from artv_core.training.start import starting_model, synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips, provenance
 from artv_core.training.vae import VAETraining, unchanged_cells
 from artv_core.training.worlds import crop_to_object
@@ -537,6 +537,33 @@ def test_a_checkpoint_of_other_networks_cannot_start_a_run(finished: Path, tmp_p
         run(read_config(tmp_path / "small.toml"), str(tmp_path), ["diffusion"], resume=False)
 
 
+def test_a_mask_network_that_the_first_checkpoint_lacks_is_new(
+    small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "maskless.safetensors"
+    save_checkpoint(ARTV(small.model), path, parts=["unet", "branches", "vae", "text"])
+    going_on = replace(small, diffusion=replace(small.diffusion, start_from=str(path)))
+    model, again = starting_model(going_on), starting_model(going_on)
+    assert "maskless.safetensors has no mask network; a new one is trained" in capsys.readouterr().out
+    assert model.mask is not None
+    assert model.mask.diffusion_model.out[2].bias.tolist() == [small.diffusion.mask_bias]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    kept = replace(going_on, diffusion=replace(going_on.diffusion, train=("unet", "branches")))
+    assert starting_model(kept).mask is None
+
+
+def test_a_kept_unet_goes_with_the_autoencoder_of_its_checkpoint(tmp_path: Path):
+    path = tmp_path / "tiny.toml"
+    path.write_text("[diffusion]\ntrain = ['branches', 'mask']\n")
+    whole = ["diffusion.start_from=tiny", "vae.start_from=tiny", "vae.steps=0", "decoder.steps=0"]
+    read_config(path, whole)
+    read_config(path, [*whole[1:], f"diffusion.start_from={shipped_checkpoint('tiny')}"])
+    for wrong in ("diffusion.start_from=''", "vae.start_from=small", "vae.steps=1", "decoder.steps=1"):
+        with pytest.raises(ValueError, match="without unet, the UNet and the autoencoder stay as they are"):
+            read_config(path, [*whole, wrong])
+
+
 def test_own_frames_take_the_place_of_references_and_of_nothing_else(small: TrainConfig):
     plain = stage(small)
     rolled = stage(replace(small, diffusion=replace(small.diffusion, rollout_share=1.0, rollout_steps=1)))
@@ -633,6 +660,11 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[overrides]\ncolour = 3", "overrides: unknown field 'colour'"),
         ("[overrides.noise.unet]\nmodel_channels = 33", "not a multiple of"),
         ("[diffusion]\nstart_from = 'nowhere.safetensors'", "no such checkpoint"),
+        ("[vae]\nstart_from = 'small'", "its vae is configured differently; name another vae.start_from"),
+        ("[overrides]\nsize = [100, 64]", "a side of 100, not a multiple of 8"),
+        ("[overrides.text]\nwidth = 64", "text.width 64 differs from noise.unet.context_dim 48"),
+        ("[overrides.vae]\nlatent_channels = 8\n[overrides.noise.unet]\nout_channels = 8", "noise.unet.in_channels 4"),
+        ("threads = -1", "threads: got -1, at least 0"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, message: str):

@@ -448,6 +448,8 @@ def test_a_base_of_another_kind_is_refused(base: Path, tmp_path: Path):
         starting_model(configured(tmp_path, text.replace('"sd21"', '"sd15"')))
     with pytest.raises(ValueError, match="its vae is configured differently"):
         starting_model(configured(tmp_path, text, "base=tiny"))
+    with pytest.raises(ValueError, match="as a base gives no UNet"):
+        starting_model(configured(tmp_path, CLIPS.replace("[diffusion]", '[diffusion]\ntrain = ["branches"]')))
 
 
 # Pieces
@@ -551,6 +553,17 @@ def test_a_linear_layer_has_six_operations_for_each_weight():
     with torch.device("meta"):
         module, x = Loss(), torch.zeros(3, 8, requires_grad=True)
     assert count_flops(module, (x,)) == 6 * 3 * 8 * 4
+
+
+@pytest.mark.parametrize("name", ["2024-05-01", "7", "true", 'quoted "clips" \\', "[a]"])
+def test_clips_and_base_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(shipped_checkpoint("tiny").read_bytes())
+    (tmp_path / "mine.toml").write_text(CLIPS.format(clips="none"))
+    read = []
+    monkeypatch.setattr(stages, "run", lambda config, *_: read.append(config))
+    assert main(["train", "--config", "mine.toml", "--base", name, "--data", name]) == 0
+    assert [(config.base, config.data.path) for config in read] == [(name, name)]
 
 
 def test_values_of_the_configuration_can_be_given_beside_it(tmp_path: Path):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from safetensors.torch import load_file
 
 from artv_core import cli
 from artv_core.checkpoint import load_checkpoint
+from artv_core.models.taesd import TAESD
+from artv_core.training import synthetic_clips
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.run import run
 from artv_core.training.state import saved_steps
@@ -150,6 +154,32 @@ def test_latents_of_another_run_are_not_gone_on_from(config: TrainConfig, tmp_pa
     assert not partial.exists()
     made, usual = (load_file(path / "latents.safetensors")["latents"] for path in (tmp_path / "timed", whole))
     assert not any(torch.equal(one, two) for one, two in zip(made, usual, strict=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_clips_that_were_encoded_before_a_signal_are_kept(
+    config: TrainConfig, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys, number: int
+):
+    """The first signal comes while clips 0 and 1 are encoded, the second while the last one is."""
+    (tmp_path / "timed").mkdir()
+    (tmp_path / "timed" / "vae.safetensors").write_bytes((whole / "vae.safetensors").read_bytes())
+    encoded, encode = [], synthetic_clips._encode
+
+    def interrupted(config: TrainConfig, vae: TAESD, world: Any, numbers: range, *rest: Any) -> None:
+        encode(config, vae, world, numbers, *rest)
+        encoded.append(numbers)
+        if numbers.start in (0, 4):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(synthetic_clips, "_encode", interrupted)
+    for done in (2, 5):
+        with pytest.raises(SystemExit) as stop:
+            run(config, str(tmp_path), ["latents"], resume=True)
+        assert stop.value.code == 0
+        assert f"latents: stopped after {done} of 5 clips; the same command" in capsys.readouterr().out
+    assert encoded == [range(2), range(2, 4), range(4, 5)]
+    made, usual = (load_file(path / "latents.safetensors")["latents"] for path in (tmp_path / "timed", whole))
+    assert torch.equal(made, usual)
 
 
 def test_time_is_kept_for_what_has_to_be_written(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Training stops where it loses its numbers, says in which step, and keeps the last good state."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from artv_core.data.clips import BrokenClip
 from artv_core.training.config import LoopConfig
 from artv_core.training.loop import Stage, Training, run_stage
 from artv_core.training.numbers import FirstFaults, all_finite
@@ -47,6 +49,44 @@ def learning(spoiled: dict[int, float], **changes) -> Stage:
     stage.name, stage.config = "learning", replace(config, **changes)
     stage.module, stage.samples = Learner(), Data(spoiled)
     return stage
+
+
+class Counted:
+    """Each sample has its own number."""
+
+    def batch(self, step: int, indices: range) -> tuple[Tensor]:
+        return (torch.tensor([[float(index), 0.0] for index in indices]),)
+
+
+def test_each_sample_weighs_the_same_in_a_smaller_micro_batch(tmp_path: Path):
+    found = []
+    for micro_batch in (0, 3):
+        stage = learning({}, micro_batch=micro_batch, gradient_clip=0.0)
+        stage.samples = Counted()
+        training = Training(stage, make_accelerator(stage.config, tmp_path), tmp_path)
+        _, batch, _ = next(training.batches(0))
+        training.step(0, batch)
+        found.append(torch.cat([stage.module.layer.weight.grad[0], training.passes.sums.totals["loss"][None]]))
+    assert torch.allclose(*found)
+
+
+class Worker:
+    """Says whether Ctrl+C is ignored where it makes batches; some steps are broken."""
+
+    def batch(self, step: int, indices: range) -> tuple[Tensor]:
+        if step == 1:
+            raise BrokenClip("dog.mp4: is broken")
+        return (torch.tensor(signal.getsignal(signal.SIGINT) is signal.SIG_IGN),)
+
+
+def test_a_worker_leaves_stopping_and_errors_to_the_main_process(tmp_path: Path):
+    stage = learning({}, workers=1)
+    stage.samples = Worker()
+    batches = Training(stage, make_accelerator(stage.config, tmp_path), tmp_path).batches(0)
+    _, ((ignored,),), _ = next(batches)
+    assert bool(ignored)
+    with pytest.raises(BrokenClip, match=r"^dog\.mp4: is broken$"):
+        next(batches)
 
 
 @pytest.mark.parametrize(("value", "what"), [(LOSS, "loss of step 6 is"), (GRADIENTS, "gradients of step 6 are")])

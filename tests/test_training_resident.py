@@ -45,10 +45,13 @@ STAGE = DiffusionStage(
 )  # fmt: skip
 
 
-def stage(coverage: bool = False, **changes) -> DiffusionTraining:
+def stage(coverage: bool = False, layer: str = "last", **changes) -> DiffusionTraining:
     """The stage "diffusion" of a tiny network on six clips of noise."""
     torch.manual_seed(0)
     model, config = quickest(text=True).train(), TrainConfig(seed=5, diffusion=replace(STAGE, **changes))
+    assert model.text is not None
+    model.text.config = replace(model.config.text, layer=layer)
+    model.config = replace(model.config, text=model.text.config)
     latents = torch.randn(6, FRAMES, 4, 8, 8).half()
     covered = torch.randint(0, 256, (6, FRAMES, 8, 8), dtype=torch.uint8) if coverage else None
     clips = LatentClips(latents, tuple(sample_clip(0, index).caption for index in range(6)), coverage=covered)
@@ -337,6 +340,16 @@ def test_weights_cast_at_once_give_the_gradients_of_autocast(tmp_path: Path):
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
 
 
+def test_a_smaller_micro_batch_weighs_less(tmp_path: Path):
+    training, seen = begun(tmp_path, stage(micro_batch=3)), []
+    run = training.passes.run
+    training.passes.run = lambda arguments, parts: (seen.append((len(arguments[0]), parts)), run(arguments, parts))
+    training.step(0, [])
+    assert [number for number, _ in seen] == [3, 1]
+    assert sum(1 / parts for _, parts in seen) == 1
+    assert len({number * parts for number, parts in seen}) == 1
+
+
 def test_norms_may_have_halved_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As on a card, where those of norms are rounded in any case."""
     monkeypatch.setattr(halves, "LAYERS", (*halves.LAYERS, *KINDS.values()))
@@ -403,19 +416,31 @@ def test_a_captured_run_goes_on_from_its_state_to_the_bit(tmp_path: Path, plain:
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_either_loop_goes_on_from_the_others_state(tmp_path: Path, optimizer: str):
-    """With moments, averages and counts: the next step on equal gradients is the same."""
+    """With moments, averages and counts: the next step on equal gradients is the same. A new weight decay is used."""
     for first, second in ((Training, ResidentTraining), (ResidentTraining, Training)):
         folder = tmp_path / first.__name__
         trained(stage(steps=2, optimizer=optimizer), folder, first)
-        made = stage(optimizer=optimizer)
+        made = stage(optimizer=optimizer, weight_decay=0.5)
         other = second(made, make_accelerator(made.config, folder / "diffusion"), folder / "diffusion")
         assert other.resume() == 2
+        groups = other.inner_optimizer.param_groups
+        if isinstance(other, ResidentTraining):
+            groups = [segment.group for segment in other.inner_optimizer.segments]
+        assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
         again = first(stage(optimizer=optimizer), other.accelerator, folder / "diffusion")
         assert again.resume() == 2
         mine, theirs = (tensors_of(training.state) for training in (other, again))
         assert mine.keys() == theirs.keys()
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
         assert any("exp_avg_sq" in name and tensor.any() for name, tensor in mine.items())
+
+
+@pytest.mark.parametrize("loop", [Training, ResidentTraining])
+def test_a_text_encoder_with_a_block_that_does_not_run_goes_on_from_its_state(tmp_path: Path, loop: type[Training]):
+    whole = trained(stage(layer="penultimate", optimizer="adamw"), tmp_path / "whole", loop)
+    trained(stage(layer="penultimate", optimizer="adamw", steps=3), tmp_path / "parts", loop)
+    resumed = trained(stage(layer="penultimate", optimizer="adamw"), tmp_path / "parts", loop, resume=True)
+    assert_equal(whole, resumed)
 
 
 def tensors_of(state: RunState) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,11 @@ from artv_core.training.ema import MovingAverage
 from artv_core.training.state import RunState, saved_steps
 
 
-def made(folder: Path) -> RunState:
+def made(folder: Path, inputs: int = 2, weight_decay: float = 0.01) -> RunState:
     torch.manual_seed(0)
-    module = nn.Linear(2, 3)
-    optimizer = torch.optim.AdamW(module.parameters())
-    module(torch.ones(1, 2)).sum().backward()
+    module = nn.Linear(inputs, 3)
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=weight_decay)
+    module(torch.ones(1, inputs)).sum().backward()
     optimizer.step()
     return RunState(folder, module, optimizer, MovingAverage(module, 0.9), None)
 
@@ -68,3 +70,45 @@ def test_a_state_is_saved_where_the_drive_cannot_flush(tmp_path: Path, monkeypat
     nn.init.zeros_(state.module.weight)
     assert state.load() == 2
     assert torch.equal(state.module.weight, before)
+
+
+def test_a_full_disk_keeps_the_state_before_and_takes_one_line(
+    tmp_path: Path, file_size_limit: Callable[[int], AbstractContextManager[None]]
+):
+    state = made(tmp_path, inputs=10_000)
+    with (
+        file_size_limit(20_000),
+        pytest.raises(ValueError, match=r"cannot write a state in .*; no state was saved yet$"),
+    ):
+        state.save(1)
+    state.save(2)
+    with file_size_limit(20_000), pytest.raises(ValueError, match=r"file too large; .*state-00000002 is kept$"):
+        state.save(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["state-00000002"]
+    assert state.load() == 2
+
+
+def test_a_state_that_cannot_be_read_is_not_called_a_wrong_configuration(tmp_path: Path):
+    state = made(tmp_path)
+    state.save(2)
+    (part,) = (tmp_path / "state-00000002").glob("*.distcp")
+    part.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        ValueError, match=r"cannot read .*state-00000002: no such file or directory; the state is kept$"
+    ):
+        state.load()
+    (tmp_path / "elsewhere").rename(part)
+    assert state.load() == 2
+
+
+def test_a_state_of_another_network_is_called_so(tmp_path: Path):
+    made(tmp_path, inputs=3).save(2)
+    with pytest.raises(ValueError, match=r"does not fit this configuration: .*remove that folder.*\)$"):
+        made(tmp_path).load()
+
+
+def test_a_weight_decay_that_was_changed_is_used(tmp_path: Path):
+    made(tmp_path).save(2)
+    state = made(tmp_path, weight_decay=0.5)
+    state.load()
+    assert [group["weight_decay"] for group in state.optimizer.param_groups] == [0.5]

@@ -42,7 +42,7 @@ class ARTV(nn.Module):
         Raises ValueError if the widths of text encoder, VAE and networks do not match.
         """
         super().__init__()
-        _check_widths(config)
+        check_widths(config)
         self.config = config
         self.noise = FrameNetwork(config.noise, operations)
         self.mask = FrameNetwork(config.mask, operations) if mask and config.mask is not None else None
@@ -116,7 +116,8 @@ def build_vae(config: VAEConfig, operations: Any = torch.nn) -> TAESD | Autoenco
     return AutoencoderKL(latent_channels=config.latent_channels, operations=operations)
 
 
-def _check_widths(config: ARTVConfig) -> None:
+def check_widths(config: ARTVConfig) -> None:
+    """Raises ValueError if the widths of text encoder, VAE and networks do not match."""
     for name, network in (("noise", config.noise), ("mask", config.mask)):
         if network is None:
             continue

@@ -56,9 +56,14 @@ class TextEncoder(nn.Module):
         )
         mask = _causal_mask(tokens.shape[1], hidden)
         blocks = self.model.transformer.resblocks
-        for block in blocks[:-1] if self.config.layer == "penultimate" else blocks:
+        for block in blocks[: len(blocks) - len(self.unused_blocks())]:
             hidden = block(hidden, attn_mask=mask)
         return self.model.ln_final(hidden).float()
+
+    def unused_blocks(self) -> nn.ModuleList:
+        """The blocks that do not run: the last one with layer "penultimate", else none."""
+        blocks = self.model.transformer.resblocks
+        return blocks[-1:] if self.config.layer == "penultimate" else blocks[:0]
 
     def lost_words(self, text: str) -> list[str]:
         """The words of `text` that are cut, in whole or in part, because the text is too long for the encoder."""

@@ -46,10 +46,11 @@ def run_train(args: argparse.Namespace, program: str, started: float) -> int:
 
     from ..files.user_errors import Remedy, UserError
     from ..speed.device_limits import is_out_of_memory, lacking_ability
-    from .config import read_config
+    from .config import as_string, read_config
     from .stopping import TimeLimit
 
-    changes = [f"{name}={value}" for name, value in (("base", args.base), ("data.path", args.data)) if value]
+    paths = {"base": args.base, "data.path": args.data}
+    changes = [f"{name}={as_string(value)}" for name, value in paths.items() if value]
     try:
         config = read_config(args.config, [*changes, *args.changes])
         limit = None if args.minutes is None else TimeLimit(args.minutes, started)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoint import resolve_checkpoint
 from ..config import ARTVConfig, from_dict, preset, validate
+from ..models.artv import check_widths
 from ..synthetic.pictures.names import MOTIONS
 from .settings import (
     FITTING,
@@ -111,11 +112,12 @@ def _quoted(change: str) -> str:
     try:
         tomllib.loads(change)
     except tomllib.TOMLDecodeError:
-        return f"{name}{equals}{_as_string(value)}"
+        return f"{name}{equals}{as_string(value)}"
     return change
 
 
-def _as_string(value: str) -> str:
+def as_string(value: str) -> str:
+    """TOML's string of this value, whatever else it could be read as, such as a date or a number."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -126,6 +128,7 @@ def _check(config: TrainConfig, path: str) -> None:
         raise ValueError(f"{path}.name: got {config.name!r}, accepted are letters, digits, and . - _")
     if config.world not in WORLDS:
         raise ValueError(f"{path}.world: got {config.world!r}, accepted: {', '.join(WORLDS)}")
+    _at_least(0, path, config, "threads")
     for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
         _check_loop(stage, f"{path}.{name}")
     _at_least(1, f"{path}.diffusion", config.diffusion, "steps")
@@ -143,6 +146,7 @@ def _check(config: TrainConfig, path: str) -> None:
             f"{path}: preset {config.preset!r} trains on your own clips; name them with data.path or --data"
         )
     else:
+        _check_sides(model, model.vae.factor, path)
         if config.world == "pictures" and model.size[0] != model.size[1]:
             got = f"{model.size[1]}x{model.size[0]}"
             raise ValueError(f"{path}: the training size is {got}, but frames of the world of pictures must be square")
@@ -151,6 +155,8 @@ def _check(config: TrainConfig, path: str) -> None:
     _check_diffusion(config.diffusion, model, f"{path}.diffusion")
     if config.distill.teacher:
         _check_distill(config, model, f"{path}.distill")
+    elif not config.data.path and "unet" not in config.diffusion.train:
+        _check_kept_unet(config, path)
 
 
 def _check_motion_weights(config: TrainConfig, path: str) -> None:
@@ -179,9 +185,26 @@ def _check_data(config: TrainConfig, path: str) -> None:
     factor = config.model.vae.factor
     if multiple < 0 or multiple % factor:
         raise ValueError(f"{path}.data.bucket_multiple: got {multiple}, it must be a multiple of {factor}, or 0")
-    for side in config.model.size:
-        if side % (multiple or factor):
-            raise ValueError(f"{path}: the training size has a side of {side}, not a multiple of {multiple or factor}")
+    _check_sides(config.model, multiple or factor, path)
+
+
+def _check_sides(model: ARTVConfig, multiple: int, path: str) -> None:
+    for side in model.size:
+        if side % multiple:
+            raise ValueError(f"{path}: the training size has a side of {side}, not a multiple of {multiple}")
+
+
+def _check_kept_unet(config: TrainConfig, path: str) -> None:
+    """A checkpoint without the UNet has no autoencoder either: both are those of the checkpoint that training started
+    from, or of the base that completes it."""
+    start, vae = config.diffusion.start_from, config.vae
+    sources = [resolve_checkpoint(name) for name in (start, config.base) if name]
+    kept = bool(vae.start_from) and resolve_checkpoint(vae.start_from) in sources
+    if not start or not kept or vae.steps or config.decoder.steps:
+        raise ValueError(
+            f"{path}.diffusion.train: without unet, the UNet and the autoencoder stay as they are; set "
+            "diffusion.start_from and vae.start_from to one checkpoint, and vae.steps and decoder.steps to 0"
+        )
 
 
 SHARES = (
@@ -240,6 +263,7 @@ def overridden(config: ARTVConfig, overrides: Mapping[str, Any]) -> ARTVConfig:
     that do not make a valid network."""
     result: ARTVConfig = from_dict(ARTVConfig, _merged(asdict(config), overrides), "overrides")
     validate(result)
+    check_widths(result)
     return result
 
 

@@ -173,6 +173,8 @@ class DiffusionTraining(Stage):
         self.samples = ClipSamples(config.diffusion, config.seed, model, clips)
         choose_trained(model, config.diffusion.train)
         store_frozen(model, config.diffusion.mixed_precision)
+        if model.text is not None:  # weights without gradients get no optimiser state, and a state must have all
+            model.text.unused_blocks().requires_grad_(False)
         for network in (model.noise, model.mask):
             if network is not None:
                 network.gradient_checkpointing = config.diffusion.gradient_checkpointing

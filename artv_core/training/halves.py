@@ -42,7 +42,7 @@ class HalfPasses(Passes):
         self.places, self.names = [place for place, _ in placed], [name for _, name in placed]
         self.sizes, self.chosen = _cut(self.places, self.weights.numel())
 
-    def run(self, arguments: Sequence[Tensor], parts: int) -> None:
+    def run(self, arguments: Sequence[Tensor], parts: float) -> None:
         """As `Passes.run`."""
         whole = self.weights.detach().bfloat16().requires_grad_()
         pieces = whole.split(self.sizes)

@@ -5,8 +5,9 @@ a run sees the same samples on any number of processes, and on a CPU a resumed r
 never stopped.
 """
 
+import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -21,7 +22,7 @@ from .config import LoopConfig
 from .ema import MovingAverage
 from .numbers import FirstFaults, all_finite
 from .optimizers import make_optimizer, set_learning_rate
-from .passes import Capture, make_passes
+from .passes import Capture, make_passes, micro_batches
 from .processes import (
     agreed,
     filled,
@@ -117,6 +118,9 @@ class Training:
 
     def __init__(self, stage: Stage, accelerator: Accelerator, folder: Path, capture: Capture | None = None) -> None:
         self.stage, self.accelerator, self.folder, self.config = stage, accelerator, folder, stage.config
+        self.share = self.config.batch_size // accelerator.num_processes
+        start = accelerator.process_index * self.share
+        self.parts = micro_batches(range(start, start + self.share), self.config.micro_batch)
         self.inner_optimizer = self._begin(capture)
         self.plain = accelerator.unwrap_model(self.module)
         self.rates = [float(group["lr"]) for group in self.inner_optimizer.param_groups]
@@ -240,21 +244,22 @@ class Training:
         return (self.plain.to("cpu") if whole is None else filled(self.stage.empty_module(), whole)).eval()
 
     def batches(self, first: int) -> Iterator[tuple[int, list, float]]:
-        """Each step with its micro-batches, and the seconds spent waiting for them."""
+        """Each step with its micro-batches, and the seconds spent waiting for them. Raises what making a batch
+        raised."""
         accelerator, config = self.accelerator, self.config
-        share = config.batch_size // accelerator.num_processes
-        start = accelerator.process_index * share
-        steps = Steps(self.stage.samples, range(start, start + share), config.micro_batch or share)
         loader: Iterable = DataLoader(
-            steps,
+            Steps(self.stage.samples, self.parts),
             sampler=range(first, config.steps),
             batch_size=None,
             num_workers=config.workers,
+            worker_init_fn=_ignore_ctrl_c,
             prefetch_factor=2 if config.workers else None,
             pin_memory=accelerator.device.type == "cuda",
         )
         started = time.perf_counter()
         for step, batch in enumerate(loader, start=first):
+            if isinstance(batch, Exception):
+                raise batch
             yield step, batch, time.perf_counter() - started
             started = time.perf_counter()
 
@@ -264,12 +269,12 @@ class Training:
         accelerator, module = self.accelerator, self.module
         set_learning_rate(self.inner_optimizer, self.rates, step, self.config)
         self.passes.begin()
-        for number, part in enumerate(batch):
+        for part, samples in zip(batch, self.parts, strict=True):
             with accelerator.autocast(), torch.no_grad():
                 arguments = self.stage.arguments(part, accelerator.device)
-            last = number == len(batch) - 1
+            last = samples is self.parts[-1]
             with nullcontext() if last else accelerator.no_sync(module):
-                self.passes.run(arguments, len(batch))
+                self.passes.run(arguments, self.share / len(samples))
         norm = accelerator.clip_grad_norm_(module.parameters(), self.config.gradient_clip or float("inf"))
         norm = whole_scalar(norm)
         self.passes.sums.add({"gradient_norm": norm})
@@ -337,9 +342,18 @@ class Training:
 class Steps(Dataset):
     """What the loader's workers make: this process's share of each step, in micro-batches."""
 
-    def __init__(self, samples: Samples, indices: range, micro_batch: int) -> None:
-        self.samples = samples
-        self.parts = [indices[start : start + micro_batch] for start in range(0, len(indices), micro_batch)]
+    def __init__(self, samples: Samples, parts: Sequence[range]) -> None:
+        self.samples, self.parts = samples, parts
 
-    def __getitem__(self, step: int) -> list:
-        return [self.samples.batch(step, part) for part in self.parts]
+    def __getitem__(self, step: int) -> list | Exception:
+        """An error of a user is returned, because the loader adds a worker's traceback to one that is raised."""
+        try:
+            return [self.samples.batch(step, part) for part in self.parts]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _ignore_ctrl_c(_: int) -> None:
+    """In a worker: Ctrl+C reaches all processes of a terminal, and the main one needs its workers to finish the
+    step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

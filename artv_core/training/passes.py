@@ -80,7 +80,7 @@ class Sums:
         self.totals: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def add(self, scalars: Mapping[str, Tensor], parts: int = 1) -> None:
+    def add(self, scalars: Mapping[str, Tensor], parts: float = 1) -> None:
         """Add each scalar [], divided by `parts`."""
         values = [value.detach().float() for value in scalars.values()]
         for name, value in zip(scalars, values, strict=True):
@@ -94,6 +94,12 @@ class Sums:
         for total in self.totals.values():
             total.zero_()
         return means
+
+
+def micro_batches(samples: range, size: int) -> list[range]:
+    """`samples` in parts of `size` each, the last of which may be smaller; 0: all in one."""
+    size = size or len(samples)
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
 class Passes:
@@ -111,8 +117,8 @@ class Passes:
         for parameter in self.trained:
             parameter.grad = None
 
-    def run(self, arguments: Sequence[Tensor], parts: int) -> None:
-        """Run one of the step's `parts` micro-batches."""
+    def run(self, arguments: Sequence[Tensor], parts: float) -> None:
+        """Run one of the step's micro-batches. The step has `parts` times as many samples."""
         loss, scalars = self.module(*arguments)
         self.backward(loss / parts)
         self.sums.add({"loss": loss, **scalars}, parts)
@@ -150,7 +156,7 @@ class CapturedPasses(Passes):
         if held:
             torch._foreach_zero_(held)
 
-    def run(self, arguments: Sequence[Tensor], parts: int) -> None:
+    def run(self, arguments: Sequence[Tensor], parts: float) -> None:
         """As `Passes.run`."""
         if self._capture is None:
             return super().run(arguments, parts)
@@ -170,7 +176,7 @@ class CapturedPasses(Passes):
             work()
         return None
 
-    def _work(self, inputs: Sequence[Tensor], parts: int) -> Work:
+    def _work(self, inputs: Sequence[Tensor], parts: float) -> Work:
         return lambda: Passes.run(self, inputs, parts)
 
     def _captured(self, shape: tuple, work: Work) -> bool:

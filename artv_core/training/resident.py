@@ -133,14 +133,12 @@ class ResidentTraining(Training):
     def _work(self) -> None:
         """The part of a step that runs on the device."""
         config, accelerator, optimizer = self.config, self.accelerator, self.inner_optimizer
-        size = config.micro_batch or config.batch_size
-        parts = [min(size, config.batch_size - start) for start in range(0, config.batch_size, size)]
         optimizer.zero_grad()
         with _steady(accelerator.device):
-            for part in parts:
+            for part in self.parts:
                 with accelerator.autocast(), torch.no_grad():
-                    arguments = self.stage.arguments(self.drawing.batch(part), accelerator.device)
-                self.passes.run(arguments, len(parts))
+                    arguments = self.stage.arguments(self.drawing.batch(len(part)), accelerator.device)
+                self.passes.run(arguments, config.batch_size / len(part))
         norm = optimizer.clip(config.gradient_clip or float("inf"))
         self.passes.sums.add({"gradient_norm": norm})
         self.faults.mark(self.number, {"loss": self.passes.sums.totals["loss"], "gradients": norm})
@@ -250,8 +248,7 @@ def make_capture(accelerator: Accelerator, stage: DiffusionTraining, capture: Ca
 
 
 def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
-    """Trainable weights that no loss depends on, such as a text encoder's last block if the output of the block before
-    is used. Found on the meta device, so nothing is computed."""
+    """Trainable weights that no loss depends on. Found on the meta device, so nothing is computed."""
     empty = stage.empty_module()
     loss, _ = empty(*stage.meta_arguments())
     loss.backward()

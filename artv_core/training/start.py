@@ -23,6 +23,7 @@ from ..data.videos import open_videos
 from ..files.tensor_file import open_tensor_file
 from ..models.artv import ARTV, build_vae
 from ..models.hollow import hollow
+from ..models.network import FrameNetwork
 from .config import FITTING, TrainConfig
 from .diffusion import forget_other_words, start_mask
 from .samples import Clips
@@ -30,7 +31,8 @@ from .synthetic_clips import LatentClips, RandomOrder
 
 
 def starting_model(config: TrainConfig) -> ARTV:
-    """The networks before the first step: new ones completed from `base`, or those of `start_from`.
+    """The networks before the first step: new ones completed from `base`, or those of `start_from`. A mask network to
+    be trained is new if `start_from` has none.
 
     Raises ValueError if a file does not fit the configuration exactly.
     """
@@ -45,9 +47,7 @@ def starting_model(config: TrainConfig) -> ARTV:
         model.vae.to_empty(device="cpu")
     start_mask(model, config.diffusion)
     if config.base:
-        _fill(
-            model, resolve_checkpoint(config.base), needs_vae=not (config.data.path and is_prepared(config.data.path))
-        )
+        _fill(model, config)
     else:
         forget_other_words(model, config.vocabulary)
     return model.train()
@@ -61,12 +61,17 @@ def _going_on(config: TrainConfig) -> ARTV:
         _warn_of_prediction(base, model)
     check_same(path, model.config, config.model, ("noise", "mask", "text", "vae", "schedule"), "leave out start_from")
     model.config = config.model
+    if model.mask is None and config.model.mask is not None and "mask" in config.diffusion.train:
+        _say(f"note: {path} has no mask network; a new one is trained")
+        model.mask = FrameNetwork(config.model.mask)
+        start_mask(model, config.diffusion)
     return model.train()
 
 
-def _fill(model: ARTV, path: Path, needs_vae: bool) -> None:
+def _fill(model: ARTV, config: TrainConfig) -> None:
     """Load UNet, VAE and text encoder from a public Stable Diffusion file, or VAE and text encoder from an ARTV
     checkpoint. Prepared clips are latents already, so the VAE only draws sheets; without one there are no sheets."""
+    path, needs_vae = resolve_checkpoint(config.base), not (config.data.path and is_prepared(config.data.path))
     is_public = "artv_config" not in open_tensor_file(path).metadata
     if not needs_vae and "vae" not in parts_in(path):
         model.vae = None
@@ -77,6 +82,11 @@ def _fill(model: ARTV, path: Path, needs_vae: bool) -> None:
         return
     base = load_checkpoint(path, without=("mask",))
     check_same(path, base.config, model.config, ("vae", "text"), "name another base")
+    if "unet" not in config.diffusion.train:
+        raise ValueError(
+            f"{path} is an ARTV checkpoint, and as a base gives no UNet; train the unet too, or set "
+            "diffusion.start_from to it"
+        )
     if (base.vae is None and needs_vae) or base.text is None:
         raise ValueError(f"{path} cannot be the base: it has no VAE or no text encoder; name one that has both")
     model.vae, model.text = base.vae, base.text

@@ -28,11 +28,16 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ..files.partial_file import can_flush
+from ..files.partial_file import can_flush, reason
+from ..speed.device_limits import is_out_of_memory
 from .ema import MovingAverage
 
 # Not strict, because frozen weights are not in the state. Reading still checks that everything else is there and fits.
 _TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+_FAILURES = (CheckpointException, RuntimeError, ValueError, OSError, KeyError)
+"""What can go wrong while a state is written or read."""
 
 
 class RunState:
@@ -49,8 +54,20 @@ class RunState:
         self.average, self.scaler = average, scaler
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps, then remove the one before. Every process must call this."""
-        target, partial = self._path(step), self.folder / "state.partial"
+        """Write the state after `step` steps, then remove the one before. Every process must call this.
+
+        Raises ValueError if it cannot be written, such as on a full disk; the state before it is kept.
+        """
+        partial = self.folder / "state.partial"
+        try:
+            self._write(partial, self._path(step))
+        except _FAILURES as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            steps = saved_steps(self.folder)
+            kept = f"{self._path(steps[-1])} is kept" if steps else "no state was saved yet"
+            raise ValueError(f"cannot write a state in {self.folder}: {reason(_cause(error))}; {kept}") from None
+
+    def _write(self, partial: Path, target: Path) -> None:
         if _rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -67,7 +84,7 @@ class RunState:
     def load(self) -> int:
         """Load the last state and return its step; 0 if there is none. Every process must call this.
 
-        Raises ValueError for a state of another configuration or an earlier version.
+        Raises ValueError for a state of another configuration or an earlier version, and for one that cannot be read.
         """
         steps = saved_steps(self.folder)
         if not steps:
@@ -76,12 +93,17 @@ class RunState:
         try:
             with _single_process_is_meant():
                 dcp.load(tensors, checkpoint_id=path)
-        except (CheckpointException, RuntimeError, ValueError, OSError, KeyError) as error:
-            reason = " ".join(str(error).split())[-200:]
+        except _FAILURES as error:
+            cause = _cause(error)
+            if isinstance(cause, OSError) or is_out_of_memory(cause):
+                raise ValueError(f"cannot read {path}: {reason(cause)}; the state is kept") from None
             advice = "give the run another name, or remove that folder to start again"
-            raise ValueError(f"{path} does not fit this configuration: {advice} ({reason})") from None
+            raise ValueError(f"{path} does not fit this configuration: {advice} ({reason(cause)})") from None
         set_model_state_dict(self.module, tensors["module"], options=_TRAINED)
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         set_optimizer_state_dict(self.module, self.optimizer, tensors["optimizer"], options=_TRAINED)
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # the configuration's, which may have changed
         if self.scaler is not None:
             self.scaler.load_state_dict(tensors["scaler"])
         generators = path / f"generators-{_rank()}.pt"
@@ -125,6 +147,17 @@ def saved_steps(folder: Path) -> list[int]:
 def state_name(step: int) -> str:
     """The name of the folder with the state after `step` steps."""
     return f"state-{step:08d}"
+
+
+def _cause(error: Any) -> Any:
+    """The error of one process, if `error` is the exception that collects those of all. The system's error, if there is
+    one behind it: torch.save hides a full disk behind one about positions in its file."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    behind = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__context__
+    return behind or error
 
 
 def _rank() -> int:

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ..data.clips import ClipIndex
 from ..files.tensor_file import write_tensor_file
 from ..models.taesd import TAESD
 from .config import TrainConfig
-from .stopping import TimeLimit
+from .stopping import TimeLimit, stop_on_signal
 from .worlds import TrainingWorld, training_world
 
 CLIP_SEED_OFFSET = 1_000_003
@@ -104,8 +105,8 @@ def encode_clips(
     limit: TimeLimit | None = None,
 ) -> None:
     """Render and encode `config.latents.clips` clips to a safetensors file. An existing file is kept if it was made
-    from the same (`provenance`), else replaced. Raises SystemExit(0) when the time is over; what is encoded by then is
-    written beside it, and the next call continues from there."""
+    from the same (`provenance`), else replaced. Raises SystemExit(0) when the time is over and on SIGTERM or SIGINT;
+    what is encoded by then is written beside it, and the next call continues from there."""
     if path.exists() and _metadata(path) == made_of:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,19 +114,24 @@ def encode_clips(
     stage, world = config.latents, training_world(config.world, config.latents.motion_weights)
     partial = path.with_name(f"{path.stem}-unfinished{path.suffix}")
     tensors, done = _begun(config, made_of, partial)
-    for start in tqdm(range(done, stage.clips, stage.batch_size), desc="latents", mininterval=5):
-        if limit is not None and limit.left() < limit.kept():
-            held = {name: tensor[:start] for name, tensor in tensors.items()}
-            write_tensor_file(partial, held, made_of | {ENCODED: str(start)})
-            print(
-                f"latents: time is up, stopped after {start} of {stage.clips} clips; "
-                "the same command with --resume continues from here"
-            )
-            raise SystemExit(0)
-        numbers = range(start, min(start + stage.batch_size, stage.clips))
-        _encode(config, vae, world, numbers, tensors, device)
-    write_tensor_file(path, tensors, made_of)
-    partial.unlink(missing_ok=True)
+    with stop_on_signal() as stop:
+        for start in tqdm(range(done, stage.clips, stage.batch_size), desc="latents", mininterval=5):
+            over = limit is not None and limit.left() < limit.kept()
+            if over or stop():
+                held = {name: tensor[:start] for name, tensor in tensors.items()}
+                write_tensor_file(partial, held, made_of | {ENCODED: str(start)})
+                _leave(start, stage.clips, "time is up, " if over else "")
+            numbers = range(start, min(start + stage.batch_size, stage.clips))
+            _encode(config, vae, world, numbers, tensors, device)
+        write_tensor_file(path, tensors, made_of)
+        partial.unlink(missing_ok=True)
+        if stop():
+            _leave(stage.clips, stage.clips)
+
+
+def _leave(done: int, total: int, why: str = "") -> NoReturn:
+    print(f"latents: {why}stopped after {done} of {total} clips; the same command with --resume continues from here")
+    raise SystemExit(0)
 
 
 def _begun(config: TrainConfig, made_of: dict[str, str], partial: Path) -> tuple[dict[str, Tensor], int]:

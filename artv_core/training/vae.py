@@ -19,6 +19,7 @@ from ..models.hollow import hollow
 from ..models.taesd import TAESD, ResidualBlock
 from .config import TrainConfig, VAEStage
 from .loop import Stage
+from .start import check_same
 from .worlds import training_world
 
 LONGEST_GAP = 8
@@ -105,7 +106,9 @@ class VAETraining(Stage):
         vae = TAESD(latent_channels=self.latent_channels)
         initialise(vae)
         if config.vae.start_from:
-            start = load_checkpoint(resolve_checkpoint(config.vae.start_from), without=("mask", "text"))
+            path = resolve_checkpoint(config.vae.start_from)
+            start = load_checkpoint(path, without=("mask", "text"))
+            check_same(path, start.config, config.model, ("vae",), "name another vae.start_from")
             vae.load_state_dict(start.require_vae().state_dict())
         self.module = self._with_loss(vae)
 
