@@ -152,6 +152,18 @@ def test_a_step_back_with_another_text_keeps_the_seed(model: ARTV):
     assert equal(frames, made_again(model, run, 6))
 
 
+def test_a_step_back_with_another_text_keeps_the_seeds_that_frames_had(model: ARTV):
+    """Also of frames that are made again from another seed, and of later ones."""
+    redo = ((2, 7), (4, 6))
+    run, frames, asked = steered(model, 6, changes={"redo": redo}), [], False
+    for frame in kept(run.frames(), frames):
+        if frame.index == 4 and not asked:
+            asked = True
+            run.steering.back(3, text="a blue square")
+    assert (run.track.said, run.redo) == ([(2, "a blue square")], redo)
+    assert equal(frames, made_again(model, run, 6))
+
+
 @pytest.mark.parametrize("with_journal", [False, True])
 @pytest.mark.parametrize("redo", [((2, 6),), ((2, 7), (4, 6))])
 def test_a_step_back_makes_other_frames_in_a_run_that_began_with_other_seeds(

@@ -242,9 +242,9 @@ class SteeredRun:
 
     def _take(self, back: Back) -> None:
         options = self.request.options
-        redo = tuple(pair for pair in options.redo if pair[0] < back.frame)
-        redo += () if back.seed is None else ((back.frame, back.seed),)
-        self.request = replace(self.request, options=replace(options, redo=redo))
+        if back.seed is not None:
+            redo = *(pair for pair in options.redo if pair[0] < back.frame), (back.frame, back.seed)
+            self.request = replace(self.request, options=replace(options, redo=redo))
         if self.recording is not None:  # the journal that is wanted now is the one with these seeds
             self.recording = replace(self.recording, start_over=False)
 
