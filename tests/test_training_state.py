@@ -101,6 +101,18 @@ def test_a_state_that_cannot_be_read_is_not_called_a_wrong_configuration(tmp_pat
     assert state.load() == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"no pickle"])
+def test_damaged_random_numbers_are_one_line_that_says_what_to_do(tmp_path: Path, content: bytes):
+    state = made(tmp_path)
+    state.save(2)
+    file = tmp_path / "state-00000002" / "generators-0.pt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*generators-0.pt: .*; remove it, and the run goes on$"):
+        state.load()
+    file.unlink()
+    assert state.load() == 2
+
+
 def test_a_state_of_another_network_is_called_so(tmp_path: Path):
     made(tmp_path, inputs=3).save(2)
     with pytest.raises(ValueError, match=r"does not fit this configuration: .*remove that folder.*\)$"):

@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ class RunState:
             self.scaler.load_state_dict(tensors["scaler"])
         generators = path / f"generators-{_rank()}.pt"
         if generators.exists():  # missing if there are more processes than before
-            _set_generators(torch.load(generators, weights_only=True))
+            _set_generators(_read_generators(generators))
         return steps[-1]
 
     def numbers(self) -> Iterator[Tensor]:
@@ -187,6 +188,13 @@ def _generators() -> dict[str, Any]:
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "python": [version, list(numbers), gauss_next],
     }
+
+
+def _read_generators(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"cannot read {path}: {reason(error)}; remove it, and the run goes on") from None
 
 
 def _set_generators(state: dict[str, Any]) -> None:
