@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..checkpoint import resolve_checkpoint
 from ..data.sources import Entry
+from ..files.file_hash import file_hash
 from ..files.partial_file import check_writable, replacing
 from ..files.terminal import say
 from ..method.options import GenerateOptions
@@ -35,7 +36,7 @@ from .features import (
     videos_of,
 )
 from .first_frames import find_first_frames
-from .making import check_folder, described, file_hash, make_videos
+from .making import check_folder, described, make_videos
 from .networks import C3D, I3D, Clip, FeatureNetwork, Inception
 from .options import USUAL_FPS, EvaluateOptions
 from .prompt_sets import Prompt, read_prompts

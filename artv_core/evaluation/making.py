@@ -3,13 +3,14 @@ again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..files.changes import changes
+from ..files.file_hash import file_hash
 from ..files.partial_file import replacing
 from ..media import VideoWriter
 from ..method.options import GenerateOptions
@@ -31,16 +32,14 @@ def check_folder(folder: Path, made_with: Mapping[str, object], videos: Mapping[
     if place.is_file():
         noted = _noted(place)
         then = {name: value for name, value in noted.items() if name != "videos"}
-        changes = [
-            f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
-        ]
         before = noted["videos"]
-        changes += [
+        found = changes(then, now)
+        found += [
             f"the text or first frame of {name}" for name in videos if before.get(name, videos[name]) != videos[name]
         ]
-        if changes:
+        if found:
             raise ValueError(
-                f"{folder} contains videos made with other settings ({'; '.join(changes)[:400]}); give another folder"
+                f"{folder} contains videos made with other settings ({'; '.join(found)[:400]}); give another folder"
             )
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(place) as path:
@@ -58,15 +57,6 @@ def described(prompts: Sequence[Prompt], first_frames: Sequence[Path] | None = N
         name: {"text": text, "first frame": hashes[path]}
         for (name, text), path in zip(prompts, first_frames, strict=True)
     }
-
-
-def file_hash(path: Path) -> str:
-    """A hash of the file's contents. Raises ValueError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _noted(place: Path) -> dict[str, Any]:

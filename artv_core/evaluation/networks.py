@@ -3,7 +3,6 @@ downloaded."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..files.file_hash import file_hash
 from ..prepare.clip_score import ClipScorer, clip_identity
 from .options import C3D_FROM, I3D_FROM, INCEPTION_FROM
 
@@ -34,7 +34,7 @@ class Inception:
         """Raises ValueError for a file that is missing or is something else."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        self.identity = f"inception-{_digest(weights, f'get it from {INCEPTION_FROM}')}"
+        self.identity = f"inception-{file_hash(weights, f'get it from {INCEPTION_FROM}')}"
         state = io.BytesIO()
         torch.save(_plain_weights(weights), state)  # torch-fidelity itself would unpickle anything in the file
         state.seek(0)
@@ -57,7 +57,7 @@ class I3D:
 
     def __init__(self, script: str | Path, device: torch.device) -> None:
         """Raises ValueError for a file that is missing or not TorchScript."""
-        self.identity = f"i3d-{_digest(script, f'get it from {I3D_FROM}')}"
+        self.identity = f"i3d-{file_hash(script, f'get it from {I3D_FROM}')}"
         self._path, self._device = script, device
         self._network = _script(script, device)
 
@@ -81,7 +81,7 @@ class C3D:
 
     def __init__(self, script: str | Path, device: torch.device) -> None:
         """Raises ValueError for a file that is missing or not TorchScript."""
-        self.identity = f"c3d-{_digest(script, f'get it from {C3D_FROM}')}"
+        self.identity = f"c3d-{file_hash(script, f'get it from {C3D_FROM}')}"
         self._path, self._device = script, device
         self._network = _script(script, device)
 
@@ -125,14 +125,6 @@ def _script(path: str | Path, device: torch.device) -> Any:
         return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is not TorchScript: {_one_line(error)}") from None
-
-
-def _digest(path: str | Path, advice: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}; {advice}") from None
 
 
 def _plain_weights(path: str | Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.prepared import SHARDS, read_record
 from ..data.sources import Entry
+from ..files.changes import changes
 from .options import PrepareOptions
 
 
@@ -20,13 +21,9 @@ def check_unchanged(options: PrepareOptions, settings: Mapping[str, Mapping[str,
         return
     if options.redo or not any((options.output / SHARDS).glob("clips-*.tar")):
         return
-    then, now = _flat(before), _flat(settings)
-    changes = [
-        f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
-    ]
-    if changes:
+    if found := changes(_flat(before), _flat(settings)):
         raise ValueError(
-            f"{options.output} was made with other settings ({'; '.join(changes)[:400]}): choose another folder, or "
+            f"{options.output} was made with other settings ({'; '.join(found)[:400]}): choose another folder, or "
             "add --redo, which replaces what depends on them and keeps the rest"
         )
 
