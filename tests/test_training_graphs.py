@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,13 @@ from torch import Tensor, nn
 
 from artv_core.data.clips import ClipIndex
 from artv_core.data.order import ClipOrder
+from artv_core.models import fused
 from artv_core.models.artv import ARTV
+from artv_core.models.attention import GatedLinear
+from artv_core.training import passes as passes_module
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
+from artv_core.training.halves import HalfCopies
 from artv_core.training.loop import Stage, Training, run_stage
 from artv_core.training.norms import BFloat16GroupNorm, in_bfloat16, keep_norms_in_bfloat16
 from artv_core.training.passes import Capture, CapturedPasses, Passes
@@ -191,6 +196,70 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.used(x).sum()
         return loss, {"twice": 2 * loss.detach()}
+
+
+# Copies of the weights
+
+HALF = 'diffusion.mixed_precision="bf16"'
+
+
+def test_copied_weights_give_the_gradients_of_autocast(tmp_path: Path):
+    """To the bit, and for the same weights; micro-batches add up. Most of the networks is frozen."""
+    stage = diffusion(configured(tmp_path, HALF))
+    training, found = begun(stage, tmp_path), []
+    copies = HalfCopies(training.plain)
+    assert len(copies.names) > 150
+    assert {weight.requires_grad for weight in copies.weights} == {True, False}
+    for chosen in (None, copies):
+        passes = Passes(training.module, training.accelerator.backward, chosen)
+        passes.begin()
+        for part in (range(2), range(2, 4)):
+            with training.accelerator.autocast(), torch.no_grad():
+                arguments = stage.arguments(stage.samples.batch(0, part), torch.device("cpu"))
+            passes.run(arguments, 2)
+        found.append({name: weight.grad for name, weight in training.plain.named_parameters()})
+    assert sum(grad is not None for grad in found[0].values()) > 200
+    for name, grad in found[0].items():
+        assert (grad is None) == (found[1][name] is None), name
+        assert grad is None or (grad.dtype == torch.float32 and torch.equal(grad, found[1][name])), name
+
+
+def test_a_captured_run_with_copied_weights_gives_those_of_a_plain_one(tmp_path: Path, monkeypatch):
+    config, made = configured(tmp_path, HALF), []
+    made.append(trained(diffusion(config), tmp_path / "plain"))
+    monkeypatch.setattr(passes_module, "_may_copy", lambda *_: True)
+    tapes = Tapes()
+    made.append(trained(diffusion(config), tmp_path / "copied", tapes))
+    assert_equal(*made)
+    assert tapes.played >= 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "copied"),
+    [
+        ({}, True),
+        ({"mixed_precision": "no"}, False),
+        ({"num_processes": 2}, False),
+        ({"distributed_type": "FSDP"}, False),
+        ({"device": torch.device("cpu")}, False),
+    ],
+)
+def test_weights_are_copied_where_one_process_trains_in_bfloat16_on_a_gpu(changed: dict, copied: bool):
+    usual = {"mixed_precision": "bf16", "num_processes": 1, "distributed_type": "NO", "device": torch.device("cuda")}
+    module, accelerator = nn.ModuleList([nn.Linear(2, 2)]), SimpleNamespace(**usual | changed)
+    assert passes_module._may_copy(accelerator, module) == copied
+    module[0].gradient_checkpointing = True
+    assert not passes_module._may_copy(accelerator, module)
+
+
+def test_layers_of_trained_networks_may_run_fused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(fused, "can_fuse_training", lambda device: True)
+    stage = diffusion(configured(tmp_path))
+    stage.fuse(torch.device("cpu"))
+    for network in stage.module.networks:
+        marks = [layer.may_train_fused for layer in network.modules() if isinstance(layer, nn.GroupNorm | GatedLinear)]
+        assert len(marks) > 5
+        assert all(marks)
 
 
 # Waits

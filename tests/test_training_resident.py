@@ -18,7 +18,7 @@ from artv_core.training.diffusion import DiffusionTraining
 from artv_core.training.drawing import DeviceDrawing
 from artv_core.training.ema import MovingAverage
 from artv_core.training.flat import FlatAverage, FlatOptimizer, Matrices, in_batches, orthogonal
-from artv_core.training.halves import HalfPasses
+from artv_core.training.flat_halves import HalfPasses
 from artv_core.training.loop import Training, run_stage
 from artv_core.training.norms import KINDS
 from artv_core.training.optimizers import make_optimizer, set_learning_rate

@@ -16,6 +16,7 @@ from ..method.denoiser import mix
 from ..method.noise_schedule import static_x0, x0_from_prediction
 from ..models.artv import ARTV
 from ..models.attention import CrossAttention
+from ..models.fused import fuse, fuse_for_training
 from ..models.hollow import hollow
 from ..models.network import FrameNetwork
 from .config import DiffusionStage, TrainConfig
@@ -184,6 +185,13 @@ class DiffusionTraining(Stage):
     def make_module(self, model: ARTV) -> MaskedDiffusionLoss:
         """What is trained, with the networks of `model`."""
         return MaskedDiffusionLoss(model, self.config)
+
+    def fuse(self, device: torch.device) -> None:
+        """Let norms and gates run as fused kernels, with gradients where networks are trained."""
+        for network in self.module.networks:
+            fuse_for_training(network, device)
+        for network in self.module.frozen_networks:
+            fuse(network, device, torch.bfloat16)
 
     def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
         """Arguments of `MaskedDiffusionLoss.forward`: encoded and noised, with references made by the model itself for

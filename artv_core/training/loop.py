@@ -22,7 +22,7 @@ from .config import LoopConfig
 from .ema import MovingAverage
 from .numbers import FirstFaults, all_finite
 from .optimizers import make_optimizer, set_learning_rate
-from .passes import Capture, make_passes, micro_batches
+from .passes import Capture, make_passes, micro_batches, steady
 from .processes import (
     agreed,
     filled,
@@ -63,6 +63,9 @@ class Stage:
     def arguments(self, batch: Any, device: torch.device) -> tuple[Tensor, ...]:
         """The arguments of `module`: the batch on the device, encoded if necessary."""
         return tuple(part.to(device, non_blocking=True) for part in batch)
+
+    def fuse(self, device: torch.device) -> None:
+        """Let layers run as fused kernels in bfloat16 on this device, where that applies."""
 
     def empty_module(self) -> nn.Module:
         """A module like `module`, on the meta device."""
@@ -139,6 +142,8 @@ class Training:
         fused = accelerator.device.type == "cuda" and accelerator.distributed_type != "FSDP"
         if fused:
             stage.module.to(accelerator.device)  # the fused optimiser needs its weights there from the start
+            if accelerator.mixed_precision == "bf16":
+                stage.fuse(accelerator.device)
         optimizer = make_optimizer(stage.module.train(), stage.config, fused)
         self.module, self.optimizer = prepare(accelerator, stage.module, optimizer)
         self.passes = make_passes(accelerator, self.module, stage.config, capture)
@@ -273,7 +278,7 @@ class Training:
             with accelerator.autocast(), torch.no_grad():
                 arguments = self.stage.arguments(part, accelerator.device)
             last = samples is self.parts[-1]
-            with nullcontext() if last else accelerator.no_sync(module):
+            with steady(accelerator.device), nullcontext() if last else accelerator.no_sync(module):
                 self.passes.run(arguments, self.share / len(samples))
         norm = accelerator.clip_grad_norm_(module.parameters(), self.config.gradient_clip or float("inf"))
         norm = whole_scalar(norm)

@@ -7,14 +7,16 @@ graph expects it. Gradients also keep their memory: they are set to zero at the 
 
 import contextlib
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .config import LoopConfig
+from .halves import HalfCopies
 
 Work = Callable[[], None]
 
@@ -105,11 +107,12 @@ def micro_batches(samples: range, size: int) -> list[range]:
 class Passes:
     """Runs micro-batches one after another. Their losses and gradients add up until the next step begins.
 
-    `backward` takes a loss. Scalars go to `sums`: the loss as "loss", and those that the module returns.
+    `backward` takes a loss. Scalars go to `sums`: the loss as "loss", and those that the module returns. With `copies`,
+    layers read these instead of casting their weights one by one.
     """
 
-    def __init__(self, module: nn.Module, backward: Callable[[Tensor], None]) -> None:
-        self.module, self.backward, self.sums = module, backward, Sums()
+    def __init__(self, module: nn.Module, backward: Callable[[Tensor], None], copies: HalfCopies | None = None) -> None:
+        self.module, self.backward, self.copies, self.sums = module, backward, copies, Sums()
         self.trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def begin(self) -> None:
@@ -119,8 +122,11 @@ class Passes:
 
     def run(self, arguments: Sequence[Tensor], parts: float) -> None:
         """Run one of the step's micro-batches. The step has `parts` times as many samples."""
-        loss, scalars = self.module(*arguments)
+        copies = self.copies
+        loss, scalars = self.module(*arguments) if copies is None else copies.call(self.module, arguments)
         self.backward(loss / parts)
+        if copies is not None:
+            copies.hand_over()
         self.sums.add({"loss": loss, **scalars}, parts)
 
 
@@ -138,8 +144,9 @@ class CapturedPasses(Passes):
         backward: Callable[[Tensor], None],
         capture: Capture,
         say: Callable[[str], None] = print,
+        copies: HalfCopies | None = None,
     ) -> None:
-        super().__init__(module, backward)
+        super().__init__(module, backward, copies)
         self.say = say
         self._capture: Capture | None = capture
         self._inputs: dict[tuple, list[Tensor]] = {}
@@ -199,10 +206,18 @@ def make_passes(
     """Captured passes if possible, else plain ones, with one line that says why. `capture` replaces CUDA's graphs, on
     any device."""
     reason = "" if capture is not None else why_not_captured(accelerator, config)
+    copies = HalfCopies(accelerator.unwrap_model(module)) if _may_copy(accelerator, module) else None
     if reason:
         accelerator.print(f"training steps are not captured as CUDA graphs: {reason}")
-        return Passes(module, accelerator.backward)
-    return CapturedPasses(module, accelerator.backward, capture or CudaCapture(), accelerator.print)
+        return Passes(module, accelerator.backward, copies)
+    return CapturedPasses(module, accelerator.backward, capture or CudaCapture(), accelerator.print, copies)
+
+
+def _may_copy(accelerator: Accelerator, module: nn.Module) -> bool:
+    """Whether passes may read copies of the weights (`HalfCopies`)."""
+    alone = accelerator.num_processes == 1 and accelerator.distributed_type != "FSDP"
+    twice = any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules())
+    return alone and not twice and accelerator.mixed_precision == "bf16" and accelerator.device.type == "cuda"
 
 
 def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
@@ -218,3 +233,18 @@ def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
     if accelerator.scaler is not None:
         return 'mixed_precision = "fp16" looks at the gradients in each step; bf16 does not'
     return ""
+
+
+@contextlib.contextmanager
+def steady(device: torch.device) -> Iterator[None]:
+    """On CUDA: convolutions choose their fastest algorithm in the first step, because shapes never change; cuDNN's
+    attention is off, because it makes plans while it runs."""
+    if device.type != "cuda":
+        yield
+        return
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -8,22 +8,19 @@ and if capturing fails, the same work runs without a graph. Not in the paper.
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..models.fused import fuse, fuse_for_training
 from .config import TrainConfig
 from .diffusion import DiffusionTraining
 from .drawing import DeviceDrawing
 from .flat import FlatAverage, FlatOptimizer, own_memory
-from .halves import HalfPasses
+from .flat_halves import HalfPasses
 from .loop import Training
 from .optimizers import make_optimizer, set_learning_rate
-from .passes import Capture, CudaCapture, Passes, Work, why_not_captured
+from .passes import Capture, CudaCapture, Passes, Work, steady, why_not_captured
 from .samples import Clips
 from .synthetic_clips import LatentClips
 
@@ -86,10 +83,7 @@ class ResidentTraining(Training):
         self.drawing = DeviceDrawing(stage.samples, accelerator.device)
         module = stage.module.to(accelerator.device).train()
         if config.mixed_precision == "bf16":
-            for network in module.networks:
-                fuse_for_training(network, accelerator.device)
-            for network in module.frozen_networks:
-                fuse(network, accelerator.device, torch.bfloat16)
+            stage.fuse(accelerator.device)
         optimizer = FlatOptimizer(make_optimizer(module, config), unused_parameters(stage))
         self.average = FlatAverage(module, config.ema_decay, optimizer)
         self.module = accelerator.prepare(module)
@@ -134,7 +128,7 @@ class ResidentTraining(Training):
         """The part of a step that runs on the device."""
         config, accelerator, optimizer = self.config, self.accelerator, self.inner_optimizer
         optimizer.zero_grad()
-        with _steady(accelerator.device):
+        with steady(accelerator.device):
             for part in self.parts:
                 with accelerator.autocast(), torch.no_grad():
                     arguments = self.stage.arguments(self.drawing.batch(len(part)), accelerator.device)
@@ -254,21 +248,6 @@ def unused_parameters(stage: DiffusionTraining) -> list[nn.Parameter]:
     loss.backward()
     names = {name for name, parameter in empty.named_parameters() if parameter.grad is None}
     return [p for name, p in stage.module.named_parameters() if p.requires_grad and name in names]
-
-
-@contextmanager
-def _steady(device: torch.device) -> Iterator[None]:
-    """On CUDA: convolutions choose their fastest algorithm in the first step, because shapes never change; cuDNN's
-    attention is off, because it makes plans while it runs."""
-    if device.type != "cuda":
-        yield
-        return
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 @torch.no_grad()
