@@ -110,7 +110,10 @@ def test_generate_writes_a_video_and_says_where(checkpoint, tmp_path, capsys):
 
 def test_a_batch_gives_numbered_files(checkpoint, tmp_path, capsys):
     outputs = ["--mask-video", tmp_path / "mask.mp4", "--save-latents", tmp_path / "l.safetensors"]
-    assert generate(checkpoint, tmp_path / "out.mp4", "--frames", 2, "--batch", 2, "--fps", 12, *outputs) == 0
+    assert (
+        generate(checkpoint, tmp_path / "out.mp4", "--frames", 2, "--batch", 2, "--fps", 12, "--redo", "1:50", *outputs)
+        == 0
+    )
     names = ["out-0.mp4", "out-1.mp4", "mask-0.mp4", "mask-1.mp4", "l.safetensors"]
     assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
     assert sorted(os.listdir(tmp_path)) == sorted(names)
@@ -119,7 +122,8 @@ def test_a_batch_gives_numbered_files(checkpoint, tmp_path, capsys):
     assert masks[0].max() < 8
     assert masks[1].max() > 20
     with av.open(str(tmp_path / "out-1.mp4")) as container:
-        assert json.loads(container.metadata["comment"])["seed"] == 1
+        comment = json.loads(container.metadata["comment"])
+        assert (comment["seed"], comment["redo"]) == (1, [[1, 51]])
         assert container.streams.video[0].average_rate == 12
 
 

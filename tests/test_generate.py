@@ -458,9 +458,27 @@ def test_history_guidance_goes_away_from_noisier_references(exact: ARTV):
     ("changes", "message"),
     [
         ({"history_guidance": float("nan")}, "history_guidance is nan; it must be a finite number"),
-        ({"history_noise_level": 1000}, r"history_noise_level is 1000; accepted are 0 \(clean\) to 999"),
+        (
+            {"history_guidance": 1.5, "history_noise_level": 1000},
+            r"history_noise_level is 1000; accepted are 0 \(clean\) to 999",
+        ),
+        (
+            {"history_guidance": 1.5, "reference_noise_level": ((0, 20), (4, 101))},
+            "history_noise_level is 100; with history_guidance it must not be below reference_noise_level, which goes "
+            "up to 101",
+        ),
     ],
 )
 def test_history_guidance_out_of_range(exact: ARTV, changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         options(**changes).resolved(exact.config)
+
+
+def test_history_guidance_that_is_off_needs_no_level(exact: ARTV):
+    """A schedule may have fewer time steps than the usual level."""
+    schedule = replace(exact.config.schedule, num_timesteps=50)
+    few = replace(exact.config, schedule=schedule)
+    noise = {"reference_noise_level": 10, "anchor_noise_level": 10, "steps": 4}
+    assert options(**noise).resolved(few).history_noise_level == 100
+    with pytest.raises(ValueError, match="history_noise_level is 100; accepted are 0"):
+        options(**noise, history_guidance=1.5).resolved(few)

@@ -191,6 +191,18 @@ def test_the_next_seed_is_one_that_no_frame_had(model: ARTV):
     assert taken == [MAX_SEED, 0, MAX_SEED - 3, MAX_SEED - 2, 1]
 
 
+def test_no_video_of_a_batch_gets_a_seed_that_another_had(model: ARTV):
+    run = steered(model, 3, changes={"seed": MAX_SEED - 5, "batch_size": 3})
+    taken = []
+    for frame in run.frames():
+        if frame.index == 2 and len(taken) < 2:
+            run.steering.back(1)
+            taken.append(run.steering.seeds[-1])
+    assert taken == [MAX_SEED - 2, 0]  # video 2 has 2 more
+    with pytest.raises(ValueError, match=f"the seed is {MAX_SEED - 1}; accepted are 0 to {MAX_SEED - 2}"):
+        run.steering.back(1, seed=MAX_SEED - 1)
+
+
 def test_what_is_raised_while_a_run_is_paused_ends_it(model: ARTV):
     def interrupt() -> None:
         raise KeyboardInterrupt

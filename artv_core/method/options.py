@@ -149,8 +149,10 @@ def _check(options: GenerateOptions, config: ARTVConfig) -> None:
         raise ValueError(f"return_to_anchor is {reach:g}; accepted are 0 (off) to {MAX_REACH:g}")
     _ = options.shortcuts
     check_redo(options.redo, options.batch_size)
-    for name in ("reference_noise_level", "anchor_noise_level", "history_noise_level"):
+    for name in ("reference_noise_level", "anchor_noise_level"):
         _check_level(name, getattr(options, name), config.schedule.num_timesteps)
+    if options.history_guidance != 1:
+        _check_history(options, config.schedule.num_timesteps)
 
 
 def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
@@ -163,6 +165,17 @@ def check_redo(redo: tuple[tuple[int, int], ...], batch_size: int = 1) -> None:
     for start, seed in redo:
         if not 0 <= seed <= MAX_SEED + 1 - batch_size:
             raise ValueError(f"the seed from frame {start} on is {seed}; accepted are 0 to {MAX_SEED + 1 - batch_size}")
+
+
+def _check_history(options: GenerateOptions, num_timesteps: int) -> None:
+    noisier, level = options.history_noise_level, options.reference_noise_level or 0
+    _check_level("history_noise_level", noisier, num_timesteps)
+    noisiest = level if isinstance(level, int) else max(value for _, value in level)
+    if noisier < noisiest:
+        raise ValueError(
+            f"history_noise_level is {noisier}; with history_guidance it must not be below reference_noise_level, "
+            f"which goes up to {noisiest}"
+        )
 
 
 def _check_level(name: str, level: NoiseLevel, num_timesteps: int) -> None:

@@ -65,6 +65,7 @@ class Job:
         """The comment for a video's file: prompts, seed and settings as JSON."""
         settings = dataclasses.asdict(self.options)
         settings["seed"] += video
+        settings["redo"] = [[frame, seed + video] for frame, seed in self.options.redo]
         del settings["batch_size"]
         anchors = [image.name for image in self.anchor_images]
         inputs = {

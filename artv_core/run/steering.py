@@ -43,10 +43,10 @@ class Back:
 class Steering:
     """The controls of one run. All methods can be called from any thread; they take effect between two frames."""
 
-    def __init__(self, track: SteeredTrack, seeds: Sequence[int] = (0,), first: int = 1) -> None:
+    def __init__(self, track: SteeredTrack, seeds: Sequence[int] = (0,), first: int = 1, videos: int = 1) -> None:
         """`seeds` are those that the run begins with, one or more. `first` is the first frame that can be made again, 1
-        or more. None of the run's frames have been made."""
-        self.track = track
+        or more. `videos` are made at once: video b has the seed + b. None of the run's frames have been made."""
+        self.track, self.videos = track, videos
         self.seeds = list(seeds)
         """The seeds of all frames, also of dropped ones. The last one was taken last."""
         self._first, self._count = max(1, first), 0
@@ -109,8 +109,8 @@ class Steering:
                 has = f"accepted are 1 to {most}" if most > 0 else "none can be dropped yet; wait for the next one"
                 stay = "frame 0 stays" if self._first == 1 else f"frames 0 to {self._first - 1} stay"
                 raise ValueError(f"cannot go back {frames} frames: {has} ({stay})")
-            if seed is not None and not 0 <= seed <= MAX_SEED:
-                raise ValueError(f"the seed is {seed}; accepted are 0 to {MAX_SEED}")
+            if seed is not None and not 0 <= seed <= self._last_seed:
+                raise ValueError(f"the seed is {seed}; accepted are 0 to {self._last_seed}")
             if after is not None and not self.track.can_say:
                 self.track.say(after)  # raises
             if seed is None and after is None:
@@ -122,11 +122,16 @@ class Steering:
             return self._back.frame
 
     def next_seed(self) -> int:
-        """The next number after the last seed that no frame of this run has had."""
+        """The next number after the last seed that gives every video a seed that no frame of this run has had."""
         seed = self.seeds[-1]
-        while seed in self.seeds:
-            seed = (seed + 1) % (MAX_SEED + 1)
+        while any(abs(seed - used) < self.videos for used in self.seeds):
+            seed = seed + 1 if seed < self._last_seed else 0
         return seed
+
+    @property
+    def _last_seed(self) -> int:
+        """The largest seed of the first video with which the last video's is still a seed."""
+        return MAX_SEED + 1 - self.videos
 
     def back_to(self, frame: int, seed: int | None = None, text: str | None = None) -> int:
         """As `back`, with the first frame that is made again instead of the number of frames to drop."""
@@ -178,7 +183,7 @@ class SteeredRun:
         self.always_kept = False
         """Whether a run that was not steered is kept beside its journal too."""
         self.track = request.text
-        self.steering = Steering(self.track, _seeds(request.options), len(self.given))
+        self.steering = Steering(self.track, _seeds(request.options), len(self.given), request.options.batch_size)
         self.track.on_change = self._keep
         self._first_seed, self._first_redo = request.options.seed, request.options.redo
         self._first_texts = [[segment.start, tensor_digest(segment.context)] for segment in self.track.segments]
