@@ -234,18 +234,60 @@ def test_a_captured_run_with_copied_weights_gives_those_of_a_plain_one(tmp_path:
     assert tapes.played >= 4
 
 
+def test_a_pass_that_could_not_be_captured_leaves_no_gradients():
+    """What it had come to before the error is not added to the step's own gradients."""
+
+    class FailsHalfway(Repeats):
+        def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
+            module.fails = True
+            try:
+                work()
+            finally:
+                module.fails = False
+            return work
+
+    torch.manual_seed(0)
+    module, found = TwoLayers(), []
+    passes = CapturedPasses(module, Tensor.backward, FailsHalfway(), lambda _: None, HalfCopies(module))
+    for _ in range(2):
+        passes.begin()
+        passes.run([torch.ones(1, 4)], 1)
+        found.append([weight.grad.clone() for weight in module.parameters()])
+    assert all(torch.equal(first, second) and first.any() for first, second in zip(*found, strict=True))
+
+
+class TwoLayers(nn.Module):
+    """A backward pass through it can end with an error between its layers."""
+
+    fails = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            between = self.first(x)
+            between.register_hook(self._through)
+            return self.last(between).float().sum(), {}
+
+    def _through(self, gradient: Tensor) -> None:
+        if self.fails:
+            raise RuntimeError("out of memory")
+
+
 @pytest.mark.parametrize(
     ("changed", "copied"),
     [
         ({}, True),
         ({"mixed_precision": "no"}, False),
-        ({"num_processes": 2}, False),
+        ({"distributed_type": "MULTI_GPU"}, False),
         ({"distributed_type": "FSDP"}, False),
         ({"device": torch.device("cpu")}, False),
     ],
 )
 def test_weights_are_copied_where_one_process_trains_in_bfloat16_on_a_gpu(changed: dict, copied: bool):
-    usual = {"mixed_precision": "bf16", "num_processes": 1, "distributed_type": "NO", "device": torch.device("cuda")}
+    usual = {"mixed_precision": "bf16", "distributed_type": "NO", "device": torch.device("cuda")}
     module, accelerator = nn.ModuleList([nn.Linear(2, 2)]), SimpleNamespace(**usual | changed)
     assert passes_module._may_copy(accelerator, module) == copied
     module[0].gradient_checkpointing = True

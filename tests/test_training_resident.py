@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from artv_core.synthetic.shapes import sample_clip
@@ -516,6 +517,16 @@ def test_what_cannot_be_captured_is_done_as_usual(
     said = [line for line in capsys.readouterr().out.splitlines() if "captured" in line]
     assert len(said) == 1
     assert reason in said[0]
+
+
+def test_one_process_that_torchrun_started_trains_as_usual(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Accelerate wraps its module as if there were several."""
+    made = stage()
+    monkeypatch.setattr(PartialState(), "distributed_type", "MULTI_GPU")
+    assert fitting_loop(made.run, made.clips) is Training
+    assert "the run was started for several processes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ class HalfCopies:
         self.copies = [half.requires_grad_(own.requires_grad) for half, own in zip(halves, self.weights, strict=True)]
 
     def call(self, module: nn.Module, arguments: Sequence[Tensor]) -> Any:
-        """`module(*arguments)` with the copies, made anew from the weights."""
+        """`module(*arguments)` with the copies, which are made again from the weights."""
+        self._drop_gradients()  # a pass that ended with an error, or that could not be captured, left some
         with torch.no_grad():
             torch._foreach_copy_(self.copies, self.weights)
         return functional_call(module, dict(zip(self.names, self.copies, strict=True)), tuple(arguments))
@@ -55,5 +56,8 @@ class HalfCopies:
             own.grad = torch.zeros_like(own) if own.grad is None else own.grad
         if pairs:
             torch._foreach_add_([own.grad for own, _ in pairs if own.grad is not None], [grad for _, grad in pairs])
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
         for copy in self.copies:
             copy.grad = None

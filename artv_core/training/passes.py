@@ -215,9 +215,9 @@ def make_passes(
 
 def _may_copy(accelerator: Accelerator, module: nn.Module) -> bool:
     """Whether passes may read copies of the weights (`HalfCopies`)."""
-    alone = accelerator.num_processes == 1 and accelerator.distributed_type != "FSDP"
     twice = any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules())
-    return alone and not twice and accelerator.mixed_precision == "bf16" and accelerator.device.type == "cuda"
+    alone, half = accelerator.distributed_type == "NO", accelerator.mixed_precision == "bf16"
+    return alone and half and not twice and accelerator.device.type == "cuda"
 
 
 def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
@@ -228,8 +228,8 @@ def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
         return f"the device is {accelerator.device.type}, not cuda"
     if torch.cuda.get_allocator_backend() != "native":
         return "the allocator is cudaMallocAsync, where a failed capture ends the process"
-    if accelerator.num_processes > 1 or accelerator.distributed_type == "FSDP":
-        return "several processes train together and exchange gradients in each step"
+    if accelerator.distributed_type != "NO":  # of one process, too, if torchrun started it
+        return "the run was started for several processes, which exchange gradients in each step"
     if accelerator.scaler is not None:
         return 'mixed_precision = "fp16" looks at the gradients in each step; bf16 does not'
     return ""

@@ -52,8 +52,8 @@ def _why_not(config: TrainConfig, clips: Clips) -> str:
     stage, device = config.diffusion, PartialState().device
     if not isinstance(clips.source, LatentClips):
         return "only clips that the run makes itself can be kept there"
-    if PartialState().num_processes > 1:
-        return "several processes train together"
+    if PartialState().distributed_type != "NO":  # of one process, too, if torchrun started it
+        return "the run was started for several processes"
     if device.type not in ("cuda", "cpu"):
         return f"the device is {device.type}, not cuda"
     if stage.rollout_share:
