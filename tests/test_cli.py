@@ -656,6 +656,39 @@ def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("a --image dog.png --drift dog.csv", "dog.png is an input and would be overwritten; a drift readout has its"),
+        ("a --anchor-image dog.png --drift dog.csv", "dog.png is an input"),
+        ("a --keyframe 3=dog.png --save-latents dog.png", "dog.png is an input"),
+        ("a --image dog.png --save-latents link.png", "link.png is an input"),
+        ("--prompts s.txt --drift s.txt", "s.txt is an input"),
+        ("--prompts s.txt --save-latents s.txt", "s.txt is an input"),
+        ("a --checkpoint mine --save-latents mine", "mine is an input"),
+        ("a --base mine --save-latents sub/../mine", "mine is an input"),
+        ("a --taesd mine --save-latents mine", "mine is an input"),
+        ("a --continue-from old --save-latents old", "old is an input"),
+        ("a --mask-video sub/../out.mp4", "out.mp4 is the path of two outputs; give"),
+        ("a --mask-video out.part.mp4 --stream", "out.part.mp4 is the path of two outputs"),
+        ("a --drift dog.csv --save-latents dog.png", "dog.png is the path of two outputs; a drift readout has its"),
+    ],
+)
+def test_no_input_and_no_output_is_overwritten(checkpoint, tmp_path, capsys, no_sampling, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("dog.png")
+    Path("link.png").symlink_to("dog.png")
+    Path("s.txt").write_text("a fox\n")
+    Path("mine").write_bytes(checkpoint.read_bytes())
+    pipelines.save_latents("old", [torch.zeros(1, 4, 4, 4)], 0, "")
+    Path("sub").mkdir()
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    model = [] if "--checkpoint" in words else ["--checkpoint", str(checkpoint)]
+    assert cli.main(["generate", *words.split(), "-o", "out.mp4", *QUICK, *model]) == 2
+    assert message in one_line(capsys)
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         ([], "required: COMMAND"),
         (["paint"], "invalid choice: 'paint'"),
         (["generate", "a fox"], "required: -o/--output"),

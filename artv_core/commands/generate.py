@@ -42,7 +42,7 @@ def run_generate(args: argparse.Namespace) -> int:
     path = resolve_checkpoint(args.checkpoint)
     job = generate_job(args, describe_checkpoint(path).config)
     check_images(job)
-    check_outputs(job)
+    check_outputs(job, [file for file in (path, args.base, args.taesd, args.prompts, args.continue_from) if file])
     pipeline = load_pipeline(args)
     warn_of_words(pipeline, [text for _, text in job.prompts] + ([job.negative] if job.negative else []))
     written = run_job(pipeline, job)
