@@ -302,6 +302,15 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
     assert "line 2, column 1: '16; b' is read as words; to start a prompt at 16" in capsys.readouterr().err
 
 
+def test_seconds_in_a_prompt_file_are_those_of_the_video(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("[0s-3s: a]\n[3s-6s: b]")
+    words = ["generate", "-o", "x.mp4", "--prompts", str(path)]
+    for more, start in (([], 24), (["--fps", "8"], 24), (["--fps", "4"], 12), (["--fps", "7.5"], 23)):
+        job = generate_job(cli.build_parser().parse_args([*words, *more]), preset("tiny"))
+        assert list(job.prompts) == [(0, "a"), (start, "b")]
+
+
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo_clips, "DEMO_FRAMES", 2)
     output = tmp_path / "new" / "demo"

@@ -55,7 +55,8 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     """The job that the arguments describe. Raises ValueError if it cannot be done."""
     from ..method.generate import check_keyframes
 
-    prompts = _prompts(args, config)
+    fps = config.fps if args.fps is None else args.fps
+    prompts = _prompts(args, config.segment_frames, fps)
     saved = _saved_frames(args)
     num_given = len(saved.latents) if saved else int(args.image is not None)
     # One segment for each prompt or keyframe, plus one for the frames to continue from.
@@ -82,7 +83,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         masks=_numbered(args.mask_video, options.batch_size) if args.mask_video else (),
         latents=args.save_latents,
         drift=_numbered(args.drift, options.batch_size) if args.drift else (),
-        fps=config.fps if args.fps is None else args.fps,
+        fps=fps,
         upscale=args.upscale,
         image=args.image,
         given=saved.latents if saved else None,
@@ -141,16 +142,14 @@ def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
     return args.output.parent / FOLDER if wants_journal(num_frames) and not args.no_journal else None
 
 
-def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
+def _prompts(args: argparse.Namespace, segment_frames: int, fps: float) -> list[tuple[int, str]]:
     from ..prompts.prompt_file import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
         found = "no prompt was given" if args.prompt is None else "a PROMPT and --prompts were both given"
         raise ValueError(f"{found}; give one of the two: a PROMPT or --prompts FILE")
     if args.prompts is not None:
-        prompts = read_prompt_file(
-            args.prompts, config.segment_frames, config.fps, lambda line: say(f"warning: {line}")
-        )
+        prompts = read_prompt_file(args.prompts, segment_frames, fps, lambda line: say(f"warning: {line}"))
         return [(start, text) for start, text in prompts]
     if not args.prompt.strip():
         raise ValueError("the prompt is empty; say what to show")
