@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from artv_core import cli
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.commands import demo, demo_clips
+from artv_core.commands import comfyui_server, demo, demo_clips, demo_comfyui
 from artv_core.commands import generate as generate_command
 from artv_core.commands.generate import generate_job
 from artv_core.config import preset
@@ -845,6 +845,25 @@ def test_demo_wants_the_comfyui_that_was_named(tmp_path, capsys):
     assert cli.main([*command, "/nowhere", "--dtype", "float16"]) == 2
     assert "--comfyui and --dtype cannot be used together" in one_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_demo_gives_no_advice_that_does_not_help(tmp_path, capsys, monkeypatch):
+    """After `pip install .` there are no nodes for a ComfyUI."""
+    host = tmp_path / "host"
+    (host / "comfy_api").mkdir(parents=True)
+    for name in ("main.py", "requirements.txt"):
+        (host / name).touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(comfyui_server, "find_hosts", list)
+    monkeypatch.setattr(comfyui_server, "PACK", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--output", __file__]) == 2
+    assert "itself; to get ComfyUI: pip install comfy-cli, then comfy install\n" in capsys.readouterr().err
+    monkeypatch.setattr(demo_comfyui, "PACK", tmp_path / "elsewhere")
+    assert cli.main(["demo", "--output", __file__]) == 2
+    assert "no ComfyUI found, so artv makes the clips itself\n" in capsys.readouterr().err
+    assert cli.main(["demo", "--output", __file__, "--comfyui", str(host)]) == 2
+    assert "installed without its nodes; in the folder of ARTV, run: pip install -e .\n" in capsys.readouterr().err
 
 
 def test_train_is_a_command_too(capsys):

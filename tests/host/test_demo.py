@@ -127,7 +127,10 @@ def test_a_host_that_cannot_run_it_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert "its Python lacks no-such-package" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     monkeypatch.setattr(demo_comfyui, "PACK", tmp_path)
-    assert demo_comfyui.obstacle(host) == "this package was installed without its nodes"
+    assert (
+        demo_comfyui.obstacle(host)
+        == "ARTV was installed without its nodes; in the folder of ARTV, run: pip install -e ."
+    )
 
 
 def test_seeds_go_into_every_sampler() -> None:
