@@ -282,6 +282,13 @@ def test_bench_looks_first_whether_it_can_write(tmp_path, monkeypatch, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "base"])
+def test_bench_takes_no_file_beside_a_preset(monkeypatch, capsys, name):
+    monkeypatch.setattr(measure, "measured", lambda *_: pytest.fail("it measured"))
+    assert main(["bench", "--preset", "sd21", f"--{name}", "x.safetensors"]) == 2
+    assert f"--preset and --{name} cannot be used together" in capsys.readouterr().err
+
+
 def test_a_measurement_whose_process_dies_is_told_in_one_line():
     with pytest.raises(ValueError, match="the process that measures was killed, perhaps because memory ran out; try"):
         measure.measured(os._exit, 9)

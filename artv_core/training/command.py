@@ -4,9 +4,7 @@ import argparse
 import sys
 
 from ..files.installed import check_installed
-from ..files.terminal import INTERRUPTED
-
-USER_ERROR = 2
+from ..files.terminal import INTERRUPTED, USER_ERROR
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
