@@ -238,6 +238,43 @@ def test_options_reach_the_job(checkpoint, picture, tmp_path):
     assert job_of(checkpoint, "--steps", 3, "--sampler", "ddim", "--seed", 2**64 - 1).options.steps == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "warnings"),
+    [
+        ("--redo 50:1 --frames 10", ["the video ends before frame 50, so --redo 50:1 has no effect"]),
+        ("--redo 5:1 --redo 10:2 --frames 10", ["the video ends before frame 10, so --redo 10:2 has no effect"]),
+        ("--redo 50:1 --frames 0", []),
+        (
+            "--anchor none --return-to-anchor 0.2 --adain 0.5 --cfg-anchor 2 --no-mask",
+            [f"{name} has no effect with --anchor none" for name in ("--adain", "--return-to-anchor", "--cfg-anchor")],
+        ),
+        ("--anchor none --return-to-anchor 0", []),
+        (
+            "--no-mask --return-to-anchor 0.2",
+            ["--return-to-anchor has no effect with --no-mask, because it needs the copy mask"],
+        ),
+        ("--no-mask --adain 0.5", []),
+        ("--negative a --cfg-first 1", ["--negative has no effect where guidance is 1; give --cfg-text, or"]),
+        ("--negative a --image PICTURE", ["--negative has no effect"]),
+        ("--negative a --keyframe 0=PICTURE", ["--negative has no effect"]),
+        ("--negative a --frames 1 --cfg-first 1 --cfg-text 2 --cfg-anchor 2", ["--negative has no effect"]),
+        ("--negative a --cfg-first 1 --anchor none --cfg-anchor 2", ["--cfg-anchor has", "--negative has no effect"]),
+        ("--negative a", []),  # the checkpoint recommends guidance for the first frame
+        ("--negative a --image PICTURE --cfg-text 2", []),
+        ("--negative a --image PICTURE --cfg-references 2", []),
+        ("--negative a --image PICTURE --cfg-anchor 2", []),
+        ("--negative a --cfg-first 1 --frames 1 --cfg-anchor 2 --anchor-image PICTURE", []),
+        ("--negative a --image PICTURE --cfg-text 0:1,4:2", []),
+    ],
+)
+def test_options_without_effect_are_named(picture, capsys, words, warnings):
+    job_of(picture, *words.replace("PICTURE", str(picture)).split())
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(warnings)
+    for line, start in zip(said, warnings, strict=True):
+        assert line.startswith(f"artv: warning: {start}")
+
+
 def test_every_condition_changes_the_video(checkpoint, tmp_path, picture):
     base = ["--frames", 3, "--cfg-text", 2, "--cfg-first", 2]
     variants = {
@@ -601,6 +638,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--redo", "12"], "redo has '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
         (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
+        (["--no-mask", "--mask-video", "m.mp4"], "--no-mask and --mask-video cannot be used together: the video"),
         (["--no-journal", "--start-over"], "--no-journal and --start-over cannot be used together"),
         (["--no-journal", "--journal", "j"], "--no-journal and --journal cannot be used together"),
         (["--continue-from", "none.artvj"], "cannot read journal none.artvj: no such file"),

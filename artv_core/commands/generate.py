@@ -11,6 +11,7 @@ from ..files.terminal import INTERRUPTED, say
 from ..run.job import Job, changed_settings, check_images
 from .generate_options import add_arguments
 from .options import add_model_options, check_seed, load_pipeline, print_paths, warn_of_words
+from .without_effect import without_effect
 
 if TYPE_CHECKING:
     from ..config import ARTVConfig
@@ -67,10 +68,9 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     if 0 < options.num_frames <= num_given:
         raise ValueError(f"--frames is {options.num_frames} and includes the {num_given} given; give a larger number")
     check_keyframes([frame for frame, _ in keyframes], num_given, options.num_frames)
-    beyond = [start for start, _ in prompts if 0 < options.num_frames <= start]
-    if beyond:
-        say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; prompts left out: {len(beyond)}")
     _check_anchor(args, prompts)
+    if args.no_mask and args.mask_video:
+        raise ValueError("--no-mask and --mask-video cannot be used together: the video would be black")
     if options.num_frames == 0 and args.save_latents:
         raise ValueError(
             "--frames 0 and --save-latents exclude each other, because all frames would stay in "
@@ -96,11 +96,13 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         start_over=args.start_over,
         stream=args.stream or options.num_frames == 0,
     )
-    _warn_of_changes(job, saved)
+    _warn(args, job, saved)
     return job
 
 
-def _warn_of_changes(job: Job, saved: SavedLatents | None) -> None:
+def _warn(args: argparse.Namespace, job: Job, saved: SavedLatents | None) -> None:
+    for line in without_effect(args, job):
+        say(f"warning: {line}")
     changes = changed_settings(job, saved.made_with) if saved else []
     if changes:
         say(
