@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .commands import bench, demo, evaluate, generate, info, journals, play, prepare, train
-from .files.terminal import INTERRUPTED, escape_unprintable, say, version
+from .files.terminal import INTERRUPTED, USER_ERROR, escape_unprintable, say, version
 from .files.user_errors import Remedy, UserError
 
-USER_ERROR = 2
 WHERE = {
     Remedy.BASE: "name a base checkpoint with --base",
     Remedy.NO_JOURNAL: "do without a journal (--no-journal)",

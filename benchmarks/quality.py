@@ -6,9 +6,10 @@ things in places: `quality_pictures.py`, in a section of the result file under t
 Prints the table beside true clips and beside a video that repeats its first frame, then seconds per frame. Writes
 `benchmarks/results/quality.json`, the tables of `docs/measurements.md` and of the model card, and contact sheets of the
 first 12 prompts to `docs/quality/`. `--part` does one part of it (the seconds want a quiet machine); what the others
-wrote is kept.
+wrote is kept. Writes nothing for other settings than the usual ones, or for a checkpoint that is not `tiny` or `small`.
 """
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -68,23 +69,25 @@ def main() -> None:
     path = resolve_checkpoint(args.checkpoint)
     model = load_checkpoint(path, device=args.device)
     overrides, started = dict(_override(text) for text in args.set), time.monotonic()
+    usual = not (args.quick or overrides or args.seed) and args.frames == pictures.FRAMES
+    args.write = usual and path in map(resolve_checkpoint, ("tiny", "small"))
     if is_of_pictures(model):
         if args.part not in pictures.PARTS:
             parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")
         section = pictures.measure(model, args, overrides, seconds_per_frame)
-        if not args.quick:
-            write_section(section, settings(model, args.seed, overrides), path)
+        if args.write:
+            write_section(section, settings(model), path)
         return
     result: dict[str, Any] = {}
     if args.part in ("table", "all"):
-        result |= measure_table(model, args.quick, args.seed, overrides)
+        result |= measure_table(model, args, overrides)
     if args.part in ("speed", "all") and not args.quick:
         result["seconds per frame"] = measure_speed(model, overrides)
     print(f"{model.config.name}, {time.monotonic() - started:.0f} s")
-    if not args.quick:
-        whole = kept_result(settings(model, args.seed, overrides)) | result
+    if args.write:
+        whole = kept_result(settings(model)) | result
         RESULT.write_text(json.dumps(whole, indent=1) + "\n")
-        if "bars" in whole and path == resolve_checkpoint("tiny"):
+        if "bars" in whole:
             for text in (ROOT / "docs/measurements.md", path.with_suffix(".md")):
                 put_tables(text, {"quality": markdown(whole)})
 
@@ -102,7 +105,7 @@ def write_section(found: dict[str, Any], told: dict[str, Any], checkpoint: Path)
     told["command"] += f" --checkpoint {short}"
     sections[name] = pictures.as_section(sections.get(name, {}), found, told)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    if checkpoint.parent.name == "checkpoints" and "columns" in sections[name]:
+    if "columns" in sections[name]:
         for text in (ROOT / "docs/measurements.md", checkpoint.with_suffix(".md")):
             put_tables(text, {f"quality of {short}": pictures.markdown(sections[name])})
 
@@ -123,9 +126,9 @@ def markdown(result: dict[str, Any]) -> str:
     return as_table(["bar", *columns], rows)
 
 
-def settings(model: ARTV, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+def settings(model: ARTV) -> dict[str, Any]:
     """What was measured, and where."""
-    return about(RESULT) | {"checkpoint": model.config.name, "seed": seed, "overrides": overrides}
+    return about(RESULT) | {"checkpoint": model.config.name, "seed": 0, "overrides": {}}
 
 
 def kept_result(told: dict[str, Any]) -> dict[str, Any]:
@@ -135,14 +138,14 @@ def kept_result(told: dict[str, Any]) -> dict[str, Any]:
     return (kept if pictures.measured_alike(kept, told) else others) | told
 
 
-def measure_table(model: ARTV, quick: bool, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The table of the bars, beside true clips and a frozen video; writes the sheet."""
-    count, frames = (16, 16) if quick else (64, 64)
+def measure_table(model: ARTV, args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The table of the bars, beside true clips and a frozen video; writes the sheet if `args` do."""
+    count, frames = (16, 16) if args.quick else (64, 64)
     clips = quality_clips(count)
-    table, videos = measure_model(model, clips, frames, seed, overrides)
+    table, videos = measure_model(model, clips, frames, args.seed, overrides)
     true = from_text(read_rollout(render(clips, frames, *model.config.size)), clips)
     frozen = from_text(read_rollout(render(clips, 1, *model.config.size).expand(-1, frames, -1, -1, -1)), clips)
-    if not quick:
+    if args.write:
         save_sheet(videos, clips, ROOT / f"docs/quality/{model.config.name}.png")
     bars = [as_bar(name, round(table[name], 4), *limit) for name, limit in BARS.items() if name in table]
     known = {"true clips": true, FROZEN: frozen}

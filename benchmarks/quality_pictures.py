@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from result_files import as_bar
+from result_files import ROOT, as_bar
 from tables import as_table
 from torch import Tensor
 
@@ -32,7 +32,6 @@ from artv_core.synthetic.pictures.names import PLACES, THINGS
 from artv_core.synthetic.pictures.world import PictureWorld
 from artv_core.training.sheets import rollout
 
-ROOT = Path(__file__).resolve().parent.parent
 SHEETS = ROOT / "docs/quality"
 JUDGE = ROOT / "benchmarks/judge.safetensors"
 VIDEOS = ROOT / "runs/quality"
@@ -70,23 +69,21 @@ def measure(
     """The section of the result file for this checkpoint; `args` are the benchmark's own."""
     section: dict[str, Any] = {}
     if args.part in ("table", "all"):
-        section |= measure_table(model, args.quick, args.frames, args.seed, overrides)
+        section |= measure_table(model, args, overrides)
     if args.part in ("speed", "all") and not args.quick:
         section[SECONDS] = seconds_per_frame(model, picture_prompts(model.config.vocabulary)[0].caption, overrides)
     return section
 
 
-def measure_table(
-    model: ARTV, quick: bool, frames: int, seed: int, overrides: dict[str, Any], folder: Path = VIDEOS
-) -> dict[str, Any]:
+def measure_table(model: ARTV, args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """The table of the bars, the same of what it must tell from each other, and the mistakes by name."""
     every = picture_prompts(model.config.vocabulary)
-    prompts, frames = (every[:BATCH], 16) if quick else (every, frames)
+    prompts, frames = (every[:BATCH], 16) if args.quick else (every, args.frames)
     device = model.noise.device
     judge, world = load_judge(JUDGE).to(device), PictureWorld()
-    recording = None if quick else Recording(folder / model.config.name)
+    recording = None if args.quick else Recording(VIDEOS / model.config.name)
     captions = [prompt.caption for prompt in prompts]
-    watched = watch(judge, make_videos(model, captions, frames, seed, overrides, recording), prompts)
+    watched = watch(judge, make_videos(model, captions, frames, args.seed, overrides, recording), prompts)
     true = watch(judge, true_videos(world, prompts, frames, model.config.size[0]), prompts)
     columns = {
         model.config.name: table_of(watched, true),
@@ -95,7 +92,7 @@ def measure_table(
         BLURRING: table_of(watch(judge, blurring(true.videos), prompts), true),
     }
     print(markdown({"columns": columns, "bars": bars({"columns": columns}, model.config.name)}))
-    if not quick:
+    if args.write:
         save_sheet(watched, SHEETS / f"{model.config.name}-table.jpg")
         save_moving(watched.videos[:, :MOVING_FRAMES], captions, SHEETS / f"{model.config.name}.webp")
     return {"prompts": len(prompts), "frames": frames, "columns": columns, "mistakes": mistakes(watched)}

@@ -8,15 +8,16 @@ import json
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 
 async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
-    """Queue the workflow, and print the files that ComfyUI makes. If ComfyUI refuses the graph, or a node fails, or the
-    run is interrupted, print the reason and exit with code 1."""
+    """Queue the workflow, and print the files that ComfyUI makes. If ComfyUI refuses the graph or a part of it, or a
+    node fails, or the run is interrupted, print the reason and exit with code 1."""
     client = uuid.uuid4().hex
-    prompt = json.loads(Path(workflow).read_text(encoding="utf-8"))
+    prompt = read(workflow)
     async with (
         aiohttp.ClientSession(f"http://{address}") as session,
         session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as socket,
@@ -25,6 +26,9 @@ async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
             queued = await answer.json()
         if "prompt_id" not in queued:
             sys.exit(f"refused: {json.dumps(queued, indent=2)}")
+        refused = queued.get("node_errors")
+        if refused:  # ComfyUI runs the outputs that do not depend on these nodes
+            print(f"partly refused: {json.dumps(refused, indent=2)}", file=sys.stderr)
         async for message in socket:
             if message.type != aiohttp.WSMsgType.TEXT:
                 continue  # a preview image
@@ -42,8 +46,18 @@ async def queue(workflow: str, address: str = "127.0.0.1:8188") -> None:
             elif event["type"] == "execution_interrupted":
                 sys.exit("interrupted")
             elif event["type"] == "execution_success":
+                if refused:
+                    sys.exit(1)
                 return
     sys.exit("ComfyUI closed the connection")
+
+
+def read(workflow: str) -> Any:
+    """The graph in a file."""
+    try:
+        return json.loads(Path(workflow).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"cannot read {workflow}: {getattr(error, 'strerror', None) or error}")
 
 
 if __name__ == "__main__":

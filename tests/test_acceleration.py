@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from artv_core.method.options import GenerateOptions
 from artv_core.run.pipeline import Pipeline
 from artv_core.speed.compiled import Compiled, check_compiler, one_behind
 from artv_core.speed.fp8_weights import FP8, StoredLayer, store_fp8
+from tests.forked import python_with
 from tests.models import quickest, smallest
 from tests.test_savings import text_of
 from tests.test_unet import relative_error
@@ -282,9 +285,39 @@ def test_bench_looks_first_whether_it_can_write(tmp_path, monkeypatch, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "base"])
+def test_bench_takes_no_file_beside_a_preset(monkeypatch, capsys, name):
+    monkeypatch.setattr(measure, "measured", lambda *_: pytest.fail("it measured"))
+    assert main(["bench", "--preset", "sd21", f"--{name}", "x.safetensors"]) == 2
+    assert f"--preset and --{name} cannot be used together" in capsys.readouterr().err
+
+
 def test_a_measurement_whose_process_dies_is_told_in_one_line():
     with pytest.raises(ValueError, match="the process that measures was killed, perhaps because memory ran out; try"):
         measure.measured(os._exit, 9)
+
+
+STARTING = """
+import os, sys
+from artv_core.bench import measure
+class Starting:
+    def __reduce__(self):
+        return exec, (f"import time; open({sys.argv[1]!r}, 'w'); time.sleep(100)",)  # in the process that measures
+os.setsid()
+try:
+    measure.measured(print, Starting())
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_while_a_measurement_starts_is_quiet(tmp_path):
+    """Both processes get the signal, as from a terminal."""
+    running = python_with("artv_core.bench.measure").start(STARTING, tmp_path / "starts")
+    while running.poll() is None and not (tmp_path / "starts").exists():
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.communicate(60) == ("stopped\n", "")
 
 
 @pytest.mark.parametrize(

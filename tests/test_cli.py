@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from artv_core import cli
 from artv_core.checkpoint import load_checkpoint, save_checkpoint
-from artv_core.commands import demo, demo_clips
+from artv_core.commands import comfyui_server, demo, demo_clips, demo_comfyui
 from artv_core.commands import generate as generate_command
 from artv_core.commands.generate import generate_job
 from artv_core.config import preset
@@ -242,6 +242,43 @@ def test_options_reach_the_job(checkpoint, picture, tmp_path):
     assert job_of(checkpoint, "--steps", 3, "--sampler", "ddim", "--seed", 2**64 - 1).options.steps == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "warnings"),
+    [
+        ("--redo 50:1 --frames 10", ["the video ends before frame 50, so --redo 50:1 has no effect"]),
+        ("--redo 5:1 --redo 10:2 --frames 10", ["the video ends before frame 10, so --redo 10:2 has no effect"]),
+        ("--redo 50:1 --frames 0", []),
+        (
+            "--anchor none --return-to-anchor 0.2 --adain 0.5 --cfg-anchor 2 --no-mask",
+            [f"{name} has no effect with --anchor none" for name in ("--adain", "--return-to-anchor", "--cfg-anchor")],
+        ),
+        ("--anchor none --return-to-anchor 0", []),
+        (
+            "--no-mask --return-to-anchor 0.2",
+            ["--return-to-anchor has no effect with --no-mask, because it needs the copy mask"],
+        ),
+        ("--no-mask --adain 0.5", []),
+        ("--negative a --cfg-first 1", ["--negative has no effect where guidance is 1; give --cfg-text, or"]),
+        ("--negative a --image PICTURE", ["--negative has no effect"]),
+        ("--negative a --keyframe 0=PICTURE", ["--negative has no effect"]),
+        ("--negative a --frames 1 --cfg-first 1 --cfg-text 2 --cfg-anchor 2", ["--negative has no effect"]),
+        ("--negative a --cfg-first 1 --anchor none --cfg-anchor 2", ["--cfg-anchor has", "--negative has no effect"]),
+        ("--negative a", []),  # the checkpoint recommends guidance for the first frame
+        ("--negative a --image PICTURE --cfg-text 2", []),
+        ("--negative a --image PICTURE --cfg-references 2", []),
+        ("--negative a --image PICTURE --cfg-anchor 2", []),
+        ("--negative a --cfg-first 1 --frames 1 --cfg-anchor 2 --anchor-image PICTURE", []),
+        ("--negative a --image PICTURE --cfg-text 0:1,4:2", []),
+    ],
+)
+def test_options_without_effect_are_named(picture, capsys, words, warnings):
+    job_of(picture, *words.replace("PICTURE", str(picture)).split())
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(warnings)
+    for line, start in zip(said, warnings, strict=True):
+        assert line.startswith(f"artv: warning: {start}")
+
+
 def test_every_condition_changes_the_video(checkpoint, tmp_path, picture):
     base = ["--frames", 3, "--cfg-text", 2, "--cfg-first", 2]
     variants = {
@@ -304,6 +341,15 @@ def test_prompt_files_say_how_long_the_video_is(checkpoint, tmp_path, capsys):
     path.write_text("a\n16; b")
     generate_job(parser.parse_args(words), preset("tiny"))
     assert "line 2, column 1: '16; b' is read as words; to start a prompt at 16" in capsys.readouterr().err
+
+
+def test_seconds_in_a_prompt_file_are_those_of_the_video(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("[0s-3s: a]\n[3s-6s: b]")
+    words = ["generate", "-o", "x.mp4", "--prompts", str(path)]
+    for more, start in (([], 24), (["--fps", "8"], 24), (["--fps", "4"], 12), (["--fps", "7.5"], 23)):
+        job = generate_job(cli.build_parser().parse_args([*words, *more]), preset("tiny"))
+        assert list(job.prompts) == [(0, "a"), (start, "b")]
 
 
 def test_demo(checkpoint, tmp_path, capsys, monkeypatch):
@@ -596,6 +642,7 @@ def test_a_checkpoint_with_wrong_shapes(checkpoint, tmp_path, capsys):
         (["--redo", "12"], "redo has '12'; give a frame and a seed"),
         (["--redo", "0:7"], "redo names frames [0]"),
         (["--adain", "2"], "adain_strength is 2.0; accepted are 0 (off) to 1"),
+        (["--no-mask", "--mask-video", "m.mp4"], "--no-mask and --mask-video cannot be used together: the video"),
         (["--no-journal", "--start-over"], "--no-journal and --start-over cannot be used together"),
         (["--no-journal", "--journal", "j"], "--no-journal and --journal cannot be used together"),
         (["--continue-from", "none.artvj"], "cannot read journal none.artvj: no such file"),
@@ -655,6 +702,39 @@ def test_arguments_that_will_not_do(checkpoint, tmp_path, capsys, no_sampling, m
     assert generate(checkpoint, Path("out.mp4"), *arguments) == 2
     assert message in one_line(capsys)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a --image dog.png --drift dog.csv", "dog.png is an input and would be overwritten; a drift readout has its"),
+        ("a --anchor-image dog.png --drift dog.csv", "dog.png is an input"),
+        ("a --keyframe 3=dog.png --save-latents dog.png", "dog.png is an input"),
+        ("a --image dog.png --save-latents link.png", "link.png is an input"),
+        ("--prompts s.txt --drift s.txt", "s.txt is an input"),
+        ("--prompts s.txt --save-latents s.txt", "s.txt is an input"),
+        ("a --checkpoint mine --save-latents mine", "mine is an input"),
+        ("a --base mine --save-latents sub/../mine", "mine is an input"),
+        ("a --taesd mine --save-latents mine", "mine is an input"),
+        ("a --continue-from old --save-latents old", "old is an input"),
+        ("a --mask-video sub/../out.mp4", "out.mp4 is the path of two outputs; give"),
+        ("a --mask-video out.part.mp4 --stream", "out.part.mp4 is the path of two outputs"),
+        ("a --drift dog.csv --save-latents dog.png", "dog.png is the path of two outputs; a drift readout has its"),
+    ],
+)
+def test_no_input_and_no_output_is_overwritten(checkpoint, tmp_path, capsys, no_sampling, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("dog.png")
+    Path("link.png").symlink_to("dog.png")
+    Path("s.txt").write_text("a fox\n")
+    Path("mine").write_bytes(checkpoint.read_bytes())
+    pipelines.save_latents("old", [torch.zeros(1, 4, 4, 4)], 0, "")
+    Path("sub").mkdir()
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    model = [] if "--checkpoint" in words else ["--checkpoint", str(checkpoint)]
+    assert cli.main(["generate", *words.split(), "-o", "out.mp4", *QUICK, *model]) == 2
+    assert message in one_line(capsys)
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -807,6 +887,25 @@ def test_demo_wants_the_comfyui_that_was_named(tmp_path, capsys):
     assert cli.main([*command, "/nowhere", "--dtype", "float16"]) == 2
     assert "--comfyui and --dtype cannot be used together" in one_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_demo_gives_no_advice_that_does_not_help(tmp_path, capsys, monkeypatch):
+    """After `pip install .` there are no nodes for a ComfyUI."""
+    host = tmp_path / "host"
+    (host / "comfy_api").mkdir(parents=True)
+    for name in ("main.py", "requirements.txt"):
+        (host / name).touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(comfyui_server, "find_hosts", list)
+    monkeypatch.setattr(comfyui_server, "PACK", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--output", __file__]) == 2
+    assert "itself; to get ComfyUI: pip install comfy-cli, then comfy install\n" in capsys.readouterr().err
+    monkeypatch.setattr(demo_comfyui, "PACK", tmp_path / "elsewhere")
+    assert cli.main(["demo", "--output", __file__]) == 2
+    assert "no ComfyUI found, so artv makes the clips itself\n" in capsys.readouterr().err
+    assert cli.main(["demo", "--output", __file__, "--comfyui", str(host)]) == 2
+    assert "installed without its nodes; in the folder of ARTV, run: pip install -e .\n" in capsys.readouterr().err
 
 
 def test_train_is_a_command_too(capsys):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from artv_core import cli
 from artv_core.method.frames import Frame
 from artv_core.run import journal as journal_module
 from artv_core.run.journal import Journal, journaled, open_journal
@@ -487,6 +488,18 @@ def test_a_journal_in_use_is_not_removed(tmp_path):
     with opened(tmp_path) as journal, pytest.raises(ValueError, match="is in use"):
         remove_journal(journal.path)
     assert journal.path.exists()
+
+
+def test_the_command_goes_on_after_a_journal_in_use(tmp_path, capsys):
+    one, other = write(tmp_path, 1), write(tmp_path, 1, Inputs("another"))
+    with opened(tmp_path, Inputs("in use")) as journal:
+        assert cli.main(["journals", str(tmp_path), "--remove", one.name, journal.path.name, other.name]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"artv: {journal.path.name} was not removed: ")
+        assert len(said.err.splitlines()) == 1
+        assert "is in use" in said.err
+        assert said.out.startswith("1 journal,")
+        assert [journal.path for journal in list_journals(tmp_path)] == [journal.path]
 
 
 def test_only_journals_are_removed(tmp_path):

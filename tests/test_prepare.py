@@ -445,7 +445,7 @@ def test_without_ray_the_extra_is_named(
     for name in ("ray", "ray.data"):
         monkeypatch.setitem(sys.modules, name, None)  # as Python marks what cannot be imported
     assert main(["prepare", "x", str(tmp_path), "--checkpoint", "tiny", "--engine", "ray"]) == 2
-    assert "pip install '.[prepare]'; or use --engine plain" in capsys.readouterr().err
+    assert 'pip install ".[prepare]"; or use --engine plain' in capsys.readouterr().err
 
 
 # What they work on

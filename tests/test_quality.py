@@ -89,6 +89,40 @@ def test_measurements_and_model_card_say_what_was_measured():
         assert f"<!-- table: quality -->\n{table}\n\n" in path.read_text(), path
 
 
+@pytest.mark.parametrize(
+    ("words", "replaced"),
+    [
+        ("--part table", ["bars", "true clips"]),
+        ("--part table --set steps=4 first_frame_steps=12", []),
+        ("--part table --seed 1", []),
+        ("--part table --checkpoint tiny-fast", []),
+        ("--checkpoint small", ["world of pictures"]),
+        ("--checkpoint small --seed 1", []),
+        ("--checkpoint small --frames 65", []),
+        ("--checkpoint small --set return_to_anchor=0", []),
+    ],
+)
+def test_only_the_usual_measurement_is_written(words, replaced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import quality
+
+    names = [*quality.BARS, *(f"direction from {given}" for given in ("two true frames", "one true frame and text"))]
+    drawn: list[Path] = []
+    monkeypatch.setattr(sys, "argv", ["quality.py", *words.split()])
+    monkeypatch.setattr(quality, "RESULT", tmp_path / "quality.json")
+    monkeypatch.setattr(quality, "quality_clips", lambda count: quality_clips(3))
+    monkeypatch.setattr(quality, "measure_model", lambda *_: (dict.fromkeys(names, 0.5), None))
+    monkeypatch.setattr(quality, "save_sheet", lambda videos, clips, path: drawn.append(path))
+    monkeypatch.setattr(quality, "put_tables", lambda path, tables: drawn.append(path))
+    monkeypatch.setattr(quality.pictures, "measure", lambda *_: {"prompts": 0})
+    (tmp_path / "quality.json").write_text(RESULT.read_text())
+    quality.main()
+
+    before, after = (json.loads(path.read_text()) for path in (RESULT, tmp_path / "quality.json"))
+    assert bool(drawn) == bool(replaced)
+    assert {name for name in before if before[name] != after.get(name)} - {"commit", "machine"} == set(replaced)
+
+
 def test_tables_are_replaced_where_they_stand(tmp_path: Path):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from tables import put_tables

@@ -701,6 +701,25 @@ def test_train_py_is_that_command(tmp_path: Path):
     assert re.fullmatch(r"train.py: no training configuration at .*none\.toml; [^\n]+\n", result.stderr)
 
 
+def test_train_py_says_what_is_missing_and_that_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import train
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["train.py", "--config", str(ROOT / "configs" / "tiny.toml"), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr("artv_core.training.run.run", interrupted)
+    assert train.main() == 130
+    assert capsys.readouterr().err == "train.py: stopped\n"
+    monkeypatch.setattr("artv_core.files.installed.find_spec", lambda name: None if name == "accelerate" else name)
+    assert train.main() == 2
+    message = 'train.py: not installed: accelerate; in the folder of ARTV, run: pip install ".[train]"\n'
+    assert capsys.readouterr().err == message
+
+
 STOP_ONE = f"""{UNMEASURED}
 import os, signal, sys
 before = samples.ClipSamples.batch

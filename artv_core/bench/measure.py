@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..method.options import GenerateOptions
 from ..method.text_track import TextSegment, TextTrack
 from ..models.artv import ARTV
 from ..run.pipeline import DecodedFrame, Pipeline, make_pipeline
+from .child import ignore_ctrl_c
 from .variants import VARIANTS
 
 WARM_UP_FRAMES = 3
@@ -53,10 +54,15 @@ class Row:
 
 
 def measured(run: Callable[[Any], Row], case: Any) -> Row:
-    """The result of `run(case)` in a fresh process. Raises the errors of `run`, and ValueError if that process dies."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+    """The result of `run(case)` in a fresh process, which ends with Ctrl-C. Raises the errors of `run`, and ValueError
+    if that process dies."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=ignore_ctrl_c) as pool:
         try:
             return pool.submit(run, case).result()
+        except KeyboardInterrupt:
+            for child in active_children():
+                child.terminate()
+            raise
         except BrokenProcessPool:
             raise ValueError(
                 "the process that measures was killed, perhaps because memory ran out; try a smaller size"

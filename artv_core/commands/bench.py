@@ -85,6 +85,9 @@ def run_bench(args: argparse.Namespace) -> int:
     from ..config import preset
     from ..run.pipeline import pick_device
 
+    for name in ("checkpoint", "base"):
+        if args.preset and getattr(args, name):
+            raise ValueError(f"--preset and --{name} cannot be used together: a preset is measured without any file")
     device = pick_device(args.device)
     config = preset(args.preset) if args.preset else _config_of(args.checkpoint)
     sizes = [parse_size(text, "--sizes") for text in args.sizes] or [config.size]

@@ -21,7 +21,8 @@ def add_command(commands: Any) -> None:
         "demo",
         help="make three clips and a contact sheet with the shipped checkpoint",
         description="Makes three clips (from text, from an image, from several prompts) and a contact "
-        "sheet. Uses the shipped workflows if it finds a ComfyUI, else works without one.",
+        "sheet. Uses the shipped workflows if it finds a ComfyUI, else works without one. For a ComfyUI, ARTV must be "
+        "installed with its nodes: pip install -e .",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -65,7 +66,7 @@ def _demo_host(args: argparse.Namespace) -> Host | None:
     """The ComfyUI that can run the demo, or None. Prints why it is None, unless an option such as --checkpoint rules
     ComfyUI out. Raises ValueError if the user asked for ComfyUI."""
     from .comfyui_server import find_host
-    from .demo_comfyui import obstacle
+    from .demo_comfyui import has_nodes, obstacle
 
     own = [name for name in ("checkpoint", "base", "device", "dtype") if getattr(args, name) != MODEL_DEFAULTS[name]]
     if own and args.comfyui is None:
@@ -77,10 +78,8 @@ def _demo_host(args: argparse.Namespace) -> Host | None:
         )
     host = find_host(args.comfyui)
     if host is None:
-        say(
-            "no ComfyUI found, so artv makes the clips itself; to get ComfyUI: pip install "
-            "comfy-cli, then comfy install"
-        )
+        advice = "; to get ComfyUI: pip install comfy-cli, then comfy install" if has_nodes() else ""
+        say(f"no ComfyUI found, so artv makes the clips itself{advice}")
         return None
     reason = obstacle(host)
     if reason and args.comfyui is not None:

@@ -17,10 +17,15 @@ WORKFLOWS = ("text_to_video", "image_to_video", "multi_prompt_long_video")
 """The workflows that the demo queues. They need only the shipped weights."""
 
 
+def has_nodes() -> bool:
+    """Whether there are nodes to run in a ComfyUI: `pip install .` installs none."""
+    return (PACK / "nodes").is_dir()
+
+
 def obstacle(host: Host) -> str | None:
     """Why this host cannot run the demo, in a few words; None if it can."""
-    if not (PACK / "nodes").is_dir():
-        return "this package was installed without its nodes"
+    if not has_nodes():
+        return "ARTV was installed without its nodes; in the folder of ARTV, run: pip install -e ."
     missing = host.missing()
     return f"its Python lacks {', '.join(missing)}" if missing else None
 

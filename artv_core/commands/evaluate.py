@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from .options import add_model_options, check_installed, load_pipeline
+from ..files.installed import check_installed
+from .options import add_model_options, load_pipeline
 
 
 def add_command(commands: Any) -> None:

@@ -11,6 +11,7 @@ from ..files.terminal import INTERRUPTED, say
 from ..run.job import Job, changed_settings, check_images
 from .generate_options import add_arguments
 from .options import add_model_options, check_seed, load_pipeline, print_paths, warn_of_words
+from .without_effect import without_effect
 
 if TYPE_CHECKING:
     from ..config import ARTVConfig
@@ -42,7 +43,7 @@ def run_generate(args: argparse.Namespace) -> int:
     path = resolve_checkpoint(args.checkpoint)
     job = generate_job(args, describe_checkpoint(path).config)
     check_images(job)
-    check_outputs(job)
+    check_outputs(job, [file for file in (path, args.base, args.taesd, args.prompts, args.continue_from) if file])
     pipeline = load_pipeline(args)
     warn_of_words(pipeline, [text for _, text in job.prompts] + ([job.negative] if job.negative else []))
     written = run_job(pipeline, job)
@@ -55,7 +56,8 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     """The job that the arguments describe. Raises ValueError if it cannot be done."""
     from ..method.generate import check_keyframes
 
-    prompts = _prompts(args, config)
+    fps = config.fps if args.fps is None else args.fps
+    prompts = _prompts(args, config.segment_frames, fps)
     saved = _saved_frames(args)
     num_given = len(saved.latents) if saved else int(args.image is not None)
     # One segment for each prompt or keyframe, plus one for the frames to continue from.
@@ -66,10 +68,9 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
     if 0 < options.num_frames <= num_given:
         raise ValueError(f"--frames is {options.num_frames} and includes the {num_given} given; give a larger number")
     check_keyframes([frame for frame, _ in keyframes], num_given, options.num_frames)
-    beyond = [start for start, _ in prompts if 0 < options.num_frames <= start]
-    if beyond:
-        say(f"warning: the video ends before frame {beyond[0]}, where a prompt starts; prompts left out: {len(beyond)}")
     _check_anchor(args, prompts)
+    if args.no_mask and args.mask_video:
+        raise ValueError("--no-mask and --mask-video cannot be used together: the video would be black")
     if options.num_frames == 0 and args.save_latents:
         raise ValueError(
             "--frames 0 and --save-latents exclude each other, because all frames would stay in "
@@ -82,7 +83,7 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         masks=_numbered(args.mask_video, options.batch_size) if args.mask_video else (),
         latents=args.save_latents,
         drift=_numbered(args.drift, options.batch_size) if args.drift else (),
-        fps=config.fps if args.fps is None else args.fps,
+        fps=fps,
         upscale=args.upscale,
         image=args.image,
         given=saved.latents if saved else None,
@@ -95,11 +96,13 @@ def generate_job(args: argparse.Namespace, config: ARTVConfig) -> Job:
         start_over=args.start_over,
         stream=args.stream or options.num_frames == 0,
     )
-    _warn_of_changes(job, saved)
+    _warn(args, job, saved)
     return job
 
 
-def _warn_of_changes(job: Job, saved: SavedLatents | None) -> None:
+def _warn(args: argparse.Namespace, job: Job, saved: SavedLatents | None) -> None:
+    for line in without_effect(args, job):
+        say(f"warning: {line}")
     changes = changed_settings(job, saved.made_with) if saved else []
     if changes:
         say(
@@ -141,16 +144,14 @@ def _journal_folder(args: argparse.Namespace, num_frames: int) -> Path | None:
     return args.output.parent / FOLDER if wants_journal(num_frames) and not args.no_journal else None
 
 
-def _prompts(args: argparse.Namespace, config: ARTVConfig) -> list[tuple[int, str]]:
+def _prompts(args: argparse.Namespace, segment_frames: int, fps: float) -> list[tuple[int, str]]:
     from ..prompts.prompt_file import read_prompt_file
 
     if (args.prompt is None) == (args.prompts is None):
         found = "no prompt was given" if args.prompt is None else "a PROMPT and --prompts were both given"
         raise ValueError(f"{found}; give one of the two: a PROMPT or --prompts FILE")
     if args.prompts is not None:
-        prompts = read_prompt_file(
-            args.prompts, config.segment_frames, config.fps, lambda line: say(f"warning: {line}")
-        )
+        prompts = read_prompt_file(args.prompts, segment_frames, fps, lambda line: say(f"warning: {line}"))
         return [(start, text) for start, text in prompts]
     if not args.prompt.strip():
         raise ValueError("the prompt is empty; say what to show")

@@ -201,7 +201,12 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to write")
-    group.add_argument("--fps", type=float, metavar="F", help="frames per second; default: as in training")
+    group.add_argument(
+        "--fps",
+        type=float,
+        metavar="F",
+        help="frames per second, of the video and of times in --prompts; default: as in training",
+    )
     group.add_argument(
         "--upscale",
         type=int,

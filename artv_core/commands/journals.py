@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..files.terminal import USER_ERROR, say
+
 
 def add_command(commands: Any) -> None:
     """Add the command and its options."""
@@ -28,7 +30,7 @@ def add_command(commands: Any) -> None:
 
 
 def run_journals(args: argparse.Namespace) -> int:
-    """Remove the named journals, then list those that are left."""
+    """Remove the named journals, then list those that are left. Goes on with the others if one cannot be removed."""
     from ..run.journal_list import journal_table, list_journals, remove_journal
 
     if not args.folder.is_dir():
@@ -39,7 +41,12 @@ def run_journals(args: argparse.Namespace) -> int:
         raise ValueError(
             f"there is no journal {unknown[0]!r} in {args.folder}; it contains: {', '.join(paths) or 'none'}"
         )
+    kept = 0
     for name in dict.fromkeys(args.remove):
-        remove_journal(paths[name])
+        try:
+            remove_journal(paths[name])
+        except ValueError as error:
+            say(f"{name} was not removed: {error}")
+            kept += 1
     print(journal_table(list_journals(args.folder)))
-    return 0
+    return USER_ERROR if kept else 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +48,6 @@ def check_seed(seed: int, batch: int) -> None:
 
     if not 0 <= seed <= MAX_SEED + 1 - batch:
         raise ValueError(f"--seed is {seed}; accepted are 0 to {MAX_SEED + 1 - batch}")
-
-
-def check_installed(*packages: str, extra: str) -> None:
-    """Raises ValueError, naming the missing packages of an `extra`."""
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"not installed: {', '.join(missing)}; in the folder of ARTV, run: pip install '.[{extra}]'")
 
 
 def load_pipeline(args: argparse.Namespace) -> Pipeline:

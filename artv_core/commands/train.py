@@ -4,8 +4,6 @@ import argparse
 import time
 from typing import Any
 
-from .options import check_installed
-
 STARTED = time.monotonic()
 
 
@@ -14,7 +12,6 @@ def add_command(commands: Any) -> None:
     from ..training.command import add_options, run_train
 
     def run(args: argparse.Namespace) -> int:
-        check_installed("accelerate", "pytorch_optimizer", "webdataset", extra="train")
         return run_train(args, "artv train", STARTED)
 
     parser = commands.add_parser(

@@ -4,6 +4,9 @@ import functools
 import sys
 from contextlib import suppress
 
+USER_ERROR = 2
+"""Exit code after an error that the user can fix."""
+
 INTERRUPTED = 130
 """Exit code of a run that was stopped by Ctrl-C. Its finished frames are kept."""
 

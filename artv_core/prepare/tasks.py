@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..files.installed import how_to_install
 from ..files.partial_file import replacing
 from ..run.pipeline import pick_device
 
@@ -140,9 +141,7 @@ def check_installed(engine: Engine) -> None:
             plain = "; or use --engine plain, which does the same in this process" if module == "ray.data" else ""
             name = module.partition(".")[0]
             reason = " ".join(str(error).split())[:120]
-            raise ValueError(
-                f"{name} cannot be imported ({reason}); in the folder of ARTV, run: pip install '.[prepare]'{plain}"
-            ) from None
+            raise ValueError(f"{name} cannot be imported ({reason}); {how_to_install('prepare')}{plain}") from None
 
 
 def _run_ray(

@@ -49,6 +49,12 @@ class Job:
     drift: Sequence[Path] = ()
 
     @property
+    def images(self) -> list[Path]:
+        """All images that the job reads."""
+        first = [] if self.image is None else [self.image]
+        return [*first, *self.anchor_images, *(image for _, image in self.keyframes)]
+
+    @property
     def num_given(self) -> int:
         """Number of frames that are given, so they are not generated."""
         return 1 if self.image is not None else 0 if self.given is None else len(self.given)
@@ -81,8 +87,7 @@ class Job:
 
 def check_images(job: Job) -> None:
     """Raises ValueError if an image of the job cannot be read. Call it before slow work."""
-    keyframes = [image for _, image in job.keyframes]
-    for image in filter(None, (job.image, *job.anchor_images, *keyframes)):
+    for image in job.images:
         read_job_image(image, job)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,29 @@ if TYPE_CHECKING:
     from .job import Job
 
 
-def check_outputs(job: Job) -> None:
-    """Raises ValueError if a file of the job cannot be written. Call it before slow work."""
-    named: set[Path] = set()
-    for path in output_paths(job):
-        if path.absolute() in named:
-            raise ValueError(f"{path} is the path of two outputs; give each output its own path")
-        named.add(path.absolute())
+def check_outputs(job: Job, inputs: Sequence[Path] = ()) -> None:
+    """Raises ValueError if a file of the job cannot be written, or if it is another output, an image of the job or one
+    of `inputs`: files that are read for the job. Call it before slow work."""
+    writers = [VideoWriter(path, job.fps, upscale=job.upscale) for path in (*job.videos, *job.masks)]
+    growing = [writer.growing_path for writer in writers] if job.stream else []
+    checked: list[Path] = []
+    for path in (*output_paths(job), *growing):
+        beside = "; a drift readout has its plot beside it" if path in map(plot_path, job.drift) else ""
+        if any(_is_same(path, read) for read in (*job.images, *inputs)):
+            raise ValueError(f"{path} is an input and would be overwritten{beside}; give the output another path")
+        if any(_is_same(path, other) for other in checked):
+            raise ValueError(f"{path} is the path of two outputs{beside}; give each output its own path")
+        checked.append(path)
         check_writable(path)
-    for path in (*job.videos, *job.masks):
-        VideoWriter(path, job.fps, upscale=job.upscale)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether both are one file: through links, and by other letters where the drive takes them as equal."""
+    if os.path.normcase(os.path.realpath(path)) == os.path.normcase(os.path.realpath(other)):
+        return True
+    with suppress(OSError):  # one of them does not exist yet
+        return path.samefile(other)
+    return False
 
 
 def output_paths(job: Job) -> list[Path]:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-USER_ERROR = 2
+from ..files.installed import check_installed
+from ..files.terminal import INTERRUPTED, USER_ERROR
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace, program: str, started: float) -> int:
     """Read the configuration and train. `started` is `time.monotonic()` when the command began. Returns the exit code;
-    after a user's error it prints one line and returns 2."""
+    after a user's error it prints one line and returns 2, and after Ctrl-C 130."""
+    try:
+        return _train(args, program, started)
+    except KeyboardInterrupt:  # before the first step, or the second one
+        print(f"{program}: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _train(args: argparse.Namespace, program: str, started: float) -> int:
     from safetensors import SafetensorError
 
     from ..files.user_errors import Remedy, UserError
@@ -52,6 +61,7 @@ def run_train(args: argparse.Namespace, program: str, started: float) -> int:
     paths = {"base": args.base, "data.path": args.data}
     changes = [f"{name}={as_string(value)}" for name, value in paths.items() if value]
     try:
+        check_installed("accelerate", "pytorch_optimizer", "webdataset", extra="train")
         config = read_config(args.config, [*changes, *args.changes])
         limit = None if args.minutes is None else TimeLimit(args.minutes, started)
         from .run import run

@@ -87,6 +87,14 @@ def test_the_documented_script_says_what_went_wrong(server: Server, tmp_path: Pa
     failed = queue_prompt(server, text_to_video(width=60), tmp_path)
     assert failed.returncode == 1
     assert "60" in failed.stderr
+    graph = text_to_video() | {"other": node("SaveImage", filename_prefix="x")}
+    partly = queue_prompt(server, graph, tmp_path)  # ComfyUI makes the one output and refuses the other
+    assert partly.returncode == 1
+    assert partly.stderr.startswith('partly refused: {\n  "other": ')
+    assert "Required input is missing" in partly.stderr
+    command = [server.host.python, PACK / "docs" / "queue_prompt.py", "none.json"]
+    missing = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stderr) == (1, "cannot read none.json: No such file or directory\n")
 
 
 def comfyui_at(folder: Path) -> Path:
@@ -127,7 +135,8 @@ def test_a_host_that_cannot_run_it_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert "its Python lacks no-such-package" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     monkeypatch.setattr(demo_comfyui, "PACK", tmp_path)
-    assert demo_comfyui.obstacle(host) == "this package was installed without its nodes"
+    remedy = "in the folder of ARTV, run: pip install -e ."
+    assert demo_comfyui.obstacle(host) == f"ARTV was installed without its nodes; {remedy}"
 
 
 def test_seeds_go_into_every_sampler() -> None:
