@@ -4,6 +4,7 @@ A prompt that is said must be encoded as those of the run were. ARTV Multi-Promp
 CONDITIONING which CLIP encoded it. Prompts from elsewhere cannot be changed during a run; all else works with them.
 """
 
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -74,6 +75,12 @@ def steered_track(
     prompts = [(start, note.text) for start, note in zip(starts, notes, strict=True)]
     contexts = {note.text: context for (context, _), note in zip(positive, notes, strict=True)}
     return SteeredTrack(sorted(prompts), encode, notes[0].blend_frames, contexts)
+
+
+def owner_of(run: Run) -> str:
+    """Stands for the client that queued a run, which a reloaded page still is. It is not the client's id, because
+    everyone who can read the output folder can read it. A run without a client has one of its own."""
+    return hashlib.sha256((run.client or run.id).encode()).hexdigest()
 
 
 @contextmanager
