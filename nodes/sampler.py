@@ -20,7 +20,7 @@ from .keyframes import Placed
 from .live import workflow_id
 from .output_files import Naming, graph_metadata
 from .sampling_options import SamplingOptions
-from .steer import note_steered, times_steered
+from .steer import last_steered, note_steered
 from .stream import Streams, StreamSettings
 from .types import (
     ARTVAnchor,
@@ -115,7 +115,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **widgets: Any) -> int:
         """Changes when a run with these values was steered, so that queueing them again makes what they say."""
-        return times_steered(widgets)
+        return last_steered(widgets)
 
     @classmethod
     @faults_named()

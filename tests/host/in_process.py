@@ -156,6 +156,68 @@ def wired_names(nodes: dict, checkpoint: str, base: Path) -> list:
     ]
 
 
+def changed_prompts(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Whether prompts can be said in a run with the schedule's CONDITIONING, and after nodes of the host."""
+    from nodes import ConditioningAverage, ConditioningCombine, ConditioningConcat, ConditioningSetTimestepRange
+
+    def can_say(positive) -> bool:
+        track = _module("prompt_track").text_track(positive)
+        return _module("steer").steered_track(positive, track, lambda: None).can_say
+
+    clip = _load(nodes, checkpoint)[1]
+    schedule = nodes["ARTVMultiPromptScheduler"].execute(clip, PROMPT, "", "", 0, 8.0, 0, 16).args[0]
+    other = clip.encode_from_tokens_scheduled(clip.tokenize("a blue square"))
+    return {
+        "as scheduled": can_say(schedule),
+        "with a range": can_say(ConditioningSetTimestepRange().set_range(schedule, 0.0, 1.0)[0]),
+        "concatenated": can_say(ConditioningConcat().concat(schedule, other)[0]),
+        "averaged": can_say(ConditioningAverage().addWeighted(schedule, other, 0.5)[0]),
+        "combined": can_say(ConditioningCombine().combine(schedule, other)[0]),
+    }
+
+
+def steered_again(nodes: dict, checkpoint: str, base: Path) -> list[int]:
+    """How often what the host looks for in its cache changes while a run is steered again and again, and whether it
+    changes for another seed too."""
+    steer, sampler = _module("steer"), nodes["ARTVMaskedDiffusionSampler"]
+    found = [sampler.fingerprint_inputs(seed=7, frames=None)]
+    for _ in range(2 * steer.MAX_STEERED):
+        steer.note_steered({"seed": 7, "frames": 16})
+        found.append(sampler.fingerprint_inputs(seed=7, frames=None))
+    return [len(set(found)) - 1, sampler.fingerprint_inputs(seed=8, frames=None)]
+
+
+def paused_alone(nodes: dict, checkpoint: str, base: Path) -> list[int]:
+    """How often a paused run was looked at when it went on: while its page is connected (0: it did not), after the page
+    went, and after one that follows it went."""
+    from types import SimpleNamespace
+
+    from server import PromptServer
+
+    steer, sockets = _module("steer"), PromptServer.instance.sockets
+    steer.MAX_PAUSED_ALONE = 0.95
+    run, gone_on = SimpleNamespace(client="page", followers=frozenset()), []
+    check = steer._while_paused(run, SimpleNamespace(go_on=lambda: gone_on.append(True)))
+
+    def looks() -> int:
+        gone_on.clear()
+        for number in range(1, 100):
+            check()
+            if gone_on:
+                return number
+        return 0
+
+    sockets["page"] = object()
+    connected = looks()
+    del sockets["page"]
+    alone = looks()
+    sockets["other"] = object()
+    run.followers = frozenset({"other"})
+    followed = looks()
+    del sockets["other"]
+    return [connected, alone, followed, looks()]
+
+
 def pace(nodes: dict, checkpoint: str, base: Path) -> list[float]:
     """Seconds per frame that the page is told of a run with a second for each frame, after each of three; then it was
     paused for 100 seconds."""

@@ -2,14 +2,16 @@
 back makes the same frames again."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from websockets.sync.client import ClientConnection, connect
 
-from artv_core.commands.comfyui_server import ADDRESS, Graph, Result, Server
+from artv_core.commands.comfyui_server import ADDRESS, Graph, Host, Result, Server
 
+from .conftest import InProcess, checkpoint_in, save_random_model
 from .graphs import node, text_to_video
 from .steered import FIRST, FRAMES, SEEDS, THEN, Driver, graph, made, steer
 
@@ -181,6 +183,25 @@ def wait_for(socket: ClientConnection, kind: str) -> None:
         assert found != "execution_error"
         if found == kind:
             return
+
+
+def test_prompts_that_another_node_has_changed_stay(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    """What is said later would lack the change."""
+    save_random_model(checkpoint_in(tmp_path))
+    assert in_process(host, "changed_prompts", tmp_path) == {
+        "as scheduled": True, "with a range": True, "concatenated": False, "averaged": False, "combined": False,
+    }  # fmt: skip
+
+
+def test_each_steered_run_changes_what_the_host_finds_in_its_cache(
+    in_process: InProcess, host: Host, tmp_path: Path
+) -> None:
+    assert in_process(host, "steered_again", tmp_path) == [512, 0]
+
+
+def test_a_paused_run_whose_pages_are_gone_goes_on(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    """After a while, in which they can come back."""
+    assert in_process(host, "paused_alone", tmp_path) == [0, 10, 0, 10]
 
 
 def test_prompts_with_a_cfg_each_stay(server: Server) -> None:
