@@ -392,8 +392,8 @@ AUTOMATIC = {
             shows="steps",
         ),
         _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: not at all."),
-        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: not at all."),
-        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: not at all."),
+        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: mostly by copying."),
+        _cfg("cfg_anchor", "How strongly frames follow the anchor. 1: as trained; 0: a little; policy 'none': never."),
         _cfg("cfg_first_frame", "cfg for a first frame that is made from text alone; it needs more than later frames."),
     )
 }

@@ -156,6 +156,23 @@ def wired_names(nodes: dict, checkpoint: str, base: Path) -> list:
     ]
 
 
+def no_anchor(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """How far frames without an anchor are from those with the anchor's strength 0, and from those with cfg_anchor 0,
+    which still act on the text's guidance and the mask."""
+    model, clip, _ = _load(nodes, checkpoint)
+
+    def made(policy: str, strength: float, cfg: float = 1.5):
+        anchor = nodes["ARTVAnchorFrame"].execute(policy, strength, 10).args[0]
+        return _sample(nodes, model, clip, anchor=anchor, cfg_anchor=cfg)
+
+    without = made("none", 1.0)
+    return {
+        "strength 0": _difference(without, made("first frame", 0.0)),
+        "cfg 0": _difference(without, made("first frame", 1.0, 0.0)),
+        "cfg 0, strength 2": _difference(made("first frame", 2.0, 0.0), made("first frame", 1.0, 0.0)),
+    }
+
+
 def changed_prompts(nodes: dict, checkpoint: str, base: Path) -> dict:
     """Whether prompts can be said in a run with the schedule's CONDITIONING, and after nodes of the host."""
     from nodes import ConditioningAverage, ConditioningCombine, ConditioningConcat, ConditioningSetTimestepRange
