@@ -153,6 +153,7 @@ def wired_names(nodes: dict, checkpoint: str, base: Path) -> list:
         nodes["ARTVLoader"].fingerprint_inputs(checkpoint=None, base=None),
         nodes["ARTVAdaptModel"].fingerprint_inputs(checkpoint=None),
         nodes["ARTVLoadJournal"].fingerprint_inputs(journal=None, first_frame=0, frames="all"),
+        nodes["ARTVLoRA"].fingerprint_inputs(lora_name=None, strength=1.0, strength_clip=1.0),
     ]
 
 
@@ -233,6 +234,78 @@ def paused_alone(nodes: dict, checkpoint: str, base: Path) -> list[int]:
     followed = looks()
     del sockets["other"]
     return [connected, alone, followed, looks()]
+
+
+def wired_sizes(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What nodes say to numbers that a wire brings: sizes of a picture, and how many times a video is enlarged."""
+    import torch
+
+    model, _, vae = _load(nodes, checkpoint)
+    fit, stream, decode = (nodes[name].execute for name in ("ARTVFitImage", "ARTVStreamVideo", "ARTVDecodeVideo"))
+    picture, latent = torch.zeros(1, 8, 8, 3), {"samples": torch.zeros(1, 4, 8, 8)}
+    asked = {
+        "width 100": lambda: fit(model, picture, 100, 64),
+        "height 1000000": lambda: fit(model, picture, 64, 1_000_000),
+        "stream": lambda: stream(vae, 8.0, "x", "mp4", 64),
+        "decode": lambda: decode(latent, vae, 8.0, "x", "mp4", 64),
+    }
+    return {name: _refused(ask) for name, ask in asked.items()}
+
+
+def _refused(ask) -> str:
+    try:
+        ask()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def replaced_lora(nodes: dict, checkpoint: str, base: Path) -> bool:
+    """Whether a LoRA that was replaced under its name is read again."""
+    place = base / "models" / "loras" / "one.safetensors"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    settings = {"lora_name": place.name, "strength": 1.0, "strength_clip": 1.0}
+    before = nodes["ARTVLoRA"].fingerprint_inputs(**settings)
+    os.utime(place, ns=(1, 1))
+    return before != nodes["ARTVLoRA"].fingerprint_inputs(**settings)
+
+
+def requests(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What a route answers: which thread reads the question, and what becomes of long ones, of a told length or
+    chunked."""
+    import threading
+
+    from aiohttp import web
+    from aiohttp.test_utils import TestClient, TestServer
+
+    routes = _module("routes")
+    routes.MAX_QUESTION_BYTES, readers, read = 1000, [], json.loads
+    routes.json = type("json", (), {"loads": lambda body: [readers.append(threading.current_thread()), read(body)][1]})
+
+    async def chunked(size: int):
+        for _ in range(size // 100):
+            yield b" " * 100
+        yield b"{}"
+
+    async def ask() -> dict:
+        app = web.Application()
+        app.router.add_post("/artv/one", routes._handler(lambda question: {"answer": question}))
+        found = {}
+        async with TestClient(TestServer(app)) as client:
+            bodies = {
+                "short": b'{"a": 1}',
+                "long": b" " * 1001,
+                "chunked": chunked(500),
+                "long, chunked": chunked(5000),
+            }
+            for name, body in bodies.items():
+                answer = await client.post("/artv/one", data=body)
+                found[name] = [answer.status, await answer.json()]
+        return found
+
+    found = asyncio.run(ask())
+    return found | {"beside": len(readers) == 2 and threading.main_thread() not in readers}
 
 
 def pace(nodes: dict, checkpoint: str, base: Path) -> list[float]:
