@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -17,9 +17,10 @@ import comfy.model_management as memory
 from server import PromptServer
 from torch import Tensor
 
+from ..artv_core.method.generate import VideoRequest
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.prompts.prompt_schedule import surrounded
-from ..artv_core.run.recording import tensor_digest
+from ..artv_core.run.recording import Recording, tensor_digest
 from ..artv_core.run.steered_track import FixedTrack, SteeredTrack
 from ..artv_core.run.steering import PAUSE_SECONDS, SteeredRun, Steering
 from .live import Run, run_for
@@ -85,6 +86,15 @@ def steered_track(
     prompts = [(start, note.text) for start, note in zip(starts, notes, strict=True)]
     contexts = {note.text: context for (context, _), note in zip(positive, notes, strict=True)}
     return SteeredTrack(sorted(prompts), encode, notes[0].blend_frames, contexts)
+
+
+def steered_run(
+    model: Any, request: VideoRequest, recording: Recording | None, given: Sequence[Tensor], run: Run
+) -> SteeredRun:
+    """The run of a node. Its client alone goes on with it after it was interrupted."""
+    steered = SteeredRun(model, request, recording, given, owner_of(run))
+    steered.words_in_schedule = run.workflow is not None  # the page's timeline takes them, or its panel offers them
+    return steered
 
 
 def owner_of(run: Run) -> str:

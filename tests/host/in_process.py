@@ -194,6 +194,21 @@ def changed_prompts(nodes: dict, checkpoint: str, base: Path) -> dict:
     }
 
 
+def added_to_prompts(nodes: dict, checkpoint: str, base: Path) -> list[str]:
+    """What is said to have no effect: of plain prompts, and after nodes of the host."""
+    import torch
+
+    from nodes import ConditioningSetArea, ConditioningSetMask, ConditioningSetTimestepRange
+
+    said = _module("prompt_track").without_effect
+    clip = _load(nodes, checkpoint)[1]
+    plain = _text(clip)
+    schedule = nodes["ARTVMultiPromptScheduler"].execute(clip, PROMPT, "", "", 0, 8.0, 0, 16).args[0]
+    changed = ConditioningSetTimestepRange().set_range(plain, 0.2, 1.0)[0]
+    changed = ConditioningSetMask().append(changed, torch.ones(1, 8, 8), "default", 1.0)[0]
+    return [said(plain, schedule), said(schedule, ConditioningSetArea().append(changed, 64, 64, 0, 0, 1.0)[0])]
+
+
 def steered_again(nodes: dict, checkpoint: str, base: Path) -> list[int]:
     """How often what the host looks for in its cache changes while a run is steered again and again, and whether it
     changes for another seed too."""

@@ -193,6 +193,13 @@ def test_prompts_that_another_node_has_changed_stay(in_process: InProcess, host:
     }  # fmt: skip
 
 
+def test_what_nodes_of_the_host_add_to_prompts_is_told(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    save_random_model(checkpoint_in(tmp_path))
+    plain, added = in_process(host, "added_to_prompts", tmp_path)
+    assert plain == ""
+    assert "added to them: an area, a mask, a range of steps. " in added
+
+
 def test_each_steered_run_changes_what_the_host_finds_in_its_cache(
     in_process: InProcess, host: Host, tmp_path: Path
 ) -> None:
