@@ -6,6 +6,7 @@ which 0 or -1 stood for the recommendation: those values are still read.
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,8 @@ class Automatic:
         number = self._number(value)
         if number is None or number < 0 or (number == 0 and not self.zero):
             return None
+        if number > sys.float_info.max:
+            raise ValueError(f"{self.name} is too large a number; give {self.most:g} at most, or {self.word}")
         if not self.whole:
             return float(number)
         if number != int(number):
@@ -66,7 +69,7 @@ class Automatic:
     def _number(self, value: Any) -> float | None:
         if value is None:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
             return value
         text = str(value).strip()
         if not text or re.fullmatch(rf"{self.word}(\s*\(.*\))?", text, re.IGNORECASE):

@@ -23,7 +23,6 @@ from ..artv_core.method.options import GenerateOptions
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.run.drift import DriftMeter, DriftReading, drift_table
 from ..artv_core.run.recording import Recording
-from ..artv_core.run.steering import SteeredRun
 from .frame_request import FrameRecord, FrameRequest
 from .images import Decoder
 from .live import Run
@@ -31,7 +30,7 @@ from .loading import load_model as load_model  # callers outside the pack look f
 from .monitor import Decode, Monitor, failures_told
 from .prompt_track import Conditioning, read_texts
 from .size_advice import size_advice
-from .steer import steered_track, steering_told
+from .steer import steered_run, steered_track, steering_told
 from .weights import Evaluations, run_weights
 from .words import warn_of_words
 
@@ -160,7 +159,7 @@ def sample(
         fixed = bool(policy.by_segment) or for_prompts is not None
         track = steered_track(positive, texts.track, evaluations.make_sure, fixed)
         request = VideoRequest(track, options, texts.negative, policy, monitor.step, evaluations.function, placed)
-        steered = SteeredRun(model, request, recording, [as_batch(latent, options, model) for latent in given])
+        steered = steered_run(model, request, recording, [as_batch(latent, options, model) for latent in given], run)
         with steering_told(run, steered, files=streams is not None):
             _gather(steered.frames(), collector, streams, monitor, evaluations)
     videos = collector.videos(steered.final_request(), len(given), weights)

@@ -31,8 +31,8 @@ POLICIES = {
 @dataclass(frozen=True)
 class AnchorSettings:
     """Where the anchor comes from. `latent` [1, C, h, w] is in the host's scale, or [P, C, h, w] with `per_prompt`, one
-    for each prompt; `strength` multiplies its cfg; the last two are those of `GenerateOptions`, where None is the
-    checkpoint's recommendation."""
+    for each prompt; `strength` multiplies its cfg, and 0 leaves the anchor out; the last two are those of
+    `GenerateOptions`, where None is the checkpoint's recommendation."""
 
     kind: str = "segment"
     window: int = 10
@@ -44,6 +44,8 @@ class AnchorSettings:
 
     def policy(self) -> AnchorPolicy:
         """The core's policy, with latents in the host's scale."""
+        if self.strength == 0:  # a scale of 0 alone would not do: the text's guidance and the mask still see the anchor
+            return AnchorPolicy("none")
         if self.per_prompt and self.latent is not None:
             return AnchorPolicy(self.kind, self.window, by_segment=self.latent.split(1))
         return AnchorPolicy(self.kind, self.window, self.latent)
@@ -131,7 +133,8 @@ def _anchor_inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: the anchor is ignored.",
+            tooltip="How strongly the anchor acts: multiplies the sampler's cfg_anchor. 0: no anchor, as with the "
+            "policy 'none'.",
         ),
         io.Int.Input(
             "window",

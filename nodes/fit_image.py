@@ -54,9 +54,7 @@ class ARTVFitImage(io.ComfyNode):
     def validate_inputs(cls, width: Any = None, height: Any = None) -> bool | str:
         """Check what was typed into the boxes that can say "auto"."""
         for side, value in ((WIDTH, width), (HEIGHT, height)):
-            told = verdict(side.check, value)
-            if told is True:
-                told = verdict(check_side, side.name, side.whole_number(value), FACTOR)
+            told = verdict(_chosen, side, value)
             if told is not True:
                 return told
         return True
@@ -65,10 +63,19 @@ class ARTVFitImage(io.ComfyNode):
     def execute(cls, model: Any, image: Any, width: Any = None, height: Any = None) -> io.NodeOutput:
         """Scale images [B, H, W, C] until they cover the size, and crop them around their centre."""
         best_height, best_width = model.model.config.size
-        size = WIDTH.whole_number(width) or best_width, HEIGHT.whole_number(height) or best_height
+        size = _chosen(WIDTH, width) or best_width, _chosen(HEIGHT, height) or best_height
         if size == (image.shape[2], image.shape[1]):
             return io.NodeOutput(image)
         shrinks = image.shape[2] >= size[0] and image.shape[1] >= size[1]
         method = "area" if shrinks else "bicubic"
         scaled = comfy.utils.common_upscale(to_channels_first(image), *size, method, "center")
         return io.NodeOutput(scaled.clamp(0, 1).movedim(1, -1))
+
+
+def _chosen(side: Automatic, value: Any) -> int | None:
+    """The number of pixels, None for the checkpoint's. Raises ValueError if a video cannot have it."""
+    side.check(value)
+    number = side.whole_number(value)
+    if number is not None:
+        check_side(side.name, number, FACTOR)
+    return number

@@ -1,6 +1,7 @@
 """The LoRA node: applies Stable Diffusion LoRA files of the model's own family to the noise network, through the host's
 own reader."""
 
+import os
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +91,12 @@ class ARTVLoRA(io.ComfyNode):
         if not applied:
             raise ValueError(_why_nothing_fits(lora_name, unused, misfits))
         return io.NodeOutput(model, clip, _report(len(applied), unused, misfits, clip is not None))
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str | None, **_: Any) -> int | None:
+        """Makes the host read a file again that was replaced under the same name. A name that a wire provides is None
+        here."""
+        return None if lora_name is None else os.stat(_lora_path(lora_name)).st_mtime_ns
 
 
 def _lora_names() -> list[str]:

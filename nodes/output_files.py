@@ -215,7 +215,9 @@ UPSCALE = Automatic(
 
 
 def enlargement(upscale: Any, size: tuple[int, int]) -> int:
-    """How many times a video of `size` [width, height] is enlarged, if `upscale` is what was typed."""
+    """How many times a video of `size` [width, height] is enlarged, if `upscale` is what was typed or came
+    from a wire. Raises ValueError as `UPSCALE.check`."""
+    UPSCALE.check(upscale)
     number = UPSCALE.whole_number(upscale)
     return min(int(UPSCALE.most), math.ceil(SEEN_WELL / max(1, min(size)))) if number is None else number
 

@@ -3,6 +3,7 @@
 This only rearranges data; no host is imported here.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +11,31 @@ from torch import Tensor
 
 from ..artv_core.method.text_track import FOREVER, TextSegment, TextTrack
 
+logger = logging.getLogger(__name__)
+
 RANGE_KEY, WEIGHT_KEY, FADE_KEY = "artv_range", "artv_weight", "artv_fade"
 TEXT_KEY = "artv_text"
 """The prompt that was encoded. Only messages use it."""
+
+WITHOUT_EFFECT = {
+    "control": "ControlNet",
+    "cross_attn_controlnet": "ControlNet",
+    "area": "an area",
+    "mask": "a mask",
+    "strength": "a strength",
+    "start_percent": "a range of steps",
+    "end_percent": "a range of steps",
+    "hooks": "hooks",
+    "gligen": "GLIGEN",
+    "concat_latent_image": "an image to paint into",
+    "unclip_conditioning": "unCLIP",
+    "clip_vision_output": "CLIP Vision",
+    "reference_latents": "reference latents",
+}
+"""What native nodes note with a prompt, by their keys, and nothing here reads."""
+
+_NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+"""Values with which these keys have no effect anywhere."""
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 """A list of [context [1, L, D], options]."""
@@ -26,13 +49,16 @@ class Texts(NamedTuple):
 
 
 def read_texts(positive: Conditioning, negative: Conditioning | None, null_context: Tensor, num_frames: int) -> Texts:
-    """The texts of `num_frames` frames, and what stands for no text.
+    """The texts of `num_frames` frames, and what stands for no text. What native nodes noted with them and has no
+    effect is one line in the log.
 
     Raises ValueError if there is no text, for texts of another width, for several texts in one entry, for schedules
     that begin after the last frame, and for a negative that changes from frame to frame.
     """
     _check("positive", positive, null_context.shape[1])
     _check_starts(positive, num_frames)
+    if ignored := without_effect(positive, negative):
+        logger.warning("ARTV: %s", ignored)
     without = null_context if negative is None else _one_text(negative, null_context.shape[1])
     return Texts(text_track(positive), without)
 
@@ -47,6 +73,23 @@ def text_track(entries: Iterable[Sequence[Any]]) -> TextTrack:
     Raises ValueError if a key has an invalid value, or if no entry applies to frame 0.
     """
     return TextTrack([_segment(context, keys) for context, keys in entries if keys.get(WEIGHT_KEY) != 0])
+
+
+def without_effect(*prompts: Conditioning | None) -> str:
+    """One line about what native nodes noted with these prompts and has no effect; "" if there is nothing."""
+    noted = [options for conditioning in prompts for _, options in conditioning or ()]
+    found = {
+        what: None
+        for key, what in WITHOUT_EFFECT.items()
+        for options in noted
+        if options.get(key) is not None and not (key in _NEUTRAL and options[key] == _NEUTRAL[key])
+    }
+    if not found:
+        return ""
+    return (
+        f"only the texts of the prompts count; no effect has what other nodes added to them: {', '.join(found)}. Texts "
+        "that share a frame are averaged; for other prompts over time use ARTV Multi-Prompt Scheduler"
+    )
 
 
 def _check(name: str, conditioning: Conditioning, width: int) -> None:

@@ -20,7 +20,7 @@ from .keyframes import Placed
 from .live import workflow_id
 from .output_files import Naming, graph_metadata
 from .sampling_options import SamplingOptions
-from .steer import note_steered, times_steered
+from .steer import last_steered, note_steered
 from .stream import Streams, StreamSettings
 from .types import (
     ARTVAnchor,
@@ -115,7 +115,7 @@ class ARTVMaskedDiffusionSampler(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **widgets: Any) -> int:
         """Changes when a run with these values was steered, so that queueing them again makes what they say."""
-        return times_steered(widgets)
+        return last_steered(widgets)
 
     @classmethod
     @faults_named()
@@ -392,8 +392,8 @@ AUTOMATIC = {
             shows="steps",
         ),
         _cfg("cfg", "How strongly frames follow the text. 1: as trained, and fastest; 0: not at all."),
-        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: not at all."),
-        _cfg("cfg_anchor", "How strongly frames follow the anchor frame. 1: as trained; 0: not at all."),
+        _cfg("cfg_references", "How strongly frames follow the previous frames. 1: as trained; 0: mostly by copying."),
+        _cfg("cfg_anchor", "How strongly frames follow the anchor. 1: as trained; 0: a little; policy 'none': never."),
         _cfg("cfg_first_frame", "cfg for a first frame that is made from text alone; it needs more than later frames."),
     )
 }

@@ -103,8 +103,9 @@ class ARTVMultiPromptScheduler(io.ComfyNode):
         for typed, segment, span in zip(schedule.segments, segments, schedule.spans(blend_frames), strict=True):
             keys = {RANGE_KEY: (span.start, span.end), WEIGHT_KEY: 1.0, FADE_KEY: (span.fade_in, span.fade_out)}
             keys[TEXT_KEY] = segment.text
-            keys[STEER_KEY] = steerable(clip, typed.text, pre_text, app_text, blend_frames)
-            conditioning += [[context, {**options, **keys}] for context, options in encoded[segment.text]]
+            for context, options in encoded[segment.text]:
+                note = steerable(clip, typed.text, context, pre_text, app_text, blend_frames)
+                conditioning.append([context, {**options, **keys, STEER_KEY: note}])
         return io.NodeOutput(conditioning, schedule.canonical())
 
 

@@ -4,20 +4,25 @@ A prompt that is said must be encoded as those of the run were. ARTV Multi-Promp
 CONDITIONING which CLIP encoded it. Prompts from elsewhere cannot be changed during a run; all else works with them.
 """
 
+import hashlib
 import itertools
+import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import comfy.model_management as memory
+from server import PromptServer
 from torch import Tensor
 
+from ..artv_core.method.generate import VideoRequest
 from ..artv_core.method.text_track import TextTrack
 from ..artv_core.prompts.prompt_schedule import surrounded
+from ..artv_core.run.recording import Recording, tensor_digest
 from ..artv_core.run.steered_track import FixedTrack, SteeredTrack
-from ..artv_core.run.steering import SteeredRun
+from ..artv_core.run.steering import PAUSE_SECONDS, SteeredRun, Steering
 from .live import Run, run_for
 from .prompt_track import RANGE_KEY, Conditioning
 
@@ -26,6 +31,10 @@ STEER_KEY = "artv_steer"
 
 MAX_WORD = 40
 MAX_STEERED = 256
+MAX_PAUSED_ALONE = 600.0
+"""For how many seconds a run stays paused if no page that shows it is connected."""
+
+logger = logging.getLogger(__name__)
 
 # By numbers that are never used again, as an object's id may be: CONDITIONING in the host's cache outlives its CLIP.
 _numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -34,32 +43,35 @@ _next_number = itertools.count()
 
 
 class Steerable(NamedTuple):
-    """How a prompt was made: its text as it was typed, the texts around it, the frames of its fade, and its CLIP."""
+    """How a prompt was made: its text as it was typed, a digest of what that was encoded to, the texts around it, the
+    frames of its fade, and its CLIP."""
 
     text: str
+    encoded: str
     pre_text: str
     app_text: str
     blend_frames: int
     clip: int
 
 
-def steerable(clip: Any, text: str, pre_text: str, app_text: str, blend_frames: int) -> Steerable:
-    """The note for a prompt. It does not keep the CLIP alive."""
+def steerable(clip: Any, text: str, context: Tensor, pre_text: str, app_text: str, blend_frames: int) -> Steerable:
+    """The note for a prompt that was encoded to `context`. It does not keep the CLIP alive."""
     if clip not in _numbers:
         _numbers[clip] = next(_next_number)
         _clips[_numbers[clip]] = clip
-    return Steerable(text, pre_text, app_text, blend_frames, _numbers[clip])
+    return Steerable(text, tensor_digest(context), pre_text, app_text, blend_frames, _numbers[clip])
 
 
 def steered_track(
     positive: Conditioning, track: TextTrack, after_encoding: Callable[[], None], fixed: bool = False
 ) -> SteeredTrack:
     """The track of a run that can be steered. `after_encoding` is called after the host's CLIP was used. `fixed`: its
-    prompts stay, because each has an anchor or a guidance scale of its own."""
-    found = [options.get(STEER_KEY) for _, options in positive]
-    notes = [note for note in found if isinstance(note, Steerable)]
+    prompts stay, because each has an anchor or a guidance scale of its own. So do those that another node has changed
+    since they were encoded, because it would not change what is said later."""
+    found = [(context, options.get(STEER_KEY)) for context, options in positive]
+    notes = [note for context, note in found if isinstance(note, Steerable) and note.encoded == tensor_digest(context)]
     starts = [options.get(RANGE_KEY, (0, None))[0] for _, options in positive]
-    clip = _clips.get(notes[0].clip) if notes and len({note[1:] for note in notes}) == 1 else None
+    clip = _clips.get(notes[0].clip) if notes and len({note[2:] for note in notes}) == 1 else None
     if fixed or clip is None or len(notes) < len(found) or len(set(starts)) < len(starts):
         return FixedTrack(track)
     around = (notes[0].pre_text, notes[0].app_text)
@@ -76,10 +88,25 @@ def steered_track(
     return SteeredTrack(sorted(prompts), encode, notes[0].blend_frames, contexts)
 
 
+def steered_run(
+    model: Any, request: VideoRequest, recording: Recording | None, given: Sequence[Tensor], run: Run
+) -> SteeredRun:
+    """The run of a node. Its client alone goes on with it after it was interrupted."""
+    steered = SteeredRun(model, request, recording, given, owner_of(run))
+    steered.words_in_schedule = run.workflow is not None  # the page's timeline takes them, or its panel offers them
+    return steered
+
+
+def owner_of(run: Run) -> str:
+    """Stands for the client that queued a run, which a reloaded page still is. It is not the client's id, because
+    everyone who can read the output folder can read it. A run without a client has one of its own."""
+    return hashlib.sha256((run.client or run.id).encode()).hexdigest()
+
+
 @contextmanager
 def steering_told(run: Run, steered: SteeredRun, files: bool) -> Iterator[None]:
     """While the run goes on it can be steered, and the page is told. `files`: video files are written meanwhile."""
-    steered.steering.while_paused = memory.throw_exception_if_processing_interrupted
+    steered.steering.while_paused = _while_paused(run, steered.steering)
     if files:
         steered.steering.no_way_back = "the video file is written while the frames are made; disconnect 'stream'"
     run.steered, run.steering = steered, lambda: told_of(steered)
@@ -92,19 +119,42 @@ def steering_told(run: Run, steered: SteeredRun, files: bool) -> Iterator[None]:
             run.recipe = None  # another run with these inputs has other frames
 
 
-_steered: deque[dict[str, Any]] = deque(maxlen=MAX_STEERED)
+def _while_paused(run: Run, steering: Steering) -> Callable[[], None]:
+    """What a paused run does: it ends if the user interrupts it. If nobody who could let it go on is connected, it goes
+    on after a while, because other runs wait for it."""
+    alone = 0.0
+
+    def check() -> None:
+        nonlocal alone
+        memory.throw_exception_if_processing_interrupted()
+        connected = PromptServer.instance.sockets
+        alone = 0.0 if any(one in connected for one in (run.client, *run.followers)) else alone + PAUSE_SECONDS
+        if alone >= MAX_PAUSED_ALONE:
+            alone = 0.0
+            minutes = MAX_PAUSED_ALONE / 60
+            logger.warning("ARTV: a paused run goes on, because no page has shown it for %g minutes", minutes)
+            steering.go_on()
+
+    return check
+
+
+_steered: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MAX_STEERED)
+_next_note = itertools.count(1)
 
 
 def note_steered(widgets: dict[str, Any]) -> None:
     """Note the values of the widgets of a run that was steered. The host must not take its result for what these values
     make."""
-    _steered.append(dict(widgets))
+    _steered.append((next(_next_note), dict(widgets)))
 
 
-def times_steered(widgets: dict[str, Any]) -> int:
-    """How many of the noted runs had these values; it changes what the host finds in its cache. A value of None is not
-    known here, because a wire provides it."""
-    return sum(all(value in (None, run.get(name)) for name, value in widgets.items()) for run in _steered)
+def last_steered(widgets: dict[str, Any]) -> int:
+    """The number of the last noted run that had these values, 0 if there is none; it changes what the host finds in its
+    cache. A value of None is not known here, because a wire provides it."""
+    return max(
+        (number for number, run in _steered if all(value in (None, run.get(name)) for name, value in widgets.items())),
+        default=0,
+    )
 
 
 def told_of(run: SteeredRun) -> dict[str, Any]:

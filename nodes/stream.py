@@ -67,6 +67,7 @@ class ARTVStreamVideo(io.ComfyNode):
         """Collect the settings. Errors in them are found before anything is sampled."""
         suffix = video_suffix(format)
         check_prefix(filename_prefix)
+        UPSCALE.check(upscale)
         VideoWriter(f"checked{suffix}", fps, upscale=UPSCALE.whole_number(upscale) or 1)
         return io.NodeOutput(StreamSettings(vae, fps, filename_prefix, suffix, upscale))
 

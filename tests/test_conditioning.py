@@ -174,3 +174,16 @@ def test_a_batch_of_texts_is_refused_before_anything_is_made():
     for positive, negative, name in (([entry(A)], batch, "negative"), (batch, None, "positive")):
         with pytest.raises(ValueError, match=f"{name} has 16 texts in one entry, .* use ARTV Multi-Prompt Scheduler"):
             prompt_track.read_texts(positive, negative, torch.zeros(5, 8), 16)
+
+
+def test_what_other_nodes_add_to_prompts_and_has_no_effect_is_told_in_one_line(caplog):
+    noted = entry(A)
+    noted[1] |= {"control": object(), "start_percent": 0.25, "end_percent": 1.0, "mask": torch.ones(1, 8, 8)}
+    negative = [[A[None], {"area": (8, 8, 0, 0), "strength": 1.0}]]
+    prompt_track.read_texts([entry(A), noted], negative, torch.zeros(5, 8), 16)
+    (told,) = caplog.messages
+    assert "added to them: ControlNet, an area, a mask, a range of steps. " in told
+    assert "\n" not in told
+    neutral = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "hooks": None}
+    prompt_track.read_texts([entry(A, range=(0, 3)), [A[None], neutral]], None, torch.zeros(5, 8), 16)
+    assert caplog.messages == [told]

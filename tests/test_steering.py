@@ -39,10 +39,17 @@ def encoder(model: ARTV):
     return lambda text: model.encode_weighted(text).detach()
 
 
-def steered(model: ARTV, num_frames: int = 8, folder: Path | None = None, blend: int = 0, **inputs) -> SteeredRun:
+def steered(
+    model: ARTV,
+    num_frames: int = 8,
+    folder: Path | None = None,
+    blend: int = 0,
+    owner: str | None = None,
+    **inputs,
+) -> SteeredRun:
     track = SteeredTrack(inputs.pop("prompts", BEGIN), encoder(model), blend)
     request = VideoRequest(track, options(model, num_frames, **inputs.pop("changes", {})), **inputs)
-    return SteeredRun(model, request, folder and Recording(folder, weights="of this test"))
+    return SteeredRun(model, request, folder and Recording(folder, weights="of this test"), owner=owner)
 
 
 def made_again(model: ARTV, run: SteeredRun, num_frames: int = 8, blend: int = 0) -> list[Tensor]:
@@ -142,14 +149,31 @@ def test_a_step_back_makes_other_frames(model: ARTV):
     assert equal(frames, made_again(model, run, 6))
 
 
-def test_a_step_back_with_another_text_keeps_the_seed(model: ARTV):
-    run, frames, asked = steered(model, 6), [], False
+@pytest.mark.parametrize("with_journal", [False, True])
+def test_a_step_back_with_another_text_keeps_the_seed(model: ARTV, tmp_path: Path, with_journal: bool):
+    """A journal has the frames that are dropped; they are not taken from it."""
+    run, frames, asked = steered(model, 6, tmp_path if with_journal else None), [], False
     for frame in kept(run.frames(), frames):
         if frame.index == 4 and not asked:
             asked = True
             run.steering.back(3, text="a blue square")
     assert (run.track.said, run.redo) == ([(2, "a blue square")], ())
     assert equal(frames, made_again(model, run, 6))
+
+
+@pytest.mark.parametrize("with_journal", [False, True])
+def test_another_text_after_a_step_back_waits_until_a_prompt_has_faded_in(
+    model: ARTV, tmp_path: Path, with_journal: bool
+):
+    prompts = [*BEGIN, (2, "a green circle moving left")]
+    run, asked = steered(model, 8, tmp_path if with_journal else None, 2, prompts=prompts), False
+    frames: list[Tensor] = []
+    for frame in kept(run.frames(), frames):
+        if frame.index == 6 and not asked:
+            asked = True
+            run.steering.back(4, text="a blue square")
+    assert run.track.said == [(5, "a blue square")]
+    assert equal(frames, made_again(model, run, 8, 2))
 
 
 def test_a_step_back_with_another_text_keeps_the_seeds_that_frames_had(model: ARTV):
@@ -262,6 +286,63 @@ def test_a_finished_run_is_not_gone_on_with(model: ARTV, tmp_path: Path):
     again = steered(model, 4, tmp_path)
     list(again.frames())
     assert again.track.said == []
+
+
+def interrupted(model: ARTV, folder: Path, owner: str | None, said_at: int = 1) -> SteeredRun:
+    """A run of 6 frames in which something was said, and which was killed after frame 2."""
+    run = steered(model, 6, folder, owner=owner)
+    for frame in run.frames():
+        if frame.index == said_at:
+            run.steering.say("a blue square")
+        if frame.index == 2:
+            return run
+    raise AssertionError
+
+
+@pytest.mark.parametrize("said_at", [0, 1])
+@pytest.mark.parametrize("owner", ["first", None])
+def test_only_its_owner_goes_on_with_an_interrupted_run(model: ARTV, tmp_path: Path, owner: str | None, said_at: int):
+    """Another one's run is made as it was asked for, and does not take the first one's words away."""
+    run = interrupted(model, tmp_path, owner, said_at)
+    for other in ("second", "third"):
+        plain = steered(model, 6, tmp_path, owner=other)
+        assert equal([frame.latent for frame in plain.frames()], made_again(model, steered(model, 6), 6))
+        assert (plain.track.said, plain.redo) == ([], ())
+    last = steered(model, 6, tmp_path, owner=owner)
+    assert equal([frame.latent for frame in last.frames()], made_again(model, last, 6))
+    assert last.track.said == run.track.said != []
+
+
+def test_a_word_before_any_frame_has_it_stays_its_owners(model: ARTV, tmp_path: Path):
+    """The journal then has only frames that others would make, and they go on in it."""
+    run = steered(model, 6, tmp_path, owner="first")
+    frames = run.frames()
+    next(frames)
+    run.steering.say("a blue square")
+    run.track.begin(1)
+    frames.close()
+    other = steered(model, 6, tmp_path, owner="second")
+    assert len(list(other.frames())) == 6
+    last = steered(model, 6, tmp_path, owner="first")
+    list(last.frames())
+    assert (other.track.said, last.track.said) == ([], [(1, "a blue square")])
+
+
+@pytest.mark.parametrize("step_back", [False, True])
+def test_words_that_the_schedule_takes_are_not_taken_from_an_interrupted_run(
+    model: ARTV, tmp_path: Path, step_back: bool
+):
+    """Without them in the schedule, they were undone. Seeds are in no schedule."""
+    run = steered(model, 6, tmp_path)
+    for frame in run.frames():
+        if frame.index == 3 and not run.was_steered:
+            run.steering.back(2, **({"seed": 7} if step_back else {"text": "a blue square"}))
+        if frame.index == 4:
+            break
+    again = steered(model, 6, tmp_path)
+    again.words_in_schedule = True
+    assert equal([frame.latent for frame in again.frames()], made_again(model, again, 6))
+    assert (again.track.said, again.redo) == ([], ((2, 7),) if step_back else ())
 
 
 def beside(said: str = "[]", redo: str = "[]", num_frames: str = "4") -> str:

@@ -174,14 +174,19 @@ class Server:
         return json.loads(text) if text else None
 
     def run(
-        self, graph: Graph, on_progress: Callable[[Result], None] | None = None, watch: bool = False, **extra: Any
+        self,
+        graph: Graph,
+        on_progress: Callable[[Result], None] | None = None,
+        watch: bool = False,
+        client: str | None = None,
+        **extra: Any,
     ) -> Result:
         """Queue an API-format prompt and listen until it is over. `on_progress` is called on progress and can interrupt
         the run. With `watch` the sampler reports its frames as it does to ComfyUI's page, instead of sending the host's
-        previews."""
+        previews. `client` is the id of the client that queues; without it, a new one."""
         from websockets.sync.client import connect
 
-        client = secrets.token_hex(8)
+        client = client or secrets.token_hex(8)
         with connect(f"ws://{ADDRESS}:{self.port}/ws?clientId={client}", max_size=None) as socket:
             if watch:
                 self.post("/artv/live", {"client_id": client})

@@ -46,7 +46,8 @@ def mix_eps(mask: Tensor, static_noise: Tensor, dynamic_noise: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class GuidanceScales:
-    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = ignored. `history` is not in the
+    """Classifier-free guidance (Eq. 8): one scale per condition, 1 = as trained, 0 = no guidance of its own. With 0,
+    references and anchor still act through what the text adds to them and through the mask. `history` is not in the
     paper: it guides away from the result with noisier references (fractional history guidance, Song et al. 2025, arXiv
     2502.06764). Raises ValueError if a scale is not finite."""
 

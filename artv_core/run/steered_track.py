@@ -111,6 +111,14 @@ class SteeredTrack(TextTrack):
         self._rebuild()
         self.on_change()
 
+    def begin_again(self, frame: int) -> None:
+        """After a step back to `frame`, find the frame for what was said since, before frames are taken from a journal:
+        it has those of the earlier text."""
+        if self._waiting is not None:
+            while frame < self._free_from(frame):
+                frame = self._free_from(frame)
+            self.begin(frame)
+
     def take_back(self, frame: int) -> None:
         """Forget what was said for frames from `frame` on. Only between two frames."""
         self._said = {start: text for start, text in self._said.items() if start < frame}

@@ -1,7 +1,8 @@
 """Steers a video while it is made: new prompts, pause, stop, and steps back to take another way. Not in the paper.
 
 A prompt schedule and a list of seeds say what was done (`SteeredRun.schedule`, `SteeredRun.redo`); they make the same
-frames again. If the run has a journal, they are saved in a file beside it, so an interrupted run goes on with them.
+frames again. If the run has a journal, they are saved in a file beside it, so that whoever steered an interrupted run
+can go on with it.
 """
 
 import json
@@ -171,17 +172,28 @@ class SteeredRun:
     """One steered video. `request.text` must be a `SteeredTrack`."""
 
     def __init__(
-        self, model: ARTV, request: VideoRequest, recording: Recording | None = None, given: Sequence[Tensor] = ()
+        self,
+        model: ARTV,
+        request: VideoRequest,
+        recording: Recording | None = None,
+        given: Sequence[Tensor] = (),
+        owner: str | None = None,
     ) -> None:
-        """`given` are as in `record_frames`. Raises ValueError if each prompt has an anchor of its own, because a
-        prompt that is said later would have none. With a `FixedTrack`, to which nothing can be said, such anchors are
-        accepted."""
+        """`given` are as in `record_frames`. `owner` stands for the one who steers: an interrupted run is gone on with
+        only for the same owner. None: one person alone uses the folder of journals.
+
+        Raises ValueError if each prompt has an anchor of its own, because a prompt that is said later would have none.
+        With a `FixedTrack`, to which nothing can be said, such anchors are accepted."""
         assert isinstance(request.text, SteeredTrack)
         if request.anchor.by_segment and request.text.can_say:
             raise ValueError("a video with one anchor for each prompt cannot be steered; give one anchor for all")
         self.model, self.request, self.recording, self.given = model, request, recording, list(given)
+        self.owner = owner
         self.always_kept = False
         """Whether a run that was not steered is kept beside its journal too."""
+        self.words_in_schedule = False
+        """Whether the owner's schedule takes what is said. A run that is asked for without it is then not to have
+        it."""
         self.track = request.text
         self.steering = Steering(self.track, _seeds(request.options), len(self.given), request.options.batch_size)
         self.track.on_change = self._keep
@@ -252,14 +264,16 @@ class SteeredRun:
             self.request = replace(self.request, options=replace(options, redo=redo))
         if self.recording is not None:  # the journal that is wanted now is the one with these seeds
             self.recording = replace(self.recording, start_over=False)
+        self.track.begin_again(back.frame)
 
     # What is kept beside the journal
 
     def _keep(self, finished: bool = False) -> None:
         """Write what was said and taken beside the journal, before the first frame that depends on it is made."""
-        if self._journal is None or not (self.always_kept or self.was_steered or sidecar_path(self._journal).exists()):
+        if self._journal is None or not (self.always_kept or self.was_steered or self._is_kept(self._journal)):
             return
         done = {
+            "owner": self.owner,
             "begun_with": self._begun_with(),
             "said": self.track.said,
             "redo": self.redo,
@@ -268,6 +282,11 @@ class SteeredRun:
         }
         with replacing(sidecar_path(self._journal)) as path:
             path.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
+
+    def _is_kept(self, journal: Path) -> bool:
+        """Whether something of the same owner is kept beside the journal."""
+        done = kept_beside(journal)
+        return done is not None and done.owner == self.owner
 
     def _has_further_frames(self) -> bool:
         """Whether the journal is of a longer run, which has not come to its end with this one."""
@@ -282,14 +301,14 @@ class SteeredRun:
         return [self._first_texts, self._first_seed, redo]
 
     def _restore(self) -> None:
-        """Take over what was said and taken in the newest interrupted run that was begun as this one."""
+        """Take over what was said and taken in the owner's newest interrupted run that was begun as this one."""
         if self.recording is None or self.recording.start_over:
             return
         inputs = FrameDigests(self.model, self.request, self.given, self.recording.weights)
         for path in newest_first(self.recording.folder):
             done = kept_beside(path, inputs.common)
-            if done is not None and done.begun_with == self._begun_with():
-                if not done.finished:
+            if done is not None and (done.owner, done.begun_with) == (self.owner, self._begun_with()):
+                if not (done.finished or (done.said and self.words_in_schedule)):
                     self.track.restore(done.said)
                     self.request = replace(self.request, options=replace(self.request.options, redo=done.redo))
                     self.steering.seeds = _seeds(self.request.options)
@@ -298,9 +317,11 @@ class SteeredRun:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept beside a journal. `num_frames` is the length that the run was asked for last, 0 for no end, None in
-    older files. A run that has not `finished` can go on."""
+    """What is kept beside a journal. `owner` is that of the `SteeredRun`, None in older files. `num_frames` is the
+    length that the run was asked for last, 0 for no end, None in older files. A run that has not `finished` can go
+    on."""
 
+    owner: str | None
     begun_with: list[Any]
     said: tuple[tuple[int, str], ...]
     redo: tuple[tuple[int, int], ...]
@@ -323,7 +344,8 @@ def kept_beside(journal: Path, common: str | None = None) -> Kept | None:
         redo = tuple((_whole(frame, FOREVER - 1), _whole(seed, MAX_SEED)) for frame, seed in found["redo"])
         check_redo(redo)
         num_frames = _whole(found["num_frames"], FOREVER) if "num_frames" in found else None
-        return Kept(list(found["begun_with"]), said, redo, num_frames, bool(found["finished"]))
+        owner = None if found.get("owner") is None else str(found["owner"])
+        return Kept(owner, list(found["begun_with"]), said, redo, num_frames, bool(found["finished"]))
     return None
 
 

@@ -153,7 +153,174 @@ def wired_names(nodes: dict, checkpoint: str, base: Path) -> list:
         nodes["ARTVLoader"].fingerprint_inputs(checkpoint=None, base=None),
         nodes["ARTVAdaptModel"].fingerprint_inputs(checkpoint=None),
         nodes["ARTVLoadJournal"].fingerprint_inputs(journal=None, first_frame=0, frames="all"),
+        nodes["ARTVLoRA"].fingerprint_inputs(lora_name=None, strength=1.0, strength_clip=1.0),
     ]
+
+
+def no_anchor(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """How far frames without an anchor are from those with the anchor's strength 0, and from those with cfg_anchor 0,
+    which still act on the text's guidance and the mask."""
+    model, clip, _ = _load(nodes, checkpoint)
+
+    def made(policy: str, strength: float, cfg: float = 1.5):
+        anchor = nodes["ARTVAnchorFrame"].execute(policy, strength, 10).args[0]
+        return _sample(nodes, model, clip, anchor=anchor, cfg_anchor=cfg)
+
+    without = made("none", 1.0)
+    return {
+        "strength 0": _difference(without, made("first frame", 0.0)),
+        "cfg 0": _difference(without, made("first frame", 1.0, 0.0)),
+        "cfg 0, strength 2": _difference(made("first frame", 2.0, 0.0), made("first frame", 1.0, 0.0)),
+    }
+
+
+def changed_prompts(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """Whether prompts can be said in a run with the schedule's CONDITIONING, and after nodes of the host."""
+    from nodes import ConditioningAverage, ConditioningCombine, ConditioningConcat, ConditioningSetTimestepRange
+
+    def can_say(positive) -> bool:
+        track = _module("prompt_track").text_track(positive)
+        return _module("steer").steered_track(positive, track, lambda: None).can_say
+
+    clip = _load(nodes, checkpoint)[1]
+    schedule = nodes["ARTVMultiPromptScheduler"].execute(clip, PROMPT, "", "", 0, 8.0, 0, 16).args[0]
+    other = clip.encode_from_tokens_scheduled(clip.tokenize("a blue square"))
+    return {
+        "as scheduled": can_say(schedule),
+        "with a range": can_say(ConditioningSetTimestepRange().set_range(schedule, 0.0, 1.0)[0]),
+        "concatenated": can_say(ConditioningConcat().concat(schedule, other)[0]),
+        "averaged": can_say(ConditioningAverage().addWeighted(schedule, other, 0.5)[0]),
+        "combined": can_say(ConditioningCombine().combine(schedule, other)[0]),
+    }
+
+
+def added_to_prompts(nodes: dict, checkpoint: str, base: Path) -> list[str]:
+    """What is said to have no effect: of plain prompts, and after nodes of the host."""
+    import torch
+
+    from nodes import ConditioningSetArea, ConditioningSetMask, ConditioningSetTimestepRange
+
+    said = _module("prompt_track").without_effect
+    clip = _load(nodes, checkpoint)[1]
+    plain = _text(clip)
+    schedule = nodes["ARTVMultiPromptScheduler"].execute(clip, PROMPT, "", "", 0, 8.0, 0, 16).args[0]
+    changed = ConditioningSetTimestepRange().set_range(plain, 0.2, 1.0)[0]
+    changed = ConditioningSetMask().append(changed, torch.ones(1, 8, 8), "default", 1.0)[0]
+    return [said(plain, schedule), said(schedule, ConditioningSetArea().append(changed, 64, 64, 0, 0, 1.0)[0])]
+
+
+def steered_again(nodes: dict, checkpoint: str, base: Path) -> list[int]:
+    """How often what the host looks for in its cache changes while a run is steered again and again, and whether it
+    changes for another seed too."""
+    steer, sampler = _module("steer"), nodes["ARTVMaskedDiffusionSampler"]
+    found = [sampler.fingerprint_inputs(seed=7, frames=None)]
+    for _ in range(2 * steer.MAX_STEERED):
+        steer.note_steered({"seed": 7, "frames": 16})
+        found.append(sampler.fingerprint_inputs(seed=7, frames=None))
+    return [len(set(found)) - 1, sampler.fingerprint_inputs(seed=8, frames=None)]
+
+
+def paused_alone(nodes: dict, checkpoint: str, base: Path) -> list[int]:
+    """How often a paused run was looked at when it went on: while its page is connected (0: it did not), after the page
+    went, and after one that follows it went."""
+    from types import SimpleNamespace
+
+    from server import PromptServer
+
+    steer, sockets = _module("steer"), PromptServer.instance.sockets
+    steer.MAX_PAUSED_ALONE = 0.95
+    run, gone_on = SimpleNamespace(client="page", followers=frozenset()), []
+    check = steer._while_paused(run, SimpleNamespace(go_on=lambda: gone_on.append(True)))
+
+    def looks() -> int:
+        gone_on.clear()
+        for number in range(1, 100):
+            check()
+            if gone_on:
+                return number
+        return 0
+
+    sockets["page"] = object()
+    connected = looks()
+    del sockets["page"]
+    alone = looks()
+    sockets["other"] = object()
+    run.followers = frozenset({"other"})
+    followed = looks()
+    del sockets["other"]
+    return [connected, alone, followed, looks()]
+
+
+def wired_sizes(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What nodes say to numbers that a wire brings: sizes of a picture, and how many times a video is enlarged."""
+    import torch
+
+    model, _, vae = _load(nodes, checkpoint)
+    fit, stream, decode = (nodes[name].execute for name in ("ARTVFitImage", "ARTVStreamVideo", "ARTVDecodeVideo"))
+    picture, latent = torch.zeros(1, 8, 8, 3), {"samples": torch.zeros(1, 4, 8, 8)}
+    asked = {
+        "width 100": lambda: fit(model, picture, 100, 64),
+        "height 1000000": lambda: fit(model, picture, 64, 1_000_000),
+        "stream": lambda: stream(vae, 8.0, "x", "mp4", 64),
+        "decode": lambda: decode(latent, vae, 8.0, "x", "mp4", 64),
+    }
+    return {name: _refused(ask) for name, ask in asked.items()}
+
+
+def _refused(ask) -> str:
+    try:
+        ask()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def replaced_lora(nodes: dict, checkpoint: str, base: Path) -> bool:
+    """Whether a LoRA that was replaced under its name is read again."""
+    place = base / "models" / "loras" / "one.safetensors"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    settings = {"lora_name": place.name, "strength": 1.0, "strength_clip": 1.0}
+    before = nodes["ARTVLoRA"].fingerprint_inputs(**settings)
+    os.utime(place, ns=(1, 1))
+    return before != nodes["ARTVLoRA"].fingerprint_inputs(**settings)
+
+
+def requests(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """What a route answers: which thread reads the question, and what becomes of long ones, of a told length or
+    chunked."""
+    import threading
+
+    from aiohttp import web
+    from aiohttp.test_utils import TestClient, TestServer
+
+    routes = _module("routes")
+    routes.MAX_QUESTION_BYTES, readers, read = 1000, [], json.loads
+    routes.json = type("json", (), {"loads": lambda body: [readers.append(threading.current_thread()), read(body)][1]})
+
+    async def chunked(size: int):
+        for _ in range(size // 100):
+            yield b" " * 100
+        yield b"{}"
+
+    async def ask() -> dict:
+        app = web.Application()
+        app.router.add_post("/artv/one", routes._handler(lambda question: {"answer": question}))
+        found = {}
+        async with TestClient(TestServer(app)) as client:
+            bodies = {
+                "short": b'{"a": 1}',
+                "long": b" " * 1001,
+                "chunked": chunked(500),
+                "long, chunked": chunked(5000),
+            }
+            for name, body in bodies.items():
+                answer = await client.post("/artv/one", data=body)
+                found[name] = [answer.status, await answer.json()]
+        return found
+
+    found = asyncio.run(ask())
+    return found | {"beside": len(readers) == 2 and threading.main_thread() not in readers}
 
 
 def pace(nodes: dict, checkpoint: str, base: Path) -> list[float]:

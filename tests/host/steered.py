@@ -60,7 +60,9 @@ def steer(server: Server, question: dict[str, Any]) -> dict[str, Any] | str:
         return json.load(refusal)["error"]
 
 
-def made(server: Server, graph: Graph, on_progress: Callable[[Result], None] | None = None) -> tuple[Tensor, Result]:
-    result = server.run(graph, on_progress, watch=True)
+def made(
+    server: Server, graph: Graph, on_progress: Callable[[Result], None] | None = None, **queued: Any
+) -> tuple[Tensor, Result]:
+    result = server.run(graph, on_progress, watch=True, **queued)
     assert result.status == "success", result.message
     return load_file(server.output_file(result.outputs["save"]["latents"][0]))["latent_tensor"], result

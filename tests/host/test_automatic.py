@@ -1,6 +1,7 @@
 """Inputs that can say "auto": what the server reads, and what the page shows, saves and queues."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from artv_core.checkpoint import describe_checkpoint, shipped_checkpoint
 from artv_core.commands.comfyui_server import LINKED_AS, Host, Server
 
 from . import browser, front_end, workflow_format
-from .conftest import InProcess
+from .conftest import InProcess, checkpoint_in, save_random_model
 from .graphs import node, text_to_video
 from .releases import made
 
@@ -32,6 +33,7 @@ READ: dict[str, list[tuple[Any, Any]]] = {
         *((twelve, ["int", 12]) for twelve in (12, 12.0, "12", " 12.0 ")),
         ("2,5", f"steps is 2.5; give a whole number, or auto for {MEANS}"),
         (1001, "steps is 1001; give 1000 at most, or auto"),
+        *((huge, "steps is too large a number; give 1000 at most, or auto") for huge in (10**400, "9" * 400)),
         *(
             (word, f"steps is {str(word)!r}; give a number, or auto for {MEANS}")
             for word in ("many", "nan", "1e3", True)
@@ -45,6 +47,9 @@ READ: dict[str, list[tuple[Any, Any]]] = {
         (7, ["float", 7.0]),
         (".5", ["float", 0.5]),
         ("100.5", "cfg is 100.5; give 100 at most, or auto"),
+        *((huge, "cfg is too large a number; give 100 at most, or auto") for huge in (10**400, "9" * 400)),
+        *((huge, None) for huge in (-(10**400), "-" + "9" * 400)),
+        *((wrong, f"cfg is {str(wrong)!r}; give a number, or auto for {MEANS}") for wrong in (math.inf, -math.inf)),
     ],
     "anchor_level": [(-1, None), ("auto", None), (0, ["int", 0]), ("60", ["int", 60])],
     "frames": [
@@ -329,4 +334,15 @@ def keep(page: Any, name: str) -> None:
 
 def test_a_name_that_a_wire_brings_is_left_to_the_wire(in_process: InProcess, host: Host, tmp_path: Path) -> None:
     """Or the host would warn of a file called None, and load and sample again each time."""
-    assert in_process(host, "wired_names", tmp_path) == [[], [], None]
+    assert in_process(host, "wired_names", tmp_path) == [[], [], None, None]
+
+
+def test_numbers_that_a_wire_brings_are_checked(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    save_random_model(checkpoint_in(tmp_path))
+    told = "upscale is 64; give 16 at most, or auto"
+    assert in_process(host, "wired_sizes", tmp_path) == {
+        "width 100": "width is 100; accepted are multiples of 8 up to 16384, such as 96",
+        "height 1000000": "height is 1e+06; give 16384 at most, or auto",
+        "stream": told,
+        "decode": told,
+    }

@@ -242,6 +242,17 @@ def test_pauses_do_not_count_for_the_pace(in_process: InProcess, host: Host, tmp
     assert in_process(host, "pace", tmp_path) == [1, 1, 1]
 
 
+def test_a_long_request_is_refused_and_none_is_read_where_the_server_would_wait(
+    in_process: InProcess, host: Host, tmp_path: Path
+) -> None:
+    """Also one whose length is not told before."""
+    too_long = [400, {"error": "the request has more than 1000 bytes, the most that is accepted; send less"}]
+    assert in_process(host, "requests", tmp_path) == {
+        "short": [200, {"answer": {"a": 1}}], "long": too_long,
+        "chunked": [200, {"answer": {}}], "long, chunked": too_long, "beside": True,
+    }  # fmt: skip
+
+
 def test_frames_of_a_journal_are_known_and_say_nothing_of_the_pace(server: Server) -> None:
     journal = {"journal": node("ARTVJournalSettings", mode="on", start_over=False, redo="")}
     wired = {"seed": 4007, "journal": ["journal", 0]}

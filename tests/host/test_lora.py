@@ -1,5 +1,7 @@
 """LoRA files of every kind, name and size, in the host's own reader."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -65,6 +67,10 @@ def found(in_process: InProcess, host: Host, tmp_path_factory: pytest.TempPathFa
     for name, tensors in (_named() | _unusual()).items():
         save_file(tensors, loras / f"{name}.safetensors")
     return in_process(host, "lora_files", base)
+
+
+def test_a_file_that_was_replaced_is_read_again(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    assert in_process(host, "replaced_lora", tmp_path)
 
 
 def test_a_patch_fits_where_the_host_can_apply_it(found: dict) -> None:

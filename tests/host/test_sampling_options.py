@@ -1,13 +1,15 @@
 """ARTV Sampling Options: only what is set there changes the frames."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from artv_core.commands.comfyui_server import Graph, Server
+from artv_core.commands.comfyui_server import Graph, Host, Server
 
+from .conftest import InProcess, checkpoint_in, save_random_model
 from .graphs import node, text_to_video
 from .releases import made
 
@@ -124,3 +126,11 @@ def test_faults_are_told_at_the_node_before_anything_runs(
     assert list(result.error["node_errors"]) == ["options"]
     for error in result.error["node_errors"]["options"]["errors"]:
         assert message in error["details"]
+
+
+def test_an_anchor_of_strength_0_is_none_and_cfg_0_is_not(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    save_random_model(checkpoint_in(tmp_path))
+    found = in_process(host, "no_anchor", tmp_path)
+    assert found["strength 0"] == 0
+    assert found["cfg 0"] > 1e-3
+    assert found["cfg 0, strength 2"] == 0, "graphs with cfg_anchor 0 make what they made"

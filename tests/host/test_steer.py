@@ -2,14 +2,16 @@
 back makes the same frames again."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from websockets.sync.client import ClientConnection, connect
 
-from artv_core.commands.comfyui_server import ADDRESS, Result, Server
+from artv_core.commands.comfyui_server import ADDRESS, Graph, Host, Result, Server
 
+from .conftest import InProcess, checkpoint_in, save_random_model
 from .graphs import node, text_to_video
 from .steered import FIRST, FRAMES, SEEDS, THEN, Driver, graph, made, steer
 
@@ -77,10 +79,8 @@ def test_a_steered_result_is_not_taken_for_what_its_inputs_make(server: Server, 
     assert "sample" not in cached.executed
 
 
-def test_an_interrupted_run_is_gone_on_with_as_it_was_steered(server: Server) -> None:
-    asked = graph()
-    asked["journal"] = node("ARTVJournalSettings", mode="on", start_over=False, redo="")
-    asked["sample"]["inputs"]["journal"] = ["journal", 0]
+def interrupted(server: Server, asked: Graph, client: str, **extra: Any) -> list[list[Any]]:
+    """What was said in a run that was interrupted some frames later."""
     driver = Driver(server, (2, {"say": THEN}))
 
     def interrupt_later(result: Result) -> None:
@@ -88,14 +88,36 @@ def test_an_interrupted_run_is_gone_on_with_as_it_was_steered(server: Server) ->
         if result.live and result.live[-1]["done"] >= 6:
             server.interrupt()
 
-    stopped = server.run(asked, interrupt_later, watch=True)
+    stopped = server.run(asked, interrupt_later, watch=True, client=client, **extra)
     assert stopped.status == "interrupted"
-    said = stopped.live[-1]["steering"]["said"]
-    latents, result = made(server, asked)
+    return stopped.live[-1]["steering"]["said"]
+
+
+def test_whoever_steered_an_interrupted_run_goes_on_with_it_and_nobody_else(server: Server) -> None:
+    asked = graph()
+    asked["journal"] = node("ARTVJournalSettings", mode="on", start_over=False, redo="")
+    asked["sample"]["inputs"]["journal"] = ["journal", 0]
+    seed = asked["sample"]["inputs"]["seed"]
+    said = interrupted(server, asked, "steer-first")
+    assert said
+    plain, result = made(server, asked, client="steer-second")
+    assert result.live[-1]["steering"]["said"] == []
+    assert torch.equal(plain, made(server, graph(slow=0.0, seed=seed))[0])
+    latents, result = made(server, asked, client="steer-first")
     assert result.live[-1]["steering"]["said"] == said
-    schedule, seed = result.live[-1]["steering"]["schedule"], asked["sample"]["inputs"]["seed"]
-    again, _ = made(server, graph(schedule, 0.0, seed=seed))
-    assert torch.equal(again, latents)
+    schedule = result.live[-1]["steering"]["schedule"]
+    assert torch.equal(latents, made(server, graph(schedule, 0.0, seed=seed))[0])
+
+
+def test_what_was_said_in_a_page_and_is_not_in_its_schedule_was_undone(server: Server) -> None:
+    asked = graph()
+    asked["journal"] = node("ARTVJournalSettings", mode="on", start_over=False, redo="")
+    asked["sample"]["inputs"]["journal"] = ["journal", 0]
+    page = {"client": "steer-page", "extra_pnginfo": {"workflow": {"id": "steered"}}}
+    assert interrupted(server, asked, **page)
+    latents, result = made(server, asked, **page)
+    assert result.live[-1]["steering"]["said"] == []
+    assert torch.equal(latents, made(server, graph(slow=0.0, seed=asked["sample"]["inputs"]["seed"]))[0])
 
 
 def test_a_paused_run_can_be_interrupted(server: Server) -> None:
@@ -161,6 +183,32 @@ def wait_for(socket: ClientConnection, kind: str) -> None:
         assert found != "execution_error"
         if found == kind:
             return
+
+
+def test_prompts_that_another_node_has_changed_stay(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    """What is said later would lack the change."""
+    save_random_model(checkpoint_in(tmp_path))
+    assert in_process(host, "changed_prompts", tmp_path) == {
+        "as scheduled": True, "with a range": True, "concatenated": False, "averaged": False, "combined": False,
+    }  # fmt: skip
+
+
+def test_what_nodes_of_the_host_add_to_prompts_is_told(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    save_random_model(checkpoint_in(tmp_path))
+    plain, added = in_process(host, "added_to_prompts", tmp_path)
+    assert plain == ""
+    assert "added to them: an area, a mask, a range of steps. " in added
+
+
+def test_each_steered_run_changes_what_the_host_finds_in_its_cache(
+    in_process: InProcess, host: Host, tmp_path: Path
+) -> None:
+    assert in_process(host, "steered_again", tmp_path) == [512, 0]
+
+
+def test_a_paused_run_whose_pages_are_gone_goes_on(in_process: InProcess, host: Host, tmp_path: Path) -> None:
+    """After a while, in which they can come back."""
+    assert in_process(host, "paused_alone", tmp_path) == [0, 10, 0, 10]
 
 
 def test_prompts_with_a_cfg_each_stay(server: Server) -> None:

@@ -36,8 +36,8 @@ def timed_node(node: type) -> None:
     node.execute = classmethod(timed)  # type: ignore[attr-defined]
 
 
-def timed_core(bridge) -> None:
-    class Timed(bridge.SteeredRun):
+def timed_core(steer) -> None:
+    class Timed(steer.SteeredRun):
         def __init__(self, model, request, *more) -> None:
             def step(*info):
                 with clocked("callback"):
@@ -54,7 +54,7 @@ def timed_core(bridge) -> None:
                     return
                 yield frame
 
-    bridge.SteeredRun = Timed
+    steer.SteeredRun = Timed
 
 
 def timed_previews(monitor) -> None:
@@ -79,7 +79,7 @@ async def times(_request):
         for extension in [module for name, module in sys.modules.items() if name.endswith(".nodes.extension")]:
             for node in extension.NODES:
                 timed_node(node)
-            timed_core(sys.modules[extension.__package__ + ".bridge"])
+            timed_core(sys.modules[extension.__package__ + ".steer"])
             timed_previews(sys.modules[extension.__package__ + ".monitor"])
         SECONDS["asked"] = 0.0
     answer = dict(SECONDS)
