@@ -87,8 +87,8 @@ def without_effect(*prompts: Conditioning | None) -> str:
     if not found:
         return ""
     return (
-        f"what other nodes added to the prompts has no effect here: {', '.join(found)}; only the texts count. Texts that "
-        "share a frame are averaged; to change the prompt over time, use ARTV Multi-Prompt Scheduler"
+        f"what other nodes added to the prompts has no effect here: {', '.join(found)}; only the texts count. Texts "
+        "that share a frame are averaged; to change the prompt over time, use ARTV Multi-Prompt Scheduler"
     )
 
 
