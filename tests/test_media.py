@@ -362,12 +362,42 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     child = python_with(*COMMANDS).run(program)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert sorted(os.listdir(tmp_path)) == ["a.part.mkv", "a.part.mp4"]
-    for name in os.listdir(tmp_path):
-        seen = read_video(tmp_path / name)
+    videos = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("."))
+    assert [path.name for path in videos] == ["a.part.mkv", "a.part.mp4"]
+    for path in videos:
+        seen = read_video(path)
         assert len(seen) >= 6
         for index, frame in enumerate(seen):
             assert abs(frame.float().mean() / 255 - index / 10) < 0.02
+
+
+def test_a_growing_file_has_one_writer(tmp_path):
+    """A second run must not put its file in the place of the first one's."""
+    target, frames = tmp_path / "a.mp4", smooth(3)
+    with VideoWriter(target, 8, growing=True) as writer:
+        append_all(writer, frames)
+        with pytest.raises(ValueError, match=r"a\.part\.mp4: another run is writing it"):
+            append_all(VideoWriter(target, 8, growing=True).__enter__(), frames[:1])
+        append_all(writer, frames)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+    assert len(read_video(target)) == 6
+    write_growing(target)  # the path is free again
+    (tmp_path / ".a.part.mp4.lock").touch()  # left by a process that was killed
+    write_growing(target)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_a_growing_file_is_written_where_no_lock_file_can_be_made(tmp_path):
+    (tmp_path / ".a.part.mp4.lock").mkdir()
+    write_growing(tmp_path / "a.mp4")
+    long = f"{'b' * 243}.mp4"  # only the lock file's name is too long
+    write_growing(tmp_path / long)
+    assert sorted(os.listdir(tmp_path)) == [".a.part.mp4.lock", "a.mp4", long]
+
+
+def write_growing(path: Path) -> None:
+    with VideoWriter(path, 8, growing=True) as writer:
+        append_all(writer, smooth(2))
 
 
 def append_and_fail(writer: VideoWriter, frames: torch.Tensor, fault: type[BaseException]) -> None:
@@ -449,7 +479,7 @@ def test_a_growing_file_lies_beside_what_a_link_names(tmp_path):
     (tmp_path / "a.mp4").symlink_to(tmp_path / "real" / "b.mp4")
     with VideoWriter(tmp_path / "a.mp4", 8, growing=True) as writer:
         append_all(writer, smooth(2))
-        assert os.listdir(tmp_path / "real") == ["b.part.mp4"]
+        assert sorted(os.listdir(tmp_path / "real")) == [".b.part.mp4.lock", "b.part.mp4"]
     assert (tmp_path / "a.mp4").is_symlink()
     assert os.listdir(tmp_path / "real") == ["b.mp4"]
 
