@@ -144,7 +144,7 @@ def fitted_file(
     """A public file with the shapes that these parts need, and the expected tensors under the file's own names. Raises
     ValueError if the file does not fit."""
     for part in parts:
-        if not any(part_of(key) == part for key in file.tensors):
+        if part not in parts_held(file):
             raise ValueError(f"{file.path} has no {PARTS[part]}; choose a file that has it")
     named = as_named_in(file, expected)
     file = with_shapes(file, {key: slot.shape for part in parts for key, slot in named[part].items()})

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from ..files.tensor_file import open_tensor_file
-from .names import PARTS
-from .public_files import with_usual_names
-from .summary import CheckpointSummary, describe_checkpoint
-
-_PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
+from .checking import open_file
+from .names import PARTS, parts_held
+from .summary import CheckpointSummary
 
 
 def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None) -> dict[str, Any]:
@@ -58,8 +55,5 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
 def parts_in(path: str | Path) -> tuple[str, ...]:
     """The names (in `PARTS`) of the parts in a base: an ARTV checkpoint, or a public Stable Diffusion file (LDM keys).
     Reads only the header. Raises ValueError if it cannot be read."""
-    file = open_tensor_file(path)
-    if "artv_config" in file.metadata:
-        return describe_checkpoint(path).parts
-    file = with_usual_names(file)
-    return tuple(part for part, prefix in _PUBLIC_PREFIX.items() if any(key.startswith(prefix) for key in file.tensors))
+    held = parts_held(open_file(path))
+    return tuple(part for part in PARTS if part in held)

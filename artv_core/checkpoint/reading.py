@@ -129,11 +129,13 @@ def _checked_sources(
     config: ARTVConfig,
 ) -> Iterator[tuple[TensorFile, Mapping[str, Slot]]]:
     """What to read from each file: first the parts of the checkpoint itself, then those of its `bases`, which are
-    checked. Raises ValueError if a base is of the wrong kind or does not fit."""
+    checked if anything comes from them. Raises ValueError if a base is of the wrong kind or does not fit."""
     for part in (part for part, source in sources.items() if source is file):
         yield file, expected[part]
     for base in (base for base in bases if base is not None):
         parts = [part for part, source in sources.items() if source is base]
+        if not parts:
+            continue
         check_base_family(base, parts, file, config)
         fitted, slots = fitted_file(base, parts, expected, config)
         for part in parts:
@@ -202,11 +204,11 @@ def read_part(
     file = open_file(path, reader)
     config = read_config(file) if "artv_config" in file.metadata else None
     source = file
-    if base is not None and not any(part_of(key) == part for key in file.tensors):
+    if base is not None and part not in parts_held(file):
         source = open_file(base, reader)
+    if part not in parts_held(source, None if source is file or config is None else config.vae):
+        return {}
     if config is not None:
-        if part not in (parts_held(source) if source is file else parts_held(source, config.vae)):
-            return {}
         source = _checked_part(source, part, file, config)
     tensors = _read_all(source, part)
     if part == "text" and config is not None and source is not file:
