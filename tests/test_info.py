@@ -60,6 +60,19 @@ def test_missing_is_what_neither_the_file_nor_its_base_holds(partial: Path, publ
     assert checkpoint_facts(summary, base=shipped_checkpoint("tiny"))["missing"] == []
 
 
+def test_missing_is_what_loading_lacks(partial: Path, public: Path, tmp_path: Path) -> None:
+    """Another kind of VAE does not count, and a base of another kind is refused, as when it is loaded."""
+    summary, other = describe_checkpoint(partial), tmp_path / "other.safetensors"
+    keys = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight")
+    save_file({key: torch.zeros(1) for key in keys}, other)
+    assert summary.config.vae.kind == "taesd"
+    assert checkpoint_facts(summary, base=other)["missing"] == ["vae", "text"]
+    save_file({keys[0]: torch.zeros(1), "conditioner.embedders.1.model.x": torch.zeros(1)}, other)
+    with pytest.raises(ValueError, match=r"is an SDXL checkpoint; .*partial\.safetensors needs a Stable Diffusion 2"):
+        checkpoint_facts(summary, base=other)
+    assert checkpoint_facts(describe_checkpoint(shipped_checkpoint("tiny")), base=other)["missing"] == []
+
+
 def test_parts_of_a_base(public: Path, tmp_path: Path) -> None:
     assert parts_in(shipped_checkpoint("tiny")) == tuple(PARTS)
     assert parts_in(public) == ("unet", "text")

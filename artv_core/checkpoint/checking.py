@@ -99,11 +99,12 @@ def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
     return f"{file.path} {found}, the configuration says {wanted}; take another base, or train with {setting}"
 
 
-def check_base_family(base: TensorFile, parts: Collection[str], file: TensorFile, config: ARTVConfig) -> None:
-    """Raises ValueError if a public base is of the wrong kind for these parts. A VAE fits both SD 1.x and 2.x."""
+def check_base_family(base: TensorFile, parts: Collection[str], path: Path, config: ARTVConfig) -> None:
+    """Raises ValueError if a public base is of the wrong kind for these parts of the checkpoint at `path`. A VAE fits
+    both SD 1.x and 2.x."""
     if "artv_config" in base.metadata or not {"unet", "text"} & set(parts):
         return
-    check_family(base, config, f"{file.path} needs {{}} as its base")
+    check_family(base, config, f"{path} needs {{}} as its base")
 
 
 def check_family(public: TensorFile, config: ARTVConfig, needs: str) -> None:

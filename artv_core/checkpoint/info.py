@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .checking import open_file
+from .checking import check_base_family, open_file
 from .names import PARTS, parts_held
 from .summary import CheckpointSummary
 
@@ -12,12 +12,12 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
     """What `artv info` prints, as JSON data without any path.
 
     `megabytes` are 10^6 bytes. `size` is [width, height] in pixels. `parameters` has a count for each name in `PARTS`.
-    `missing` lists the names in `PARTS` that neither the file nor `base` (a path) contains; frames can be made without
-    "mask". `recommended` uses the names of the nodes' inputs; its levels are time steps. Raises ValueError if `base` is
-    not a file that tensors can be read from.
+    `missing` lists the names in `PARTS` that are neither in the file nor taken from `base` (a path); frames can be made
+    without "mask". `recommended` uses the names of the nodes' inputs; its levels are time steps. Raises ValueError if
+    `base` is not a file that tensors can be read from, or not of the kind that the checkpoint needs.
     """
     config, sampling = summary.config, summary.config.sampling
-    held = (*summary.parts, *(() if base is None else parts_in(base)))
+    held = {*summary.parts} if base is None else {*summary.parts, *_taken_from(base, summary)}
     height, width = config.size
     return {
         "name": config.name,
@@ -50,6 +50,14 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
             "return_to_anchor": sampling.return_to_anchor,
         },
     }
+
+
+def _taken_from(base: str | Path, summary: CheckpointSummary) -> set[str]:
+    """The parts that loading takes from the base. Raises ValueError if they cannot be used."""
+    file, config = open_file(base), summary.config
+    taken = parts_held(file, config.vae) - {*summary.parts} - ({"mask"} if config.mask is None else set())
+    check_base_family(file, taken, summary.path, config)
+    return taken
 
 
 def parts_in(path: str | Path) -> tuple[str, ...]:
