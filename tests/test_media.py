@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 
 from artv_core.files.partial_file import check_writable
-from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video, writing
+from artv_core.media import (
+    VideoWriter,
+    contact_sheet,
+    evenly_spaced,
+    images,
+    mask_frames,
+    read_image,
+    read_video,
+    writing,
+)
 from tests.forked import COMMANDS, python_with
 
 
@@ -51,6 +60,34 @@ def test_other_sizes_are_covered_and_cropped_at_the_centre(tmp_path):
     assert tall[..., 1:-1, :].min() > 0.99
     for height, width in ((8, 64), (64, 8), (24, 40)):
         assert read_image(tmp_path / "wide.png", height, width).shape == (1, 3, height, width)
+
+
+def test_of_a_long_strip_only_the_middle_is_scaled(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3000, 3), dtype=np.uint8)
+    wide, tall = saved(tmp_path / "wide.png", pixels), saved(tmp_path / "tall.png", pixels.transpose(1, 0, 2))
+    scaled, interpolate = [], torch.nn.functional.interpolate
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "interpolate",
+        lambda image, size, **how: scaled.append(size) or interpolate(image, size, **how),
+    )
+    middles = [read_image(path, 40, 40) for path in (wide, tall)]
+    assert scaled == [(40, 640), (640, 40)]
+    monkeypatch.setattr(images, "_STRIP", 10_000)
+    for path, middle in zip((wide, tall), middles, strict=True):
+        torch.testing.assert_close(read_image(path, 40, 40), middle, atol=1e-4, rtol=0)
+    assert scaled[2:] == [(40, 60_000), (60_000, 40)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_with_values_that_are_no_numbers_is_refused(tmp_path, value):
+    pixels = np.ones((8, 8), np.float32)
+    pixels[3, 3] = value
+    path = saved(tmp_path / "a.tiff", Image.fromarray(pixels))
+    with pytest.raises(
+        ValueError, match=r"cannot read image .*a\.tiff: some of its values are infinite or not a number"
+    ):
+        read_image(path, 8, 8)
 
 
 def test_transparency_lies_on_white(tmp_path):
