@@ -23,7 +23,7 @@ from ..models.hollow import hollow
 from ..models.taesd import TAESD
 from .checking import (
     build_empty,
-    check_base_family,
+    check_base,
     check_host_scale,
     check_names,
     check_numbers,
@@ -136,7 +136,7 @@ def _checked_sources(
         parts = [part for part, source in sources.items() if source is base]
         if not parts:
             continue
-        check_base_family(base, parts, file.path, config)
+        check_base(base, parts, file.path, config)
         fitted, slots = fitted_file(base, parts, expected, config)
         for part in parts:
             yield fitted, slots[part]
@@ -220,7 +220,7 @@ def _checked_part(source: TensorFile, part: str, file: TensorFile, config: ARTVC
     """Check a part in `source`, which is the checkpoint `file` or its base. Returns the source, with adapted shapes if
     it is a base. Raises ValueError if the part is not as configured."""
     if source is not file:
-        check_base_family(source, [part], file.path, config)
+        check_base(source, [part], file.path, config)
     if part == "text":
         return source
     expected = expected_tensors(build_empty(file, config, [part], nn))
