@@ -60,7 +60,8 @@ class CheckpointPanel {
     const [size, ...others] = SETTINGS.map(({ name, first }) => listItem(this.rows.get(name), first))
     this.page.replaceChildren(
       ...whatItDraws(this.facts),
-      ...this.facts.missing.map((part) => warning(part, this.facts)),
+      ...this.facts.missing.map((part) => warning(missing(part, this.facts))),
+      ...(this.facts.warning ? [warning(this.facts.warning)] : []),
       element("div", { class: "artv-checkpoint-heading" }, text("checkpoint.recommended")),
       element("ul", { class: "artv-checkpoint-settings" }, size, listItem(framesRow(this.facts), true), ...others),
       this.hint,
@@ -154,9 +155,13 @@ function factList(facts) {
   return list
 }
 
-function warning(part, facts) {
+function missing(part, facts) {
   const base = facts.trained_on ? text("checkpoint.baseNamed", { base: facts.trained_on }) : text("checkpoint.base")
-  return element("p", { class: "artv-checkpoint-warning" }, text(`checkpoint.missing.${part}`, { base }))
+  return text(`checkpoint.missing.${part}`, { base })
+}
+
+function warning(line) {
+  return element("p", { class: "artv-checkpoint-warning" }, line)
 }
 
 /** What the checkpoint recommends for a setting, as text. The first frame may have another number of steps. */

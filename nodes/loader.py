@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..artv_core.checkpoint import describe_checkpoint
-from ..artv_core.checkpoint.info import checkpoint_facts
+from ..artv_core.checkpoint.info import base_warning, checkpoint_facts
 from . import bridge, loading, model_files, native_models
 from .checks import faults_named, verdict
 from .types import ARTVModel
@@ -80,6 +80,9 @@ class ARTVLoader(io.ComfyNode):
         path, base_path = model_files.checkpoint_path(checkpoint), model_files.base_path(base)
         model = loading.load_model(path, base_path, compile, graph)
         config = model.model.config
+        warning = base_warning(describe_checkpoint(path), base_path) if base_path else None
+        if warning:
+            logger.warning("%s", warning)
         clip = native_models.load_clip(path, base_path, config.text)
         vae = native_models.load_vae(path, base_path, config.vae)
         if not model.model.trained:

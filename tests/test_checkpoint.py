@@ -5,6 +5,7 @@ import functools
 import json
 import pickle
 import resource
+import shutil
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from artv_core.checkpoint import (
+    PARTS,
     default_name,
     describe_checkpoint,
     initialise_from_stable_diffusion,
@@ -308,6 +310,47 @@ def test_a_base_must_hold_what_is_needed(model: ARTV, path: Path, tmp_path: Path
     assert load_checkpoint(part, base=path).text is not None
     public = public_sd_file(tmp_path / "v2.safetensors", seed=2)
     assert "branches either" in refusal(lambda: load_checkpoint(part, base=public))
+
+
+OTHER_SETTINGS: dict[str, tuple[str, dict, dict]] = {
+    "unet": ("schedule.prediction", {"prediction": "v"}, {}),
+    "branches": ("schedule.beta_end", {"beta_end": 0.02}, {}),
+    "mask": ("schedule.static_noise", {"static_noise": "subtracted"}, {}),
+    "vae": ("vae", {}, {"vae": dataclasses.replace(SMALL.vae, shift=3.0)}),
+    "text": ("text", {}, {"text": dataclasses.replace(SMALL.text, activation="quick_gelu")}),
+}
+
+
+@pytest.mark.parametrize("part", OTHER_SETTINGS)
+def test_an_artv_base_must_have_the_settings_of_what_it_gives(
+    model: ARTV, path: Path, tmp_path: Path, part: str
+) -> None:
+    """The shapes are the same, but the weights mean something else. What it need not give may differ."""
+    setting, schedule, others = OTHER_SETTINGS[part]
+    other = dataclasses.replace(SMALL, schedule=dataclasses.replace(SMALL.schedule, **schedule), **others)
+    base = Path(shutil.copy(path, tmp_path / "base.safetensors"))
+    rewrite(base, lambda _, metadata: metadata.update(artv_config=other.to_json()))
+
+    lacking = without(model, part, tmp_path / "lacking.safetensors")
+    told = f"base.safetensors cannot be the base of {lacking}: its {PARTS[part]} is for another {setting}; take"
+    for read in (load_checkpoint, functools.partial(read_part, part=part)):
+        assert told in refusal(lambda: read(lacking, base=base))  # noqa: B023 (called at once)
+    assert same(load_checkpoint(lacking, base=path), model)
+    having = without(model, "vae" if part == "text" else "text", tmp_path / "having.safetensors")
+    assert same(load_checkpoint(having, base=base), model)
+
+
+def without(model: ARTV, part: str, path: Path) -> Path:
+    parts = [name for name in PARTS if name != part]
+    save_checkpoint(model, path, dtype=torch.float32, parts=parts, base="small.safetensors")
+    return path
+
+
+def test_the_host_scale_of_a_base_must_agree_too(model: ARTV, path: Path, tmp_path: Path) -> None:
+    part = without(model, "vae", tmp_path / "part.safetensors")
+    rewrite(path, lambda tensors, _: tensors.update(vae_scale=torch.tensor(2.0)))
+    for read in (load_checkpoint, functools.partial(read_part, part="vae")):
+        assert "vae_scale is [2.0], artv_config says 1.0" in refusal(lambda: read(part, base=path))  # noqa: B023
 
 
 def test_a_base_gives_only_what_the_configuration_can_use(path: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from artv_core.checkpoint import (
     PARTS,
@@ -14,7 +14,7 @@ from artv_core.checkpoint import (
     save_checkpoint,
     shipped_checkpoint,
 )
-from artv_core.checkpoint.info import checkpoint_facts, parts_in
+from artv_core.checkpoint.info import base_warning, checkpoint_facts, parts_in
 from tests.models import untrained
 
 
@@ -58,6 +58,31 @@ def test_missing_is_what_neither_the_file_nor_its_base_holds(partial: Path, publ
     assert (alone["missing"], alone["trained_on"]) == (["unet", "vae", "text"], "sd.safetensors")
     assert checkpoint_facts(summary, base=public)["missing"] == ["vae"]
     assert checkpoint_facts(summary, base=shipped_checkpoint("tiny"))["missing"] == []
+
+
+def test_missing_is_what_loading_lacks(partial: Path, public: Path, tmp_path: Path) -> None:
+    """Another kind of VAE does not count, and a base of another kind is refused, as when it is loaded."""
+    summary, other = describe_checkpoint(partial), tmp_path / "other.safetensors"
+    keys = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight")
+    save_file({key: torch.zeros(1) for key in keys}, other)
+    assert summary.config.vae.kind == "taesd"
+    assert checkpoint_facts(summary, base=other)["missing"] == ["vae", "text"]
+    save_file({keys[0]: torch.zeros(1), "conditioner.embedders.1.model.x": torch.zeros(1)}, other)
+    with pytest.raises(ValueError, match=r"is an SDXL checkpoint; .*partial\.safetensors needs a Stable Diffusion 2"):
+        checkpoint_facts(summary, base=other)
+    assert checkpoint_facts(describe_checkpoint(shipped_checkpoint("tiny")), base=other)["missing"] == []
+
+
+def test_a_base_that_predicts_something_else_is_a_warning(partial: Path, public: Path, tmp_path: Path) -> None:
+    summary, other = describe_checkpoint(partial), tmp_path / "other.safetensors"
+    assert summary.config.schedule.prediction == "v"
+    save_file(load_file(public), other, {"modelspec.prediction_type": "epsilon"})
+    problem = 'predicts eps, the configuration says v; take another base, or train with prediction = "eps"'
+    assert base_warning(summary, other) == f"{other} {problem}"
+    assert checkpoint_facts(summary, base=other)["warning"] == f"other.safetensors {problem}"
+    assert checkpoint_facts(summary, base=public)["warning"] is base_warning(summary, public) is None
+    whole = describe_checkpoint(shipped_checkpoint("tiny"))
+    assert checkpoint_facts(whole, base=other)["warning"] is base_warning(whole, other) is None
 
 
 def test_parts_of_a_base(public: Path, tmp_path: Path) -> None:

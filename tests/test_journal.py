@@ -16,9 +16,10 @@ from torch import Tensor
 from artv_core import cli
 from artv_core.method.frames import Frame
 from artv_core.run import journal as journal_module
+from artv_core.run import journal_folder
 from artv_core.run.journal import Journal, journaled, open_journal
 from artv_core.run.journal_file import MAX_HEADER, SUFFIX, JournalReader
-from artv_core.run.journal_folder import newest_first, sidecar_path
+from artv_core.run.journal_folder import lock_path, newest_first, sidecar_path
 from artv_core.run.journal_list import journal_table, list_journals, remove_journal
 from tests.forked import COMMANDS, python_with
 
@@ -181,6 +182,37 @@ def test_a_journal_in_use_is_copied_and_not_shared(tmp_path):
             holder.append(frame(3))
     with JournalReader(first) as one, JournalReader(other.path) as two:
         assert one.count_sound() == two.count_sound() == 4
+
+
+@pytest.mark.parametrize("protected", ["journal", "lock file"])
+def test_a_journal_that_may_not_be_written_is_copied(tmp_path, monkeypatch, protected):
+    """It is read-only, or another user's. Refused here by hand, because the tests may run as root."""
+    first = write(tmp_path, 3)
+    refuse_to_write(monkeypatch, first if protected == "journal" else lock_path(first))
+    before = first.read_bytes()
+    with opened(tmp_path) as journal:
+        assert journal.path != first
+        assert journal.found == 3
+        journal.append(frame(3))
+    assert found(tmp_path) == 4
+    assert first.read_bytes() == before
+
+
+def refuse_to_write(monkeypatch: pytest.MonkeyPatch, protected: Path) -> None:
+    open_path, acquire = Path.open, journal_folder.acquire
+
+    def open_if_allowed(path: Path, mode: str = "r", *args, **options):
+        if path == protected and mode != "rb":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_path(path, mode, *args, **options)
+
+    def acquire_if_allowed(path: Path, timeout: float = -1):
+        if path == protected:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return acquire(path, timeout)
+
+    monkeypatch.setattr(Path, "open", open_if_allowed)
+    monkeypatch.setattr(journal_folder, "acquire", acquire_if_allowed)
 
 
 @pytest.mark.parametrize(("before", "common_frames"), [(5, 8), (5, 5), (0, 0)])
@@ -375,6 +407,14 @@ def test_what_a_process_left_that_died_while_it_made_a_journal_is_swept_up(tmp_p
     write(tmp_path, 1)
     assert not list(tmp_path.glob("*.partial"))
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_what_may_not_be_swept_up_stops_no_run(tmp_path, monkeypatch):
+    left = tmp_path / f"20260101-000000-00000000{SUFFIX}"
+    (tmp_path / f".{left.name}.partial").touch()
+    refuse_to_write(monkeypatch, lock_path(left))
+    assert write(tmp_path, 2).exists()
+    assert (tmp_path / f".{left.name}.partial").exists()
 
 
 # Hostile files

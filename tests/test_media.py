@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 
 from artv_core.files.partial_file import check_writable
-from artv_core.media import VideoWriter, contact_sheet, evenly_spaced, mask_frames, read_image, read_video, writing
+from artv_core.media import (
+    VideoWriter,
+    contact_sheet,
+    evenly_spaced,
+    images,
+    mask_frames,
+    read_image,
+    read_video,
+    writing,
+)
 from tests.forked import COMMANDS, python_with
 
 
@@ -51,6 +60,34 @@ def test_other_sizes_are_covered_and_cropped_at_the_centre(tmp_path):
     assert tall[..., 1:-1, :].min() > 0.99
     for height, width in ((8, 64), (64, 8), (24, 40)):
         assert read_image(tmp_path / "wide.png", height, width).shape == (1, 3, height, width)
+
+
+def test_of_a_long_strip_only_the_middle_is_scaled(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3000, 3), dtype=np.uint8)
+    wide, tall = saved(tmp_path / "wide.png", pixels), saved(tmp_path / "tall.png", pixels.transpose(1, 0, 2))
+    scaled, interpolate = [], torch.nn.functional.interpolate
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "interpolate",
+        lambda image, size, **how: scaled.append(size) or interpolate(image, size, **how),
+    )
+    middles = [read_image(path, 40, 40) for path in (wide, tall)]
+    assert scaled == [(40, 640), (640, 40)]
+    monkeypatch.setattr(images, "_STRIP", 10_000)
+    for path, middle in zip((wide, tall), middles, strict=True):
+        torch.testing.assert_close(read_image(path, 40, 40), middle, atol=1e-4, rtol=0)
+    assert scaled[2:] == [(40, 60_000), (60_000, 40)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_with_values_that_are_no_numbers_is_refused(tmp_path, value):
+    pixels = np.ones((8, 8), np.float32)
+    pixels[3, 3] = value
+    path = saved(tmp_path / "a.tiff", Image.fromarray(pixels))
+    with pytest.raises(
+        ValueError, match=r"cannot read image .*a\.tiff: some of its values are infinite or not a number"
+    ):
+        read_image(path, 8, 8)
 
 
 def test_transparency_lies_on_white(tmp_path):
@@ -362,12 +399,42 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     child = python_with(*COMMANDS).run(program)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert sorted(os.listdir(tmp_path)) == ["a.part.mkv", "a.part.mp4"]
-    for name in os.listdir(tmp_path):
-        seen = read_video(tmp_path / name)
+    videos = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("."))
+    assert [path.name for path in videos] == ["a.part.mkv", "a.part.mp4"]
+    for path in videos:
+        seen = read_video(path)
         assert len(seen) >= 6
         for index, frame in enumerate(seen):
             assert abs(frame.float().mean() / 255 - index / 10) < 0.02
+
+
+def test_a_growing_file_has_one_writer(tmp_path):
+    """A second run must not put its file in the place of the first one's."""
+    target, frames = tmp_path / "a.mp4", smooth(3)
+    with VideoWriter(target, 8, growing=True) as writer:
+        append_all(writer, frames)
+        with pytest.raises(ValueError, match=r"a\.part\.mp4: another run is writing it"):
+            append_all(VideoWriter(target, 8, growing=True).__enter__(), frames[:1])
+        append_all(writer, frames)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+    assert len(read_video(target)) == 6
+    write_growing(target)  # the path is free again
+    (tmp_path / ".a.part.mp4.lock").touch()  # left by a process that was killed
+    write_growing(target)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_a_growing_file_is_written_where_no_lock_file_can_be_made(tmp_path):
+    (tmp_path / ".a.part.mp4.lock").mkdir()
+    write_growing(tmp_path / "a.mp4")
+    long = f"{'b' * 243}.mp4"  # only the lock file's name is too long
+    write_growing(tmp_path / long)
+    assert sorted(os.listdir(tmp_path)) == [".a.part.mp4.lock", "a.mp4", long]
+
+
+def write_growing(path: Path) -> None:
+    with VideoWriter(path, 8, growing=True) as writer:
+        append_all(writer, smooth(2))
 
 
 def append_and_fail(writer: VideoWriter, frames: torch.Tensor, fault: type[BaseException]) -> None:
@@ -449,7 +516,7 @@ def test_a_growing_file_lies_beside_what_a_link_names(tmp_path):
     (tmp_path / "a.mp4").symlink_to(tmp_path / "real" / "b.mp4")
     with VideoWriter(tmp_path / "a.mp4", 8, growing=True) as writer:
         append_all(writer, smooth(2))
-        assert os.listdir(tmp_path / "real") == ["b.part.mp4"]
+        assert sorted(os.listdir(tmp_path / "real")) == [".b.part.mp4.lock", "b.part.mp4"]
     assert (tmp_path / "a.mp4").is_symlink()
     assert os.listdir(tmp_path / "real") == ["b.mp4"]
 

@@ -182,6 +182,34 @@ def test_a_text_encoder_without_the_block_that_is_never_computed(usual: Tensors,
     assert "12 missing keys" in refusal(lambda: filled(saved(path, first)))
 
 
+LEFT_OVER = {
+    "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(8)[None],
+    "cond_stage_model.model.logit_scale": torch.zeros(()),
+    "first_stage_model.loss.logvar": torch.zeros(()),
+}
+
+
+def test_left_overs_are_no_part(usual: Tensors, part: Path, tmp_path: Path) -> None:
+    """A merged file may keep a part's keys that no network reads, without the part."""
+    unet = {key: tensor for key, tensor in usual.items() if key.startswith("model.")}
+    path = saved(tmp_path / "merged.safetensors", unet | LEFT_OVER)
+    loaded = load_checkpoint(part, base=path)
+    assert loaded.text is None
+    assert loaded.vae is None
+    assert read_part(part, "text", base=path) == read_part(path, "text") == {}
+    assert parts_in(path) == ("unet",)
+    assert "has no text encoder; choose a file that has it" in refusal(
+        lambda: initialise_from_stable_diffusion(ARTV(SMALL_SD), path, parts=("text",))
+    )
+
+
+def test_a_base_that_is_not_needed_is_not_checked(tmp_path: Path) -> None:
+    model = ARTV(SMALL_SD)
+    save_checkpoint(model, tmp_path / "whole.safetensors", dtype=torch.float32)
+    base = saved(tmp_path / "sdxl.safetensors", {"conditioner.embedders.1.model.x": torch.zeros(1)} | unet())
+    assert same(load_checkpoint(tmp_path / "whole.safetensors", base=base), model)
+
+
 def test_what_the_model_computes_must_be_there(usual: Tensors, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL_SD, text=dataclasses.replace(SMALL_SD.text, layer="last"))
     path = saved(tmp_path / "short.safetensors", {key: t for key, t in usual.items() if not key.startswith(LAST)})

@@ -16,9 +16,11 @@ from artv_core.method.generate import VideoRequest
 from artv_core.method.options import MAX_SEED, GenerateOptions
 from artv_core.method.text_track import TextSegment, TextTrack
 from artv_core.models.artv import ARTV
+from artv_core.prompts.grammar import parse_prompt_schedule
+from artv_core.prompts.prompt_schedule import PromptSchedule, PromptSegment
 from artv_core.run.journal_folder import SIDECAR, newest_first
 from artv_core.run.recording import Recording, record_frames
-from artv_core.run.steered_track import MAX_CHARACTERS, FixedTrack, SteeredTrack
+from artv_core.run.steered_track import MAX_CHARACTERS, FixedTrack, SteeredTrack, checked_prompt
 from artv_core.run.steering import SteeredRun, kept_beside
 from tests.models import smallest
 
@@ -418,6 +420,9 @@ def test_a_paused_run_takes_a_step_back(model: ARTV):
         ("a" * 10_000, f"the prompt has 10000 characters; accepted are up to {MAX_CHARACTERS}"),
         ("(fox:1e9)", "weight"),
         ("a cat \ud83d", "half of a character"),
+        ("a cat --neg a dog", "got --neg"),
+        ("a cat (tail:`sin(t)`)", "cannot have expressions"),
+        ("a pw_a cat", "cannot have expressions"),
     ],
 )
 def test_a_prompt_that_will_not_do_is_refused_and_nothing_stops(model: ARTV, text: str, message: str):
@@ -429,6 +434,61 @@ def test_a_prompt_that_will_not_do_is_refused_and_nothing_stops(model: ARTV, tex
             with pytest.raises(ValueError, match=message):
                 run.steering.back(1, text=text)
     assert equal(frames, made_again(model, run, 4))
+
+
+def test_every_prompt_that_can_be_said_is_read_from_the_schedule():
+    hypothesis = pytest.importorskip("hypothesis")
+    strategies = hypothesis.strategies
+    odd = strategies.sampled_from(
+        [
+            "--neg",
+            "--",
+            "`t`",
+            "`",
+            "pw_a",
+            "pw_",
+            "\ufeff",
+            "\u200b",
+            "\u2028",
+            "\0",
+            "\n",
+            "\\",
+            '"',
+            "[0-3:",
+            "]",
+            "24:",
+            "#",
+            " ",
+            "fox",
+        ]
+    )
+
+    @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(strategies.lists(odd | strategies.characters(), max_size=6).map("".join))
+    def there_and_back(text):
+        try:
+            said = checked_prompt(text)
+        except ValueError:
+            return
+        schedule = PromptSchedule((PromptSegment(0, None, said),))
+        assert parse_prompt_schedule(schedule.canonical(), segment_frames=1) == schedule
+
+    there_and_back()
+    assert checked_prompt("\ufeff a\ufeff fox (tail:1.2) `") == "a fox (tail:1.2) `"
+
+
+def test_what_was_said_in_an_earlier_version_is_taken_over(model: ARTV, tmp_path: Path):
+    run = steered(model, 4, tmp_path)
+    frames = run.frames()
+    next(frames)
+    run.steering.say("a blue square")
+    next(frames)
+    frames.close()
+    (sidecar,) = tmp_path.glob(f"*{SIDECAR}")
+    sidecar.write_text(sidecar.read_text().replace("a blue square", "a blue `square`"))
+    again = steered(model, 4, tmp_path)
+    next(again.frames())
+    assert again.track.said == [(1, "a blue `square`")]
 
 
 def test_a_thousand_words_a_frame_keep_the_last(model: ARTV):

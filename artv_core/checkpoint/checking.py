@@ -2,13 +2,15 @@
 family, and the keys, shapes, types and values of its tensors."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..config import ARTVConfig
+from ..config import ARTVConfig, ScheduleConfig
 from ..files.finite import is_finite
 from ..files.partial_file import one_line
 from ..files.tensor_file import Reader, TensorFile, open_tensor_file
@@ -87,8 +89,14 @@ def check_names(names: Iterable[str], known: Iterable[str], where: str = "parts"
 def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
     """A one-line warning if the UNet of a public SD file predicts (or seems to predict) something other than `config`
     says, else None. A model trained on such a base must relearn everything."""
-    file, schedule = open_file(path), config.schedule
-    found = None if "artv_config" in file.metadata else prediction_of(file)
+    file = open_file(path)
+    problem = prediction_problem(file, config)
+    return problem and f"{file.path} {problem}"
+
+
+def prediction_problem(file: TensorFile, config: ARTVConfig) -> str | None:
+    """As `prediction_warning`, without the path."""
+    found, schedule = None if "artv_config" in file.metadata else prediction_of(file), config.schedule
     if found is None:
         return None
     # A configuration with zero terminal SNR and a base without it are fine: training can add it.
@@ -96,14 +104,41 @@ def prediction_warning(path: str | Path, config: ARTVConfig) -> str | None:
         return None
     wanted = schedule.prediction + (", with zero terminal SNR" if schedule.zero_terminal_snr else "")
     setting = f'prediction = "{found.kind}"' + (", zero_terminal_snr = true" if found.zero_terminal_snr else "")
-    return f"{file.path} {found}, the configuration says {wanted}; take another base, or train with {setting}"
+    return f"{found}, the configuration says {wanted}; take another base, or train with {setting}"
 
 
-def check_base_family(base: TensorFile, parts: Collection[str], file: TensorFile, config: ARTVConfig) -> None:
-    """Raises ValueError if a public base is of the wrong kind for these parts. A VAE fits both SD 1.x and 2.x."""
-    if "artv_config" in base.metadata or not {"unet", "text"} & set(parts):
-        return
-    check_family(base, config, f"{file.path} needs {{}} as its base")
+def check_base(base: TensorFile, parts: Collection[str], path: Path, config: ARTVConfig) -> None:
+    """Raises ValueError if a base is of the wrong kind for these parts of the checkpoint at `path`: a public file of
+    another family (but a VAE fits both SD 1.x and 2.x), or an ARTV checkpoint with other settings for a part."""
+    if "artv_config" in base.metadata:
+        _check_settings(base, parts, path, config)
+    elif {"unet", "text"} & set(parts):
+        check_family(base, config, f"{path} needs {{}} as its base")
+
+
+_SCHEDULE = tuple(f"schedule.{setting.name}" for setting in fields(ScheduleConfig) if setting.name != "static_noise")
+_SETTINGS = {
+    "unet": ("noise.unet", *_SCHEDULE),
+    "branches": ("noise", *_SCHEDULE),
+    "mask": ("mask", *_SCHEDULE, "schedule.static_noise"),
+    "vae": ("vae",),
+    "text": ("text",),
+}
+"""The settings, by their place in the configuration, that decide what the weights of each part mean."""
+
+
+def _check_settings(base: TensorFile, parts: Collection[str], path: Path, config: ARTVConfig) -> None:
+    found = read_config(base)
+    for part in PARTS:
+        for name in _SETTINGS[part] if part in parts else ():
+            setting = attrgetter(name)
+            if setting(found) != setting(config):
+                raise ValueError(
+                    f"{base.path} cannot be the base of {path}: its {PARTS[part]} is for another {name}; take the base "
+                    "that the checkpoint was trained on"
+                )
+    if "vae" in parts:
+        check_host_scale(base, config)
 
 
 def check_family(public: TensorFile, config: ARTVConfig, needs: str) -> None:
@@ -144,7 +179,7 @@ def fitted_file(
     """A public file with the shapes that these parts need, and the expected tensors under the file's own names. Raises
     ValueError if the file does not fit."""
     for part in parts:
-        if not any(part_of(key) == part for key in file.tensors):
+        if part not in parts_held(file):
             raise ValueError(f"{file.path} has no {PARTS[part]}; choose a file that has it")
     named = as_named_in(file, expected)
     file = with_shapes(file, {key: slot.shape for part in parts for key, slot in named[part].items()})

@@ -3,24 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from ..files.tensor_file import open_tensor_file
-from .names import PARTS
-from .public_files import with_usual_names
-from .summary import CheckpointSummary, describe_checkpoint
-
-_PUBLIC_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
+from ..files.tensor_file import TensorFile
+from .checking import check_base, open_file, prediction_problem, prediction_warning
+from .names import PARTS, parts_held
+from .summary import CheckpointSummary
 
 
 def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None) -> dict[str, Any]:
     """What `artv info` prints, as JSON data without any path.
 
     `megabytes` are 10^6 bytes. `size` is [width, height] in pixels. `parameters` has a count for each name in `PARTS`.
-    `missing` lists the names in `PARTS` that neither the file nor `base` (a path) contains; frames can be made without
-    "mask". `recommended` uses the names of the nodes' inputs; its levels are time steps. Raises ValueError if `base` is
-    not a file that tensors can be read from.
+    `missing` lists the names in `PARTS` that are neither in the file nor taken from `base` (a path); frames can be made
+    without "mask". `warning` says if the UNet of `base` predicts something else than the checkpoint needs, else it is
+    None. `recommended` uses the names of the nodes' inputs; its levels are time steps. Raises ValueError if `base` is
+    not a file that tensors can be read from, or not of the kind that the checkpoint needs.
     """
     config, sampling = summary.config, summary.config.sampling
-    held = (*summary.parts, *(() if base is None else parts_in(base)))
+    taken, warning = (set(), None) if base is None else _of_base(open_file(base), summary)
     height, width = config.size
     return {
         "name": config.name,
@@ -38,7 +37,8 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
         "anchor_tokens": config.noise.anchor.num_tokens,
         "vocabulary": list(config.vocabulary),
         "trained_on": summary.base,
-        "missing": [part for part in PARTS if part not in held],
+        "missing": [part for part in PARTS if part not in {*summary.parts, *taken}],
+        "warning": warning,
         "first_frame_steps": sampling.first_frame_steps or sampling.steps,
         "recommended": {
             "steps": sampling.steps,
@@ -55,11 +55,24 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
     }
 
 
+def _of_base(base: TensorFile, summary: CheckpointSummary) -> tuple[set[str], str | None]:
+    """The parts that loading takes from the base, and a warning about them or None. Raises ValueError if they cannot be
+    used."""
+    config = summary.config
+    taken = parts_held(base, config.vae) - {*summary.parts} - ({"mask"} if config.mask is None else set())
+    check_base(base, taken, summary.path, config)
+    problem = prediction_problem(base, config) if "unet" in taken else None
+    return taken, problem and f"{base.path.name} {problem}"
+
+
+def base_warning(summary: CheckpointSummary, base: str | Path) -> str | None:
+    """A one-line warning if the checkpoint takes its UNet from `base` and that predicts (or seems to predict) something
+    else than the checkpoint needs, else None."""
+    return None if "unet" in summary.parts else prediction_warning(base, summary.config)
+
+
 def parts_in(path: str | Path) -> tuple[str, ...]:
     """The names (in `PARTS`) of the parts in a base: an ARTV checkpoint, or a public Stable Diffusion file (LDM keys).
     Reads only the header. Raises ValueError if it cannot be read."""
-    file = open_tensor_file(path)
-    if "artv_config" in file.metadata:
-        return describe_checkpoint(path).parts
-    file = with_usual_names(file)
-    return tuple(part for part, prefix in _PUBLIC_PREFIX.items() if any(key.startswith(prefix) for key in file.tensors))
+    held = parts_held(open_file(path))
+    return tuple(part for part in PARTS if part in held)

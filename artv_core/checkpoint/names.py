@@ -15,7 +15,7 @@ from ..config import ARTVConfig, TextConfig, VAEConfig
 from ..files.tensor_file import TensorFile
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
-from .public_files import has_weights
+from .public_files import has_weights, is_extra
 
 PARTS = {
     "unet": "noise UNet",
@@ -83,9 +83,10 @@ def part_of(key: str) -> str | None:
 
 
 def parts_held(file: TensorFile, vae: VAEConfig | None = None) -> set[str]:
-    """The parts that a file has tensors for. If `vae` is given, a VAE of another kind does not count."""
-    parts = {part_of(key) or "" for key in file.tensors}
-    if vae is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in file.tensors):
+    """The parts that a file has weights for. If `vae` is given, a VAE of another kind does not count."""
+    keys = [key for key in file.tensors if not is_extra(key)]
+    parts = {part_of(key) or "" for key in keys}
+    if vae is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in keys):
         parts.discard("vae")
     return parts
 

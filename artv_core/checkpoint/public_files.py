@@ -125,8 +125,13 @@ def kind_of(file: TensorFile) -> str:
 
 
 def has_weights(file: TensorFile, prefix: str) -> bool:
-    """Whether there is a key with this prefix outside `PUBLIC_SD_EXTRAS`. Merged files may keep only such extras."""
-    return any(key.startswith(prefix) and not _EXTRA.match(key) for key in file.tensors)
+    """Whether there is a key with this prefix that is no extra. Merged files may keep only extras."""
+    return any(key.startswith(prefix) and not is_extra(key) for key in file.tensors)
+
+
+def is_extra(key: str) -> bool:
+    """Whether a key of a file is one of `PUBLIC_SD_EXTRAS`."""
+    return _EXTRA.match(key) is not None
 
 
 def _is_averaged_only(keys: Collection[str]) -> bool:

@@ -23,7 +23,7 @@ from ..models.hollow import hollow
 from ..models.taesd import TAESD
 from .checking import (
     build_empty,
-    check_base_family,
+    check_base,
     check_host_scale,
     check_names,
     check_numbers,
@@ -129,12 +129,14 @@ def _checked_sources(
     config: ARTVConfig,
 ) -> Iterator[tuple[TensorFile, Mapping[str, Slot]]]:
     """What to read from each file: first the parts of the checkpoint itself, then those of its `bases`, which are
-    checked. Raises ValueError if a base is of the wrong kind or does not fit."""
+    checked if anything comes from them. Raises ValueError if a base is of the wrong kind or does not fit."""
     for part in (part for part, source in sources.items() if source is file):
         yield file, expected[part]
     for base in (base for base in bases if base is not None):
         parts = [part for part, source in sources.items() if source is base]
-        check_base_family(base, parts, file, config)
+        if not parts:
+            continue
+        check_base(base, parts, file.path, config)
         fitted, slots = fitted_file(base, parts, expected, config)
         for part in parts:
             yield fitted, slots[part]
@@ -202,11 +204,11 @@ def read_part(
     file = open_file(path, reader)
     config = read_config(file) if "artv_config" in file.metadata else None
     source = file
-    if base is not None and not any(part_of(key) == part for key in file.tensors):
+    if base is not None and part not in parts_held(file):
         source = open_file(base, reader)
+    if part not in parts_held(source, None if source is file or config is None else config.vae):
+        return {}
     if config is not None:
-        if part not in (parts_held(source) if source is file else parts_held(source, config.vae)):
-            return {}
         source = _checked_part(source, part, file, config)
     tensors = _read_all(source, part)
     if part == "text" and config is not None and source is not file:
@@ -218,7 +220,7 @@ def _checked_part(source: TensorFile, part: str, file: TensorFile, config: ARTVC
     """Check a part in `source`, which is the checkpoint `file` or its base. Returns the source, with adapted shapes if
     it is a base. Raises ValueError if the part is not as configured."""
     if source is not file:
-        check_base_family(source, [part], file, config)
+        check_base(source, [part], file.path, config)
     if part == "text":
         return source
     expected = expected_tensors(build_empty(file, config, [part], nn))

@@ -7,7 +7,7 @@ drives no process waits for another: running without locks is better than not ru
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -48,6 +48,28 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep others that ask from writing `path` inside the block. The lock is a hidden file beside it, and is removed at
+    the end; where no such file can be made, nobody is kept out. Raises ValueError if another one is writing `path`."""
+    lock_file, lock = path.with_name(f".{path.name}.lock"), None
+    try:
+        lock = acquire(lock_file, timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"cannot write {path}: another run is writing it; wait until that run ends, or choose another name"
+        ) from None
+    except OSError:  # it is another user's, or its name is too long
+        pass
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                lock_file.unlink()
+            lock.release()
 
 
 def _has_locks(path: str | Path) -> bool:

@@ -7,7 +7,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..files.finite import is_finite
 from ..files.partial_file import reason
+
+_STRIP = 16
+"""An image that is this many times longer than the part that is used is a strip."""
 
 
 def read_image(path: str | Path, height: int, width: int) -> Tensor:
@@ -15,7 +19,7 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
 
     The image is rotated by its EXIF orientation and transparent areas become white. Grey images become RGB, and 16-bit
     images keep their precision. Then the image is scaled to just cover `width` x `height` pixels, and centre-cropped.
-    Raises ValueError if it cannot be read.
+    Raises ValueError if it cannot be read, or has values that are infinite or not a number.
     """
     try:
         with Image.open(path) as file:
@@ -23,6 +27,8 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
     # A damaged file can make Pillow raise nearly anything (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
         raise ValueError(f"cannot read image {path}: {_image_fault(error)}") from None
+    if not is_finite(image):
+        raise ValueError(f"cannot read image {path}: some of its values are infinite or not a number")
     return _cover(image, height, width).clamp(0, 1)
 
 
@@ -48,6 +54,7 @@ def _to_float(image: Image.Image) -> Tensor:
 
 def _cover(image: Tensor, height: int, width: int) -> Tensor:
     """Scale [1, 3, H, W] to cover the wanted size, then crop its centre."""
+    image = _middle(image, height, width)
     old_height, old_width = image.shape[-2:]
     scale = max(height / old_height, width / old_width)
     size = (max(height, round(old_height * scale)), max(width, round(old_width * scale)))
@@ -55,6 +62,16 @@ def _cover(image: Tensor, height: int, width: int) -> Tensor:
         image = torch.nn.functional.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return image[..., top : top + height, left : left + width]
+
+
+def _middle(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of a long strip: the whole strip, scaled to cover the wanted size, could need more memory than there
+    is. Other images do not change."""
+    rows, columns = image.shape[-2:]
+    most_rows = _STRIP * max(1, columns * height // width)
+    most_columns = _STRIP * max(1, rows * width // height)
+    top, left = max(0, rows - most_rows) // 2, max(0, columns - most_columns) // 2
+    return image[..., top : rows - top, left : columns - left]
 
 
 def _image_fault(error: Exception) -> str:

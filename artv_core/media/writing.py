@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files.file_locks import only_writer
 from ..files.partial_file import PartialFile, check_target, reason
 from .faststart import move_index_to_front
 from .pixels import to_bytes
@@ -46,8 +47,9 @@ class VideoWriter:
     A `growing` file can be watched while it is written. From the first frame on it is at `growing_path`, where it
     replaces an older file. At any time, even after the process was killed, it contains every appended frame except the
     last. At the end it gets its final name, like any other file. After an error it stays where it is, closed and with
-    all its frames. A growing file is larger, since the encoder cannot look ahead. The memory for writing it does not
-    depend on the number of frames.
+    all its frames. A path can have one writer of a growing file at a time: on entering, a second one raises ValueError.
+    A growing file is larger, since the encoder cannot look ahead. The memory for writing it does not depend on the
+    number of frames.
     """
 
     def __init__(
@@ -88,10 +90,13 @@ class VideoWriter:
         return part_beside(Path(os.path.realpath(self.path)))
 
     def __enter__(self) -> "VideoWriter":
-        if self.growing:
-            with self._failures_named():
-                check_target(self.growing_path)
-        self._file = PartialFile(self.path)
+        with ExitStack() as held:
+            if self.growing:
+                with self._failures_named():
+                    check_target(self.growing_path)
+                held.enter_context(only_writer(self.growing_path))
+            self._file = PartialFile(self.path)
+            self._held = held.pop_all()
         return self
 
     def append(self, frame: Tensor | np.ndarray) -> None:
@@ -115,6 +120,7 @@ class VideoWriter:
             self._abandon()
             if not (self.growing and self.count):
                 self._file.discard()
+            self._held.close()
 
     def _open(self, height: int, width: int) -> None:
         import av

@@ -8,9 +8,14 @@ def text_problem(prompt: WrittenPrompt) -> str | None:
     """What is wrong with a prompt's text, or None."""
     if not prompt.text:
         return f"the prompt of frame {prompt.start} is empty; describe the video"
-    if NEGATIVE.search(prompt.text):
+    return words_problem(prompt.text)
+
+
+def words_problem(text: str) -> str | None:
+    """What is wrong with the words of a prompt, wherever it is written, or None."""
+    if NEGATIVE.search(text):
         return "got --neg, which is not supported in prompts; the negative prompt is a separate input, for all frames"
-    if expression := EXPRESSION.search(prompt.text):
+    if expression := EXPRESSION.search(text):
         return f"got {shown(expression[0])}, but prompts cannot have expressions; write a number, as in (fox:1.2)"
     return None
 

@@ -153,9 +153,9 @@ def open_journal(
     """Open the journal with the most frames of this run, ready for more frames. If there is none, make a new one.
 
     `num_frames` is the run's length, 0 for no end. If all frames of the journal belong to this run, it is extended. If
-    only its first frames do, or if another process is using it, those frames are copied to a new journal, and the old
-    one does not change. With `start_over`, old journals are ignored and kept. Raises ValueError if the folder or file
-    cannot be made.
+    only its first frames do, if another process is using it, or if it may not be written, those frames are copied to a
+    new journal, and the old one does not change. With `start_over`, old journals are ignored and kept. Raises
+    ValueError if the folder or file cannot be made.
     """
     folder = Path(folder)
     try:
@@ -209,8 +209,12 @@ def _match(reader: JournalReader, inputs: RunInputs, num_frames: int) -> _Match:
 
 def _locked(path: Path, inputs: RunInputs, num_frames: int) -> Journal | None:
     """A journal that matched, for more frames. None if another process is using it, has removed it, or has added frames
-    that do not belong to the run before it was locked."""
-    lock = lock_journal(path)
+    that do not belong to the run before it was locked. None, too, if it or its lock file may not be written."""
+    try:
+        path.open("r+b").close()
+        lock = lock_journal(path)
+    except (FileNotFoundError, PermissionError):
+        return None
     if lock is None:
         return None
     with ExitStack() as held, suppress(ValueError):

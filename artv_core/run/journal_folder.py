@@ -45,13 +45,14 @@ def sidecar_path(path: Path) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the files that a process left if it died while it made a journal."""
+    """Remove the files that a process left if it died while it made a journal. Files of another user may stay."""
     for partial in folder.glob(f".*{SUFFIX}.partial"):
         path = folder / partial.name.removeprefix(".").removesuffix(".partial")
-        lock = lock_journal(path)
-        if lock is not None:
-            lock.release()
-            remove_quietly(partial, *([] if path.exists() else [lock_path(path)]))
+        with suppress(OSError):
+            lock = lock_journal(path)
+            if lock is not None:
+                lock.release()
+                remove_quietly(partial, *([] if path.exists() else [lock_path(path)]))
 
 
 def remove_quietly(*paths: Path) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..method.text_track import FOREVER, TextSegment, TextTrack
 from ..models.prompt_weights import read_weights
+from ..prompts.patterns import BYTE_ORDER_MARK
+from ..prompts.problems import words_problem
 from ..prompts.prompt_schedule import PromptSchedule, PromptSegment, blended_spans
 
 MAX_CHARACTERS = 2000
@@ -18,6 +20,15 @@ Encode = Callable[[str], Tensor]
 
 
 def checked_prompt(text: str) -> str:
+    """As `kept_prompt`, and without byte order marks, which are invisible and may come with pasted text. Raises
+    ValueError on an expression or --neg, too, because no schedule can contain them."""
+    text = kept_prompt(text.replace(BYTE_ORDER_MARK, ""))
+    if problem := words_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+def kept_prompt(text: str) -> str:
     """The prompt without spaces around it. Raises ValueError if it is empty, too long, has weights out of range, or
     has half of a character, which no file can keep."""
     text = text.strip()
@@ -60,7 +71,7 @@ class SteeredTrack(TextTrack):
 
     def say(self, text: str) -> None:
         """Let `text` be the prompt from the next frame on. Can be called from any thread. Raises ValueError on a text
-        that is empty, too long, or has weights out of range."""
+        that `checked_prompt` refuses."""
         text = checked_prompt(text)
         with self._lock:
             self._waiting = text

@@ -27,7 +27,7 @@ from .journal import Journal
 from .journal_file import JournalReader
 from .journal_folder import newest_first, sidecar_path
 from .recording import FrameDigests, Recording, record_frames, tensor_digest
-from .steered_track import SteeredTrack, checked_prompt
+from .steered_track import SteeredTrack, checked_prompt, kept_prompt
 
 MAX_SIDECAR_BYTES = 10_000_000
 PAUSE_SECONDS = 0.1
@@ -357,10 +357,10 @@ def _whole(number: Any, most: int) -> int:
 
 
 def _prompt(text: Any) -> str:
-    """Raises ValueError if it is not a prompt that can be said."""
+    """Raises ValueError if it is not a prompt that could be said, in this version or an earlier one."""
     if not isinstance(text, str):
         raise ValueError
-    return checked_prompt(text)
+    return kept_prompt(text)
 
 
 def _seeds(options: GenerateOptions) -> list[int]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from artv_core.checkpoint import describe_checkpoint, save_checkpoint, shipped_checkpoint
 from artv_core.checkpoint.info import checkpoint_facts
@@ -320,10 +322,17 @@ def test_the_nodes_menu_takes_all(page: Any, panel: Any) -> None:
 
 
 @NO_BROWSER
-def test_faults_and_missing_parts_are_told(page: Any, panel: Any, partial: str) -> None:
+def test_faults_and_missing_parts_are_told(page: Any, server: Server, panel: Any, partial: str) -> None:
     page.evaluate(SET_WIDGET, [LOADER, "checkpoint", partial])
     panel.get_by_text("choose sd.safetensors in the menu 'base'").first.wait_for()
     assert panel.locator(".artv-checkpoint-warning").count() == 3
+    base = server.base / "models/checkpoints/eps.safetensors"
+    keys = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.model.ln_final.weight")
+    save_file({key: torch.zeros(1) for key in keys}, base, {"modelspec.prediction_type": "epsilon"})
+    page.evaluate(SET_WIDGET, [LOADER, "base", base.name])
+    panel.get_by_text("eps.safetensors predicts eps, the configuration says v; take another base").wait_for()
+    assert panel.locator(".artv-checkpoint-warning").count() == 2  # the VAE is missing, too
+    base.unlink()
     page.evaluate(SET_WIDGET, [LOADER, "checkpoint", "gone.safetensors"])
     panel.get_by_text("there is no checkpoint 'gone.safetensors' in models/artv").wait_for()
     assert panel.locator(ROW).count() == 0

@@ -71,6 +71,7 @@ def graph(server: Server, model: ARTV) -> Graph:
 def test_frames_equal_the_cores(server: Server, graph: Graph) -> None:
     result = server.run(graph)
     assert result.status == "success", result.message
+    assert "v1.safetensors seems to predict eps (judged by its weights), the configuration says v" in server.log_text()
     files = sorted((server.base / "output" / "latents").glob("*.latent"), key=lambda path: path.stat().st_mtime_ns)
     saved = load_file(files[-1])["latent_tensor"]
     models = server.base / "models"
