@@ -71,13 +71,10 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
 
 
 def _warn_of_base(args: argparse.Namespace) -> None:
-    from ..checkpoint import describe_checkpoint, prediction_warning, resolve_checkpoint
+    from ..checkpoint import describe_checkpoint, resolve_checkpoint
+    from ..checkpoint.info import base_warning
 
-    if not args.base:
-        return
-    summary = describe_checkpoint(resolve_checkpoint(args.checkpoint))
-    warning = None if "unet" in summary.parts else prediction_warning(args.base, summary.config)
-    if warning:
+    if args.base and (warning := base_warning(describe_checkpoint(resolve_checkpoint(args.checkpoint)), args.base)):
         say(f"warning: {warning}")
 
 
