@@ -6,7 +6,7 @@
 import { tidied } from "./automatic_text.js"
 import { FIT_IMAGE, SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
 import { factsFor, followFacts } from "./facts.js"
-import { app, isWired, noteChange, setWidget, text, watch, whileInGraph, widgetOf } from "./page.js"
+import { after, app, isWired, noteChange, setWidget, text, watch, whileInGraph, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
 const SHOWN_MILLISECONDS = 6000
@@ -176,14 +176,4 @@ function notice(detail) {
 
 function readable(number) {
   return Number(number.toPrecision(6))
-}
-
-/** Call `action` after a node's own handler. */
-function after(node, name, action) {
-  const before = node[name]
-  node[name] = function (...given) {
-    const returned = before?.apply(this, given)
-    action(...given)
-    return returned
-  }
 }

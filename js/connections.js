@@ -1,6 +1,6 @@
 /** Which nodes of the graph belong together: through reroutes, nodes in between, and subgraphs. */
 
-import { app, widgetOf } from "./page.js"
+import { widgetOf, wrappersOf } from "./page.js"
 
 export const SAMPLER = "ARTVMaskedDiffusionSampler"
 export const FIT_IMAGE = "ARTVFitImage"
@@ -80,13 +80,6 @@ export function givenValue(node, name) {
 function linkInto(node, name) {
   const id = node.inputs?.find((input) => input.name === name)?.link
   return id === null || id === undefined ? undefined : node.graph?.links.get(id)
-}
-
-/** The nodes that represent a subgraph. */
-function wrappersOf(subgraph) {
-  const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
-  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
 }
 
 /**

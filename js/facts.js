@@ -1,7 +1,7 @@
 /** What the server knows about the checkpoints that the graph's loaders name. */
 
 import { FIT_IMAGE, SAMPLER, givenValue, samplersOf } from "./connections.js"
-import { ask, onRemoved, setting, text, watch } from "./page.js"
+import { ask, setting, text, watch, whileInGraph } from "./page.js"
 
 const MENUS = ["checkpoint", "base"]
 
@@ -27,7 +27,10 @@ export function followFacts(loader, onChange) {
     if (number === asked) tell(answer)
   }
   watch(loader, () => [questionOf(loader), setting("Comfy.Locale")], ([question]) => look(question))
-  onRemoved(loader, () => loaders.delete(loader))
+  whileInGraph(loader, () => () => {
+    asked++ // an answer that is still awaited is of no use
+    loaders.delete(loader)
+  })
 }
 
 /** The names in the loader's menus, its own or those on the outside of its subgraph; null if a node provides one. */
