@@ -184,6 +184,14 @@ export function after(node, name, action) {
   }
 }
 
+let connections = 0
+api.addEventListener("reconnected", () => connections++)
+
+/** How often the page has connected to the server again, perhaps to another one: what it answered may be different now. */
+export function timesReconnected() {
+  return connections
+}
+
 /**
  * Send a request to the server; `path` is under `/artv/`. Returns the JSON of the reply. Throws an Error with one
  * readable line.

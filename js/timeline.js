@@ -8,7 +8,7 @@
 
 import { isAuto } from "./automatic_text.js"
 import { samplersOf } from "./connections.js"
-import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, whileInGraph, widgetOf } from "./page.js"
+import { addPanel, app, ask, element, isWired, noteChange, setting, text, timesReconnected, watch, whileInGraph, widgetOf } from "./page.js"
 import { noteScheduled, textsAround, valueOf } from "./prompt_texts.js"
 import { Actions } from "./timeline_actions.js"
 import { alike, endsOf, same } from "./timeline_edits.js"
@@ -63,7 +63,7 @@ class Timeline {
     this.prompt = new PromptField(this)
     this.view = new View(this)
     addPanel(node, "artv_timeline", this.view.root, LEAST_HEIGHT)
-    const read = () => [this.question() ?? this.unknown(), this.videoFrames(), this.lateFrom(), textsAround(node), setting("Comfy.Locale")]
+    const read = () => [this.question() ?? this.unknown(), this.videoFrames(), this.lateFrom(), textsAround(node), timesReconnected(), setting("Comfy.Locale")]
     watch(node, read, () => this.look())
     followWords(node, () => this.texts(), (found) => {
       this.words = found
