@@ -4,7 +4,7 @@
  */
 
 import { tidied } from "./automatic_text.js"
-import { FIT_IMAGE, SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
+import { FIT_IMAGE, SAMPLER, feederOf, isFed, promotedOf, samplersOf } from "./connections.js"
 import { factsFor, followFacts } from "./facts.js"
 import { after, app, isWired, noteChange, setWidget, text, watch, whileInGraph, widgetOf } from "./page.js"
 
@@ -145,7 +145,7 @@ export function numbersFor(node) {
   const facts = factsFor(samplers)
   const tables = facts.map((one) => one && { width: one.size[0], height: one.size[1], ...one.recommended })
   const numbers = agreed(tables)
-  if (samplers.some((sampler) => isWired(sampler, "references") || isWired(sampler, "keyframes"))) {
+  if (samplers.some((sampler) => isFed(sampler, "references") || isFed(sampler, "keyframes"))) {
     delete numbers.width
     delete numbers.height
   }
