@@ -4,9 +4,9 @@
  */
 
 import { tidied } from "./automatic_text.js"
-import { FIT_IMAGE, SAMPLER, feederOf, promotedOf, samplersOf } from "./connections.js"
+import { FIT_IMAGE, SAMPLER, feederOf, isFed, promotedOf, samplersOf } from "./connections.js"
 import { factsFor, followFacts } from "./facts.js"
-import { app, isWired, noteChange, setWidget, text, watch, whileInGraph, widgetOf } from "./page.js"
+import { after, app, isWired, noteChange, setWidget, text, watch, whileInGraph, widgetOf } from "./page.js"
 
 const KEY = "artv_auto" // in the options of an input, from the server
 const SHOWN_MILLISECONDS = 6000
@@ -145,7 +145,7 @@ export function numbersFor(node) {
   const facts = factsFor(samplers)
   const tables = facts.map((one) => one && { width: one.size[0], height: one.size[1], ...one.recommended })
   const numbers = agreed(tables)
-  if (samplers.some((sampler) => isWired(sampler, "references") || isWired(sampler, "keyframes"))) {
+  if (samplers.some((sampler) => isFed(sampler, "references") || isFed(sampler, "keyframes"))) {
     delete numbers.width
     delete numbers.height
   }
@@ -176,14 +176,4 @@ function notice(detail) {
 
 function readable(number) {
   return Number(number.toPrecision(6))
-}
-
-/** Call `action` after a node's own handler. */
-function after(node, name, action) {
-  const before = node[name]
-  node[name] = function (...given) {
-    const returned = before?.apply(this, given)
-    action(...given)
-    return returned
-  }
 }

@@ -1,7 +1,7 @@
 /** The settings that a checkpoint recommends, and what the samplers connected to a loader do with them. */
 
 import { AUTO, isAuto } from "./automatic_text.js"
-import { SAMPLER, sourceOf } from "./connections.js"
+import { SAMPLER, isFed, sourceOf } from "./connections.js"
 import { isWired, widgetOf } from "./page.js"
 
 const ANCHOR = "ARTVAnchorFrame"
@@ -82,7 +82,7 @@ function optionsOf(sampler) {
 }
 
 function hasPictures(sampler) {
-  return PICTURES.some((name) => isWired(sampler, name))
+  return PICTURES.some((name) => isFed(sampler, name))
 }
 
 /** Whether a widget's value means the recommendation. */

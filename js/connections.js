@@ -1,6 +1,6 @@
 /** Which nodes of the graph belong together: through reroutes, nodes in between, and subgraphs. */
 
-import { app, widgetOf } from "./page.js"
+import { widgetOf, wrappersOf } from "./page.js"
 
 export const SAMPLER = "ARTVMaskedDiffusionSampler"
 export const FIT_IMAGE = "ARTVFitImage"
@@ -23,8 +23,9 @@ export function samplersOf(source, wanted = SAMPLER, input = undefined) {
       }
       const node = graph.getNodeById(link.target_id)
       if (node?.comfyClass === wanted && [undefined, node.inputs[link.target_slot].name].includes(input)) found.add(node)
-      if (!node || node.comfyClass === wanted || seen.has(node)) continue
-      seen.add(node)
+      const passed = node?.subgraph ? link : node // another way into a subgraph leads elsewhere
+      if (!node || node.comfyClass === wanted || seen.has(passed)) continue
+      seen.add(passed)
       if (node.subgraph) follow(node.subgraph, SUBGRAPH_INPUT, link.target_slot)
       else node.outputs?.forEach((output, index) => [type, "*"].includes(output.type) && follow(graph, node.id, index))
     }
@@ -82,13 +83,6 @@ function linkInto(node, name) {
   return id === null || id === undefined ? undefined : node.graph?.links.get(id)
 }
 
-/** The nodes that represent a subgraph. */
-function wrappersOf(subgraph) {
-  const root = subgraph.rootGraph ?? app.rootGraph ?? app.graph
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
-  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
-}
-
 /**
  * What feeds an input, beyond reroutes and the borders of subgraphs: its `node`, or the `widget` of a subgraph's node.
  * Null if nothing feeds it, undefined if that cannot be found.
@@ -118,6 +112,11 @@ export function originOf(node, name) {
     }
   }
   return null
+}
+
+/** Whether something feeds an input: not if a wire only leads to an input of the subgraph that is open on its outside. */
+export function isFed(node, name) {
+  return originOf(node, name) !== null
 }
 
 /** Read from the links, because a node that represents a subgraph looks for them inside it. */

@@ -1,7 +1,7 @@
 /** What the server knows about the checkpoints that the graph's loaders name. */
 
 import { FIT_IMAGE, SAMPLER, givenValue, samplersOf } from "./connections.js"
-import { ask, onRemoved, setting, text, watch } from "./page.js"
+import { ask, setting, text, timesReconnected, watch, whileInGraph } from "./page.js"
 
 const MENUS = ["checkpoint", "base"]
 
@@ -9,7 +9,8 @@ const MENUS = ["checkpoint", "base"]
 const loaders = new Map()
 
 /**
- * Ask the server about the checkpoint that a loader names, again whenever its menus change. `onChange` gets an object:
+ * Ask the server about the checkpoint that a loader names, again whenever its menus change or
+ * the page has connected again. `onChange` gets an object:
  * empty while the answer is awaited, then with the `facts`, or with the line that says why there are none: a `note` if
  * that is as it should be, else a `problem`.
  */
@@ -26,8 +27,11 @@ export function followFacts(loader, onChange) {
     const answer = await ask("checkpoint", question).then((facts) => ({ facts }), (error) => ({ problem: error.message }))
     if (number === asked) tell(answer)
   }
-  watch(loader, () => [questionOf(loader), setting("Comfy.Locale")], ([question]) => look(question))
-  onRemoved(loader, () => loaders.delete(loader))
+  watch(loader, () => [questionOf(loader), timesReconnected(), setting("Comfy.Locale")], ([question]) => look(question))
+  whileInGraph(loader, () => () => {
+    asked++ // an answer that is still awaited is of no use
+    loaders.delete(loader)
+  })
 }
 
 /** The names in the loader's menus, its own or those on the outside of its subgraph; null if a node provides one. */

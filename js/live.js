@@ -35,7 +35,10 @@ class LivePanel {
     addPanel(node, "artv_live", this.root, HEIGHT)
     watch(node, () => [rootGraph()?.id, node.id], () => this.follow())
     watch(node, refusal, (faults) => refuse(node, faults))
-    followWords(node, () => textsAt(node), (found) => this.showWords(found))
+    followWords(node, () => textsAt(node), (found) => {
+      this.foundWords = found
+      this.showWords()
+    })
     watch(node, () => untaken(node), (prompts) => this.showUntaken(prompts))
     whileInGraph(node, () => this.start())
   }
@@ -124,8 +127,8 @@ class LivePanel {
   }
 
   /** Words that the model does not know: of the prompts in the graph, or else of the run if the page cannot read those. */
-  showWords(found = this.foundWords) {
-    this.foundWords = found
+  showWords() {
+    const found = this.foundWords
     this.words.textContent = found?.line ?? wordsLine(this.run?.unknown)
     this.words.title = found?.help ?? ""
     this.words.hidden = !this.words.textContent

@@ -10,7 +10,11 @@ export class LiveRun {
     this.done = this.total = 0
     this.fps = 8
     this.pace = null
+    this.steering = {} // what was said and taken back; see `told_of` in nodes/steer.py
     this.cachedFor = undefined // the prompt whose result the host took from this run
+    this.saidAtFirst = undefined // what was said in it before this page knew of it
+    this.taken = new Map() // what was said and is in a timeline, by the timeline's place
+    this.untakeable = new Map() // what was said and was refused, by the timeline's place
     this.refusal = undefined // why the host queued no other run meanwhile
     this.clear()
   }
@@ -28,7 +32,8 @@ export class LiveRun {
     this.sizeAdvice = message.size_advice // null if the size is near the checkpoint's
     this.pace = message.seconds_per_frame
     this.left = message.seconds_left
-    this.steering = message.steering // what was said and taken back; see `told_of` in nodes/steer.py
+    this.steering = message.steering ?? {}
+    this.saidAtFirst ??= this.steering.said ?? []
     this.unknown = message.unknown // words that the model does not know, or null
     if (message.whole) this.clear() // it has all that there is
     for (const picture of message.pictures) this.pictures.add(unpacked(picture))

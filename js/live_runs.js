@@ -10,7 +10,7 @@ const EVENT = "artv.live"
 const SAMPLER = "ARTVMaskedDiffusionSampler"
 const PICTURES = "ARTV.LivePictures"
 const STORED = "ARTV.runs"
-const MAX_RUNS = 8
+const MAX_RUNS = 16 // as many as the server keeps
 const MAX_STORED = 32
 const MAX_LINES = 3
 
@@ -18,7 +18,7 @@ const MAX_LINES = 3
 const runs = new Map()
 /** What the server has sent, by the ids of the runs. */
 const known = new Map()
-/** Prompts whose result the host took from its cache, by the id of the run that made it. */
+/** Where a result from the host's cache was asked for last, by the id of the run that made it: workflow, node, prompt. */
 const cached = new Map()
 /** The host's last error about a sampler that it refused to run, by the host's name of the sampler. */
 const refused = new Map()
@@ -56,10 +56,11 @@ export function onRuns(listener) {
 
 /** The run of a node in the open graph, or undefined. */
 export function runOf(node) {
-  for (const run of [...runs.values()].reverse()) {
-    const here = !run.workflow || run.workflow === rootGraph()?.id
-    if (here && nodeAt(run.node) === node) return run
-  }
+  return [...runs.values()].reverse().find((run) => isOpen(run) && nodeAt(run.node) === node)
+}
+
+function isOpen({ workflow }) {
+  return !workflow || workflow === rootGraph()?.id
 }
 
 export function rootGraph() {
@@ -119,16 +120,28 @@ function receive(message) {
   const before = known.get(message.run)
   const run = before ?? new LiveRun(message.run)
   run.take(message)
-  run.cachedFor = cached.get(run.id)
   latest(known, run.id, run)
   if (!before) store(run.id)
+  const asked = cached.get(run.id)
+  const isElsewhere = !!asked && keyOf(asked) !== keyOf(run)
+  if (!isElsewhere) run.cachedFor = asked?.prompt
   // Late messages, such as frames that are decoded after the run, do not show an old run again.
-  if (!before || message.whole || run.state === "running" || runs.get(keyOf(run)) === run) put(run)
+  const isShown = !before || run.state === "running" || runs.get(keyOf(run)) === run
+  if (isShown || (message.whole && !isElsewhere)) put(run)
+  if (isElsewhere && (!before || runs.get(keyOf(asked))?.id === run.id)) putCached(run, asked)
 }
 
 function put(run) {
-  latest(runs, keyOf(run), run)
+  latest(runs, keyOf(run), run, (one) => !isOpen(one) || !nodeAt(one.node))
   tell()
+}
+
+/** Show a run where its result was asked for: at its own node, or at another one that made the same, as a copy does. */
+function putCached(run, { workflow, node, prompt }) {
+  const place = keyOf({ workflow, node })
+  const shown = runs.get(place)
+  const other = () => (shown?.id === run.id ? shown : Object.assign(Object.create(run), { workflow, node }))
+  put(Object.assign(place === keyOf(run) ? run : other(), { cachedFor: prompt }))
 }
 
 function tell() {
@@ -141,11 +154,15 @@ function putUnmade(values) {
   if (shown?.state !== "running") put(Object.assign(new LiveRun(null), values))
 }
 
-/** Add to a map that keeps the latest entries at its end, and at most `MAX_RUNS` of them. */
-function latest(map, key, value) {
+/**
+ * Add to a map that keeps the latest entries at its end, and at most `MAX_RUNS` of them, apart from those that may not go.
+ * @param {(one: any) => boolean} mayGo
+ */
+function latest(map, key, value, mayGo = () => true) {
   map.delete(key)
   map.set(key, value)
-  if (map.size > MAX_RUNS) map.delete(map.keys().next().value)
+  const oldest = map.size > MAX_RUNS && [...map].find(([, one]) => mayGo(one))
+  if (oldest) map.delete(oldest[0])
 }
 
 function keyOf({ workflow, node }) {
@@ -162,9 +179,10 @@ async function recall(prompt, nodes) {
   for (const [node, id] of Object.entries(answer.runs)) {
     const shown = runs.get(keyOf({ workflow: answer.workflow, node }))
     if (shown?.prompt === prompt || (nodes && !nodes.includes(node))) continue
-    if (id) latest(cached, id, prompt)
-    if (id && shown?.id === id) put(Object.assign(shown, { cachedFor: prompt }))
-    if (!id) putUnmade({ workflow: answer.workflow, node, prompt, state: "cached" })
+    const asked = { workflow: answer.workflow, node, prompt }
+    if (id) latest(cached, id, asked)
+    if (known.has(id)) putCached(known.get(id), asked)
+    if (!id) putUnmade({ ...asked, state: "cached" })
   }
 }
 
@@ -214,7 +232,7 @@ export function refuse(node, faults) {
 }
 
 /** The host's name for a node of the open graph: the reverse of `nodeAt`. */
-function pathOf(node, graph = rootGraph(), before = "") {
+export function pathOf(node, graph = rootGraph(), before = "") {
   for (const one of graph?.nodes ?? []) {
     if (one === node) return `${before}${one.id}`
     const found = one.subgraph && pathOf(node, one.subgraph, `${before}${one.id}:`)

@@ -110,9 +110,16 @@ export function noteChange() {
   else tracker?.checkState?.()
 }
 
+/** What goes on for nodes: each with the function that ends it. */
+const going = new Set()
+
+// The page does not tell the nodes in a subgraph when all of the graph is replaced.
+setInterval(() => [...going].filter(({ node }) => !isInGraph(node)).forEach(({ end }) => end()), CHECK_MILLISECONDS)
+
 /**
- * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, while the node is in a graph. It is checked
- * four times a second, because front ends differ in which changes of widgets and wires they report.
+ * Call `onChange(value)` whenever `read()`, compared as JSON, has changed, while the node is in a graph, and once when it
+ * comes into one. It is checked four times a second, because front ends differ in which changes of widgets and wires they
+ * report.
  */
 export function watch(node, read, onChange) {
   let before
@@ -124,6 +131,7 @@ export function watch(node, read, onChange) {
     onChange(value)
   }
   whileInGraph(node, () => {
+    before = undefined
     const timer = setInterval(() => node.graph && !document.hidden && check(), CHECK_MILLISECONDS)
     return () => clearInterval(timer)
   })
@@ -131,29 +139,57 @@ export function watch(node, read, onChange) {
 }
 
 /**
- * Call `start` when a node is added to a graph, and what it returns when the node is removed. Some nodes are never added:
- * to copy a node, the page makes another one and only reads it.
+ * Call `start` when a node is added to a graph, and what it returns when the node is no longer there. Some nodes are never
+ * added: to copy a node, the page makes another one and only reads it.
  */
 export function whileInGraph(node, start) {
-  let stop = node.graph ? start() : undefined
-  const before = node.onAdded
-  node.onAdded = function (...given) {
-    before?.apply(this, given)
+  let stop
+  const begin = () => {
     stop ??= start()
+    going.add(one)
   }
-  onRemoved(node, () => {
+  const end = () => {
+    going.delete(one)
     stop?.()
     stop = undefined
-  })
+  }
+  const one = { node, end }
+  if (node.graph) begin()
+  after(node, "onAdded", begin)
+  after(node, "onRemoved", end)
 }
 
-/** Call `action` when a node is removed, after the host's own handler. */
-export function onRemoved(node, action) {
-  const before = node.onRemoved
-  node.onRemoved = function (...given) {
-    before?.apply(this, given)
-    action()
+function isInGraph({ graph }) {
+  return !!graph && (graph === rootOf(graph) || wrappersOf(graph).some(isInGraph))
+}
+
+/** The nodes that represent a subgraph. */
+export function wrappersOf(subgraph) {
+  const root = rootOf(subgraph)
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
+  return graphs.flatMap((graph) => graph.nodes.filter((node) => node.subgraph === subgraph))
+}
+
+function rootOf(graph) {
+  return graph.rootGraph ?? app.rootGraph ?? app.graph
+}
+
+/** Call `action` after a node's own handler. */
+export function after(node, name, action) {
+  const before = node[name]
+  node[name] = function (...given) {
+    const returned = before?.apply(this, given)
+    action(...given)
+    return returned
   }
+}
+
+let connections = 0
+api.addEventListener("reconnected", () => connections++)
+
+/** How often the page has connected to the server again, perhaps to another one: what it answered may be different now. */
+export function timesReconnected() {
+  return connections
 }
 
 /**

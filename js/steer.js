@@ -48,7 +48,7 @@ export class SteerControls {
     this.said.hidden = !steering.can_say
     this.pause.textContent = text(steering.paused ? "steer.goOn" : "steer.pause")
     this.pause.setAttribute("aria-pressed", String(steering.paused))
-    this.back.disabled = run.done < 2
+    this.back.disabled = this.mostBack() < 1
     this.showWords()
     this.tell(this.problem ?? stateOf(steering))
   }
@@ -83,9 +83,13 @@ export class SteerControls {
     if (await this.send({ say: said })) this.field.value = this.field.value === said ? "" : this.field.value
   }
 
-  /** Back by a second, or to the first frame. */
+  /** Back by a second, or to the first frame that can be made again. */
   step() {
-    return { back: Math.max(1, Math.min(Math.round(BACK_SECONDS * this.run.fps), this.run.done - 1)) }
+    return { back: Math.max(1, Math.min(Math.round(BACK_SECONDS * this.run.fps), this.mostBack())) }
+  }
+
+  mostBack() {
+    return this.run.done - this.run.steering.first
   }
 
   /** Ask the server. Returns whether it did what was asked. */

@@ -8,13 +8,14 @@
 
 import { isAuto } from "./automatic_text.js"
 import { samplersOf } from "./connections.js"
-import { addPanel, app, ask, element, isWired, noteChange, setting, text, watch, whileInGraph, widgetOf } from "./page.js"
+import { addPanel, app, ask, element, isWired, noteChange, setting, text, timesReconnected, watch, whileInGraph, widgetOf } from "./page.js"
 import { noteScheduled, textsAround, valueOf } from "./prompt_texts.js"
 import { Actions } from "./timeline_actions.js"
 import { alike, endsOf, same } from "./timeline_edits.js"
 import { Notices } from "./timeline_notices.js"
 import { Pointer } from "./timeline_pointer.js"
 import { PromptField } from "./timeline_prompt.js"
+import { waitToQueue } from "./timeline_queue.js"
 import { followSteering } from "./timeline_steered.js"
 import { MOST_PROMPTS, secondsOf, View } from "./timeline_view.js"
 import { followWords } from "./words.js"
@@ -53,8 +54,9 @@ class Timeline {
     this.late = Infinity // the first frame that is not made
     this.selected = 0
     this.asked = 0
+    this.isUnreadable = false // the notice says why
     this.wanted = null // to be sent
-    this.isSending = false
+    this.sending = null // a promise, while the server is asked to change the text
     this.undoneAt = undefined // the time of the last undo
     this.takesFocus = false // after drawing, because the node it replaces had it
     this.actions = new Actions(this)
@@ -63,13 +65,14 @@ class Timeline {
     this.prompt = new PromptField(this)
     this.view = new View(this)
     addPanel(node, "artv_timeline", this.view.root, LEAST_HEIGHT)
-    const read = () => [this.question() ?? this.unknown(), this.videoFrames(), this.lateFrom(), textsAround(node), setting("Comfy.Locale")]
+    const read = () => [this.question() ?? this.unknown(), this.videoFrames(), this.lateFrom(), textsAround(node), timesReconnected(), setting("Comfy.Locale")]
     watch(node, read, () => this.look())
     followWords(node, () => this.texts(), (found) => {
       this.words = found
       this.caution()
     })
     followSteering(this)
+    waitToQueue(this)
     whileInGraph(node, () => {
       const resizes = new ResizeObserver(() => this.draw())
       resizes.observe(this.view.scroller)
@@ -160,7 +163,7 @@ class Timeline {
     this.view.nameParts()
     this.nameBoxes()
     const question = this.question()
-    if (this.isSending || (this.base && same(question, this.base) && this.schedule)) return this.draw()
+    if (this.sending || (this.base && same(question, this.base) && this.schedule)) return this.draw()
     this.wanted = null
     this.prompt.stopWaiting()
     if (!question) return this.tell(this.whyUnknown())
@@ -197,6 +200,7 @@ class Timeline {
     this.recall()
     if (segments.length > MOST_PROMPTS)
       return this.tell(text("timeline.tooMany", { count: segments.length, most: MOST_PROMPTS }))
+    this.isUnreadable = false
     this.notices.clear()
     this.view.unlock()
     this.draw()
@@ -208,6 +212,7 @@ class Timeline {
   tell(...parts) {
     this.pointer.cancel()
     this.base = null
+    this.isUnreadable = true
     this.view.lock()
     this.notices.tell(...parts)
     this.caution()
@@ -249,24 +254,31 @@ class Timeline {
 
   /**
    * Change the text to `schedule`. The drawing changes at once. Several changes before the reply are sent as one. Returns
-   * whether this is settled: the text is changed, or the server has said why not. Otherwise it may be tried again.
+   * "changed", "refused" if the server has said why not, or undefined if it may be tried again.
    */
   async change(schedule, selected = this.selected, told = "") {
-    if (!schedule || !this.canChange) return false
+    if (!schedule || !this.canChange) return
     this.schedule = schedule
     this.selected = selected
     this.wanted = schedule
     this.draw()
     if (told) this.notices.say(told)
-    if (this.isSending) return false
-    this.isSending = true
-    const isSettled = await this.send().catch((error) => void this.refuse(error))
-    this.isSending = false
+    if (this.sending) return
+    this.sending = this.send().catch((error) => void this.refuse(error))
+    const outcome = await this.sending
+    this.sending = null
     this.look()
-    return !!isSettled
+    return outcome
   }
 
-  /** Returns whether the server has answered what is wanted. Throws an Error if it could not be asked. */
+  /** Put what is being typed into the text, and wait until that and all earlier changes are there or refused. */
+  async settle() {
+    this.prompt.finish()
+    if (this.canChange) this.view.finish()
+    await this.sending
+  }
+
+  /** Returns as `change`. Throws an Error if the server could not be asked. */
   async send() {
     while (this.wanted) {
       const base = this.base
@@ -275,17 +287,17 @@ class Timeline {
       const answer = await ask("schedule", { ...base, wanted })
       if (!same(base, this.question())) {
         this.wanted = this.base = null // the user typed meanwhile
-        return false
+        return
       }
       if (this.wanted) continue
       if (answer.error) {
         this.refuse(answer.error)
-        return true
+        return "refused"
       }
       this.write(answer.text)
       this.take({ ...base, text: answer.text }, answer)
     }
-    return true
+    return "changed"
   }
 
   refuse({ message }) {

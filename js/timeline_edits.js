@@ -172,13 +172,21 @@ export function same(one, other) {
 }
 
 /**
- * Put prompts that were said, [frame, text] each, in place of those that were said `before`. A prompt that starts at such
- * a frame gets the new text.
+ * Add the prompts, [frame, text] each, that were `said` and not `before`, and take out those that were said before and are
+ * not said any more. A prompt that starts at such a frame gets the new text; once that is taken out, it gets its text in
+ * the schedule that the run goes on with: `going`, by frame.
  */
-export function steered({ prompts, end }, before, said) {
-  const isGone = ({ start, text }) => before.some((one) => same(one, [start, text])) && !said.some((one) => same(one, [start, text]))
-  const kept = new Map(prompts.filter((prompt, index) => index === 0 || !isGone(prompt)).map((prompt) => [prompt.start, prompt]))
-  for (const [start, text] of said) kept.set(start, { source: null, ...kept.get(start), start, text })
+export function steered({ prompts, end }, before, said, going) {
+  const missing = (from, other) => from.filter((one) => !other.some((it) => same(one, it)))
+  const gone = missing(before, said)
+  const kept = new Map(prompts.map((prompt) => [prompt.start, prompt]))
+  for (const [start, text] of gone) {
+    const prompt = kept.get(start)
+    if (prompt?.text !== text) continue // it was changed since
+    if (start in going) kept.set(start, { ...prompt, text: going[start] })
+    else if (prompt !== prompts[0]) kept.delete(start)
+  }
+  for (const [start, text] of missing(said, before)) kept.set(start, { source: null, ...kept.get(start), start, text })
   const last = Math.max(...kept.keys())
   return { prompts: [...kept.values()].sort((one, other) => one.start - other.start), end: end !== null && end <= last ? null : end }
 }

@@ -219,6 +219,15 @@ export class View {
     this.timeline.prompt.show()
   }
 
+  /** Take the number that is being typed. */
+  finish() {
+    const { selected } = this.timeline
+    const { start, end } = this.timeline.rangeOf(selected)
+    const shown = new Map([[this.start, start], [this.length, end - start]])
+    const field = [...shown.keys()].find((one) => one === document.activeElement)
+    if (field && field.valueAsNumber !== shown.get(field)) field.dispatchEvent(new Event("change"))
+  }
+
   focusBlock() {
     const block = this.row.querySelector('[aria-selected="true"]')
     block?.focus({ preventScroll: true }) // focusing would otherwise scroll the page as well

@@ -2,24 +2,26 @@
 
 import { SAMPLER, samplersOf } from "./connections.js"
 import { factsFor } from "./facts.js"
-import { ask, element, setting, text, watch } from "./page.js"
+import { ask, element, setting, text, timesReconnected, watch } from "./page.js"
 
 document.head.append(element("link", { rel: "stylesheet", href: new URL("./words.css", import.meta.url).href }))
 
 /**
  * Look which words of the texts that `read()` gives are not known to the models of a node's samplers, again whenever
- * that changes. `onChange` gets `{line, help}`: an empty line if all are known or the models know all words. It gets
- * undefined if `read()` gives null, because the page cannot read the texts, or if no model is known.
+ * that changes or the page has connected again. `onChange` gets `{line, help}`: an empty line if all are known or the models
+ * know all words. It gets undefined if `read()` gives null, because the page cannot read the texts, if no model is known, or
+ * if the server does not answer.
  */
 export function followWords(node, read, onChange) {
   let asked = 0
   const look = async ([texts, models]) => {
     const number = ++asked
     if (!texts || !models) return onChange(undefined)
-    const answers = await Promise.all(models.map((model) => unknownTo(model, texts)))
-    if (number === asked) onChange({ line: answers.map(wordsLine).filter(Boolean).join(" "), help: helpOf(models) })
+    const answers = await Promise.all(models.map((model) => unknownTo(model, texts))).catch(() => null)
+    if (number !== asked) return
+    onChange(answers ? { line: answers.map(wordsLine).filter(Boolean).join(" "), help: helpOf(models) } : undefined)
   }
-  watch(node, () => [read(), modelsOf(node), setting("Comfy.Locale")], look)
+  watch(node, () => [read(), modelsOf(node), timesReconnected(), setting("Comfy.Locale")], look)
 }
 
 /** The line about the words that a model does not know; "" if it knows all. `words` are pairs: a word, one close to it. */
@@ -40,7 +42,7 @@ function modelsOf(node) {
 }
 
 async function unknownTo({ name, vocabulary }, texts) {
-  const answer = await ask("words", { texts, vocabulary }).catch(() => ({ words: [], more: 0 }))
+  const answer = await ask("words", { texts, vocabulary })
   return { model: name, ...answer }
 }
 

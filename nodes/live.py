@@ -11,8 +11,6 @@ This is not access control: the host shows its queue, its history and its output
 """
 
 import base64
-import hashlib
-import json
 import threading
 import time
 import uuid
@@ -26,6 +24,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from .preview_budget import Thinned
+from .recipe import made_from, recipe_of
 from .size_advice import SizeAdvice
 
 EVENT = "artv.live"
@@ -104,7 +103,7 @@ class Run:
         self.prompt: str | None = context.prompt_id if context else None
         self.client: str | None = PromptServer.instance.client_id
         self.followers: frozenset[str] = frozenset()
-        self.recipe = _recipe(_queued(self.prompt).graph, self.node)
+        self.recipe = recipe_of(_queued(self.prompt).graph, self.node)
         self.latents: Callable[[], Any] = lambda: None
         self.done = self.known = 0
         self.blind: str | None = None  # why there are no pictures: "vae" if none is connected
@@ -279,9 +278,9 @@ def recall(question: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("prompt_id is not known; give the id of a prompt that is running or in the history")
     found = {}
     with _lock:
-        for node in _made_from(graph, queued.outputs):
+        for node in made_from(graph, queued.outputs):
             if graph[node].get("class_type") == SAMPLER:
-                recipe = _recipe(graph, node)
+                recipe = recipe_of(graph, node)
                 made = [run for run in _runs.values() if run.recipe == recipe and run.belongs_to(client)]
                 found[node] = next((run for run in reversed(made) if run.state == "finished"), None)
     for run in filter(None, found.values()):
@@ -367,27 +366,6 @@ def _queued(prompt: str | None) -> _Queued:
         return _Queued()
     _, _, graph, extra, outputs = items[0][:5]
     return _Queued(graph, workflow_id(extra.get("extra_pnginfo")), list(outputs))
-
-
-def _recipe(graph: dict[str, Any] | None, node: str | None) -> str | None:
-    """A digest of a node and everything it depends on. Equal digests mean equal results."""
-    if graph is None or node not in graph:
-        return None
-    parts = {one: [graph[one].get("class_type"), graph[one].get("inputs", {})] for one in _made_from(graph, [node])}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _made_from(graph: dict[str, Any], nodes: Sequence[str]) -> list[str]:
-    """These nodes and everything they depend on."""
-    wanted, found = list(nodes), dict[str, None]()
-    while wanted:
-        one = wanted.pop()
-        if one in found or one not in graph:
-            continue
-        found[one] = None
-        inputs = graph[one].get("inputs", {}).values()
-        wanted += [str(value[0]) for value in inputs if isinstance(value, list) and len(value) == 2]
-    return list(found)
 
 
 def _first_line(text: str | None) -> str | None:

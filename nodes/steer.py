@@ -166,6 +166,7 @@ def told_of(run: SteeredRun) -> dict[str, Any]:
         "stopped": steering.stopped,
         "waiting": track.waiting,
         "said": [list(one) for one in track.said],
+        "first": steering.first,
         "redo": [list(one) for one in run.redo],
         "schedule": track.schedule().canonical() if track.can_say else None,
     }

@@ -50,7 +50,9 @@ class Steering:
         self.track, self.videos = track, videos
         self.seeds = list(seeds)
         """The seeds of all frames, also of dropped ones. The last one was taken last."""
-        self._first, self._count = max(1, first), 0
+        self.first = max(1, first)
+        """The first frame that can be made again."""
+        self._count = 0
         self._changed = threading.Condition()
         self._paused = self._stopped = False
         self._back: Back | None = None
@@ -105,10 +107,10 @@ class Steering:
         if self.no_way_back:
             raise ValueError(f"cannot go back: {self.no_way_back}")
         with self._changed:
-            most = self._count - self._first
+            most = self._count - self.first
             if frames < 1 or frames > most:
                 has = f"accepted are 1 to {most}" if most > 0 else "none can be dropped yet; wait for the next one"
-                stay = "frame 0 stays" if self._first == 1 else f"frames 0 to {self._first - 1} stay"
+                stay = "frame 0 stays" if self.first == 1 else f"frames 0 to {self.first - 1} stay"
                 raise ValueError(f"cannot go back {frames} frames: {has} ({stay})")
             if seed is not None and not 0 <= seed <= self._last_seed:
                 raise ValueError(f"the seed is {seed}; accepted are 0 to {self._last_seed}")

@@ -352,17 +352,20 @@ def test_the_timeline_grows_by_what_is_said_and_by_no_more(opened: tuple[Any, Fr
     """As pure values: a step back takes back what was said for the frames that are dropped."""
     page, shown = opened
     only_on(shown, OWN)
-    grown = f"""async ([schedule, before, said]) => {{
+    grown = f"""async ([schedule, before, said, going]) => {{
         const {{steered}} = await import("/extensions/{LINKED_AS}/timeline_edits.js")
-        const {{prompts, end}} = steered(schedule, before, said)
+        const {{prompts, end}} = steered(schedule, before, said, going)
         return [prompts.map(({{start, text}}) => [start, text]), end]
     }}"""
     prompts = [{"source": 0, "start": 0, "text": "a"}, {"source": 1, "start": 9, "text": "b"}]
 
-    def after(before: list, said: list, end: int | None = None) -> list:
-        return page.evaluate(grown, [{"prompts": prompts, "end": end}, before, said])
+    def after(before: list, said: list, end: int | None = None, going: dict | None = None) -> list:
+        return page.evaluate(grown, [{"prompts": prompts, "end": end}, before, said, going or {}])
 
     assert after([], [[4, "c"]]) == [[[0, "a"], [4, "c"], [9, "b"]], None]
     assert after([[9, "b"]], [[5, "c"]]) == [[[0, "a"], [5, "c"]], None]
     assert after([], [[9, "c"]], end=12) == [[[0, "a"], [9, "c"]], 12]
     assert after([], [[20, "c"]], end=12) == [[[0, "a"], [9, "b"], [20, "c"]], None]
+    assert after([[9, "b"]], [], going={"0": "a", "9": "d"}) == [[[0, "a"], [9, "d"]], None]
+    assert after([[9, "changed since"]], []) == [[[0, "a"], [9, "b"]], None]
+    assert after([[4, "removed since"]], [[4, "removed since"], [12, "c"]]) == [[[0, "a"], [9, "b"], [12, "c"]], None]

@@ -176,6 +176,10 @@ def test_a_cached_result_is_traced_to_the_run_that_made_it(server: Server) -> No
         assert answer["runs"] == {"sample": second["run"]}
         message = told(socket, second["run"])
         assert (message["whole"], message["state"], message["done"]) == (True, "finished", FRAMES)
+        copied = queue(server, "cached", renamed(graph(seed=4014)))
+        wait_until_done(socket, copied)
+        answer = server.post("/artv/recall", {"client_id": "cached", "prompt_id": copied})
+        assert answer["runs"] == {"sample, copied": second["run"]}
         stranger = server.post("/artv/recall", {"client_id": "curious", "prompt_id": again})
         assert stranger["runs"] == {"sample": None}
 
@@ -191,6 +195,19 @@ def queue(server: Server, name: str, graph: Graph) -> str:
     """Returns the id of the prompt."""
     extra = {"extra_pnginfo": WORKFLOW}
     return server.post("/prompt", {"prompt": graph, "client_id": name, "extra_data": extra})["prompt_id"]
+
+
+def renamed(graph: Graph) -> Graph:
+    """As a graph of copies of its nodes."""
+    names = {name: f"{name}, copied" for name in graph}
+
+    def to_copy(value: Any) -> Any:
+        return [names[value[0]], value[1]] if isinstance(value, list) else value
+
+    return {
+        names[name]: {**one, "inputs": {key: to_copy(value) for key, value in one["inputs"].items()}}
+        for name, one in graph.items()
+    }
 
 
 def made(server: Server, socket: ClientConnection, graph: Graph) -> dict[str, Any]:

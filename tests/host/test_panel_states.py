@@ -25,13 +25,14 @@ MESSAGE = {
 }  # fmt: skip
 STEERING = {
     "can_say": True, "paused": False, "stopped": False, "waiting": None, "said": [], "redo": [], "schedule": None,
+    "first": 1,
 }  # fmt: skip
-# Messages about runs are of the open graph's sampler.
+# Messages about runs are of the open graph's sampler, unless they say otherwise.
 DISPATCH = f"""async ([type, detail]) => {{
     const {{api}} = await import("/scripts/api.js")
     const sampler = app.graph.nodes.find(node => node.type == "{SAMPLER}")
-    if (type == "artv.live") Object.assign(detail, {{workflow: app.graph.id, node: String(sampler.id)}})
-    api.dispatchEvent(new CustomEvent(type, {{detail}}))
+    const place = type == "artv.live" && {{workflow: app.graph.id, node: String(sampler?.id)}}
+    api.dispatchEvent(new CustomEvent(type, {{detail: {{...place, ...detail}}}}))
 }}"""
 NEW_ID = "() => { app.graph.id = crypto.randomUUID() }"  # no run of an earlier test belongs to this graph
 FEED_TEXT = f"""() => {{
@@ -66,6 +67,39 @@ COPY = """() => {
 ADD_COPIES = "() => artvCopies.forEach(copy => app.graph.add(copy))"
 REMOVE_COPIES = "() => artvCopies.forEach(copy => app.graph.remove(copy))"
 TIMERS = "() => artvTimers.size"
+INTO_A_SUBGRAPH = "() => app.graph.convertToSubgraph(new Set(app.graph.nodes)).node.id"
+REMOVE = "id => app.graph.remove(app.graph.getNodeById(id))"
+CLEAR = "() => app.graph.clear()"
+SAVED = "() => app.graph.serialize()"
+# As the page does to undo.
+LOAD = "saved => app.loadGraphData(saved, false, false, app.extensionManager.workflow.activeWorkflow)"
+RELOAD = f"async () => ({LOAD})(({SAVED})())"
+PLACE = f"() => [app.graph.id, String(app.graph.nodes.find(node => node.type == '{SAMPLER}').id)]"
+VALUE = f"name => app.graph.nodes.find(node => node.type == '{SAMPLER}').widgets.find(one => one.name == name).value"
+NAMED_WORDS = f"() => {front_end.PANELS}[0].querySelector('.artv-words').textContent"
+UNTAKEN_IS = f"isShown => {front_end.PANELS}[0].querySelector('.artv-live-untaken').hidden != isShown"
+# Two samplers in a subgraph, each with an input of its own for the model, of one loader.
+REACHED = f"""async () => {{
+    const {{samplersOf}} = await import("/extensions/{LINKED_AS}/connections.js")
+    const graph = (nodes, links) => ({{
+        nodes, links: new Map(links.map((link, id) => [id, link])), getNodeById: id => nodes.find(node => node.id == id)
+    }})
+    const link = (origin_id, origin_slot, target_id) => ({{origin_id, origin_slot, target_id, target_slot: 0}})
+    const inputs = [{{name: "model"}}]
+    const samplers = [3, 4].map(id => ({{id, comfyClass: "{SAMPLER}", inputs}}))
+    const subgraph = graph(samplers, [link(-10, 0, 3), link(-10, 1, 4)])
+    const loader = {{id: 1, outputs: [{{type: "ARTV_MODEL"}}]}}
+    loader.graph = graph([loader, {{id: 2, subgraph}}], [link(1, 0, 2), {{...link(1, 0, 2), target_slot: 1}}])
+    return samplersOf(loader).map(({{id}}) => id)
+}}"""
+# The sampler in a subgraph that has an input for references, to which nothing is connected.
+OPEN_INPUT = f"""() => {{
+    const sampler = app.graph.nodes.find(node => node.type == "{SAMPLER}")
+    const {{subgraph}} = app.graph.convertToSubgraph(new Set([sampler]))
+    const inside = subgraph.nodes.find(node => node.type == "{SAMPLER}")
+    subgraph.addInput("references", "LATENT").connect(inside.inputs.find(one => one.name == "references"), inside)
+    window.artvInside = inside
+}}"""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +128,7 @@ def timeline(opened: tuple[Any, front_end.Faults]) -> Iterator[Timeline]:
     timeline = Timeline(page)
     timeline.write("0: a\n32: b", "a", "b")
     for _ in new_graph(page, faults):
+        tell(page)  # nothing is said yet
         yield timeline
 
 
@@ -115,6 +150,12 @@ def tell(page: Any, **values: Any) -> None:
 def say(page: Any, *said: tuple[int, str], **values: Any) -> None:
     """What the server tells once something was said."""
     tell(page, steering=STEERING | {"said": [list(one) for one in said], **values})
+
+
+def forget_failed_requests(timeline: Timeline, opened: tuple[Any, front_end.Faults]) -> None:
+    """Those that a test let fail."""
+    for faults in (opened[1].seen, timeline.faults):
+        faults[:] = [fault for fault in faults if "ERR_FAILED" not in fault]
 
 
 def pictures(number: int) -> list[dict[str, Any]]:
@@ -213,15 +254,125 @@ def test_a_copy_that_is_in_no_graph_does_nothing(page: Any) -> None:
         page.evaluate("() => artvCountNoMore()")
 
 
+def test_nothing_goes_on_for_nodes_of_a_subgraph_that_is_gone(page: Any) -> None:
+    page.evaluate(COUNT_TIMERS)
+    try:
+        for remove in (REMOVE, CLEAR):
+            saved = page.evaluate(SAVED)
+            wrapper = page.evaluate(INTO_A_SUBGRAPH)
+            page.wait_for_timeout(600)
+            assert page.evaluate(TIMERS) > 0
+            page.evaluate(remove, wrapper)
+            page.wait_for_timeout(600)
+            assert page.evaluate(TIMERS) == 0, remove
+            if remove == REMOVE:
+                page.evaluate(LOAD, saved)
+    finally:
+        page.evaluate("() => artvCountNoMore()")
+
+
+def test_a_late_answer_about_a_loader_that_is_gone_does_not_count(page: Any) -> None:
+    page.wait_for_function(f"() => ({VALUE})('steps').startsWith('auto (')")
+    shown = page.evaluate(VALUE, "steps")
+    saved, held = page.evaluate(SAVED), list[Any]()
+
+    def hold(route: Any) -> None:
+        if route.request.post_data_json["checkpoint"] == "another":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/artv/checkpoint", hold)
+    front_end.set_widgets(page, "ARTVLoader", checkpoint="another")
+    page.wait_for_function(f"() => ({VALUE})('steps') == 'auto'")
+    page.evaluate(LOAD, saved)
+    page.wait_for_function(f"shown => ({VALUE})('steps') == shown", arg=shown)
+    facts = {"size": [64, 64], "recommended": {"steps": 99}, "vocabulary": [], "missing": [], "parameters": {}}
+    held[0].fulfill(json=facts)
+    page.wait_for_timeout(600)
+    assert page.evaluate(VALUE, "steps") == shown
+    page.unroute("**/artv/checkpoint")
+
+
+def test_a_loader_reaches_each_sampler_of_a_subgraph(page: Any) -> None:
+    assert page.evaluate(REACHED) == [3, 4]
+
+
+def test_an_input_of_a_subgraph_to_which_nothing_is_connected_decides_nothing(page: Any) -> None:
+    page.wait_for_function(f"() => ({VALUE})('width').startsWith('auto (')")
+    shown = page.evaluate(VALUE, "width")
+    page.evaluate(OPEN_INPUT)
+    page.wait_for_timeout(800)
+    assert page.evaluate("() => artvInside.widgets.find(one => one.name == 'width').value") == shown
+
+
+def test_steps_back_end_at_the_first_frame_that_was_not_given(page: Any) -> None:
+    front_end.show_node(page, SAMPLER)
+    page.route("**/artv/steer", lambda route: route.fulfill(json=STEERING))
+    tell(page, done=20, steering=STEERING | {"first": 16})
+    back = page.get_by_role("button", name="Back 1 s")
+    with page.expect_request("**/artv/steer") as asked:
+        back.click()
+    assert asked.value.post_data_json["back"] == 4
+    tell(page, done=16, steering=STEERING | {"first": 16})
+    assert back.is_disabled()
+    page.unroute("**/artv/steer")
+
+
+def test_a_cached_result_is_shown_in_the_copy_that_asked_for_it(page: Any) -> None:
+    """A duplicated workflow has the same nodes and another id."""
+    tell(page, state="finished", done=48)
+    front_end.wait_for(page, "state == 'finished'")
+    first, node = page.evaluate(PLACE)
+    page.evaluate(NEW_ID)
+    front_end.wait_for(page, "state == 'empty'")
+    told = {"workflow": page.evaluate(PLACE)[0], "runs": {node: page.run_id}}
+    page.route("**/artv/recall", lambda route: route.fulfill(json=told))
+    page.evaluate(DISPATCH, ["execution_success", {"prompt_id": "of the copy"}])
+    front_end.wait_for(page, "state == 'cached' && done == 48", seconds=15)
+    page.unroute("**/artv/recall")
+    page.evaluate("(id) => { app.graph.id = id }", first)
+    front_end.wait_for(page, "state == 'finished' && done == 48", seconds=15)
+
+
+def test_runs_of_many_samplers_are_kept(page: Any) -> None:
+    tell(page)
+    for number in range(20):
+        tell(page, run=f"{page.run_id}, {number}", node=f"{9000 + number}")
+    page.wait_for_timeout(300)
+    front_end.wait_for(page, "state == 'running' && done == 8", seconds=5)
+
+
+def test_the_panels_ask_again_once_the_server_is_there_again(
+    timeline: Timeline, opened: tuple[Any, front_end.Faults]
+) -> None:
+    page = timeline.page
+    page.route("**/artv/words", lambda route: route.abort())
+    timeline.write("0: xylophone\n32: b", "xylophone", "b")
+    page.wait_for_function(f"() => !({NAMED_WORDS})()")  # those of the text before
+    page.unroute("**/artv/words")
+    page.evaluate(DISPATCH, ["reconnected", {}])
+    page.wait_for_function(f"() => ({NAMED_WORDS})().includes('xylophone')")
+    page.route("**/artv/*", lambda route: route.abort())
+    page.evaluate(RELOAD)
+    page.locator(".artv-timeline-notice").get_by_text("The timeline needs the server").wait_for()
+    page.unroute("**/artv/*")
+    page.evaluate(DISPATCH, ["reconnected", {}])
+    timeline.wait_for(2)
+    page.wait_for_function(f"() => ({VALUE})('steps').startsWith('auto (')")
+    forget_failed_requests(timeline, opened)
+
+
 def test_what_is_said_while_the_text_cannot_be_read_is_added_later(timeline: Timeline) -> None:
     page = timeline.page
     timeline.text_box.fill("0: a\n32: b\n16: c")
     page.locator(".artv-timeline-notice").get_by_text("ine 3").wait_for()
-    say(page, (20, "new"))
-    page.wait_for_timeout(500)
+    say(page, (20, "new"), schedule='"0": "a",\n"20": "new"')
+    page.wait_for_function(UNTAKEN_IS, arg=True)
     tell(page, state="finished", steering=STEERING | {"said": [[20, "new"]]})
     timeline.text_box.fill("0: a\n32: b")
     timeline.wait_for_text("0: a\n20: new\n32: b")
+    page.wait_for_function(UNTAKEN_IS, arg=False)
 
 
 def test_what_is_said_is_not_lost_when_the_server_cannot_be_asked(
@@ -233,8 +384,7 @@ def test_what_is_said_is_not_lost_when_the_server_cannot_be_asked(
     page.wait_for_timeout(500)
     say(page, (20, "new"))
     timeline.wait_for_text("0: a\n20: new\n32: b")
-    for faults in (opened[1].seen, timeline.faults):
-        faults[:] = [fault for fault in faults if "ERR_FAILED" not in fault]
+    forget_failed_requests(timeline, opened)
 
 
 def test_what_is_said_leaves_the_prompt_that_is_being_edited(timeline: Timeline) -> None:
@@ -250,6 +400,36 @@ def test_what_is_said_leaves_the_prompt_that_is_being_edited(timeline: Timeline)
     timeline.wait_for_text("0: a\n20: new\n24: newer\n32: b at night, far")
     page.keyboard.type(" away")
     timeline.wait_for_text("0: a\n20: new\n24: newer\n32: b at night, far away")
+
+
+def test_what_is_said_is_taken_once_also_if_the_page_makes_the_node_again(timeline: Timeline) -> None:
+    page = timeline.page
+    say(page, (20, "new"))
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+    timeline.write("0: a\n24: newer\n32: b", "a", "newer", "b")
+    page.evaluate(RELOAD)
+    timeline.wait_for(3)
+    page.wait_for_timeout(800)
+    assert timeline.text == "0: a\n24: newer\n32: b"
+    say(page, (20, "new"), (28, "more"))
+    timeline.wait_for_text("0: a\n24: newer\n28: more\n32: b")
+
+
+def test_what_is_said_while_another_workflow_is_open_is_taken_later(timeline: Timeline) -> None:
+    page = timeline.page
+    workflow, node = page.evaluate(PLACE)
+    saved = page.evaluate(SAVED)
+    page.evaluate(CLEAR)
+    tell(page, workflow=workflow, node=node, state="finished", steering=STEERING | {"said": [[20, "new"]]})
+    page.evaluate(LOAD, saved)
+    timeline.wait_for_text("0: a\n20: new\n32: b")
+
+
+def test_a_step_back_gives_a_prompt_its_own_text_back(timeline: Timeline) -> None:
+    say(timeline.page, (32, "new"))
+    timeline.wait_for_text("0: a\n32: new")
+    say(timeline.page, schedule='"0": "a",\n"32": "b"')
+    timeline.wait_for_text("0: a\n32: b")
 
 
 def test_what_is_said_is_no_part_of_what_not_to_show(timeline: Timeline) -> None:

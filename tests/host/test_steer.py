@@ -171,8 +171,9 @@ def test_prompts_from_elsewhere_cannot_be_changed_but_the_run_can_be_taken_back(
     assert [problem[:64] for problem in driver.problems] == [
         "the prompts of this run cannot be changed while it goes on; that"
     ]
-    assert (len(latents), result.live[-1]["steering"]["can_say"]) == (8, False)
-    assert result.live[-1]["steering"]["redo"]
+    told = result.live[-1]["steering"]
+    assert (len(latents), told["can_say"], told["first"]) == (8, False, 1)
+    assert told["redo"]
 
 
 def wait_for(socket: ClientConnection, kind: str) -> None:

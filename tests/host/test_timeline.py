@@ -17,6 +17,13 @@ from .timeline_steps import NAME, SCHEDULER, WIDGET, ZOOM_TO_IT, Timeline
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
 FIRST_WITH_PANELS = 37  # of 1.x, that was looked at; 1.27 has none in Nodes 2.0
+# The scheduler's text in the prompt that is queued, and in the workflow that goes with it.
+QUEUED = f"""async () => {{
+    const {{id, widgets}} = {SCHEDULER}
+    const {{output, workflow}} = await app.graphToPrompt()
+    const {{widgets_values: saved}} = workflow.nodes.find(node => node.id == id)
+    return [output[id].inputs.text, saved[widgets.findIndex(({{name}}) => name == "text")]]
+}}"""
 COMMENTED = '# in the morning\n"0": "a fox",  # red\n# at noon\n"16": "a fox asleep",\n"32": "a hare"'
 
 
@@ -179,6 +186,20 @@ def test_what_is_typed_while_an_edit_is_on_its_way_is_not_lost(timeline: Timelin
     page.unroute("**/artv/schedule")
     timeline.wait_for(1)
     assert timeline.text == "0: typed"
+
+
+def test_what_was_just_typed_is_queued(timeline: Timeline) -> None:
+    """In the prompt and in the workflow that goes with it, although the server takes its time."""
+    page = timeline.page
+    timeline.write("0: a\n16: b\n32: c", "a", "b", "c")
+    page.route("**/artv/schedule", lambda route: (page.wait_for_timeout(400), route.continue_()))
+    timeline.block(1).click()
+    timeline.press("Enter")
+    page.keyboard.type(", far")
+    assert page.evaluate(QUEUED) == ["0: a\n16: b, far\n32: c"] * 2
+    page.locator(".artv-timeline-fields input").last.fill("6")
+    assert page.evaluate(QUEUED) == ["0: a\n16: b, far\n22: c"] * 2
+    page.unroute("**/artv/schedule")
 
 
 def test_a_fault_is_shown_at_its_place(timeline: Timeline) -> None:
