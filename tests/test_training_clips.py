@@ -255,6 +255,11 @@ def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
     prepared = tmp_path / "prepared"
     assert main(["prepare", str(clips), str(prepared), "--checkpoint", "tiny", "--motion-range", "0", "100"]) == 0
     changes = [f"data.path={prepared}", 'diffusion.train=["unet", "branches", "mask"]', "diffusion.steps=2", *SMALLER]
+    config = configured(tmp_path, CLIPS.format(clips="x"), *changes)
+    advice = r"--size 32x32, or train at their size: --set 'overrides.size=\[64,64\]'$"
+    with pytest.raises(ValueError, match=f"prepared was prepared at 64x64, and the training size is 32x32; .*{advice}"):
+        open_clips(config, starting_model(config), tmp_path / "mine")
+    changes.append("overrides.size=[64,64]")
     config = configured(tmp_path, CLIPS.format(clips="x"), *changes, "diffusion.evaluate_every=2")
     model = starting_model(config)
     batch = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine")).samples.batch(0, range(4))

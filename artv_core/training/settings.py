@@ -89,10 +89,11 @@ class DataConfig:
 
     `path`: a folder of videos with a caption beside each, a CSV or JSONL list, WebDataset shards, or a folder written
     by `artv prepare`. `bucket_multiple`: videos roughly keep their aspect ratio, in sizes of about the training size's
-    area whose sides are multiples of this; 0 crops all videos to the training size. `held_out`: number of clips that
-    are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8. `fps`:
-    frames per second that are taken from a video. `min_frames`: shorter clips are left out. `window`: number of groups
-    (shards or files) whose clips are shuffled together.
+    area whose sides are multiples of this; 0 crops all videos to the training size. Prepared clips stay as they are,
+    and the training size must be one of theirs. `held_out`: number of clips that are never trained on, used for
+    held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8. `fps`: frames per second that are taken
+    from a video. `min_frames`: shorter clips are left out. `window`: number of groups (shards or files) whose clips are
+    shuffled together.
     """
 
     path: str = ""

@@ -165,8 +165,21 @@ def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
         source = open_prepared(path, vae=vae, text=text)
         if source.fps != data.fps:
             raise ValueError(f"{path} was prepared at {source.fps:g} frames per second, not {data.fps:g}; set data.fps")
+        _check_size(path, source.index.buckets, config.model.size)
         return source
     return _open_videos(config, folder)
+
+
+def _check_size(path: Path, prepared: Sequence[tuple[int, int]], wanted: tuple[int, int]) -> None:
+    """Raises ValueError if clips of this size would not be among those at `path`, all of about one area."""
+    if wanted in prepared:
+        return
+    height, width = max(prepared, key=lambda size: (size[0] * size[1], min(size)))
+    raise ValueError(
+        f"{path} was prepared at {width}x{height}, and the training size is {wanted[1]}x{wanted[0]}; "
+        f"prepare the clips again with --size {wanted[1]}x{wanted[0]}, or train at their size: "
+        f"--set 'overrides.size=[{height},{width}]'"
+    )
 
 
 def _open_videos(config: TrainConfig, folder: Path) -> ClipSource:
