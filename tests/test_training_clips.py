@@ -4,13 +4,18 @@ import json
 import os
 import random
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +29,8 @@ from artv_core.checkpoint import (
 )
 from artv_core.cli import main
 from artv_core.config import preset
+from artv_core.data.clips import BrokenClip, ClipIndex
+from artv_core.data.order import BrokenCount, ClipOrder
 from artv_core.media import VideoWriter
 from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import render, sample_clip
@@ -31,6 +38,7 @@ from artv_core.training import run as stages
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
 from artv_core.training.ema import MovingAverage
+from artv_core.training.held_out import held_out_losses
 from artv_core.training.loop import run_stage
 from artv_core.training.optimizers import make_optimizer
 from artv_core.training.processes import make_shardable
@@ -206,6 +214,108 @@ def test_a_clip_that_breaks_later_is_replaced_and_named(
     training.arguments(after, torch.device("cpu"))
     training.arguments(again, torch.device("cpu"))
     assert capsys.readouterr().out.count(f"replaced: {name}") == 1
+
+
+class OddOneBroken:
+    """Latents of nine clips. The last one is alone in its size, and is damaged from its frame `fault` on."""
+
+    holds_latents, fps = True, 8.0
+    index = ClipIndex(np.full(9, 8, np.int32), np.arange(9) // 8, np.arange(9), ((64, 64), (48, 80)))
+
+    def __init__(self, fault: int = 0) -> None:
+        self.fault = fault
+
+    def name(self, clip: int) -> str:
+        return f"{clip}.mp4"
+
+    def caption(self, clip: int) -> str:
+        return f"clip {clip}"
+
+    def frames(self, clip: int, positions: list[int]) -> torch.Tensor:
+        if clip == 8 and max(positions) >= self.fault:
+            raise BrokenClip("8.mp4: it is damaged")
+        height, width = self.index.buckets[self.index.bucket[clip]]
+        return torch.full((len(positions), 4, height // 8, width // 8), float(clip))
+
+    def context(self, clip: int) -> None:
+        return None
+
+
+def samples_of(folder: Path, source: OddOneBroken, trained_on: list[int], held_out: list[int]) -> SimpleNamespace:
+    """What `held_out_losses` needs of a stage. Its module's argument is the batch."""
+    config = configured(folder, CLIPS.format(clips="x"), "diffusion.evaluate_samples=6")
+    torch.manual_seed(0)
+    order = ClipOrder(source.index, np.array(trained_on), 4, seed=1)
+    clips = Clips(source, order, np.array(trained_on), np.array(held_out))
+    samples = ClipSamples(config.diffusion, 1, ARTV(config.model, vae=False), clips)
+    return SimpleNamespace(
+        run=config,
+        config=config.diffusion,
+        clips=clips,
+        samples=samples,
+        broken=BrokenCount(),
+        arguments=lambda batch, device: (batch,),
+    )
+
+
+class Together:
+    """As much of an Accelerator as held-out losses use, for two processes that are threads here."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, process_index: int, meeting: threading.Barrier, given: list) -> None:
+        self.process_index, self.meeting, self.given = process_index, meeting, given
+
+    def autocast(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def reduce(self, value: torch.Tensor, reduction: str) -> torch.Tensor:
+        assert reduction == "sum"
+        self.given[self.process_index] = value
+        self.meeting.wait(60)
+        total = self.given[0] + self.given[1]
+        self.meeting.wait(60)
+        return total
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_broken_held_out_clip_is_left_out_of_the_losses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int
+):
+    stage = samples_of(tmp_path, OddOneBroken(), [0, 1], [2, 3, 8])
+    ran: list[list[float]] = [[] for _ in range(processes)]
+
+    def losses(process: int, accelerator: object) -> dict[str, float]:
+        def module(batch: Batch) -> tuple[torch.Tensor, dict]:
+            ran[process].append(float(batch.frames.max()))
+            return batch.frames.max(), {}
+
+        return dict(held_out_losses(stage, accelerator, module))
+
+    if processes == 1:
+        told = [losses(0, Accelerator(cpu=True))]
+    else:
+        meeting, given = threading.Barrier(2), [None, None]
+        with ThreadPoolExecutor(2) as pool:
+            told = list(pool.map(losses, range(2), [Together(index, meeting, given) for index in range(2)]))
+    # Clips 2, 3, 8, 2, 3, 8. A process also leaves out the clip that is its turn when the other one has the broken one.
+    assert ran == ([[2, 3, 2, 3] * 5] if processes == 1 else [[2] * 5, [3] * 5])
+    assert [set(means.values()) for means in told] == [{2.5}] * processes
+    assert capsys.readouterr().out.count("left out of the held-out losses: 8.mp4: it is damaged") == 1
+
+
+def test_if_no_clip_of_a_size_can_be_read_the_batch_has_another_size(tmp_path: Path):
+    samples = samples_of(tmp_path, OddOneBroken(), [0, 1, 2, 8], [3]).samples
+    odd = next(step for step in range(100) if samples.order.batch(step)[0] == 8)
+    batch = samples.batch(odd, range(4))
+    assert batch.frames.shape[-2:] == (8, 8)
+    assert set(batch.frames[:, -1].amax(dim=(1, 2, 3)).tolist()) == {0.0, 1.0, 2.0}
+    assert batch.broken == {8: "8.mp4: it is damaged"}
+    whole = samples_of(tmp_path, OddOneBroken(fault=9), [0, 1, 2, 8], [3]).samples
+    assert whole.batch(odd, range(4)).frames.shape[-2:] == (6, 10)
+    alone = samples_of(tmp_path, OddOneBroken(), [8], [3]).samples
+    with pytest.raises(BrokenClip, match=r"^8.mp4: it is damaged; there is no other clip of its size"):
+        alone.batch(0, range(4))
 
 
 def test_four_clips_fill_a_batch_of_64_with_one_held_out(

@@ -139,6 +139,14 @@ class ClipReading:
     broken: dict[int, str]
 
 
+class NoSubstitute(BrokenClip):
+    """A clip cannot be read, and none in its place. `broken`: these clips' ids, and why they cannot be read."""
+
+    def __init__(self, message: str, broken: dict[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.broken = broken or {}
+
+
 class RepairedClips:
     """Reads clips. For a broken clip it reads another one of the same bucket that has the requested frames, always the
     same one."""
@@ -148,7 +156,7 @@ class RepairedClips:
         self.source, self._clips = source, np.sort(clips)
 
     def read(self, clip: int, positions: Sequence[int]) -> ClipReading:
-        """See `ClipSource.frames` for `positions`. Raises BrokenClip if no substitute can be read either."""
+        """See `ClipSource.frames` for `positions`. Raises NoSubstitute if no substitute can be read either."""
         broken: dict[int, str] = {}
         reading = self._try(clip, positions, broken)
         if reading is not None:
@@ -157,7 +165,21 @@ class RepairedClips:
             reading = self._try(substitute, positions, broken)
             if reading is not None:
                 return reading
-        raise BrokenClip(f"{broken[clip]}; none of {len(broken) - 1} clips tried in its place can be read either")
+        tried = f"none of {len(broken) - 1} clips tried in its place can be read either"
+        if len(broken) == 1:
+            tried = "there is no other clip of its size that is long enough to take its place"
+        raise NoSubstitute(f"{broken[clip]}; {tried}", broken)
+
+    def of_another_bucket(self, clip: int, step: int, count: int) -> np.ndarray:
+        """In place of a batch of this clip's bucket, `count` ids of the bucket that has most of the other clips; empty
+        if there are none."""
+        buckets = self.source.index.bucket[self._clips]
+        others = self._clips[buckets != self.source.index.bucket[clip]]
+        if not len(others):
+            return others
+        most = np.bincount(self.source.index.bucket[others]).argmax()
+        others = others[self.source.index.bucket[others] == most]
+        return others[(step * count + np.arange(count)) % len(others)]
 
     def _try(self, clip: int, positions: Sequence[int], broken: dict[int, str]) -> ClipReading | None:
         """Read a clip, or note in `broken` why that fails. Failures are not remembered: other frames of the clip may be
