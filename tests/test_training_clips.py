@@ -35,6 +35,7 @@ from artv_core.media import VideoWriter
 from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import render, sample_clip
 from artv_core.training import run as stages
+from artv_core.training import start
 from artv_core.training.config import DiffusionStage, TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
 from artv_core.training.ema import MovingAverage
@@ -316,6 +317,21 @@ def test_if_no_clip_of_a_size_can_be_read_the_batch_has_another_size(tmp_path: P
     alone = samples_of(tmp_path, OddOneBroken(), [8], [3]).samples
     with pytest.raises(BrokenClip, match=r"^8.mp4: it is damaged; there is no other clip of its size"):
         alone.batch(0, range(4))
+
+
+def test_prepared_clips_that_are_too_short_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    source = OddOneBroken()
+    source.index = replace(source.index, num_frames=np.array([1, 8, 2, 8, 8, 3, 8, 8, 4]))
+    monkeypatch.setattr(start, "_open", lambda *_: source)
+    config = configured(tmp_path, CLIPS.format(clips="x"))
+    opened = open_clips(config, ARTV(config.model, vae=False), tmp_path)
+    assert sorted([*opened.trained_on, *opened.held_out]) == [1, 3, 4, 5, 6, 7, 8]
+    assert len(opened.held_out) == 1
+    assert "2 of 9 prepared clips have fewer than 3 frames (data.min_frames)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="9 of 9 prepared clips have fewer than 9 frames"):
+        open_clips(configured(tmp_path, CLIPS.format(clips="x"), "data.min_frames=9"), None, tmp_path)
 
 
 def test_four_clips_fill_a_batch_of_64_with_one_held_out(

@@ -102,24 +102,28 @@ def fitting_held_out(total: int) -> int:
     return min(8, total // 4)
 
 
-def hold_out(source: ClipSource, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the clips to train on, and of `count` held-out clips, both ascending.
+def hold_out(
+    source: ClipSource, count: int, seed: int, usable: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the clips to train on, and of `count` held-out clips, both ascending. `usable` are the ids to divide; None
+    means all.
 
     They are chosen by a hash of the names, so that adding clips later changes little. Whole files are held out (a name
     counts up to its first `#`), because parts of one video look alike; only the last file may be split. Raises
     ValueError if none would remain to train on.
     """
-    total = len(source.index)
+    clips = np.arange(len(source.index)) if usable is None else usable
+    total = len(clips)
     if not 0 <= count < total:
         raise ValueError(
             f"data.held_out is {count}, and there are {total} clips; accepted are 0 to {total - 1}, "
             "or -1 for a number that fits (--set data.held_out=-1)"
         )
     if count == 0:
-        return np.arange(total), np.arange(0)
-    hashes = np.array([_hash(seed, source.name(clip).partition("#")[0]) for clip in range(total)], np.uint64)
-    order = np.argsort(hashes, kind="stable")
-    return np.sort(order[count:]), np.sort(order[:count])
+        return clips, clips[:0]
+    hashes = np.array([_hash(seed, source.name(clip).partition("#")[0]) for clip in clips.tolist()], np.uint64)
+    chosen = clips[np.argsort(hashes, kind="stable")]
+    return np.sort(chosen[count:]), np.sort(chosen[:count])
 
 
 def _hash(seed: int, text: str) -> int:

@@ -124,14 +124,27 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     with PartialState().main_process_first():
         source = _open(config, model, folder)
     data, stage = config.data, config.diffusion
-    total = len(source.index)
+    usable = _long_enough(source, config)
+    total = len(usable)
     count = fitting_held_out(total) if data.held_out == FITTING else data.held_out
-    trained_on, held_out = hold_out(source, count, config.seed)
+    trained_on, held_out = hold_out(source, count, config.seed, usable)
     PartialState().print(f"{total} clips: {len(trained_on)} to train on, {count} held out to measure with")
     order = ClipOrder(source.index, trained_on, stage.batch_size, config.seed, data.window)
     if PartialState().is_main_process:
         _tell_cut_captions(source, config, folder)
     return Clips(source, order, trained_on, held_out)
+
+
+def _long_enough(source: ClipSource, config: TrainConfig) -> np.ndarray:
+    """The ids of the clips that have `data.min_frames`. Only prepared clips can be shorter."""
+    enough = source.index.num_frames >= config.data.min_frames
+    if enough.all():
+        return np.flatnonzero(enough)
+    short = f"{np.sum(~enough)} of {len(enough)} prepared clips have fewer than {config.data.min_frames} frames"
+    if not enough.any():
+        raise ValueError(f"{short} (data.min_frames); prepare longer ones (artv prepare --min-frames)")
+    PartialState().print(f"{short} (data.min_frames) and are left out")
+    return np.flatnonzero(enough)
 
 
 def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:
