@@ -36,7 +36,7 @@ from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import render, sample_clip
 from artv_core.training import run as stages
 from artv_core.training import start
-from artv_core.training.config import DiffusionStage, TrainConfig, read_config
+from artv_core.training.config import DiffusionStage, TrainConfig, VAEStage, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
 from artv_core.training.ema import MovingAverage
 from artv_core.training.held_out import held_out_losses
@@ -610,11 +610,15 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path):
 
 def test_what_cannot_be_sharded_is_said():
     module = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
-    make_shardable(module, make_optimizer(module, DiffusionStage()))
+    usual, muon, rolled = DiffusionStage(), DiffusionStage(optimizer="muon"), DiffusionStage(rollout_share=0.25)
+    for config in (usual, VAEStage()):
+        make_shardable(module, make_optimizer(module, config), config)
     with pytest.raises(ValueError, match="FSDP needs weights of one type and AdamW"):
-        make_shardable(module, make_optimizer(module, DiffusionStage(optimizer="muon")))
+        make_shardable(module, make_optimizer(module, muon), muon)
+    with pytest.raises(ValueError, match=r"FSDP needs rollout_share 0, not 0.25; use DDP"):
+        make_shardable(module, make_optimizer(module, rolled), rolled)
     with pytest.raises(ValueError, match="FSDP needs weights of one type"):
-        make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, DiffusionStage()))
+        make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, usual), usual)
 
 
 def test_averages_follow_the_weights_and_change_places_with_them():
