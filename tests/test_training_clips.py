@@ -45,7 +45,7 @@ from artv_core.training.optimizers import make_optimizer
 from artv_core.training.processes import make_shardable
 from artv_core.training.run import run
 from artv_core.training.samples import Batch, Clips, ClipSamples
-from artv_core.training.start import open_clips, starting_model
+from artv_core.training.start import open_clips, starting_model, synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.throughput import count_flops
 from tests.models import write_public_base
@@ -332,6 +332,20 @@ def test_prepared_clips_that_are_too_short_are_left_out_and_counted(
     assert "2 of 9 prepared clips have fewer than 3 frames (data.min_frames)" in capsys.readouterr().out
     with pytest.raises(ValueError, match="9 of 9 prepared clips have fewer than 9 frames"):
         open_clips(configured(tmp_path, CLIPS.format(clips="x"), "data.min_frames=9"), None, tmp_path)
+
+
+def test_a_run_says_if_nothing_is_there_to_measure_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(start, "_open", lambda *_: OddOneBroken())
+    clips = LatentClips(torch.zeros(4, 12, 4, 8, 8).half(), [""] * 4)
+    for held_out, every, said in ((0, 18, 2), (1, 18, 1), (0, 0, 0)):
+        changes = [f"data.held_out={held_out}", f"diffusion.evaluate_every={every}"]
+        config = configured(tmp_path, CLIPS.format(clips="x"), *changes)
+        open_clips(config, None, tmp_path)
+        synthetic_clips(config, clips)
+        note = f"note: no clips are held out, so evaluate_every = {every} measures nothing"
+        assert capsys.readouterr().out.count(note) == said
 
 
 def test_four_clips_fill_a_batch_of_64_with_one_held_out(

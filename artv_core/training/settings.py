@@ -57,7 +57,8 @@ class VAEStage(LoopConfig):
     times as expensive. `edge_weight`: weight of the error of differences between neighbouring pixels. `moment_weight`:
     weight of the loss that keeps latents at mean 0 and variance 1.
 
-    `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
+    `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is. That
+    stage takes no `start_from` and no `still_weight`: it goes on from the stage "vae", with its encoder as it is.
     """
 
     latent_noise: float = 0.03
@@ -138,7 +139,8 @@ class DiffusionStage(LoopConfig):
     says why and continues without it. `gradient_checkpointing` saves memory and makes a step slower.
 
     Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
-    each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor.
+    each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor. In a
+    synthetic world no clips are held out, and this measures nothing.
     """
 
     train: tuple[str, ...] = ("unet", "branches", "mask", "text")

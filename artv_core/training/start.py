@@ -114,6 +114,7 @@ def check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence[
 def synthetic_clips(config: TrainConfig, clips: LatentClips) -> Clips:
     """The clips of the synthetic world. No clips are held out; the world holds out combinations instead."""
     every = np.arange(len(clips.index))
+    _tell_unmeasured(config, every[:0])
     return Clips(clips, RandomOrder(len(every), config.diffusion.batch_size, config.seed), every, every[:0])
 
 
@@ -129,10 +130,17 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     count = fitting_held_out(total) if data.held_out == FITTING else data.held_out
     trained_on, held_out = hold_out(source, count, config.seed, usable)
     PartialState().print(f"{total} clips: {len(trained_on)} to train on, {count} held out to measure with")
+    _tell_unmeasured(config, held_out)
     order = ClipOrder(source.index, trained_on, stage.batch_size, config.seed, data.window)
     if PartialState().is_main_process:
         _tell_cut_captions(source, config, folder)
     return Clips(source, order, trained_on, held_out)
+
+
+def _tell_unmeasured(config: TrainConfig, held_out: np.ndarray) -> None:
+    every = config.diffusion.evaluate_every
+    if every and not len(held_out):
+        _say(f"note: no clips are held out, so evaluate_every = {every} measures nothing")
 
 
 def _long_enough(source: ClipSource, config: TrainConfig) -> np.ndarray:
@@ -143,7 +151,7 @@ def _long_enough(source: ClipSource, config: TrainConfig) -> np.ndarray:
     short = f"{np.sum(~enough)} of {len(enough)} prepared clips have fewer than {config.data.min_frames} frames"
     if not enough.any():
         raise ValueError(f"{short} (data.min_frames); prepare longer ones (artv prepare --min-frames)")
-    PartialState().print(f"{short} (data.min_frames) and are left out")
+    _say(f"{short} (data.min_frames) and are left out")
     return np.flatnonzero(enough)
 
 
