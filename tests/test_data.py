@@ -791,27 +791,52 @@ def index_of(buckets: np.ndarray, groups: np.ndarray) -> ClipIndex:
     return ClipIndex(np.full(len(buckets), 20, np.int32), buckets, groups, ((64, 64),) * (int(buckets.max()) + 1))
 
 
-def test_an_epoch_shows_every_clip_once_in_batches_of_one_bucket() -> None:
+def batches_of(order: ClipOrder, count: int) -> np.ndarray:
+    return np.stack([order.batch(step) for step in range(count)])
+
+
+def test_every_clip_is_shown_equally_often_in_batches_of_one_bucket() -> None:
     index = index_of(np.arange(1000) % 3, np.arange(1000) // 10)
     used = np.arange(5, 1000)
     order = ClipOrder(index, used, 8, seed=3)
-    assert order.steps_per_epoch == 42 + 42 + 42
-    epochs = [np.stack([order.batch(epoch * 126 + step) for step in range(126)]) for epoch in range(2)]
-    for batches in epochs:
-        assert set(batches.flat) == set(used)
-        assert all(len(set(index.bucket[batch])) == 1 for batch in batches)
-        counts = np.bincount(batches.flat, minlength=1000)[used]
-        assert counts.max() <= 2
-        assert (counts == 2).sum() == 126 * 8 - 995
-    assert (epochs[0] != epochs[1]).mean() > 0.9
-    assert (index.bucket[epochs[0][:, 0]] != index.bucket[epochs[1][:, 0]]).any()
+    batches = batches_of(order, 250)
+    assert all(len(set(index.bucket[batch])) == 1 for batch in batches)
+    for bucket in range(3):
+        shown = batches[index.bucket[batches[:, 0]] == bucket].flatten()
+        clips = used[index.bucket[used] == bucket]
+        for start in range(0, len(shown), len(clips)):
+            one_order = shown[start : start + len(clips)]
+            assert len(set(one_order)) == len(one_order)
+        assert (shown[:300] != shown[len(clips) :][:300]).mean() > 0.9
+    first, second = index.bucket[batches[:, 0]].reshape(2, 125)
+    assert (first != second).any()
     again = pickle.loads(pickle.dumps(order))
-    for step in (130, 3, 251, 0):
-        assert again.batch(step).tolist() == epochs[step // 126][step % 126].tolist()
+    for step in (130, 3, 249, 0):
+        assert again.batch(step).tolist() == batches[step].tolist()
         assert again.batch(step).tolist() != ClipOrder(index, used, 8, seed=4).batch(step).tolist()
     assert ClipOrder(index, np.array([7, 1]), 5, seed=0).batch(0).size == 5
     with pytest.raises(ValueError, match="there are no clips to train on"):
         ClipOrder(index, np.array([], int), 8, seed=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 640])
+def test_a_rare_size_is_trained_on_as_often_as_its_clips_are(batch_size: int) -> None:
+    rare = np.where(np.arange(300) < 290, 0, np.arange(300) % 5 + 1)
+    index = index_of(rare, np.arange(300))
+    order = ClipOrder(index, np.arange(300), batch_size, seed=1)
+    steps = 1000
+    batches = batches_of(order, steps)
+    assert all(len(set(index.bucket[batch])) == 1 for batch in batches)
+    for share in (0.1, 1):  # from early on
+        part = batches[: round(share * steps)]
+        counts = np.bincount(index.bucket[part[:, 0]], minlength=6)
+        expected = len(part) * np.bincount(rare) / 300
+        assert np.abs(counts - expected).max() <= max(2, 300 / batch_size)
+    shown = np.bincount(batches.flat, minlength=300)
+    assert shown.min() > 0.7 * shown.mean()
+    assert shown.max() < 1.3 * shown.mean()
+    far = order.batch(10**9)
+    assert far.tolist() == ClipOrder(index, np.arange(300), batch_size, seed=1).batch(10**9).tolist()
 
 
 def test_clips_of_a_shard_are_read_near_one_another_and_yet_mixed() -> None:

@@ -20,6 +20,7 @@ from artv_core.training.samples import draw_sample
 from artv_core.training.start import synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips
 from tests.device_waits import DeviceWaits, resident_tensors
+from tests.forked import python_with
 from tests.models import smallest
 from tests.tape import Tapes
 
@@ -59,6 +60,31 @@ def test_the_bank_keeps_the_last_errors_of_frames_with_references():
     bank.put(numbered(4, 5), torch.tensor([1, 1]))
     assert kept(bank) == [5, 3, 4]
     assert int(bank.written) == 4
+
+
+SHARED = """
+import sys
+import torch
+import torch.distributed as dist
+from artv_core.training.error_bank import ErrorBank
+rank = int(sys.argv[2])
+def numbered(*values):
+    return torch.tensor(values, dtype=torch.float)[:, None, None, None].expand(-1, 1, 2, 2)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+bank = ErrorBank(4, (1, 2, 2))
+bank.put(numbered(*([1, 2], [3, 4])[rank]), torch.tensor(([1.0, 0.0], [1.0, 1.0])[rank]))
+bank.put(numbered(5 + rank).repeat(1, 1, 1 + rank, 1), torch.ones(1))
+print(bank.errors[:4, 0, 0, 0].tolist(), int(bank.written))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_processes_share_their_errors(tmp_path: Path):
+    python = python_with("artv_core.training.error_bank")
+    both = [python.start(SHARED, tmp_path / "meeting", rank) for rank in range(2)]
+    said = [one.communicate(timeout=120) for one in both]
+    assert [out for out, _ in said] == ["[6.0, 3.0, 4.0, 5.0] 5\n"] * 2, said
 
 
 def test_a_pick_is_a_place_among_the_errors_so_far():

@@ -5,6 +5,7 @@ import json
 import shutil
 from argparse import Namespace
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from artv_core.evaluation.prompt_sets import Prompt, read_prompts
 from artv_core.media import VideoWriter, read_video
 from artv_core.run.drift import plot_path, read_drift_csv
 from artv_core.run.pipeline import Pipeline
+from artv_core.training.processes import PATIENCE
 from tests.clip_files import clip_model, write_shard
 from tests.forked import COMMANDS, python_with
 
@@ -447,6 +449,19 @@ def test_several_processes_give_the_same(judged: tuple[Path, list[str]], tmp_pat
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]
     assert figures["FVD"] == pytest.approx(expected["FVD"], rel=1e-3)
     assert figures["CLIPSIM"] == pytest.approx(expected["CLIPSIM"], rel=1e-3)
+
+
+def test_processes_wait_for_one_another_as_long_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """PyTorch's own patience on GPUs is ten minutes."""
+    asked = {}
+
+    def connect(**how: object) -> None:
+        asked.update(how)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("accelerate.PartialState", connect)
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert asked["timeout"] == PATIENCE >= timedelta(hours=1)
 
 
 def test_what_cannot_be_read_is_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -422,6 +422,7 @@ def test_a_damaged_dataset_is_named(prepared: Path, tmp_path: Path) -> None:
         (["--checkpoint", "tiny", "--motion-range", "3", "2"], "--motion-range is 3 2; accepted are two numbers"),
         (["--checkpoint", "tiny", "--workers", "2", "--engine", "plain"], "--engine plain has one worker, not 2"),
         (["--checkpoint", "tiny", "--min-frames", "1000", "--max-frames", "0"], "not one clip was kept"),
+        (["--checkpoint", "tiny", "--min-frames", "2"], "--min-frames is 2; accepted are 3 to 1000000"),
     ],
 )
 def test_errors_are_one_line(

@@ -661,6 +661,8 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("[overrides.noise.unet]\nmodel_channels = 33", "not a multiple of"),
         ("[diffusion]\nstart_from = 'nowhere.safetensors'", "no such checkpoint"),
         ("[vae]\nstart_from = 'small'", "its vae is configured differently; name another vae.start_from"),
+        ("[decoder]\nstart_from = 'tiny'", "decoder.start_from: got 'tiny', only '' is accepted; set vae.start_from"),
+        ("[decoder]\nstill_weight = 0.2", "decoder.still_weight: got 0.2, only 0 is accepted: the encoder"),
         ("[overrides]\nsize = [100, 64]", "a side of 100, not a multiple of 8"),
         ("[overrides.text]\nwidth = 64", "text.width 64 differs from noise.unet.context_dim 48"),
         ("[overrides.vae]\nlatent_channels = 8\n[overrides.noise.unet]\nout_channels = 8", "noise.unet.in_channels 4"),

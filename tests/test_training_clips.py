@@ -4,13 +4,18 @@ import json
 import os
 import random
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,19 +29,23 @@ from artv_core.checkpoint import (
 )
 from artv_core.cli import main
 from artv_core.config import preset
+from artv_core.data.clips import BrokenClip, ClipIndex
+from artv_core.data.order import BrokenCount, ClipOrder
 from artv_core.media import VideoWriter
 from artv_core.models.artv import ARTV
 from artv_core.synthetic.shapes import render, sample_clip
 from artv_core.training import run as stages
-from artv_core.training.config import DiffusionStage, TrainConfig, read_config
+from artv_core.training import start
+from artv_core.training.config import DiffusionStage, TrainConfig, VAEStage, read_config
 from artv_core.training.diffusion import DiffusionTraining, MaskedDiffusionLoss, choose_trained
 from artv_core.training.ema import MovingAverage
+from artv_core.training.held_out import held_out_losses
 from artv_core.training.loop import run_stage
 from artv_core.training.optimizers import make_optimizer
 from artv_core.training.processes import make_shardable
 from artv_core.training.run import run
 from artv_core.training.samples import Batch, Clips, ClipSamples
-from artv_core.training.start import open_clips, starting_model
+from artv_core.training.start import open_clips, starting_model, synthetic_clips
 from artv_core.training.synthetic_clips import LatentClips, RandomOrder
 from artv_core.training.throughput import count_flops
 from tests.models import write_public_base
@@ -208,6 +217,137 @@ def test_a_clip_that_breaks_later_is_replaced_and_named(
     assert capsys.readouterr().out.count(f"replaced: {name}") == 1
 
 
+class OddOneBroken:
+    """Latents of nine clips. The last one is alone in its size, and is damaged from its frame `fault` on."""
+
+    holds_latents, fps = True, 8.0
+    index = ClipIndex(np.full(9, 8, np.int32), np.arange(9) // 8, np.arange(9), ((64, 64), (48, 80)))
+
+    def __init__(self, fault: int = 0) -> None:
+        self.fault = fault
+
+    def name(self, clip: int) -> str:
+        return f"{clip}.mp4"
+
+    def caption(self, clip: int) -> str:
+        return f"clip {clip}"
+
+    def frames(self, clip: int, positions: list[int]) -> torch.Tensor:
+        if clip == 8 and max(positions) >= self.fault:
+            raise BrokenClip("8.mp4: it is damaged")
+        height, width = self.index.buckets[self.index.bucket[clip]]
+        return torch.full((len(positions), 4, height // 8, width // 8), float(clip))
+
+    def context(self, clip: int) -> None:
+        return None
+
+
+def samples_of(folder: Path, source: OddOneBroken, trained_on: list[int], held_out: list[int]) -> SimpleNamespace:
+    """What `held_out_losses` needs of a stage. Its module's argument is the batch."""
+    config = configured(folder, CLIPS.format(clips="x"), "diffusion.evaluate_samples=6")
+    torch.manual_seed(0)
+    order = ClipOrder(source.index, np.array(trained_on), 4, seed=1)
+    clips = Clips(source, order, np.array(trained_on), np.array(held_out))
+    samples = ClipSamples(config.diffusion, 1, ARTV(config.model, vae=False), clips)
+    return SimpleNamespace(
+        run=config,
+        config=config.diffusion,
+        clips=clips,
+        samples=samples,
+        broken=BrokenCount(),
+        arguments=lambda batch, device: (batch,),
+    )
+
+
+class Together:
+    """As much of an Accelerator as held-out losses use, for two processes that are threads here."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, process_index: int, meeting: threading.Barrier, given: list) -> None:
+        self.process_index, self.meeting, self.given = process_index, meeting, given
+
+    def autocast(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def reduce(self, value: torch.Tensor, reduction: str) -> torch.Tensor:
+        assert reduction == "sum"
+        self.given[self.process_index] = value
+        self.meeting.wait(60)
+        total = self.given[0] + self.given[1]
+        self.meeting.wait(60)
+        return total
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_broken_held_out_clip_is_left_out_of_the_losses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int
+):
+    stage = samples_of(tmp_path, OddOneBroken(), [0, 1], [2, 3, 8])
+    ran: list[list[float]] = [[] for _ in range(processes)]
+
+    def losses(process: int, accelerator: object) -> dict[str, float]:
+        def module(batch: Batch) -> tuple[torch.Tensor, dict]:
+            ran[process].append(float(batch.frames.max()))
+            return batch.frames.max(), {}
+
+        return dict(held_out_losses(stage, accelerator, module))
+
+    if processes == 1:
+        told = [losses(0, Accelerator(cpu=True))]
+    else:
+        meeting, given = threading.Barrier(2), [None, None]
+        with ThreadPoolExecutor(2) as pool:
+            told = list(pool.map(losses, range(2), [Together(index, meeting, given) for index in range(2)]))
+    # Clips 2, 3, 8, 2, 3, 8. A process also leaves out the clip that is its turn when the other one has the broken one.
+    assert ran == ([[2, 3, 2, 3] * 5] if processes == 1 else [[2] * 5, [3] * 5])
+    assert [set(means.values()) for means in told] == [{2.5}] * processes
+    assert capsys.readouterr().out.count("left out of the held-out losses: 8.mp4: it is damaged") == 1
+
+
+def test_if_no_clip_of_a_size_can_be_read_the_batch_has_another_size(tmp_path: Path):
+    samples = samples_of(tmp_path, OddOneBroken(), [0, 1, 2, 8], [3]).samples
+    odd = next(step for step in range(100) if samples.order.batch(step)[0] == 8)
+    batch = samples.batch(odd, range(4))
+    assert batch.frames.shape[-2:] == (8, 8)
+    assert set(batch.frames[:, -1].amax(dim=(1, 2, 3)).tolist()) == {0.0, 1.0, 2.0}
+    assert batch.broken == {8: "8.mp4: it is damaged"}
+    whole = samples_of(tmp_path, OddOneBroken(fault=9), [0, 1, 2, 8], [3]).samples
+    assert whole.batch(odd, range(4)).frames.shape[-2:] == (6, 10)
+    alone = samples_of(tmp_path, OddOneBroken(), [8], [3]).samples
+    with pytest.raises(BrokenClip, match=r"^8.mp4: it is damaged; there is no other clip of its size"):
+        alone.batch(0, range(4))
+
+
+def test_prepared_clips_that_are_too_short_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    source = OddOneBroken()
+    source.index = replace(source.index, num_frames=np.array([1, 8, 2, 8, 8, 3, 8, 8, 4]))
+    monkeypatch.setattr(start, "_open", lambda *_: source)
+    config = configured(tmp_path, CLIPS.format(clips="x"))
+    opened = open_clips(config, ARTV(config.model, vae=False), tmp_path)
+    assert sorted([*opened.trained_on, *opened.held_out]) == [1, 3, 4, 5, 6, 7, 8]
+    assert len(opened.held_out) == 1
+    assert "2 of 9 prepared clips have fewer than 3 frames (data.min_frames)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="9 of 9 prepared clips have fewer than 9 frames"):
+        open_clips(configured(tmp_path, CLIPS.format(clips="x"), "data.min_frames=9"), None, tmp_path)
+
+
+def test_a_run_says_if_nothing_is_there_to_measure_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(start, "_open", lambda *_: OddOneBroken())
+    clips = LatentClips(torch.zeros(4, 12, 4, 8, 8).half(), [""] * 4)
+    for held_out, every, said in ((0, 18, 2), (1, 18, 1), (0, 0, 0)):
+        changes = [f"data.held_out={held_out}", f"diffusion.evaluate_every={every}"]
+        config = configured(tmp_path, CLIPS.format(clips="x"), *changes)
+        open_clips(config, None, tmp_path)
+        synthetic_clips(config, clips)
+        note = f"note: no clips are held out, so evaluate_every = {every} measures nothing"
+        assert capsys.readouterr().out.count(note) == said
+
+
 def test_four_clips_fill_a_batch_of_64_with_one_held_out(
     clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -255,6 +395,11 @@ def test_prepared_clips_are_trained_on_without_vae_and_text_encoder(
     prepared = tmp_path / "prepared"
     assert main(["prepare", str(clips), str(prepared), "--checkpoint", "tiny", "--motion-range", "0", "100"]) == 0
     changes = [f"data.path={prepared}", 'diffusion.train=["unet", "branches", "mask"]', "diffusion.steps=2", *SMALLER]
+    config = configured(tmp_path, CLIPS.format(clips="x"), *changes)
+    advice = r"--size 32x32, or train at their size: --set 'overrides.size=\[64,64\]'$"
+    with pytest.raises(ValueError, match=f"prepared was prepared at 64x64, and the training size is 32x32; .*{advice}"):
+        open_clips(config, starting_model(config), tmp_path / "mine")
+    changes.append("overrides.size=[64,64]")
     config = configured(tmp_path, CLIPS.format(clips="x"), *changes, "diffusion.evaluate_every=2")
     model = starting_model(config)
     batch = DiffusionTraining(config, model, open_clips(config, model, tmp_path / "mine")).samples.batch(0, range(4))
@@ -479,11 +624,15 @@ def test_micro_batches_add_up_to_the_batch(base: Path, tmp_path: Path):
 
 def test_what_cannot_be_sharded_is_said():
     module = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
-    make_shardable(module, make_optimizer(module, DiffusionStage()))
+    usual, muon, rolled = DiffusionStage(), DiffusionStage(optimizer="muon"), DiffusionStage(rollout_share=0.25)
+    for config in (usual, VAEStage()):
+        make_shardable(module, make_optimizer(module, config), config)
     with pytest.raises(ValueError, match="FSDP needs weights of one type and AdamW"):
-        make_shardable(module, make_optimizer(module, DiffusionStage(optimizer="muon")))
+        make_shardable(module, make_optimizer(module, muon), muon)
+    with pytest.raises(ValueError, match=r"FSDP needs rollout_share 0, not 0.25; use DDP"):
+        make_shardable(module, make_optimizer(module, rolled), rolled)
     with pytest.raises(ValueError, match="FSDP needs weights of one type"):
-        make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, DiffusionStage()))
+        make_shardable(module.append(nn.Linear(2, 2).half()), make_optimizer(module, usual), usual)
 
 
 def test_averages_follow_the_weights_and_change_places_with_them():

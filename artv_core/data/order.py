@@ -6,6 +6,7 @@ number of processes does not matter. How clips are shuffled is not in the paper.
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +20,13 @@ MAX_SUBSTITUTES = 100
 
 
 class ClipOrder:
-    """The clips of every step. Each clip is seen once in an epoch, and the clips of a batch share one bucket.
+    """The clips of every step. The clips of a batch share one bucket, and a bucket has as large a share of the batches
+    as of the clips.
 
-    In each bucket, groups are shuffled, and then clips within `window` groups, so that clips of a group stay close
-    together. Batches of different buckets are mixed at random. A bucket's last batch is filled up from the bucket's
-    start.
+    In each bucket the clips come in one order after another, each clip once in each, and batches are cut from this
+    without a gap. Groups are shuffled, and then clips within `window` groups, so that clips of a group stay close
+    together. An epoch has as many batches of each bucket as its clips fill; what they fill only in part is carried over
+    to the next epoch. Batches of different buckets are mixed at random.
     """
 
     def __init__(self, index: ClipIndex, clips: np.ndarray, batch_size: int, seed: int, window: int = 16) -> None:
@@ -37,42 +40,57 @@ class ClipOrder:
         buckets = index.bucket[clips]
         self._clips = [clips[buckets == bucket].astype(np.int32) for bucket in np.unique(buckets)]
         self._groups = [index.group[members] for members in self._clips]
-        self._batches = [-(-len(members) // batch_size) for members in self._clips]
+        self._sizes = np.array([len(members) for members in self._clips])
+        # Each bucket begins with a part of a batch carried over. Otherwise the first epochs had no rare buckets.
+        self._carried = np.array([_hash(seed, f"carried {bucket}") % batch_size for bucket in range(len(self._clips))])
         self._plans: dict[int, np.ndarray] = {}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches in which every clip is seen once."""
-        return sum(self._batches)
 
     def batch(self, step: int) -> np.ndarray:
         """The clip ids [batch_size] of a step; steps count from 0."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch = self._epoch(step)
         if epoch not in self._plans:
             recent = {past: plan for past, plan in self._plans.items() if past == epoch - 1}
             self._plans = recent | {epoch: self._plan(epoch)}
-        return self._plans[epoch][place].astype(np.int64)
+        return self._plans[epoch][step - self._before(epoch).sum()].astype(np.int64)
 
     def __getstate__(self) -> dict[str, object]:
         """Plans are left out, because each process makes them when it needs them."""
         return self.__dict__ | {"_plans": {}}
 
+    def _before(self, epoch: int) -> np.ndarray:
+        """How many batches of each bucket come before this epoch."""
+        return (epoch * self._sizes + self._carried) // self.batch_size
+
+    def _epoch(self, step: int) -> int:
+        """The epoch of a step. If there are few clips, it is the last of several epochs that begin with this step."""
+        later = (step + 1 + len(self._sizes)) * self.batch_size // int(self._sizes.sum()) + 1
+        return bisect_right(range(later + 1), step, key=lambda epoch: self._before(epoch).sum()) - 1
+
     def _plan(self, epoch: int) -> np.ndarray:
-        """The clip ids of an epoch, [steps_per_epoch, batch_size]."""
-        plan = np.empty((self.steps_per_epoch, self.batch_size), np.int32)
-        turns = np.repeat(np.arange(len(self._clips)), self._batches)
+        """The clip ids of an epoch, [its steps, batch_size]."""
+        first, end = self._before(epoch), self._before(epoch + 1)
+        turns = np.repeat(np.arange(len(self._clips)), end - first)
         turns = turns[np.argsort(self._random(len(turns), epoch), kind="stable")]
-        for bucket, members in enumerate(self._clips):
-            order = members[self._shuffled(bucket, epoch)]
-            plan[turns == bucket] = np.resize(order, (self._batches[bucket], self.batch_size))
+        plan = np.empty((len(turns), self.batch_size), np.int32)
+        for bucket in np.unique(turns).tolist():
+            plan[turns == bucket] = self._batches(bucket, int(first[bucket]), int(end[bucket]))
         return plan
 
-    def _shuffled(self, bucket: int, epoch: int) -> np.ndarray:
-        """The clips of a bucket in the order of this epoch."""
+    def _batches(self, bucket: int, first: int, end: int) -> np.ndarray:
+        """The batches of a bucket from number `first` up to, but not including, `end`: [end - first, batch_size]."""
+        members = self._clips[bucket]
+        begin, stop = first * self.batch_size, end * self.batch_size
+        rounds = range(begin // len(members), -(-stop // len(members)))
+        orders = np.concatenate([members[self._shuffled(bucket, number)] for number in rounds])
+        skipped = begin - rounds.start * len(members)
+        return orders[skipped : skipped + stop - begin].reshape(end - first, self.batch_size)
+
+    def _shuffled(self, bucket: int, number: int) -> np.ndarray:
+        """The places of a bucket's clips in one of its orders."""
         groups, group = np.unique(self._groups[bucket], return_inverse=True)
         rank = np.empty(len(groups), np.int64)
-        rank[np.argsort(self._random(len(groups), epoch, bucket, 0), kind="stable")] = np.arange(len(groups))
-        return np.lexsort((self._random(len(group), epoch, bucket, 1), rank[group] // self.window))
+        rank[np.argsort(self._random(len(groups), number, bucket, 0), kind="stable")] = np.arange(len(groups))
+        return np.lexsort((self._random(len(group), number, bucket, 1), rank[group] // self.window))
 
     def _random(self, count: int, *key: int) -> np.ndarray:
         # The bits of PCG64 are the same in every version of NumPy; those of NumPy's own shuffles may change.
@@ -84,24 +102,28 @@ def fitting_held_out(total: int) -> int:
     return min(8, total // 4)
 
 
-def hold_out(source: ClipSource, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the clips to train on, and of `count` held-out clips, both ascending.
+def hold_out(
+    source: ClipSource, count: int, seed: int, usable: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the clips to train on, and of `count` held-out clips, both ascending. `usable` are the ids to divide; None
+    means all.
 
     They are chosen by a hash of the names, so that adding clips later changes little. Whole files are held out (a name
     counts up to its first `#`), because parts of one video look alike; only the last file may be split. Raises
     ValueError if none would remain to train on.
     """
-    total = len(source.index)
+    clips = np.arange(len(source.index)) if usable is None else usable
+    total = len(clips)
     if not 0 <= count < total:
         raise ValueError(
             f"data.held_out is {count}, and there are {total} clips; accepted are 0 to {total - 1}, "
             "or -1 for a number that fits (--set data.held_out=-1)"
         )
     if count == 0:
-        return np.arange(total), np.arange(0)
-    hashes = np.array([_hash(seed, source.name(clip).partition("#")[0]) for clip in range(total)], np.uint64)
-    order = np.argsort(hashes, kind="stable")
-    return np.sort(order[count:]), np.sort(order[:count])
+        return clips, clips[:0]
+    hashes = np.array([_hash(seed, source.name(clip).partition("#")[0]) for clip in clips.tolist()], np.uint64)
+    chosen = clips[np.argsort(hashes, kind="stable")]
+    return np.sort(chosen[count:]), np.sort(chosen[:count])
 
 
 def _hash(seed: int, text: str) -> int:
@@ -121,6 +143,14 @@ class ClipReading:
     broken: dict[int, str]
 
 
+class NoSubstitute(BrokenClip):
+    """A clip cannot be read, and none in its place. `broken`: these clips' ids, and why they cannot be read."""
+
+    def __init__(self, message: str, broken: dict[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.broken = broken or {}
+
+
 class RepairedClips:
     """Reads clips. For a broken clip it reads another one of the same bucket that has the requested frames, always the
     same one."""
@@ -130,7 +160,7 @@ class RepairedClips:
         self.source, self._clips = source, np.sort(clips)
 
     def read(self, clip: int, positions: Sequence[int]) -> ClipReading:
-        """See `ClipSource.frames` for `positions`. Raises BrokenClip if no substitute can be read either."""
+        """See `ClipSource.frames` for `positions`. Raises NoSubstitute if no substitute can be read either."""
         broken: dict[int, str] = {}
         reading = self._try(clip, positions, broken)
         if reading is not None:
@@ -139,7 +169,21 @@ class RepairedClips:
             reading = self._try(substitute, positions, broken)
             if reading is not None:
                 return reading
-        raise BrokenClip(f"{broken[clip]}; none of {len(broken) - 1} clips tried in its place can be read either")
+        tried = f"none of {len(broken) - 1} clips tried in its place can be read either"
+        if len(broken) == 1:
+            tried = "there is no other clip of its size that is long enough to take its place"
+        raise NoSubstitute(f"{broken[clip]}; {tried}", broken)
+
+    def of_another_bucket(self, clip: int, step: int, count: int) -> np.ndarray:
+        """In place of a batch of this clip's bucket, `count` ids of the bucket that has most of the other clips; empty
+        if there are none."""
+        buckets = self.source.index.bucket[self._clips]
+        others = self._clips[buckets != self.source.index.bucket[clip]]
+        if not len(others):
+            return others
+        most = np.bincount(self.source.index.bucket[others]).argmax()
+        others = others[self.source.index.bucket[others] == most]
+        return others[(step * count + np.arange(count)) % len(others)]
 
     def _try(self, clip: int, positions: Sequence[int], broken: dict[int, str]) -> ClipReading | None:
         """Read a clip, or note in `broken` why that fails. Failures are not remembered: other frames of the clip may be

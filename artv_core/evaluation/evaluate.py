@@ -60,7 +60,9 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
     any video is made."""
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    from ..training.processes import PATIENCE
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     for path in (options.report, options.drift, options.drift and plot_path(options.drift)):
         if path:
             check_writable(path)

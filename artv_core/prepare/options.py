@@ -17,6 +17,9 @@ BUCKET_MULTIPLE, SMALL_MULTIPLE = 64, 8
 """The sides of buckets are multiples of the first; of the second for clips smaller than 256 pixels. Not in the
 paper."""
 
+LEAST_FRAMES = 3
+"""The fewest frames of a clip that training can use (`data.min_frames`): a target, and the two frames before it."""
+
 
 @dataclass(frozen=True)
 class PrepareOptions:
@@ -88,7 +91,13 @@ def _add_clips(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="crop all clips to that size; otherwise each to a size of about the same area and its own aspect ratio",
     )
-    group.add_argument("--min-frames", type=int, default=8, metavar="N", help="shorter clips are dropped; default: 8")
+    group.add_argument(
+        "--min-frames",
+        type=int,
+        default=8,
+        metavar="N",
+        help=f"shorter clips are dropped; at least {LEAST_FRAMES}; default: 8",
+    )
     group.add_argument(
         "--max-frames",
         type=int,
@@ -195,7 +204,7 @@ def check(options: PrepareOptions) -> None:
     if options.max_frames and options.max_frames < options.min_frames:
         raise ValueError(f"--max-frames {options.max_frames} is less than --min-frames {options.min_frames}")
     for name, value, least, most in (
-        ("--min-frames", options.min_frames, 1, 1_000_000),
+        ("--min-frames", options.min_frames, LEAST_FRAMES, 1_000_000),
         ("--max-frames", options.max_frames, 0, 1_000_000),
         ("--clip-frames", options.clip_frames, 1, 64),
         ("--top", options.top, 1, None),

@@ -132,6 +132,7 @@ def _check(config: TrainConfig, path: str) -> None:
     for name, stage in (("vae", config.vae), ("decoder", config.decoder), ("diffusion", config.diffusion)):
         _check_loop(stage, f"{path}.{name}")
     _at_least(1, f"{path}.diffusion", config.diffusion, "steps")
+    _check_decoder(config.decoder, f"{path}.decoder")
     if not config.vae.steps and not config.vae.start_from:
         raise ValueError(
             f"{path}.vae.steps: got 0, at least 1 is needed, or a start_from whose autoencoder is used as it is"
@@ -157,6 +158,17 @@ def _check(config: TrainConfig, path: str) -> None:
         _check_distill(config, model, f"{path}.distill")
     elif not config.data.path and "unet" not in config.diffusion.train:
         _check_kept_unet(config, path)
+
+
+def _check_decoder(stage: VAEStage, path: str) -> None:
+    """The stage "decoder" goes on from the stage "vae", with its encoder as it is."""
+    if stage.start_from:
+        raise ValueError(f"{path}.start_from: got {stage.start_from!r}, only '' is accepted; set vae.start_from")
+    if stage.still_weight:
+        raise ValueError(
+            f"{path}.still_weight: got {stage.still_weight}, only 0 is accepted: the encoder, which it is for, is not "
+            "trained there; set vae.still_weight"
+        )
 
 
 def _check_motion_weights(config: TrainConfig, path: str) -> None:

@@ -4,6 +4,7 @@ al. 2025, arXiv 2510.09212), which trains a LoRA this way and has a bank for eac
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -13,7 +14,8 @@ NONE = -1.0
 
 class ErrorBank(nn.Module):
     """The last `size` errors of predicted latents, [C, h, w] each, of frames that had references. A new error replaces
-    the oldest. It is part of a run's state. Nothing in here waits for the device."""
+    the oldest. It is part of a run's state. If several processes train together, each keeps the errors of all, so that
+    they have the same bank. Nothing in here waits for the device."""
 
     errors: Tensor
     written: Tensor
@@ -28,12 +30,11 @@ class ErrorBank(nn.Module):
     @torch.no_grad()
     def put(self, errors: Tensor, kept: Tensor) -> None:
         """Add the errors [B, C, h, w] of the samples whose `kept` [B] is 1, scaled to the bank's size if they have
-        another."""
-        kept = kept.bool()
+        another. All processes must call this together, with the same B."""
+        fitting, kept = _of_all(_resized(errors.float(), self.errors)), _of_all(kept.int()).bool()
         rows = (self.written + kept.cumsum(0) - 1) % self.size
         rows = torch.where(kept, rows, self.size)
-        fitting = _resized(errors.float(), self.errors) * kept[:, None, None, None]
-        self.errors.index_copy_(0, rows, fitting)
+        self.errors.index_copy_(0, rows, fitting * kept[:, None, None, None])
         self.written.add_(kept.sum())
 
     def picked(self, picks: Tensor, like: Tensor) -> Tensor:
@@ -49,3 +50,12 @@ def _resized(errors: Tensor, like: Tensor) -> Tensor:
     if errors.shape[-2:] == like.shape[-2:]:
         return errors
     return interpolate(errors, size=like.shape[-2:], mode="nearest")
+
+
+def _of_all(mine: Tensor) -> Tensor:
+    """The tensors of all processes one after another, the first process's first."""
+    if mine.is_meta or not dist.is_initialized() or dist.get_world_size() == 1:
+        return mine
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, mine.contiguous())
+    return torch.cat(parts)

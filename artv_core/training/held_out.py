@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..data.order import BrokenCount, NoSubstitute
 from .config import DiffusionStage, TrainConfig
 from .samples import Batch, Clips, ClipSamples, Draw, Key
 
@@ -21,6 +22,7 @@ class Measured(Protocol):
     config: DiffusionStage
     clips: Clips
     samples: ClipSamples
+    broken: BrokenCount
 
     def arguments(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
         """The arguments of the stage's module."""
@@ -31,23 +33,45 @@ def held_out_losses(stage: Measured, accelerator: Accelerator, module: nn.Module
     the like are by band of time steps, with the conditions as in training; `held_out/level_0` and the like have
     references and anchor at one noise level.
 
-    The samples are divided evenly among the processes.
+    The samples are divided evenly among the processes. If one of them cannot read a clip, the samples that the others
+    measure at the same time are left out, too, because all must run the module equally often.
     """
-    config, samples, clips = stage.config, stage.samples, stage.clips.held_out
-    count = -(-config.evaluate_samples // accelerator.num_processes)
-    mine = range(accelerator.process_index, count * accelerator.num_processes, accelerator.num_processes)
+    processes, device = accelerator.num_processes, accelerator.device
+    count = -(-stage.config.evaluate_samples // processes)
+    mine = range(accelerator.process_index, count * processes, processes)
     means = {}
     for name, fixed in _settings(stage).items():
-        total = torch.zeros((), device=accelerator.device)
+        total, measured = torch.zeros((), device=device), 0
         for index in mine:
-            key: Key = (stage.run.seed, "held-out", name, index)
-            clip = int(clips[index % len(clips)])
-            batch = samples.collate([samples.sample(clip, key, _drawn(stage, clip, key, fixed))])
+            batch = _read(stage, (stage.run.seed, "held-out", name, index), fixed)
+            if not _all_have(accelerator, batch) or batch is None:
+                continue
             with torch.no_grad(), accelerator.autocast():
-                loss, _ = module(*stage.arguments(batch, accelerator.device))
-            total += loss.float()
-        means[name] = float(accelerator.reduce(total, reduction="sum")) / (count * accelerator.num_processes)
+                loss, _ = module(*stage.arguments(batch, device))
+            total, measured = total + loss.float(), measured + processes
+        if measured:
+            means[name] = float(accelerator.reduce(total, reduction="sum")) / measured
     return means
+
+
+def _all_have(accelerator: Accelerator, batch: Batch | None) -> bool:
+    """Whether every process has a batch."""
+    if accelerator.num_processes == 1:  # asking the device would mean waiting for it
+        return batch is not None
+    count = accelerator.reduce(torch.tensor(int(batch is not None), device=accelerator.device), reduction="sum")
+    return int(count) == accelerator.num_processes
+
+
+def _read(stage: Measured, key: Key, fixed: Mapping[str, tuple[int, int]]) -> Batch | None:
+    """One sample; None if its clip cannot be read, nor another held-out clip of its size, which is said once."""
+    clips = stage.clips.held_out
+    clip = int(clips[int(key[-1]) % len(clips)])
+    try:
+        return stage.samples.collate([stage.samples.sample(clip, key, _drawn(stage, clip, key, fixed))])
+    except NoSubstitute as error:
+        for line in stage.broken.add(error.broken):
+            print(f"\nleft out of the held-out losses: {line}")
+        return None
 
 
 def _settings(stage: Measured) -> dict[str, dict[str, tuple[int, int]]]:

@@ -145,7 +145,7 @@ class Training:
             if accelerator.mixed_precision == "bf16":
                 stage.fuse(accelerator.device)
         optimizer = make_optimizer(stage.module.train(), stage.config, fused)
-        self.module, self.optimizer = prepare(accelerator, stage.module, optimizer)
+        self.module, self.optimizer = prepare(accelerator, stage.module, optimizer, stage.config)
         self.passes = make_passes(accelerator, self.module, stage.config, capture)
         plain = accelerator.unwrap_model(self.module)
         self.average = MovingAverage(plain, self.config.ema_decay, self.config.ema_device)

@@ -12,10 +12,10 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ..speed.device_limits import check_training_precision
-from .config import LoopConfig
+from .config import DiffusionStage, LoopConfig
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one that draws sheets or reads from a slow disk."""
+"""How long processes wait for one that draws sheets, has more to do, or reads from a slow disk."""
 
 
 def make_accelerator(config: LoopConfig, folder: Path) -> Accelerator:
@@ -52,20 +52,25 @@ def _wandb(config: LoopConfig, folder: Path) -> list[Any]:
     return [WandBTracker(config.wandb_project, name=name, dir=str(folder.parent))]
 
 
-def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+def prepare(
+    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig
+) -> tuple[nn.Module, Any]:
     """Module and optimiser, distributed over the processes by Accelerate. Raises ValueError if they cannot be
     sharded."""
     if accelerator.distributed_type == "FSDP":
-        make_shardable(module, optimizer)
+        make_shardable(module, optimizer, config)
     return accelerator.prepare(module, optimizer)
 
 
-def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Make the weights contiguous, because FSDP splits them by rows. Raises ValueError for weights of two types, and
-    for Muon, which needs whole matrices."""
+def make_shardable(module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig) -> None:
+    """Make the weights contiguous, because FSDP splits them by rows. Raises ValueError for weights of two types, for
+    Muon, which needs whole matrices, and for `rollout_share`, which runs the networks outside of the module that
+    gathers their weights."""
     dtypes = {parameter.dtype for parameter in module.parameters()}
     if len(dtypes) > 1 or any(group.get("use_muon") for group in optimizer.param_groups):
         raise ValueError("FSDP needs weights of one type and AdamW; use DDP, or train all parts with adamw")
+    if isinstance(config, DiffusionStage) and config.rollout_share:
+        raise ValueError(f"FSDP needs rollout_share 0, not {config.rollout_share}; use DDP, or error_share instead")
     module.to(memory_format=torch.contiguous_format)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import TextConfig
 from ..data.clips import ClipSource
-from ..data.order import ClipReading, RepairedClips
+from ..data.order import ClipReading, NoSubstitute, RepairedClips
 from ..method.noise_schedule import NoiseSchedule
 from ..method.randomness import normal, seeded_generator
 from ..models.artv import ARTV
@@ -177,8 +177,19 @@ class ClipSamples:
         self.coverage = coverage_of(clips.source) if config.change_weight else None
 
     def batch(self, step: int, indices: range) -> Batch:
-        """The samples `indices` of step `step`."""
+        """The samples `indices` of step `step`. If a clip is broken and so is every other one of its size, they are all
+        of another size."""
         chosen = self.order.batch(step)
+        try:
+            return self._samples(step, indices, chosen)
+        except NoSubstitute as error:
+            others = self.trained_on.of_another_bucket(int(chosen[0]), step, len(chosen))
+            if not len(others):
+                raise
+            batch = self._samples(step, indices, others)
+            return replace(batch, broken=error.broken | batch.broken)
+
+    def _samples(self, step: int, indices: range, chosen: np.ndarray) -> Batch:
         return self.collate([self.sample(int(chosen[index]), (self.seed, step, index)) for index in indices])
 
     def draw(self, clip: int, key: Key, config: DiffusionStage) -> Draw:

@@ -57,7 +57,8 @@ class VAEStage(LoopConfig):
     times as expensive. `edge_weight`: weight of the error of differences between neighbouring pixels. `moment_weight`:
     weight of the loss that keeps latents at mean 0 and variance 1.
 
-    `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is.
+    `steps` 0 uses the autoencoder of `start_from` as it is; in the stage "decoder" it leaves the decoder as it is. That
+    stage takes no `start_from` and no `still_weight`: it goes on from the stage "vae", with its encoder as it is.
     """
 
     latent_noise: float = 0.03
@@ -89,10 +90,11 @@ class DataConfig:
 
     `path`: a folder of videos with a caption beside each, a CSV or JSONL list, WebDataset shards, or a folder written
     by `artv prepare`. `bucket_multiple`: videos roughly keep their aspect ratio, in sizes of about the training size's
-    area whose sides are multiples of this; 0 crops all videos to the training size. `held_out`: number of clips that
-    are never trained on, used for held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8. `fps`:
-    frames per second that are taken from a video. `min_frames`: shorter clips are left out. `window`: number of groups
-    (shards or files) whose clips are shuffled together.
+    area whose sides are multiples of this; 0 crops all videos to the training size. Prepared clips stay as they are,
+    and the training size must be one of theirs. `held_out`: number of clips that are never trained on, used for
+    held-out losses and sample sheets; -1 takes a quarter of all clips, up to 8. `fps`: frames per second that are taken
+    from a video. `min_frames`: shorter clips are left out. `window`: number of groups (shards or files) whose clips are
+    shuffled together.
     """
 
     path: str = ""
@@ -137,7 +139,8 @@ class DiffusionStage(LoopConfig):
     says why and continues without it. `gradient_checkpointing` saves memory and makes a step slower.
 
     Every `evaluate_every` steps (0: never) the loss on held-out clips is measured with `evaluate_samples` samples for
-    each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor.
+    each of `evaluate_bands` bands of time steps, and for each of three noise levels of references and anchor. In a
+    synthetic world no clips are held out, and this measures nothing.
     """
 
     train: tuple[str, ...] = ("unet", "branches", "mask", "text")

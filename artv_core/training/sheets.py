@@ -100,11 +100,12 @@ def clips_sheet(
     for clip in held_out[: stage.sheet_rows]:
         try:
             true, made, masks = _gone_on(model, clips, int(clip), stage)
+            caption = clips.caption(int(clip)) or clips.name(int(clip))
         except BrokenClip as error:
             print(f"\nleft out of the sheet: {error}")
             continue
         scores.append((_psnr(made[1:], true[1:]), _psnr(true[:1].expand_as(true[1:]), true[1:])))
-        rows += [(clips.caption(int(clip)) or clips.name(int(clip)), true), ("model", made)]
+        rows += [(caption, true), ("model", made)]
         rows += [("mask", mask_frames(masks, *true.shape[-2:]))] if masks is not None else []
     if not rows:
         return {}

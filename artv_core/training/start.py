@@ -114,6 +114,7 @@ def check_same(path: Path, got: ARTVConfig, wanted: ARTVConfig, parts: Sequence[
 def synthetic_clips(config: TrainConfig, clips: LatentClips) -> Clips:
     """The clips of the synthetic world. No clips are held out; the world holds out combinations instead."""
     every = np.arange(len(clips.index))
+    _tell_unmeasured(config, every[:0])
     return Clips(clips, RandomOrder(len(every), config.diffusion.batch_size, config.seed), every, every[:0])
 
 
@@ -124,14 +125,34 @@ def open_clips(config: TrainConfig, model: ARTV, folder: Path) -> Clips:
     with PartialState().main_process_first():
         source = _open(config, model, folder)
     data, stage = config.data, config.diffusion
-    total = len(source.index)
+    usable = _long_enough(source, config)
+    total = len(usable)
     count = fitting_held_out(total) if data.held_out == FITTING else data.held_out
-    trained_on, held_out = hold_out(source, count, config.seed)
+    trained_on, held_out = hold_out(source, count, config.seed, usable)
     PartialState().print(f"{total} clips: {len(trained_on)} to train on, {count} held out to measure with")
+    _tell_unmeasured(config, held_out)
     order = ClipOrder(source.index, trained_on, stage.batch_size, config.seed, data.window)
     if PartialState().is_main_process:
         _tell_cut_captions(source, config, folder)
     return Clips(source, order, trained_on, held_out)
+
+
+def _tell_unmeasured(config: TrainConfig, held_out: np.ndarray) -> None:
+    every = config.diffusion.evaluate_every
+    if every and not len(held_out):
+        _say(f"note: no clips are held out, so evaluate_every = {every} measures nothing")
+
+
+def _long_enough(source: ClipSource, config: TrainConfig) -> np.ndarray:
+    """The ids of the clips that have `data.min_frames`. Only prepared clips can be shorter."""
+    enough = source.index.num_frames >= config.data.min_frames
+    if enough.all():
+        return np.flatnonzero(enough)
+    short = f"{np.sum(~enough)} of {len(enough)} prepared clips have fewer than {config.data.min_frames} frames"
+    if not enough.any():
+        raise ValueError(f"{short} (data.min_frames); prepare longer ones (artv prepare --min-frames)")
+    _say(f"{short} (data.min_frames) and are left out")
+    return np.flatnonzero(enough)
 
 
 def _tell_cut_captions(source: ClipSource, config: TrainConfig, folder: Path) -> None:
@@ -165,8 +186,21 @@ def _open(config: TrainConfig, model: ARTV, folder: Path) -> ClipSource:
         source = open_prepared(path, vae=vae, text=text)
         if source.fps != data.fps:
             raise ValueError(f"{path} was prepared at {source.fps:g} frames per second, not {data.fps:g}; set data.fps")
+        _check_size(path, source.index.buckets, config.model.size)
         return source
     return _open_videos(config, folder)
+
+
+def _check_size(path: Path, prepared: Sequence[tuple[int, int]], wanted: tuple[int, int]) -> None:
+    """Raises ValueError if clips of this size would not be among those at `path`, all of about one area."""
+    if wanted in prepared:
+        return
+    height, width = max(prepared, key=lambda size: (size[0] * size[1], min(size)))
+    raise ValueError(
+        f"{path} was prepared at {width}x{height}, and the training size is {wanted[1]}x{wanted[0]}; "
+        f"prepare the clips again with --size {wanted[1]}x{wanted[0]}, or train at their size: "
+        f"--set 'overrides.size=[{height},{width}]'"
+    )
 
 
 def _open_videos(config: TrainConfig, folder: Path) -> ClipSource:
