@@ -260,6 +260,13 @@ def test_options_reach_the_job(checkpoint, picture, tmp_path):
         ("--no-mask --adain 0.5", []),
         ("--negative a --cfg-first 1", ["--negative has no effect where guidance is 1; give --cfg-text, or"]),
         ("--negative a --image PICTURE", ["--negative has no effect"]),
+        (
+            "--image PICTURE --cfg-first 2 --first-frame-steps 8",
+            [
+                f"{name} has no effect, because the first frame is given"
+                for name in ("--cfg-first", "--first-frame-steps")
+            ],
+        ),
         ("--negative a --keyframe 0=PICTURE", ["--negative has no effect"]),
         ("--negative a --frames 1 --cfg-first 1 --cfg-text 2 --cfg-anchor 2", ["--negative has no effect"]),
         ("--negative a --cfg-first 1 --anchor none --cfg-anchor 2", ["--cfg-anchor has", "--negative has no effect"]),

@@ -323,6 +323,19 @@ def test_drift_is_told_by_frame_and_drawn_beside_that_of_true_videos(tmp_path: P
     assert Image.open(plot_path(readout)).convert("RGB").tobytes() != alone.tobytes()
 
 
+def test_no_input_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n", encoding="utf-8")
+    given = ["evaluate", str(tmp_path / "videos"), "--prompts", str(prompts)]
+    for outputs, told in (
+        (["--report", str(prompts)], f"{prompts} is an input and would be overwritten; give the output another path"),
+        (["--drift", "d.csv", "--report", "d.png"], "d.png is the path of two outputs; a drift readout has its plot"),
+    ):
+        assert main([*given, *outputs]) == 2
+        assert told in capsys.readouterr().err
+    assert prompts.read_text(encoding="utf-8") == "a red circle\n"
+
+
 def test_clipsim_is_open_clips_mean_cosine(judged: tuple[Path, list[str]]):
     root, command = judged
     model, weights = (command[command.index(f"--clip-{name}") + 1] for name in ("model", "weights"))

@@ -28,15 +28,21 @@ def without_effect(args: argparse.Namespace, job: Job) -> Iterator[str]:
         yield f"{option} has no effect with --anchor none"
     if args.no_mask and args.return_to_anchor and job.anchor != "none":
         yield "--return-to-anchor has no effect with --no-mask, because it needs the copy mask"
+    first = {"--cfg-first": args.cfg_first, "--first-frame-steps": args.first_frame_steps}
+    for option in (name for name, value in first.items() if value is not None and not _makes_first_frame(job)):
+        yield f"{option} has no effect, because the first frame is given"
     if job.negative is not None and not _guides_away_from_a_text(job):
         yield "--negative has no effect where guidance is 1; give --cfg-text, or --cfg-first for the first frame"
+
+
+def _makes_first_frame(job: Job) -> bool:
+    return not job.num_given and not any(frame == 0 for frame, _ in job.keyframes)
 
 
 def _guides_away_from_a_text(job: Job) -> bool:
     """Whether a frame that is made has a branch without its text (Eq. 8): if one of its scales is not 1."""
     options, of_text = job.options, job.options.guidance_text
-    is_first_made = not job.num_given and not any(frame == 0 for frame, _ in job.keyframes)
-    scales = {options.first_frame_guidance} if is_first_made else set()
+    scales = {options.first_frame_guidance} if _makes_first_frame(job) else set()
     if job.anchor == "given" or (job.anchor != "none" and options.num_frames != 1):
         scales.add(options.guidance_anchor)
     if options.num_frames != 1:

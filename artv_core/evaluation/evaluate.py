@@ -20,10 +20,11 @@ from tqdm import tqdm
 from ..checkpoint import resolve_checkpoint
 from ..data.sources import Entry
 from ..files.file_hash import file_hash
-from ..files.partial_file import check_writable, replacing
+from ..files.partial_file import replacing
 from ..files.terminal import say
 from ..method.options import GenerateOptions
 from ..run.drift import DriftReading, plot_path, write_drift
+from ..run.outputs import check_distinct
 from ..run.pipeline import Pipeline, pick_device
 from .distances import clip_similarity, frechet_distance, inception_score
 from .features import (
@@ -63,9 +64,9 @@ def evaluate_videos(options: EvaluateOptions, load_pipeline: Callable[[Any], Pip
     from ..training.processes import PATIENCE
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    for path in (options.report, options.drift, options.drift and plot_path(options.drift)):
-        if path:
-            check_writable(path)
+    plots = [plot_path(options.drift)] if options.drift else []
+    outputs = [path for path in (options.report, options.drift, *plots) if path]
+    check_distinct(outputs, options.files_read, plots)
     device = state.device if state.num_processes > 1 else pick_device(options.model.device)
     networks = _networks(options, device)
     true, true_unusable = videos_of(options.true) if options.true else ([], [])

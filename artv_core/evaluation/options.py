@@ -41,6 +41,24 @@ class EvaluateOptions:
     features: Path | None
     model: argparse.Namespace
 
+    @property
+    def files_read(self) -> list[Path]:
+        """The named files that are read. A name of prompts or of a checkpoint that is no file does no harm."""
+        model = [getattr(self.model, name, None) for name in ("checkpoint", "base", "taesd")]
+        clip = self.clip and self.clip[1]
+        given = [
+            self.videos,
+            self.true,
+            self.prompts,
+            self.first_frames,
+            self.inception,
+            self.i3d,
+            self.c3d,
+            clip,
+            *model,
+        ]
+        return [Path(path) for path in given if path]
+
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise ValueError(f"--frames is {self.frames}; give 2 or more")

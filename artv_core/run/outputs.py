@@ -25,10 +25,16 @@ def check_outputs(job: Job, inputs: Sequence[Path] = ()) -> None:
     of `inputs`: files that are read for the job. Call it before slow work."""
     writers = [VideoWriter(path, job.fps, upscale=job.upscale) for path in (*job.videos, *job.masks)]
     growing = [writer.growing_path for writer in writers] if job.stream else []
+    check_distinct([*output_paths(job), *growing], [*job.images, *inputs], [plot_path(path) for path in job.drift])
+
+
+def check_distinct(outputs: Sequence[Path], inputs: Sequence[Path], plots: Sequence[Path] = ()) -> None:
+    """Raises ValueError if an output cannot be written, or if it is another output or one of `inputs`. `plots` are
+    those outputs that are plots of a drift readout."""
     checked: list[Path] = []
-    for path in (*output_paths(job), *growing):
-        beside = "; a drift readout has its plot beside it" if path in map(plot_path, job.drift) else ""
-        if any(_is_same(path, read) for read in (*job.images, *inputs)):
+    for path in outputs:
+        beside = "; a drift readout has its plot beside it" if path in plots else ""
+        if any(_is_same(path, read) for read in inputs):
             raise ValueError(f"{path} is an input and would be overwritten{beside}; give the output another path")
         if any(_is_same(path, other) for other in checked):
             raise ValueError(f"{path} is the path of two outputs{beside}; give each output its own path")
