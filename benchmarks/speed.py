@@ -19,7 +19,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from result_files import ROOT, Figures, Limits, card_or_quick, clear, kept_parts, parser_of, run_parts, run_sections
+from result_files import ROOT, Figures, Limits, card_or_quick, clear, commit, kept_parts, parser_of, run_parts
+from result_files import run_sections as run_all
 from tables import as_table, put_tables
 from torch import Tensor
 
@@ -68,6 +69,7 @@ LIMITS: Limits = {"tiny": {RATE: ("at least", 3)}, "gpu": GPU_LIMITS}
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=230.0, help="that the part gpu may take; default: %(default)g")
+    parser.add_argument("--sections", nargs="+", choices=[one[0] for one in SECTIONS], help="only these, of part gpu")
     measure = {"tiny": tiny, "gpu": gpu}
     args = run_parts(parser, RESULT, LIMITS, lambda part, args: measure[part](args), asked_for=("gpu",))
     if not args.quick:
@@ -105,8 +107,10 @@ def tiny(args: argparse.Namespace) -> Figures:
 def gpu(args: argparse.Namespace) -> Iterator[Figures]:
     """Figures and bars, more of them each time."""
     card, deadline = Card(args.quick), time.monotonic() + args.seconds
-    sections = [(name, needed, partial(section, card)) for name, needed, section in SECTIONS]
-    for figures in run_sections(sections, {"device": card.name, "torch": torch.__version__}, deadline):
+    own: Figures = {"device": card.name, "torch": torch.__version__, "commit": commit()}
+    kept = kept_parts(RESULT).get("gpu", {}) | {"left out": []} if args.sections else own
+    every = {name: (name, needed, lambda seen, make=make: make(card, seen) | own) for name, needed, make in SECTIONS}
+    for figures in run_all([every[name] for name in args.sections or every], kept, deadline):
         yield figures
         clear()
 
@@ -229,9 +233,9 @@ def peer(card: Card, figures: Figures) -> Figures:
     return found | {"bars": dict(zip((name for name in GPU_LIMITS if name.startswith(AGAINST)), rates, strict=True))}
 
 
-def compiled(card: Card, figures: Figures) -> Figures:
+def compiled(side: int, card: Card, figures: Figures) -> Figures:
     """Networks compiled, then captured."""
-    side = card.large
+    side = card.large if card.quick else side
     row = card.clip(Pipeline(card.pipeline().model, Compiled(card.device)), side, 4, **STEPS, **FOUR)
     share = FLOOR_MS.get(side, 1.0) / 1000 / row["per_frame"] if "H200" in card.name else None
     bars = {} if card.quick else {f"GPU, {side}x{side}, compiled: share of the fused floor": share}
@@ -245,7 +249,7 @@ SECTIONS: list[tuple[str, float, Callable[[Card, Figures], Figures]]] = [
     ("two branches", 20, two_branches),
     ("memory by length", 15, length),
     ("ModelScope's UNet", 35, peer),
-    ("compiled", 160, compiled),
+    *[(f"compiled {side}", 120.0, partial(compiled, side)) for side in (512, 256, 768)],
 ]
 """Name, seconds that it may take, and what it is."""
 
@@ -253,13 +257,14 @@ SECTIONS: list[tuple[str, float, Callable[[Card, Figures], Figures]]] = [
 def gpu_table(part: Figures) -> str:
     """Clips of the sections that were not left out."""
     rows = {}
-    for section in ("four branches", "four branches, eager", "two branches", "compiled", "tiny"):
+    sizes = [name for name, *_ in SECTIONS if name.startswith("compiled")]
+    for section in ("four branches", "four branches, eager", "two branches", *sizes, "tiny"):
         for name, row in part.get(section, {}).items():
             if isinstance(row, dict):
                 side = f"{name}x{name}" if name.isdecimal() else name
                 side += ", 512x512" * (section == "two branches")
                 seconds = [readable(row[what]) for what in ("warm_up", "first_frame", "per_frame")]
-                rows[f"{section}, {side}"] = [*seconds, f"{row['peak_mb'] / 1000:.2f}"]
+                rows[f"{section.rstrip(' 0123456789')}, {side}"] = [*seconds, f"{row['peak_mb'] / 1000:.2f}"]
     if "clip" in (peer := part.get("ModelScope's UNet", {})):
         clip = ["", f"{peer['clip']:.3g}", "", f"{peer['peak_mb'] / 1000:.2f}"]
         rows["ModelScope's UNet, 512x512: the whole clip"] = clip

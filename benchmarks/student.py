@@ -43,13 +43,8 @@ def few(steps: int) -> dict[str, Any]:
     return {"steps": steps, "first_frame_steps": 12}
 
 
-WAYS: dict[str, tuple[str, dict[str, Any]]] = {
-    "12": ("tiny", few(12)),
-    "4": ("tiny", few(4)),
-    "2": ("tiny", few(2)),
-    "1": ("tiny", few(1)),
-    "2, also for the first frame": ("tiny-fast", {}),
-}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {str(steps): ("tiny", few(steps)) for steps in (12, 4, 2, 1)}
+WAYS |= {"2, also for the first frame": ("tiny-fast", {})}
 """By evaluations of a frame: a checkpoint, and options other than the recommended."""
 
 LEFT = {
