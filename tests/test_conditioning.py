@@ -182,7 +182,7 @@ def test_what_other_nodes_add_to_prompts_and_has_no_effect_is_told_in_one_line(c
     negative = [[A[None], {"area": (8, 8, 0, 0), "strength": 1.0}]]
     prompt_track.read_texts([entry(A), noted], negative, torch.zeros(5, 8), 16)
     (told,) = caplog.messages
-    assert "added to them: ControlNet, an area, a mask, a range of steps. " in told
+    assert "has no effect here: ControlNet, an area, a mask, a range of steps; " in told
     assert "\n" not in told
     neutral = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "hooks": None}
     prompt_track.read_texts([entry(A, range=(0, 3)), [A[None], neutral]], None, torch.zeros(5, 8), 16)

@@ -198,7 +198,7 @@ def test_what_nodes_of_the_host_add_to_prompts_is_told(in_process: InProcess, ho
     save_random_model(checkpoint_in(tmp_path))
     plain, added = in_process(host, "added_to_prompts", tmp_path)
     assert plain == ""
-    assert "added to them: an area, a mask, a range of steps. " in added
+    assert "has no effect here: an area, a mask, a range of steps; " in added
 
 
 def test_each_steered_run_changes_what_the_host_finds_in_its_cache(

@@ -337,7 +337,7 @@ def test_a_wire_instead_of_text_is_said(timeline: Timeline) -> None:
         other.connect(1, node, node.inputs.findIndex(input => input.name == "text"))
     }}"""
     )
-    timeline.page.get_by_text("comes from a connected node").wait_for()
+    timeline.page.get_by_text("The text comes from a connected node").wait_for()
 
 
 FEED = f"""([name, choose]) => {{
