@@ -54,6 +54,18 @@ def steered(
     return SteeredRun(model, request, folder and Recording(folder, weights="of this test"), owner=owner)
 
 
+def kept_of_two_frames(model: ARTV, folder: Path) -> Path:
+    """What is kept beside the journal of a run that ended after "a blue square" was said and two frames were made."""
+    run = steered(model, 4, folder)
+    frames = run.frames()
+    next(frames)
+    run.steering.say("a blue square")
+    next(frames)
+    frames.close()
+    (sidecar,) = folder.glob(f"*{SIDECAR}")
+    return sidecar
+
+
 def made_again(model: ARTV, run: SteeredRun, num_frames: int = 8, blend: int = 0) -> list[Tensor]:
     """The frames of the run's schedule and seeds, without steering."""
     segments = run.track.schedule().segments
@@ -361,13 +373,7 @@ def beside(said: str = "[]", redo: str = "[]", num_frames: str = "4") -> str:
     ],
 )
 def test_a_damaged_file_beside_a_journal_is_ignored(model: ARTV, tmp_path: Path, damage: str):
-    run = steered(model, 4, tmp_path)
-    frames = run.frames()
-    next(frames)
-    run.steering.say("a blue square")
-    next(frames)
-    frames.close()
-    (sidecar,) = tmp_path.glob(f"*{SIDECAR}")
+    sidecar = kept_of_two_frames(model, tmp_path)
     begun_with = json.dumps(json.loads(sidecar.read_text())["begun_with"])
     sidecar.write_text(damage.replace("%s", begun_with))
     again = steered(model, 4, tmp_path)
@@ -478,13 +484,7 @@ def test_every_prompt_that_can_be_said_is_read_from_the_schedule():
 
 
 def test_what_was_said_in_an_earlier_version_is_taken_over(model: ARTV, tmp_path: Path):
-    run = steered(model, 4, tmp_path)
-    frames = run.frames()
-    next(frames)
-    run.steering.say("a blue square")
-    next(frames)
-    frames.close()
-    (sidecar,) = tmp_path.glob(f"*{SIDECAR}")
+    sidecar = kept_of_two_frames(model, tmp_path)
     sidecar.write_text(sidecar.read_text().replace("a blue square", "a blue `square`"))
     again = steered(model, 4, tmp_path)
     next(again.frames())
