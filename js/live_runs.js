@@ -124,7 +124,7 @@ function receive(message) {
   if (!before) store(run.id)
   const asked = cached.get(run.id)
   const isElsewhere = !!asked && keyOf(asked) !== keyOf(run)
-  if (!isElsewhere) run.cachedFor = asked?.prompt
+  if (!isElsewhere) run.cachedFor = asked?.prompt === run.prompt ? undefined : asked?.prompt
   // Late messages, such as frames that are decoded after the run, do not show an old run again.
   const isShown = !before || run.state === "running" || runs.get(keyOf(run)) === run
   if (isShown || (message.whole && !isElsewhere)) put(run)
@@ -177,11 +177,12 @@ async function recall(prompt, nodes) {
   if (nodes && !nodes.some((path) => nodeAt(path)?.comfyClass === SAMPLER)) return
   const answer = await asked(prompt)
   for (const [node, id] of Object.entries(answer.runs)) {
-    const shown = runs.get(keyOf({ workflow: answer.workflow, node }))
-    if (shown?.prompt === prompt || (nodes && !nodes.includes(node))) continue
     const asked = { workflow: answer.workflow, node, prompt }
+    const [shown, run] = [runs.get(keyOf(asked)), known.get(id)]
+    const isMade = run?.prompt === prompt && keyOf(run) === keyOf(asked) // also if something later is shown
+    if (isMade || shown?.prompt === prompt || (nodes && !nodes.includes(node))) continue
     if (id) latest(cached, id, asked)
-    if (known.has(id)) putCached(known.get(id), asked)
+    if (run) putCached(run, asked)
     if (!id) putUnmade({ ...asked, state: "cached" })
   }
 }

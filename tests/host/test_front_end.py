@@ -32,6 +32,11 @@ ADD_NOISE = f"""() => {{
     app.graph.add(noise)
     noise.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "noise_augment"))
 }}"""
+SUCCEEDED = """async () => {
+    const history = await (await app.api.fetchApi("/history")).json()
+    const detail = { prompt_id: Object.keys(history).at(-1) }
+    app.api.dispatchEvent(new CustomEvent("execution_success", { detail }))
+}"""
 TOO_HIGH = "height is 68; accepted are multiples of 8 up to 16384, such as 64"
 ADD_KEYFRAME = """() => {
     const add = (type, values) => {
@@ -174,6 +179,11 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     run("refused")
     assert front_end.status(page) == f"Nothing was made | {TOO_HIGH}"
     assert not page.locator(".artv-live-picture").is_visible()
+    with page.expect_response("**/artv/recall") as recalled:  # the message that the first run's video was saved is late
+        page.evaluate(SUCCEEDED)
+    assert recalled.value.json()["runs"]
+    front_end.wait_until_drawn(page)
+    assert front_end.status(page) == f"Nothing was made | {TOO_HIGH}"
     keep(page, shown, host, "refused")
     run("cached", height=0)
     assert front_end.status(page) == "Nothing changed: the 6 frames of an earlier run"
