@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artv_core.models import fused, triton_kernels
+from artv_core.models import fused, triton_kernels, triton_rows
 
 MAPS = [
     (2, 80, 5, 13, 8),
@@ -17,6 +17,7 @@ MAPS = [
     (1, 96, 14, 19, 8),  # of more than one chunk
     (1, 256, 3, 3, 2),  # groups as large as they may be
 ]
+ROWS = [(2, 7, 80), (3, 320), (1, 1, 64), (5, 1300), (2, 530, 48), (2, 700, 160)]
 
 
 def main() -> None:
@@ -34,6 +35,23 @@ def main() -> None:
     value, gate = rows.chunk(2, dim=-1)
     print(float((triton_kernels.gelu_gate(rows) - value * F.gelu(gate)).abs().max()))
     gradients()
+    layer_norms()
+    sums()
+
+
+def layer_norms() -> None:
+    """Relative differences of outputs and gradients, for rows that fill their tiles and such that do not."""
+    for shape in ROWS:
+        given = [torch.randn(shape) * 3 + 5, torch.randn(shape[-1]), torch.randn(shape[-1])]
+        own = fused._with_gradients(fused._cells_normed(fused.FusedLayerNorm.apply), given)
+        print(fused._gap(own, fused._with_gradients(fused._cells_normed(fused._plain_layer_norm), given)))
+
+
+def sums() -> None:
+    """Relative differences of sums of rows."""
+    for shape in ROWS:
+        x = torch.randn(shape) + 1
+        print(fused._gap([triton_rows.sum_of_rows(x, torch.float32)], [x.double().flatten(0, -2).sum(dim=0)]))
 
 
 def gradients() -> None:

@@ -15,7 +15,7 @@ from artv_core.models import fused
 from artv_core.models.attention import GatedLinear, SelfAttention
 from artv_core.models.unet import ResBlock
 from artv_core.run.pipeline import prepare_for_gpu
-from tests.fused_child import MAPS
+from tests.fused_child import MAPS, ROWS
 from tests.models import smallest
 
 CHILD = Path(__file__).parent / "fused_child.py"
@@ -28,7 +28,7 @@ def test_kernels_give_what_pytorch_gives():
     done = subprocess.run([sys.executable, CHILD], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     differences = [float(line) for line in done.stdout.split()]
-    assert len(differences) == 2 * len(MAPS) + 2  # outputs, then gradients, and whether a GPU would be trusted
+    assert len(differences) == 2 * len(MAPS) + 2 + 2 * len(ROWS)
     assert max(differences) < 2e-4
 
 

@@ -17,7 +17,9 @@ from artv_core.data.order import ClipOrder
 from artv_core.models import fused
 from artv_core.models.artv import ARTV
 from artv_core.models.attention import GatedLinear
+from artv_core.training import biases
 from artv_core.training import passes as passes_module
+from artv_core.training.biases import FusedBiasConv2d, FusedBiasLinear
 from artv_core.training.config import TrainConfig, read_config
 from artv_core.training.diffusion import DiffusionTraining, start_mask
 from artv_core.training.halves import HalfCopies
@@ -299,9 +301,36 @@ def test_layers_of_trained_networks_may_run_fused(tmp_path: Path, monkeypatch):
     stage = diffusion(configured(tmp_path))
     stage.fuse(torch.device("cpu"))
     for network in stage.module.networks:
-        marks = [layer.may_train_fused for layer in network.modules() if isinstance(layer, nn.GroupNorm | GatedLinear)]
-        assert len(marks) > 5
-        assert all(marks)
+        for kind in (nn.GroupNorm, nn.LayerNorm, GatedLinear):
+            marks = [layer.may_train_fused for layer in network.modules() if isinstance(layer, kind)]
+            assert len(marks) > 1
+            assert all(marks)
+
+
+def test_fused_sums_give_the_gradients_of_biases(tmp_path: Path, monkeypatch):
+    """And frozen layers stay what they are."""
+    monkeypatch.setattr(fused, "can_fuse_training", lambda device: True)
+    monkeypatch.setattr(biases, "_applies", lambda layer, x: True)
+    stage, found = diffusion(configured(tmp_path, 'diffusion.mixed_precision="no"')), []
+    names = list(stage.module.state_dict())
+    training = begun(stage, tmp_path)
+    for kinds in (set(), {FusedBiasLinear, FusedBiasConv2d}):
+        if kinds:
+            stage.fuse(torch.device("cpu"))
+        layers = {
+            name: layer for name, layer in stage.module.named_modules() if type(layer) in {*biases.KINDS.values()}
+        }
+        assert {type(layer) for layer in layers.values()} == kinds
+        assert all(layer.bias.requires_grad for layer in layers.values())
+        passes = Passes(training.module, training.accelerator.backward)
+        passes.begin()
+        passes.run(stage.arguments(stage.samples.batch(0, range(2)), torch.device("cpu")), 1)
+        found.append({name: weight.grad for name, weight in training.plain.named_parameters()})
+    assert len(layers) > 50
+    assert list(stage.module.state_dict()) == names
+    for name, grad in found[0].items():
+        assert (grad is None) == (found[1][name] is None), name
+        assert grad is None or torch.allclose(grad, found[1][name], rtol=1e-4, atol=1e-6), name
 
 
 # Waits

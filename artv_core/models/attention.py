@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import UNetConfig
 from .expansion import Expansion, matched
-from .fused import gelu_gate, norm_only
+from .fused import cell_norm, gelu_gate, norm_only
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, heads, tokens, head_channels]."""
@@ -84,11 +84,11 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, tokens: TokenProjections, expansion: Expansion | None = None) -> Tensor:
         """[B, cells, C] -> the same shape, with one batch entry for each branch. Cross-attention differs between
         branches, so the batch is expanded before it."""
-        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn1(cell_norm(self.norm1, x))
         if expansion is not None:
             x = expansion.full(x)
-        x = x + self.attn2(self.norm2(x), tokens)
-        return x + self.ff(self.norm3(x))
+        x = x + self.attn2(cell_norm(self.norm2, x), tokens)
+        return x + self.ff(cell_norm(self.norm3, x))
 
 
 class SelfAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""Fused GPU kernels: group norm with SiLU, and gated GELU. Not in the paper.
+"""Fused GPU kernels: group norm with SiLU, layer norm, gated GELU, and sums for gradients of biases. Not in the paper.
 
 `fuse` marks the layers that may run fused, `fuse_for_training` those that may run fused while gradients are needed. A
 marked layer still runs unfused where the kernels do not apply: on a CPU, inside `torch.compile`, and if its weights are
@@ -7,6 +7,7 @@ not on the input's device. Fused results differ from unfused ones by rounding.
 
 import functools
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 LARGEST_GROUP = 128
+MOST_CHANNELS = 2048  # of a layer norm
+FEWEST_ROWS = 512  # a sum of fewer takes one kernel of PyTorch's, not two
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -42,7 +45,7 @@ def fuse_for_training(module: nn.Module, device: torch.device) -> bool:
 
 def _mark(module: nn.Module, may_fuse: bool, name: str = "may_fuse") -> None:
     for layer in module.modules():
-        if isinstance(layer, nn.GroupNorm) or hasattr(layer, name):
+        if isinstance(layer, nn.GroupNorm | nn.LayerNorm) or hasattr(layer, name):
             setattr(layer, name, may_fuse)
 
 
@@ -85,6 +88,25 @@ def norm_only(norm: nn.Module, x: Tensor) -> Tensor:
     if _norm_may_fuse(norm, x) or _norm_may_train_fused(norm, x):
         return _fused_norm(norm, x, silu=False)
     return norm(x)
+
+
+def cell_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """The layer norm `norm(x)` of cells [..., C], fused where that applies."""
+    if not ((_may_fuse(norm, x) or _may_train_fused(norm, x)) and _cells_are_suited(norm, x)):
+        return norm(x)
+    given: Any = norm
+    if torch.is_grad_enabled():
+        return FusedLayerNorm.apply(x, given.weight, given.bias, given.eps)
+    from . import triton_rows
+
+    with torch.cuda.device(x.device):  # Triton launches on the current one
+        return triton_rows.layer_norm(x, given.weight, given.bias, given.eps)
+
+
+def add_bias_gradient(out: Tensor, bias: Tensor, dim: int) -> Tensor:
+    """`out` itself, where a layer has added `bias` [C] along dimension `dim` (-1 of rows, 1 of a map) without a
+    gradient: gives the bias that gradient, as a fused sum where that applies."""
+    return BiasGradient.apply(out, bias, dim)
 
 
 def gelu_gate(x: Tensor, may_fuse: bool, may_train_fused: bool = False) -> Tensor:
@@ -148,6 +170,55 @@ class FusedGate(torch.autograd.Function):
             return triton_kernels.gelu_gate_backward(x, slopes[0].contiguous())
 
 
+class FusedLayerNorm(torch.autograd.Function):
+    """`layer_norm(x)` with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """x [..., C], contiguous."""
+        from . import triton_rows
+
+        with _launched_on(x):
+            out, stats = triton_rows.layer_norm_kept(x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, stats)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias."""
+        from . import triton_rows
+
+        x, weight, stats = ctx.saved_tensors
+        with _launched_on(x):
+            found = triton_rows.layer_norm_backward(x, slopes[0].contiguous(), weight, stats)
+        return (*found, None)
+
+
+class BiasGradient(torch.autograd.Function):
+    """`add_bias_gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, bias: Tensor, dim: int) -> Tensor:
+        """`out` [..., C], or [B, C, h, w] with `dim` 1, as it is."""
+        ctx.dim, ctx.dtype = dim, bias.dtype
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of `out` and bias."""
+        return slopes[0], summed_rows(slopes[0].movedim(ctx.dim, -1), ctx.dtype), None
+
+
+def summed_rows(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows [..., C], summed over all but the last dimension: [C] in `dtype`. Fused where that applies."""
+    if not (rows.is_cuda and rows.is_contiguous() and rows.numel() >= FEWEST_ROWS * rows.shape[-1]):
+        return rows.sum(dim=tuple(range(rows.dim() - 1)), dtype=dtype)
+    from . import triton_rows
+
+    with _launched_on(rows):
+        return triton_rows.sum_of_rows(rows, dtype)
+
+
 def _launched_on(x: Tensor) -> AbstractContextManager[Any]:
     """Makes x's device the current one, where Triton launches."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
@@ -163,11 +234,19 @@ def _fused_norm(norm: Any, x: Tensor, silu: bool) -> Tensor:
 
 
 def _norm_may_fuse(norm: Any, x: Tensor) -> bool:
-    return getattr(norm, "may_fuse", False) and _inference_on_gpu(x) and _norm_is_suited(norm, x)
+    return _may_fuse(norm, x) and _norm_is_suited(norm, x)
 
 
 def _norm_may_train_fused(norm: Any, x: Tensor) -> bool:
-    return getattr(norm, "may_train_fused", False) and _training_on_gpu(x) and _norm_is_suited(norm, x)
+    return _may_train_fused(norm, x) and _norm_is_suited(norm, x)
+
+
+def _may_fuse(norm: Any, x: Tensor) -> bool:
+    return getattr(norm, "may_fuse", False) and _inference_on_gpu(x)
+
+
+def _may_train_fused(norm: Any, x: Tensor) -> bool:
+    return getattr(norm, "may_train_fused", False) and _training_on_gpu(x)
 
 
 def _norm_is_suited(norm: Any, x: Tensor) -> bool:
@@ -176,6 +255,17 @@ def _norm_is_suited(norm: Any, x: Tensor) -> bool:
         and norm.weight is not None
         and norm.weight.device == x.device
         and norm.num_channels <= LARGEST_GROUP * norm.num_groups
+    )
+
+
+def _cells_are_suited(norm: Any, x: Tensor) -> bool:
+    return (
+        x.is_contiguous()
+        and norm.weight is not None
+        and norm.weight.device == x.device
+        and norm.bias is not None
+        and x.shape[-1:] == norm.normalized_shape
+        and x.shape[-1] <= MOST_CHANNELS
     )
 
 
@@ -189,7 +279,7 @@ def _training_on_gpu(x: Tensor) -> bool:
 
 @torch.no_grad()
 def _kernels_agree(device: torch.device, dtype: torch.dtype) -> bool:
-    from . import triton_kernels
+    from . import triton_kernels, triton_rows
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 80, 5, 13, generator=generator).to(device, dtype).to(memory_format=torch.channels_last)
@@ -200,6 +290,7 @@ def _kernels_agree(device: torch.device, dtype: torch.dtype) -> bool:
         pairs = [
             (triton_kernels.group_norm_silu(x, weight, bias, 8, 1e-5, silu=False), normed),
             (triton_kernels.group_norm_silu(x, weight, bias, 8, 1e-5, silu=True), F.silu(normed)),
+            (triton_rows.layer_norm(rows, weight, bias, 1e-5), F.layer_norm(rows, (80,), weight, bias, 1e-5)),
             (triton_kernels.gelu_gate(rows), value * F.gelu(gate)),
         ]
     same = all(torch.allclose(got.float(), plain.float(), rtol=0.02, atol=0.02) for got, plain in pairs)
@@ -209,7 +300,7 @@ def _kernels_agree(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _gradients_agree(device: torch.device) -> bool:
-    """Compare outputs and gradients of norms and gate in bfloat16 with PyTorch's in float32."""
+    """Compare outputs and gradients of norms, gate and biases in bfloat16 with PyTorch's in float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 80, 5, 13, generator=generator).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
     weight, bias = (torch.randn(80, generator=generator).to(device) for _ in range(2))
@@ -219,7 +310,15 @@ def _gradients_agree(device: torch.device) -> bool:
         value, half = h.chunk(2, dim=-1)
         return value * F.gelu(half)
 
-    tries = [(FusedGate.apply, gate, [rows])]
+    def shift(h: Tensor, bias: Tensor) -> Tensor:
+        return add_bias_gradient(h + bias.detach().to(h.dtype), bias, -1)
+
+    tall = torch.randn(FEWEST_ROWS + 9, 80, generator=generator).to(device, torch.bfloat16)
+    tries: list[tuple[Any, Any, list[Tensor]]] = [
+        (FusedGate.apply, gate, [rows]),
+        (_cells_normed(FusedLayerNorm.apply), _cells_normed(_plain_layer_norm), [rows, weight, bias]),
+        (shift, torch.add, [tall, bias]),
+    ]
     for silu in (False, True):
         fused = functools.partial(_normed, FusedNorm.apply, silu)
         tries.append((fused, functools.partial(_normed, _plain_norm, silu), [x, weight, bias]))
@@ -239,16 +338,25 @@ def _plain_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     return F.silu(normed) if silu else normed
 
 
+def _cells_normed(norm: Any) -> Callable[..., Tensor]:
+    return lambda x, weight, bias: norm(x, weight, bias, 1e-5)
+
+
+def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
 def _floats(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.float() for tensor in tensors]
 
 
 @torch.enable_grad()
 def _with_gradients(layer: Any, given: list[Tensor]) -> list[Tensor]:
-    """A layer's output and the gradients of its inputs, for an output gradient that differs in every element."""
+    """A layer's output and the gradients of its inputs, for an output gradient that differs in every element
+    and is the same in bfloat16."""
     leaves = [tensor.detach().requires_grad_() for tensor in given]
     out = layer(*leaves)
-    slope = torch.arange(out.numel(), device=out.device).float().sin().view(out.shape).to(out.dtype)
+    slope = torch.arange(out.numel(), device=out.device).float().sin().view(out.shape).bfloat16().to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, leaves, slope)]
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 ROWS, CHANNELS = 32, 64  # size of a tile
 CHUNK, MOST_CHUNKS = 128, 256  # cells per program for the moments, and most chunks: larger maps get larger chunks
-CHUNKS_AT_ONCE = 32
+MOMENT_ROWS = 128  # the moments of a chunk in one tile
 MOST_GROUP_CHANNELS = 128
+GATE_ROWS, GATE_CHANNELS = 8, 128
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
@@ -35,11 +36,11 @@ def group_norm_silu_kept(
     stats = torch.empty(batch, 2, groups, device=x.device, dtype=torch.float32)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     _moments[(batch, chunks, blocks)](
-        x, moments, channels, cells, chunk, chunks, tile_rows=ROWS, tile_channels=CHANNELS
+        x, moments, channels, cells, chunk, chunks, tile_rows=MOMENT_ROWS, tile_channels=CHANNELS
     )
     _scales[(batch, groups)](
         moments, weight, bias, scales, stats, channels, channels // groups, cells, chunk, chunks, eps,
-        at_once=CHUNKS_AT_ONCE, most=MOST_GROUP_CHANNELS,
+        at_once=8 if chunks <= 8 else 32, most=triton.next_power_of_2(channels // groups),
     )  # fmt: skip
     tiles = (triton.cdiv(cells, ROWS), batch, blocks)  # only the first grid dimension may exceed 65,535
     _apply[tiles](x, out, scales, channels, cells, silu=silu, tile_rows=ROWS, tile_channels=CHANNELS)
@@ -64,7 +65,7 @@ def group_norm_silu_backward(
     )  # fmt: skip
     _pulls[(batch, groups)](
         sums, weight, stats, totals, pulls, channels, channels // groups, groups, cells, chunks,
-        most=MOST_GROUP_CHANNELS,
+        most=triton.next_power_of_2(channels // groups),
     )  # fmt: skip
     tiles = (triton.cdiv(cells, ROWS), batch, blocks)
     _apply_backward[tiles](
@@ -84,16 +85,23 @@ def gelu_gate(x: Tensor) -> Tensor:
     """The first half of x [..., 2 C], contiguous, times GELU (exact) of the second half: [..., C]."""
     channels = x.shape[-1] // 2
     out = torch.empty(*x.shape[:-1], channels, device=x.device, dtype=x.dtype)
-    block = 1024
-    _gate[(triton.cdiv(out.numel(), block),)](x, out, out.numel(), channels, block=block)
+    rows, tiles = _gate_tiles(out)
+    _gate[tiles](x, out, rows, channels, tile_rows=GATE_ROWS, tile_channels=GATE_CHANNELS)
     return out
 
 
 def gelu_gate_backward(x: Tensor, slope: Tensor) -> Tensor:
     """The gradient of x [..., 2 C] from the gradient `slope` [..., C] of `gelu_gate(x)`. Both must be contiguous."""
-    out, block = torch.empty_like(x), 1024
-    _gate_backward[(triton.cdiv(slope.numel(), block),)](x, slope, out, slope.numel(), slope.shape[-1], block=block)
+    out = torch.empty_like(x)
+    rows, tiles = _gate_tiles(slope)
+    _gate_backward[tiles](x, slope, out, rows, slope.shape[-1], tile_rows=GATE_ROWS, tile_channels=GATE_CHANNELS)
     return out
+
+
+def _gate_tiles(x: Tensor) -> tuple[int, tuple[int, int]]:
+    """The rows of x [..., C], and how many tiles they make in either direction."""
+    rows = x.numel() // x.shape[-1]
+    return rows, (triton.cdiv(rows, GATE_ROWS), triton.cdiv(x.shape[-1], GATE_CHANNELS))
 
 
 @triton.jit(do_not_specialize=["cells", "chunk", "chunks"])
@@ -174,15 +182,22 @@ def _apply(x, out, scales, channels, cells, silu: tl.constexpr, tile_rows: tl.co
     tl.store(out + at, value.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["count"])
-def _gate(x, out, count, channels, block: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    there = i < count
-    at = x + (i // channels) * 2 * channels + i % channels
+@triton.jit
+def _gate_tile(rows, channels, tile_rows: tl.constexpr, tile_channels: tl.constexpr):
+    """The row [R, 1] and the channel [1, C] of each number in a program's tile, and whether it exists [R, C]."""
+    row = tl.program_id(0).to(tl.int64) * tile_rows + tl.arange(0, tile_rows)
+    c = tl.program_id(1) * tile_channels + tl.arange(0, tile_channels)
+    return row[:, None], c[None, :], (row < rows)[:, None] & (c < channels)[None, :]
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _gate(x, out, rows, channels, tile_rows: tl.constexpr, tile_channels: tl.constexpr):
+    row, c, there = _gate_tile(rows, channels, tile_rows, tile_channels)
+    at = x + row * 2 * channels + c
     value = tl.load(at, mask=there, other=0.0).to(tl.float32)
     gate = tl.load(at + channels, mask=there, other=0.0).to(tl.float32)
     gelu = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    tl.store(out + i, (value * gelu).to(out.dtype.element_ty), mask=there)
+    tl.store(out + row * channels + c, (value * gelu).to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -206,8 +221,8 @@ def _slopes(
     factor = tl.load(scales + b * 2 * channels + c, mask=known, other=0.0)
     shift = tl.load(scales + (b * 2 + 1) * channels + c, mask=known, other=0.0)
     mean = tl.load(stats + b * 2 * groups + c // width, mask=known, other=0.0)
-    plain = tl.zeros((tile_channels,), tl.float32)
-    product = tl.zeros((tile_channels,), tl.float32)
+    plain = tl.zeros((tile_rows, tile_channels), tl.float32)
+    product = tl.zeros((tile_rows, tile_channels), tl.float32)
     for start in range(k * chunk, tl.minimum((k + 1) * chunk, cells), tile_rows):
         row = start + tl.arange(0, tile_rows)
         there = (row < cells)[:, None] & known[None, :]
@@ -216,11 +231,11 @@ def _slopes(
         back = tl.load(slope + at, mask=there, other=0.0).to(tl.float32)
         if silu:
             back = _through_silu(back, value, factor, shift)
-        plain += tl.sum(back, 0)
-        product += tl.sum(back * (value - mean[None, :]), 0)
+        plain += back
+        product += back * (value - mean[None, :])
     to = sums + (b * chunks + k) * 2 * channels + c
-    tl.store(to, plain, mask=known)
-    tl.store(to + channels, product, mask=known)
+    tl.store(to, tl.sum(plain, 0), mask=known)
+    tl.store(to + channels, tl.sum(product, 0), mask=known)
 
 
 @triton.jit(do_not_specialize=["width", "groups", "cells", "chunks"])
@@ -275,14 +290,13 @@ def _apply_backward(
     tl.store(out + at, back.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["count"])
-def _gate_backward(x, slope, out, count, channels, block: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    there = i < count
-    at = (i // channels) * 2 * channels + i % channels
+@triton.jit(do_not_specialize=["rows"])
+def _gate_backward(x, slope, out, rows, channels, tile_rows: tl.constexpr, tile_channels: tl.constexpr):
+    row, c, there = _gate_tile(rows, channels, tile_rows, tile_channels)
+    at = row * 2 * channels + c
     value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
     gate = tl.load(x + at + channels, mask=there, other=0.0).to(tl.float32)
-    back = tl.load(slope + i, mask=there, other=0.0).to(tl.float32)
+    back = tl.load(slope + row * channels + c, mask=there, other=0.0).to(tl.float32)
     share = 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
     density = 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
     tl.store(out + at, (back * gate * share).to(out.dtype.element_ty), mask=there)

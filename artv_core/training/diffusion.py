@@ -19,6 +19,7 @@ from ..models.attention import CrossAttention
 from ..models.fused import fuse, fuse_for_training
 from ..models.hollow import hollow
 from ..models.network import FrameNetwork
+from .biases import fuse_biases
 from .config import DiffusionStage, TrainConfig
 from .error_bank import ErrorBank
 from .held_out import held_out_losses
@@ -187,9 +188,10 @@ class DiffusionTraining(Stage):
         return MaskedDiffusionLoss(model, self.config)
 
     def fuse(self, device: torch.device) -> None:
-        """Let norms and gates run as fused kernels, with gradients where networks are trained."""
+        """Let norms, gates and sums run as fused kernels, with gradients where networks are trained."""
         for network in self.module.networks:
-            fuse_for_training(network, device)
+            if fuse_for_training(network, device):
+                fuse_biases(network)
         for network in self.module.frozen_networks:
             fuse(network, device, torch.bfloat16)
 

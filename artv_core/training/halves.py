@@ -49,14 +49,20 @@ class HalfCopies:
         return functional_call(module, dict(zip(self.names, self.copies, strict=True)), tuple(arguments))
 
     @torch.no_grad()
-    def hand_over(self) -> None:
-        """Add the copies' gradients to those of the weights."""
+    def hand_over(self, first: bool = False) -> None:
+        """Add the copies' gradients to those of the weights. With `first` they replace the weights' gradients, of which
+        only the memory is used."""
         pairs = [(own, copy.grad) for own, copy in zip(self.weights, self.copies, strict=True) if copy.grad is not None]
-        for own, _ in pairs:
-            own.grad = torch.zeros_like(own) if own.grad is None else own.grad
         if pairs:
-            torch._foreach_add_([own.grad for own, _ in pairs if own.grad is not None], [grad for _, grad in pairs])
+            joined = torch._foreach_copy_ if first else torch._foreach_add_
+            joined([self._gradient(own, first) for own, _ in pairs], [grad for _, grad in pairs])
         self._drop_gradients()
+
+    @staticmethod
+    def _gradient(own: Tensor, empty: bool) -> Tensor:
+        if own.grad is None:
+            own.grad = torch.empty_like(own) if empty else torch.zeros_like(own)
+        return own.grad
 
     def _drop_gradients(self) -> None:
         for copy in self.copies:

@@ -8,12 +8,12 @@ graph expects it. Gradients also keep their memory: they are set to zero at the 
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .config import LoopConfig
 from .halves import HalfCopies
@@ -114,25 +114,31 @@ class Passes:
     def __init__(self, module: nn.Module, backward: Callable[[Tensor], None], copies: HalfCopies | None = None) -> None:
         self.module, self.backward, self.copies, self.sums = module, backward, copies, Sums()
         self.trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.first = True  # of the step
 
     def begin(self) -> None:
         """Begin a step: drop the gradients."""
+        self.first = True
         for parameter in self.trained:
             parameter.grad = None
 
     def run(self, arguments: Sequence[Tensor], parts: float) -> None:
         """Run one of the step's micro-batches. The step has `parts` times as many samples."""
+        self._run(arguments, parts, self.first)
+        self.first = False
+
+    def _run(self, arguments: Sequence[Tensor], parts: float, first: bool) -> None:
         copies = self.copies
         loss, scalars = self.module(*arguments) if copies is None else copies.call(self.module, arguments)
         self.backward(loss / parts)
         if copies is not None:
-            copies.hand_over()
+            copies.hand_over(first)
         self.sums.add({"loss": loss, **scalars}, parts)
 
 
 class CapturedPasses(Passes):
-    """The same passes as CUDA graphs, one for each shape of micro-batch. The first micro-batch of a shape runs as
-    usual, and the second is captured.
+    """The same passes as CUDA graphs, one for each shape of micro-batch; with copied weights, another one for those
+    that begin a step. The first micro-batch of a kind runs as usual, and the second is captured.
 
     All arguments of the module must be tensors, and every batch must give gradients for the same weights. If capturing
     fails, `say` gets one line, and everything runs as usual from then on.
@@ -158,23 +164,27 @@ class CapturedPasses(Passes):
         return len(self._replays)
 
     def begin(self) -> None:
-        """Begin a step: set the gradients to zero in place, at the addresses that the graphs use."""
-        held = [parameter.grad for parameter in self.trained if parameter.grad is not None]
+        """Begin a step: set the gradients to zero in place, at the addresses that the graphs use. The first micro-batch
+        replaces those of copied weights."""
+        self.first = True
+        copied = set() if self.copies is None else set(map(id, self.copies.weights))
+        held = [own.grad for own in self.trained if own.grad is not None and id(own) not in copied]
         if held:
             torch._foreach_zero_(held)
 
     def run(self, arguments: Sequence[Tensor], parts: float) -> None:
         """As `Passes.run`."""
+        first, self.first = self.first and self.copies is not None, False
         if self._capture is None:
-            return super().run(arguments, parts)
-        shape = (parts, *((argument.shape, argument.dtype) for argument in arguments))
+            return self._run(arguments, parts, first)
+        shape = (first, parts, *((argument.shape, argument.dtype) for argument in arguments))
         known = shape in self._inputs
         if not known:
             self._inputs[shape] = [torch.empty_like(argument) for argument in arguments]
         inputs = self._inputs[shape]
         for place, argument in zip(inputs, arguments, strict=True):
             place.copy_(argument)
-        work = self._work(inputs, parts)
+        work = partial(self._run, inputs, parts, first)
         if not known:
             self._capture.warm_up(work)
         elif shape in self._replays or self._captured(shape, work):
@@ -182,9 +192,6 @@ class CapturedPasses(Passes):
         else:
             work()
         return None
-
-    def _work(self, inputs: Sequence[Tensor], parts: float) -> Work:
-        return lambda: Passes.run(self, inputs, parts)
 
     def _captured(self, shape: tuple, work: Work) -> bool:
         assert self._capture is not None
@@ -237,14 +244,12 @@ def why_not_captured(accelerator: Accelerator, config: LoopConfig) -> str:
 
 @contextlib.contextmanager
 def steady(device: torch.device) -> Iterator[None]:
-    """On CUDA: convolutions choose their fastest algorithm in the first step, because shapes never change; cuDNN's
-    attention is off, because it makes plans while it runs."""
+    """On CUDA, convolutions choose their fastest algorithm in the first step, because shapes never change."""
     if device.type != "cuda":
         yield
         return
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            yield
+        yield
     finally:
         torch.backends.cudnn.benchmark = before

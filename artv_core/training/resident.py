@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .config import TrainConfig
 from .diffusion import DiffusionTraining
@@ -34,6 +35,10 @@ OFF = 0.5
 """The largest difference between a replayed and a usual step, as a share of how far the weights move in the step. Muon
 and AdamW amplify the rounding differences of another order of summation. Wrong samples or stale numbers differ by much
 more: 1 and above."""
+
+
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kinds of attention other than cuDNN's, which makes plans while it runs."""
 
 
 def fitting_loop(config: TrainConfig, clips: Clips) -> type[Training]:
@@ -128,7 +133,7 @@ class ResidentTraining(Training):
         """The part of a step that runs on the device."""
         config, accelerator, optimizer = self.config, self.accelerator, self.inner_optimizer
         optimizer.zero_grad()
-        with steady(accelerator.device):
+        with steady(accelerator.device), sdpa_kernel(WITHOUT_PLANS):
             for part in self.parts:
                 with accelerator.autocast(), torch.no_grad():
                     arguments = self.stage.arguments(self.drawing.batch(len(part)), accelerator.device)
