@@ -257,8 +257,8 @@ SECTIONS: list[tuple[str, float, Callable[[Card], dict[str, Any]]]] = [
     ("checkpoint", 0, _write_checkpoint),
     ("sampled", 10, _sample),
     ("core", 10, _core),
+    ("LoRA", 10, _lora),
     ("full card", 15, _full_card),
-    ("LoRA", 8, _lora),
 ]
 
 
