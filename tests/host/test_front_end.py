@@ -33,8 +33,9 @@ ADD_NOISE = f"""() => {{
     noise.connect(0, sampler, sampler.inputs.findIndex(input => input.name == "noise_augment"))
 }}"""
 SUCCEEDED = """async () => {
-    const history = await (await app.api.fetchApi("/history")).json()
-    const detail = { prompt_id: Object.keys(history).at(-1) }
+    const told = async (path) => (await app.api.fetchApi(path)).json()
+    while ((await told("/queue")).queue_running.length) await new Promise(go => setTimeout(go, 100))
+    const detail = { prompt_id: Object.keys(await told("/history")).at(-1) }
     app.api.dispatchEvent(new CustomEvent("execution_success", { detail }))
 }"""
 TOO_HIGH = "height is 68; accepted are multiples of 8 up to 16384, such as 64"
@@ -179,7 +180,7 @@ def test_the_panel_says_what_became_of_the_last_run_and_what_was_wrong(
     run("refused")
     assert front_end.status(page) == f"Nothing was made | {TOO_HIGH}"
     assert not page.locator(".artv-live-picture").is_visible()
-    with page.expect_response("**/artv/recall") as recalled:  # the message that the first run's video was saved is late
+    with page.expect_response("**/artv/recall") as recalled:  # as if the first run's video was saved only now
         page.evaluate(SUCCEEDED)
     assert recalled.value.json()["runs"]
     front_end.wait_until_drawn(page)
