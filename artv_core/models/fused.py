@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-LARGEST_GROUP = 128
-MOST_CHANNELS = 2048  # of a layer norm
+LARGEST_GROUP = 128  # channels of a group that the kernels hold at once
+MOST_CHANNELS = 2048  # of a layer norm, likewise
 FEWEST_ROWS = 512  # a sum of fewer takes one kernel of PyTorch's, not two
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -99,7 +99,7 @@ def cell_norm(norm: nn.Module, x: Tensor) -> Tensor:
         return FusedLayerNorm.apply(x, given.weight, given.bias, given.eps)
     from . import triton_rows
 
-    with torch.cuda.device(x.device):  # Triton launches on the current one
+    with _launched_on(x):
         return triton_rows.layer_norm(x, given.weight, given.bias, given.eps)
 
 
@@ -116,7 +116,7 @@ def gelu_gate(x: Tensor, may_fuse: bool, may_train_fused: bool = False) -> Tenso
     if may_fuse and _inference_on_gpu(x) and x.is_contiguous():
         from . import triton_kernels
 
-        with torch.cuda.device(x.device):  # Triton launches on the current one
+        with _launched_on(x):
             return triton_kernels.gelu_gate(x)
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
@@ -229,7 +229,7 @@ def _fused_norm(norm: Any, x: Tensor, silu: bool) -> Tensor:
         return FusedNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
     from . import triton_kernels
 
-    with torch.cuda.device(x.device):  # Triton launches on the current one
+    with _launched_on(x):
         return triton_kernels.group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
 
 

@@ -13,13 +13,12 @@ from torch import Tensor
 ROWS, CHANNELS = 32, 64  # size of a tile
 CHUNK, MOST_CHUNKS = 128, 256  # cells per program for the moments, and most chunks: larger maps get larger chunks
 MOMENT_ROWS = 128  # the moments of a chunk in one tile
-MOST_GROUP_CHANNELS = 128
 GATE_ROWS, GATE_CHANNELS = 8, 128
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    """`silu(group_norm(x))`, or `group_norm(x)`, for x [B, C, h, w] in channels-last order with at most
-    `MOST_GROUP_CHANNELS` channels per group. Computed in float32, returned in the dtype of x."""
+    """`silu(group_norm(x))`, or `group_norm(x)`, for x [B, C, h, w] in channels-last order. A group's
+    channels must fit into one tile. Computed in float32, returned in the dtype of x."""
     return group_norm_silu_kept(x, weight, bias, groups, eps, silu)[0]
 
 

@@ -13,12 +13,11 @@ TILE = 4096  # numbers that a program holds at once
 MOST_CHUNKS = 512
 PROGRAMS = 2048  # as many as keep a large GPU busy
 SUM_ROWS, SUM_CHANNELS = 32, 128  # size of a tile of `sum_of_rows`
-MOST_CHANNELS = 2048
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`layer_norm(x)` for x [..., C], contiguous, with at most `MOST_CHANNELS` channels. Computed in float32, returned
-    in the dtype of x."""
+    """`layer_norm(x)` for x [..., C], contiguous, whose rows fit into one tile. Computed in float32, returned in the
+    dtype of x."""
     return layer_norm_kept(x, weight, bias, eps)[0]
 
 
