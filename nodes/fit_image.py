@@ -10,7 +10,7 @@ from . import bridge
 from .automatic import Automatic
 from .checks import verdict
 from .images import to_channels_first
-from .sampler import FACTOR
+from .sampler_inputs import FACTOR
 from .types import ARTVModel
 
 
