@@ -20,6 +20,7 @@ from .loading import (
     STORAGE_DTYPES,
     Place,
     Types,
+    add_own_lora,
     can_be_made_again,
     choose_place,
     chosen_types,
@@ -87,6 +88,7 @@ def adapt_model(base: Any, path: str, compiled: bool = False, graph: bool = True
     adapted.left_out = graph_model.left_out(base)
     patcher.patches = graph_model.carried_patches(base, adapted.graph_weights)
     patcher.patches_uuid = uuid.uuid4()
+    add_own_lora(patcher, path)
     patcher.force_cast_weights = base.force_cast_weights
     if getattr(base, "cached_patcher_init", None) is not None:
         can_be_made_again(patcher, adapt_again, base.cached_patcher_init, path, compute, compiled, graph)
@@ -160,7 +162,7 @@ def _load(
         device="cpu" if place.dynamic else base.offload_device,
         dtype=storage,
         operations=comfy.ops.manual_cast,
-        without=("vae", "text"),
+        without=("lora", "vae", "text"),
         reader=comfy.utils.load_torch_file if place.dynamic else None,
     )
 

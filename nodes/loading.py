@@ -4,6 +4,7 @@ kind of patcher."""
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import comfy.lora
 import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.ops
@@ -11,7 +12,7 @@ import comfy.utils
 import torch
 from torch import nn
 
-from ..artv_core.checkpoint import CheckpointSummary, describe_checkpoint, load_checkpoint
+from ..artv_core.checkpoint import CheckpointSummary, describe_checkpoint, load_checkpoint, read_part
 from ..artv_core.config import ARTVConfig
 from ..artv_core.method.options import GenerateOptions
 from ..artv_core.models.artv import ARTV
@@ -50,7 +51,7 @@ def load_model(
         device="cpu" if place.dynamic else offload,
         dtype=types.storage,
         operations=comfy.ops.manual_cast,
-        without=("vae", "text"),
+        without=("lora", "vae", "text"),
         # A dynamic patcher never writes to the weights, so they can stay in the file's memory map.
         reader=comfy.utils.load_torch_file if place.dynamic else None,
     )
@@ -58,8 +59,20 @@ def load_model(
     if place.on_card:
         loaded.to(memory_format=torch.channels_last)
     patcher = place.kind(loaded, load_device=device, offload_device=offload)
+    add_own_lora(patcher, path)
     can_be_made_again(patcher, load_model, path, base, compiled, graph)
     return patcher
+
+
+def add_own_lora(patcher: Any, path: str) -> None:
+    """Put the low-rank changes in a checkpoint on the patcher of its networks, as the host's own patches (LoRA)."""
+    tensors, names = {}, {}
+    for key, tensor in read_part(path, "lora").items():
+        layer, _, kind = key.rpartition(".")
+        tensors[f"{layer}.{kind}.weight"] = tensor
+        names[layer] = f"noise.{layer.removeprefix('model.')}.weight"
+    if tensors:
+        patcher.add_patches(comfy.lora.load_lora(tensors, names, log_missing=False))
 
 
 def can_be_made_again(patcher: Any, load: Any, *arguments: Any) -> None:

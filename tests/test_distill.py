@@ -381,7 +381,7 @@ def test_a_student_of_an_adapter_is_a_file_of_what_was_trained(tmp_path: Path, t
         ({"distill__substeps": 0}, "distill.substeps: got 0, at least 1 is needed"),
         ({"distill__evaluations": 501}, "got 501 evaluations of 2 substeps; together they can be at most 1000"),
         ({"distill__error_floor": 0}, "error_floor: got 0"),
-        ({"distill__train": '["text"]'}, "accepted are unet, branches, mask"),
+        ({"distill__train": '["text"]'}, "accepted are unet, lora, branches, mask"),
         ({"distill__rollout_share": 0.1}, "rollout_share: got 0.1, only 0 is accepted; use error_share"),
         ({"vae__start_from": "small"}, "a student has the autoencoder of its teacher; set vae.start_from to"),
         ({"distill__steps": 0}, "distill.steps: got 0"),

@@ -505,7 +505,7 @@ def latent_clips(config: TrainConfig, *_: object) -> Clips:
 
 
 @pytest.mark.usefixtures("uncounted_here")
-@pytest.mark.parametrize("parts", [("branches", "mask"), ("unet", "branches", "mask")])
+@pytest.mark.parametrize("parts", [("branches", "mask"), ("unet", "branches", "mask"), ("lora", "branches", "mask")])
 def test_exactly_the_named_parts_are_trained(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
 ):
@@ -535,13 +535,35 @@ def test_exactly_the_named_parts_are_trained(
         assert not summary.missing
         assert load_checkpoint(file).vae is not None
     else:
-        assert summary.parts == ("branches", "mask")
+        assert summary.parts == parts
         assert summary.base == "public.safetensors"
-        model = load_checkpoint(file, base=base)
+        model = load_checkpoint(file, base=base, without=("lora",))
         found = model.noise.diffusion_model.state_dict()
         for name, tensor in starting_model(config).noise.diffusion_model.state_dict().items():
             if part_of_weight(f"noise.diffusion_model.{name}") == "unet":
                 assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.usefixtures("uncounted_here")
+@pytest.mark.parametrize("train", [("mask",), ("lora",)])
+def test_what_is_not_trained_and_not_in_the_base_is_in_the_new_file(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: tuple[str, ...]
+):
+    """Training goes on with an adapter, whose other parts no Stable Diffusion file has."""
+    before, trained = tmp_path / "before.safetensors", json.dumps(train)
+    made = starting_model(configured(tmp_path, ADAPTER.format(base=base, train='["branches", "mask"]')))
+    save_checkpoint(made, before, dtype=torch.float32, parts=("branches", "mask"), base=base.name)
+    monkeypatch.setattr(stages, "open_clips", latent_clips)
+    run(configured(tmp_path, ADAPTER.format(base=base, train=trained), f"diffusion.start_from={before}"), str(tmp_path))
+    file = tmp_path / "adapter" / "adapter.safetensors"
+    assert set(describe_checkpoint(file).parts) == {*train, "branches", "mask"}
+    assert describe_checkpoint(file).base == base.name
+    kept = load_checkpoint(file, base=base).state_dict()
+    assert all(
+        torch.equal(kept[name], tensor.half().float())
+        for name, tensor in made.state_dict().items()
+        if part_of_weight(name) in {"branches", "mask"} - {*train} and name != "null_context"
+    )
 
 
 @pytest.mark.usefixtures("uncounted_here")

@@ -70,9 +70,11 @@ def declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
     ValueError on a name that is not in `PARTS`."""
     declared = file.metadata.get("artv_parts")
     if declared is None:
-        return [part for part in PARTS if part != "mask" or config.mask is not None]
+        return [part for part in PARTS if part != "lora" and (part != "mask" or config.mask is not None)]
     names = declared.split(",", len(PARTS))
     check_names(names, PARTS, f"{file.path}: artv_parts")
+    if {"unet", "lora"} <= set(names):
+        raise ValueError(f"{file.path}: artv_parts: got both unet and lora, accepted is one of them")
     return [part for part in PARTS if part in names]
 
 
@@ -119,6 +121,7 @@ def check_base(base: TensorFile, parts: Collection[str], path: Path, config: ART
 _SCHEDULE = tuple(f"schedule.{setting.name}" for setting in fields(ScheduleConfig) if setting.name != "static_noise")
 _SETTINGS = {
     "unet": ("noise.unet", *_SCHEDULE),
+    "lora": ("noise.unet", *_SCHEDULE),
     "branches": ("noise", *_SCHEDULE),
     "mask": ("mask", *_SCHEDULE, "schedule.static_noise"),
     "vae": ("vae",),

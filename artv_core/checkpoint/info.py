@@ -14,9 +14,10 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
 
     `megabytes` are 10^6 bytes. `size` is [width, height] in pixels. `parameters` has a count for each name in `PARTS`.
     `missing` lists the names in `PARTS` that are neither in the file nor taken from `base` (a path); frames can be made
-    without "mask". `warning` says if the UNet of `base` predicts something else than the checkpoint needs, else it is
-    None. `recommended` uses the names of the nodes' inputs; its levels are time steps. Raises ValueError if `base` is
-    not a file that tensors can be read from, or not of the kind that the checkpoint needs.
+    without "mask", and "lora" is never missing. `warning` says if the UNet of `base` predicts something else than the
+    checkpoint needs, else it is None. `recommended` uses the names of the nodes' inputs; its levels are time steps.
+    Raises ValueError if `base` is not a file that tensors can be read from, or not of the kind that the checkpoint
+    needs.
     """
     config, sampling = summary.config, summary.config.sampling
     taken, warning = (set(), None) if base is None else _of_base(open_file(base), summary)
@@ -37,7 +38,7 @@ def checkpoint_facts(summary: CheckpointSummary, base: str | Path | None = None)
         "anchor_tokens": config.noise.anchor.num_tokens,
         "vocabulary": list(config.vocabulary),
         "trained_on": summary.base,
-        "missing": [part for part in PARTS if part not in {*summary.parts, *taken}],
+        "missing": [part for part in PARTS if part not in {*summary.parts, *taken, "lora"}],
         "warning": warning,
         "first_frame_steps": sampling.first_frame_steps or sampling.steps,
         "recommended": {
@@ -59,7 +60,7 @@ def _of_base(base: TensorFile, summary: CheckpointSummary) -> tuple[set[str], st
     """The parts that loading takes from the base, and a warning about them or None. Raises ValueError if they cannot be
     used."""
     config = summary.config
-    taken = parts_held(base, config.vae) - {*summary.parts} - ({"mask"} if config.mask is None else set())
+    taken = parts_held(base, config.vae) - {*summary.parts, "lora"} - ({"mask"} if config.mask is None else set())
     check_base(base, taken, summary.path, config)
     problem = prediction_problem(base, config) if "unet" in taken else None
     return taken, problem and f"{base.path.name} {problem}"

@@ -14,19 +14,22 @@ from torch import Tensor
 from ..config import ARTVConfig, TextConfig, VAEConfig
 from ..files.tensor_file import TensorFile
 from ..models.artv import ARTV
+from ..models.lora import DOWN, UP, changed_layers
 from ..models.taesd import TAESD
 from .public_files import has_weights, is_extra
 
 PARTS = {
     "unet": "noise UNet",
+    "lora": "low-rank changes of the noise UNet",
     "branches": "reference adapter, anchor and noise-level branches",
     "mask": "mask network",
     "vae": "VAE",
     "text": "text encoder",
 }
-"""The parts of a file. "unet" has the weights that a public SD file has too, "branches" those that ARTV adds."""
+"""The parts of a file. "unet" has the weights that a public SD file has too, "branches" those that ARTV adds. "lora"
+(`models.lora`) is in files without "unet" only."""
 
-OPTIONAL_PARTS = ("mask", "vae", "text")
+OPTIONAL_PARTS = ("lora", "mask", "vae", "text")
 OWN_METADATA = ("format", "artv_config", "artv_parts", "artv_base")
 """Names in the metadata that are reserved for the checkpoint itself."""
 
@@ -54,6 +57,7 @@ _FILE_TO_PART = (
     ("cond_stage_model.", "text"),
 )
 _UNET_BRANCH = re.compile(r"\.(anchor_to_[a-z]+|reference_level_embed|anchor_level_embed)\.")
+_LORA = (f".{DOWN}", f".{UP}")
 _VAE_PREFIX = {"kl": "first_stage_model.", "taesd": "taesd_encoder."}
 
 
@@ -78,8 +82,14 @@ def part_of(key: str) -> str | None:
     """The part (a name in `PARTS`) that a key of a file belongs to, or None."""
     for prefix, part in _FILE_TO_PART:
         if key.startswith(prefix):
-            return "branches" if part == "unet" and _UNET_BRANCH.search(key) else part
+            return _part_of_unet(key) if part == "unet" else part
     return None
+
+
+def _part_of_unet(key: str) -> str:
+    if key.endswith(_LORA):
+        return "lora"
+    return "branches" if _UNET_BRANCH.search(key) else "unet"
 
 
 def parts_held(file: TensorFile, vae: VAEConfig | None = None) -> set[str]:
@@ -107,15 +117,30 @@ class Slot:
         return tensor if self.third is None else tensor.chunk(3)[self.third]
 
 
-def expected_tensors(model: ARTV) -> dict[str, dict[str, Slot]]:
-    """For each part, the keys that a file must have, and where they go in the model."""
+def expected_tensors(model: ARTV, rank: int = 1) -> dict[str, dict[str, Slot]]:
+    """For each part, the keys that a file must have, and where they go in the model. Those of the part "lora", which
+    the model itself lacks, are of this `rank`."""
     expected: dict[str, dict[str, Slot]] = {part: {} for part in PARTS}
     for name, tensor in model.state_dict().items():
         key = file_key(name)
         expected[part_of(key) or ""][key] = Slot(name, tuple(tensor.shape))
     if isinstance(model.vae, TAESD):
         expected["vae"] |= {key: Slot("", ()) for key in host_scale(model.config)}
+    expected["lora"] = dict(_lora_slots(model, rank))
     return expected
+
+
+def _lora_slots(model: ARTV, rank: int) -> Iterator[tuple[str, Slot]]:
+    for name, layer in changed_layers(model.noise.diffusion_model).items():
+        stem = f"noise.diffusion_model.{name}."
+        for key, shape in ((stem + DOWN, (rank, layer.in_features)), (stem + UP, (layer.out_features, rank))):
+            yield file_key(key), Slot(key, shape)
+
+
+def lora_rank(file: TensorFile) -> int:
+    """The rank of the changes in a file, from the first one; 1 if it has none, so that they are missed."""
+    shapes = (tensor.shape for key, tensor in file.tensors.items() if key.endswith(f".{DOWN}"))
+    return max(1, next((shape[0] for shape in shapes if shape), 1))
 
 
 def host_scale(config: ARTVConfig) -> dict[str, Tensor]:

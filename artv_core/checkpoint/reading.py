@@ -20,6 +20,7 @@ from ..files.tensor_file import Reader, TensorFile, open_tensor_file
 from ..files.user_errors import Remedy, UserError
 from ..models.artv import ARTV
 from ..models.hollow import hollow
+from ..models.lora import merge_lora
 from ..models.taesd import TAESD
 from .checking import (
     build_empty,
@@ -39,7 +40,9 @@ from .names import (
     TEXT_PREFIX,
     Slot,
     expected_tensors,
+    file_key,
     last_block,
+    lora_rank,
     our_text_key,
     part_of,
     parts_held,
@@ -69,6 +72,8 @@ def load_checkpoint(
     `reader` replaces safetensors for reading the tensors. A tensor from it that has the right type and device becomes a
     weight of the model without a copy.
 
+    Low-rank changes in the file ("lora") are added to the UNet's weights.
+
     `unet` holds the noise UNet of a public SD model in memory (`tensors_as_file`). It is used instead of one in the
     files, and its tensors become weights as they are: without a copy, on their own device, in their own type.
 
@@ -81,12 +86,13 @@ def load_checkpoint(
     held = declared_parts(file, config)
     base_file = None if base is None else open_file(base, reader)
     wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
+    wanted = [part for part in wanted if part != "lora" or part in held]  # never from a base
     given = {} if unet is None else {"unet": unet}
     sources = given | _choose_sources(file, held, base_file, [part for part in wanted if part not in given], config.vae)
 
     # Use plain layers: a host's layers may have no tensors before they are loaded.
     plain = build_empty(file, config, sources, nn)
-    expected = expected_tensors(plain)
+    expected = expected_tensors(plain, lora_rank(file))
     check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     check_host_scale(file, config)
     state: dict[str, Tensor] = {}
@@ -95,6 +101,7 @@ def load_checkpoint(
             state |= {slot.model_key: tensor.detach() for slot, tensor in read_slots(source, slots)}
         else:
             _read_into(state, source, slots, device, dtype)
+    merge_lora(state)
     model = plain if operations is nn else build_empty(file, config, sources, operations)
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
@@ -159,7 +166,8 @@ def _read_into(
     """Fill `state` with the tensors for `slots`, on `device` in `dtype`."""
     for slot, tensor in read_slots(file, slots):
         # The null context is an input, not a weight: it stays float32 even if weights have 8 bits.
-        kept = torch.float32 if slot.model_key == "null_context" else dtype
+        exact = slot.model_key == "null_context" or part_of(file_key(slot.model_key)) == "lora"
+        kept = torch.float32 if exact else dtype
         moved = tensor.to(device, kept, copy=file.reader is None)
         if file.reader is None:  # a tensor from a host's reader may not be in memory yet
             check_numbers(file, slot, moved)
@@ -223,7 +231,7 @@ def _checked_part(source: TensorFile, part: str, file: TensorFile, config: ARTVC
         check_base(source, [part], file.path, config)
     if part == "text":
         return source
-    expected = expected_tensors(build_empty(file, config, [part], nn))
+    expected = expected_tensors(build_empty(file, config, [part], nn), lora_rank(file))
     if source is not file:
         return fitted_file(source, [part], expected, config)[0]
     check_tensors(file, [part], expected, PARTS, extras=())

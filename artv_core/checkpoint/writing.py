@@ -9,7 +9,7 @@ from torch import Tensor
 from ..files.tensor_file import write_tensor_file
 from ..models.artv import ARTV
 from ..models.taesd import TAESD
-from .names import OPTIONAL_PARTS, OWN_METADATA, PARTS, file_key, host_scale, part_of
+from .names import OWN_METADATA, PARTS, file_key, host_scale, part_of
 
 _METADATA_LIMIT = 1_000_000
 
@@ -53,11 +53,14 @@ def save_checkpoint(
 
 
 def _parts_to_save(model: ARTV, parts: Collection[str] | None, base: str | None) -> list[str]:
-    held = [part for part in PARTS if part not in OPTIONAL_PARTS or getattr(model, part) is not None]
+    there = {part_of(file_key(name)) for name in model.state_dict()}
+    held = [part for part in PARTS if part in there]
     chosen = held if parts is None else [part for part in PARTS if part in parts]
     for part in parts or ():
         if part not in held:
             raise ValueError(f"cannot save part {part!r}: this model has {', '.join(held)}")
+    if {"unet", "lora"} <= set(chosen):
+        raise ValueError("cannot save the parts unet and lora in one file; leave out one of them")
     absent = [part for part in ("unet", "branches") if part not in chosen]
     if absent and base is None:
         raise ValueError(f"a checkpoint without {' and '.join(absent)} must name its base; give base=")

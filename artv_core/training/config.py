@@ -24,7 +24,7 @@ from .worlds import WORLDS, training_world
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("no", "bf16", "fp16")
-TRAINABLE = ("unet", "branches", "mask", "text")
+TRAINABLE = ("unet", "lora", "branches", "mask", "text")
 """The parts of a checkpoint that the stage "diffusion" can train."""
 
 
@@ -230,11 +230,15 @@ def _check_diffusion(stage: DiffusionStage, model: ARTVConfig, path: str) -> Non
     _at_least(1, path, stage, "anchor_window", "sheet_rows", "sheet_columns", "rollout_frames", "rollout_steps")
     _at_least(0, path, stage, "weight_cap", "min_snr_gamma", "detail_weight", "change_weight")
     _at_least(0, path, stage, "sheet_steps", "evaluate_every")
-    _at_least(1, path, stage, "evaluate_samples", "error_bank")
+    _at_least(1, path, stage, "evaluate_samples", "error_bank", "lora_rank")
     _at_least(0 if isinstance(stage, DistillStage) else 1, path, stage, "evaluate_bands")
     for name in stage.train or ("",):
         if name not in TRAINABLE:
             raise ValueError(f"{path}.train: got {name!r}, accepted are one or more of {', '.join(TRAINABLE)}")
+    if {"unet", "lora"} <= set(stage.train):
+        raise ValueError(
+            f"{path}.train: got both unet and lora, accepted is one of them; lora changes a UNet that stays"
+        )
     if not 0 <= stage.max_noise_level <= last:
         raise ValueError(f"{path}.max_noise_level: got {stage.max_noise_level}, accepted are 0 to {last}")
     if not (stage.ratio_median > 0 and stage.ratio_spread >= 0):
@@ -258,7 +262,7 @@ def _check_distill(config: TrainConfig, model: ARTVConfig, path: str) -> None:
         raise ValueError(f"{path}.error_floor: got {stage.error_floor}, accepted are numbers above 0")
     if "text" in stage.train:
         raise ValueError(
-            f"{path}.train: got text, accepted are unet, branches, mask; the teacher's text encoder is kept"
+            f"{path}.train: got text, accepted are unet, lora, branches, mask; the teacher's text encoder is kept"
         )
     if stage.rollout_share:
         raise ValueError(f"{path}.rollout_share: got {stage.rollout_share}, only 0 is accepted; use error_share")

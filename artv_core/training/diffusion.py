@@ -18,6 +18,7 @@ from ..models.artv import ARTV
 from ..models.attention import CrossAttention
 from ..models.fused import fuse, fuse_for_training
 from ..models.hollow import hollow
+from ..models.lora import add_lora
 from ..models.network import FrameNetwork
 from .biases import fuse_biases
 from .config import DiffusionStage, TrainConfig
@@ -266,6 +267,7 @@ class DiffusionTraining(Stage):
         """The same networks on the meta device, with the same parts to be trained."""
         with hollow():
             model = ARTV(self.model.config, mask=self.model.mask is not None, vae=False)
+            add_new_weights(model, self.config)
             choose_trained(model, self.config.train)
             return self.make_module(model)
 
@@ -299,6 +301,12 @@ class DiffusionTraining(Stage):
         except NotFiniteError as error:
             print(f"\n{path.name} was not drawn: {error}")
             return {}
+
+
+def add_new_weights(model: ARTV, stage: DiffusionStage) -> None:
+    """Give the noise network the weights that it has only for training: low-rank changes, if they are trained."""
+    if "lora" in stage.train:
+        add_lora(model.noise.diffusion_model, stage.lora_rank)
 
 
 def choose_trained(model: ARTV, parts: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from ..models.hollow import hollow
 from ..models.taesd import TAESD
 from ..speed.device_limits import check_training_precision
 from .config import TrainConfig
-from .diffusion import DiffusionTraining, MaskedDiffusionLoss, with_networks
+from .diffusion import DiffusionTraining, MaskedDiffusionLoss, add_new_weights, with_networks
 from .distill import DistillTraining, exported_model, load_teacher
 from .loop import run_stage
 from .processes import PATIENCE
@@ -186,15 +186,18 @@ def _export(config: TrainConfig, folder: Path, call: Call) -> None:
 
 
 def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tensor], unfinished: str = "") -> None:
-    """Write one file: all weights if the UNet was trained, else only the trained parts, to be used together with the
-    base. For a run that is `unfinished` (a text that says after which step), the file's name and metadata say so."""
+    """Write one file: all weights if the UNet was trained, else the trained parts, and those that the base lacks, to be
+    used together with the base. For a run that is `unfinished` (a text that says after which step), the file's name and
+    metadata say so."""
     stage, path = config.diffusion, folder / f"{config.name}{'-unfinished' * bool(unfinished)}.safetensors"
     whole = "unet" in stage.train
-    if whole:
+    kept = [] if whole else _kept_parts(config)
+    if whole or kept:
         model = starting_model(config)
     else:
         with hollow():
             model = ARTV(config.model)
+            add_new_weights(model, stage)
     model.config = exported_model(config)
     _check_complete(trained, model, config, folder)
     model.load_state_dict(model.state_dict() | trained, assign=True)
@@ -203,7 +206,7 @@ def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tens
     save_checkpoint(
         model.eval(),
         path,
-        parts=None if whole else [part for part in PARTS if part in stage.train],
+        parts=None if whole else [part for part in PARTS if part in (*stage.train, *kept)],
         base=None if whole else _source(config).name,
         extra_metadata={"training": _summary(config, unfinished)},
     )
@@ -211,8 +214,16 @@ def _write_checkpoint(config: TrainConfig, folder: Path, trained: dict[str, Tens
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB){so_far}")
 
 
+def _kept_parts(config: TrainConfig) -> list[str]:
+    """The parts that were not trained and are in `start_from`, but not in the file that will be the base."""
+    start = config.diffusion.start_from
+    held = set(parts_in(resolve_checkpoint(start))) if start else set()
+    others = {"branches", "mask"} - {*config.diffusion.train}
+    return sorted((others & held) - {*parts_in(_source(config))})
+
+
 def _source(config: TrainConfig) -> Path:
-    """The file with the weights that were not trained."""
+    """The file with the weights that are not in the new one: its base."""
     start = config.diffusion.start_from
     if config.base and not (start and "unet" in parts_in(resolve_checkpoint(start))):
         return Path(config.base)

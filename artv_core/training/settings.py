@@ -111,8 +111,9 @@ class DiffusionStage(LoopConfig):
     from.
 
     `train` names the parts that learn: "unet" (Stable Diffusion's own weights), "branches" (what ARTV adds to it: the
-    reference adapter and the branches for the anchor and the noise levels), "mask", "text". The other parts stay as
-    they are, in half precision if training uses it.
+    reference adapter and the branches for the anchor and the noise levels), "mask", "text", and instead of "unet"
+    "lora": changes of rank `lora_rank` of the UNet's linear layers (LoRA), which make a small file. The other parts
+    stay as they are, in half precision if training uses it.
 
     `first_share` of the samples are first frames (no references), `second_share` are second frames (both references and
     the anchor are the frame before). `auxiliary_share` of the loss is the noise network's own error, the rest is the
@@ -144,6 +145,7 @@ class DiffusionStage(LoopConfig):
     """
 
     train: tuple[str, ...] = ("unet", "branches", "mask", "text")
+    lora_rank: int = 16
     resident: bool = False
     gradient_checkpointing: bool = False
     first_share: float = 0.25

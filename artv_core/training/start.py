@@ -8,9 +8,11 @@ import torch
 from accelerate import PartialState
 
 from ..checkpoint import (
+    file_key,
     initialise_from_stable_diffusion,
     load_checkpoint,
     prediction_warning,
+    read_part,
     resolve_checkpoint,
 )
 from ..checkpoint.info import parts_in
@@ -24,8 +26,8 @@ from ..files.tensor_file import open_tensor_file
 from ..models.artv import ARTV, build_vae
 from ..models.hollow import hollow
 from ..models.network import FrameNetwork
-from .config import FITTING, TrainConfig
-from .diffusion import forget_other_words, start_mask
+from .config import FITTING, DiffusionStage, TrainConfig
+from .diffusion import add_new_weights, forget_other_words, start_mask
 from .samples import Clips
 from .synthetic_clips import LatentClips, RandomOrder
 
@@ -38,7 +40,7 @@ def starting_model(config: TrainConfig) -> ARTV:
     """
     torch.manual_seed(config.seed)
     if config.diffusion.start_from:
-        return _going_on(config)
+        return _going_on(config).train()
     from_base = bool(config.base) and config.model.vae.kind == "kl"
     model = ARTV(config.model, vae=not from_base)
     if from_base:  # drawing 84 million random weights that the base replaces takes a second
@@ -50,22 +52,43 @@ def starting_model(config: TrainConfig) -> ARTV:
         _fill(model, config)
     else:
         forget_other_words(model, config.vocabulary)
+    add_new_weights(model, config.diffusion)
     return model.train()
 
 
 def _going_on(config: TrainConfig) -> ARTV:
-    path = resolve_checkpoint(config.diffusion.start_from)
+    path, train = resolve_checkpoint(config.diffusion.start_from), config.diffusion.train
     base = resolve_checkpoint(config.base) if config.base else None
-    model = load_checkpoint(path, base=base)
+    model = load_checkpoint(path, base=base, without=("lora",) if "lora" in train else ())
     if base:
         _warn_of_prediction(base, model)
     check_same(path, model.config, config.model, ("noise", "mask", "text", "vae", "schedule"), "leave out start_from")
     model.config = config.model
-    if model.mask is None and config.model.mask is not None and "mask" in config.diffusion.train:
+    if model.mask is None and config.model.mask is not None and "mask" in train:
         _say(f"note: {path} has no mask network; a new one is trained")
         model.mask = FrameNetwork(config.model.mask)
         start_mask(model, config.diffusion)
-    return model.train()
+    add_new_weights(model, config.diffusion)
+    _take_lora(model, path, config.diffusion)
+    return model
+
+
+def _take_lora(model: ARTV, path: Path, stage: DiffusionStage) -> None:
+    """Go on with the low-rank changes in the file, if it has some. Raises ValueError if the run would lose them, or has
+    another rank."""
+    if "lora" not in parts_in(path) or "unet" in stage.train:  # else they are added to the UNet
+        return
+    if "lora" not in stage.train:
+        raise ValueError(f"{path} has low-rank changes of the UNet, and the new file would lack them; train lora too")
+    found, state = read_part(path, "lora"), model.state_dict()
+    for name in (name for name in state if file_key(name) in found):
+        tensor = found[file_key(name)]
+        if tensor.shape != state[name].shape:
+            rank = min(tensor.shape)
+            raise ValueError(
+                f"{path} has low-rank changes of rank {rank}, not {stage.lora_rank}; set lora_rank = {rank}"
+            )
+        state[name].copy_(tensor)
 
 
 def _fill(model: ARTV, config: TrainConfig) -> None:

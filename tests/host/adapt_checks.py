@@ -64,6 +64,29 @@ def adapt_loras(nodes: dict, checkpoint: str, base: Path) -> dict:
     }
 
 
+def adapt_own_lora(nodes: dict, checkpoint: str, base: Path) -> dict:
+    """A file with low-rank changes, by ARTV Adapt Model and by ARTV Loader: digests, how many layers change, and how
+    far latents are from each other, from those without the changes, and from those of a file that has them in its
+    UNet."""
+    model, clip, _ = _native(SD2[1])
+    adapted, about = nodes["ARTVAdaptModel"].execute(model, "adapter2-lora.safetensors").args
+    loaded, plain, merged = (
+        nodes["ARTVLoader"].execute(name, SD2[1]).args[0]
+        for name in ("adapter2-lora.safetensors", SD2[0], "adapter2-merged.safetensors")
+    )
+    text = host._text(clip)
+    made, *others = (_sample(nodes, one, text) for one in (adapted, loaded, plain, merged))
+    differences = dict(
+        zip(("latents", "changed", "merged"), (host._difference(made, one) for one in others), strict=True)
+    )
+    return differences | {
+        "digests": _digests(adapted, loaded),
+        "about": about.splitlines()[-1],
+        "layers": len(loaded.patches),
+        "dynamic": host._module("weights").is_dynamic(loaded),
+    }
+
+
 def adapt_between_runs(nodes: dict, checkpoint: str, base: Path) -> dict:
     """The host's own sampler runs with a LoRA, so that weights are patched in place; then the model is adapted and
     sampled; then the host's sampler runs again. The same is done with a fresh model for comparison."""

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from artv_core.checkpoint import save_checkpoint
 from artv_core.config import ARTVConfig, preset
 from artv_core.models.artv import ARTV, build_vae
+from artv_core.models.lora import add_lora
 from artv_core.models.unet import UNet
 from tests.models import _random_weight
 
@@ -70,11 +71,14 @@ def _clip() -> dict[str, Tensor]:
     return {f"text_model.{key.removeprefix('text_model.')}": value for key, value in tensors.items()}
 
 
-def write_adapter(path: Path, config: ARTVConfig | None = None, with_unet: bool = False) -> None:
-    """An ARTV file for `write_sd1`, float16, whose every layer has an effect. `with_unet`: it has a UNet of its own."""
-    parts = ("unet", "branches", "mask") if with_unet else ("branches", "mask")
+def write_adapter(path: Path, config: ARTVConfig | None = None, with_unet: bool = False, lora_rank: int = 0) -> None:
+    """An ARTV file for `write_sd1`, float16, whose every layer has an effect. `with_unet`: it has a UNet of its own.
+    `lora_rank`: it has low-rank changes of the UNet."""
+    parts = ("unet",) * with_unet + ("lora",) * bool(lora_rank) + ("branches", "mask")
     torch.manual_seed(1)
     model = ARTV(config or sd1_config(), vae=False, text=False)
+    if lora_rank:
+        add_lora(model.noise.diffusion_model, lora_rank)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from artv_core.checkpoint import load_checkpoint, save_checkpoint
 from artv_core.commands.comfyui_server import Graph, Host, Server
 from artv_core.media import read_video
 from tests.models import write_public_base
@@ -23,6 +24,7 @@ from .graphs import SAMPLER_DEFAULTS, node
 LAZY_TOO = (
     "test_the_result_is_the_loaders_and_weights_are_shared",
     "test_loras_of_the_graph_are_carried_over",
+    "test_low_rank_changes_in_the_file",
     "test_weights_come_back_from_a_card_without_a_copy",
     "test_hooks_and_other_devices_get_a_second_copy",
     "test_compiled",
@@ -48,6 +50,10 @@ def sd2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = sd_files.sd2_config()
     write_public_base(folder / "sd2.safetensors", config)
     sd_files.write_adapter(folder / "adapter2.safetensors", config)
+    changed, whole = folder / "adapter2-lora.safetensors", folder / "adapter2-merged.safetensors"
+    sd_files.write_adapter(changed, config, lora_rank=4)
+    merged = load_checkpoint(changed, base=folder / "sd2.safetensors", without=("vae", "text"))
+    save_checkpoint(merged, whole, dtype=torch.float32)
     return folder
 
 
@@ -83,6 +89,22 @@ def test_the_result_is_the_loaders_and_weights_are_shared(in_process: InProcess,
 def test_stable_diffusion_2_too(in_process: InProcess, host: Host, tmp_path: Path, sd2_files: Path) -> None:
     link(sd2_files, tmp_path)
     check_equal(in_process(host, "adapt_plain_sd2", tmp_path))
+
+
+def test_low_rank_changes_in_the_file(in_process: InProcess, host: Host, tmp_path: Path, sd2_files: Path) -> None:
+    """By both nodes they give what they give in the core, which adds them to the weights."""
+    link(sd2_files, tmp_path)
+    for layers in layers_of(host):
+        found = in_process(host, "adapt_own_lora", tmp_path, layers)
+        print(layers, found)
+        assert found["digests"] == 1
+        assert found["about"] == f"{found['layers']} weights are changed by LoRAs or other patches"
+        if found["dynamic"]:  # on a CPU, a patcher of dynamic VRAM applies no LoRA to large weights
+            continue
+        # With lazy layers on a CPU, ComfyUI keeps the file's float16, and rounds a patched weight to that.
+        assert found["latents"] <= (1e-2 * found["changed"] if is_lazy(host) else 0)
+        assert found["changed"] > 1e-2
+        assert found["merged"] < 1e-2 * found["changed"]
 
 
 def check_equal(found: dict[str, Any]) -> None:
