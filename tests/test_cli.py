@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from artv_core import cli
-from artv_core.checkpoint import load_checkpoint, save_checkpoint
+from artv_core.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
 from artv_core.commands import comfyui_server, demo, demo_clips, demo_comfyui
 from artv_core.commands import generate as generate_command
 from artv_core.commands.generate import generate_job
@@ -399,6 +399,14 @@ def test_info_says_what_is_missing(tmp_path, capsys):
     assert "name a base checkpoint with --base" in text
     assert cli.main(["generate", "a fox", "--checkpoint", str(tmp_path / "a.safetensors"), "-o", "x.mp4"]) == 2
     assert "has no text encoder; name a base checkpoint with --base" in one_line(capsys)
+
+
+def test_the_base_may_be_a_shipped_checkpoint(tmp_path):
+    tiny = load_checkpoint(shipped_checkpoint("tiny"))
+    save_checkpoint(tiny, tmp_path / "part.safetensors", parts=["branches", "mask"], base="tiny")
+    words = ["generate", "a red circle", "--frames", "1", *QUICK, "-o", str(tmp_path / "out.mp4")]
+    assert cli.main([*words, "--checkpoint", str(tmp_path / "part.safetensors"), "--base", "tiny"]) == 0
+    assert len(read_video(tmp_path / "out.mp4")) == 1
 
 
 @pytest.fixture

@@ -35,11 +35,22 @@ def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = "small 
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", metavar="F", help=f"a file, or a shipped checkpoint: {checkpoint}")
     group.add_argument(
-        "--base", type=Path, metavar="F", help="the Stable Diffusion file with the parts that the checkpoint lacks"
+        "--base",
+        type=_base,
+        metavar="F",
+        help="the file with the parts that the checkpoint lacks: a Stable Diffusion file or an ARTV checkpoint",
     )
     group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda, cuda:0 or mps")
     group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32")
     parser.set_defaults(**MODEL_DEFAULTS)
+
+
+def _base(name_or_path: str) -> Path:
+    """A path, or that of a shipped checkpoint if there is no such file."""
+    from ..checkpoint.shipped import shipped_checkpoint, shipped_names
+
+    path = Path(name_or_path)
+    return shipped_checkpoint(name_or_path) if name_or_path in shipped_names() and not path.is_file() else path
 
 
 def check_seed(seed: int, batch: int) -> None:
