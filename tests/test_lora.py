@@ -23,7 +23,7 @@ from artv_core.files.tensor_file import open_tensor_file, tensors_as_file
 from artv_core.models.artv import ARTV
 from artv_core.models.lora import DOWN, UP, add_lora, changed_layers, merge_lora
 from artv_core.training.config import TrainConfig, read_config
-from artv_core.training.run import run
+from artv_core.training.run import _kept_parts, _source, run
 from artv_core.training.start import starting_model
 from tests.models import smallest, write_public_base
 
@@ -224,6 +224,11 @@ def test_a_student_of_changes_alone_is_a_small_file(base: Path, tmp_path: Path, 
     differing = {name for name, tensor in loaded.state_dict().items() if not torch.equal(tensor, before[name])}
     layers = changed_layers(smallest().noise.diffusion_model)
     assert differing == {f"noise.diffusion_model.{name}.weight" for name in layers}
+
+
+def test_a_shipped_teacher_is_the_base_of_such_a_file() -> None:
+    config = read_config(STUDENT, ['distill.train=["lora"]']).as_student
+    assert (_kept_parts(config), _source(config).name) == ([], "tiny")
 
 
 def test_training_goes_on_with_the_changes_in_the_file(adapter: Path, base: Path) -> None:

@@ -219,7 +219,7 @@ def _kept_parts(config: TrainConfig) -> list[str]:
     start = config.diffusion.start_from
     held = set(parts_in(resolve_checkpoint(start))) if start else set()
     others = {"branches", "mask"} - {*config.diffusion.train}
-    return sorted((others & held) - {*parts_in(_source(config))})
+    return sorted((others & held) - {*parts_in(resolve_checkpoint(_source(config)))})
 
 
 def _source(config: TrainConfig) -> Path:
