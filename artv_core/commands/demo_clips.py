@@ -67,7 +67,7 @@ PICTURES = Script(
     text="a sailboat moving left slowly on a sea with waves",
     image="a rocket moving up slowly before a night sky with stars",
     paint=_paint_rocket,
-    two=("a car moving right slowly on a purple background", "a car bouncing on a purple background"),
+    two=("a fox moving right slowly on a purple background", "a fox bouncing on a purple background"),
 )
 SHAPES = Script(
     text="a large red circle moving right fast on a blue background",
