@@ -1,12 +1,11 @@
 """The quality of a checkpoint on held-out prompts: `python benchmarks/quality.py [--checkpoint tiny] [--quick]`.
 
-The table is that of the world whose words the checkpoint knows: of coloured shapes as below, or of pictures (named
-things in places: `quality_pictures.py`, in a section of the result file under the checkpoint's name).
+The table is that of the world whose words the checkpoint knows: of coloured shapes, or of pictures (named things in
+places: `quality_pictures.py`, in a section of the result file).
 
-Prints the table beside true clips and beside a video that repeats its first frame, then seconds per frame. Writes
-`benchmarks/results/quality.json`, the tables of `docs/measurements.md` and of the model card, and contact sheets of the
-first 12 prompts to `docs/quality/`. `--part` does one part of it (the seconds want a quiet machine); what the others
-wrote is kept. Writes nothing for other settings than the usual ones, or for a checkpoint that is not `tiny` or `small`.
+Prints the table beside true clips and a video that repeats its first frame, then seconds per frame. For a shipped
+checkpoint and the usual settings, it also writes `benchmarks/results/quality.json`, the tables of the documents, and
+contact sheets to `docs/quality/`. `--part` does one part (the seconds want a quiet machine); the others are kept.
 """
 
 import argparse
@@ -58,6 +57,7 @@ FROZEN = "frozen first frame"
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--checkpoint", default="tiny", help="a path, or the name of a shipped checkpoint")
+    parser.add_argument("--base", help="the same of what the checkpoint lacks")
     parser.add_argument("--quick", action="store_true", help="16 prompts of 16 frames, nothing written")
     parser.add_argument("--part", choices=("all", "table", "speed"), default="all")
     parser.add_argument("--frames", type=int, default=pictures.FRAMES, help="of a video, in the world of pictures")
@@ -67,10 +67,10 @@ def main() -> None:
     args = parser.parse_args()
 
     path = resolve_checkpoint(args.checkpoint)
-    model = load_checkpoint(path, device=args.device)
+    model = load_checkpoint(path, base=args.base and resolve_checkpoint(args.base), device=args.device)
     overrides, started = dict(_override(text) for text in args.set), time.monotonic()
     usual = not (args.quick or overrides or args.seed) and args.frames == pictures.FRAMES
-    args.write = usual and path in map(resolve_checkpoint, ("tiny", "small"))
+    args.write = usual and path in map(resolve_checkpoint, ("tiny", "small", "small-fast"))
     if is_of_pictures(model):
         if args.part not in pictures.PARTS:
             parser.error(f"--part {args.part} is for the world of coloured shapes; give {' or '.join(pictures.PARTS)}")

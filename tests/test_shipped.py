@@ -80,13 +80,13 @@ def test_the_image_starts_its_video(demo: Path):
     assert (first - image).abs().mean() < 0.05
 
 
-def test_tiny_fast_is_a_student_of_tiny():
-    """Its settings are those of a student of two evaluations; what was not trained is as in `tiny`."""
-    fast, tiny = (load_checkpoint(shipped_checkpoint(name)) for name in ("tiny-fast", "tiny"))
-    assert fast.config == replace(
-        tiny.config, name="tiny-fast-v1", sampling=student_sampling(tiny.config.sampling, evaluations=2)
-    )
-    kept, others = fast.state_dict(), tiny.state_dict()
+@pytest.mark.parametrize(("student", "evaluations"), [("tiny-fast", 2), ("small-fast", 4)])
+def test_a_fast_one_is_a_student(student: str, evaluations: int):
+    """Its settings are those of a student of so few evaluations; what was not trained is as in its teacher."""
+    fast, teacher = (load_checkpoint(shipped_checkpoint(name)) for name in (student, student.removesuffix("-fast")))
+    sampling = student_sampling(teacher.config.sampling, evaluations)
+    assert fast.config == replace(teacher.config, name=f"{student}-v1", sampling=sampling)
+    kept, others = fast.state_dict(), teacher.state_dict()
     differing = {part_of_weight(name) for name in kept if not torch.equal(kept[name], others[name])}
     assert differing == {"unet", "branches", "mask"}
 

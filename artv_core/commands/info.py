@@ -23,7 +23,7 @@ def add_command(commands: Any) -> None:
         "checkpoint",
         nargs="?",
         metavar="CHECKPOINT",
-        help="a file, or a shipped checkpoint: small (default), tiny or tiny-fast",
+        help="a file, or a shipped checkpoint: small (default), small-fast, tiny or tiny-fast",
     )
     parser.set_defaults(run=run_info)
 

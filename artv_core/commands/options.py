@@ -30,7 +30,10 @@ MODEL_DEFAULTS = {
 }
 
 
-def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = "small (default), tiny or tiny-fast") -> None:
+SHIPPED = "small (default), small-fast, tiny or tiny-fast"
+
+
+def add_model_options(parser: argparse.ArgumentParser, checkpoint: str = SHIPPED) -> None:
     """Add the options for the networks and the device. `checkpoint` names the shipped checkpoints in the help."""
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", metavar="F", help=f"a file, or a shipped checkpoint: {checkpoint}")

@@ -72,7 +72,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="F",
-        help="an ARTV checkpoint: a file, or a shipped checkpoint: small, tiny or tiny-fast",
+        help="an ARTV checkpoint: a file, or a shipped checkpoint: small, small-fast, tiny or tiny-fast",
     )
     group.add_argument("--preset", metavar="NAME", help="instead of a checkpoint: sd21 or sd15, with --base")
     group.add_argument("--base", type=Path, metavar="F", help="the Stable Diffusion file with the missing parts")
