@@ -652,7 +652,7 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tmp_path: Path):
         ("world = 'pictures'\n[latents]\nmotion_weights = {flying = 2.0}", "got 'flying', accepted are moving left"),
         ("world = 'pictures'\n[latents]\nmotion_weights = {swinging = 0.0}", "swinging: got 0.0, accepted are numbers"),
         ("[diffusion]\nchange_weight = nan", "change_weight: got nan, at least 0"),
-        ("[diffusion]\ntrain = ['vae']", "accepted are one or more of unet, branches, mask, text"),
+        ("[diffusion]\ntrain = ['vae']", "accepted are one or more of unet, lora, branches, mask, text"),
         ("[diffusion]\nmin_snr_gamma = -1.0", "at least 0"),
         ("[data]\npath = 'clips'", "come from, e.g. --base"),
         ("base = 'tiny'\n[data]\npath = 'nowhere'", "nowhere"),

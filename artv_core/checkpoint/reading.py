@@ -70,9 +70,7 @@ def load_checkpoint(
     `operations` has the classes of layers to build the networks from, like `torch.nn`.
 
     `reader` replaces safetensors for reading the tensors. A tensor from it that has the right type and device becomes a
-    weight of the model without a copy.
-
-    Low-rank changes in the file ("lora") are added to the UNet's weights.
+    weight of the model without a copy. Low-rank changes in the file ("lora") are added to the UNet's weights.
 
     `unet` holds the noise UNet of a public SD model in memory (`tensors_as_file`). It is used instead of one in the
     files, and its tensors become weights as they are: without a copy, on their own device, in their own type.
@@ -85,13 +83,11 @@ def load_checkpoint(
     config = read_config(file)
     held = declared_parts(file, config)
     base_file = None if base is None else open_file(base, reader)
-    wanted = [part for part in PARTS if part not in without and (part != "mask" or config.mask is not None)]
-    wanted = [part for part in wanted if part != "lora" or part in held]  # never from a base
     given = {} if unet is None else {"unet": unet}
-    sources = given | _choose_sources(file, held, base_file, [part for part in wanted if part not in given], config.vae)
+    wanted = [part for part in _usable_parts(config, held) if part not in {*without, *given}]
+    sources = given | _choose_sources(file, held, base_file, wanted, config.vae)
 
-    # Use plain layers: a host's layers may have no tensors before they are loaded.
-    plain = build_empty(file, config, sources, nn)
+    plain = build_empty(file, config, sources, nn)  # a host's layers may have no tensors before they are loaded
     expected = expected_tensors(plain, lora_rank(file))
     check_tensors(file, [part for part in held if part not in without], expected, held, extras=())
     check_host_scale(file, config)
@@ -106,6 +102,12 @@ def load_checkpoint(
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
+
+
+def _usable_parts(config: ARTVConfig, held: Collection[str]) -> list[str]:
+    """The parts that the configuration can use. Low-rank changes count only if the file itself holds them (`held`)."""
+    unusable = {"lora"} - {*held} | ({"mask"} if config.mask is None else set())
+    return [part for part in PARTS if part not in unusable]
 
 
 def _choose_sources(
