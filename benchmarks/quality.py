@@ -3,9 +3,9 @@
 The table is that of the world whose words the checkpoint knows: of coloured shapes, or of pictures (named things in
 places: `quality_pictures.py`, in a section of the result file).
 
-Prints the table beside true clips and a video that repeats its first frame, then seconds per frame. For a shipped
-checkpoint and the usual settings, it also writes `benchmarks/results/quality.json`, the tables of the documents, and
-contact sheets to `docs/quality/`. `--part` does one part (the seconds want a quiet machine); the others are kept.
+Prints the table beside true clips and a video that repeats its first frame, then seconds per frame. For `tiny`, `small`
+and `small-fast` with the usual settings, it also writes `benchmarks/results/quality.json`, the tables of the documents,
+and contact sheets to `docs/quality/`. `--part` does one part (the seconds want a quiet machine); the others are kept.
 """
 
 import argparse

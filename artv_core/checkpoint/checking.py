@@ -16,7 +16,7 @@ from ..files.partial_file import one_line
 from ..files.tensor_file import Reader, TensorFile, open_tensor_file
 from ..models.artv import ARTV
 from ..models.hollow import hollow
-from .names import PARTS, Slot, as_named_in, file_key, host_scale, last_block, part_of, parts_held
+from .names import PARTS, Slot, as_named_in, file_key, host_scale, last_block, part_of, parts_held, usable_parts
 from .public_files import (
     PUBLIC_SD_EXTRAS,
     SD1,
@@ -70,7 +70,7 @@ def declared_parts(file: TensorFile, config: ARTVConfig) -> list[str]:
     ValueError on a name that is not in `PARTS`."""
     declared = file.metadata.get("artv_parts")
     if declared is None:
-        return [part for part in PARTS if part != "lora" and (part != "mask" or config.mask is not None)]
+        return usable_parts(config)
     names = declared.split(",", len(PARTS))
     check_names(names, PARTS, f"{file.path}: artv_parts")
     if {"unet", "lora"} <= set(names):

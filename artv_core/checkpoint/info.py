@@ -5,7 +5,7 @@ from typing import Any
 
 from ..files.tensor_file import TensorFile
 from .checking import check_base, open_file, prediction_problem, prediction_warning
-from .names import PARTS, parts_held
+from .names import PARTS, parts_held, usable_parts
 from .summary import CheckpointSummary
 
 
@@ -60,7 +60,7 @@ def _of_base(base: TensorFile, summary: CheckpointSummary) -> tuple[set[str], st
     """The parts that loading takes from the base, and a warning about them or None. Raises ValueError if they cannot be
     used."""
     config = summary.config
-    taken = parts_held(base, config.vae) - {*summary.parts, "lora"} - ({"mask"} if config.mask is None else set())
+    taken = parts_held(base, config.vae) & {*usable_parts(config)} - {*summary.parts}
     check_base(base, taken, summary.path, config)
     problem = prediction_problem(base, config) if "unet" in taken else None
     return taken, problem and f"{base.path.name} {problem}"

@@ -5,7 +5,7 @@ read; SD 2.x's names are written.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +99,13 @@ def parts_held(file: TensorFile, vae: VAEConfig | None = None) -> set[str]:
     if vae is not None and not any(key.startswith(_VAE_PREFIX[vae.kind]) for key in keys):
         parts.discard("vae")
     return parts
+
+
+def usable_parts(config: ARTVConfig, held: Collection[str] = ()) -> list[str]:
+    """The parts that a model of this configuration can use. Low-rank changes count only if its file holds them: `held`
+    are that file's parts."""
+    unusable = {"lora"} - {*held} | ({"mask"} if config.mask is None else set())
+    return [part for part in PARTS if part not in unusable]
 
 
 # Tensors that a model needs from a file

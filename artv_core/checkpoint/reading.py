@@ -47,6 +47,7 @@ from .names import (
     part_of,
     parts_held,
     sd1_text_prefix,
+    usable_parts,
 )
 
 # Whole models
@@ -84,7 +85,7 @@ def load_checkpoint(
     held = declared_parts(file, config)
     base_file = None if base is None else open_file(base, reader)
     given = {} if unet is None else {"unet": unet}
-    wanted = [part for part in _usable_parts(config, held) if part not in {*without, *given}]
+    wanted = [part for part in usable_parts(config, held) if part not in {*without, *given}]
     sources = given | _choose_sources(file, held, base_file, wanted, config.vae)
 
     plain = build_empty(file, config, sources, nn)  # a host's layers may have no tensors before they are loaded
@@ -102,12 +103,6 @@ def load_checkpoint(
     state |= _never_computed(model, state, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
-
-
-def _usable_parts(config: ARTVConfig, held: Collection[str]) -> list[str]:
-    """The parts that the configuration can use. Low-rank changes count only if the file itself holds them (`held`)."""
-    unusable = {"lora"} - {*held} | ({"mask"} if config.mask is None else set())
-    return [part for part in PARTS if part not in unusable]
 
 
 def _choose_sources(
